@@ -1,0 +1,1 @@
+"""Classical (label-preserving, on the classifier) and differentiable (inside the GAN) augmentation."""

@@ -1,0 +1,90 @@
+"""DiffAugment (Zhao et al. 2020, arXiv:2006.10738): the same random, differentiable change to real and fake images.
+
+Because the discriminator only ever sees changed images, it cannot learn the training set by heart; because fakes
+pass through the same changes with gradients, the generator has no reason to copy them. Strengths are the
+paper's. There is no flip: the heart is on the left. Images are (B, 1, H, W) in [-1, 1]; random numbers come from
+a CPU generator, so that they are the same on every device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from balancer.errors import UsageError, nearest
+
+
+def _uniform(images: Tensor, generator: torch.Generator) -> Tensor:
+    """One number in [0, 1) per image, (B, 1, 1, 1)."""
+    return torch.rand(len(images), 1, 1, 1, generator=generator).to(images.device, images.dtype)
+
+
+def _integers(images: Tensor, low: int, high: int, generator: torch.Generator) -> Tensor:
+    """One integer in [low, high] per image, (B, 1)."""
+    return torch.randint(low, high + 1, (len(images), 1), generator=generator).to(images.device)
+
+
+def brightness(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Add a number in [-0.5, 0.5)."""
+    return images + _uniform(images, generator) - 0.5
+
+
+def contrast(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Scale the distance from the image's mean by a factor in [0.5, 1.5)."""
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    return (images - mean) * (_uniform(images, generator) + 0.5) + mean
+
+
+def translation(images: Tensor, generator: torch.Generator, ratio: float = 0.125) -> Tensor:
+    """Shift by up to an eighth of the side in each direction; what comes in from outside is 0, as in the paper."""
+    height, width = images.shape[2:]
+    reach_y, reach_x = int(height * ratio + 0.5), int(width * ratio + 0.5)
+    down = _integers(images, -reach_y, reach_y, generator)
+    right = _integers(images, -reach_x, reach_x, generator)
+    rows = torch.arange(height, device=images.device)[None] - down + reach_y
+    columns = torch.arange(width, device=images.device)[None] - right + reach_x
+    padded = F.pad(images, (reach_x, reach_x, reach_y, reach_y))
+    which = torch.arange(len(images), device=images.device)[:, None, None]
+    return padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def cutout(images: Tensor, generator: torch.Generator, ratio: float = 0.5) -> Tensor:
+    """Set a square of half the side to 0, centred anywhere in the image."""
+    height, width = images.shape[2:]
+    half_y, half_x = int(height * ratio + 0.5) // 2, int(width * ratio + 0.5) // 2
+    centre_y = _integers(images, 0, height - 1, generator)
+    centre_x = _integers(images, 0, width - 1, generator)
+    rows = (torch.arange(height, device=images.device)[None] - centre_y + half_y).clamp(-1, 2 * half_y)
+    columns = (torch.arange(width, device=images.device)[None] - centre_x + half_x).clamp(-1, 2 * half_x)
+    in_rows, in_columns = (rows >= 0) & (rows < 2 * half_y), (columns >= 0) & (columns < 2 * half_x)
+    keep = ~(in_rows[:, None, :, None] & in_columns[:, None, None, :])
+    return images * keep
+
+
+DIFFAUGMENT: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "brightness": brightness,
+    "contrast": contrast,
+    "translation": translation,
+    "cutout": cutout,
+}
+
+
+def check_policy(policy: Sequence[str]) -> None:
+    """Refuse an unknown operation.
+
+    Raises:
+        UsageError: naming it and the nearest known one.
+    """
+    for name in policy:
+        if name not in DIFFAUGMENT:
+            raise UsageError(f"diffaugment has {name!r}; {nearest(name, DIFFAUGMENT)}")
+
+
+def diff_augment(images: Tensor, policy: Sequence[str], generator: torch.Generator) -> Tensor:
+    """Apply the operations of a policy in order, each with its own draw per image."""
+    for name in policy:
+        images = DIFFAUGMENT[name](images, generator)
+    return images

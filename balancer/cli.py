@@ -1,0 +1,100 @@
+"""`balancer`: train a GAN on the minority class and export synthetic images."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import click
+
+from balancer import __version__
+from balancer.config import GanTrainConfig, SynthesizeConfig
+from balancer.console import HELP, Invocation, Outcome, dry_run, run_command, setting
+
+
+@click.group(context_settings={**HELP, "auto_envvar_prefix": "BALANCER"})
+@click.version_option(__version__, "-V", "--version")
+def main() -> None:
+    """Balance an imbalanced chest X-ray set with a GAN.
+
+    \b
+      balancer gan-train               a DCGAN on the minority class -> runs/gan-train/
+      balancer synthesize --n 2534     images, manifest and report   -> runs/synthesize/
+      classifier ablate --regimes all  does it help? table, figures  -> runs/ablate/
+    """
+
+
+@run_command(
+    main,
+    "gan-train",
+    setting(
+        "--preset", "preset", help="dcgan (the paper's recipe), modern (spectral norm, hinge, DiffAugment, EMA) or s2."
+    ),
+    setting("--class", "target_class", help="Class to learn. [default: the minority class of the training fold]"),
+    setting("--steps", "steps", type=int, help="Optimiser steps."),
+    setting("--batch-size", "batch_size", type=int, help="Images per step."),
+)
+def gan_train(asked: Invocation) -> Outcome:
+    """Train a DCGAN on the minority class of the training fold."""
+    from balancer.data.dataset import load_dataset
+    from balancer.device import describe_device, limit_threads, resolve_device
+    from balancer.gan import trainer
+    from balancer.run import environment, open_run, request, resumed_or_new, write_json
+
+    limit_threads()
+    device = resolve_device(asked.device)
+    config = cast(GanTrainConfig, resumed_or_new("gan-train", asked.resume, asked.explicit, asked.config))
+    trainer.check(config)
+    data = load_dataset(config.data)
+    trainer.target_label(config, data)
+    if asked.dry_run:
+        return dry_run(config, data.describe(), trainer.estimate_seconds(config, data, device), describe_device(device))
+    with open_run("gan-train", config, request(asked)) as run:
+        if run.finished:
+            return Outcome({"run": str(run.path), "finished": True}, f"{run.path} is finished already; nothing to do")
+        write_json(run / "env.json", environment("gan-train", describe_device(device), data=data.describe()))
+        data.write_split(run / "split.csv")
+        summary = trainer.train(config, data, run, device)
+        write_json(run / "summary.json", summary)
+        run.finish()
+        text = (
+            f"{summary['class']}: {summary['steps']} steps on {summary['n_train']} images in {summary['seconds']:.0f} s"
+            f" (loss_D {summary['loss_D']:.3f}, loss_G {summary['loss_G']:.3f})\n{run.path}"
+        )
+        return Outcome({"run": str(run.path), **summary}, text)
+
+
+@run_command(
+    main,
+    "synthesize",
+    setting("--n", "n", type=int, help="Images to export. [default: the deficit of the training fold]"),
+    setting("--gan-run", "gan_run", metavar="DIR", help="A finished gan-train run. [default: the newest]"),
+    setting(
+        "--inception-weights",
+        "inception",
+        metavar="auto|off|FILE",
+        help="Inception weights for FID and KID: cached or downloaded, not at all, or a file.",
+    ),
+)
+def synthesize(asked: Invocation) -> Outcome:
+    """Export synthetic images of the GAN's class, with a manifest and a quality report."""
+    from balancer import synthesis
+    from balancer.device import describe_device, limit_threads, resolve_device
+    from balancer.run import environment, open_run, request, resumed_or_new, write_json
+
+    limit_threads()
+    device = resolve_device(asked.device)
+    config = cast(
+        SynthesizeConfig, resumed_or_new("synthesize", asked.resume, asked.explicit, lambda: synthesis.configure(asked))
+    )
+    source = synthesis.open_source(config, device)
+    if asked.dry_run:
+        return dry_run(
+            config, source.data.describe(), synthesis.estimate_seconds(config, source, device), describe_device(device)
+        )
+    with open_run("synthesize", config, request(asked)) as run:
+        if run.finished:
+            return Outcome({"run": str(run.path), "finished": True}, f"{run.path} is finished already; nothing to do")
+        write_json(run / "env.json", environment("synthesize", describe_device(device), data=source.data.describe()))
+        report = synthesis.synthesize(config, source, run, device)
+        run.finish()
+        return Outcome({"run": str(run.path), **report}, f"{synthesis.summary(report)}\n{run.path}")

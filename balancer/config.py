@@ -1,0 +1,288 @@
+"""Settings: the models below are the defaults, and the only place where a default is written.
+
+A command's settings are put together from layers, later ones winning: defaults, the demonstration sizes (only
+on the phantom set), what an earlier run hands on, the named preset, the config file, the environment, the flags.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from balancer.errors import UsageError, nearest
+
+PHANTOM = "phantom"  # the data path that means "the built-in drawings"
+DEFAULT_FOLDER = Path("data/chest_xray")
+
+
+class Section(BaseModel):
+    """Base of every settings model: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(Section):
+    """Which images, how they are brought to one size, and how validation is carved out."""
+
+    path: str | None = None  # a folder, a MedMNIST .npz, or "phantom"; None: data/chest_xray, else the phantom set
+    image_size: int = Field(64, ge=16, le=1024)
+    resize: Literal["squash", "pad", "crop"] = "squash"
+    val_fraction: float | None = Field(None, ge=0, lt=1)  # None: 0.15 of a folder, the file's own split of an npz
+    split_seed: int = 0
+    max_bad: float = Field(0.01, ge=0, le=1)
+
+
+class GanTrainConfig(Section):
+    """`balancer gan-train`. A preset sets several of these at once; what is given beside it wins."""
+
+    data: DataConfig = DataConfig()
+    seed: int = 0
+    preset: Literal["dcgan", "modern", "s2"] = "dcgan"
+    target_class: str | None = None  # None: the minority class of the training fold
+    architecture: Literal["dcgan", "s2"] = "dcgan"
+    z_dim: int = Field(100, ge=1)
+    z_distribution: Literal["normal", "uniform"] = "normal"
+    generator_width: int = Field(32, ge=1)
+    discriminator_width: int = Field(32, ge=1)
+    steps: int = Field(4000, ge=1)
+    batch_size: int = Field(32, ge=2)
+    loss: str = "non_saturating"
+    spectral_norm: bool = False
+    diffaugment: tuple[str, ...] = ()
+    optimizer: Literal["adam", "rmsprop"] = "adam"
+    lr_generator: float = Field(2e-4, gt=0)
+    lr_discriminator: float = Field(2e-4, gt=0)
+    beta1: float = Field(0.5, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    ema_decay: float = Field(0.99, ge=0, lt=1)  # 0: no averaging
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast on CUDA only
+    log_every: int = Field(50, ge=1)
+    snapshot_every: int = Field(500, ge=1)  # grid and checkpoint
+
+
+class SynthesizeConfig(Section):
+    """`balancer synthesize`."""
+
+    data: DataConfig = DataConfig()
+    seed: int = 0
+    n: int | None = Field(None, ge=1)  # None: the deficit of the training fold
+    gan_run: str | None = None  # None: the newest finished run
+    inception: str = "auto"  # auto (cached or downloaded), off, or a weights file
+    kid_subsets: int = Field(100, ge=1)
+    kid_subset_size: int = Field(100, ge=2)
+
+
+class TrainConfig(Section):
+    """`classifier train`: one classifier under one regime."""
+
+    data: DataConfig = DataConfig()
+    seed: int = 0
+    regime: str = "baseline"
+    synthetic: str | None = None  # a synthesis run; None: the newest finished one
+    synthetic_count: int | Literal["deficit", "all"] = "deficit"
+    model: str = "small_cnn"
+    weights: str = "none"  # torchvision backbones: imagenet, none, or a state-dict file
+    freeze: bool = False  # train the head only
+    normalisation: Literal["per_image", "unit", "imagenet"] = "per_image"
+    augmentation: str = "mild"
+    steps: int = Field(1400, ge=1)
+    batch_size: int = Field(32, ge=2)
+    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    schedule: Literal["constant", "cosine"] = "cosine"
+    evaluations: int = Field(10, ge=1)  # how often validation is looked at, evenly spread over the steps
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    selection: Literal["best_val_nll", "last"] = "best_val_nll"
+    threshold: str = "balanced_accuracy"
+
+
+class AblateConfig(TrainConfig):
+    """`classifier ablate`: every regime times every trial seed. `regime` is not read; `regimes` is."""
+
+    regimes: tuple[str, ...] = ("all",)
+    seeds: int = Field(3, ge=1)
+
+
+COMMANDS: dict[str, type[Section]] = {
+    "gan_train": GanTrainConfig,
+    "synthesize": SynthesizeConfig,
+    "train": TrainConfig,
+    "ablate": AblateConfig,
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # Radford et al. 2016, arXiv:1511.06434: BatchNorm, Adam 2e-4 with beta1 .5, N(0, .02) weights. The defaults.
+    "dcgan": {},
+    # Miyato et al. 2018 (spectral norm), Lim & Ye 2017 (hinge), Zhao et al. 2020 (DiffAugment), Yazici et al. 2019 (EMA).
+    "modern": {
+        "loss": "hinge",
+        "spectral_norm": True,
+        "diffaugment": ("brightness", "contrast", "translation", "cutout"),
+        "ema_decay": 0.999,
+    },
+    # The 148 px Keras GAN of the published CNN + DCGAN system: U(-1, 1) latents, RMSprop (rate not published).
+    "s2": {
+        "data": {"image_size": 148},
+        "architecture": "s2",
+        "z_distribution": "uniform",
+        "optimizer": "rmsprop",
+        "lr_generator": 1e-4,
+        "lr_discriminator": 1e-4,
+        "steps": 40_000,
+        "snapshot_every": 2_000,
+        "ema_decay": 0.0,
+    },
+}
+
+# On the phantom set a run is a demonstration: these sizes take minutes on two cores.
+DEMO: dict[str, dict[str, Any]] = {
+    "gan_train": {"steps": 700, "snapshot_every": 175, "generator_width": 24, "discriminator_width": 24},
+    "synthesize": {},
+    "train": {"steps": 250, "evaluations": 5},
+    "ablate": {"steps": 250, "evaluations": 5},
+}
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries laid over one another, later ones winning key by key."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+            merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def read_config_file(path: Path, command: str) -> dict[str, Any]:
+    """The section of a YAML file that belongs to a command, over the file's shared ``data`` section.
+
+    A file holds one mapping per command (``gan_train``, ``synthesize``, ``train``, ``ablate``) and, for all of
+    them, ``data``. YAML is read with the safe loader: a config file is never executed.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"config file {path} cannot be read: {error.strerror}; give an existing YAML file") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2020-13-45
+        raise UsageError(f"config file {path} is not valid YAML: {str(error).splitlines()[0]}") from error
+    content = {} if content is None else content
+    known = {*COMMANDS, "data"}
+    if not isinstance(content, dict):
+        raise UsageError(f"config file {path} holds a {type(content).__name__}; expected sections {sorted(known)}")
+    for section, body in content.items():
+        if section not in known:
+            raise UsageError(f"config file {path} has an unknown section {section!r}; {nearest(str(section), known)}")
+        if body is not None and not isinstance(body, dict):
+            raise UsageError(f"config file {path}: section {section!r} is a {type(body).__name__}; expected a mapping")
+    return merge({"data": content["data"]} if content.get("data") else {}, content.get(command) or {})
+
+
+def parse_assignment(text: str) -> dict[str, Any]:
+    """``data.image_size=128`` as ``{"data": {"image_size": 128}}``; the value is read as YAML."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(f"--set got {text!r}; expected key=value, as in --set data.image_size=128")
+    try:
+        nested: Any = yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError) as error:
+        raise UsageError(f"--set {key}: {value!r} is not a YAML value") from error
+    for part in reversed(key.strip().split(".")):
+        nested = {part: nested}
+    return nested
+
+
+def resolve(command: str, explicit: Mapping[str, Any], inherited: Mapping[str, Any] | None = None) -> Section:
+    """The settings of a command from what the user said and what an earlier run hands on.
+
+    Args:
+        command: a key of :data:`COMMANDS`.
+        explicit: config file, environment and flags, already merged in that order.
+        inherited: settings taken over from the run this one builds on, such as its ``data`` section.
+
+    Raises:
+        UsageError: an unknown key or preset, or a value out of range.
+    """
+    said = merge(inherited or {}, explicit)
+    data = said.get("data") or {}
+    if not isinstance(data, Mapping):
+        raise UsageError(f"setting 'data' is {data!r}; expected a mapping, as in --set data.path=FOLDER")
+    path = data_path(data.get("path"))
+    preset = said.get("preset", "dcgan")
+    if command == "gan_train" and preset not in list(PRESETS):  # a list, since what was given may be unhashable
+        raise UsageError(f"preset is {preset!r}; {nearest(str(preset), PRESETS)}")
+    demo = DEMO[command] if path == PHANTOM else {}
+    layers = [demo, inherited or {}, PRESETS[preset] if command == "gan_train" else {}, explicit]
+    return validate(COMMANDS[command], merge(*layers, {"data": {"path": path}}))
+
+
+def data_path(given: str | None) -> str:
+    """The data that a run reads: what was given, else ``data/chest_xray`` if it is there, else the phantom set.
+
+    A folder is made absolute, so that a later command finds it from wherever it is started.
+    """
+    if given is None:
+        given = str(DEFAULT_FOLDER) if DEFAULT_FOLDER.is_dir() else PHANTOM
+    return given if given == PHANTOM else str(Path(given).expanduser().resolve())
+
+
+def validate(model: type[SectionT], values: Mapping[str, Any]) -> SectionT:
+    """Build a settings model; the first problem becomes one line that names the key."""
+    check_keys(model, values)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"] if part not in ("int", "literal['deficit','all']"))
+        raise UsageError(f"setting {key!r} is {first['input']!r}: {first['msg'].lower()}") from error
+
+
+def check_keys(model: type[BaseModel], values: Mapping[str, Any], prefix: str = "") -> None:
+    """Refuse a key that the model does not have, naming the nearest one that it has."""
+    for key, value in values.items():
+        field = model.model_fields.get(key)
+        if field is None:
+            raise UsageError(f"unknown setting {prefix + str(key)!r}; {nearest(str(key), model.model_fields)}")
+        nested = field.annotation
+        if isinstance(nested, type) and issubclass(nested, BaseModel):
+            if not isinstance(value, Mapping):
+                raise UsageError(f"setting {prefix + key!r} is {value!r}; expected a mapping")
+            check_keys(nested, value, f"{prefix}{key}.")
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"data": {"path": p}}`` as ``{"data.path": p}``."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})
+    return flat
+
+
+def differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """One phrase per asked-for setting that the saved ones contradict: ``steps (saved 4000, asked 200)``."""
+    before, after = flatten(saved), flatten(asked)
+    same = {k for k in after if k in before and _plain(before[k]) == _plain(after[k])}
+    return [f"{k} (saved {before.get(k)!r}, asked {after[k]!r})" for k in sorted(after) if k not in same]
+
+
+def dump(section: Section) -> str:
+    """A section as YAML."""
+    return yaml.safe_dump(section.model_dump(mode="json"), sort_keys=False)
+
+
+def config_hash(section: Section) -> str:
+    """Eight hex digits that name these settings."""
+    text = json.dumps(section.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,1 @@
+"""Reading, cleaning, splitting and caching of chest X-ray data sets."""

@@ -1,0 +1,175 @@
+"""Decode once: a memory-mapped array of grey images, keyed by content and settings.
+
+Two levels. ``stat/`` remembers, for a list of files with their sizes and times of change, the SHA-256 of each;
+``images/`` holds the decoded array under a key made of those digests and the settings. A second start therefore
+reads no image, and touched but unchanged files are only hashed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import filelock
+import numpy as np
+import platformdirs
+
+from balancer import progress
+from balancer.errors import BalancerError
+from balancer.run import write_json
+
+FORMAT = 1  # raise when decoding changes
+UNREADABLE = "unreadable"  # in place of the digest of a file that cannot be opened
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Images that could be read, in the order asked for.
+
+    ``images`` is a read-only memory map (n, size, size) uint8; ``kept`` their positions in the list asked for;
+    ``digests`` the SHA-256 of each kept file; ``bad`` the (name, reason) of each that could not be read.
+    """
+
+    images: np.ndarray
+    kept: list[int]
+    digests: list[str]
+    bad: list[tuple[str, str]]
+
+
+def cache_dir() -> Path:
+    """``BALANCER_CACHE``, else the user's cache folder."""
+    given = os.environ.get("BALANCER_CACHE")
+    return Path(given) if given else Path(platformdirs.user_cache_dir("xray-balancer", appauthor=False))
+
+
+def decode_all(
+    names: Sequence[str],
+    stamp: str,
+    digest: Callable[[int], str],
+    decode: Callable[[int], np.ndarray],
+    settings: dict[str, str | int],
+    max_bad: float,
+) -> Decoded:
+    """The decoded images of a data set, from the cache where it has them.
+
+    Args:
+        names: what to call each image in messages.
+        stamp: changes whenever a file may have changed (sizes and times of change).
+        digest: SHA-256 of file ``i``; may raise OSError.
+        decode: (size, size) uint8 of file ``i``; may raise OSError.
+        settings: what decoding depends on, with ``size`` in pixels.
+        max_bad: share of unreadable files above which the data set is refused.
+
+    Raises:
+        BalancerError: too many files are unreadable.
+    """
+    root = cache_dir()
+    try:
+        for level in ("stat", "images"):
+            (root / level).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BalancerError(
+            f"cache folder {root} cannot be made ({error.strerror}); set BALANCER_CACHE to a writable folder"
+        ) from error
+    digests = _digests(root / "stat" / f"{stamp}.json", names, digest)
+    key = _hash(json.dumps([FORMAT, digests, settings], sort_keys=True))
+    final = root / "images" / key
+    with filelock.FileLock(str(final) + ".lock"):
+        if not (final / "meta.json").exists():
+            _decode_into(final, names, digests, decode, int(settings["size"]))
+    meta = json.loads((final / "meta.json").read_text(encoding="utf-8"))
+    bad = [(names[i], reason) for i, reason in meta["bad"]]
+    if len(bad) > max_bad * len(names):
+        raise BalancerError(
+            f"{len(bad)} of {len(names)} files cannot be read, more than --max-bad {max_bad:g} allows"
+            f" (first: {bad[0][0]}: {bad[0][1]}); mend or remove them"
+        )
+    images = np.load(final / "images.npy", mmap_mode="r")
+    return Decoded(images, meta["kept"], [digests[i] for i in meta["kept"]], bad)
+
+
+def _digests(file: Path, names: Sequence[str], digest: Callable[[int], str]) -> list[str]:
+    if file.exists():
+        return list(json.loads(file.read_text(encoding="utf-8")))
+
+    def one(i: int) -> str:
+        try:
+            return digest(i)
+        except OSError:
+            return UNREADABLE
+
+    digests = _in_threads(one, len(names), "hashing")
+    if UNREADABLE not in digests:  # permissions can be mended without changing size or time: ask again next time
+        write_json(file, digests)
+    return digests
+
+
+def _decode_into(
+    final: Path, names: Sequence[str], digests: list[str], decode: Callable[[int], np.ndarray], size: int
+) -> None:
+    """Decode everything into a temporary folder, then give it its name in one step."""
+    folder = Path(tempfile.mkdtemp(dir=final.parent, prefix=".decoding-"))
+    try:
+        decoded = np.lib.format.open_memmap(
+            folder / "all.npy", mode="w+", dtype=np.uint8, shape=(len(names), size, size)
+        )
+
+        def one(i: int) -> str | None:
+            try:
+                decoded[i] = decode(i)
+            except OSError as error:
+                return str(error).splitlines()[0] or type(error).__name__
+            return None
+
+        reasons = _in_threads(one, len(names), "decoding")
+        kept = [i for i, reason in enumerate(reasons) if reason is None]
+        if len(kept) == len(names):
+            decoded.flush()
+            (folder / "all.npy").rename(folder / "images.npy")
+        else:
+            np.save(folder / "images.npy", decoded[kept])
+            (folder / "all.npy").unlink()
+        write_json(
+            folder / "meta.json", {"kept": kept, "bad": [(i, r) for i, r in enumerate(reasons) if r is not None]}
+        )
+        shutil.rmtree(final, ignore_errors=True)
+        folder.replace(final)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _in_threads(work: Callable[[int], ResultT], n: int, what: str) -> list[ResultT]:
+    """Threads suffice: PIL lets go of the interpreter lock while it decodes and resizes."""
+    with progress.bar(n, what, "image") as bar, ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        results = []
+        try:
+            for result in pool.map(work, range(n), chunksize=1):
+                results.append(result)
+                bar.update()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return results
+
+
+def stat_stamp(root: Path, names: Sequence[str]) -> str:
+    """A hash of the place, names, sizes and times of change of files below ``root``."""
+    lines = [str(root.resolve())]  # else two sets of equal names, sizes and times would pass for one another
+    for name in names:
+        stat = (root / name).stat()
+        lines.append(f"{name}\t{stat.st_size}\t{stat.st_mtime_ns}")
+    return _hash("\n".join(lines))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:24]

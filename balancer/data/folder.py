@@ -1,0 +1,109 @@
+"""The Kaggle layout ``{train,val,test}/{NORMAL,PNEUMONIA}/*`` and what its file names say of the patient."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from balancer.errors import BalancerError
+
+CLASSES = ("NORMAL", "PNEUMONIA")  # a label is an index into this; PNEUMONIA is the positive class
+SPLITS = ("train", "val", "test")
+SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp"}
+
+_PNEUMONIA = re.compile(r"person(?P<number>\d+)_(?P<kind>bacteria|virus)_\d+", re.IGNORECASE)
+_NORMAL = re.compile(r"(?P<kind>NORMAL2-IM|IM)-(?P<number>\d+)-\d+", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image of the data set, before decoding.
+
+    ``patient`` is the cautious key, the number within the class; ``kind`` is ``bacteria``, ``virus``, ``IM``,
+    ``NORMAL2-IM`` or empty. A file whose name says nothing of the patient is its own patient.
+    """
+
+    name: str  # path relative to the data set's root, with forward slashes
+    label: int
+    split: str
+    patient: str
+    kind: str
+
+
+def parse_name(stem: str, label: int) -> tuple[str, str]:
+    """(patient, kind) from a file name without its suffix.
+
+    >>> parse_name("person23_bacteria_86", 1), parse_name("NORMAL2-IM-0995-0001-0001", 0)
+    (('PNEUMONIA-23', 'bacteria'), ('NORMAL-995', 'NORMAL2-IM'))
+    """
+    match = (_PNEUMONIA if label else _NORMAL).match(stem)
+    if match is None:
+        return f"{CLASSES[label]}-file-{stem}", ""
+    kind = match["kind"].lower() if label else match["kind"].upper()
+    return f"{CLASSES[label]}-{int(match['number'])}", kind
+
+
+def find_root(path: Path) -> Path:
+    """The folder that holds ``train``, looking also into a nested ``chest_xray/chest_xray``.
+
+    Raises:
+        BalancerError: the folder is missing, or nothing below it looks like the layout.
+    """
+    if not path.is_dir():
+        raise BalancerError(
+            f"data folder {path} does not exist; give --data or BALANCER_DATA a folder with train/NORMAL and so on"
+        )
+    for candidate in (path, path / "chest_xray", path / "chest_xray" / "chest_xray"):
+        if _child(candidate, "train") is not None:
+            return candidate
+    holds = ", ".join(sorted(p.name for p in path.iterdir() if not p.name.startswith("."))[:6]) or "nothing"
+    raise BalancerError(
+        f"{path} has no train folder (it holds {holds}); expected train/NORMAL, train/PNEUMONIA, test/..."
+    )
+
+
+def read_folder(root: Path) -> list[Record]:
+    """All images of a Kaggle-layout folder, sorted by name within split and class.
+
+    Only the two class folders are read: hidden files, ``__MACOSX``, ``.ipynb_checkpoints`` and stray folders
+    neither become classes nor shift labels. A split folder may be absent; a present one must hold both classes.
+
+    Raises:
+        BalancerError: a class folder is missing or holds no image.
+    """
+    records = []
+    for split in SPLITS:
+        folder = _child(root, split)
+        if folder is None:
+            continue
+        for label, cls in enumerate(CLASSES):
+            class_folder = _child(folder, cls)
+            if class_folder is None:
+                raise BalancerError(f"{folder} has no {cls} folder; expected both of {', '.join(CLASSES)}")
+            files = sorted(p for p in class_folder.iterdir() if _is_image(p))
+            if not files:
+                raise BalancerError(
+                    f"{class_folder} holds no image; expected files such as {' '.join(sorted(SUFFIXES))}"
+                )
+            for file in files:
+                patient, kind = parse_name(file.stem, label)
+                records.append(Record(file.relative_to(root).as_posix(), label, split, patient, kind))
+    return records
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images directly in a folder, sorted."""
+    return sorted(p for p in folder.iterdir() if _is_image(p))
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _child(folder: Path, name: str) -> Path | None:
+    """The sub-folder of that name; upper and lower case are the same, exact spelling preferred."""
+    children: Iterable[Path] = folder.iterdir() if folder.is_dir() else ()
+    matching = [p for p in children if p.name.lower() == name.lower() and p.is_dir()]
+    return min(matching, key=lambda p: p.name != name, default=None)

@@ -1,0 +1,29 @@
+"""Which images make up a batch, as a pure function of the step: a resumed run needs no sampler state."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from balancer.seeding import derive_seed
+
+
+@lru_cache(maxsize=8)
+def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng(derive_seed(seed, "epoch", epoch)).permutation(n)
+
+
+def batch_indices(n: int, batch_size: int, step: int, seed: int) -> np.ndarray:
+    """Positions (batch_size,) of batch ``step`` in an endless stream of shuffled passes over ``n`` items.
+
+    Every pass holds each item once; a batch may span two passes (or more, when ``batch_size`` exceeds ``n``), so
+    no item is ever dropped and every batch is full.
+    """
+    parts: list[np.ndarray] = []
+    position, end = step * batch_size, (step + 1) * batch_size
+    while position < end:
+        epoch, offset = divmod(position, n)
+        parts.append(_permutation(n, seed, epoch)[offset : offset + end - position])
+        position += len(parts[-1])
+    return np.concatenate(parts)

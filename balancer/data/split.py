@@ -1,0 +1,92 @@
+"""Train, validation and test: grouped by patient, stratified by class, written down with a hash."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from balancer.run import write_text
+from balancer.seeding import derive_seed
+
+
+def carve_validation(labels: Sequence[int], groups: Sequence[str], fraction: float, seed: int) -> np.ndarray:
+    """Choose whole groups for validation, class by class.
+
+    Args:
+        labels: class of each image.
+        groups: patient of each image; a group stays on one side. See :func:`merge_groups` for duplicates.
+        fraction: share of each class's images wanted, in [0, 1).
+        seed: the split seed.
+
+    Returns:
+        Boolean mask (n,), true for validation. Per class the count differs from ``fraction`` of the class
+        by less than the largest group: groups are taken in random order while they bring the count nearer.
+        A group with images of several classes goes where its first class puts it.
+    """
+    labels_, chosen = np.asarray(labels), np.zeros(len(labels), dtype=bool)
+    settled: dict[str, bool] = {}  # group -> in validation
+    for label in sorted(set(labels_.tolist())):
+        members: dict[str, list[int]] = defaultdict(list)
+        for i in np.flatnonzero(labels_ == label).tolist():
+            members[groups[i]].append(i)
+        target = fraction * sum(map(len, members.values()))
+        order = np.random.default_rng(derive_seed(seed, "split", int(label))).permutation(len(members))
+        names = sorted(members)
+        count = sum(len(group) for name, group in members.items() if settled.get(name))
+        for k in order:
+            group = members[names[k]]
+            if names[k] not in settled:
+                settled[names[k]] = abs(count + len(group) - target) < abs(count - target)
+                count += len(group) * settled[names[k]]
+            chosen[group] = settled[names[k]]
+    return chosen
+
+
+def merge_groups(patients: Sequence[str], digests: Sequence[str]) -> list[str]:
+    """Patients that share a byte-identical file become one group (union by file digest).
+
+    The data set holds 24 such groups of files inside train; without this, copies could straddle the split.
+    """
+    parent = {p: p for p in patients}
+
+    def find(p: str) -> str:
+        while parent[p] != p:
+            parent[p] = parent[parent[p]]
+            p = parent[p]
+        return p
+
+    first: dict[str, str] = {}
+    for patient, digest in zip(patients, digests, strict=True):
+        a, b = find(patient), find(first.setdefault(digest, patient))
+        parent[max(a, b)] = min(a, b)
+    return [find(p) for p in patients]
+
+
+def split_hash(names: Sequence[str], folds: Sequence[str], digests: Sequence[str]) -> str:
+    """Sixteen hex digits that name which content is in train and which in validation."""
+    rows = sorted(
+        f"{fold}\t{name}\t{digest}" for name, fold, digest in zip(names, folds, digests, strict=True) if fold != "test"
+    )
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
+
+
+def write_split(
+    path: Path,
+    names: Sequence[str],
+    folds: Sequence[str],
+    labels: Sequence[str],
+    patients: Sequence[str],
+    digests: Sequence[str],
+) -> None:
+    """``split.csv``: one row per image."""
+    buffer = io.StringIO()
+    rows = csv.writer(buffer, lineterminator="\n")
+    rows.writerow(["name", "fold", "label", "patient", "sha256"])
+    rows.writerows(zip(names, folds, labels, patients, digests, strict=True))
+    write_text(path, buffer.getvalue())

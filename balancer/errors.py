@@ -1,0 +1,34 @@
+"""Errors that reach the user as one line: what was got, what was expected, what to do."""
+
+from __future__ import annotations
+
+import difflib
+import signal
+from collections.abc import Iterable
+
+
+class BalancerError(Exception):
+    """Anything the user can mend; shown as one line, without a traceback."""
+
+    exit_code = 1
+
+
+class UsageError(BalancerError):
+    """A value or key on the command line, in the environment or in a config file that cannot be used."""
+
+    exit_code = 2
+
+
+class Interrupted(BalancerError):
+    """Raised at a safe point after SIGINT or SIGTERM, once the state is saved."""
+
+    def __init__(self, signum: int, message: str) -> None:
+        super().__init__(f"{signal.Signals(signum).name}: {message}")
+        self.exit_code = 128 + signum
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint such as ``did you mean 'steps'?``, or the list of known names when none is close."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"

@@ -1,0 +1,1 @@
+"""The DCGAN family: networks, losses, weight averaging and the training loop."""

@@ -1,0 +1,176 @@
+"""Feature networks, each under its own name: a distance means nothing without it.
+
+``inception-2048`` is the network of the FID (Heusel et al. 2017, arXiv:1706.08500), taken from torch-fidelity. Where its
+weights cannot be had, ``random-conv-128`` still orders sets of images by likeness: a fixed convolutional network
+with seeded random weights, a kind of embedding that Naeem et al. 2020 (arXiv:2002.09797, section 4) discuss and find usable
+where images differ from ImageNet's. Its figures are not FIDs and are never called so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import urllib.error
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from balancer import progress
+from balancer.data.cache import cache_dir
+from balancer.errors import BalancerError
+from balancer.run import atomic_file
+from balancer.seeding import derive_seed
+
+log = logging.getLogger("balancer")
+Array = np.ndarray
+
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"  # as torch-fidelity names it in the torch hub cache
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+
+
+@dataclass(frozen=True)
+class FeatureNetwork:
+    """A network that turns grey uint8 images (B, 1, H, W) into features (B, dim) float32.
+
+    ``name`` goes beside every figure; ``version`` changes whenever a feature would.
+    """
+
+    name: str
+    dim: int
+    version: str
+    module: Callable[[Tensor], Tensor]
+    batch_size: int
+
+
+class RandomConv(nn.Module):
+    """Three convolutions with seeded random weights and a random projection of the 4 x 4 map that they end in.
+
+    Grey uint8 (B, 1, H, W) to (B, 128). Images are brought to 64 px first, antialiased. Weights come from NumPy's
+    PCG64 stream with He et al.'s scale, so that they are the same wherever the package runs.
+    """
+
+    DIM, SIZE, SEED = 128, 64, 20160112
+
+    def __init__(self) -> None:
+        super().__init__()
+        draw = np.random.Generator(np.random.PCG64(self.SEED)).standard_normal
+        channels = (1, 32, 64, 128)
+        for i, (c_in, c_out) in enumerate(itertools.pairwise(channels)):
+            weight = draw((c_out, c_in, 3, 3)) * (2 / (9 * c_in)) ** 0.5
+            self.register_buffer(f"conv{i}", torch.from_numpy(weight.astype(np.float32)))
+        projection = draw((16 * channels[-1], self.DIM)) / (16 * channels[-1]) ** 0.5
+        self.register_buffer("projection", torch.from_numpy(projection.astype(np.float32)))
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        x = images.float()
+        if x.shape[-2:] != (self.SIZE, self.SIZE):
+            x = F.interpolate(x, (self.SIZE, self.SIZE), mode="bilinear", antialias=True, align_corners=False)
+        x = x / 127.5 - 1
+        for i in range(3):
+            x = F.avg_pool2d(F.relu(F.conv2d(x, self.get_buffer(f"conv{i}"), padding=1)), 2)
+        return 3 * F.avg_pool2d(x, 2).flatten(1) @ self.get_buffer("projection")
+
+
+def random_conv(device: torch.device) -> FeatureNetwork:
+    """The offline network; see :class:`RandomConv`."""
+    return FeatureNetwork("random-conv-128", RandomConv.DIM, "1", RandomConv().to(device).eval(), batch_size=64)
+
+
+def inception_weights(given: str) -> Path | None:
+    """The weights file to use: ``given`` if it is a path, else the hub cache's, else a download; None if not to be had.
+
+    Raises:
+        BalancerError: a given or cached file is missing or is not the published one (by SHA-256).
+    """
+    if given == "off":
+        return None
+    path = Path(given) if given != "auto" else Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+    if not path.exists() and given == "auto" and not _download(path):
+        return None
+    if not path.is_file():
+        raise BalancerError(f"--inception-weights {path} does not exist; give {INCEPTION_FILE}, auto or off")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != INCEPTION_SHA256:
+        raise BalancerError(
+            f"{path} has SHA-256 {digest[:12]}..., expected {INCEPTION_SHA256[:12]}...; it was not loaded"
+        )
+    return path
+
+
+def _download(path: Path) -> bool:
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    log.info("fetching the Inception weights (91 MB) for FID")
+    try:
+        torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=INCEPTION_SHA256, progress=False)
+    except (OSError, urllib.error.URLError, RuntimeError) as error:
+        log.info("the Inception weights cannot be fetched (%s)", error)
+        return False
+    return True
+
+
+def inception(weights: Path, device: torch.device) -> FeatureNetwork:
+    """torch-fidelity's Inception-v3, 2048 features, from a file whose hash was checked by :func:`inception_weights`."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    net = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights))
+    net = net.to(device).eval()
+
+    @torch.no_grad()
+    def features(images: Tensor) -> Tensor:
+        three: Tensor = net(images.expand(-1, 3, -1, -1).contiguous())[0]
+        return three
+
+    return FeatureNetwork("inception-2048", 2048, INCEPTION_SHA256[:12], features, batch_size=32)
+
+
+def extract(network: FeatureNetwork, images: Array, device: torch.device, what: str, keep: bool = False) -> Array:
+    """Features (n, dim) float64 of grey images (n, H, W) uint8.
+
+    With ``keep`` they are kept on disk under the network's name and the content of the images, and taken from there
+    the next time: on a CPU, Inception needs tens of minutes for a few thousand images.
+    """
+    images = np.ascontiguousarray(images)
+    key = hashlib.sha256(f"{network.name} {network.version} {images.shape}".encode() + images.tobytes()).hexdigest()[
+        :24
+    ]
+    path = cache_dir() / "features" / f"{network.name}-{key}.npy"
+    if keep and path.exists():
+        return np.load(path).astype(np.float64)
+    parts = []
+    with progress.bar(len(images), f"{network.name}: {what}", "image") as bar:
+        for i in range(0, len(images), network.batch_size):
+            batch = torch.from_numpy(images[i : i + network.batch_size])[:, None].to(device)
+            parts.append(network.module(batch).float().cpu().numpy())
+            bar.update(len(batch))
+    features = np.concatenate(parts) if parts else np.zeros((0, network.dim), np.float32)
+    if keep:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as handle:
+            np.save(handle, features)
+    return features.astype(np.float64)
+
+
+class Precomputed(nn.Module):
+    """Hands features through, so that torchmetrics computes distances on features of any network."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.num_features = dim
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
+def random_subset(n: int, size: int, seed: int, *names: str) -> Array:
+    """``size`` distinct positions out of ``n``, sorted, from a named stream."""
+    chosen: Array = np.random.default_rng(derive_seed(seed, "subset", *names)).permutation(n)[:size]
+    return np.sort(chosen)

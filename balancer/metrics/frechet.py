@@ -1,0 +1,30 @@
+"""The Fréchet distance between Gaussians fitted to two sets of features (Dowson & Landau 1982; Heusel et al. 2017)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from balancer.errors import BalancerError
+from balancer.metrics.features import Precomputed
+
+
+def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
+    """||m_r - m_f||^2 + tr(C_r + C_f - 2 (C_r C_f)^(1/2)), in float64, through torchmetrics.
+
+    Args:
+        real, fake: features (n, dim). On Inception-2048 features this is the FID.
+
+    Raises:
+        BalancerError: fewer than 2 images on a side.
+    """
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    if min(len(real), len(fake)) < 2:
+        raise BalancerError(
+            f"a Fréchet distance needs 2 images on each side; got {len(real)} real and {len(fake)} synthetic"
+        )
+    metric = FrechetInceptionDistance(feature=Precomputed(real.shape[1])).set_dtype(torch.float64)
+    metric.update(torch.from_numpy(real), real=True)
+    metric.update(torch.from_numpy(fake), real=False)
+    return max(0.0, float(metric.compute()))

@@ -1,0 +1,41 @@
+"""The kernel (Inception) distance: an unbiased MMD^2 with a cubic kernel (Bińkowski et al. 2018, arXiv:1801.01401)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from balancer.errors import BalancerError
+from balancer.metrics.features import Precomputed
+from balancer.seeding import derive_seed
+
+
+def kernel_distance(
+    real: np.ndarray, fake: np.ndarray, subsets: int, subset_size: int, seed: int
+) -> tuple[float, float]:
+    """Mean and SD over random subsets, through torchmetrics; may be slightly negative, being unbiased.
+
+    Args:
+        real, fake: features (n, dim).
+        subsets: how many subsets to draw.
+        subset_size: images per subset and side, at most the smaller count.
+        seed: torchmetrics draws from torch's global stream; it is seeded from this inside a fork and left untouched.
+
+    Raises:
+        BalancerError: a subset larger than a set, or of fewer than 2 images.
+    """
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    if not 2 <= subset_size <= min(len(real), len(fake)):
+        raise BalancerError(
+            f"KID subset size is {subset_size}; expected 2 to {min(len(real), len(fake))}"
+            f" with {len(real)} real and {len(fake)} synthetic images"
+        )
+    metric = KernelInceptionDistance(feature=Precomputed(real.shape[1]), subsets=subsets, subset_size=subset_size)
+    metric.set_dtype(torch.float64)
+    metric.update(torch.from_numpy(real), real=True)
+    metric.update(torch.from_numpy(fake), real=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "kid"))
+        mean, sd = metric.compute()
+    return float(mean), float(sd)

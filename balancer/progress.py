@@ -1,0 +1,23 @@
+"""Progress bars: on stderr, with a time estimate; off when not a terminal or with -q."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from tqdm import tqdm
+
+log = logging.getLogger("balancer")
+
+
+def bar(total: int, what: str, unit: str = "it", initial: int = 0) -> tqdm[Any]:
+    """A bar to be advanced by ``update``; ``-q`` raises the log level, which switches it off."""
+    disable = None if log.isEnabledFor(logging.INFO) else True  # None: tqdm itself looks for a terminal
+    return tqdm(total=total, desc=what, unit=unit, initial=initial, disable=disable, dynamic_ncols=True, leave=False)
+
+
+class BarHandler(logging.StreamHandler):
+    """Log lines on stderr that do not tear a running bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=self.stream)

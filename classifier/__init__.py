@@ -1,0 +1,1 @@
+"""Retrain a classifier under the regimes of an ablation and compare them honestly."""

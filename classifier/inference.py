@@ -1,0 +1,119 @@
+"""Use a saved classifier: on a fold of a data set, or on single images."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from balancer.config import data_path
+from balancer.console import Outcome
+from balancer.data.dataset import load_dataset
+from balancer.data.folder import CLASSES, image_files
+from balancer.data.images import read_image
+from balancer.device import limit_threads, resolve_device
+from balancer.errors import BalancerError
+from classifier import evaluation
+from classifier.trainer import load_classifier
+from classifier.trainer import predict as predict_scores
+
+log = logging.getLogger("balancer")
+
+
+def evaluate_checkpoint(checkpoint: Path, data: str | None, fold: str, device: str) -> Outcome:
+    """Metrics on a fold; says so when the data are not those of the training."""
+    limit_threads()
+    where = resolve_device(device)
+    loaded = load_classifier(checkpoint, where)
+    config = loaded.config.data
+    if data is not None:
+        config = config.model_copy(update={"path": data_path(data)})
+    source = load_dataset(config, require=(fold,))
+    trained_on = loaded.content["data"]
+    if source.split_hash != trained_on["split_hash"]:
+        log.warning(
+            "these data (split %s) are not those of the training (split %s)",
+            source.split_hash,
+            trained_on["split_hash"],
+        )
+        if fold != "test":
+            raise BalancerError(
+                f"the {fold} fold here is another than in training and could mix the two; evaluate on --fold test"
+            )
+    chosen = source.indices(fold)
+    score = predict_scores(loaded.model, source.images[chosen], loaded.config, where)
+    result: dict[str, Any] = {
+        "checkpoint": str(checkpoint),
+        "regime": loaded.content["regime"],
+        "trial_seed": loaded.content["trial_seed"],
+        "data": source.source,
+        "fold": fold,
+        **evaluation.evaluate(source.labels[chosen], score, loaded.threshold),
+    }
+    return Outcome(result, describe(result))
+
+
+def describe(result: dict[str, Any]) -> str:
+    """The metrics as text."""
+    lines = [f"{result['regime']}, seed {result['trial_seed']}, {result['fold']} n = {result['n']}"]
+    lines.append("  ".join(f"{key} {result[key]:.4f}" for key in evaluation.RANKING))
+    for at, threshold in (("at_half", 0.5), ("at_threshold", result["threshold"])):
+        figures = result[at]
+        lines.append(
+            f"threshold {threshold:.4f}: " + "  ".join(f"{key} {figures[key]:.4f}" for key in evaluation.DECISION)
+        )
+        lines.append("  TN {} FP {} FN {} TP {}".format(*figures["confusion"]))
+    return "\n".join(lines)
+
+
+def predict_files(checkpoint: Path, images: Sequence[Path], threshold: float | None, device: str) -> Outcome:
+    """Label, probability and threshold for each image.
+
+    Raises:
+        BalancerError: a path is missing or a named image cannot be read; in a folder, unreadable ones are reported
+            and left out unless none is left.
+    """
+    limit_threads()
+    where = resolve_device(device)
+    loaded = load_classifier(checkpoint, where)
+    cut = loaded.threshold if threshold is None else threshold
+    size, resize = loaded.config.data.image_size, loaded.config.data.resize
+    files, pixels = [], []
+    for path in images:
+        for file in _expand(path):
+            try:
+                pixels.append(read_image(file, size, resize))
+                files.append(file)
+            except OSError as error:
+                if not path.is_dir():
+                    raise BalancerError(f"{file} is not a readable image ({error})") from error
+                log.warning("left out: %s cannot be read (%s)", file, error)
+    if not files:
+        raise BalancerError("none of the images could be read")
+    scores = predict_scores(loaded.model, np.stack(pixels), loaded.config, where)
+    rows = [
+        {"file": str(f), "label": CLASSES[int(s >= cut)], "probability_pneumonia": float(s)}
+        for f, s in zip(files, scores, strict=True)
+    ]
+    note = (
+        "trained on drawings, not X-rays"
+        if loaded.content["data"]["source"] == "phantom"
+        else "for research; not a medical device"
+    )
+    text = "\n".join(f"{r['label']:<10} p(PNEUMONIA) = {r['probability_pneumonia']:.4f}  {r['file']}" for r in rows)
+    result = {"checkpoint": str(checkpoint), "threshold": cut, "note": note, "predictions": rows}
+    return Outcome(
+        result, f"{text}\nthreshold {cut:.4f} ({'chosen on validation' if threshold is None else 'given'}); {note}"
+    )
+
+
+def _expand(path: Path) -> list[Path]:
+    if not path.exists():
+        raise BalancerError(f"{path} does not exist; give an image or a folder of images")
+    files = image_files(path) if path.is_dir() else [path]
+    if not files:
+        raise BalancerError(f"{path} holds no image")
+    return files

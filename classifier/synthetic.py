@@ -1,0 +1,90 @@
+"""Synthetic images, read from a manifest: this is all that the classifier knows of any generator."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from balancer.config import DataConfig
+from balancer.data.dataset import Dataset
+from balancer.data.folder import CLASSES
+from balancer.data.images import read_image
+from balancer.errors import BalancerError
+from balancer.manifest import MANIFEST_COLUMNS
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class SyntheticSet:
+    """Images (n, size, size) uint8 of one class, and a hash that names them."""
+
+    path: Path
+    images: Array
+    label: int
+    digest: str
+
+
+def load_synthetic(path: Path, data: Dataset, config: DataConfig, count: int | str) -> SyntheticSet:
+    """Read the first images of a synthesis run.
+
+    Args:
+        path: a folder with ``manifest.csv``.
+        data: the real data; the manifest must have been made under the same split.
+        config: gives the working size.
+        count: ``deficit``, ``all`` or a number.
+
+    Raises:
+        BalancerError: no manifest, too few images, a changed or missing file, another split or class.
+    """
+    rows = _read_manifest(path)
+    hashes, classes = {r["split_hash"] for r in rows}, {r["class"] for r in rows}
+    if hashes != {data.split_hash}:
+        raise BalancerError(
+            f"{path} was made under split {'/'.join(sorted(hashes))}, the data here ({data.source}) give {data.split_hash}: it could hold "
+            "validation patients; synthesize again from a GAN trained on this split, or give the same --data and split settings"
+        )
+    minority = CLASSES[data.minority_class]
+    if classes != {minority}:
+        raise BalancerError(
+            f"{path} holds {'/'.join(sorted(classes))} images; expected {minority}, the minority class here"
+        )
+    needed = data.deficit if count == "deficit" else len(rows) if count == "all" else int(count)
+    if needed > len(rows):
+        raise BalancerError(
+            f"the ablation needs {needed} synthetic images, {path / 'manifest.csv'} lists {len(rows)}; "
+            f"run `balancer synthesize --n {needed}`, or give --synthetic-count all"
+        )
+    rows = rows[:needed]
+    digest = hashlib.sha256("".join(r["sha256"] for r in rows).encode()).hexdigest()[:16]
+    return SyntheticSet(path, np.stack([_read(path, r, config) for r in rows]), data.minority_class, digest)
+
+
+def _read_manifest(path: Path) -> list[dict[str, str]]:
+    try:
+        with (path / "manifest.csv").open(newline="", encoding="utf-8") as handle:
+            rows = sorted(csv.DictReader(handle), key=lambda r: int(r["index"]))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BalancerError(
+            f"{path} has no manifest.csv; give --synthetic a finished `balancer synthesize` run"
+        ) from error
+    except (KeyError, TypeError, ValueError, UnicodeDecodeError) as error:
+        raise BalancerError(f"{path / 'manifest.csv'} is damaged ({error}); synthesize again") from error
+    missing = set(MANIFEST_COLUMNS) - set(rows[0] if rows else ())
+    if missing:
+        raise BalancerError(f"{path / 'manifest.csv'} lists no image or lacks the columns {', '.join(sorted(missing))}")
+    return rows
+
+
+def _read(path: Path, row: dict[str, str], config: DataConfig) -> Array:
+    file = path / row["file"]
+    try:
+        if hashlib.sha256(file.read_bytes()).hexdigest() != row["sha256"]:
+            raise BalancerError(f"{file} is not the image that the manifest lists (SHA-256 differs); synthesize again")
+        return read_image(file, config.image_size, config.resize)
+    except OSError as error:
+        raise BalancerError(f"{file}, listed in the manifest, cannot be read ({error}); synthesize again") from error

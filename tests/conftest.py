@@ -1,0 +1,91 @@
+"""What all tests share: a cache of their own, no data set from the environment, a tiny data set, the real one if there."""
+
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+REAL_DATA = Path(os.environ.get("BALANCER_DATA") or REPOSITORY.parent / "shared" / "data" / "chest_xray").resolve()
+for variable in [v for v in os.environ if v.startswith(("BALANCER_", "CLASSIFIER_"))]:
+    del os.environ[variable]  # what the developer's shell says must not reach a test
+
+settings.register_profile("toolkit", deadline=None, database=None, derandomize=True, max_examples=60)
+settings.load_profile("toolkit")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_folders(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The toolkit's cache and hypothesis's notes, away from the user's and from the repository."""
+    os.environ["BALANCER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(tmp_path_factory.mktemp("hypothesis"))
+
+
+@pytest.fixture(autouse=True)
+def two_threads() -> None:
+    """Two torch threads, set only once some test has imported torch: importing it costs seconds."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != 2:
+        torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def toolkit_log() -> Iterator[None]:
+    """Undo what a command line does to the logger, else later tests see no log."""
+    log = logging.getLogger("balancer")
+    before = list(log.handlers), log.propagate, log.level
+    yield
+    log.handlers, log.propagate = before[0], before[1]
+    log.setLevel(before[2])
+
+
+def _names(label: int, split: int, count: int) -> Iterator[str]:
+    """Real-scheme names, one to four images a patient; numbers never shared between splits of a class."""
+    patient = 0
+    while count > 0:
+        number, views = 3 * patient + split + 1, min(1 + patient % 4, count)
+        for view in range(views):
+            if label:
+                yield f"person{number}_{'virus' if patient % 3 == 0 else 'bacteria'}_{10 * number + view}.png"
+            else:
+                yield f"{'NORMAL2-' if patient % 2 else ''}IM-{number:04d}-{view + 1:04d}.png"
+        patient, count = patient + 1, count - views
+
+
+@pytest.fixture(scope="session")
+def _chest_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root, rng = tmp_path_factory.mktemp("template") / "chest", np.random.default_rng(0)
+    for split, (name, counts) in enumerate({"train": (24, 60), "val": (2, 2), "test": (10, 16)}.items()):
+        for label, cls in enumerate(("NORMAL", "PNEUMONIA")):
+            (root / name / cls).mkdir(parents=True)
+            for file in _names(label, split, counts[label]):
+                Image.fromarray(rng.integers(0, 256, (32, 40), dtype=np.uint8)).save(root / name / cls / file)
+    return root
+
+
+@pytest.fixture
+def chest_folder(_chest_template: Path, tmp_path: Path) -> Path:
+    """A Kaggle-layout folder of noise, 40 x 32 px: train 24 + 60, val 2 + 2, test 10 + 16. The test may change it."""
+    return Path(shutil.copytree(_chest_template, tmp_path / "chest"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The real chest X-rays, from BALANCER_DATA or beside the repository; mark such a test ``realdata``."""
+    if not REAL_DATA.is_dir():
+        pytest.skip(f"no chest X-rays at {REAL_DATA}; set BALANCER_DATA")
+    return REAL_DATA
+
+
+@pytest.fixture
+def runs_cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, where ``runs/`` will be made."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
