@@ -50,7 +50,7 @@ class GanTrainConfig(Section):
     z_distribution: Literal["normal", "uniform"] = "normal"
     generator_width: int = Field(32, ge=1)
     discriminator_width: int = Field(32, ge=1)
-    steps: int = Field(4000, ge=1)
+    steps: int = Field(8000, ge=1)
     batch_size: int = Field(32, ge=2)
     loss: str = "non_saturating"
     spectral_norm: bool = False
@@ -63,7 +63,7 @@ class GanTrainConfig(Section):
     ema_decay: float = Field(0.99, ge=0, lt=1)  # 0: no averaging
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast on CUDA only
     log_every: int = Field(50, ge=1)
-    snapshot_every: int = Field(500, ge=1)  # grid and checkpoint
+    snapshot_every: int = Field(1000, ge=1)  # grid and checkpoint
 
 
 class SynthesizeConfig(Section):
@@ -78,12 +78,11 @@ class SynthesizeConfig(Section):
     kid_subset_size: int = Field(100, ge=2)
 
 
-class TrainConfig(Section):
-    """`classifier train`: one classifier under one regime."""
+class ClassifierConfig(Section):
+    """How a classifier is trained, whatever the regime."""
 
     data: DataConfig = DataConfig()
     seed: int = 0
-    regime: str = "baseline"
     synthetic: str | None = None  # a synthesis run; None: the newest finished one
     synthetic_count: int | Literal["deficit", "all"] = "deficit"
     model: str = "small_cnn"
@@ -103,8 +102,14 @@ class TrainConfig(Section):
     threshold: str = "balanced_accuracy"
 
 
-class AblateConfig(TrainConfig):
-    """`classifier ablate`: every regime times every trial seed. `regime` is not read; `regimes` is."""
+class TrainConfig(ClassifierConfig):
+    """`classifier train`: one classifier under one regime."""
+
+    regime: str = "baseline"
+
+
+class AblateConfig(ClassifierConfig):
+    """`classifier ablate`: every regime times every trial seed."""
 
     regimes: tuple[str, ...] = ("all",)
     seeds: int = Field(3, ge=1)
@@ -183,7 +188,13 @@ def read_config_file(path: Path, command: str) -> dict[str, Any]:
             raise UsageError(f"config file {path} has an unknown section {section!r}; {nearest(str(section), known)}")
         if body is not None and not isinstance(body, dict):
             raise UsageError(f"config file {path}: section {section!r} is a {type(body).__name__}; expected a mapping")
-    return merge({"data": content["data"]} if content.get("data") else {}, content.get(command) or {})
+    return without_nulls(merge({"data": content["data"]} if content.get("data") else {}, content.get(command) or {}))
+
+
+def without_nulls(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what is null: in a config file, null says "as if not given", at every level."""
+    kept = {key: without_nulls(v) if isinstance(v, Mapping) else v for key, v in values.items()}
+    return {key: v for key, v in kept.items() if v is not None}
 
 
 def parse_assignment(text: str) -> dict[str, Any]:

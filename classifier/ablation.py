@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from balancer.config import AblateConfig, TrainConfig, merge
+from balancer.config import AblateConfig, ClassifierConfig, TrainConfig, merge
 from balancer.console import Invocation, Outcome
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.folder import CLASSES
@@ -44,20 +44,22 @@ DESCRIPTIVE = (
 class Study:
     """All that the trials of one command share."""
 
-    config: TrainConfig
+    config: ClassifierConfig
     data: Dataset
     synthetic: SyntheticSet | None
     regimes: list[Regime]
 
 
-def regimes_of(config: TrainConfig) -> list[Regime]:
-    return select_regimes(config.regimes if isinstance(config, AblateConfig) else (config.regime,))
+def regimes_of(config: ClassifierConfig) -> list[Regime]:
+    if isinstance(config, AblateConfig):
+        return select_regimes(config.regimes)
+    return select_regimes((cast(TrainConfig, config).regime,))
 
 
-def configure(asked: Invocation) -> TrainConfig:
+def configure(asked: Invocation) -> ClassifierConfig:
     """The settings of a new training or ablation; where a regime needs synthetic images, the data settings are taken
     over from the synthesis that is named or newest, so that both work on the same split."""
-    config = cast(TrainConfig, asked.config())
+    config = cast(ClassifierConfig, asked.config())
     if not any(r.synthetic for r in regimes_of(config)):
         return config
     path = Path(config.synthetic) if config.synthetic else latest_run("synthesize")
@@ -70,10 +72,10 @@ def configure(asked: Invocation) -> TrainConfig:
     inherited: dict[str, Any] = {"synthetic": str(path)}
     if (path / "config.yaml").exists():  # images of another generator come with a manifest alone
         inherited = merge({"data": saved_config("synthesize", path)["data"]}, inherited)
-    return cast(TrainConfig, asked.config(inherited))
+    return cast(ClassifierConfig, asked.config(inherited))
 
 
-def open_study(config: TrainConfig) -> Study:
+def open_study(config: ClassifierConfig) -> Study:
     """Read the data and the synthetic images, refusing before anything is written what does not fit.
 
     Raises:
@@ -151,7 +153,7 @@ def ablate(config: AblateConfig, study: Study, run: RunDir, device: torch.device
     return read_jsonl(run / RESULTS)
 
 
-def estimate_seconds(config: TrainConfig, study: Study, device: torch.device, steps: int = 10) -> float:
+def estimate_seconds(config: ClassifierConfig, study: Study, device: torch.device, steps: int = 10) -> float:
     """Time of all trials, from a few steps of each regime and one look at validation, on throw-away networks."""
     one = study.data.indices("val")[:1]
     images, labels = study.data.images[one], study.data.labels[one]
@@ -197,7 +199,7 @@ def write_outputs(rows: list[dict[str, Any]], study: Study, run: RunDir) -> Outc
     return Outcome({"run": str(run.path), **summary}, text)
 
 
-def train_one(config: TrainConfig, study: Study, run: RunDir, device: torch.device) -> Outcome:
+def train_one(config: ClassifierConfig, study: Study, run: RunDir, device: torch.device) -> Outcome:
     """`classifier train`: one trial, straight into the run directory."""
     if run.finished:
         return Outcome({"run": str(run.path), "finished": True}, f"{run.path} is finished already; nothing to do")

@@ -8,7 +8,7 @@ from typing import cast
 import click
 
 from balancer import __version__
-from balancer.config import AblateConfig, TrainConfig
+from balancer.config import AblateConfig, ClassifierConfig
 from balancer.console import HELP, Invocation, Outcome, dry_run, plain_command, run_command, setting
 
 
@@ -77,7 +77,7 @@ def _study(asked: Invocation) -> Outcome:
     limit_threads()
     device = resolve_device(asked.device)
     config = cast(
-        TrainConfig, resumed_or_new(asked.command, asked.resume, asked.explicit, lambda: ablation.configure(asked))
+        ClassifierConfig, resumed_or_new(asked.command, asked.resume, asked.explicit, lambda: ablation.configure(asked))
     )
     study = ablation.open_study(config)
     if asked.dry_run:

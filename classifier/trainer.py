@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from balancer import progress
 from balancer.augmentation.classical import Augmenter
-from balancer.config import TrainConfig, validate
+from balancer.config import ClassifierConfig, validate
 from balancer.data.dataset import Dataset
 from balancer.data.folder import CLASSES
 from balancer.data.sampling import batch_indices
@@ -104,14 +104,16 @@ def normalise(images: Tensor, how: str) -> Tensor:
     return (images - mean) / sd
 
 
-def to_input(pixels: Array, config: TrainConfig, device: torch.device) -> Tensor:
+def to_input(pixels: Array, config: ClassifierConfig, device: torch.device) -> Tensor:
     """(B, H, W) uint8 to network input on the device."""
     images = torch.from_numpy(np.ascontiguousarray(pixels))[:, None].to(device).float()
     return normalise(images, config.normalisation).contiguous(memory_format=memory_format(device))
 
 
 @torch.no_grad()
-def predict(model: nn.Module, pixels: Array, config: TrainConfig, device: torch.device, batch_size: int = 128) -> Array:
+def predict(
+    model: nn.Module, pixels: Array, config: ClassifierConfig, device: torch.device, batch_size: int = 128
+) -> Array:
     """Probabilities of PNEUMONIA (n,) float64 for images (n, H, W) uint8, in evaluation mode and float32."""
     model.eval()
     parts = [
@@ -122,7 +124,7 @@ def predict(model: nn.Module, pixels: Array, config: TrainConfig, device: torch.
     return scores
 
 
-def check(config: TrainConfig) -> None:
+def check(config: ClassifierConfig) -> None:
     """Refuse unknown names before anything is read or written."""
     threshold_rule(config.threshold)
     Augmenter(config.augmentation, 0)
@@ -132,7 +134,7 @@ def check(config: TrainConfig) -> None:
 
 
 def fit(
-    config: TrainConfig,
+    config: ClassifierConfig,
     regime: Regime,
     trial_seed: int,
     train: TrainingSet,
@@ -205,7 +207,7 @@ def fit(
     return Fitted(model.eval(), threshold, best[1], history, best[3], passes, time.perf_counter() - begin)
 
 
-def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(config: ClassifierConfig, model: nn.Module) -> torch.optim.Optimizer:
     """The optimiser over what is not frozen; weight decay is decoupled only in AdamW."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     if config.optimizer == "sgd":
@@ -215,12 +217,12 @@ def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimiz
     return kind(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=fused)
 
 
-def schedule(config: TrainConfig, step: int) -> float:
+def schedule(config: ClassifierConfig, step: int) -> float:
     """The factor on the learning rate: 1, or half a cosine from 1 towards 0 (Loshchilov & Hutter 2017, arXiv:1608.03983)."""
     return 1.0 if config.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * step / config.steps))
 
 
-def evaluation_steps(config: TrainConfig) -> set[int]:
+def evaluation_steps(config: ClassifierConfig) -> set[int]:
     """Steps after which validation is looked at: evenly spread, the last one always among them."""
     return {round(config.steps * (i + 1) / config.evaluations) for i in range(config.evaluations)} - {0} | {
         config.steps
@@ -234,13 +236,13 @@ def class_weights(labels: Array, weighted: bool) -> Array:
 
 
 def save_classifier(
-    path: Path, config: TrainConfig, regime: Regime, trial_seed: int, data: Dataset, fitted: Fitted
+    path: Path, config: ClassifierConfig, regime: Regime, trial_seed: int, data: Dataset, fitted: Fitted
 ) -> None:
     """Write everything that prediction needs, atomically."""
     content = {
         "format": FORMAT,
         "kind": "classifier",
-        "config": config.model_dump(mode="json"),
+        "config": config.model_dump(mode="json", include=set(ClassifierConfig.model_fields)),
         "regime": regime.name,
         "trial_seed": trial_seed,
         "classes": list(CLASSES),
@@ -258,7 +260,7 @@ class Loaded:
     """A classifier read from disk."""
 
     model: nn.Module
-    config: TrainConfig
+    config: ClassifierConfig
     threshold: float
     content: dict[str, Any]
 
@@ -282,7 +284,7 @@ def load_classifier(path: Path, device: torch.device) -> Loaded:
         raise BalancerError(
             f"{path} is not a classifier checkpoint of format {FORMAT}; give a model.pt of this program"
         )
-    config = validate(TrainConfig, content["config"])
+    config = validate(ClassifierConfig, content["config"])
     try:
         model = build_model(config.model_copy(update={"weights": "none"})).to(device)
         model.load_state_dict(content["state"])

@@ -80,7 +80,7 @@ class RandomConv(nn.Module):
 
 def random_conv(device: torch.device) -> FeatureNetwork:
     """The offline network; see :class:`RandomConv`."""
-    return FeatureNetwork("random-conv-128", RandomConv.DIM, "1", RandomConv().to(device).eval(), batch_size=64)
+    return FeatureNetwork("random-conv-128", RandomConv.DIM, "2", RandomConv().to(device).eval(), batch_size=64)
 
 
 def inception_weights(given: str) -> Path | None:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
-    from balancer.config import TrainConfig
+    from balancer.config import ClassifierConfig
 
 OWN_MODELS = ("small_cnn", "s2_cnn")
 
 
-def build_model(config: TrainConfig) -> nn.Module:
+def build_model(config: ClassifierConfig) -> nn.Module:
     """The network that the settings name, with one logit per image.
 
     Raises:

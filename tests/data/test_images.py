@@ -1,5 +1,6 @@
 """Any image as grey uint8 at the working size, against sums done here by hand."""
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,7 @@ def test_transparent_palette_colour_lies_on_black(tmp_path: Path, transparency: 
 def test_transparent_grey_level_lies_on_black(tmp_path: Path) -> None:
     level = int(GREY[3, 3])
     found = through_file(Image.fromarray(GREY), tmp_path / "x.png", transparency=level)
-    assert np.array_equal(found, np.where(GREY == level, 0, GREY))
+    assert np.array_equal(found, np.where(level == GREY, 0, GREY))
 
 
 def test_colour(tmp_path: Path) -> None:
@@ -214,20 +215,21 @@ def picture(path: Path) -> Path:
     return path
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("suffix", [".jpeg", ".png", ".tif", ".bmp", ".gif", ".webp"])
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.9])
 def test_truncated_files_are_unreadable(tmp_path: Path, suffix: str, share: float) -> None:
     path = picture(tmp_path / f"x{suffix}")
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(OSError, match="."):
+    with pytest.raises(OSError, match=r"."):
         read_image(path, SIZE, "squash")
 
 
 @pytest.mark.parametrize("content", [b"<html>404</html>", b"\x00" * 500, b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0" * 9])
 def test_not_an_image(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.jpeg").write_bytes(content)
-    with pytest.raises(OSError, match="."):
+    with pytest.raises(OSError, match=r"."):
         read_image(tmp_path / "x.jpeg", SIZE, "squash")
 
 
@@ -243,6 +245,7 @@ def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         read_image(path, SIZE, "squash")
 
 
+@pytest.mark.filterwarnings("ignore")  # PIL comments on the damage
 @pytest.mark.parametrize("suffix", [".png", ".jpeg", ".tif", ".gif", ".webp"])
 def test_a_damaged_file_is_read_or_unreadable_never_a_crash(tmp_path: Path, suffix: str) -> None:
     path, rng = picture(tmp_path / f"x{suffix}"), np.random.default_rng(1)
@@ -252,10 +255,8 @@ def test_a_damaged_file_is_read_or_unreadable_never_a_crash(tmp_path: Path, suff
         for _ in range(3):
             damaged[rng.integers(min(len(damaged), 200))] = rng.integers(256)
         path.write_bytes(damaged)
-        try:
+        with contextlib.suppress(OSError):
             assert read_image(path, SIZE, "squash").shape == (SIZE, SIZE)
-        except OSError:
-            pass
 
 
 def radiograph(height: int, width: int) -> np.ndarray:

@@ -177,15 +177,17 @@ def test_a_damaged_archive_is_one_line_never_a_traceback(tmp_path: Path, compres
     smooth = np.broadcast_to(np.arange(28, dtype=np.uint8), (20, 28, 28))  # so that there is something to deflate
     path = saved(tmp_path / "x.npz", compressed, train_images=smooth)
     whole, rng = path.read_bytes(), np.random.default_rng(2)
-    places = [*range(0, 200), *rng.integers(0, len(whole), 200), *range(len(whole) - 300, len(whole))]
-    for place in places:
+    messages = []
+    for place in [*range(0, 100, 2), *rng.integers(0, len(whole), 120), *range(len(whole) - 300, len(whole), 3)]:
         damaged = bytearray(whole)
         damaged[place] ^= 0x5A
         path.write_bytes(damaged)
         try:
             read_npz(path)  # some bytes carry nothing
         except BalancerError as error:
-            assert "\n" not in str(error), place
+            messages.append(str(error))
+    assert len(messages) > 50
+    assert not [m for m in messages if "\n" in m]
 
 
 class Trap:
@@ -239,8 +241,7 @@ def forged(path: Path, content: bytes, pretended_size: int | None = None) -> Pat
 def test_memory_is_never_taken_on_a_headers_word(tmp_path: Path, shape: tuple, directory_lies_too: bool) -> None:
     content = member(shape, b"x" * 2 * 28 * 28)
     promised = len(member(shape, b"")) + int(np.prod(shape, dtype=object))
-    if directory_lies_too and not len(content) < promised < 2**32:
-        pytest.skip("does not fit the directory's field")
+    directory_lies_too &= len(content) < promised < 2**32  # the directory's field is 32 bits wide
     path = forged(tmp_path / "x.npz", content, promised if directory_lies_too else None)
     tracemalloc.start()  # numpy reports its arrays to it, touched or not
     try:

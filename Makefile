@@ -1,0 +1,40 @@
+# Every target makes its own environment in .venv first; uv inside it resolves and installs quickly.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+export NO_ALBUMENTATIONS_UPDATE := 1
+
+.PHONY: install test lint format demo bench clean
+
+install: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv -c constraints.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[dev]'
+	touch $(READY)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The whole job on the built-in drawings: a GAN, its images, the ablation, a prediction.
+demo: $(READY)
+	$(BIN)/balancer gan-train --data phantom
+	$(BIN)/balancer synthesize --data phantom
+	$(BIN)/classifier ablate --data phantom --regimes all
+
+bench: $(READY)
+	$(BIN)/python benchmarks/gan_speed.py
+	$(BIN)/python benchmarks/classifier_speed.py
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,101 @@
+"""GAN steps per second against a plain reference loop: same networks, same batch, same process.
+
+The reference is the loop of the common DCGAN tutorials: contiguous tensors, Adam as it comes, gradients for D's weights
+in G's step, a DataLoader over decoded tensors. Both run in turns, so that a noisy machine slows both.
+
+    python benchmarks/gan_speed.py [--device cpu] [--steps 20] [--rounds 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from balancer.config import DataConfig, GanTrainConfig
+from balancer.data.sampling import batch_indices
+from balancer.device import describe_device, limit_threads, resolve_device, synchronize
+from balancer.gan.networks import DCGANDiscriminator, DCGANGenerator
+from balancer.gan.trainer import build_state, scale, train_step
+
+
+def ours(config: GanTrainConfig, pixels: Tensor, device: torch.device):
+    state, images = build_state(config, device), pixels.to(device)
+
+    def step() -> None:
+        index = torch.from_numpy(batch_indices(len(images), config.batch_size, state.step, 0)).to(device)
+        train_step(config, state, scale(images[index], device))
+
+    return step
+
+
+def reference(config: GanTrainConfig, pixels: Tensor, device: torch.device):
+    size, width = config.data.image_size, config.generator_width
+    G = DCGANGenerator(size, config.z_dim, width).to(device)
+    D = DCGANDiscriminator(size, width).to(device)
+    adam_G = torch.optim.Adam(G.parameters(), 2e-4, (0.5, 0.999))
+    adam_D = torch.optim.Adam(D.parameters(), 2e-4, (0.5, 0.999))
+    dataset = torch.utils.data.TensorDataset(pixels.float() / 127.5 - 1)
+    loader = torch.utils.data.DataLoader(dataset, config.batch_size, shuffle=True, drop_last=True)
+    ones, zeros = torch.ones(config.batch_size, device=device), torch.zeros(config.batch_size, device=device)
+    batches = iter(loader)
+
+    def step() -> None:
+        nonlocal batches
+        try:
+            (real,) = next(batches)
+        except StopIteration:
+            batches = iter(loader)
+            (real,) = next(batches)
+        D.zero_grad()
+        F.binary_cross_entropy_with_logits(D(real.to(device)), ones).backward()
+        fake = G(torch.randn(config.batch_size, config.z_dim, device=device))
+        F.binary_cross_entropy_with_logits(D(fake.detach()), zeros).backward()
+        adam_D.step()
+        G.zero_grad()
+        F.binary_cross_entropy_with_logits(D(fake), ones).backward()
+        adam_G.step()
+
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--image-size", type=int, default=64)
+    asked = parser.parse_args()
+    limit_threads()
+    device = resolve_device(asked.device)
+    config = GanTrainConfig(data=DataConfig(image_size=asked.image_size), ema_decay=0.0)
+    shape = (1147, 1, asked.image_size, asked.image_size)
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+    loops = {"reference": reference(config, pixels, device), "ours": ours(config, pixels, device)}
+    for step in loops.values():
+        for _ in range(3):
+            step()
+    seconds: dict[str, list[float]] = {name: [] for name in loops}
+    for _ in range(asked.rounds):
+        for name, step in loops.items():
+            synchronize(device)
+            begin = time.perf_counter()
+            for _ in range(asked.steps):
+                step()
+            synchronize(device)
+            seconds[name].append((time.perf_counter() - begin) / asked.steps)
+    for name, found in seconds.items():
+        print(f"{name:<10} {1 / statistics.median(found):8.2f} steps/s")
+    ratios = [r / o for r, o in zip(seconds["reference"], seconds["ours"], strict=True)]
+    print(
+        f"ratio      {statistics.median(ratios):8.2f}  ({min(ratios):.2f} to {max(ratios):.2f}), {describe_device(device)}"
+    )
+
+
+if __name__ == "__main__":
+    main()
