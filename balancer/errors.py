@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+ItemT = TypeVar("ItemT")
 
 
 class BalancerError(Exception):
@@ -32,3 +35,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+
+
+def lookup(registry: Mapping[str, ItemT], name: str, what: str) -> ItemT:
+    """An entry of a registry.
+
+    Raises:
+        UsageError: no such name; the message gives the nearest one.
+    """
+    if name not in registry:
+        raise UsageError(f"{what} is {name!r}; {nearest(name, registry)}")
+    return registry[name]

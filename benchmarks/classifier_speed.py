@@ -8,21 +8,19 @@ the training split at every step. Ours reads the decoded cache. With and without
 
 from __future__ import annotations
 
-import argparse
 import os
-import statistics
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from timing import arguments, compare
 
 from balancer.augmentation.classical import Augmenter
 from balancer.config import TrainConfig, resolve
 from balancer.data.dataset import load_dataset, phantom_folder
 from balancer.data.sampling import batch_indices
-from balancer.device import describe_device, limit_threads, memory_format, resolve_device, synchronize
+from balancer.device import limit_threads, memory_format, resolve_device
 from classifier.models.cnn import SmallCNN
 from classifier.trainer import make_optimizer, to_input
 
@@ -80,11 +78,7 @@ def reference(config: TrainConfig, augment: Augmenter | None, device: torch.devi
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=3)
-    asked = parser.parse_args()
+    asked = arguments(__doc__).parse_args()
     limit_threads()
     device = resolve_device(asked.device)
     config = resolve("train", {"data": {"path": os.environ.get("BALANCER_DATA")}})
@@ -93,24 +87,8 @@ def main() -> None:
     for preset in (None, config.augmentation):
         augment = Augmenter(preset, 0) if preset else None
         loops = {"reference": reference(config, augment, device, root), "ours": ours(config, augment, device)}
-        seconds: dict[str, list[float]] = {name: [] for name in loops}
-        for step in loops.values():
-            for _ in range(3):
-                step()
-        for _ in range(asked.rounds):
-            for name, step in loops.items():
-                synchronize(device)
-                begin = time.perf_counter()
-                for _ in range(asked.steps):
-                    step()
-                synchronize(device)
-                seconds[name].append((time.perf_counter() - begin) / asked.steps)
         print(f"augmentation: {preset or 'none'}")
-        for name, found in seconds.items():
-            print(f"  {name:<10} {config.batch_size / statistics.median(found):8.1f} images/s")
-        ratios = [r / o for r, o in zip(seconds["reference"], seconds["ours"], strict=True)]
-        median = statistics.median(ratios)
-        print(f"  ratio      {median:8.2f}  ({min(ratios):.2f} to {max(ratios):.2f}), {describe_device(device)}")
+        compare(loops, asked, config.batch_size, device)
 
 
 if __name__ == "__main__":

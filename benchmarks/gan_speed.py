@@ -8,18 +8,15 @@ in G's step, a DataLoader over decoded tensors. Both run in turns, so that a noi
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
-
 import numpy as np
 import torch
 import torch.nn.functional as F
+from timing import arguments, compare
 from torch import Tensor
 
 from balancer.config import DataConfig, GanTrainConfig
 from balancer.data.sampling import batch_indices
-from balancer.device import describe_device, limit_threads, resolve_device, synchronize
+from balancer.device import limit_threads, resolve_device
 from balancer.gan.networks import DCGANDiscriminator, DCGANGenerator
 from balancer.gan.trainer import build_state, scale, train_step
 
@@ -65,10 +62,7 @@ def reference(config: GanTrainConfig, pixels: Tensor, device: torch.device):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = arguments(__doc__)
     parser.add_argument("--image-size", type=int, default=64)
     asked = parser.parse_args()
     limit_threads()
@@ -77,24 +71,7 @@ def main() -> None:
     shape = (1147, 1, asked.image_size, asked.image_size)
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
     loops = {"reference": reference(config, pixels, device), "ours": ours(config, pixels, device)}
-    for step in loops.values():
-        for _ in range(3):
-            step()
-    seconds: dict[str, list[float]] = {name: [] for name in loops}
-    for _ in range(asked.rounds):
-        for name, step in loops.items():
-            synchronize(device)
-            begin = time.perf_counter()
-            for _ in range(asked.steps):
-                step()
-            synchronize(device)
-            seconds[name].append((time.perf_counter() - begin) / asked.steps)
-    for name, found in seconds.items():
-        print(f"{name:<10} {1 / statistics.median(found):8.2f} steps/s")
-    ratios = [r / o for r, o in zip(seconds["reference"], seconds["ours"], strict=True)]
-    print(
-        f"ratio      {statistics.median(ratios):8.2f}  ({min(ratios):.2f} to {max(ratios):.2f}), {describe_device(device)}"
-    )
+    compare(loops, asked, config.batch_size, device)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,14 @@ class Study:
     synthetic: SyntheticSet | None
     regimes: list[Regime]
 
+    @property
+    def copies(self) -> int:
+        """How many duplicates the controls add: as many as there are, or would be, synthetic images."""
+        if self.synthetic is not None:
+            return len(self.synthetic.images)
+        count = self.config.synthetic_count
+        return count if isinstance(count, int) else self.data.deficit
+
 
 def regimes_of(config: ClassifierConfig) -> list[Regime]:
     if isinstance(config, AblateConfig):
@@ -90,7 +98,11 @@ def open_study(config: ClassifierConfig) -> Study:
     n_val = len(data.indices("val"))
     if n_val < 100:
         log.warning("validation holds %d images: thresholds and selection on so few are nearly arbitrary", n_val)
-    return Study(config, data, synthetic, regimes)
+    study = Study(config, data, synthetic, regimes)
+    for regime in regimes:
+        if regime.duplicate:
+            trainer.training_set(data, regime, synthetic, config.seed, study.copies)  # refuses a count below 1
+    return study
 
 
 def run_trial(
@@ -98,7 +110,7 @@ def run_trial(
 ) -> dict[str, Any]:
     """Train, select on validation, then open the test set once; leaves ``model.pt`` and ``predictions.npz``."""
     data, config = study.data, study.config
-    train = trainer.training_set(data, regime, study.synthetic, trial_seed)
+    train = trainer.training_set(data, regime, study.synthetic, trial_seed, study.copies)
     val, test = data.indices("val"), data.indices("test")
     fitted = trainer.fit(config, regime, trial_seed, train, (data.images[val], data.labels[val]), device, signalled)
     score = trainer.predict(fitted.model, data.images[test], config, device)
@@ -132,8 +144,15 @@ def ablate(config: AblateConfig, study: Study, run: RunDir, device: torch.device
 
     Raises:
         Interrupted: a signal came; finished trials are kept.
+        BalancerError: the finished trials of a resumed run were made on another split.
     """
-    done = {(r["regime"], r["trial_seed"]) for r in read_jsonl(run / RESULTS)}
+    before = read_jsonl(run / RESULTS)
+    if others := {r["split_hash"] for r in before} - {study.data.split_hash}:
+        raise BalancerError(
+            f"{run / RESULTS} holds trials of split {'/'.join(sorted(others))}, {study.data.source} now gives "
+            f"{study.data.split_hash}; bring the data back or start a new run"
+        )
+    done = {(r["regime"], r["trial_seed"]) for r in before}
     plan = [(seed, regime) for seed in range(config.seed, config.seed + config.seeds) for regime in study.regimes]
     with deferred_signals() as signalled:
         for number, (seed, regime) in enumerate(plan, 1):
@@ -159,7 +178,7 @@ def estimate_seconds(config: ClassifierConfig, study: Study, device: torch.devic
     images, labels = study.data.images[one], study.data.labels[one]
     total = 0.0
     for regime in study.regimes:
-        train = trainer.training_set(study.data, regime, study.synthetic, config.seed)
+        train = trainer.training_set(study.data, regime, study.synthetic, config.seed, study.copies)
         short = [config.model_copy(update={"steps": n, "evaluations": 1, "threshold": "half"}) for n in (2, 2 + steps)]
         fitted = [trainer.fit(c, regime, config.seed, train, (images, labels), device) for c in short]
         begin = time.perf_counter()

@@ -31,7 +31,10 @@ def comma_list(_context: click.Context, _parameter: click.Parameter, value: str 
 
 def whole_or_word(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | str | None:
     """A number as such; a word is left for the settings to check."""
-    return int(value) if value is not None and value.lstrip("-").isdigit() else value
+    try:
+        return None if value is None else int(value)
+    except ValueError:
+        return value
 
 
 TRAIN_SETTINGS = (

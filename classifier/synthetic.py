@@ -54,6 +54,11 @@ def load_synthetic(path: Path, data: Dataset, config: DataConfig, count: int | s
             f"{path} holds {'/'.join(sorted(classes))} images; expected {minority}, the minority class here"
         )
     needed = data.deficit if count == "deficit" else len(rows) if count == "all" else int(count)
+    if needed < 1:
+        raise BalancerError(
+            f"{needed} synthetic images would be added (the training fold's deficit is {data.deficit}); "
+            "give --synthetic-count N of at least 1, or all"
+        )
     if needed > len(rows):
         raise BalancerError(
             f"the ablation needs {needed} synthetic images, {path / 'manifest.csv'} lists {len(rows)}; "
@@ -72,8 +77,10 @@ def _read_manifest(path: Path) -> list[dict[str, str]]:
         raise BalancerError(
             f"{path} has no manifest.csv; give --synthetic a finished `balancer synthesize` run"
         ) from error
-    except (KeyError, TypeError, ValueError, UnicodeDecodeError) as error:
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise BalancerError(f"{path / 'manifest.csv'} is damaged ({error}); synthesize again") from error
+    if any(value is None for row in rows for value in row.values()):
+        raise BalancerError(f"{path / 'manifest.csv'} is damaged (a line is cut short); synthesize again")
     missing = set(MANIFEST_COLUMNS) - set(rows[0] if rows else ())
     if missing:
         raise BalancerError(f"{path / 'manifest.csv'} lists no image or lacks the columns {', '.join(sorted(missing))}")

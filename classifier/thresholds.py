@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from sklearn.metrics import roc_curve
 
-from balancer.errors import UsageError, nearest
+from balancer.errors import lookup
 
 Array = np.ndarray
 
@@ -23,8 +23,9 @@ def balanced_accuracy(y_true: Array, y_score: Array) -> float:
     Where classes are well apart a whole range of thresholds is best; its middle carries over better than its edge.
     """
     fpr, tpr, thresholds = roc_curve(y_true, y_score, drop_intermediate=False)
-    best = int(np.argmax(tpr - fpr))
-    upper = min(1.0, float(thresholds[best]))  # the lowest score still called positive
+    # The first point, where nothing is called positive, is no better than the last, where everything is.
+    best = 1 + int(np.argmax((tpr - fpr)[1:]))
+    upper = float(thresholds[best])  # the lowest score still called positive
     below = y_score[y_score < upper]
     return (upper + float(below.max())) / 2 if below.size else upper
 
@@ -38,6 +39,4 @@ def threshold_rule(name: str) -> Callable[[Array, Array], float]:
     Raises:
         UsageError: no such name.
     """
-    if name not in THRESHOLDS:
-        raise UsageError(f"threshold is {name!r}; {nearest(name, THRESHOLDS)}")
-    return THRESHOLDS[name]
+    return lookup(THRESHOLDS, name, "threshold")

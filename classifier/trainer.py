@@ -49,11 +49,16 @@ class TrainingSet:
     synthetic_digest: str | None
 
 
-def training_set(data: Dataset, regime: Regime, synthetic: SyntheticSet | None, seed: int) -> TrainingSet:
+def training_set(
+    data: Dataset, regime: Regime, synthetic: SyntheticSet | None, seed: int, copies: int | None = None
+) -> TrainingSet:
     """The training fold, with what the regime adds to its minority class.
 
+    Args:
+        copies: how many duplicates the control adds; None: as many as there are synthetic images, else the deficit.
+
     Raises:
-        BalancerError: the regime wants synthetic images and there are none.
+        BalancerError: the regime wants synthetic images and there are none, or no duplicates are asked for.
     """
     real = data.indices("train")
     images, labels = np.ascontiguousarray(data.images[real]), data.labels[real]
@@ -65,7 +70,11 @@ def training_set(data: Dataset, regime: Regime, synthetic: SyntheticSet | None, 
             )
         extra = synthetic.images
     elif regime.duplicate:
-        count = len(synthetic.images) if synthetic is not None else data.deficit
+        count = copies if copies is not None else len(synthetic.images) if synthetic is not None else data.deficit
+        if count < 1:
+            raise BalancerError(
+                f"regime {regime.name} would add {count} duplicates (the deficit here is {data.deficit}); give --synthetic-count N"
+            )
         minority = data.indices("train", data.minority_class)
         extra = data.images[minority[batch_indices(len(minority), count, 0, derive_seed(seed, "duplicates"))]]
     if extra is None:
@@ -125,12 +134,24 @@ def predict(
 
 
 def check(config: ClassifierConfig) -> None:
-    """Refuse unknown names before anything is read or written."""
+    """Refuse unknown names, weights that do not fit and images too small for the network, before anything is written.
+
+    The network is built for real: on the meta device RegNets cannot be, and a weights file is not looked at.
+    """
     threshold_rule(config.threshold)
     Augmenter(config.augmentation, 0)
-    if config.weights == "none":
-        with torch.device("meta"):
-            build_model(config)
+    model, size = build_model(config).eval(), config.data.image_size
+    try:
+        with torch.no_grad():
+            model(to_input(np.zeros((2, size, size), np.uint8), config, torch.device("cpu")))
+    except (
+        RuntimeError,
+        ValueError,
+        AssertionError,
+    ) as error:  # a pooling or patch size that the image is too small for
+        raise UsageError(
+            f"{config.model} cannot take {size} px images ({str(error).splitlines()[0]}); give another --image-size or --model"
+        ) from error
 
 
 def fit(
@@ -192,7 +213,7 @@ def fit(
 
             score = predict(model, val[0], config, device)
             row = {"step": step + 1, "train_loss": float(total) / since, "val_nll": nll(val[1], score)}
-            if not math.isfinite(row["train_loss"]):
+            if not (math.isfinite(row["train_loss"]) and math.isfinite(row["val_nll"])):
                 raise BalancerError(
                     f"{regime.name}, seed {trial_seed}: the loss is not finite by step {step + 1}; lower lr"
                 )
@@ -284,8 +305,8 @@ def load_classifier(path: Path, device: torch.device) -> Loaded:
         raise BalancerError(
             f"{path} is not a classifier checkpoint of format {FORMAT}; give a model.pt of this program"
         )
-    config = validate(ClassifierConfig, content["config"])
     try:
+        config = validate(ClassifierConfig, content["config"])
         model = build_model(config.model_copy(update={"weights": "none"})).to(device)
         model.load_state_dict(content["state"])
     except (UsageError, RuntimeError) as error:

@@ -10,7 +10,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 # A module may import from lower layers, and from its own package or layer.
 LAYERS = (
-    ("errors", "progress", "console", "config", "run", "seeding", "device", "grids", "__init__"),
+    ("errors", "progress", "console", "config", "run", "seeding", "device", "grids", "manifest", "__init__"),
     ("data",),
     ("augmentation",),
     ("metrics",),

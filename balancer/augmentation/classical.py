@@ -18,7 +18,7 @@ import albumentations as A
 import cv2
 import numpy as np
 
-from balancer.errors import UsageError, nearest
+from balancer.errors import lookup
 from balancer.seeding import derive_seed
 
 Array = np.ndarray
@@ -66,10 +66,9 @@ class Augmenter:
         Raises:
             UsageError: no such preset.
         """
-        if preset not in CLASSICAL:
-            raise UsageError(f"augmentation is {preset!r}; {nearest(preset, CLASSICAL)}")
+        transforms = lookup(CLASSICAL, preset, "augmentation")()
         cv2.setNumThreads(1)  # images are small, and torch owns the cores
-        self._pipeline = A.Compose(CLASSICAL[preset](), strict=True)
+        self._pipeline = A.Compose(transforms, strict=True)
         self._seed = seed
 
     def __call__(self, images: Array, indices: Array, draw: int) -> Array:

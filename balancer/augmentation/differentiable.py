@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from balancer.errors import UsageError, nearest
+from balancer.errors import lookup
 
 
 def _uniform(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -79,8 +79,7 @@ def check_policy(policy: Sequence[str]) -> None:
         UsageError: naming it and the nearest known one.
     """
     for name in policy:
-        if name not in DIFFAUGMENT:
-            raise UsageError(f"diffaugment has {name!r}; {nearest(name, DIFFAUGMENT)}")
+        lookup(DIFFAUGMENT, name, "diffaugment")
 
 
 def diff_augment(images: Tensor, policy: Sequence[str], generator: torch.Generator) -> Tensor:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from balancer import progress
 from balancer.config import PHANTOM, DataConfig
 from balancer.data import cache, phantom
 from balancer.data.folder import CLASSES, Record, find_root, read_folder
@@ -147,7 +148,13 @@ def phantom_folder() -> Path:
     spec = phantom.PhantomSpec()
     folder = cache.cache_dir() / f"phantom-{phantom.FORMAT}-{spec.size}-{spec.seed}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    return phantom.write_phantom(folder, spec)
+    total = sum((*spec.train, *spec.val, *spec.test))
+    with progress.bar(total, "drawing the phantom set", "image") as bar:
+
+        def advance(written: int) -> None:
+            bar.update(written - bar.n)
+
+        return phantom.write_phantom(folder, spec, advance)
 
 
 def _from_folder(root: Path, config: DataConfig) -> tuple[list[Record], cache.Decoded]:

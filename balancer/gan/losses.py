@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from balancer.errors import UsageError, nearest
+from balancer.errors import lookup
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,4 @@ def loss_named(name: str) -> Loss:
     Raises:
         UsageError: no such name.
     """
-    if name not in LOSSES:
-        raise UsageError(f"loss is {name!r}; {nearest(name, LOSSES)}")
-    return LOSSES[name]
+    return lookup(LOSSES, name, "loss")

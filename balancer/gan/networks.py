@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from balancer.errors import UsageError, nearest
+from balancer.errors import UsageError, lookup
 
 MAX_MULTIPLE = 16  # widest layer, in multiples of the width
 
@@ -179,9 +179,7 @@ def architecture(name: str) -> Architecture:
     Raises:
         UsageError: no such name.
     """
-    if name not in ARCHITECTURES:
-        raise UsageError(f"architecture is {name!r}; {nearest(name, ARCHITECTURES)}")
-    return ARCHITECTURES[name]
+    return lookup(ARCHITECTURES, name, "architecture")
 
 
 def count_values(module: nn.Module) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 
@@ -31,7 +33,9 @@ def kernel_distance(
             f"KID subset size is {subset_size}; expected 2 to {min(len(real), len(fake))}"
             f" with {len(real)} real and {len(fake)} synthetic images"
         )
-    metric = KernelInceptionDistance(feature=Precomputed(real.shape[1]), subsets=subsets, subset_size=subset_size)
+    with warnings.catch_warnings():  # it warns that it keeps all features, which here are few
+        warnings.simplefilter("ignore", UserWarning)
+        metric = KernelInceptionDistance(feature=Precomputed(real.shape[1]), subsets=subsets, subset_size=subset_size)
     metric.set_dtype(torch.float64)
     metric.update(torch.from_numpy(real), real=True)
     metric.update(torch.from_numpy(fake), real=False)

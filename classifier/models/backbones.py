@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import urllib.error
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from balancer.errors import BalancerError, UsageError, nearest
+
+# DenseNet files that torchvision publishes say norm.1 for what its code calls norm1.
+_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
 
 def backbone_names() -> list[str]:
@@ -70,7 +74,7 @@ def _build(name: str, image_size: int, weights: str) -> nn.Module:
             f"the ImageNet weights of {name} are not cached and cannot be downloaded ({error}); download them on a machine "
             "with a network into the torch hub cache, or give --weights FILE (a torchvision state dict)"
         ) from error
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, AssertionError) as error:
         raise UsageError(
             f"{name} cannot be built at {image_size} px with weights {weights!r}: {str(error).splitlines()[0]}"
         ) from error
@@ -121,7 +125,10 @@ def _load_file(net: nn.Module, path: Path, head: str) -> None:
     state = {
         key: value for key, value in state.items() if not key.startswith((f"{head}.", "AuxLogits.", "aux1.", "aux2."))
     }
+    state = {_DENSENET.sub(r"\1\2", key): value for key, value in state.items()}
     own = {key: value for key, value in net.state_dict().items() if not key.startswith(f"{head}.")}
+    # A count of batches that does nothing; files of before it existed, torchvision's ResNets among them, lack it.
+    own = {key: value for key, value in own.items() if key in state or not key.endswith(".num_batches_tracked")}
     wrong = [
         key
         for key in (own.keys() | state.keys())

@@ -1,0 +1,97 @@
+"""Shared by the classifier's tests: data sets in memory, hand-made manifests, a command line in this process."""
+
+import csv
+import hashlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from balancer.config import DataConfig
+from balancer.data.dataset import Dataset, load_dataset
+from balancer.data.folder import CLASSES, Record
+
+COLUMNS = ("file", "index", "seed", "sha256", "class", "split_hash")
+SIZE = 16
+
+
+def in_memory(train: tuple[int, int], val: tuple[int, int] = (6, 6), test: tuple[int, int] = (5, 7)) -> Dataset:
+    """Noise; PNEUMONIA has a brighter lower half, so that there is something to learn."""
+    rng, images, labels, folds = np.random.default_rng(3), [], [], []
+    for fold, counts in (("train", train), ("val", val), ("test", test)):
+        for label, n in enumerate(counts):
+            pixels = rng.integers(0, 160, (n, SIZE, SIZE))
+            pixels[:, SIZE // 2 :] += 60 * label
+            images.append(pixels.astype(np.uint8))
+            labels += [label] * n
+            folds += [fold] * n
+    records = [Record(f"{i}.png", label, fold, str(i), "") for i, (label, fold) in enumerate(zip(labels, folds))]  # noqa: B905
+    n = len(labels)
+    digests = [f"{i:064x}" for i in range(n)]
+    return Dataset(
+        "memory", np.concatenate(images), np.array(labels), np.array(folds), records, digests, digests, "0" * 16, "f" * 16
+    )  # fmt: skip
+
+
+@pytest.fixture
+def make_data() -> Callable[..., Dataset]:
+    return in_memory
+
+
+def png(seed: int, size: int = 20) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size, size), dtype=np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def manifest(folder: Path, n: int, split_hash: str, label: int = 0, first: int = 0) -> Path:
+    """A synthesis of another generator: images and a manifest, nothing else. Rows are written last to first."""
+    cls = CLASSES[label]
+    (folder / "images" / cls).mkdir(parents=True)
+    rows = []
+    for i in range(n):
+        content, file = png(first + i), f"images/{cls}/s{i}.png"
+        (folder / file).write_bytes(content)
+        rows.append((file, i, 1000 + i, hashlib.sha256(content).hexdigest(), cls, split_hash))
+    with (folder / "manifest.csv").open("w", newline="") as handle:
+        csv.writer(handle).writerows([COLUMNS, *reversed(rows)])
+    return folder
+
+
+@pytest.fixture
+def make_manifest() -> Callable[..., Path]:
+    return manifest
+
+
+@pytest.fixture
+def classifier() -> Callable[..., Result]:
+    """Run the command line in this process; the result has ``stdout`` and ``stderr`` apart."""
+    from classifier.cli import main
+
+    def run(*arguments: object) -> Result:
+        return CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=True)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def small_data(_chest_template: Path) -> Dataset:
+    """The session's folder of noise, as the commands below see it. Not to be changed."""
+    return load_dataset(DataConfig(path=str(_chest_template), image_size=SIZE), require=("train", "val", "test"))
+
+
+@pytest.fixture(scope="session")
+def small_synthesis(small_data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest that fits :func:`small_data`, with three images more than the deficit."""
+    return manifest(tmp_path_factory.mktemp("synthesis") / "s", small_data.deficit + 3, small_data.split_hash)
+
+
+@pytest.fixture(scope="session")
+def small_args(_chest_template: Path) -> tuple[str, ...]:
+    """Options that make a run of the classifier take a second."""
+    return ("--data", str(_chest_template), "--image-size", str(SIZE), "--steps", "6", "--batch-size", "8",
+            "--set", "evaluations=3", "--device", "cpu", "-q")  # fmt: skip

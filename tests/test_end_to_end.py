@@ -1,0 +1,104 @@
+"""The main job: three commands in order, then a prediction, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from balancer.cli import main as balancer
+from balancer.data.folder import CLASSES, read_folder
+from classifier.cli import main as classifier
+
+TINY_GAN = "--steps 6 --batch-size 8 --image-size 32 --set generator_width=4 --set discriminator_width=4".split()
+TINY_TRAIN = ["--steps", "4", "--set", "evaluations=2", "--seeds", "2"]
+
+
+def run(command, *arguments: str):
+    result = CliRunner().invoke(command, [*arguments, "--json"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def three_commands(data: list[str]) -> tuple[dict, dict, dict]:
+    gan = run(balancer, "gan-train", *data, *TINY_GAN)
+    synthesis = run(balancer, "synthesize", *data, "--inception-weights", "off", "--set", "kid_subsets=5")
+    study = run(classifier, "ablate", "--regimes", "all", *data, *TINY_TRAIN)
+    return gan, synthesis, study
+
+
+def check(gan: dict, synthesis: dict, study: dict, deficit: int) -> None:
+    assert gan["class"] == "NORMAL"
+    assert Path(synthesis["gan_run"]) == Path(gan["run"])
+    assert synthesis["n"] == deficit == len(list((Path(synthesis["run"]) / "images/NORMAL").iterdir()))
+    assert [e["regime"] for e in study["regimes"]] == ["baseline", "augment", "gan", "combined"]
+    for entry in study["regimes"]:
+        counts = [entry["n_train"][c] for c in CLASSES]
+        balanced = entry["regime"] in ("gan", "combined")
+        assert counts[1] - counts[0] == (0 if balanced else deficit)
+        assert entry["seeds"] == 2
+    run_dir = Path(study["run"])
+    assert len((run_dir / "results.jsonl").read_text().splitlines()) == 8
+    for name in ("table.md", "table.csv", "table.json", "figures/roc.png", "figures/confusion.png", "figures/training.png"):
+        assert (run_dir / name).stat().st_size > 0
+    for made in (gan, synthesis, study):
+        assert (Path(made["run"]) / "done").exists()
+        assert (Path(made["run"]) / "env.json").exists()
+
+
+@pytest.mark.slow
+def test_three_commands_on_the_phantom_set(runs_cwd):
+    gan, synthesis, study = three_commands([])
+    check(gan, synthesis, study, deficit=synthesis["data"]["counts"]["train"]["PNEUMONIA"] - gan["n_train"])
+    assert any("drawings" in note for note in study["notes"])
+    assert "drawings" in (Path(synthesis["run"]) / "report.md").read_text()
+    assert "drawings" in (Path(study["run"]) / "table.md").read_text()
+
+
+@pytest.fixture
+def real_subset(real_data, tmp_path) -> Path:
+    """Every eighth real image, linked into a folder of its own, so that the whole job takes seconds."""
+    root = tmp_path / "subset"
+    for number, record in enumerate(read_folder(Path(real_data))):
+        if number % 8 == 0 or record.split == "val":
+            link = root / record.name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(Path(real_data).resolve() / record.name)
+    return root
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+def test_three_commands_and_a_prediction_on_real_images(real_subset, runs_cwd):
+    gan, synthesis, study = three_commands(["--data", str(real_subset)])
+    check(gan, synthesis, study, deficit=synthesis["data"]["counts"]["train"]["PNEUMONIA"] - gan["n_train"])
+    image = next((real_subset / "test/NORMAL").iterdir())
+    model = Path(study["run"]) / "trials/combined-0/model.pt"
+    answer = run(classifier, "predict", str(model), str(image))
+    assert answer["predictions"][0]["label"] in CLASSES
+    assert 0 <= answer["predictions"][0]["probability_pneumonia"] <= 1
+
+
+@pytest.mark.slow
+def test_console_scripts_start_and_fail_in_one_line(tmp_path):
+    """A fresh process, as installed: help is quick to print, an error is one line and its exit code."""
+    bin_dir = Path(sys.executable).parent
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("BALANCER_", "CLASSIFIER_"))}
+    environment["BALANCER_CACHE"] = str(tmp_path / "cache")
+    for name in ("balancer", "classifier"):
+        done = subprocess.run([bin_dir / name, "--help"], capture_output=True, text=True, env=environment, check=True)
+        assert "Usage" in done.stdout
+    missing = subprocess.run(
+        [bin_dir / "balancer", "gan-train", "--data", tmp_path / "nowhere"],
+        capture_output=True, text=True, cwd=tmp_path, env=environment, check=False,
+    )  # fmt: skip
+    assert missing.returncode == 1
+    assert missing.stdout == ""
+    assert missing.stderr.count("\n") == 1
+    assert "does not exist" in missing.stderr
+    assert not (tmp_path / "runs").exists()
