@@ -10,15 +10,23 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from balancer.errors import UsageError, nearest
 
 PHANTOM = "phantom"  # the data path that means "the built-in drawings"
 DEFAULT_FOLDER = Path("data/chest_xray")
+
+
+def _listed(value: Any) -> Any:
+    """``a,b`` as a list, for flags and for hand-written YAML."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
 
 class Section(BaseModel):
@@ -54,7 +62,7 @@ class GanTrainConfig(Section):
     batch_size: int = Field(32, ge=2)
     loss: str = "non_saturating"
     spectral_norm: bool = False
-    diffaugment: tuple[str, ...] = ()
+    diffaugment: Names = ()
     optimizer: Literal["adam", "rmsprop"] = "adam"
     lr_generator: float = Field(2e-4, gt=0)
     lr_discriminator: float = Field(2e-4, gt=0)
@@ -111,7 +119,7 @@ class TrainConfig(ClassifierConfig):
 class AblateConfig(ClassifierConfig):
     """`classifier ablate`: every regime times every trial seed."""
 
-    regimes: tuple[str, ...] = ("all",)
+    regimes: Names = ("all",)
     seeds: int = Field(3, ge=1)
 
 
@@ -251,22 +259,34 @@ def validate(model: type[SectionT], values: Mapping[str, Any]) -> SectionT:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"] if part not in ("int", "literal['deficit','all']"))
-        raise UsageError(f"setting {key!r} is {first['input']!r}: {first['msg'].lower()}") from error
+        names, problems = setting_names(model), error.errors()
+        path = [str(part) for part in problems[0]["loc"]]
+        key = next(name for name in (".".join(path[:n]) for n in range(1, len(path) + 1)) if name in names)
+        same = [p["msg"][:1].lower() + p["msg"][1:] for p in problems if ".".join(map(str, p["loc"])).startswith(key)]
+        raise UsageError(f"setting {key!r} is {problems[0]['input']!r}: {', or '.join(same)}") from error
 
 
-def check_keys(model: type[BaseModel], values: Mapping[str, Any], prefix: str = "") -> None:
+def check_keys(model: type[BaseModel], values: Mapping[str, Any]) -> None:
     """Refuse a key that the model does not have, naming the nearest one that it has."""
-    for key, value in values.items():
-        field = model.model_fields.get(key)
-        if field is None:
-            raise UsageError(f"unknown setting {prefix + str(key)!r}; {nearest(str(key), model.model_fields)}")
+    known = setting_names(model)
+    for key in flatten(values):
+        if key not in known:
+            section = key.rpartition(".")[0]
+            raise UsageError(
+                f"setting {section!r} is a single value, not a mapping"
+                if section in known
+                else f"unknown setting {key!r}; {nearest(key, known)}"
+            )
+
+
+def setting_names(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """All settings of a model by their dotted names."""
+    names: list[str] = []
+    for key, field in model.model_fields.items():
         nested = field.annotation
-        if isinstance(nested, type) and issubclass(nested, BaseModel):
-            if not isinstance(value, Mapping):
-                raise UsageError(f"setting {prefix + key!r} is {value!r}; expected a mapping")
-            check_keys(nested, value, f"{prefix}{key}.")
+        is_section = isinstance(nested, type) and issubclass(nested, BaseModel)
+        names += setting_names(nested, f"{prefix}{key}.") if is_section else [prefix + key]  # type: ignore[arg-type]
+    return names
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -84,6 +84,12 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def keep_jsonl(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
+    """Drop the rows of a JSON-lines file that are not wanted."""
+    rows = [row for row in read_jsonl(path) if wanted(row)]
+    write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+
+
 def _ends_with_newline(path: Path) -> bool:
     with path.open("rb") as handle:
         handle.seek(-1, os.SEEK_END)

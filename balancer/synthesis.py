@@ -84,7 +84,12 @@ def open_source(config: SynthesizeConfig, device: torch.device) -> Source:
             f" {data.source} (split {data.split_hash}); give the same --data, or train on this one first"
         )
     G = architecture(gan.architecture).generator(gan.data.image_size, gan.z_dim, gan.generator_width)
-    G.load_state_dict(content["G_ema"])
+    try:
+        G.load_state_dict(content["G_ema"])
+    except RuntimeError as error:
+        raise BalancerError(
+            f"{run / CHECKPOINT} is of another configuration than config.yaml beside it; train again"
+        ) from error
     label = [c == content["class"] for c in CLASSES].index(True)
     return Source(run, G.to(device).eval(), gan, label, content["step"], data)
 

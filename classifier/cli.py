@@ -24,22 +24,9 @@ def main() -> None:
     """
 
 
-def comma_list(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
-    """``all,controls`` as ("all", "controls")."""
-    return None if value is None else tuple(part.strip() for part in value.split(",") if part.strip())
-
-
-def whole_or_word(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | str | None:
-    """A number as such; a word is left for the settings to check."""
-    try:
-        return None if value is None else int(value)
-    except ValueError:
-        return value
-
-
 TRAIN_SETTINGS = (
     setting("--synthetic", "synthetic", metavar="DIR", help="A finished synthesis. [default: the newest]"),
-    setting("--synthetic-count", "synthetic_count", metavar="deficit|all|N", callback=whole_or_word, help="How many of them. [default: deficit]"),
+    setting("--synthetic-count", "synthetic_count", metavar="deficit|all|N", help="How many of them. [default: deficit]"),
     setting("--model", "model", help="small_cnn, s2_cnn, or a torchvision name such as resnet18. [default: small_cnn]"),
     setting("--weights", "weights", metavar="imagenet|none|FILE", help="Weights of a torchvision model. [default: none]"),
     setting("--augmentation", "augmentation", help="Preset of classical transforms: mild or s2. [default: mild]"),
@@ -51,7 +38,7 @@ TRAIN_SETTINGS = (
 @run_command(
     main,
     "ablate",
-    setting("--regimes", "regimes", callback=comma_list, metavar="LIST", help="all, controls, or names such as baseline,gan. [default: all]"),
+    setting("--regimes", "regimes", metavar="LIST", help="all, controls, or names such as baseline,gan. [default: all]"),
     setting("--seeds", "seeds", type=int, help="Paired trial seeds per regime. [default: 3]"),
     *TRAIN_SETTINGS,
 )  # fmt: skip

@@ -4,12 +4,14 @@ import logging
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import settings
+from hypothesis.configuration import set_hypothesis_home_dir
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -17,15 +19,16 @@ REAL_DATA = Path(os.environ.get("BALANCER_DATA") or REPOSITORY.parent / "shared"
 for variable in [v for v in os.environ if v.startswith(("BALANCER_", "CLASSIFIER_"))]:
     del os.environ[variable]  # what the developer's shell says must not reach a test
 
+# Hypothesis keeps notes while tests are collected, before any fixture: not in the repository.
+set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "xray-balancer-hypothesis")
 settings.register_profile("toolkit", deadline=None, database=None, derandomize=True, max_examples=60)
 settings.load_profile("toolkit")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_folders(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The toolkit's cache and hypothesis's notes, away from the user's and from the repository."""
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The toolkit's cache, away from the user's."""
     os.environ["BALANCER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(tmp_path_factory.mktemp("hypothesis"))
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from balancer.cli import main as balancer
 from balancer.data.folder import CLASSES, read_folder
 from classifier.cli import main as classifier
 
-TINY_GAN = "--steps 6 --batch-size 8 --image-size 32 --set generator_width=4 --set discriminator_width=4".split()
+TINY_GAN = "--steps 6 --batch-size 8 --image-size 32 --set generator_width=4 --set discriminator_width=4".split()  # noqa: SIM905 (read as typed)
 TINY_TRAIN = ["--steps", "4", "--set", "evaluations=2", "--seeds", "2"]
 
 

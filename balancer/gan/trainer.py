@@ -25,7 +25,7 @@ from balancer.gan.ema import EMA
 from balancer.gan.losses import loss_named
 from balancer.gan.networks import architecture
 from balancer.grids import save_grid, to_uint8
-from balancer.run import RunDir, atomic_file, deferred_signals
+from balancer.run import RunDir, atomic_file, deferred_signals, keep_jsonl
 from balancer.seeding import derive_seed, generator
 
 log = logging.getLogger("balancer")
@@ -158,6 +158,7 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
     state = build_state(config, device)
     if run.resumed and (run / CHECKPOINT).exists():
         load_checkpoint(run / CHECKPOINT, state, data, device)
+        keep_jsonl(run / "metrics.jsonl", lambda row: row["step"] <= state.step)  # a kill may have come after it
         log.info("resumed at step %d of %d", state.step, config.steps)
     fixed_z = sample_z(config, GRID_IMAGES, generator(config.seed, "grid")).to(device)
     (run / "grids").mkdir(exist_ok=True)
@@ -296,6 +297,9 @@ def load_checkpoint(path: Path, state: GanState, data: Dataset, device: torch.de
         raise BalancerError(
             f"{path} was trained on split {content['split_hash']}, the data now give {data.split_hash}; the files or their split changed"
         )
-    for name, part in state.parts().items():
-        part.load_state_dict(content[name])
+    try:
+        for name, part in state.parts().items():
+            part.load_state_dict(content[name])
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise BalancerError(f"{path} is of another configuration than config.yaml beside it; train again") from error
     state.step = content["step"]

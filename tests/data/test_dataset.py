@@ -49,6 +49,15 @@ def test_validation_is_carved_from_train_and_val_by_patient(chest_folder: Path) 
     assert not patients["train"] & patients["val"]
 
 
+def test_the_images_of_val_may_be_trained_on(chest_folder: Path) -> None:
+    """Carved from train and val together: the 16 images of val are no fold of their own."""
+    trained_on = set()
+    for seed in range(4):
+        data = load(chest_folder, split_seed=seed)
+        trained_on |= {data.records[i].name for i in data.indices("train") if data.records[i].split == "val"}
+    assert len(trained_on) == 4
+
+
 def test_the_split_is_fixed_by_its_own_seed(chest_folder: Path) -> None:
     first, again = load(chest_folder), load(chest_folder)
     assert np.array_equal(first.folds, again.folds)

@@ -123,6 +123,12 @@ def test_a_missing_or_empty_class_is_named(chest_folder: Path, split: str, cls: 
     assert ("holds no image" in message) == empty
 
 
+def test_a_stray_folder_does_not_stand_in_for_a_class(chest_folder: Path) -> None:
+    (chest_folder / "train" / "NORMAL").rename(chest_folder / "train" / "NORMAL2")
+    with pytest.raises(BalancerError, match="no NORMAL folder"):
+        read_folder(chest_folder)
+
+
 def test_no_train(chest_folder: Path) -> None:
     shutil.rmtree(chest_folder / "train")
     with pytest.raises(BalancerError, match="no train folder") as caught:

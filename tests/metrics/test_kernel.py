@@ -35,4 +35,38 @@ def test_one_subset_of_everything_is_the_mmd() -> None:
 def test_agrees_with_torch_fidelity() -> None:
     metric_kid = pytest.importorskip("torch_fidelity.metric_kid")
     a, b = sample(20, 5, 0), sample(20, 5, 1, 0.4)
-    theirs = metric_kid.kernel_mmd(a, b, kid_kernel="poly", kid_kernel_poly_degree=3, kid_kernel_poly_gamma=None,
+    cubic_kernel = {"kid_kernel_poly_degree": 3, "kid_kernel_poly_gamma": None, "kid_kernel_poly_coef0": 1}
+    theirs = metric_kid.kernel_mmd(a, b, kid_kernel="poly", **cubic_kernel)
+    assert kernel_distance(a, b, subsets=1, subset_size=20, seed=0)[0] == pytest.approx(theirs, rel=1e-9)
+
+
+def test_subsets_scatter_around_the_mmd() -> None:
+    a, b = sample(60, 4, 0), sample(60, 4, 1, 0.7)
+    mean, sd = kernel_distance(a, b, subsets=400, subset_size=30, seed=0)
+    assert sd > 0
+    assert mean == pytest.approx(unbiased_mmd2(a, b), abs=5 * sd / 400**0.5)
+
+
+def test_unbiased_around_zero() -> None:
+    """Independent draws of one distribution: the mean over many pairs is 0, so some are negative."""
+    values = [kernel_distance(sample(12, 3, s), sample(12, 3, 1000 + s), 1, 12, 0)[0] for s in range(200)]
+    assert min(values) < 0
+    assert abs(np.mean(values)) < 4 * np.std(values) / 200**0.5
+
+
+def test_seed_alone_decides_and_global_streams_are_untouched() -> None:
+    a, b = sample(40, 4, 0), sample(40, 4, 1, 0.5)
+    torch.manual_seed(11)
+    state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    first = kernel_distance(a, b, 5, 10, seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
+    torch.manual_seed(12)
+    assert kernel_distance(a, b, 5, 10, seed=3) == first
+    assert kernel_distance(a, b, 5, 10, seed=4) != first
+
+
+@pytest.mark.parametrize("size", [0, 1, 11])
+def test_impossible_subset(size: int) -> None:
+    with pytest.raises(BalancerError, match=f"KID subset size is {size}; expected 2 to 10 with 10 real and 12 synth"):
+        kernel_distance(sample(10, 3, 0), sample(12, 3, 1), 5, size, 0)
