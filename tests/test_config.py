@@ -98,10 +98,12 @@ def file(tmp_path: Path) -> Path:
     ("values", "says"),
     [
         ({"stepz": 3}, "unknown setting 'stepz'; did you mean 'steps'?"),
-        ({"data": {"image_sise": 3}}, "unknown setting 'data.image_sise'; did you mean 'image_size'?"),
+        ({"data": {"image_sise": 3}}, "unknown setting 'data.image_sise'; did you mean 'data.image_size'?"),
+        ({"image_size": 3}, "unknown setting 'image_size'; did you mean 'data.image_size'?"),
+        ({"seed": {"x": 3}}, "setting 'seed' is a single value, not a mapping"),
         ({"qqqq": 1}, "known: architecture, batch_size,"),
         ({5: 1}, "unknown setting '5'"),
-        ({"data": 3}, "setting 'data' is 3; expected a mapping"),
+        ({"data": 3}, "unknown setting 'data'; did you mean 'data.path'?"),
         ({"steps": 0}, "setting 'steps' is 0: "),
         ({"steps": "many"}, "setting 'steps' is 'many': "),
         ({"seed": 1.5}, "setting 'seed' is 1.5: "),
@@ -109,7 +111,7 @@ def file(tmp_path: Path) -> Path:
         ({"lr_generator": float("nan")}, "setting 'lr_generator' is nan: "),
         ({"data": {"val_fraction": 1.0}}, "setting 'data.val_fraction' is 1.0: "),
         ({"data": {"resize": "stretch"}}, "setting 'data.resize' is 'stretch': "),
-        ({"diffaugment": "cutout"}, "setting 'diffaugment' is 'cutout': "),
+        ({"diffaugment": 3}, "setting 'diffaugment' is 3: "),
     ],
 )
 def test_mistakes_are_one_line_that_names_the_key(values: dict, says: str) -> None:
@@ -129,6 +131,12 @@ def test_a_choice_of_number_or_word(count: object, fits: bool) -> None:
     else:
         with pytest.raises(UsageError, match="setting 'synthetic_count' is"):
             validate(AblateConfig, {"synthetic_count": count})
+
+
+@pytest.mark.parametrize("said", ["cutout,contrast", " cutout , contrast, ", ["cutout", "contrast"]])
+def test_names_as_text_or_as_a_list(said: object) -> None:
+    assert validate(GanTrainConfig, {"diffaugment": said}).diffaugment == ("cutout", "contrast")
+    assert validate(GanTrainConfig, {"diffaugment": ""}).diffaugment == ()
 
 
 def test_settings_are_frozen() -> None:
@@ -287,7 +295,8 @@ def test_a_file_serves_several_commands(file: Path) -> None:
         (b"gan-train: {steps: 3}", "did you mean 'gan_train'?"),
         (b"5: {}", "unknown section 5"),
         (b"gan_train: {stepz: 3}", "unknown setting 'stepz'; did you mean 'steps'?"),
-        (b"data: {image_sise: 3}", "unknown setting 'data.image_sise'; did you mean 'image_size'?"),
+        (b"data: {image_sise: 3}", "unknown setting 'data.image_sise'; did you mean 'data.image_size'?"),
+        (b"gan_train: {5: 1}", "unknown setting '5'"),
         (b"gan_train: {data: 5}", "setting 'data' is 5; expected a mapping"),
         (b"data: 5", "section 'data' is a int"),
         (b"gan_train: [1]", "section 'gan_train' is a list"),

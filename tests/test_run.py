@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import filelock
 import pytest
 import yaml
 
@@ -25,6 +26,7 @@ from balancer.run import (
     deferred_signals,
     environment,
     git_commit,
+    keep_jsonl,
     latest_run,
     open_run,
     read_jsonl,
@@ -161,6 +163,18 @@ def test_a_row_that_json_cannot_hold_is_not_begun(tmp_path: Path) -> None:
     assert read_jsonl(tmp_path / "x.jsonl") == [{"a": 1}]
 
 
+def test_unwanted_rows_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    for step in range(5):
+        append_jsonl(path, {"step": step})
+    with path.open("a") as handle:
+        handle.write('{"step": 5, "lo')
+    keep_jsonl(path, lambda row: row["step"] < 3)
+    assert path.read_text() == '{"step": 0}\n{"step": 1}\n{"step": 2}\n'
+    keep_jsonl(path, lambda row: False)
+    assert read_jsonl(path) == []
+
+
 def rows_of(who: str) -> list[dict]:
     return [{"who": who, "i": i, "long": who * 3000} for i in range(40)]
 
@@ -176,6 +190,17 @@ def test_threads_do_not_mix_their_lines(tmp_path: Path) -> None:
     assert len(found) == 120
     for who in "abc":
         assert [r for r in found if r["who"] == who] == rows_of(who)
+
+
+def test_a_writer_waits_for_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    thread = threading.Thread(target=append_jsonl, args=(path, {"a": 1}))
+    with filelock.FileLock(f"{path}.lock"):
+        thread.start()
+        thread.join(timeout=0.2)
+        assert read_jsonl(path) == []
+    thread.join(timeout=10)
+    assert read_jsonl(path) == [{"a": 1}]
 
 
 def test_processes_do_not_mix_their_lines(tmp_path: Path) -> None:
@@ -317,6 +342,7 @@ def test_out_with_a_run_needs_force(tmp_path: Path) -> None:
         {"lr_generator": 0.0001, "lr_discriminator": "2e-4", "steps": 4000.0, "z_dim": "100"},
         {"diffaugment": ["cutout"]},
         {"diffaugment": ("cutout",)},
+        {"diffaugment": "cutout"},
         {"data": {"image_size": CONFIG.data.image_size}},
         {"data": {}},
     ],

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from balancer import progress
 from balancer.augmentation.differentiable import check_policy, diff_augment
-from balancer.config import GanTrainConfig
+from balancer.config import GanTrainConfig, differences, validate
 from balancer.data.dataset import Dataset
 from balancer.data.folder import CLASSES
 from balancer.data.sampling import batch_indices
@@ -31,6 +31,7 @@ from balancer.seeding import derive_seed, generator
 log = logging.getLogger("balancer")
 FORMAT = 1  # of the checkpoint
 CHECKPOINT = "checkpoint.pt"
+KEYS = {"config", "step", "class", "split_hash", "data", "G", "D", "G_ema", "optimizer_G", "optimizer_D"}
 GRID_IMAGES = 64
 
 
@@ -157,7 +158,7 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
     images = training_images(data, label, device)
     state = build_state(config, device)
     if run.resumed and (run / CHECKPOINT).exists():
-        load_checkpoint(run / CHECKPOINT, state, data, device)
+        load_checkpoint(run / CHECKPOINT, config, state, data, device)
         keep_jsonl(run / "metrics.jsonl", lambda row: row["step"] <= state.step)  # a kill may have come after it
         log.info("resumed at step %d of %d", state.step, config.steps)
     fixed_z = sample_z(config, GRID_IMAGES, generator(config.seed, "grid")).to(device)
@@ -191,8 +192,8 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
 
             # Snapshot: the fixed-z grid and a checkpoint
             if step % config.snapshot_every == 0 or step == config.steps:
-                save_grid(run / "grids" / f"step_{step:06d}.png", to_uint8(generate(state.ema.network, fixed_z)))
                 save_checkpoint(run / CHECKPOINT, config, state, data, label)
+                save_grid(run / "grids" / f"step_{step:06d}.png", to_uint8(generate(state.ema.network, fixed_z)))
             if (signum := signalled()) is not None and step < config.steps:
                 save_checkpoint(run / CHECKPOINT, config, state, data, label)
                 raise Interrupted(signum, f"saved at step {step} of {config.steps}; continue with --resume {run.path}")
@@ -255,7 +256,16 @@ def estimate_seconds(config: GanTrainConfig, data: Dataset, device: torch.device
 
 
 def save_checkpoint(path: Path, config: GanTrainConfig, state: GanState, data: Dataset, label: int) -> None:
-    """Write the whole state atomically. No generator state is needed: every draw is derived from the step."""
+    """Write the whole state atomically. No generator state is needed: every draw is derived from the step.
+
+    Raises:
+        BalancerError: a weight is not finite; the file is left as it was, since losses are looked at less often.
+    """
+    if not all(torch.isfinite(v).all() for net in (state.G, state.D) for v in net.state_dict().values()):
+        raise BalancerError(
+            f"training diverged by step {state.step}: weights are not finite; lower the learning rates;"
+            f" the last snapshot is kept in {path.parent}"
+        )
     content = {
         "format": FORMAT,
         "config": config.model_dump(mode="json"),
@@ -281,18 +291,31 @@ def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
         raise BalancerError(f"{path} does not exist; the run stopped before its first snapshot: train again") from error
     except Exception as error:  # torch.load raises many kinds for a damaged file
         raise BalancerError(f"{path} is not a readable GAN checkpoint ({type(error).__name__}); train again") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT or "G_ema" not in content:
+    if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() >= KEYS:
         raise BalancerError(f"{path} is not a GAN checkpoint of format {FORMAT}; train again with this version")
     return content
 
 
-def load_checkpoint(path: Path, state: GanState, data: Dataset, device: torch.device) -> None:
+def check_config(path: Path, content: dict[str, Any], config: GanTrainConfig) -> None:
+    """Refuse a checkpoint that was made under other settings: its weights would not fit, or fit by chance.
+
+    Raises:
+        BalancerError: listing the differences.
+    """
+    saved = validate(GanTrainConfig, content["config"])  # fills in what a later version added
+    changed = differences(saved.model_dump(mode="json"), config.model_dump(mode="json"))
+    if changed:
+        raise BalancerError(f"{path} was made with other settings than this run's: {'; '.join(changed)}; train again")
+
+
+def load_checkpoint(path: Path, config: GanTrainConfig, state: GanState, data: Dataset, device: torch.device) -> None:
     """Put a saved state back.
 
     Raises:
-        BalancerError: it was trained on another split of the data.
+        BalancerError: it was trained under other settings or on another split of the data.
     """
     content = read_checkpoint(path, device)
+    check_config(path, content, config)
     if content["split_hash"] != data.split_hash:
         raise BalancerError(
             f"{path} was trained on split {content['split_hash']}, the data now give {data.split_hash}; the files or their split changed"

@@ -34,7 +34,7 @@ def test_no_cut_is_better(case: tuple[Array, Array]) -> None:
     assert reached(y_true, y_score, chosen) == pytest.approx(max(every))
 
 
-@given(st.integers(1, 9), st.integers(1, 9), st.floats(0, 0.4, width=32), st.floats(0.6, 1, width=32))
+@given(st.integers(1, 9), st.integers(1, 9), st.floats(0, 0.375, width=32), st.floats(0.625, 1, width=32))
 def test_in_a_gap_it_lies_in_the_middle(n: int, m: int, low: float, high: float) -> None:
     rng = np.random.default_rng(n * 10 + m)
     y_score = np.concatenate([low * rng.random(n - 1), [low], [high], high + (1 - high) * rng.random(m - 1)])

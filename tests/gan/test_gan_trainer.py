@@ -40,6 +40,12 @@ TINY: dict[str, Any] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def one_thread(two_threads: None) -> None:
+    """Nets this small gain nothing from a second thread, and lose much when the machine is busy."""
+    torch.set_num_threads(1)
+
+
 def config(**changes: Any) -> GanTrainConfig:
     resolved = resolve("gan_train", {**TINY, **changes})
     assert isinstance(resolved, GanTrainConfig)
@@ -109,8 +115,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("stop", [4, 5])
-@pytest.mark.parametrize("preset", list(PRESETS))
+@pytest.mark.parametrize(("preset", "stop"), [*((preset, 4) for preset in PRESETS), ("dcgan", 5)])
 def test_resumed_equals_uninterrupted(
     preset: str, stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,7 +345,7 @@ def trained(tmp_path: Path, **changes: Any) -> Path:
 
 
 def resume(path: Path, data: Dataset, **changes: Any) -> None:
-    settings = config(**{"steps": 4, **changes})
+    settings = config(**{"steps": 2, **changes})
     with run_at(path.parent, settings, resume=True) as run:
         train(settings, data, run, CPU)
 

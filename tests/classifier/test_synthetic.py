@@ -1,0 +1,170 @@
+"""Manifests: of the same split, of the minority class, whole, unchanged, and as many images as asked for."""
+
+import csv
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from balancer.config import DataConfig
+from balancer.data.dataset import Dataset
+from balancer.data.images import read_image
+from balancer.errors import BalancerError
+from classifier.synthetic import SyntheticSet, load_synthetic
+
+Make = Callable[..., Path]
+CONFIG = DataConfig(image_size=16)
+
+
+@pytest.fixture
+def data(make_data: Callable[..., Dataset]) -> Dataset:
+    return make_data((3, 7))  # the deficit is 4
+
+
+@pytest.fixture
+def folder(make_manifest: Make, data: Dataset, tmp_path: Path) -> Path:
+    return make_manifest(tmp_path / "s", 6, data.split_hash)
+
+
+def edit(folder: Path, change: Callable[[list[list[str]]], object]) -> None:
+    """Change the rows of the manifest, the title among them."""
+    with (folder / "manifest.csv").open(newline="") as handle:
+        rows = list(csv.reader(handle))
+    change(rows)
+    with (folder / "manifest.csv").open("w", newline="") as handle:
+        csv.writer(handle).writerows(rows)
+
+
+@pytest.mark.parametrize(("count", "n"), [("deficit", 4), ("all", 6), (1, 1), (6, 6)])
+def test_the_first_images_by_index(folder: Path, data: Dataset, count: int | str, n: int) -> None:
+    """The manifest's rows stand in reverse; the index counts."""
+    loaded = load_synthetic(folder, data, CONFIG, count)
+    expected = [read_image(folder / f"images/NORMAL/s{i}.png", 16, "squash") for i in range(n)]
+    assert np.array_equal(loaded.images, np.stack(expected))
+    assert loaded.images.shape == (n, 16, 16)
+    assert (loaded.label, loaded.images.dtype) == (0, np.uint8)
+
+
+def test_indices_are_numbers_not_text(make_manifest: Make, data: Dataset, tmp_path: Path) -> None:
+    folder = make_manifest(tmp_path / "many", 12, data.split_hash)
+    loaded = load_synthetic(folder, data, CONFIG, 3)
+    assert np.array_equal(loaded.images[2], read_image(folder / "images/NORMAL/s2.png", 16, "squash"))
+
+
+def test_the_minority_may_be_pneumonia(make_data: Callable[..., Dataset], make_manifest: Make, tmp_path: Path) -> None:
+    data = make_data((7, 3))
+    folder = make_manifest(tmp_path / "s", 4, data.split_hash, label=1)
+    assert load_synthetic(folder, data, CONFIG, "deficit").label == 1
+
+
+def test_the_digest_names_the_images_used(folder: Path, data: Dataset, make_manifest: Make, tmp_path: Path) -> None:
+    def digest(path: Path, count: int | str) -> str:
+        return load_synthetic(path, data, CONFIG, count).digest
+
+    other = make_manifest(tmp_path / "other", 6, data.split_hash, first=50)
+    same = make_manifest(tmp_path / "same", 9, data.split_hash)
+    assert digest(folder, 4) == digest(folder, "deficit") == digest(same, 4)
+    assert len({digest(folder, 4), digest(folder, 5), digest(other, 4)}) == 3
+
+
+def test_another_split_is_refused(make_manifest: Make, data: Dataset, tmp_path: Path) -> None:
+    folder = make_manifest(tmp_path / "s", 6, "a" * 16)
+    with pytest.raises(BalancerError, match=f"split {'a' * 16}, .*give {'0' * 16}: it could hold validation patients"):
+        load_synthetic(folder, data, CONFIG, "all")
+
+
+def test_one_image_of_another_split_is_enough(folder: Path, data: Dataset) -> None:
+    edit(folder, lambda rows: rows[3].__setitem__(5, "b" * 16))
+    with pytest.raises(BalancerError, match="it could hold validation patients"):
+        load_synthetic(folder, data, CONFIG, "all")
+
+
+def test_another_class_is_refused(make_manifest: Make, data: Dataset, tmp_path: Path) -> None:
+    folder = make_manifest(tmp_path / "s", 6, data.split_hash, label=1)
+    with pytest.raises(BalancerError, match="holds PNEUMONIA images; expected NORMAL, the minority class"):
+        load_synthetic(folder, data, CONFIG, "all")
+    edit(folder, lambda rows: rows[1].__setitem__(4, "NORMAL"))
+    with pytest.raises(BalancerError, match="holds NORMAL/PNEUMONIA images"):
+        load_synthetic(folder, data, CONFIG, "all")
+
+
+@pytest.mark.parametrize(("made", "count", "needed"), [(3, "deficit", 4), (6, 7, 7)])
+def test_too_few_images_states_both_numbers(
+    make_manifest: Make, data: Dataset, tmp_path: Path, made: int, count: int | str, needed: int
+) -> None:
+    folder = make_manifest(tmp_path / "s", made, data.split_hash)
+    with pytest.raises(BalancerError, match=rf"needs {needed} synthetic images, .* lists {made}; .*--n {needed}`"):
+        load_synthetic(folder, data, CONFIG, count)
+
+
+@pytest.mark.parametrize("count", [0, -2])
+def test_a_count_below_one_is_refused(folder: Path, data: Dataset, count: int) -> None:
+    with pytest.raises(BalancerError, match=f"^{count} synthetic images would be added"):
+        load_synthetic(folder, data, CONFIG, count)
+
+
+def test_balanced_data_have_no_deficit(
+    make_data: Callable[..., Dataset], make_manifest: Make, tmp_path: Path
+) -> None:
+    data = make_data((4, 4))
+    folder = make_manifest(tmp_path / "s", 6, data.split_hash)
+    with pytest.raises(BalancerError, match=r"deficit is 0\); give --synthetic-count"):
+        load_synthetic(folder, data, CONFIG, "deficit")
+    assert len(load_synthetic(folder, data, CONFIG, 2).images) == 2
+
+
+def test_a_changed_file_is_refused(folder: Path, data: Dataset) -> None:
+    file = folder / "images/NORMAL/s2.png"
+    file.write_bytes((folder / "images/NORMAL/s5.png").read_bytes())
+    with pytest.raises(BalancerError, match=r"s2\.png is not the image .*SHA-256 differs"):
+        load_synthetic(folder, data, CONFIG, "deficit")
+    assert len(load_synthetic(folder, data, CONFIG, 2).images) == 2, "what is not used is not read"
+
+
+def test_a_missing_file_is_named(folder: Path, data: Dataset) -> None:
+    (folder / "images/NORMAL/s1.png").unlink()
+    with pytest.raises(BalancerError, match=r"s1\.png, listed in the manifest, cannot be read"):
+        load_synthetic(folder, data, CONFIG, "deficit")
+
+
+def test_a_listed_file_that_is_no_image(folder: Path, data: Dataset) -> None:
+    (folder / "images/NORMAL/s0.png").write_bytes(b"text")
+    edit(folder, lambda rows: [r.__setitem__(3, hashlib.sha256(b"text").hexdigest()) for r in rows if r[1] == "0"])
+    with pytest.raises(BalancerError, match=r"s0\.png, listed in the manifest, cannot be read"):
+        load_synthetic(folder, data, CONFIG, 1)
+
+
+def test_no_manifest(tmp_path: Path, data: Dataset) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "absent", tmp_path / "file"):
+        with pytest.raises(BalancerError, match="has no manifest.csv; give --synthetic"):
+            load_synthetic(path, data, CONFIG, "all")
+
+
+@pytest.mark.parametrize("column", ["file", "index", "sha256", "class", "split_hash"])
+def test_a_missing_column_is_named(folder: Path, data: Dataset, column: str) -> None:
+    edit(folder, lambda rows: rows[0].__setitem__(rows[0].index(column), "other"))
+    with pytest.raises(BalancerError, match=rf"manifest\.csv .*{column}"):
+        load_synthetic(folder, data, CONFIG, "all")
+
+
+@pytest.mark.parametrize("kept", [0, 1, 20, 60, -1, -8, -40, -100])
+def test_a_torn_manifest_is_never_a_traceback(folder: Path, data: Dataset, kept: int) -> None:
+    """Cut anywhere: an error of ours, or (where only the last line end is lost) the whole set."""
+    text = (folder / "manifest.csv").read_bytes()
+    (folder / "manifest.csv").write_bytes(text[:kept])
+    try:
+        loaded: SyntheticSet | None = load_synthetic(folder, data, CONFIG, "all")
+    except BalancerError as error:
+        loaded = None
+        assert "manifest" in str(error) or "split" in str(error)
+    assert loaded is None or (kept == -1 and len(loaded.images) == 6)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00\x01", b"file,index,seed,sha256,class,split_hash\n", b"\x00" * 40])
+def test_a_manifest_of_nonsense(folder: Path, data: Dataset, content: bytes) -> None:
+    (folder / "manifest.csv").write_bytes(content)
+    with pytest.raises(BalancerError, match=r"manifest\.csv"):
+        load_synthetic(folder, data, CONFIG, "all")
