@@ -32,7 +32,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 class Section(BaseModel):
     """Base of every settings model: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -262,7 +262,8 @@ def validate(model: type[SectionT], values: Mapping[str, Any]) -> SectionT:
         names, problems = setting_names(model), error.errors()
         path = [str(part) for part in problems[0]["loc"]]
         key = next(name for name in (".".join(path[:n]) for n in range(1, len(path) + 1)) if name in names)
-        same = [p["msg"][:1].lower() + p["msg"][1:] for p in problems if ".".join(map(str, p["loc"])).startswith(key)]
+        depth = key.count(".") + 1
+        same = [p["msg"][:1].lower() + p["msg"][1:] for p in problems if ".".join(map(str, p["loc"][:depth])) == key]
         raise UsageError(f"setting {key!r} is {problems[0]['input']!r}: {', or '.join(same)}") from error
 
 

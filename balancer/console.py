@@ -84,11 +84,17 @@ DATA_OPTIONS = (
 )
 RUN_OPTIONS = (
     click.option(
-        "--config", "config_file", type=click.Path(path_type=Path), metavar="FILE.yaml", help="Settings from a file."
+        "--config",
+        "config_file",
+        cls=_SettingOption,
+        type=click.Path(path_type=Path),
+        metavar="FILE.yaml",
+        help="Settings from a file.",
     ),
     click.option(
         "--set",
         "assignments",
+        cls=_SettingOption,
         multiple=True,
         metavar="KEY=VALUE",
         help="Any setting by name, e.g. data.resize=pad. Repeatable.",

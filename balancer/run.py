@@ -115,7 +115,8 @@ class RunDir:
 
     def __init__(self, path: Path, resumed: bool) -> None:
         self.path, self.resumed = path, resumed
-        self._lock = filelock.FileLock(str(path.parent / f".{path.name}.lock"))
+        whole = path.resolve()  # "." has no name of its own
+        self._lock = filelock.FileLock(str(whole.parent / f".{whole.name}.lock"))
         try:
             self._lock.acquire(timeout=0)
         except filelock.Timeout as error:
@@ -285,14 +286,21 @@ def environment(command: str, device: str, **more: Any) -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """The commit of the code that runs, with ``-dirty`` if it was changed; None outside a checkout."""
-    here = Path(__file__).resolve().parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    """The commit of the code that runs, with ``-dirty`` if it was changed; None outside a checkout.
+
+    An installed copy may lie inside somebody else's repository, which does not track this file.
+    """
+    here = Path(__file__).resolve()
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        git("ls-files", "--error-unmatch", here.name)
+        return git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*") or None
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None
 
 
 @contextlib.contextmanager

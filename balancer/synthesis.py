@@ -23,7 +23,7 @@ from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.folder import CLASSES
 from balancer.errors import BalancerError
 from balancer.gan.networks import architecture
-from balancer.gan.trainer import CHECKPOINT, generate, read_checkpoint, sample_z
+from balancer.gan.trainer import CHECKPOINT, check_config, generate, read_checkpoint, sample_z
 from balancer.grids import png_bytes, save_side_by_side, to_uint8
 from balancer.manifest import MANIFEST_COLUMNS
 from balancer.metrics.features import random_subset
@@ -66,7 +66,8 @@ def open_source(config: SynthesizeConfig, device: torch.device) -> Source:
     """Load the generator and its data.
 
     Raises:
-        BalancerError: the run is not finished, or the data now give another split or size than it was trained on.
+        BalancerError: the run is not finished, its checkpoint is of other settings, or the data now give another
+            split or size than it was trained on.
     """
     run = Path(config.gan_run or "")
     gan = validate(GanTrainConfig, saved_config("gan-train", run))
@@ -77,6 +78,7 @@ def open_source(config: SynthesizeConfig, device: torch.device) -> Source:
             f"the GAN of {run} makes {gan.data.image_size} px images, --image-size asks for {config.data.image_size}"
         )
     content = read_checkpoint(run / CHECKPOINT, device)
+    check_config(run / CHECKPOINT, content, gan)
     data = load_dataset(config.data)
     if content["split_hash"] != data.split_hash:
         raise BalancerError(
@@ -84,12 +86,7 @@ def open_source(config: SynthesizeConfig, device: torch.device) -> Source:
             f" {data.source} (split {data.split_hash}); give the same --data, or train on this one first"
         )
     G = architecture(gan.architecture).generator(gan.data.image_size, gan.z_dim, gan.generator_width)
-    try:
-        G.load_state_dict(content["G_ema"])
-    except RuntimeError as error:
-        raise BalancerError(
-            f"{run / CHECKPOINT} is of another configuration than config.yaml beside it; train again"
-        ) from error
+    G.load_state_dict(content["G_ema"])
     label = [c == content["class"] for c in CLASSES].index(True)
     return Source(run, G.to(device).eval(), gan, label, content["step"], data)
 

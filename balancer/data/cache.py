@@ -26,7 +26,7 @@ from balancer import progress
 from balancer.errors import BalancerError
 from balancer.run import write_json
 
-FORMAT = 1  # raise when decoding changes
+FORMAT = 2  # raise when decoding changes
 UNREADABLE = "unreadable"  # in place of the digest of a file that cannot be opened
 ResultT = TypeVar("ResultT")
 

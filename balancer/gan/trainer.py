@@ -305,7 +305,9 @@ def check_config(path: Path, content: dict[str, Any], config: GanTrainConfig) ->
     saved = validate(GanTrainConfig, content["config"])  # fills in what a later version added
     changed = differences(saved.model_dump(mode="json"), config.model_dump(mode="json"))
     if changed:
-        raise BalancerError(f"{path} was made with other settings than this run's: {'; '.join(changed)}; train again")
+        raise BalancerError(
+            f"{path} was made under other settings than config.yaml beside it: {'; '.join(changed)}; train again"
+        )
 
 
 def load_checkpoint(path: Path, config: GanTrainConfig, state: GanState, data: Dataset, device: torch.device) -> None:

@@ -104,6 +104,8 @@ def _one_output(head: nn.Module) -> nn.Module:
 def _replace(net: nn.Module, name: str, new: nn.Module) -> None:
     parent, _, child = name.rpartition(".")
     setattr(net.get_submodule(parent), child, new)
+    if isinstance(new, nn.Conv2d):  # SqueezeNet has a ReLU behind it: such a logit could never say NORMAL
+        setattr(net.get_submodule(parent), str(int(child) + 1), nn.Identity())
 
 
 def _load_file(net: nn.Module, path: Path, head: str) -> None:

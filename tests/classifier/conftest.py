@@ -46,7 +46,7 @@ def in_memory(train: tuple[int, int], val: tuple[int, int] = (6, 6), test: tuple
     )  # fmt: skip
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_data() -> Callable[..., Dataset]:
     return in_memory
 

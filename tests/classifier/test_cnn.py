@@ -147,6 +147,14 @@ class TestContract:
         assert not all(torch.equal(one[k], other[k]) for k in one)
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_both_answers_can_be_given(name: str) -> None:
+    """Over seeds and images logits of both signs: SqueezeNet's last ReLU, left in place, allowed only PNEUMONIA."""
+    with torch.no_grad():
+        logits = torch.cat([build(name, seed).train()(images(6, seed=seed)) for seed in range(4)])
+    assert logits.min() < 0 < logits.max()
+
+
 @pytest.mark.parametrize("name", EVERY[2:])
 def test_grey_is_three_equal_channels(name: str) -> None:
     model, grey = build(name).eval(), images(2)
