@@ -51,8 +51,9 @@ def gan_train(asked: Invocation) -> Outcome:
     with open_run("gan-train", config, request(asked)) as run:
         if run.finished:
             return Outcome({"run": str(run.path), "finished": True}, f"{run.path} is finished already; nothing to do")
-        write_json(run / "env.json", environment("gan-train", describe_device(device), data=data.describe()))
-        data.write_split(run / "split.csv")
+        if not run.resumed:  # else what it was started on stays on record, also when the data have changed since
+            data.write_split(run / "split.csv")
+            write_json(run / "env.json", environment("gan-train", describe_device(device), data=data.describe()))
         summary = trainer.train(config, data, run, device)
         write_json(run / "summary.json", summary)
         run.finish()

@@ -58,7 +58,7 @@ class GanTrainConfig(Section):
     z_distribution: Literal["normal", "uniform"] = "normal"
     generator_width: int = Field(32, ge=1)
     discriminator_width: int = Field(32, ge=1)
-    steps: int = Field(8000, ge=1)
+    steps: int = Field(6000, ge=1)
     batch_size: int = Field(32, ge=2)
     loss: str = "non_saturating"
     spectral_norm: bool = False
@@ -144,6 +144,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "s2": {
         "data": {"image_size": 148},
         "architecture": "s2",
+        "generator_width": 32,
+        "discriminator_width": 32,
         "z_distribution": "uniform",
         "optimizer": "rmsprop",
         "lr_generator": 1e-4,

@@ -156,9 +156,11 @@ def render_markdown(report: dict[str, Any]) -> str:
         )
     first = quality["distances"][0] if quality["distances"] else None
     if first:
+        # a small validation fold makes for smaller subsets there; dict.fromkeys: each size once, in the table's order
+        sizes = " and ".join(dict.fromkeys(str(r["kid_subset_size"]) for r in quality["distances"]))
         lines += [
             "",
-            f"KID: {first['kid_subsets']} subsets of {first['kid_subset_size']} images, cubic kernel. "
+            f"KID: {first['kid_subsets']} subsets of {sizes} images, cubic kernel. "
             "`random-conv-128` is a fixed convolutional network with seeded random weights (discussed by Naeem et al. 2020): "
             "its figures order sets of images on this data and are not FIDs.",
         ]

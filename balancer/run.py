@@ -64,7 +64,7 @@ def write_json(path: Path, value: Any) -> None:
 def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
     """Append one line in one write, under a lock, so that two processes cannot mix their lines."""
     line = (json.dumps(row, allow_nan=False) + "\n").encode()
-    with filelock.FileLock(str(path) + ".lock"), path.open("ab") as handle:
+    with filelock.FileLock(path.with_name(f".{path.name}.lock")), path.open("ab") as handle:
         if handle.tell() and not _ends_with_newline(path):
             line = b"\n" + line  # a torn last line must not swallow this one
         handle.write(line)

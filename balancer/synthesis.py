@@ -51,6 +51,7 @@ class Source:
 
 def configure(asked: Invocation) -> Any:
     """The settings of a new synthesis: data and GAN run are taken over from the run that is named or newest."""
+    asked.config()  # a value out of range is a usage error, whatever runs there are
     given = asked.explicit.get("gan_run")
     path = Path(given) if given else latest_run("gan-train")
     if path is None:
@@ -92,11 +93,20 @@ def open_source(config: SynthesizeConfig, device: torch.device) -> Source:
 
 
 def count(config: SynthesizeConfig, source: Source) -> int:
-    """How many images to export: ``n``, else the deficit of the training fold."""
-    n = config.n if config.n is not None else source.data.deficit
-    if n < 1:
-        raise BalancerError(f"the training fold of {source.data.source} is balanced already (deficit {n}); give --n")
-    return n
+    """How many images to export: ``n``, else what the class lacks in the training fold.
+
+    Raises:
+        BalancerError: no number was given and the class lacks none.
+    """
+    if config.n is not None:
+        return config.n
+    counts = source.data.counts("train")
+    lacking = max(counts) - counts[source.label]
+    if lacking < 1:
+        raise BalancerError(
+            f"{CLASSES[source.label]} lacks no image in the training fold ({counts}); say how many: --n"
+        )
+    return lacking
 
 
 def images_of(source: Source, seed: int, n: int, device: torch.device) -> Iterator[Array]:

@@ -196,9 +196,8 @@ def write_outputs(rows: list[dict[str, Any]], study: Study, run: RunDir) -> Outc
     notes = "".join(f"> **{note}**\n\n" for note in study.data.notes)
     keys = [c.key for c in tables.COLUMNS]
     body = "\n\n".join(tables.markdown_table(entries, keys[i : i + 6]) for i in range(0, len(keys), 6))
-    provenance = (
-        f"Data `{study.data.source}`, split `{study.data.split_hash}`; synthetic set `{study.config.synthetic}`."
-    )
+    used = f"`{study.config.synthetic}`" if study.synthetic else "none"
+    provenance = f"Data `{study.data.source}`, split `{study.data.split_hash}`; synthetic set {used}."
     changes = "\n".join(f"- {line}" for line in differences.splitlines())
     write_text(
         run / "table.md",

@@ -13,6 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from sklearn.metrics import roc_curve
 
 from balancer.data.folder import CLASSES
@@ -64,11 +65,10 @@ def roc(rows: list[Row], run: Path) -> Figure:
             curves.append(np.interp(grid, fpr, tpr))
         mean, sd = mean_sd(list(values(rows, regime, ("test", "auroc")).values()))
         label = f"{regime}: AUROC {mean:.3f}" + ("" if sd is None else f" ± {sd:.3f}")
-        axes.plot(grid, np.mean(curves, axis=0), color=COLOURS[regime], linewidth=2, label=label)
+        # From the origin: at specificity 1 the interpolation takes the top of each curve's first, vertical piece.
+        axes.plot([0, *grid], [0, *np.mean(curves, axis=0)], color=COLOURS[regime], linewidth=2, label=label)
     axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8, linestyle="--")
-    axes.set(
-        xlabel="1 - specificity", ylabel="sensitivity", title="ROC on test, mean ± SD over trial seeds", aspect="equal"
-    )
+    axes.set(xlabel="1 - specificity", ylabel="sensitivity", title=f"ROC on test, {_spread(rows)}", aspect="equal")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     axes.legend(loc="lower right", frameon=False)
     _leave_room(figure)
@@ -83,18 +83,29 @@ def confusion(rows: list[Row]) -> Figure:
     )
     for column, regime in enumerate(names):
         mine = [r["test"] for r in rows if r["regime"] == regime]
-        for axes, at, title in zip(grid[:, column], ("at_half", "at_threshold"), ("0.5", "validation's"), strict=True):
+        for axes, at, title in zip(
+            grid[:, column], ("at_half", "at_threshold"), ("threshold 0.5", "validation's threshold"), strict=True
+        ):
             counts = np.mean([r[at]["confusion"] for r in mine], axis=0).reshape(2, 2)
             share = counts / counts.sum(axis=1, keepdims=True)
             axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
             for (i, j), value in np.ndenumerate(counts):
                 colour = "white" if share[i, j] > 0.6 else "black"
-                axes.text(j, i, f"{value:.1f}\n({share[i, j]:.0%})", ha="center", va="center", color=colour, fontsize=9)
+                axes.text(
+                    j,
+                    i,
+                    f"{value:.1f}".removesuffix(".0") + f"\n({share[i, j]:.0%})",
+                    ha="center",
+                    va="center",
+                    color=colour,
+                    fontsize=9,
+                )
             axes.set_xticks([0, 1], CLASSES, fontsize=7)
             axes.set_yticks([0, 1], CLASSES, fontsize=7, rotation=90, va="center")
-            axes.set_title(f"{regime}\nthreshold {title}", fontsize=9)
+            axes.set_title(f"{regime}\n{title}", fontsize=9)
             axes.set_xlabel("predicted", fontsize=8)
             axes.set_ylabel("true" if column == 0 else "", fontsize=8)
+    figure.suptitle(f"Test images, {_spread(rows, sd=False)} (share of the true class)", fontsize=10)
     _leave_room(figure)
     return figure
 
@@ -102,7 +113,9 @@ def confusion(rows: list[Row]) -> Figure:
 def training(rows: list[Row]) -> Figure:
     """Training loss and validation NLL against steps, a line per trial; a dot marks the selected step."""
     figure, panels = plt.subplots(1, 2, figsize=(9.6, 4.2), layout="constrained")
-    for axes, key, title in zip(panels, ("train_loss", "val_nll"), ("training loss", "validation NLL"), strict=True):
+    for axes, key, title in zip(
+        panels, ("train_loss", "val_nll"), ("training loss", "validation NLL (dot: the step kept)"), strict=True
+    ):
         for regime in regimes_in(rows):
             for k, row in enumerate(r for r in rows if r["regime"] == regime):
                 steps, losses = [h["step"] for h in row["history"]], [h[key] for h in row["history"]]
@@ -113,6 +126,9 @@ def training(rows: list[Row]) -> Figure:
                     chosen = steps.index(row["selected_step"])
                     axes.plot(steps[chosen], losses[chosen], "o", color=COLOURS[regime], markersize=4)
         axes.set(xlabel="optimiser step", ylabel="nats", title=title, yscale="log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))  # 0.2, 0.3, not 2 × 10⁻¹, 3 × 10⁻¹
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
         axes.grid(alpha=0.2, which="both")
     panels[0].legend(frameon=False)
     _leave_room(figure)
@@ -135,6 +151,13 @@ def seeds(rows: list[Row]) -> Figure:
     axes.grid(alpha=0.2, axis="y")
     _leave_room(figure)
     return figure
+
+
+def _spread(rows: list[Row], sd: bool = True) -> str:
+    """What is shown of the trial seeds."""
+    if len({r["trial_seed"] for r in rows}) == 1:
+        return "one trial seed"
+    return f"mean{' ± SD' if sd else ''} over trial seeds"
 
 
 def _leave_room(figure: Figure) -> None:

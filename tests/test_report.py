@@ -201,7 +201,9 @@ def test_too_little_validation_data_is_said(train: int, val: int) -> None:
     data = dataset(train, val)
     quality = quality_report(SETTINGS, data, 0, fakes(), CPU)
     assert len(quality["distances"]) == 1
-    assert any(f"No distance to validation: it needs 2 images a side; there are {val} real" in n for n in quality["notes"])
+    assert any(
+        f"No distance to validation: it needs 2 images a side; there are {val} real" in n for n in quality["notes"]
+    )
     render_markdown(whole_report(quality, data))
 
 

@@ -195,7 +195,7 @@ def test_threads_do_not_mix_their_lines(tmp_path: Path) -> None:
 def test_a_writer_waits_for_the_lock(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     thread = threading.Thread(target=append_jsonl, args=(path, {"a": 1}))
-    with filelock.FileLock(f"{path}.lock"):
+    with filelock.FileLock(path.with_name(f".{path.name}.lock")):
         thread.start()
         thread.join(timeout=0.2)
         assert read_jsonl(path) == []

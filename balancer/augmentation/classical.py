@@ -1,7 +1,8 @@
 """Classical transforms of the classifier's training images, as named presets. The only albumentations import.
 
 Albumentations draws from one stream per pipeline, which repeats in every worker; here the pipeline is reseeded for
-every image from (seed, pass, index), so that a sample does not depend on the order in which samples are made.
+every image from (seed, draw, row, index): a sample depends on nothing drawn before, nor on the rest of its batch. The
+row is its place in the batch, so that an image that occurs twice in one is changed in two ways.
 """
 
 from __future__ import annotations

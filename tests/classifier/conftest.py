@@ -88,6 +88,12 @@ def classifier() -> Callable[..., Result]:
 
 
 @pytest.fixture(scope="session")
+def template(_chest_template: Path) -> Path:
+    """The folder of noise that all tests share. Not to be changed."""
+    return _chest_template
+
+
+@pytest.fixture(scope="session")
 def small_data(_chest_template: Path) -> Dataset:
     """The session's folder of noise, as the commands below see it. Not to be changed."""
     return load_dataset(DataConfig(path=str(_chest_template), image_size=SIZE), require=("train", "val", "test"))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from click.testing import Result
 from PIL import Image
@@ -34,6 +35,7 @@ def whole(
 
     from classifier.cli import main
 
+    torch.set_num_threads(1)  # as in the tests: another number of threads adds up in another order
     out = tmp_path_factory.mktemp("whole") / "run"
     options = ("ablate", *small_args, "--synthetic", str(small_synthesis), "--seeds", "2", "--seed", "5")
     result = CliRunner(env={"OMP_NUM_THREADS": "1"}).invoke(main, [*options, "--out", str(out)])
@@ -85,9 +87,7 @@ def test_scores_are_those_of_the_saved_predictions(whole: tuple[Path, Result, Ar
         assert row["test"]["threshold"] == balanced_accuracy(saved["val_true"], saved["val_score"])
 
 
-def test_the_classes_end_balanced_where_images_are_added(
-    whole: tuple[Path, Result, Args], small_data: Dataset
-) -> None:
+def test_the_classes_end_balanced_where_images_are_added(whole: tuple[Path, Result, Args], small_data: Dataset) -> None:
     normal, pneumonia = small_data.counts("train")
     for row in rows_of(whole[0]):
         added = small_data.deficit if REGIMES[row["regime"]].synthetic else 0
@@ -148,7 +148,9 @@ def test_figures_open(whole: tuple[Path, Result, Args]) -> None:
 
 def test_the_run_directory_is_whole(whole: tuple[Path, Result, Args], small_data: Dataset) -> None:
     run = whole[0]
-    assert {"config.yaml", "env.json", "split.csv", "log.txt", "done", "results.jsonl"} <= {p.name for p in run.iterdir()}
+    assert {"config.yaml", "env.json", "split.csv", "log.txt", "done", "results.jsonl"} <= {
+        p.name for p in run.iterdir()
+    }
     assert not list(run.rglob("*.tmp"))
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert (config["steps"], config["seeds"], config["seed"], config["regimes"]) == (6, 2, 5, ["all"])
@@ -284,7 +286,9 @@ def test_the_test_fold_is_read_once_and_after_everything_else(
 
 
 def test_one_seed_has_no_sd(small_args: Args, classifier: Run, tmp_path: Path) -> None:
-    result = classifier("ablate", *small_args, "--regimes", "weighted,baseline", "--seeds", "1", "--out", tmp_path / "r")
+    result = classifier(
+        "ablate", *small_args, "--regimes", "weighted,baseline", "--seeds", "1", "--out", tmp_path / "r"
+    )
     assert result.exit_code == 0, result.output
     assert "one trial seed: no SD" in result.stdout
     assert "± n/a" in result.stdout
@@ -415,13 +419,13 @@ def test_few_validation_images_are_warned_of(small_args: Args, classifier: Run, 
 
 
 def test_the_newest_finished_synthesis_is_taken_with_its_split(
-    small_args: Args, classifier: Run, make_manifest: Callable[..., Path], runs_cwd: Path, _chest_template: Path
+    small_args: Args, classifier: Run, make_manifest: Callable[..., Path], runs_cwd: Path, template: Path
 ) -> None:
     """A synthesis run hands its data settings on: here another split seed, which no flag repeats."""
     from balancer.config import DataConfig
     from balancer.data.dataset import load_dataset
 
-    config = DataConfig(path=str(_chest_template), image_size=16, split_seed=7)
+    config = DataConfig(path=str(template), image_size=16, split_seed=7)
     data = load_dataset(config)
     run = make_manifest(runs_cwd / "runs" / "synthesize" / "one", data.deficit, data.split_hash)
     (run / "config.yaml").write_text(yaml.safe_dump({"data": config.model_dump(mode="json")}))

@@ -93,7 +93,9 @@ def test_published_densenet_names_load(tmp_path: Path, monkeypatch: pytest.Monke
     assert "features.denseblock2.denselayer2.norm.2.running_var" in old
     torch.save(old, tmp_path / "w.pth")
     loaded = Backbone("densenet121", 64, str(tmp_path / "w.pth"), False).net.state_dict()
-    wrong = [k for k in saved if "num_batches" not in k and "classifier" not in k and not torch.equal(saved[k], loaded[k])]
+    wrong = [
+        k for k in saved if "num_batches" not in k and "classifier" not in k and not torch.equal(saved[k], loaded[k])
+    ]
     assert wrong == []
 
 
@@ -136,7 +138,7 @@ def test_a_file_that_holds_no_weights(content: bytes | str | None, tmp_path: Pat
         torch.save([torch.zeros(1)], file)
     elif isinstance(content, bytes):
         file.write_bytes(content)
-    with pytest.raises(BalancerError, match="does not exist|not a plain state dict|holds a list"):
+    with pytest.raises(BalancerError, match=r"does not exist|not a plain state dict|holds a list"):
         Backbone("squeezenet1_1", 32, str(file), False)
 
 
@@ -188,11 +190,9 @@ def test_imagenet_weights_offline_are_one_clear_error(
     classifier: Callable[..., Result], small_args: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(models, "get_model", offline)
-    with pytest.raises(BalancerError, match="cannot be downloaded .*no route to host.* --weights FILE"):
+    with pytest.raises(BalancerError, match=r"cannot be downloaded .*no route to host.* --weights FILE"):
         Backbone("resnet18", 32, "imagenet", False)
-    result = classifier(
-        "train", *small_args, "--model", "resnet18", "--weights", "imagenet", "--out", tmp_path / "run"
-    )
+    result = classifier("train", *small_args, "--model", "resnet18", "--weights", "imagenet", "--out", tmp_path / "run")
     assert result.exit_code == 1
     assert result.stderr.startswith("error: the ImageNet weights of resnet18 are not cached")
     assert result.stderr.count("\n") == 1

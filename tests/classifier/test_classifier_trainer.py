@@ -31,7 +31,9 @@ MakeData = Callable[..., Dataset]
 
 
 def settings(**more: Any) -> ClassifierConfig:
-    return ClassifierConfig(**{"data": DataConfig(image_size=16), "steps": 6, "batch_size": 8, "evaluations": 3, **more})
+    return ClassifierConfig(
+        **{"data": DataConfig(image_size=16), "steps": 6, "batch_size": 8, "evaluations": 3, **more}
+    )
 
 
 def synthetic_set(data: Dataset, n: int) -> SyntheticSet:
@@ -406,7 +408,7 @@ def test_a_signal_ends_the_training_at_a_step(data: Dataset) -> None:
 @pytest.mark.parametrize("steps", [1, 4])
 def test_a_loss_that_explodes_is_an_error(data: Dataset, steps: int) -> None:
     """After one step the loss was still finite, but the weights are not."""
-    with pytest.raises(BalancerError, match="baseline, seed 0: the loss is not finite by step .*; lower lr"):
+    with pytest.raises(BalancerError, match=r"baseline, seed 0: the loss is not finite by step .*; lower lr"):
         run(data, lr=1e38, optimizer="sgd", steps=steps, evaluations=1, schedule="constant")
 
 

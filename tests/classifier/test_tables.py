@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from classifier import tables
 from classifier.regimes import REGIMES
 
-DECISIONS = {k: 0.5 for k in ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "precision", "f1")}
+DECISIONS = dict.fromkeys(("accuracy", "balanced_accuracy", "sensitivity", "specificity", "precision", "f1"), 0.5)
 
 
 def row(regime: str, seed: int, auroc: float) -> dict[str, Any]:

@@ -23,6 +23,12 @@ SIZES = {"dcgan": (16, 32, 48, 64, 80, 128, 148, 256), "s2": (16, 28, 36, 64, 14
 PAIRS = [(name, spectral) for name in ARCHITECTURES for spectral in (False, True)]
 
 
+@pytest.fixture(autouse=True)
+def one_thread(two_threads: None) -> None:
+    """Nets this small gain nothing from a second thread, and lose much when the machine is busy."""
+    torch.set_num_threads(1)
+
+
 def values_by_hand(net: nn.Module) -> int:
     """Everything in the state but torch's own counter of batches."""
     return sum(v.numel() for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked"))

@@ -96,6 +96,15 @@ def test_random_conv_against_loops() -> None:
     np.testing.assert_allclose(net(image)[0].numpy(), expected, atol=2e-4)
 
 
+def test_large_images_are_brought_down_antialiased() -> None:
+    """A checkerboard finer than a pixel of the small image is grey, not a pattern."""
+    rows, columns = np.mgrid[:148, :148]
+    fine, grey = np.where((rows + columns) % 2, 255, 0).astype(np.uint8), np.full((148, 148), 128, np.uint8)
+    network = random_conv(CPU)
+    board, plain, black = extract(network, np.stack([fine, grey, 0 * grey]), CPU, "")
+    assert np.linalg.norm(board - plain) < 0.1 * np.linalg.norm(black - plain)
+
+
 def counting(calls: list[int]) -> FeatureNetwork:
     def module(batch: torch.Tensor) -> torch.Tensor:
         assert batch.dtype == torch.uint8

@@ -1,0 +1,281 @@
+"""Saved classifiers: the same numbers as in training, labels by the threshold, clear refusals."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from balancer.data.dataset import Dataset
+from balancer.data.images import read_image
+from classifier import trainer
+
+Run = Callable[..., Result]
+Args = tuple[str, ...]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(small_args: Args, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run directory of one small training."""
+    from classifier.cli import main
+
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("trained") / "run"
+    options = ["train", *small_args, "--regime", "duplicate_augment", "--seed", "3", "--out", str(out)]
+    result = CliRunner(env={"OMP_NUM_THREADS": "1"}).invoke(main, options)
+    assert result.exit_code == 0, result.output
+    return out
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Five images of several kinds, and files that are none."""
+    folder, rng = tmp_path / "pictures", np.random.default_rng(0)
+    folder.mkdir()
+    for i, (mode, suffix) in enumerate([("L", "png"), ("RGB", "jpg"), ("L", "jpeg"), ("RGBA", "png"), ("L", "bmp")]):
+        channels = {"L": (), "RGB": (3,), "RGBA": (4,)}[mode]
+        pixels = rng.integers(0, 256, (30 + i, 25, *channels), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.{suffix}")
+    (folder / "notes.txt").write_text("no image")
+    (folder / ".hidden.png").write_bytes(b"no image")
+    return folder
+
+
+def answer(result: Result) -> dict[str, Any]:
+    assert result.exit_code == 0, result.output
+    loaded: dict[str, Any] = json.loads(result.stdout)
+    return loaded
+
+
+def refused(result: Result, code: int, phrase: str) -> None:
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    (line,) = [x for x in result.stderr.splitlines() if x.startswith("error: ")]
+    assert phrase in line
+
+
+# ---------------------------------------------------------------- evaluate
+
+
+def test_evaluate_repeats_the_training_report(trained: Path, classifier: Run) -> None:
+    row = json.loads((trained / "result.json").read_text())
+    for fold in ("test", "val"):
+        result = answer(classifier("evaluate", trained, "--fold", fold, "--json", "-q"))
+        assert {k: result[k] for k in row[fold]} == row[fold]
+        assert (result["regime"], result["trial_seed"], result["fold"]) == ("duplicate_augment", 3, fold)
+    text = classifier("evaluate", trained / "model.pt", "-q").stdout
+    assert "duplicate_augment, seed 3, test n = 26" in text
+    assert f"auroc {row['test']['auroc']:.4f}" in text
+    assert "TN {} FP {} FN {} TP {}".format(*row["test"]["at_threshold"]["confusion"]) in text
+
+
+def test_train_prints_what_evaluate_prints(trained: Path, small_args: Args, classifier: Run, tmp_path: Path) -> None:
+    options = ("--regime", "duplicate_augment", "--seed", "3", "--out", tmp_path / "again")
+    printed = classifier("train", *small_args, *options).stdout.splitlines()
+    assert printed[:-1] == classifier("evaluate", trained, "-q").stdout.splitlines()
+    assert printed[-1] == str(tmp_path / "again" / "model.pt")
+
+
+def test_a_training_leaves_a_whole_run(trained: Path) -> None:
+    assert {"config.yaml", "env.json", "split.csv", "metrics.jsonl", "model.pt", "predictions.npz", "result.json", "done"} <= {
+        p.name for p in trained.iterdir()
+    }  # fmt: skip
+    row = json.loads((trained / "result.json").read_text())
+    metrics = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert metrics == row["history"]
+
+
+def test_a_finished_training_is_left_alone(trained: Path, classifier: Run) -> None:
+    before = (trained / "model.pt").stat().st_mtime_ns
+    result = classifier("train", "--resume", trained, "-q")
+    assert result.exit_code == 0, result.output
+    assert "is finished already; nothing to do" in result.stdout
+    assert (trained / "model.pt").stat().st_mtime_ns == before
+
+
+def test_other_data_are_said_to_be_others(trained: Path, chest_folder: Path, classifier: Run) -> None:
+    for file in list((chest_folder / "train" / "NORMAL").iterdir())[:3]:
+        file.unlink()
+    result = classifier("evaluate", trained, "--data", chest_folder, "--json")
+    assert "are not those of the training" in result.stderr
+    assert answer(result)["n"] == 26
+    for fold in ("train", "val"):
+        refused(classifier("evaluate", trained, "--data", chest_folder, "--fold", fold), 1, "--fold test")
+
+
+def test_a_copy_elsewhere_is_the_same_data(trained: Path, chest_folder: Path, classifier: Run) -> None:
+    result = classifier("evaluate", trained, "--data", chest_folder, "--fold", "val", "--json")
+    assert "are not those" not in result.stderr
+    assert answer(result)["auroc"] == json.loads((trained / "result.json").read_text())["val"]["auroc"]
+
+
+def test_checkpoints_of_an_ablation_load(small_args: Args, classifier: Run, tmp_path: Path, pictures: Path) -> None:
+    options = ("--regimes", "augment", "--seeds", "1", "--set", "model=s2_cnn", "--out", tmp_path / "run")
+    assert classifier("ablate", *small_args, *options).exit_code == 0
+    row = json.loads((tmp_path / "run" / "results.jsonl").read_text())
+    result = answer(classifier("evaluate", tmp_path / "run" / row["folder"], "--json", "-q"))
+    assert result["auroc"] == row["test"]["auroc"]
+    assert result["regime"] == "augment"
+    assert len(answer(classifier("predict", tmp_path / "run" / row["folder"], pictures, "--json"))["predictions"]) == 5
+
+
+# ---------------------------------------------------------------- predict
+
+
+def test_predict_gives_label_probability_and_threshold(trained: Path, pictures: Path, classifier: Run) -> None:
+    file = pictures / "1.jpg"
+    result = answer(classifier("predict", trained, file, "--json"))
+    loaded = trainer.load_classifier(trained, CPU)
+    pixels = torch.from_numpy(read_image(file, 16, "squash").copy()).float()
+    pixels = (pixels - pixels.mean()) / pixels.std()
+    with torch.no_grad():
+        expected = float(loaded.model(pixels[None, None]).sigmoid())
+    (row,) = result["predictions"]
+    assert row["file"] == str(file)
+    assert row["probability_pneumonia"] == pytest.approx(expected, abs=1e-3)
+    assert row["label"] == ("PNEUMONIA" if row["probability_pneumonia"] >= result["threshold"] else "NORMAL")
+    assert result["threshold"] == json.loads((trained / "result.json").read_text())["test"]["threshold"]
+    assert "not a medical device" in result["note"]
+
+
+def test_predict_agrees_with_the_saved_scores(
+    trained: Path, small_data: Dataset, template: Path, classifier: Run
+) -> None:
+    """The files of the test fold, one by one, against predictions.npz."""
+    with np.load(trained / "predictions.npz") as saved:
+        index, score = saved["test_index"], saved["test_score"]
+    files = [template / small_data.records[i].name for i in index]
+    rows = answer(classifier("predict", trained, *files, "--json"))["predictions"]
+    assert [r["file"] for r in rows] == [str(f) for f in files]
+    assert [r["probability_pneumonia"] for r in rows] == pytest.approx(score.tolist(), abs=1e-6)
+
+
+def test_predict_on_a_folder_reads_its_images_only(trained: Path, pictures: Path, classifier: Run) -> None:
+    result = classifier("predict", trained, pictures)
+    assert result.exit_code == 0, result.output
+    *rows, last = result.stdout.splitlines()
+    assert [Path(r.split()[-1]).name for r in rows] == ["0.png", "1.jpg", "2.jpeg", "3.png", "4.bmp"]
+    assert last.startswith("threshold ")
+    assert "chosen on validation" in last
+    assert "not a medical device" in last
+
+
+def test_an_image_is_judged_alone(trained: Path, pictures: Path, classifier: Run) -> None:
+    together = answer(classifier("predict", trained, pictures, "--json"))["predictions"]
+    alone = answer(classifier("predict", trained, pictures / "3.png", "--json"))["predictions"]
+    assert together[3]["probability_pneumonia"] == pytest.approx(alone[0]["probability_pneumonia"], abs=1e-6)
+
+
+def test_a_given_threshold_decides(trained: Path, pictures: Path, classifier: Run) -> None:
+    for threshold, label in ((0, "PNEUMONIA"), (1, "NORMAL")):
+        result = answer(classifier("predict", trained, pictures, "--threshold", threshold, "--json"))
+        assert {r["label"] for r in result["predictions"]} == {label}
+        assert result["threshold"] == threshold
+    row = answer(classifier("predict", trained, pictures / "0.png", "--json"))["predictions"][0]
+    at = answer(
+        classifier("predict", trained, pictures / "0.png", "--threshold", repr(row["probability_pneumonia"]), "--json")
+    )
+    assert at["predictions"][0]["label"] == "PNEUMONIA", "the threshold itself is positive"
+    assert "(given)" in classifier("predict", trained, pictures, "--threshold", "0.5").stdout
+    assert classifier("predict", trained, pictures, "--threshold", "1.5").exit_code == 2
+
+
+def test_unreadable_images(trained: Path, pictures: Path, classifier: Run, tmp_path: Path) -> None:
+    refused(classifier("predict", trained, pictures / "absent.png"), 1, "absent.png does not exist")
+    refused(classifier("predict", trained, pictures / "notes.txt"), 1, "notes.txt is not a readable image")
+    torn = pictures / "5.png"
+    torn.write_bytes((pictures / "0.png").read_bytes()[:200])
+    refused(classifier("predict", trained, torn), 1, "5.png is not a readable image")
+    result = classifier("predict", trained, pictures, "--json")
+    assert len(answer(result)["predictions"]) == 5
+    assert "left out: " in result.stderr
+    assert "5.png" in result.stderr
+    (tmp_path / "empty").mkdir()
+    refused(classifier("predict", trained, tmp_path / "empty"), 1, "holds no image")
+    (tmp_path / "empty" / "a.png").write_bytes(b"")
+    refused(classifier("predict", trained, tmp_path / "empty"), 1, "none of the images could be read")
+    assert classifier("predict", trained).exit_code == 2
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def changed(trained: Path, out: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    content = torch.load(trained / "model.pt", weights_only=True)
+    change(content)
+    torch.save(content, out)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("change", "phrase"),
+    [
+        (lambda c: c.update(kind="gan"), "is not a classifier checkpoint"),
+        (lambda c: c.update(format=99), "is not a classifier checkpoint"),
+        (lambda c: c["config"].update(model="resnet18"), "does not fit its own settings"),
+        (lambda c: c["config"].update(model="resnet1800"), "does not fit its own settings"),
+        (lambda c: c["config"].update(future=1), "does not fit its own settings"),
+        (lambda c: c["state"].pop("head.1.bias"), "does not fit its own settings"),
+    ],
+)
+def test_checkpoints_of_another_kind(
+    change: Callable[[dict[str, Any]], object],
+    phrase: str,
+    trained: Path,
+    pictures: Path,
+    classifier: Run,
+    tmp_path: Path,
+) -> None:
+    path = changed(trained, tmp_path / "other.pt", change)
+    refused(classifier("predict", path, pictures / "0.png"), 1, phrase)
+    refused(classifier("evaluate", path), 1, phrase)
+
+
+def test_damaged_checkpoints(trained: Path, pictures: Path, classifier: Run, tmp_path: Path) -> None:
+    whole = (trained / "model.pt").read_bytes()
+    for i, content in enumerate((whole[: len(whole) // 2], b"", b"text", whole[:-30])):
+        (tmp_path / f"{i}.pt").write_bytes(content)
+        refused(classifier("predict", tmp_path / f"{i}.pt", pictures / "0.png"), 1, "is not a readable checkpoint")
+    torch.save([1, 2], tmp_path / "list.pt")
+    refused(classifier("predict", tmp_path / "list.pt", pictures / "0.png"), 1, "is not a classifier checkpoint")
+    for absent in (tmp_path / "absent.pt", tmp_path):
+        refused(classifier("predict", absent, pictures / "0.png"), 1, "model.pt made by `classifier train`")
+
+
+class Code:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.marker,)
+
+
+def test_a_checkpoint_with_code_is_never_run(pictures: Path, classifier: Run, tmp_path: Path) -> None:
+    torch.save({"kind": "classifier", "format": 1, "x": Code(tmp_path / "ran")}, tmp_path / "evil.pt")
+    refused(classifier("predict", tmp_path / "evil.pt", pictures / "0.png"), 1, "is not a readable checkpoint")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_from_a_file_are_not_needed_again(
+    small_args: Args, classifier: Run, tmp_path: Path, pictures: Path
+) -> None:
+    """A checkpoint stands alone: the weights file with which training began may be gone."""
+    from torchvision import models
+
+    torch.save(models.shufflenet_v2_x0_5().state_dict(), tmp_path / "w.pth")
+    options = ("--model", "shufflenet_v2_x0_5", "--weights", tmp_path / "w.pth", "--set", "normalisation=imagenet",
+               "--image-size", "32", "--steps", "1", "--out", tmp_path / "run")  # fmt: skip
+    result = classifier("train", *small_args, *options)
+    assert result.exit_code == 0, result.output
+    (tmp_path / "w.pth").unlink()
+    moved = Path(shutil.move(tmp_path / "run" / "model.pt", tmp_path / "alone.pt"))
+    row = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert answer(classifier("evaluate", moved, "--json", "-q"))["nll"] == row["test"]["nll"]
+    assert len(answer(classifier("predict", moved, pictures, "--json"))["predictions"]) == 5

@@ -1,0 +1,317 @@
+"""`balancer` as a user types it: help, defaults, one-line errors, JSON, stopping and resuming."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from balancer.cli import main
+from balancer.gan import trainer
+
+TINY = ["--steps", "4", "--batch-size", "4", "--image-size", "16", "--set", "generator_width=2",
+        "--set", "discriminator_width=2", "--set", "z_dim=5", "--set", "log_every=1"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch, two_threads: None) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+
+
+def balancer(*args: object, **more: Any) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in args], **more)
+
+
+def done(result: Result) -> Result:
+    assert result.exit_code == 0, result.output + repr(result.exception)
+    return result
+
+
+def refused(result: Result, code: int, *phrases: str) -> None:
+    """One line on stderr that holds the phrases; nothing on stdout; no traceback."""
+    assert result.exit_code == code, result.output + repr(result.exception)
+    assert isinstance(result.exception, SystemExit)
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, result.stderr
+    for phrase in phrases:
+        assert phrase in errors[0]
+    assert not result.stdout
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help(flag: str) -> None:
+    text = done(balancer(flag)).stdout
+    assert "gan-train" in text
+    assert "synthesize" in text
+    for command, own in (("gan-train", "--preset"), ("synthesize", "--n ")):
+        text = done(balancer(command, flag)).stdout
+        shared = ("--data", "--config", "--set", "--seed", "--device", "--out", "--resume", "--force", "--dry-run",
+                  "--json", "--quiet", "--verbose", "--image-size", "--val-fraction")  # fmt: skip
+        for option in (own, *shared):
+            assert option in text, f"{command} {option}"
+
+
+def test_help_of_the_classifier() -> None:
+    from classifier.cli import main as classifier
+
+    text = done(CliRunner().invoke(classifier, ["--help"])).stdout
+    for command in ("train", "ablate", "evaluate", "predict"):
+        assert command in text
+        done(CliRunner().invoke(classifier, [command, "--help"]))
+
+
+def test_version() -> None:
+    from balancer import __version__
+
+    assert __version__ in done(balancer("--version")).stdout
+
+
+def test_gan_train_leaves_a_complete_run(chest_folder: Path, runs_cwd: Path) -> None:
+    result = done(balancer("gan-train", "--data", chest_folder, *TINY, "--json"))
+    content = json.loads(result.stdout)
+    run = Path(content["run"])
+    assert run.parent == Path("runs/gan-train")
+    names = {
+        "config.yaml",
+        "env.json",
+        "metrics.jsonl",
+        "log.txt",
+        "split.csv",
+        "summary.json",
+        "checkpoint.pt",
+        "done",
+    }
+    assert names <= {p.name for p in run.iterdir()}
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 4
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert (config["steps"], config["data"]["image_size"], config["data"]["path"]) == (4, 16, str(chest_folder))
+    env = json.loads((run / "env.json").read_text())
+    assert env["command"] == "gan-train"
+    assert env["versions"]["torch"]
+    assert "learning NORMAL from" in (run / "log.txt").read_text()
+    assert (run / "split.csv").read_text().count("\n") == 1 + 24 + 60 + 2 + 2 + 10 + 16
+    assert (content["class"], content["steps"], content["steps_run"]) == ("NORMAL", 4, 4)
+    assert content["n_train"] == env["data"]["counts"]["train"]["NORMAL"]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "phrases"),
+    [
+        (["--preset", "modren"], 2, ["'modren'", "did you mean 'modern'"]),
+        (["--preset", "zzz"], 2, ["known: dcgan, modern, s2"]),
+        (["--set", "generator_widht=4"], 2, ["'generator_widht'", "did you mean 'generator_width'"]),
+        (["--set", "data.image_sise=4"], 2, ["'data.image_sise'", "image_size'"]),
+        (["--set", "steps"], 2, ["key=value"]),
+        (["--set", "loss=hing"], 2, ["did you mean 'hinge'"]),
+        (["--set", "diffaugment=[cutoff]"], 2, ["did you mean 'cutout'"]),
+        (["--set", "architecture=dcgn"], 2, ["architecture", "dcgn"]),
+        (["--steps", "0"], 2, ["'steps'", "0"]),
+        (["--batch-size", "1"], 2, ["'batch_size'"]),
+        (["--image-size", "50"], 2, ["50 cannot be halved twice", "148"]),
+        (["--class", "covid"], 2, ["'covid'", "NORMAL or PNEUMONIA"]),
+        (["--device", "gpu"], 2, ["'gpu'", "cuda:N"]),
+        (["--device", "cuda:99"], 1, ["'cuda:99'", "--device auto or cpu"]),
+        (["--config", "absent.yaml"], 2, ["absent.yaml"]),
+        (["--resume", "latest"], 1, ["no unfinished gan-train run"]),
+        (["--resume", "nowhere"], 1, ["nowhere holds no gan-train run"]),
+    ],
+)
+def test_one_line_errors(args: list[str], code: int, phrases: list[str], chest_folder: Path, runs_cwd: Path) -> None:
+    data = [] if "--resume" in args else ["--data", chest_folder]
+    refused(balancer("gan-train", *data, *args), code, *phrases)
+    assert not (runs_cwd / "runs").exists()
+
+
+def test_cuda_absent(chest_folder: Path, runs_cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    refused(balancer("gan-train", "--data", chest_folder, "--device", "cuda"), 1, "'cuda'", "0 CUDA", "--device auto")
+
+
+def test_unknown_key_in_a_config_file(chest_folder: Path, runs_cwd: Path) -> None:
+    (runs_cwd / "c.yaml").write_text("gan_train:\n  stepps: 3\n")
+    refused(balancer("gan-train", "--data", chest_folder, "--config", "c.yaml"), 2, "'stepps'", "did you mean 'steps'")
+    (runs_cwd / "c.yaml").write_text("gan_trian:\n  steps: 3\n")
+    refused(balancer("gan-train", "--data", chest_folder, "--config", "c.yaml"), 2, "did you mean 'gan_train'")
+
+
+def test_missing_folder(runs_cwd: Path) -> None:
+    refused(balancer("gan-train", "--data", "nowhere"), 1, "nowhere does not exist", "--data or BALANCER_DATA")
+    (runs_cwd / "stray").mkdir()
+    refused(balancer("gan-train", "--data", "stray"), 1, "has no train folder", "it holds nothing")
+    assert not (runs_cwd / "runs").exists()
+
+
+def test_missing_and_empty_class(chest_folder: Path, runs_cwd: Path) -> None:
+    folder = chest_folder / "train" / "NORMAL"
+    for file in folder.iterdir():
+        file.unlink()
+    refused(balancer("gan-train", "--data", chest_folder, *TINY), 1, "holds no image", str(folder))
+    folder.rmdir()
+    refused(balancer("gan-train", "--data", chest_folder, *TINY), 1, "has no NORMAL folder")
+    shutil.rmtree(chest_folder / "train")
+    refused(balancer("gan-train", "--data", chest_folder, *TINY), 1, "has no train folder")
+    assert not (runs_cwd / "runs").exists()
+
+
+def test_too_many_unreadable_files(chest_folder: Path, runs_cwd: Path) -> None:
+    victim = min((chest_folder / "train" / "NORMAL").iterdir())
+    victim.write_bytes(victim.read_bytes()[:200])
+    refused(balancer("gan-train", "--data", chest_folder, *TINY, "--max-bad", "0"), 1, "1 of", victim.name, "--max-bad")
+    result = done(balancer("gan-train", "--data", chest_folder, *TINY, "--max-bad", "0.1", "--json"))
+    assert f"left out: train/NORMAL/{victim.name}" in result.stderr
+    env = json.loads((Path(json.loads(result.stdout)["run"]) / "env.json").read_text())
+    assert env["data"]["unreadable"][0][0] == f"train/NORMAL/{victim.name}"
+
+
+def test_precedence(chest_folder: Path, runs_cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flag over environment over file over preset over default."""
+    (runs_cwd / "c.yaml").write_text("gan_train:\n  preset: modern\n  seed: 1\n  steps: 11\n  ema_decay: 0.5\n")
+
+    def resolved(*args: object) -> dict[str, Any]:
+        command = ("gan-train", "--data", chest_folder, "--image-size", 16, "--dry-run", "--json", *TINY[6:], *args)
+        return dict(json.loads(done(balancer(*command)).stdout)["config"])
+
+    plain = resolved()
+    assert (plain["seed"], plain["loss"]) == (0, "non_saturating")
+    config = resolved("--config", "c.yaml")
+    assert (config["seed"], config["steps"], config["ema_decay"], config["loss"]) == (1, 11, 0.5, "hinge")
+    monkeypatch.setenv("BALANCER_GAN_TRAIN_SEED", "2")
+    monkeypatch.setenv("BALANCER_GAN_TRAIN_STEPS", "12")
+    config = resolved("--config", "c.yaml")
+    assert (config["seed"], config["steps"]) == (2, 12)
+    config = resolved("--config", "c.yaml", "--seed", 3)
+    assert (config["seed"], config["steps"]) == (3, 12)
+
+
+def test_data_from_the_environment(chest_folder: Path, runs_cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BALANCER_DATA", str(chest_folder))
+    result = done(balancer("gan-train", *TINY, "--dry-run", "--json"))
+    assert json.loads(result.stdout)["data"]["source"] == str(chest_folder)
+
+
+def test_json_is_alone_on_stdout(chest_folder: Path, runs_cwd: Path) -> None:
+    for more in ([], ["-v"], ["-q"], ["--dry-run"]):
+        result = done(balancer("gan-train", "--data", chest_folder, *TINY, "--json", *more))
+        json.loads(result.stdout)
+        assert ("data: " in result.stderr) == (more != ["-q"])
+
+
+def test_quiet(chest_folder: Path, runs_cwd: Path) -> None:
+    result = done(balancer("gan-train", "--data", chest_folder, *TINY, "-q"))
+    assert not result.stderr
+    assert "NORMAL: 4 steps" in result.stdout
+    refused(balancer("gan-train", "--data", "nowhere", "-q"), 1, "does not exist")
+
+
+def test_dry_run_writes_nothing(chest_folder: Path, runs_cwd: Path) -> None:
+    before = {p for p in runs_cwd.rglob("*") if chest_folder not in p.parents}
+    result = done(balancer("gan-train", "--data", chest_folder, *TINY, "--dry-run"))
+    assert "estimated" in result.stdout
+    assert yaml.safe_load(result.stdout)["steps"] == 4, "the settings as YAML, the rest as comments"
+    done(balancer("gan-train", "--data", chest_folder, *TINY, "--dry-run", "--out", "there"))
+    assert {p for p in runs_cwd.rglob("*") if chest_folder not in p.parents} == before
+
+
+def test_existing_out(chest_folder: Path, runs_cwd: Path) -> None:
+    args = ("gan-train", "--data", chest_folder, *TINY, "--out", "here")
+    done(balancer(*args))
+    checkpoint = (runs_cwd / "here" / "checkpoint.pt").read_bytes()
+    refused(balancer(*args, "--seed", 1), 1, "here holds a run already", "--resume here", "--force")
+    assert (runs_cwd / "here" / "checkpoint.pt").read_bytes() == checkpoint
+    done(balancer(*args, "--seed", 1, "--force"))
+    assert (runs_cwd / "here" / "checkpoint.pt").read_bytes() != checkpoint
+
+
+def interrupted(*args: object, monkeypatch: pytest.MonkeyPatch, signum: int = signal.SIGINT) -> Result:
+    """Run a command that is sent a signal in its second step."""
+    step = trainer.train_step
+
+    def stepping(config: Any, state: Any, real: torch.Tensor) -> dict[str, torch.Tensor]:
+        if state.step == 1:
+            os.kill(os.getpid(), signum)
+        return step(config, state, real)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "train_step", stepping)
+        return balancer(*args)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stop_and_resume(
+    signum: int, code: int, chest_folder: Path, runs_cwd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = ("gan-train", "--data", chest_folder, *TINY)
+    result = interrupted(*args, monkeypatch=monkeypatch, signum=signum)
+    assert result.exit_code == code
+    assert "saved at step 2 of 4; continue with --resume runs/gan-train/" in result.stderr
+    (run,) = (runs_cwd / "runs" / "gan-train").glob("*/")
+    assert not (run / "done").exists()
+    done(balancer("gan-train", "--resume", "latest"))
+    assert (run / "done").exists()
+    done(balancer(*args, "--out", "whole"))
+    ours, whole = (torch.load(p / "checkpoint.pt", weights_only=True) for p in (run, runs_cwd / "whole"))
+    for part in ("G", "D", "G_ema"):
+        for key, value in whole[part].items():
+            assert torch.equal(value, ours[part][key]), key
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4]
+    again = done(balancer("gan-train", "--resume", run))
+    assert "finished already" in again.stdout
+
+
+def test_resume_refuses_other_settings(chest_folder: Path, runs_cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted("gan-train", "--data", chest_folder, *TINY, monkeypatch=monkeypatch)
+    result = balancer("gan-train", "--resume", "latest", "--steps", 9, "--seed", 5)
+    refused(result, 1, "steps (saved 4, asked 9)", "seed (saved 0, asked 5)")
+    done(balancer("gan-train", "--resume", "latest", "--steps", 4))
+
+
+def test_refusing_changed_data_leaves_the_run_as_it_was(
+    chest_folder: Path, runs_cwd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The records of what the checkpoint was trained on must not be overwritten by what it was not."""
+    interrupted("gan-train", "--data", chest_folder, *TINY, monkeypatch=monkeypatch)
+    (run,) = (runs_cwd / "runs" / "gan-train").glob("*/")
+    before = {name: (run / name).read_bytes() for name in ("split.csv", "env.json", "checkpoint.pt", "config.yaml")}
+    Image.new("L", (20, 20), 77).save(chest_folder / "train" / "NORMAL" / "IM-9999-0001.png")
+    refused(balancer("gan-train", "--resume", run), 1, "was trained on split")
+    assert {name: (run / name).read_bytes() for name in before} == before
+
+
+def test_divergence_is_one_line(chest_folder: Path, runs_cwd: Path) -> None:
+    fast = ("--set", "lr_generator=1e30", "--set", "lr_discriminator=1e30", "--steps", 50)
+    result = balancer("gan-train", "--data", chest_folder, *TINY, *fast, "--out", "here")
+    refused(result, 1, "diverged", "lower the learning rates")
+    assert not (runs_cwd / "here" / "done").exists()
+
+
+@pytest.mark.slow
+def test_sigterm_to_a_real_process(chest_folder: Path, tmp_path: Path) -> None:
+    """Once in a fresh process: exit 143 within seconds, the state saved and readable."""
+    args = ["gan-train", "--data", str(chest_folder), *TINY, "--steps", "100000", "--out", str(tmp_path / "run")]
+    command = [sys.executable, "-c", "from balancer.cli import main; main()", *args]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline and not (tmp_path / "run" / "metrics.jsonl").exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert not out
+    assert "SIGTERM: saved at step" in err
+    assert "Traceback" not in err
+    step = trainer.read_checkpoint(tmp_path / "run" / "checkpoint.pt", torch.device("cpu"))["step"]
+    assert 0 < step < 100_000
