@@ -44,7 +44,14 @@ def check(gan: dict, synthesis: dict, study: dict, deficit: int) -> None:
         assert entry["seeds"] == 2
     run_dir = Path(study["run"])
     assert len((run_dir / "results.jsonl").read_text().splitlines()) == 8
-    for name in ("table.md", "table.csv", "table.json", "figures/roc.png", "figures/confusion.png", "figures/training.png"):
+    for name in (
+        "table.md",
+        "table.csv",
+        "table.json",
+        "figures/roc.png",
+        "figures/confusion.png",
+        "figures/training.png",
+    ):
         assert (run_dir / name).stat().st_size > 0
     for made in (gan, synthesis, study):
         assert (Path(made["run"]) / "done").exists()
