@@ -144,11 +144,7 @@ def check(config: ClassifierConfig) -> None:
     try:
         with torch.no_grad():
             model(to_input(np.zeros((2, size, size), np.uint8), config, torch.device("cpu")))
-    except (
-        RuntimeError,
-        ValueError,
-        AssertionError,
-    ) as error:  # a pooling or patch size that the image is too small for
+    except (RuntimeError, ValueError, AssertionError) as error:  # too small for a pooling or a patch
         raise UsageError(
             f"{config.model} cannot take {size} px images ({str(error).splitlines()[0]}); give another --image-size or --model"
         ) from error

@@ -48,8 +48,8 @@ def rows_of(run: Path) -> list[dict[str, Any]]:
 
 
 def lasting(row: dict[str, Any]) -> dict[str, Any]:
-    """A row without what differs between two equal trainings: the time taken."""
-    return {k: v for k, v in row.items() if k != "seconds"}
+    """A row without the time taken, and the commit, which someone may change while the tests run."""
+    return {k: v for k, v in row.items() if k not in ("seconds", "git_commit")}
 
 
 def predictions(run: Path, regime: str, seed: int) -> dict[str, np.ndarray]:

@@ -106,6 +106,11 @@ def test_calibration_error_by_hand() -> None:
     assert expected_calibration_error(y_true, y_score) == pytest.approx(0.15)
 
 
+def test_a_score_of_one_is_in_the_last_bin() -> None:
+    """With .95, not in a bin of its own: |(0 - 1) + (1 - .95)| / 2."""
+    assert expected_calibration_error(np.array([0, 1]), np.array([1.0, 0.95])) == pytest.approx(0.475)
+
+
 def test_the_threshold_itself_is_positive() -> None:
     y_true, y_score = np.array([0, 1]), np.array([0.3, 0.3])
     assert confusion(y_true, y_score, 0.3) == (0, 1, 0, 1)
