@@ -92,7 +92,7 @@ class ClassifierConfig(Section):
     data: DataConfig = DataConfig()
     seed: int = 0
     synthetic: str | None = None  # a synthesis run; None: the newest finished one
-    synthetic_count: int | Literal["deficit", "all"] = "deficit"
+    synthetic_count: Annotated[int, Field(ge=1)] | Literal["deficit", "all"] = "deficit"
     model: str = "small_cnn"
     weights: str = "none"  # torchvision backbones: imagenet, none, or a state-dict file
     freeze: bool = False  # train the head only

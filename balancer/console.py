@@ -187,6 +187,9 @@ def _explicit(section: str, file: Path | None, flags: dict[str, Any], assignment
     data = explicit.get("data")
     if isinstance(data, dict) and data.get("path") is not None:
         explicit["data"] = {**data, "path": data_path(str(data["path"]))}
+    for key in ("gan_run", "synthetic"):  # absolute, so that --resume finds them from anywhere
+        if isinstance(explicit.get(key), str):
+            explicit[key] = str(Path(explicit[key]).expanduser().resolve())
     return explicit
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import sys
@@ -77,3 +78,10 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     """bfloat16 autocast where ``precision`` asks for it; ``auto`` means on CUDA only."""
     enabled = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def exact_float32(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Convolutions in true float32: on CUDA, cuDNN would otherwise round their inputs to TF32's 10 bits."""
+    if device.type != "cuda":
+        return contextlib.nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)

@@ -60,7 +60,7 @@ def configure(asked: Invocation) -> Any:
         )
     if not given:
         log.info("taking the newest finished GAN run: %s", path)
-    return asked.config(merge({"data": saved_config("gan-train", path)["data"]}, {"gan_run": str(path)}))
+    return asked.config(merge({"data": saved_config("gan-train", path)["data"]}, {"gan_run": str(path.resolve())}))
 
 
 def open_source(config: SynthesizeConfig, device: torch.device) -> Source:

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from balancer.config import AblateConfig, ClassifierConfig, TrainConfig, merge
+from balancer.config import AblateConfig, ClassifierConfig, TrainConfig, config_hash, merge
 from balancer.console import Invocation, Outcome
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.folder import CLASSES
@@ -58,6 +58,15 @@ class Study:
         return count if isinstance(count, int) else self.data.deficit
 
 
+def provenance(study: Study) -> dict[str, str]:
+    """What all trials of one table must share: the split, every image of the data (test too), the settings."""
+    return {
+        "split_hash": study.data.split_hash,
+        "data_fingerprint": study.data.fingerprint,
+        "config_hash": config_hash(study.config),
+    }
+
+
 def regimes_of(config: ClassifierConfig) -> list[Regime]:
     if isinstance(config, AblateConfig):
         return select_regimes(config.regimes)
@@ -77,7 +86,7 @@ def configure(asked: Invocation) -> ClassifierConfig:
         )
     if not config.synthetic:
         log.info("taking the newest finished synthesis: %s", path)
-    inherited: dict[str, Any] = {"synthetic": str(path)}
+    inherited: dict[str, Any] = {"synthetic": str(path.resolve())}
     if (path / "config.yaml").exists():  # images of another generator come with a manifest alone
         inherited = merge({"data": saved_config("synthesize", path)["data"]}, inherited)
     return cast(ClassifierConfig, asked.config(inherited))
@@ -132,7 +141,7 @@ def run_trial(
         "val": evaluate(data.labels[val], fitted.val_score, fitted.threshold),
         "test": evaluate(data.labels[test], score, fitted.threshold),
         "seconds": round(fitted.seconds, 1),
-        "split_hash": data.split_hash,
+        **provenance(study),
         "synthetic_hash": train.synthetic_digest,
         "git_commit": git_commit(),
         "folder": folder.relative_to(run.path).as_posix(),
@@ -146,12 +155,13 @@ def ablate(config: AblateConfig, study: Study, run: RunDir, device: torch.device
         Interrupted: a signal came; finished trials are kept.
         BalancerError: the finished trials of a resumed run were made on another split.
     """
-    before = read_jsonl(run / RESULTS)
-    if others := {r["split_hash"] for r in before} - {study.data.split_hash}:
-        raise BalancerError(
-            f"{run / RESULTS} holds trials of split {'/'.join(sorted(others))}, {study.data.source} now gives "
-            f"{study.data.split_hash}; bring the data back or start a new run"
-        )
+    before, now = read_jsonl(run / RESULTS), provenance(study)
+    for key, value in now.items():
+        if others := {str(r.get(key)) for r in before} - {value}:
+            raise BalancerError(
+                f"{run / RESULTS} holds trials of {key} {'/'.join(sorted(others))}, {study.data.source} now gives "
+                f"{value}; bring the data back or start a new run"
+            )
     done = {(r["regime"], r["trial_seed"]) for r in before}
     plan = [(seed, regime) for seed in range(config.seed, config.seed + config.seeds) for regime in study.regimes]
     with deferred_signals() as signalled:
@@ -197,11 +207,11 @@ def write_outputs(rows: list[dict[str, Any]], study: Study, run: RunDir) -> Outc
     keys = [c.key for c in tables.COLUMNS]
     body = "\n\n".join(tables.markdown_table(entries, keys[i : i + 6]) for i in range(0, len(keys), 6))
     used = f"`{study.config.synthetic}`" if study.synthetic else "none"
-    provenance = f"Data `{study.data.source}`, split `{study.data.split_hash}`; synthetic set {used}."
+    sources = f"Data `{study.data.source}`, split `{study.data.split_hash}`; synthetic set {used}."
     changes = "\n".join(f"- {line}" for line in differences.splitlines())
     write_text(
         run / "table.md",
-        f"# Ablation\n\n{notes}{body}\n\n{caption} {DESCRIPTIVE}\n\n## Paired differences\n\n{changes}\n\n{provenance}\n",
+        f"# Ablation\n\n{notes}{body}\n\n{caption} {DESCRIPTIVE}\n\n## Paired differences\n\n{changes}\n\n{sources}\n",
     )
     write_text(run / "table.csv", tables.csv_table(entries))
     summary = {

@@ -19,13 +19,13 @@ from balancer.config import GanTrainConfig, differences, validate
 from balancer.data.dataset import Dataset
 from balancer.data.folder import CLASSES
 from balancer.data.sampling import batch_indices
-from balancer.device import autocast, memory_format, peak_memory_mb, synchronize
+from balancer.device import autocast, exact_float32, memory_format, peak_memory_mb, synchronize
 from balancer.errors import BalancerError, Interrupted, UsageError
 from balancer.gan.ema import EMA
 from balancer.gan.losses import loss_named
 from balancer.gan.networks import architecture
 from balancer.grids import save_grid, to_uint8
-from balancer.run import RunDir, atomic_file, deferred_signals, keep_jsonl
+from balancer.run import RunDir, atomic_file, deferred_signals, keep_jsonl, read_jsonl
 from balancer.seeding import derive_seed, generator
 
 log = logging.getLogger("balancer")
@@ -166,7 +166,8 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
     log.info("learning %s from %d images", CLASSES[label], len(images))
 
     sums: dict[str, Tensor] = {}
-    since, begin, row = state.step, time.perf_counter(), {}
+    since, begin = state.step, time.perf_counter()
+    row = {k: v for past in read_jsonl(run / "metrics.jsonl")[-1:] for k, v in past.items() if k != "step"}
     start_step, start = state.step, begin
     with deferred_signals() as signalled, progress.bar(config.steps, "gan-train", "step", state.step) as bar:
         while state.step < config.steps:
@@ -235,7 +236,8 @@ def scale(pixels: Tensor, device: torch.device) -> Tensor:
 def generate(G: nn.Module, z: Tensor) -> Tensor:
     """Images (n, 1, H, W) in [-1, 1] in evaluation mode, always in float32."""
     G.eval()
-    images: Tensor = G(z).float().clamp(-1, 1)
+    with exact_float32(z.device):
+        images: Tensor = G(z).float().clamp(-1, 1)
     return images
 
 

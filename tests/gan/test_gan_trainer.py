@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from click.testing import CliRunner
 from PIL import Image
 
+from balancer.cli import main as balancer_command
 from balancer.config import GanTrainConfig, resolve
 from balancer.data.dataset import Dataset
 from balancer.data.folder import CLASSES, Record
@@ -495,3 +497,15 @@ def test_scale_is_the_inverse_of_quantisation() -> None:
 def test_estimate_leaves_nothing_behind(runs_cwd: Path) -> None:
     assert trainer.estimate_seconds(config(steps=1000), dataset(), CPU, steps=2) > 0
     assert not list(runs_cwd.iterdir())
+
+
+def test_a_run_killed_after_its_last_step_finishes_on_resume(runs_cwd, chest_folder) -> None:
+    arguments = ["gan-train", "--data", str(chest_folder), "--steps", "4", "--batch-size", "4", "--image-size", "16"]
+    small = ["--set", "generator_width=2", "--set", "discriminator_width=2", "--json"]
+    first = CliRunner().invoke(balancer_command, [*arguments, *small], catch_exceptions=False)
+    run = Path(json.loads(first.stdout)["run"])
+    (run / "done").unlink()
+    again = CliRunner().invoke(balancer_command, ["gan-train", "--resume", str(run), "--json"], catch_exceptions=False)
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.stdout)["loss_D"] == json.loads(first.stdout)["loss_D"]
+    assert (run / "done").exists()
