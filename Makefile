@@ -26,7 +26,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The whole job on the built-in drawings: a GAN, its images, the ablation, a prediction.
+# The whole job on the built-in drawings: a GAN, its images, the ablation.
 demo: $(READY)
 	$(BIN)/balancer gan-train --data phantom
 	$(BIN)/balancer synthesize --data phantom

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import logging
+import logging.handlers
 import os
 import signal
 import sys
@@ -143,7 +144,9 @@ def run_command(
             with reporting(as_json, quiet, verbose):
                 if resume is not None and (force or out is not None):
                     raise click.UsageError("--resume names its own directory; drop --out and --force")
-                explicit = _explicit(name.replace("-", "_"), config_file, flags, assignments)
+                source = click.get_current_context().get_parameter_source("assignments")
+                flags_win = source is click.core.ParameterSource.ENVIRONMENT
+                explicit = _explicit(name.replace("-", "_"), config_file, flags, assignments, flags_win)
                 emit(body(Invocation(name, explicit, device, out, resume, force, dry_run)), as_json)
 
         return _with_options(group, name, callback, (*settings, *DATA_OPTIONS, *RUN_OPTIONS, *OUTPUT_OPTIONS))
@@ -175,15 +178,20 @@ def _with_options(
     return group.command(name, context_settings=HELP)(callback)
 
 
-def _explicit(section: str, file: Path | None, flags: dict[str, Any], assignments: tuple[str, ...]) -> dict[str, Any]:
+def _explicit(
+    section: str, file: Path | None, flags: dict[str, Any], assignments: tuple[str, ...], flags_win: bool
+) -> dict[str, Any]:
+    """Config file, then flags, then ``--set``; assignments from the environment come before the flags."""
     layers = [read_config_file(file, section)] if file else []
+    said = [parse_assignment(text) for text in assignments]
+    layers += said if flags_win else []
     for key, value in flags.items():
         if value is not None and value != ():
             nested: Any = value
             for part in reversed(key.removeprefix(SETTING).split("__")):
                 nested = {part: nested}
             layers.append(nested)
-    explicit = merge(*layers, *map(parse_assignment, assignments))
+    explicit = merge(*layers, *([] if flags_win else said))
     data = explicit.get("data")
     if isinstance(data, dict) and data.get("path") is not None:
         explicit["data"] = {**data, "path": data_path(str(data["path"]))}
@@ -214,7 +222,11 @@ def reporting(as_json: bool, quiet: bool, verbose: bool) -> Iterator[None]:
     handler = BarHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
-    log.handlers, log.propagate = [handler], False
+    early = logging.handlers.MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
+    log.handlers, log.propagate = (
+        [handler, early],
+        False,
+    )  # a run's log.txt begins with what was said before it was made
     log.setLevel(level)
     previous = _terminate_politely()
     try:

@@ -27,7 +27,7 @@ class Interrupted(BalancerError):
 
     def __init__(self, signum: int, message: str) -> None:
         super().__init__(f"{signal.Signals(signum).name}: {message}")
-        self.exit_code = 128 + signum
+        self.signum, self.exit_code = signum, 128 + signum
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from balancer.config import SynthesizeConfig
+from balancer.config import PRESETS, SynthesizeConfig, differences, flatten
 from balancer.data.dataset import Dataset
 from balancer.data.folder import CLASSES
 from balancer.data.split import carve_validation
@@ -91,7 +91,8 @@ def _rows(
     n = min(len(real), len(other), len(features.fake))
     if n < 2:
         notes.append(
-            f"No distance to {reference}: it needs 2 images a side; there are {len(real)} real, {len(features.fake)} synthetic."
+            f"No distance to {reference}: it needs 2 images a side; there are {len(real)} real, {len(other)} for the floor "
+            f"and {len(features.fake)} synthetic."
         )
         return []
     pick = [
@@ -99,7 +100,7 @@ def _rows(
         for x, side in ((real, "real"), (other, "floor"), (features.fake, "fake"))
     ]
     ref, floor, fake = features.real(real[pick[0]]), features.real(other[pick[1]]), features.fake[pick[2]]
-    size = min(config.kid_subset_size, n)
+    size = min(config.kid_subset_size, max(2, n // 2))  # whole-set subsets would all be the same and show an SD of 0
     if n <= network.dim:
         notes.append(
             f"{network.name} against {reference}: {n} images a side for {network.dim} features; the Fréchet distance is biased upwards, "
@@ -127,14 +128,21 @@ def _rows(
 
 def render_markdown(report: dict[str, Any]) -> str:
     """report.md."""
-    data, quality = report["data"], report["quality"]
+    data, quality, gan = report["data"], report["quality"], report["gan_config"]
+    changed = differences(
+        PRESETS[gan["preset"]], {k: v for k, v in flatten(gan).items() if k in flatten(PRESETS[gan["preset"]])}
+    )
+    preset = f"{gan['preset']} preset" + (
+        f" (with other {', '.join(c.split(' ')[0] for c in changed)})" if changed else ""
+    )
+    weights = f"averaged weights (EMA {gan['ema_decay']:g})" if gan["ema_decay"] else "the last weights"
     counts = data["counts"]["train"]
     lines = [
         f"# {report['n']} synthetic {report['class']} images",
         "",
         *(f"> **{note}**\n" for note in data["notes"]),
-        f"Generator: {report['gan_config']['preset']} preset, {data['image_size']} px, step {report['gan_step']}, "
-        f"run `{Path(report['gan_run']).name}`, EMA weights. Seed {report['seed']}; image *i* is the same whatever the number of images.",
+        f"Generator: {preset}, {data['image_size']} px, step {report['gan_step']}, "
+        f"run `{Path(report['gan_run']).name}`, {weights}. Seed {report['seed']}; image *i* is the same whatever the number of images.",
         f"Trained on the {counts[report['class']]} {report['class']} images of the training fold "
         f"({', '.join(f'{c} {counts[c]}' for c in CLASSES)}; split `{data['split_hash']}`). No validation or test image was seen.",
         "",
@@ -142,8 +150,9 @@ def render_markdown(report: dict[str, Any]) -> str:
         "",
         "## Distances",
         "",
-        "Lower is closer. The floor is the same distance between two real sets of the same size with no patient in common: "
-        "no generator can be expected to go below it. Both sides of every comparison hold the same number of images.",
+        "Lower is closer; both sides of every comparison hold the same number of images. The floor is the same distance between two "
+        "real sets of that size, split by patient as far as patients are known. Against the training fold, a generator that copies what "
+        "it was trained on can fall below the floor: there, below is a warning and not a success. Validation it never saw.",
         "",
         "| features | reference | n_real | n_fake | Fréchet | floor | KID ± SD over subsets | floor |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import logging.handlers
 import os
 import platform
 import shutil
@@ -133,6 +134,10 @@ class RunDir:
     def log_to_file(self) -> None:
         self._handler = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        for early in [h for h in log.handlers if isinstance(h, logging.handlers.MemoryHandler)]:
+            early.setTarget(self._handler)
+            early.flush()
+            log.removeHandler(early)
         log.addHandler(self._handler)
 
     def metrics(self, row: Mapping[str, Any]) -> None:
@@ -162,7 +167,9 @@ def saved_config(command: str, path: Path) -> dict[str, Any]:
         values = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
         env = json.loads((path / "env.json").read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, ValueError) as error:
-        raise BalancerError(f"{path} holds no {command} run (no readable config.yaml and env.json)") from error
+        raise BalancerError(
+            f"{path} holds no {command} run (no readable config.yaml and env.json); give a folder under {RUNS / command}"
+        ) from error
     if not isinstance(values, dict) or not isinstance(env, dict):
         raise BalancerError(f"{path} holds no {command} run (config.yaml and env.json are not mappings)")
     if env.get("command") != command:

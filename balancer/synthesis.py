@@ -140,9 +140,12 @@ def synthesize(config: SynthesizeConfig, source: Source, run: RunDir, device: to
     }
     report["seconds"]["total"] = round(time.perf_counter() - begin, 1)  # type: ignore[index]
     shown = min(SHOWN, len(fake), len(train))
+    kind = "Drawn" if data.is_phantom else "Real"
     panels = {
         f"Synthetic {report['class']}": fake[random_subset(len(fake), shown, config.seed, "grid", "fake")],
-        f"Real {report['class']} (training fold)": train[random_subset(len(train), shown, config.seed, "grid", "real")],
+        f"{kind} {report['class']} (training fold)": train[
+            random_subset(len(train), shown, config.seed, "grid", "real")
+        ],
     }
     save_side_by_side(run / "grid.png", panels)
     write_json(run / "report.json", report)

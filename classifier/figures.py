@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,12 @@ from sklearn.metrics import roc_curve
 
 from balancer.data.folder import CLASSES
 from balancer.run import atomic_file
+from classifier.regimes import REGIMES
 from classifier.tables import mean_sd, regimes_in, values
 
 Row = dict[str, Any]
-COLOURS = dict(
-    zip(
-        ("baseline", "augment", "gan", "combined", "duplicate", "duplicate_augment", "weighted", "weighted_augment"),
-        ("#4d4d4d", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c6d31"),  # Okabe & Ito 2008
-        strict=True,
-    )
-)
+PALETTE = ("#4d4d4d", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c6d31")  # Okabe & Ito 2008
+COLOURS = dict(zip(REGIMES, itertools.cycle(PALETTE), strict=False))
 
 
 def draw_all(rows: list[Row], run: Path, note: str) -> list[Path]:

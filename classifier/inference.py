@@ -12,7 +12,7 @@ import numpy as np
 from balancer.config import data_path
 from balancer.console import Outcome
 from balancer.data.dataset import load_dataset
-from balancer.data.folder import CLASSES, image_files
+from balancer.data.folder import CLASSES, SUFFIXES, image_files
 from balancer.data.images import read_image
 from balancer.device import limit_threads, resolve_device
 from balancer.errors import BalancerError
@@ -33,6 +33,8 @@ def evaluate_checkpoint(checkpoint: Path, data: str | None, fold: str, device: s
         config = config.model_copy(update={"path": data_path(data)})
     source = load_dataset(config, require=(fold,))
     trained_on = loaded.content["data"]
+    if source.fingerprint != trained_on["fingerprint"]:
+        log.warning("these data are not exactly those of the training: some file differs")
     if source.split_hash != trained_on["split_hash"]:
         log.warning(
             "these data (split %s) are not those of the training (split %s)",
@@ -92,7 +94,9 @@ def predict_files(checkpoint: Path, images: Sequence[Path], threshold: float | N
                     raise BalancerError(f"{file} is not a readable image ({error})") from error
                 log.warning("left out: %s cannot be read (%s)", file, error)
     if not files:
-        raise BalancerError("none of the images could be read")
+        raise BalancerError(
+            f"none of {len(images)} path(s) gave a readable image; give PNG or JPEG files or a folder of them"
+        )
     scores = predict_scores(loaded.model, np.stack(pixels), loaded.config, where)
     rows = [
         {"file": str(f), "label": CLASSES[int(s >= cut)], "probability_pneumonia": float(s)}
@@ -115,5 +119,5 @@ def _expand(path: Path) -> list[Path]:
         raise BalancerError(f"{path} does not exist; give an image or a folder of images")
     files = image_files(path) if path.is_dir() else [path]
     if not files:
-        raise BalancerError(f"{path} holds no image")
+        raise BalancerError(f"{path} holds no image; expected files such as {' '.join(sorted(SUFFIXES))}")
     return files

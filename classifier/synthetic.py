@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from balancer.config import DataConfig
 from balancer.data.dataset import Dataset
@@ -51,7 +52,7 @@ def load_synthetic(path: Path, data: Dataset, config: DataConfig, count: int | s
     minority = CLASSES[data.minority_class]
     if classes != {minority}:
         raise BalancerError(
-            f"{path} holds {'/'.join(sorted(classes))} images; expected {minority}, the minority class here"
+            f"{path} holds {'/'.join(sorted(classes))} images; expected {minority}, the minority class here; give --synthetic a set of {minority}"
         )
     needed = data.deficit if count == "deficit" else len(rows) if count == "all" else int(count)
     if needed < 1:
@@ -92,6 +93,12 @@ def _read(path: Path, row: dict[str, str], config: DataConfig) -> Array:
     try:
         if hashlib.sha256(file.read_bytes()).hexdigest() != row["sha256"]:
             raise BalancerError(f"{file} is not the image that the manifest lists (SHA-256 differs); synthesize again")
+        with Image.open(file) as image:
+            if min(image.size) < config.image_size:  # the blur of an enlarged image would tell the class
+                raise BalancerError(
+                    f"{file} is {image.size[0]} x {image.size[1]} px, the classifier works at {config.image_size} px; "
+                    f"synthesize at that size, or give --image-size {min(image.size)}"
+                )
         return read_image(file, config.image_size, config.resize)
     except OSError as error:
         raise BalancerError(f"{file}, listed in the manifest, cannot be read ({error}); synthesize again") from error

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from balancer.data.folder import CLASSES
+from classifier.evaluation import DECISION
 from classifier.regimes import REGIMES
 
 Row = dict[str, Any]
@@ -18,48 +19,47 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Column:
-    """A figure of the table: where it is in a trial's row, and its title."""
+    """A figure of the table: its key, its title, where it is in a trial's row, and its title in the short table if it is there."""
 
     key: str
     title: str
     path: tuple[str, ...]
+    short: str = ""
+
+
+def _decisions(suffix: str, at: str, words: str, short: dict[str, str]) -> list[Column]:
+    """The decision metrics at one threshold."""
+    titles = {"f1": "F1"}
+    return [
+        Column(m + suffix, f"{titles.get(m, m.replace('_', ' '))} {words}", ("test", at, m), short.get(m, ""))
+        for m in DECISION
+    ]
 
 
 COLUMNS = (
-    Column("auroc", "AUROC", ("test", "auroc")),
+    Column("auroc", "AUROC", ("test", "auroc"), "AUROC"),
     Column("auprc", "AUPRC", ("test", "auprc")),
-    Column("accuracy", "accuracy at 0.5", ("test", "at_half", "accuracy")),
-    Column("balanced_accuracy", "balanced accuracy at 0.5", ("test", "at_half", "balanced_accuracy")),
-    Column("sensitivity", "sensitivity at 0.5", ("test", "at_half", "sensitivity")),
-    Column("specificity", "specificity at 0.5", ("test", "at_half", "specificity")),
-    Column("precision", "precision at 0.5", ("test", "at_half", "precision")),
-    Column("f1", "F1 at 0.5", ("test", "at_half", "f1")),
-    Column(
-        "balanced_accuracy_val_threshold",
-        "balanced accuracy at validation's threshold",
-        ("test", "at_threshold", "balanced_accuracy"),
-    ),
-    Column("accuracy_val_threshold", "accuracy at validation's threshold", ("test", "at_threshold", "accuracy")),
-    Column(
-        "sensitivity_val_threshold", "sensitivity at validation's threshold", ("test", "at_threshold", "sensitivity")
-    ),
-    Column(
-        "specificity_val_threshold", "specificity at validation's threshold", ("test", "at_threshold", "specificity")
-    ),
+    Column("val_auroc", "validation AUROC", ("val", "auroc"), "val AUROC"),
     Column("brier", "Brier", ("test", "brier")),
     Column("ece", "ECE", ("test", "ece")),
     Column("nll", "NLL", ("test", "nll")),
-    Column("val_auroc", "validation AUROC", ("val", "auroc")),
-    Column("val_balanced_accuracy", "validation balanced accuracy at 0.5", ("val", "at_half", "balanced_accuracy")),
+    *_decisions("", "at_half", "@.5", {"accuracy": "acc @.5", "sensitivity": "sens @.5", "specificity": "spec @.5"}),
+    *_decisions(
+        "_val_threshold", "at_threshold", "@val", {"accuracy": "acc @val", "balanced_accuracy": "bal.acc @val"}
+    ),
+    Column("val_balanced_accuracy", "validation balanced accuracy @.5", ("val", "at_half", "balanced_accuracy")),
 )
-SHORT = (
-    "auroc",
-    "accuracy",
-    "balanced_accuracy",
-    "sensitivity",
-    "specificity",
-    "balanced_accuracy_val_threshold",
-    "val_auroc",
+
+# Differences worth reading: the effect of synthetic images without and with augmentation, then against as many duplicates.
+CONTRASTS = (
+    ("gan", "baseline"),
+    ("combined", "augment"),
+    ("gan", "duplicate"),
+    ("combined", "duplicate_augment"),
+    ("augment", "baseline"),
+    ("combined", "baseline"),
+    ("duplicate", "baseline"),
+    ("weighted", "baseline"),
 )
 
 
@@ -107,16 +107,13 @@ def summarise(rows: list[Row]) -> list[dict[str, Any]]:
     return entries
 
 
-def paired_differences(
-    rows: list[Row], path: Sequence[str] = ("test", "auroc"), against: str = "baseline"
-) -> list[dict[str, Any]]:
-    """Differences to one regime, seed by seed: mean, SD and the number of pairs. Descriptive: no interval, no test."""
-    reference = values(rows, against, path)
+def paired_differences(rows: list[Row], path: Sequence[str] = ("test", "auroc")) -> list[dict[str, Any]]:
+    """The contrasts whose regimes are both there, seed by seed: mean, SD, number of pairs. No interval, no test."""
     found = []
-    for regime in regimes_in(rows):
-        own = values(rows, regime, path)
+    for regime, against in CONTRASTS:
+        own, reference = values(rows, regime, path), values(rows, against, path)
         pairs = sorted(own.keys() & reference.keys())
-        if regime != against and pairs:
+        if pairs:
             mean, sd = mean_sd([own[s] - reference[s] for s in pairs])
             found.append({"regime": regime, "against": against, "mean": mean, "sd": sd, "pairs": len(pairs)})
     return found
@@ -133,23 +130,24 @@ def _short(value: float) -> str:
     return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
 
 
-def markdown_table(entries: list[dict[str, Any]], keys: Sequence[str]) -> str:
+def markdown_table(entries: list[dict[str, Any]], columns: Sequence[Column]) -> str:
     """Regimes down, figures across."""
-    titles = {c.key: c.title for c in COLUMNS}
-    head = ["regime", f"train {' + '.join(CLASSES)}", *(titles[k] for k in keys)]
-    lines = ["| " + " | ".join(head) + " |", "| --- | --- |" + " ---: |" * len(keys)]
+    head = ["regime", f"train {' + '.join(CLASSES)}", "passes", *(c.title for c in columns)]
+    lines = ["| " + " | ".join(head) + " |", "| --- | --- | ---: |" + " ---: |" * len(columns)]
     for e in entries:
         train = " + ".join(str(e["n_train"][c]) for c in CLASSES)
-        lines.append("| " + " | ".join([e["regime"], train, *(cell(e[k]) for k in keys)]) + " |")
+        cells = [e["regime"], train, f"{e['passes_over_real']:.1f}", *(cell(e[c.key]) for c in columns)]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def text_table(entries: list[dict[str, Any]]) -> str:
     """The short table, aligned for a terminal."""
-    titles = ("AUROC", "acc @.5", "bal.acc @.5", "sens @.5", "spec @.5", "bal.acc @val", "val AUROC")
-    table = [["regime", "train N+P", *titles]]
+    columns = [c for c in COLUMNS if c.short]
+    table = [["regime", "train N+P", "passes", *(c.short for c in columns)]]
     for e in entries:
-        table.append([e["regime"], "+".join(str(e["n_train"][c]) for c in CLASSES), *(cell(e[k]) for k in SHORT)])
+        counts = "+".join(str(e["n_train"][c]) for c in CLASSES)
+        table.append([e["regime"], counts, f"{e['passes_over_real']:.1f}", *(cell(e[c.key]) for c in columns)])
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     lines = ["  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip() for row in table]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
@@ -162,21 +160,19 @@ def caption(entries: list[dict[str, Any]]) -> str:
     spread = "mean ± SD over trial seeds" if max(seeds) > 1 else "one trial seed: no SD, and no claim can rest on it"
     return (
         f"Test n = {first['n_test']}, validation n = {first['n_val']}; {'/'.join(map(str, seeds))} trial seed(s) per regime, {spread}. "
-        "@.5: threshold 0.5; @val: threshold chosen on validation. Test was opened once per trial, after training, "
-        "selection and threshold were fixed."
+        "Passes: how often each real training image was seen, at equal optimiser steps. @.5: threshold 0.5; @val: threshold chosen on "
+        "validation. Regimes differ in class prior, which moves every figure @.5 and Brier, ECE and NLL by itself: compare AUROC, and "
+        "@val. Test was opened once per trial, after training, selection and threshold were fixed."
     )
 
 
 def differences_text(rows: list[Row]) -> str:
     """The paired AUROC differences, one a line."""
     lines = []
-    for against in ("baseline", "augment"):
-        for d in paired_differences(rows, against=against):
-            if against == "baseline" or d["regime"] == "combined":
-                sd = "n/a" if d["sd"] is None else f"{d['sd']:.3f}"
-                lines.append(
-                    f"{d['regime']} - {against}: {d['mean']:+.3f} AUROC, SD of the paired differences {sd}, {d['pairs']} pair(s)"
-                )
+    for d in paired_differences(rows):
+        sd = "n/a" if d["sd"] is None else f"{d['sd']:.3f}"
+        what = f"{d['regime']} - {d['against']}: {d['mean']:+.3f} AUROC"
+        lines.append(f"{what}, SD of the paired differences {sd}, {d['pairs']} pair(s)")
     return "\n".join(lines)
 
 

@@ -49,13 +49,11 @@ class TrainingSet:
     synthetic_digest: str | None
 
 
-def training_set(
-    data: Dataset, regime: Regime, synthetic: SyntheticSet | None, seed: int, copies: int | None = None
-) -> TrainingSet:
+def training_set(data: Dataset, regime: Regime, synthetic: SyntheticSet | None, seed: int, copies: int) -> TrainingSet:
     """The training fold, with what the regime adds to its minority class.
 
     Args:
-        copies: how many duplicates the control adds; None: as many as there are synthetic images, else the deficit.
+        copies: how many duplicates the control adds.
 
     Raises:
         BalancerError: the regime wants synthetic images and there are none, or no duplicates are asked for.
@@ -70,13 +68,12 @@ def training_set(
             )
         extra = synthetic.images
     elif regime.duplicate:
-        count = copies if copies is not None else len(synthetic.images) if synthetic is not None else data.deficit
-        if count < 1:
+        if copies < 1:
             raise BalancerError(
-                f"regime {regime.name} would add {count} duplicates (the deficit here is {data.deficit}); give --synthetic-count N"
+                f"regime {regime.name} would add {copies} duplicates (the deficit here is {data.deficit}); give --synthetic-count N"
             )
         minority = data.indices("train", data.minority_class)
-        extra = data.images[minority[batch_indices(len(minority), count, 0, derive_seed(seed, "duplicates"))]]
+        extra = data.images[minority[batch_indices(len(minority), copies, 0, derive_seed(seed, "duplicates"))]]
     if extra is None:
         return TrainingSet(images, labels, len(real), 0, None)
     labels = np.concatenate([labels, np.full(len(extra), data.minority_class)])
@@ -113,10 +110,11 @@ def normalise(images: Tensor, how: str) -> Tensor:
     return (images - mean) / sd
 
 
-def to_input(pixels: Array, config: ClassifierConfig, device: torch.device) -> Tensor:
+def to_input(pixels: Array | Tensor, config: ClassifierConfig, device: torch.device) -> Tensor:
     """(B, H, W) uint8 to network input on the device."""
-    images = torch.from_numpy(np.ascontiguousarray(pixels))[:, None].to(device).float()
-    return normalise(images, config.normalisation).contiguous(memory_format=memory_format(device))
+    whole = torch.from_numpy(np.ascontiguousarray(pixels)) if isinstance(pixels, np.ndarray) else pixels
+    images = whole[:, None].to(device).float()
+    return normalise(images, config.input_normalisation).contiguous(memory_format=memory_format(device))
 
 
 @torch.no_grad()
@@ -178,21 +176,23 @@ def fit(
     torch.manual_seed(derive_seed(trial_seed, "dropout"))
     optimizer = make_optimizer(config, model)
     augment = Augmenter(config.augmentation, trial_seed) if regime.augment else None
+    resident = torch.from_numpy(train.images).to(device) if augment is None else None  # else the CPU transforms each
+    labels = torch.from_numpy(train.labels).to(device)
     weights = torch.from_numpy(class_weights(train.labels, regime.weighted)).float().to(device)
-    checkpoints = evaluation_steps(config)
-    history: list[dict[str, float]] = []
-    best: tuple[float, int, dict[str, Tensor], Array] | None = None
-    seen_real, since, begin = 0, 0, time.perf_counter()
-    total = torch.zeros((), device=device)
+    looks, best = evaluation_steps(config), _Best(config.selection)
+    seen_real, losses, begin = 0, [], time.perf_counter()
     with progress.bar(config.steps, f"{regime.name}, seed {trial_seed}", "step") as bar:
         for step in range(config.steps):
             index = batch_indices(len(train.images), config.batch_size, step, trial_seed)
-            pixels, seen_real = train.images[index], seen_real + int((index < train.n_real).sum())
-            pixels = augment(pixels, index, step) if augment else pixels
-            y = torch.from_numpy(train.labels[index]).to(device)
+            seen_real += int((index < train.n_real).sum())
+            where = torch.from_numpy(index).to(device)
+            pixels = resident[where] if resident is not None else train.images[index]
+            if augment is not None:
+                pixels = augment(train.images[index], index, step)
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * schedule(config, step)
 
+            y = labels[where]
             model.train()
             with autocast(device, config.precision):
                 logits = model(to_input(pixels, config, device)).float()
@@ -200,28 +200,40 @@ def fit(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            total, since = total + loss.detach(), since + 1
+            losses.append(loss.detach())
             bar.update()
             if (signum := signalled()) is not None:
                 raise Interrupted(signum, f"stopped in {regime.name}, seed {trial_seed}")
-            if step + 1 not in checkpoints:
-                continue
-
-            score = predict(model, val[0], config, device)
-            row = {"step": step + 1, "train_loss": float(total) / since, "val_nll": nll(val[1], score)}
-            if not (math.isfinite(row["train_loss"]) and math.isfinite(row["val_nll"])):
-                raise BalancerError(
-                    f"{regime.name}, seed {trial_seed}: the loss is not finite by step {step + 1}; lower lr"
-                )
-            history.append(row)
-            total, since = torch.zeros((), device=device), 0
-            if best is None or config.selection == "last" or row["val_nll"] < best[0]:
-                best = (row["val_nll"], step + 1, copy.deepcopy(model.state_dict()), score)
-    assert best is not None, "evaluation_steps always holds the last step"
-    model.load_state_dict(best[2])
-    threshold = threshold_rule(config.threshold)(val[1], best[3])
+            if step + 1 in looks:
+                train_loss, losses = float(torch.stack(losses).mean()), []
+                score = predict(model, val[0], config, device)
+                best.look(step + 1, train_loss, nll(val[1], score), score, model)
+    model.load_state_dict(best.state)
+    threshold = threshold_rule(config.threshold)(val[1], best.score)
     passes = seen_real / train.n_real
-    return Fitted(model.eval(), threshold, best[1], history, best[3], passes, time.perf_counter() - begin)
+    seconds = time.perf_counter() - begin
+    return Fitted(model.eval(), threshold, best.step, best.history, best.score, passes, seconds)
+
+
+class _Best:
+    """The state that the selection rule keeps, and what was seen at every look at validation."""
+
+    def __init__(self, rule: str) -> None:
+        self.rule, self.history = rule, list[dict[str, float]]()
+        self.nll, self.step, self.state, self.score = math.inf, 0, dict[str, Tensor](), np.empty(0)
+
+    def look(self, step: int, train_loss: float, val_nll: float, score: Array, model: nn.Module) -> None:
+        """
+        Raises:
+            BalancerError: a loss is not finite.
+        """
+        if not (math.isfinite(train_loss) and math.isfinite(val_nll)):
+            raise BalancerError(
+                f"the loss is not finite by step {step} (training {train_loss}, validation {val_nll}); lower lr"
+            )
+        self.history.append({"step": step, "train_loss": train_loss, "val_nll": val_nll})
+        if self.rule == "last" or val_nll < self.nll:
+            self.nll, self.step, self.state, self.score = val_nll, step, copy.deepcopy(model.state_dict()), score
 
 
 def make_optimizer(config: ClassifierConfig, model: nn.Module) -> torch.optim.Optimizer:
@@ -296,7 +308,9 @@ def load_classifier(path: Path, device: torch.device) -> Loaded:
             f"{path} does not exist; give a model.pt made by `classifier train` or `classifier ablate`"
         ) from error
     except Exception as error:  # torch.load raises many kinds for a damaged file
-        raise BalancerError(f"{path} is not a readable checkpoint ({type(error).__name__})") from error
+        raise BalancerError(
+            f"{path} is not a readable checkpoint ({type(error).__name__}); train again or give another model.pt"
+        ) from error
     if not isinstance(content, dict) or content.get("kind") != "classifier" or content.get("format") != FORMAT:
         raise BalancerError(
             f"{path} is not a classifier checkpoint of format {FORMAT}; give a model.pt of this program"

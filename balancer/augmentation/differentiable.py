@@ -57,8 +57,8 @@ def cutout(images: Tensor, generator: torch.Generator, ratio: float = 0.5) -> Te
     half_y, half_x = int(height * ratio + 0.5) // 2, int(width * ratio + 0.5) // 2
     centre_y = _integers(images, 0, height - 1, generator)
     centre_x = _integers(images, 0, width - 1, generator)
-    rows = (torch.arange(height, device=images.device)[None] - centre_y + half_y).clamp(-1, 2 * half_y)
-    columns = (torch.arange(width, device=images.device)[None] - centre_x + half_x).clamp(-1, 2 * half_x)
+    rows = torch.arange(height, device=images.device)[None] - centre_y + half_y
+    columns = torch.arange(width, device=images.device)[None] - centre_x + half_x
     in_rows, in_columns = (rows >= 0) & (rows < 2 * half_y), (columns >= 0) & (columns < 2 * half_x)
     keep = ~(in_rows[:, None, :, None] & in_columns[:, None, None, :])
     return images * keep

@@ -45,10 +45,21 @@ class Decoded:
     bad: list[tuple[str, str]]
 
 
-def cache_dir() -> Path:
-    """``BALANCER_CACHE``, else the user's cache folder."""
+def cache_dir(part: str = "") -> Path:
+    """A folder of the cache, made if need be: below ``BALANCER_CACHE``, else below the user's cache folder.
+
+    Raises:
+        BalancerError: it cannot be made.
+    """
     given = os.environ.get("BALANCER_CACHE")
-    return Path(given) if given else Path(platformdirs.user_cache_dir("xray-balancer", appauthor=False))
+    root = Path(given) if given else Path(platformdirs.user_cache_dir("xray-balancer", appauthor=False))
+    try:
+        (root / part).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BalancerError(
+            f"cache folder {root} cannot be made ({error.strerror}); set BALANCER_CACHE to a writable folder"
+        ) from error
+    return root / part
 
 
 def decode_all(
@@ -72,14 +83,8 @@ def decode_all(
     Raises:
         BalancerError: too many files are unreadable.
     """
-    root = cache_dir()
-    try:
-        for level in ("stat", "images"):
-            (root / level).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BalancerError(
-            f"cache folder {root} cannot be made ({error.strerror}); set BALANCER_CACHE to a writable folder"
-        ) from error
+    root = cache_dir("stat").parent
+    cache_dir("images")
     digests = _digests(root / "stat" / f"{stamp}.json", names, digest)
     key = _hash(json.dumps([FORMAT, digests, settings], sort_keys=True))
     final = root / "images" / key

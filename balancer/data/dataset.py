@@ -59,10 +59,6 @@ class Dataset:
         return int(np.argmin(self.counts("train")))
 
     @property
-    def majority_class(self) -> int:
-        return 1 - self.minority_class
-
-    @property
     def deficit(self) -> int:
         """How many minority images the training fold lacks."""
         counts = self.counts("train")
@@ -138,6 +134,7 @@ def load_dataset(config: DataConfig, require: Iterable[str] = ("train",)) -> Dat
         notes=notes,
     )
     _check_folds(data, require)
+    notes += _shared_numbers(data)
     log.info("data: %s; train %d + %d, val %d + %d, test %d + %d (%s + %s); split %s",
              path, *data.counts("train"), *data.counts("val"), *data.counts("test"), *CLASSES, data.split_hash)  # fmt: skip
     return data
@@ -147,14 +144,18 @@ def phantom_folder() -> Path:
     """The drawn data set, made on first use (seconds) and kept in the cache."""
     spec = phantom.PhantomSpec()
     folder = cache.cache_dir() / f"phantom-{phantom.FORMAT}-{spec.size}-{spec.seed}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
     total = sum((*spec.train, *spec.val, *spec.test))
     with progress.bar(total, "drawing the phantom set", "image") as bar:
 
         def advance(written: int) -> None:
             bar.update(written - bar.n)
 
-        return phantom.write_phantom(folder, spec, advance)
+        try:
+            return phantom.write_phantom(folder, spec, advance)
+        except OSError as error:
+            raise BalancerError(
+                f"the phantom set cannot be drawn ({error}); remove {folder} or set BALANCER_CACHE"
+            ) from error
 
 
 def _from_folder(root: Path, config: DataConfig) -> tuple[list[Record], cache.Decoded]:
@@ -209,6 +210,21 @@ def _folds(
             f"No validation was carved: the source's own {int((folds == 'val').sum())} validation images are used."
         )
     return folds
+
+
+def _shared_numbers(data: Dataset) -> list[str]:
+    """A caveat where patient numbers occur on both sides of the official test split."""
+    seen = [
+        {r.patient for r, fold in zip(data.records, data.folds, strict=True) if (fold == "test") == test}
+        for test in (True, False)
+    ]
+    shared = [sum(p.startswith(f"{cls}-") for p in seen[0] & seen[1]) for cls in CLASSES]
+    if not any(shared):
+        return []
+    numbers = " and ".join(f"{n} {cls}" for n, cls in zip(shared, CLASSES, strict=True))
+    return [
+        f"{numbers} patient numbers occur both in test and outside it; whether they are the same children is not known."
+    ]
 
 
 def _check_folds(data: Dataset, require: Iterable[str]) -> None:

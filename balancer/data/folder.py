@@ -82,7 +82,7 @@ def read_folder(root: Path) -> list[Record]:
             class_folder = _child(folder, cls)
             if class_folder is None:
                 raise BalancerError(f"{folder} has no {cls} folder; expected both of {', '.join(CLASSES)}")
-            files = sorted(p for p in class_folder.iterdir() if _is_image(p))
+            files = image_files(class_folder)
             if not files:
                 raise BalancerError(
                     f"{class_folder} holds no image; expected files such as {' '.join(sorted(SUFFIXES))}"

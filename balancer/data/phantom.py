@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter, zoom
 
+from balancer.data.folder import CLASSES, SPLITS
+
 Array = NDArray[np.float64]
 Pair = tuple[float, float]
 
 FORMAT = 1  # raise it whenever the pixels or the file names of a given spec change
-CLASSES = ("NORMAL", "PNEUMONIA")
-SPLITS = ("train", "val", "test")
 _VIEWS = (1, 1, 1, 1, 2, 2, 3, 4)  # images of one patient, drawn uniformly from this list
 _RIGHT, _LEFT = -1, 1  # the patient's sides, as the sign of x: the patient's right is on the image's left
 

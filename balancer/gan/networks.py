@@ -120,7 +120,11 @@ class S2Generator(nn.Module):
 
 
 class S2Discriminator(nn.Module):
-    """Discriminator of the same system: 5 x 5 convolutions 32, 64, 128 at stride 2, 256 at stride 1, flatten, dense 1."""
+    """Discriminator of the same system: convolutions 32, 64, 128, 256 with LeakyReLU, flatten, dense 1.
+
+    Images (B, 1, H, W) in [-1, 1] to logits (B,). Its kernels and strides are not published; 5 x 5 at stride 2, the last
+    at stride 1, are our assumption.
+    """
 
     def __init__(self, image_size: int, width: int, spectral: bool = False) -> None:
         super().__init__()
@@ -142,7 +146,7 @@ class S2Discriminator(nn.Module):
 
 
 def init_normal(module: nn.Module) -> None:
-    """The paper's weights: N(0, 0.02), BatchNorm scale N(1, 0.02), biases 0."""
+    """The paper's weights, N(0, 0.02); BatchNorm scale N(1, 0.02) as in its authors' code; biases 0."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):

@@ -195,6 +195,7 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
             if step % config.snapshot_every == 0 or step == config.steps:
                 save_checkpoint(run / CHECKPOINT, config, state, data, label)
                 save_grid(run / "grids" / f"step_{step:06d}.png", to_uint8(generate(state.ema.network, fixed_z)))
+                log.info("step %d of %d: snapshot", step, config.steps)
             if (signum := signalled()) is not None and step < config.steps:
                 save_checkpoint(run / CHECKPOINT, config, state, data, label)
                 raise Interrupted(signum, f"saved at step {step} of {config.steps}; continue with --resume {run.path}")

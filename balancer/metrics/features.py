@@ -2,8 +2,8 @@
 
 ``inception-2048`` is the network of the FID (Heusel et al. 2017, arXiv:1706.08500), taken from torch-fidelity. Where its
 weights cannot be had, ``random-conv-128`` still orders sets of images by likeness: a fixed convolutional network
-with seeded random weights, a kind of embedding that Naeem et al. 2020 (arXiv:2002.09797, section 4) discuss and find usable
-where images differ from ImageNet's. Its figures are not FIDs and are never called so.
+with seeded random weights, a kind of embedding that Naeem et al. 2020 (arXiv:2002.09797) discuss for
+images unlike ImageNet's. Its figures are not FIDs and are never called so.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
+import socket
 import urllib.error
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from balancer import progress
 from balancer.data.cache import cache_dir
+from balancer.device import exact_float32
 from balancer.errors import BalancerError
 from balancer.run import atomic_file
 from balancer.seeding import derive_seed
@@ -107,13 +109,17 @@ def inception_weights(given: str) -> Path | None:
 def _download(path: Path) -> bool:
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     log.info("fetching the Inception weights (91 MB) for FID")
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(20)  # a firewall that swallows packets must not hang the run
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=INCEPTION_SHA256, progress=False)
     except (OSError, urllib.error.URLError, RuntimeError) as error:
         log.info("the Inception weights cannot be fetched (%s)", error)
         return False
+    finally:
+        socket.setdefaulttimeout(patience)
     return True
 
 
@@ -142,18 +148,18 @@ def extract(network: FeatureNetwork, images: Array, device: torch.device, what: 
     key = hashlib.sha256(f"{network.name} {network.version} {images.shape}".encode() + images.tobytes()).hexdigest()[
         :24
     ]
-    path = cache_dir() / "features" / f"{network.name}-{key}.npy"
+    path = cache_dir("features") / f"{network.name}-{key}.npy"
     if keep and path.exists():
         return np.load(path).astype(np.float64)
     parts = []
     with progress.bar(len(images), f"{network.name}: {what}", "image") as bar:
         for i in range(0, len(images), network.batch_size):
             batch = torch.from_numpy(images[i : i + network.batch_size])[:, None].to(device)
-            parts.append(network.module(batch).float().cpu().numpy())
+            with exact_float32(device):
+                parts.append(network.module(batch).float().cpu().numpy())
             bar.update(len(batch))
     features = np.concatenate(parts) if parts else np.zeros((0, network.dim), np.float32)
     if keep:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as handle:
             np.save(handle, features)
     return features.astype(np.float64)
