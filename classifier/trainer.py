@@ -179,7 +179,7 @@ def fit(
     resident = torch.from_numpy(train.images).to(device) if augment is None else None  # else the CPU transforms each
     labels = torch.from_numpy(train.labels).to(device)
     weights = torch.from_numpy(class_weights(train.labels, regime.weighted)).float().to(device)
-    looks, best = evaluation_steps(config), _Best(config.selection)
+    looks, best = evaluation_steps(config), _Best(config.selection, f"{regime.name}, seed {trial_seed}")
     seen_real, losses, begin = 0, [], time.perf_counter()
     with progress.bar(config.steps, f"{regime.name}, seed {trial_seed}", "step") as bar:
         for step in range(config.steps):
@@ -218,8 +218,8 @@ def fit(
 class _Best:
     """The state that the selection rule keeps, and what was seen at every look at validation."""
 
-    def __init__(self, rule: str) -> None:
-        self.rule, self.history = rule, list[dict[str, float]]()
+    def __init__(self, rule: str, trial: str) -> None:
+        self.rule, self.trial, self.history = rule, trial, list[dict[str, float]]()
         self.nll, self.step, self.state, self.score = math.inf, 0, dict[str, Tensor](), np.empty(0)
 
     def look(self, step: int, train_loss: float, val_nll: float, score: Array, model: nn.Module) -> None:
@@ -229,7 +229,7 @@ class _Best:
         """
         if not (math.isfinite(train_loss) and math.isfinite(val_nll)):
             raise BalancerError(
-                f"the loss is not finite by step {step} (training {train_loss}, validation {val_nll}); lower lr"
+                f"{self.trial}: the loss is not finite by step {step} (training {train_loss}, validation {val_nll}); lower lr"
             )
         self.history.append({"step": step, "train_loss": train_loss, "val_nll": val_nll})
         if self.rule == "last" or val_nll < self.nll:

@@ -443,3 +443,18 @@ def test_unknown_flags_and_help() -> None:
         result = call(flag)
         assert result.exit_code == 0
         assert "Resolve the settings" in result.stdout
+
+
+def test_a_preset_overruled_by_its_own_settings_is_said(caplog):
+    said = resolve("gan_train", {"preset": "modern", "loss": "non_saturating", "steps": 5, "data": {"path": "/x"}})
+    assert said.loss == "non_saturating"
+    assert "preset modern is overruled" in caplog.text
+    assert "loss" in caplog.text
+    assert "steps" not in caplog.text
+
+
+def test_imagenet_weights_bring_imagenet_normalisation():
+    plain, pretrained = resolve("train", {}), resolve("train", {"model": "resnet18", "weights": "imagenet"})
+    assert (plain.input_normalisation, pretrained.input_normalisation) == ("per_image", "imagenet")
+    asked = resolve("train", {"model": "resnet18", "weights": "imagenet", "normalisation": "unit"})
+    assert asked.input_normalisation == "unit"

@@ -130,7 +130,7 @@ def whole_report(quality: dict[str, Any], data: Dataset) -> dict[str, Any]:
         "n": 40,
         "gan_run": "/somewhere/runs/gan-train/20260101-000000-abcdef01",
         "gan_step": 8,
-        "gan_config": {"preset": "dcgan"},
+        "gan_config": {"preset": "dcgan", "ema_decay": 0.99},
         "seed": 3,
         "data": data.describe() | {"counts": {"train": {"NORMAL": 30, "PNEUMONIA": 50}}},
         "quality": quality,
@@ -191,9 +191,9 @@ def test_markdown_gives_every_subset_size_used() -> None:
     """With little validation data the KID there uses smaller subsets than the first row's."""
     data = dataset(30, 4)
     quality = quality_report(SETTINGS, data, 0, fakes(), CPU)
-    assert [r["kid_subset_size"] for r in quality["distances"]] == [6, 4]
+    assert [r["kid_subset_size"] for r in quality["distances"]] == [6, 2]
     text = render_markdown(whole_report(quality, data))
-    assert "subsets of 6 and 4 images" in text
+    assert "subsets of 6 and 2 images" in text
 
 
 @pytest.mark.parametrize(("train", "val"), [(30, 1), (30, 0)])

@@ -43,7 +43,9 @@ def synthetic_set(data: Dataset, n: int) -> SyntheticSet:
 
 def run(data: Dataset, regime: str = "baseline", seed: int = 0, **more: Any) -> Fitted:
     chosen, val = REGIMES[regime], data.indices("val")
-    train = training_set(data, chosen, synthetic_set(data, data.deficit) if chosen.synthetic else None, seed)
+    train = training_set(
+        data, chosen, synthetic_set(data, data.deficit) if chosen.synthetic else None, seed, data.deficit
+    )
     return fit(settings(**more), chosen, seed, train, (data.images[val], data.labels[val]), CPU)
 
 
@@ -85,7 +87,7 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_training_set_of_the_baseline_is_the_training_fold(data: Dataset) -> None:
-    train = training_set(data, REGIMES["baseline"], None, 0)
+    train = training_set(data, REGIMES["baseline"], None, 0, 0)
     real = data.indices("train")
     assert np.array_equal(train.images, data.images[real])
     assert np.array_equal(train.labels, data.labels[real])
@@ -99,7 +101,7 @@ def test_synthetic_images_follow_the_real_ones_with_the_minority_label(
 ) -> None:
     data = make_data(counts)
     fakes = synthetic_set(data, 12)
-    train = training_set(data, REGIMES[regime], fakes, 0)
+    train = training_set(data, REGIMES[regime], fakes, 0, 0)
     assert np.array_equal(train.images[:28], data.images[data.indices("train")])
     assert np.array_equal(train.images[28:], fakes.images)
     assert set(train.labels[28:]) == {int(counts[0] > counts[1])}
@@ -112,7 +114,7 @@ def test_duplicates_balance_the_classes_and_use_every_image_alike(
     make_data: MakeData, few: int, more: int, swap: bool, seed: int
 ) -> None:
     data = make_data((few + more, few) if swap else (few, few + more))
-    train = training_set(data, REGIMES["duplicate"], None, seed)
+    train = training_set(data, REGIMES["duplicate"], None, seed, data.deficit)
     assert (train.n_real, train.added, train.synthetic_digest) == (2 * few + more, more, None)
     assert np.bincount(train.labels).tolist() == [few + more] * 2
     used = Counter(image.tobytes() for image in train.images[train.n_real :])
@@ -122,22 +124,22 @@ def test_duplicates_balance_the_classes_and_use_every_image_alike(
 
 
 def test_duplicates_are_as_many_as_the_synthetic_images(data: Dataset) -> None:
-    train = training_set(data, REGIMES["duplicate"], synthetic_set(data, 5), 0)
+    train = training_set(data, REGIMES["duplicate"], synthetic_set(data, 5), 0, 5)
     assert (train.added, train.synthetic_digest) == (5, None)
     assert training_set(data, REGIMES["duplicate"], None, 0, copies=3).added == 3
 
 
 def test_which_images_are_duplicated_depends_on_the_seed(data: Dataset) -> None:
-    drawn = [training_set(data, REGIMES["duplicate"], None, seed).images[28:] for seed in (0, 0, 1)]
+    drawn = [training_set(data, REGIMES["duplicate"], None, seed, data.deficit).images[28:] for seed in (0, 0, 1)]
     assert np.array_equal(drawn[0], drawn[1])
     assert not np.array_equal(drawn[0], drawn[2])
 
 
 def test_nothing_to_add_is_an_error(data: Dataset, make_data: MakeData) -> None:
     with pytest.raises(BalancerError, match="regime gan needs synthetic images; run `balancer synthesize`"):
-        training_set(data, REGIMES["gan"], None, 0)
+        training_set(data, REGIMES["gan"], None, 0, 0)
     with pytest.raises(BalancerError, match=r"would add 0 duplicates \(the deficit here is 0\)"):
-        training_set(make_data((6, 6)), REGIMES["duplicate"], None, 0)
+        training_set(make_data((6, 6)), REGIMES["duplicate"], None, 0, 0)
 
 
 # ---------------------------------------------------------------- pairing and determinism
@@ -271,7 +273,7 @@ def test_the_first_loss_by_hand(data: Dataset, regime: str) -> None:
     """Binary cross-entropy of the first batch under the first weights, classes weighted or not."""
     seed, config = 4, settings(steps=1, evaluations=1)
     loss = run(data, regime, seed, steps=1, evaluations=1).history[0]["train_loss"]
-    train = training_set(data, REGIMES[regime], None, seed)
+    train = training_set(data, REGIMES[regime], None, seed, data.deficit)
     index = batch_indices(len(train.images), 8, 0, seed)
     torch.manual_seed(derive_seed(seed, "init"))
     model = build_model(config).train()

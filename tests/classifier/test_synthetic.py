@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from balancer.config import DataConfig
-from balancer.data.dataset import Dataset
+from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.images import read_image
 from balancer.errors import BalancerError
+from balancer.manifest import MANIFEST_COLUMNS
 from classifier.synthetic import load_synthetic
 
 Make = Callable[..., Path]
@@ -165,3 +167,20 @@ def test_a_manifest_of_nonsense(folder: Path, data: Dataset, content: bytes) -> 
     (folder / "manifest.csv").write_bytes(content)
     with pytest.raises(BalancerError, match=r"manifest\.csv"):
         load_synthetic(folder, data, CONFIG, "all")
+
+
+def test_images_smaller_than_the_working_size_are_refused(chest_folder, tmp_path):
+    """Enlarged synthetic images would be blurred, and the blur would tell the class."""
+    config = DataConfig(path=str(chest_folder), image_size=32)
+    data = load_dataset(config)
+    Image.new("L", (16, 16)).save(tmp_path / "a.png")
+    digest = hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest()
+    lines = [",".join(MANIFEST_COLUMNS), f"a.png,0,0,{digest},NORMAL,{data.split_hash}"]
+    (tmp_path / "manifest.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(BalancerError, match=r"16 x 16 px.*works at 32 px"):
+        load_synthetic(tmp_path, data, config, "all")
+    assert load_synthetic(tmp_path, data, config.model_copy(update={"image_size": 16}), "all").images.shape == (
+        1,
+        16,
+        16,
+    )
