@@ -18,6 +18,7 @@ from balancer.metrics.features import (
     Precomputed,
     RandomConv,
     extract,
+    inception,
     inception_weights,
     random_conv,
     random_subset,
@@ -232,3 +233,21 @@ def test_precomputed_hands_through() -> None:
     given = torch.rand(3, 5)
     assert Precomputed(5)(given) is given
     assert Precomputed(5).num_features == 5
+
+
+@pytest.mark.slow
+def test_inceptions_plumbing_with_random_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published weights are not at hand; the network, its input and its 2,048 outputs are the same with others."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", lambda *_, **__: {})
+        patch.setattr(torch.nn.Module, "load_state_dict", lambda *_, **__: None)
+        network = inception(tmp_path / "absent.pth", CPU)
+    assert (network.name, network.dim) == ("inception-2048", 2048)
+    images = np.random.default_rng(0).integers(0, 256, (3, 64, 64), dtype=np.uint8)
+    features = extract(network, images, CPU, "synthetic")
+    assert features.shape == (3, 2048)
+    assert np.isfinite(features).all()
+    assert (features[0] != features[1]).any()
+    assert FeatureExtractorInceptionV3.INPUT_IMAGE_SIZE == 299
