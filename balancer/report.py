@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from balancer.metrics.features import (
 )
 from balancer.metrics.frechet import frechet_distance
 from balancer.metrics.kernel import kernel_distance
+from balancer.metrics.manifold import NEIGHBOURS, manifold_overlap
 
 Array = np.ndarray
 NO_FID = (
@@ -122,6 +124,8 @@ def _rows(
         "kid_floor_sd": kid_floor_sd,
         "kid_subsets": config.kid_subsets,
         "kid_subset_size": size,
+        "overlap": asdict(manifold_overlap(ref, fake)) if n > NEIGHBOURS else None,
+        "overlap_floor": asdict(manifold_overlap(ref, floor)) if n > NEIGHBOURS else None,
     }
     return [row]
 
@@ -173,6 +177,7 @@ def render_markdown(report: dict[str, Any]) -> str:
             "`random-conv-128` is a fixed convolutional network with seeded random weights (discussed by Naeem et al. 2020): "
             "its figures order sets of images on this data and are not FIDs.",
         ]
+    lines += _overlap_lines(quality["distances"])
     lines += ["", *(f"- {note}" for note in quality["notes"])]
     lines += [
         "",
@@ -181,3 +186,25 @@ def render_markdown(report: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _overlap_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """The table of precision, recall, density and coverage, each with what real images reach in brackets."""
+    shown = [r for r in rows if r["overlap"]]
+    if not shown:
+        return []
+    names = list(shown[0]["overlap"])
+    lines = [
+        "",
+        "## Overlap",
+        "",
+        f"In brackets, what as many other real images reach. Precision and density ask whether synthetic images look real, recall and "
+        f"coverage whether they show the variety of the real ones (k = {NEIGHBOURS} nearest neighbours).",
+        "",
+        f"| features | reference | n_real | n_fake | {' | '.join(names)} |",
+        "| --- | --- | ---: | ---: |" + " ---: |" * len(names),
+    ]
+    for r in shown:
+        cells = [f"{r['overlap'][name]:.2f} ({r['overlap_floor'][name]:.2f})" for name in names]
+        lines.append(f"| {r['features']} | {r['reference']} | {r['n_real']} | {r['n_fake']} | {' | '.join(cells)} |")
+    return lines

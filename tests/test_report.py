@@ -163,8 +163,12 @@ def test_with_inception_each_figure_has_its_name(monkeypatch: pytest.MonkeyPatch
     assert names == {("random-conv-128", "Fréchet distance"), ("inception-2048", "FID")}
     text = render_markdown(whole_report(quality, data))
     assert "FID was not computed" not in text
-    rows = [line for line in text.splitlines() if line.startswith(("| random", "| inception"))]
-    assert len(rows) == 4
+    distances, overlap = (
+        [line for line in part.splitlines() if line.startswith(("| random", "| inception"))]
+        for part in text.split("## Overlap")
+    )
+    rows = distances
+    assert len(rows) == len(overlap) == 4
     assert all(("(FID)" in line) == line.startswith("| inception-2048") for line in rows)
 
 
@@ -172,7 +176,12 @@ def test_markdown_states_counts_figures_and_floors() -> None:
     data = dataset()
     quality = quality_report(SETTINGS, data, 0, fakes(), CPU)
     text = render_markdown(whole_report(quality, data))
-    table = [line for line in text.splitlines() if line.startswith("| random")]
+    table, overlap = (
+        [line for line in part.splitlines() if line.startswith("| random")] for part in text.split("## Overlap")
+    )
+    for line, row in zip(overlap, quality["distances"], strict=True):
+        for name, value in row["overlap"].items():
+            assert f"{value:.2f} ({row['overlap_floor'][name]:.2f})" in line
     for line, row in zip(table, quality["distances"], strict=True):
         for key in ("n_real", "n_fake"):
             assert f"| {row[key]} " in line
