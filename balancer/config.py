@@ -27,6 +27,11 @@ def _listed(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _off(value: Any) -> Any:
+    """YAML reads a bare ``off`` as false."""
+    return "off" if value is False else value
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
 
@@ -82,7 +87,7 @@ class SynthesizeConfig(Section):
     seed: int = 0
     n: int | None = Field(None, ge=1)  # None: the deficit of the training fold
     gan_run: str | None = None  # None: the newest finished run
-    inception: str = "auto"  # auto (cached or downloaded), off, or a weights file
+    inception: Annotated[str, BeforeValidator(_off)] = "auto"  # auto (cached or downloaded), off, or a weights file
     kid_subsets: int = Field(100, ge=1)
     kid_subset_size: int = Field(100, ge=2)
 
@@ -198,7 +203,7 @@ def read_config_file(path: Path, command: str) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"config file {path} cannot be read: {error.strerror}; give an existing YAML file") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2020-13-45
-        raise UsageError(f"config file {path} is not valid YAML: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"config file {path} is not valid YAML: {' '.join(str(error).split())}") from error
     content = {} if content is None else content
     known = {*COMMANDS, "data"}
     if not isinstance(content, dict):
@@ -208,6 +213,12 @@ def read_config_file(path: Path, command: str) -> dict[str, Any]:
             raise UsageError(f"config file {path} has an unknown section {section!r}; {nearest(str(section), known)}")
         if body is not None and not isinstance(body, dict):
             raise UsageError(f"config file {path}: section {section!r} is a {type(body).__name__}; expected a mapping")
+        try:
+            check_keys(
+                *((GanTrainConfig, {"data": body or {}}) if section == "data" else (COMMANDS[section], body or {}))
+            )
+        except UsageError as error:
+            raise UsageError(f"config file {path}, section {section}: {error}") from error
     return without_nulls(merge({"data": content["data"]} if content.get("data") else {}, content.get(command) or {}))
 
 
@@ -268,6 +279,8 @@ def data_path(given: str | None) -> str:
 
     A folder is made absolute, so that a later command finds it from wherever it is started.
     """
+    if given is not None and not given.strip():
+        raise UsageError("the data path is empty; give a folder, a MedMNIST .npz or 'phantom'")
     if given is None:
         given = str(DEFAULT_FOLDER) if DEFAULT_FOLDER.is_dir() else PHANTOM
     return given if given == PHANTOM else str(Path(given).expanduser().resolve())
@@ -290,14 +303,15 @@ def validate(model: type[SectionT], values: Mapping[str, Any]) -> SectionT:
 def check_keys(model: type[BaseModel], values: Mapping[str, Any]) -> None:
     """Refuse a key that the model does not have, naming the nearest one that it has."""
     known = setting_names(model)
-    for key in flatten(values):
-        if key not in known:
-            section = key.rpartition(".")[0]
-            raise UsageError(
-                f"setting {section!r} is a single value, not a mapping"
-                if section in known
-                else f"unknown setting {key!r}; {nearest(key, known)}"
-            )
+    for key, value in flatten(values).items():
+        if key in known:
+            continue
+        section = key.rpartition(".")[0]
+        if section in known:
+            raise UsageError(f"setting {section!r} is a single value, not a mapping")
+        if any(name.startswith(f"{key}.") for name in known):
+            raise UsageError(f"setting {key!r} is {value!r}; expected a mapping")
+        raise UsageError(f"unknown setting {key!r}; {nearest(key, known)}")
 
 
 def setting_names(model: type[BaseModel], prefix: str = "") -> list[str]:

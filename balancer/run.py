@@ -236,11 +236,16 @@ def open_run(command: str, config: Section, request: RunRequest) -> RunDir:
     if path.exists() and not path.is_dir():
         raise BalancerError(f"--out {path} is a file; give a new folder")
     if path.exists() and any(path.iterdir()):
-        _clear(path, request.force)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    run = RunDir(path, resumed=False)
-    path.mkdir(exist_ok=True)
-    write_text(path / "config.yaml", dump(config))
+        _clear(command, path, request.force)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        run = RunDir(path, resumed=False)
+        path.mkdir(exist_ok=True)
+        write_text(path / "config.yaml", dump(config))
+    except OSError as error:
+        raise BalancerError(
+            f"run directory {path} cannot be made ({error.strerror}); give --out another folder"
+        ) from error
     run.log_to_file()
     return run
 
@@ -255,7 +260,7 @@ def _new_path(command: str, config: Section) -> Path:
     return path
 
 
-def _clear(path: Path, force: bool) -> None:
+def _clear(command: str, path: Path, force: bool) -> None:
     """Empty a folder that holds a run, if told to; never one that holds anything else."""
     if not (path / "config.yaml").exists():
         raise BalancerError(f"--out {path} is not empty and holds no run; give a new or empty folder")
@@ -263,6 +268,8 @@ def _clear(path: Path, force: bool) -> None:
         raise BalancerError(
             f"--out {path} holds a run already; use --resume {path}, --force to replace it, or a new folder"
         )
+    if (path / "env.json").exists():
+        saved_config(command, path)  # refuses a run of another command: it may be the input of this one
     with RunDir(path, resumed=False):  # another process may be writing there
         shutil.rmtree(path)
 

@@ -26,7 +26,7 @@ from balancer.gan.networks import architecture
 from balancer.gan.trainer import CHECKPOINT, check_config, generate, read_checkpoint, sample_z
 from balancer.grids import png_bytes, save_side_by_side, to_uint8
 from balancer.manifest import MANIFEST_COLUMNS
-from balancer.metrics.features import random_subset
+from balancer.metrics.features import inception_weights, random_subset
 from balancer.report import quality_report, render_markdown
 from balancer.run import RunDir, latest_run, saved_config, write_json, write_text
 from balancer.seeding import derive_seed, generator
@@ -78,6 +78,8 @@ def open_source(config: SynthesizeConfig, device: torch.device) -> Source:
         raise BalancerError(
             f"the GAN of {run} makes {gan.data.image_size} px images, --image-size asks for {config.data.image_size}"
         )
+    if config.inception not in ("auto", "off"):
+        inception_weights(config.inception)  # a wrong file is refused before anything is written
     content = read_checkpoint(run / CHECKPOINT, device)
     check_config(run / CHECKPOINT, content, gan)
     data = load_dataset(config.data)

@@ -15,7 +15,7 @@ from balancer.config import AblateConfig, ClassifierConfig, TrainConfig, config_
 from balancer.console import Invocation, Outcome
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.folder import CLASSES
-from balancer.errors import BalancerError, Interrupted
+from balancer.errors import BalancerError, Interrupted, UsageError
 from balancer.run import (
     RunDir,
     append_jsonl,
@@ -30,7 +30,7 @@ from balancer.run import (
 )
 from classifier import figures, inference, tables, trainer
 from classifier.evaluation import evaluate
-from classifier.regimes import Regime, select_regimes
+from classifier.regimes import GROUPS, Regime, select_regimes
 from classifier.synthetic import SyntheticSet, load_synthetic
 
 log = logging.getLogger("balancer")
@@ -68,7 +68,10 @@ def provenance(study: Study) -> dict[str, str]:
 def regimes_of(config: ClassifierConfig) -> list[Regime]:
     if isinstance(config, AblateConfig):
         return select_regimes(config.regimes)
-    return select_regimes((cast(TrainConfig, config).regime,))
+    name = cast(TrainConfig, config).regime
+    if name in GROUPS:
+        raise UsageError(f"regime is {name!r}; `classifier train` takes one regime, `classifier ablate` takes groups")
+    return select_regimes((name,))
 
 
 def configure(asked: Invocation) -> ClassifierConfig:
@@ -87,7 +90,16 @@ def configure(asked: Invocation) -> ClassifierConfig:
     inherited: dict[str, Any] = {"synthetic": str(path.resolve())}
     if (path / "config.yaml").exists():  # images of another generator come with a manifest alone
         inherited = merge({"data": saved_config("synthesize", path)["data"]}, inherited)
-    return cast(ClassifierConfig, asked.config(inherited))
+    config = cast(ClassifierConfig, asked.config(inherited))
+    made = inherited.get("data", {})
+    for key in sorted(
+        {"image_size", "resize"} & made.keys()
+    ):  # resampled twice, synthetic images would give themselves away
+        if made[key] != (now := getattr(config.data, key)):
+            raise BalancerError(
+                f"{path} was made with {key} {made[key]}, this asks for {now}; synthesize with it, or leave it"
+            )
+    return config
 
 
 def open_study(config: ClassifierConfig) -> Study:

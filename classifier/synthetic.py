@@ -42,6 +42,8 @@ def load_synthetic(path: Path, data: Dataset, config: DataConfig, count: int | s
     Raises:
         BalancerError: no manifest, too few images, a changed or missing file, another split or class.
     """
+    if (path / "config.yaml").exists() and not (path / "done").exists():
+        raise BalancerError(f"{path} is not finished; continue it with `balancer synthesize --resume {path}`")
     rows = _read_manifest(path)
     hashes, classes = {r["split_hash"] for r in rows}, {r["class"] for r in rows}
     if hashes != {data.split_hash}:

@@ -103,7 +103,7 @@ def file(tmp_path: Path) -> Path:
         ({"seed": {"x": 3}}, "setting 'seed' is a single value, not a mapping"),
         ({"qqqq": 1}, "known: architecture, batch_size,"),
         ({5: 1}, "unknown setting '5'"),
-        ({"data": 3}, "unknown setting 'data'; did you mean 'data.path'?"),
+        ({"data": 3}, "setting 'data' is 3; expected a mapping"),
         ({"steps": 0}, "setting 'steps' is 0: "),
         ({"steps": "many"}, "setting 'steps' is 'many': "),
         ({"seed": 1.5}, "setting 'seed' is 1.5: "),
@@ -458,3 +458,14 @@ def test_imagenet_weights_bring_imagenet_normalisation():
     assert (plain.input_normalisation, pretrained.input_normalisation) == ("per_image", "imagenet")
     asked = resolve("train", {"model": "resnet18", "weights": "imagenet", "normalisation": "unit"})
     assert asked.input_normalisation == "unit"
+
+
+@pytest.mark.parametrize("value", [False, "off"])
+def test_off_may_be_written_bare_in_yaml(value):
+    assert resolve("synthesize", {"inception": value}).inception == "off"
+
+
+def test_a_typo_in_another_commands_section_is_found(tmp_path):
+    (tmp_path / "c.yaml").write_text("ablate: {stepz: 3}\n")
+    with pytest.raises(UsageError, match=r"section ablate: unknown setting 'stepz'; did you mean 'steps'"):
+        read_config_file(tmp_path / "c.yaml", "gan_train")

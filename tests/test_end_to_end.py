@@ -34,7 +34,7 @@ def three_commands(data: list[str]) -> tuple[dict, dict, dict]:
 
 def check(gan: dict, synthesis: dict, study: dict, deficit: int) -> None:
     assert gan["class"] == "NORMAL"
-    assert Path(synthesis["gan_run"]) == Path(gan["run"])
+    assert Path(synthesis["gan_run"]) == Path(gan["run"]).resolve()
     assert synthesis["n"] == deficit == len(list((Path(synthesis["run"]) / "images/NORMAL").iterdir()))
     assert [e["regime"] for e in study["regimes"]] == ["baseline", "augment", "gan", "combined"]
     for entry in study["regimes"]:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from balancer import run as run_module
-from balancer.config import GanTrainConfig, SynthesizeConfig, validate
+from balancer.config import GanTrainConfig, SynthesizeConfig, resolve, validate
 from balancer.errors import BalancerError, Interrupted, UsageError
 from balancer.run import (
     RUNS,
@@ -508,3 +508,18 @@ def test_interrupted_says_which_signal() -> None:
 
 def test_the_saved_config_is_a_valid_one(tmp_path: Path) -> None:
     assert validate(GanTrainConfig, saved_config("gan-train", started(tmp_path / "run"))) == CONFIG
+
+
+def test_force_never_replaces_a_run_of_another_command(runs_cwd: Path) -> None:
+    """It may be the very run that this command reads."""
+    with open_run("gan-train", resolve("gan_train", {}), RunRequest(out=Path("mine"))) as run:
+        write_json(run / "env.json", {"command": "gan-train"})
+    with pytest.raises(BalancerError, match="holds a gan-train run; expected a synthesize run"):
+        open_run("synthesize", resolve("synthesize", {}), RunRequest(out=Path("mine"), force=True))
+    assert (Path("mine") / "config.yaml").exists()
+
+
+def test_a_run_directory_that_cannot_be_made_is_one_line(runs_cwd: Path) -> None:
+    Path("file").touch()
+    with pytest.raises(BalancerError, match="run directory file/sub cannot be made"):
+        open_run("gan-train", resolve("gan_train", {}), RunRequest(out=Path("file/sub")))

@@ -96,7 +96,8 @@ def decode_all(
     if len(bad) > max_bad * len(names):
         raise BalancerError(
             f"{len(bad)} of {len(names)} files cannot be read, more than --max-bad {max_bad:g} allows"
-            f" (first: {bad[0][0]}: {bad[0][1]}); mend or remove them"
+            f" ({'; '.join(f'{name}: {reason}' for name, reason in bad[:5])}{'; ...' if len(bad) > 5 else ''});"
+            " mend or remove them, or raise --max-bad"
         )
     images = np.load(final / "images.npy", mmap_mode="r")
     return Decoded(images, meta["kept"], [digests[i] for i in meta["kept"]], bad)

@@ -113,6 +113,10 @@ def load_dataset(config: DataConfig, require: Iterable[str] = ("train",)) -> Dat
         notes.append("The archive names no patients: the split is at image level and may part images of one patient.")
     else:
         records, decoded = _from_folder(find_root(Path(path)), config)
+    if not decoded.kept:
+        raise BalancerError(
+            f"none of the {len(records)} files of {path} can be read ({decoded.bad[0][1]}); check --data"
+        )
     records = [records[i] for i in decoded.kept]
     for name, reason in decoded.bad:
         log.warning("left out: %s cannot be read (%s)", name, reason)
@@ -228,6 +232,12 @@ def _shared_numbers(data: Dataset) -> list[str]:
 
 
 def _check_folds(data: Dataset, require: Iterable[str]) -> None:
+    if not any(data.counts("test")):
+        log.warning("%s has no test images: a classifier cannot be evaluated on it", data.source)
+    if not any(data.counts("train")) and any(r.split == "train" for r in data.records):
+        raise BalancerError(
+            f"validation takes every image of {data.source} and leaves none to train; lower --val-fraction"
+        )
     for fold in require:
         counts = data.counts(fold)
         if not any(counts):

@@ -51,6 +51,10 @@ def find_root(path: Path) -> Path:
     Raises:
         BalancerError: the folder is missing, or nothing below it looks like the layout.
     """
+    if path.is_file():
+        raise BalancerError(
+            f"data {path} is a file; give --data or BALANCER_DATA a folder with train/NORMAL and so on, or a .npz"
+        )
     if not path.is_dir():
         raise BalancerError(
             f"data folder {path} does not exist; give --data or BALANCER_DATA a folder with train/NORMAL and so on"

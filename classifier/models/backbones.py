@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sys
 import urllib.error
 from pathlib import Path
 from typing import Any
@@ -68,7 +70,10 @@ def _build(name: str, image_size: int, weights: str) -> nn.Module:
     if name in ("inception_v3", "googlenet"):
         more["init_weights"] = True
     try:
-        net: nn.Module = models.get_model(name, weights="DEFAULT" if weights == "imagenet" else None, **more)
+        with contextlib.redirect_stdout(
+            sys.stderr
+        ):  # torch.hub announces a download on stdout, which --json keeps clean
+            net: nn.Module = models.get_model(name, weights="DEFAULT" if weights == "imagenet" else None, **more)
     except (urllib.error.URLError, OSError) as error:
         raise BalancerError(
             f"the ImageNet weights of {name} are not cached and cannot be downloaded ({error}); download them on a machine "

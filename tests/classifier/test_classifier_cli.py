@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from click.testing import Result
+from click.testing import CliRunner, Result
+
+from classifier.cli import main as classifier_main
 
 Run = Callable[..., Result]
 Args = tuple[str, ...]
@@ -89,3 +91,10 @@ def test_a_process_of_its_own(small_args: Args, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["regime"] == "baseline"
     assert "Warning" not in done.stderr
+
+
+@pytest.mark.parametrize("group", ["all", "controls"])
+def test_train_takes_one_regime(group: str) -> None:
+    result = CliRunner().invoke(classifier_main, ["train", "--regime", group, "--data", "phantom"])
+    assert result.exit_code == 2
+    assert "takes one regime" in result.stderr

@@ -184,3 +184,10 @@ def test_images_smaller_than_the_working_size_are_refused(chest_folder, tmp_path
         16,
         16,
     )
+
+
+def test_an_unfinished_synthesis_is_refused(chest_folder, tmp_path):
+    config = DataConfig(path=str(chest_folder), image_size=16)
+    (tmp_path / "config.yaml").write_text("n: 3\n")
+    with pytest.raises(BalancerError, match="is not finished; continue it with"):
+        load_synthetic(tmp_path, load_dataset(config), config, "all")

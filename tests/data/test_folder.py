@@ -146,7 +146,7 @@ def test_a_file_named_train_is_no_train_folder(tmp_path: Path) -> None:
 def test_no_root(tmp_path: Path, file: bool) -> None:
     if file:
         (tmp_path / "data").touch()
-    with pytest.raises(BalancerError, match="does not exist") as caught:
+    with pytest.raises(BalancerError, match="is a file" if file else "does not exist") as caught:
         find_root(tmp_path / "data")
     assert "BALANCER_DATA" in one_line(caught)
 
