@@ -14,9 +14,9 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner, Result
+from commands import balancer, done, refused
 from PIL import Image
 
-from balancer.cli import main
 from balancer.gan import trainer
 
 TINY = ["--steps", "4", "--batch-size", "4", "--image-size", "16", "--set", "generator_width=2",
@@ -27,26 +27,6 @@ TINY = ["--steps", "4", "--batch-size", "4", "--image-size", "16", "--set", "gen
 def one_thread(monkeypatch: pytest.MonkeyPatch, two_threads: None) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
-
-
-def balancer(*args: object, **more: Any) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in args], **more)
-
-
-def done(result: Result) -> Result:
-    assert result.exit_code == 0, result.output + repr(result.exception)
-    return result
-
-
-def refused(result: Result, code: int, *phrases: str) -> None:
-    """One line on stderr that holds the phrases; nothing on stdout; no traceback."""
-    assert result.exit_code == code, result.output + repr(result.exception)
-    assert isinstance(result.exception, SystemExit)
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1, result.stderr
-    for phrase in phrases:
-        assert phrase in errors[0]
-    assert not result.stdout
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from commands import balancer, done, refused
 from PIL import Image
 
 from balancer import synthesis
-from balancer.cli import main
 from balancer.config import DataConfig
 from balancer.data.dataset import load_dataset
 from balancer.gan.trainer import CHECKPOINT
@@ -35,27 +34,6 @@ def one_thread(monkeypatch: pytest.MonkeyPatch, two_threads: None) -> None:
     """Also in the commands, which look at this variable: nets this small lose by a second thread on a busy machine."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
-
-
-def balancer(*args: object) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in args])
-
-
-def done(result: Result) -> Result:
-    assert result.exit_code == 0, result.output + repr(result.exception)
-    return result
-
-
-def refused(result: Result, code: int, *phrases: str) -> None:
-    """One line on stderr that holds the phrases; nothing on stdout; no traceback."""
-    assert result.exit_code == code, result.output + repr(result.exception)
-    assert isinstance(result.exception, SystemExit)
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1, result.stderr
-    assert result.stderr.rstrip().endswith(errors[0])
-    for phrase in phrases:
-        assert phrase in errors[0]
-    assert not result.stdout
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,9 @@ def in_memory(train: tuple[int, int], val: tuple[int, int] = (6, 6), test: tuple
             images.append(pixels.astype(np.uint8))
             labels += [label] * n
             folds += [fold] * n
-    records = [Record(f"{i}.png", label, fold, str(i), "") for i, (label, fold) in enumerate(zip(labels, folds))]  # noqa: B905
+    records = [
+        Record(f"{i}.png", label, fold, str(i), "") for i, (label, fold) in enumerate(zip(labels, folds, strict=True))
+    ]
     n = len(labels)
     digests = [f"{i:064x}" for i in range(n)]
     return Dataset(

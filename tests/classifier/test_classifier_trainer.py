@@ -38,7 +38,7 @@ def settings(**more: Any) -> ClassifierConfig:
 
 def synthetic_set(data: Dataset, n: int) -> SyntheticSet:
     images = np.random.default_rng(9).integers(0, 256, (n, 16, 16), dtype=np.uint8)
-    return SyntheticSet(None, images, data.minority_class, "d" * 16)  # type: ignore[arg-type]
+    return SyntheticSet(None, images, data.minority_class, "d" * 16)
 
 
 def run(data: Dataset, regime: str = "baseline", seed: int = 0, **more: Any) -> Fitted:

@@ -89,7 +89,7 @@ def test_every_figure_opens(rows: Rows) -> None:
 
 def test_titles_and_labels_keep_apart_and_on_the_page(rows: Rows) -> None:
     for name, figure in drawn(*rows).items():
-        texts = [figure._suptitle] if name == "confusion" else []  # type: ignore[attr-defined]
+        texts = [figure._suptitle] if name == "confusion" else []
         for axes in figure.axes:
             texts += [axes.title, axes.xaxis.label, axes.yaxis.label, *shown(axes, 0)]
         boxes = [t.get_window_extent() for t in texts if t.get_text()]

@@ -52,7 +52,7 @@ def test_no_regime_is_refused() -> None:
 
 def test_regimes_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        REGIMES["gan"].augment = True  # type: ignore[misc]
+        REGIMES["gan"].augment = True
 
 
 def test_every_regime_has_a_colour_of_its_own() -> None:
