@@ -10,9 +10,9 @@ from tqdm import tqdm
 log = logging.getLogger("balancer")
 
 
-def bar(total: int, what: str, unit: str = "it", initial: int = 0) -> tqdm[Any]:
+def bar(total: int, what: str, unit: str = "it", initial: int = 0, show: bool = True) -> tqdm[Any]:
     """A bar to be advanced by ``update``; ``-q`` raises the log level, which switches it off."""
-    disable = None if log.isEnabledFor(logging.INFO) else True  # None: tqdm itself looks for a terminal
+    disable = None if show and log.isEnabledFor(logging.INFO) else True  # None: tqdm itself looks for a terminal
     return tqdm(total=total, desc=what, unit=unit, initial=initial, disable=disable, dynamic_ncols=True, leave=False)
 
 

@@ -48,6 +48,12 @@ def carve_validation(labels: Sequence[int], groups: Sequence[str], fraction: flo
     return chosen
 
 
+def patient_halves(groups: Sequence[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the images in two halves that share no patient: what real images differ by among themselves."""
+    first = carve_validation([0] * len(groups), groups, 0.5, seed)
+    return np.flatnonzero(first), np.flatnonzero(~first)
+
+
 def merge_groups(patients: Sequence[str], digests: Sequence[str]) -> list[str]:
     """Patients that share a byte-identical file become one group (union by file digest).
 

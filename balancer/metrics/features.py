@@ -26,6 +26,7 @@ from balancer import progress
 from balancer.data.cache import cache_dir
 from balancer.device import exact_float32
 from balancer.errors import BalancerError
+from balancer.metrics import chest
 from balancer.run import atomic_file
 from balancer.seeding import derive_seed
 
@@ -85,6 +86,15 @@ def random_conv(device: torch.device) -> FeatureNetwork:
     return FeatureNetwork("random-conv-128", RandomConv.DIM, "2", RandomConv().to(device).eval(), batch_size=64)
 
 
+def chest_xray(device: torch.device) -> FeatureNetwork:
+    """The trained chest X-ray network that ships with the package; see :mod:`balancer.metrics.chest`.
+
+    Raises:
+        BalancerError: its weights are missing or not the frozen ones.
+    """
+    return FeatureNetwork("chest-xray-128", chest.ChestFeatures.DIM, chest.SHA256[:12], chest.load().to(device), batch_size=64)
+
+
 def inception_weights(given: str) -> Path | None:
     """The weights file to use: ``given`` if it is a path, else the hub cache's, else a download; None if not to be had.
 
@@ -138,8 +148,10 @@ def inception(weights: Path, device: torch.device) -> FeatureNetwork:
     return FeatureNetwork("inception-2048", 2048, INCEPTION_SHA256[:12], features, batch_size=32)
 
 
-def extract(network: FeatureNetwork, images: Array, device: torch.device, what: str, keep: bool = False) -> Array:
-    """Features (n, dim) float64 of grey images (n, H, W) uint8.
+def extract(
+    network: FeatureNetwork, images: Array, device: torch.device, what: str, keep: bool = False, show: bool = True
+) -> Array:
+    """Features (n, dim) float64 of grey images (n, H, W) uint8, with a progress bar if ``show``.
 
     With ``keep`` they are kept on disk under the network's name and the content of the images, and taken from there
     the next time: on a CPU, Inception needs tens of minutes for a few thousand images.
@@ -152,7 +164,7 @@ def extract(network: FeatureNetwork, images: Array, device: torch.device, what: 
     if keep and path.exists():
         return np.load(path).astype(np.float64)
     parts = []
-    with progress.bar(len(images), f"{network.name}: {what}", "image") as bar:
+    with progress.bar(len(images), f"{network.name}: {what}", "image", show=show) as bar:
         for i in range(0, len(images), network.batch_size):
             batch = torch.from_numpy(images[i : i + network.batch_size])[:, None].to(device)
             with exact_float32(device):

@@ -1,0 +1,69 @@
+"""The chest X-ray feature network that ships with the package: the ruler that works offline and is the same everywhere.
+
+``python -m balancer.metrics.chest_training`` trained it, and its docstring says how; ``docs/ruler.md`` shows what it responds to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from balancer.errors import BalancerError
+
+WEIGHTS = Path(__file__).with_name("chest-xray-128.safetensors")
+SHA256 = "f7c0733657e7b8119509d5bad84972eaa4a3578acf560c578a753596fb519d2b"  # frozen: figures on other weights are other figures
+
+
+class ChestFeatures(nn.Module):
+    """Four convolutions at stride 2 and a linear map of the whole 4 x 4 map that they end in.
+
+    Grey uint8 (B, 1, H, W) to (B, 128). Images are brought to 64 px first, antialiased. The last map is not pooled: where
+    in the chest something lies is part of what is measured.
+    """
+
+    DIM, SIZE, CHANNELS = 128, 64, (1, 32, 64, 96, 128)
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for c_in, c_out in itertools.pairwise(self.CHANNELS):
+            kernel = 5 if c_in == 1 else 3
+            conv = nn.Conv2d(c_in, c_out, kernel, stride=2, padding=kernel // 2, bias=False)
+            layers += [conv, nn.BatchNorm2d(c_out), nn.LeakyReLU(0.1)]
+        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(16 * self.CHANNELS[-1], self.DIM))
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.layers(self.prepare(images))
+        return features
+
+    @classmethod
+    def prepare(cls, images: Tensor) -> Tensor:
+        """Grey levels (B, 1, H, W), 0 to 255, as float (B, 1, 64, 64) in [-1, 1]."""
+        x = images.float()
+        if x.shape[-2:] != (cls.SIZE, cls.SIZE):
+            x = F.interpolate(x, (cls.SIZE, cls.SIZE), mode="bilinear", antialias=True, align_corners=False)
+        return x / 127.5 - 1
+
+
+def load(path: Path = WEIGHTS, sha256: str = SHA256) -> ChestFeatures:
+    """The trained network, in evaluation mode.
+
+    Raises:
+        BalancerError: the file is missing or is not the frozen one.
+    """
+    from safetensors.torch import load as parse
+
+    if not path.is_file():
+        raise BalancerError(f"{path} is missing; install the package again")
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != sha256:
+        raise BalancerError(f"{path} has SHA-256 {digest[:12]}..., expected {sha256[:12]}...; it was not loaded")
+    network = ChestFeatures()
+    network.load_state_dict(parse(content))
+    return network.eval().requires_grad_(False)

@@ -1,0 +1,173 @@
+"""What the shipped chest X-ray features respond to: distances of real images to ever worse copies of other real images.
+
+Half the training fold's NORMAL patients are the reference; the other half is degraded more and more. The Fréchet distance has to
+rise with every step of every degradation; the kernel distance is drawn beside it. Also printed: what the features hold (class, effective
+dimensions within NORMAL) and whether images that the network was trained on are measured like those that it never saw.
+
+    BALANCER_DATA=DIR python -m balancer.metrics.ruler [--out docs/images/ruler.png]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from balancer.config import DataConfig, data_path
+from balancer.data.dataset import Dataset, load_dataset
+from balancer.data.split import patient_halves
+from balancer.device import limit_threads, resolve_device
+from balancer.metrics.features import FeatureNetwork, chest_xray, extract, random_conv, random_subset
+from balancer.metrics.frechet import frechet_distance
+from balancer.metrics.kernel import kernel_distance
+
+Array = np.ndarray
+Degrade = Callable[[Array, float, Array], Array]  # images (n, H, W) float, level, other-class images -> (n, H, W) float
+
+
+def blur(images: Array, sigma: float, _: Array) -> Array:
+    return np.stack([ndimage.gaussian_filter(image, sigma) for image in images])
+
+
+def noise(images: Array, sd: float, _: Array) -> Array:
+    return images + np.random.default_rng(1).normal(0, sd, images.shape)
+
+
+def contrast_loss(images: Array, loss: float, _: Array) -> Array:
+    mean = images.mean(axis=(1, 2), keepdims=True)
+    return mean + (1 - loss) * (images - mean)
+
+
+def mode_drop(images: Array, dropped: float, _: Array) -> Array:
+    """Only a share of the distinct images is left; each appears the more often."""
+    kept = max(2, round((1 - dropped) * len(images)))
+    return images[np.arange(len(images)) % kept]
+
+
+def elastic(images: Array, amplitude: float, _: Array) -> Array:
+    """Smooth random displacements (SD in pixels at 64 px, correlation length a twelfth of the side)."""
+    rng, (n, height, width) = np.random.default_rng(2), images.shape
+    rows, columns = np.mgrid[:height, :width].astype(float)
+    out = np.empty(images.shape)
+    for i in range(n):
+        fields = ndimage.gaussian_filter(rng.normal(size=(2, height, width)), (0, height / 12, height / 12))
+        fields *= amplitude * height / 64 / fields.std()
+        out[i] = ndimage.map_coordinates(images[i], [rows + fields[0], columns + fields[1]], order=1, mode="nearest")
+    return out
+
+
+def other_class(images: Array, share: float, others: Array) -> Array:
+    mixed, k = images.copy(), round(share * len(images))
+    mixed[:k] = others[:k]
+    return mixed
+
+
+DEGRADATIONS: dict[str, tuple[str, tuple[float, ...], Degrade]] = {
+    "blur": ("Gaussian blur, SD in pixels", (0, 0.5, 0.75, 1, 1.5, 2), blur),
+    "noise": ("white noise, SD in grey levels", (0, 4, 8, 16, 24, 32), noise),
+    "contrast": ("contrast loss, share", (0, 0.1, 0.2, 0.3, 0.4, 0.5), contrast_loss),
+    "mode dropping": ("distinct images dropped, share", (0, 0.5, 0.75, 0.875, 0.94, 0.97), mode_drop),
+    "elastic": ("elastic distortion, SD in pixels", (0, 0.5, 1, 1.5, 2, 3), elastic),
+    "other class": ("pneumonia mixed in, share", (0, 0.1, 0.25, 0.5, 0.75, 1), other_class),
+}
+
+
+def curves(network: FeatureNetwork, data: Dataset, seed: int = 0) -> dict[str, tuple[list[float], list[float]]]:
+    """Fréchet and kernel distances per degradation, level by level; the first level is the floor."""
+    device = resolve_device("cpu")
+    positions = data.indices("train", 0)
+    first, second = patient_halves([data.groups[i] for i in positions], seed)
+    n = min(len(first), len(second))
+    reference = extract(network, data.images[positions[first[:n]]], device, "reference")
+    images = data.images[positions[second[:n]]].astype(float)
+    chosen = data.indices("train", 1)[random_subset(len(data.indices("train", 1)), n, seed, "ruler")]
+    others = data.images[chosen].astype(float)
+    found: dict[str, tuple[list[float], list[float]]] = {}
+    for name, (_, levels, degrade) in DEGRADATIONS.items():
+        found[name] = ([], [])
+        for level in levels:
+            worse = np.clip(np.rint(degrade(images, level, others)), 0, 255).astype(np.uint8)
+            features = extract(network, worse, device, f"{name} {level:g}")
+            found[name][0].append(frechet_distance(reference, features))
+            found[name][1].append(kernel_distance(reference, features, 50, min(100, n // 2), seed)[0])
+    return found
+
+
+def facts(network: FeatureNetwork, data: Dataset) -> dict[str, float]:
+    """What the features hold, on validation images, which they were not trained on."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    device = resolve_device("cpu")
+    x = {f: extract(network, data.images[data.indices(f)], device, f) for f in ("train", "val")}
+    y = {f: data.labels[data.indices(f)] for f in ("train", "val")}
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000)).fit(x["train"], y["train"])
+    normal = x["val"][y["val"] == 0]
+    share = np.linalg.eigvalsh(np.cov(normal.T)).clip(0)
+    share /= share.sum()
+    seen, n = x["train"][y["train"] == 0], len(normal)
+    rng = np.random.default_rng(0)
+    draws = [rng.permutation(len(seen)) for _ in range(10)]
+    return {
+        "class AUROC of a linear probe, validation": float(roc_auc_score(y["val"], probe.decision_function(x["val"]))),
+        "effective dimensions within NORMAL (exp of the spectrum's entropy)": float(
+            np.exp(-(share * np.log(share + 1e-12)).sum())
+        ),
+        "mean SD of a feature within NORMAL": float(normal.std(0).mean()),
+        f"Fréchet, seen against never seen, n = {n}": float(
+            np.mean([frechet_distance(seen[d[:n]], normal) for d in draws])
+        ),
+        f"Fréchet, seen against seen, n = {n}": float(
+            np.mean([frechet_distance(seen[d[:n]], seen[d[n : 2 * n]]) for d in draws])
+        ),
+    }
+
+
+def draw(found: dict[str, tuple[list[float], list[float]]], out: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, 3, figsize=(10, 5.6), layout="constrained")
+    for axis, (name, (frechet, kid)) in zip(axes.flat, found.items(), strict=True):
+        label, levels, _ = DEGRADATIONS[name]
+        axis.plot(levels, frechet, "o-", color="tab:blue")
+        axis.axhline(frechet[0], color="tab:blue", lw=0.8, ls=":")
+        axis.set(xlabel=label, title=name, ylim=(0, None))
+        axis.set_ylabel("Fréchet distance", color="tab:blue")
+        twin = axis.twinx()
+        twin.plot(levels, kid, "s--", color="tab:orange", ms=4)
+        twin.set_ylabel("KID", color="tab:orange")
+        axis.spines["top"].set_visible(False)
+        twin.spines["top"].set_visible(False)
+    figure.savefig(out, dpi=130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--network", choices=("chest", "random"), default="chest")
+    asked = parser.parse_args()
+    limit_threads()
+    data = load_dataset(DataConfig(path=data_path(os.environ.get("BALANCER_DATA"))))
+    network = {"chest": chest_xray, "random": random_conv}[asked.network](resolve_device("cpu"))
+    for fact, value in facts(network, data).items():
+        print(f"{value:8.3f}  {fact}")
+    found = curves(network, data)
+    for name, (frechet, kid) in found.items():
+        levels = DEGRADATIONS[name][1]
+        print(f"{name}\n  level   {' '.join(f'{v:8g}' for v in levels)}")
+        print(f"  Fréchet {' '.join(f'{v:8.2f}' for v in frechet)}\n  KID     {' '.join(f'{v:8.4f}' for v in kid)}")
+    if asked.out:
+        draw(found, asked.out)
+
+
+if __name__ == "__main__":
+    main()
