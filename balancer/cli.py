@@ -7,8 +7,15 @@ from typing import cast
 import click
 
 from balancer import __version__
-from balancer.config import GanTrainConfig, SynthesizeConfig
+from balancer.config import EvaluateConfig, GanTrainConfig, SynthesizeConfig
 from balancer.console import HELP, Invocation, Outcome, dry_run, run_command, setting
+
+INCEPTION = setting(
+    "--inception-weights",
+    "inception",
+    metavar="auto|off|FILE",
+    help="Inception weights for FID and KID: cached or downloaded, not at all, or a file.",
+)
 
 
 @click.group(context_settings={**HELP, "auto_envvar_prefix": "BALANCER"})
@@ -19,6 +26,7 @@ def main() -> None:
     \b
       balancer gan-train               a DCGAN on the minority class -> runs/gan-train/
       balancer synthesize --n 2534     images, manifest and report   -> runs/synthesize/
+      balancer evaluate --real DIR --fake DIR   the report on any images   -> runs/evaluate/
       classifier ablate --regimes all  does it help? table, figures  -> runs/ablate/
     """
 
@@ -27,7 +35,9 @@ def main() -> None:
     main,
     "gan-train",
     setting(
-        "--preset", "preset", help="dcgan (the paper's recipe), modern (spectral norm, hinge, DiffAugment, EMA) or s2."
+        "--preset",
+        "preset",
+        help="dcgan_diffaug [default], dcgan (the paper's recipe), sngan, wgan_gp, r3gan or s2 (148 px, for a GPU).",
     ),
     setting("--class", "target_class", help="Class to learn. [default: the minority class of the training fold]"),
     setting("--steps", "steps", type=int, help="Optimiser steps."),
@@ -69,17 +79,13 @@ def gan_train(asked: Invocation) -> Outcome:
     "synthesize",
     setting("--n", "n", type=int, help="Images to export. [default: the deficit of the training fold]"),
     setting("--gan-run", "gan_run", metavar="DIR", help="A finished gan-train run. [default: the newest]"),
-    setting(
-        "--inception-weights",
-        "inception",
-        metavar="auto|off|FILE",
-        help="Inception weights for FID and KID: cached or downloaded, not at all, or a file.",
-    ),
+    INCEPTION,
 )
 def synthesize(asked: Invocation) -> Outcome:
     """Export synthetic images of the GAN's class, with a manifest and a quality report."""
     from balancer import synthesis
     from balancer.device import describe_device, limit_threads, resolve_device
+    from balancer.report import summary
     from balancer.run import environment, open_run, request, resumed_or_new, write_json
 
     limit_threads()
@@ -98,4 +104,38 @@ def synthesize(asked: Invocation) -> Outcome:
         write_json(run / "env.json", environment("synthesize", describe_device(device), data=source.data.describe()))
         report = synthesis.synthesize(config, source, run, device)
         run.finish()
-        return Outcome({"run": str(run.path), **report}, f"{synthesis.summary(report)}\n{run.path}")
+        return Outcome({"run": str(run.path), **report}, f"{summary(report)}\n{run / 'report.html'}")
+
+
+@run_command(
+    main,
+    "evaluate",
+    setting("--real", "real", metavar="DIR", help="Real images; with --training, such as the generator never saw."),
+    setting("--fake", "fake", metavar="DIR", help="Synthetic images, or a synthesize run."),
+    setting("--training", "training", metavar="DIR", help="What the generator learnt from. [default: --real]"),
+    setting("--image-size", "image_size", type=int, help="Working size. [default: the smallest side found, up to 256]"),
+    setting("--max-bad", "max_bad", type=float, help="Share of unreadable files above which the run stops."),
+    INCEPTION,
+    data_options=False,
+)
+def evaluate(asked: Invocation) -> Outcome:
+    """Quality report on any folder of synthetic images beside a folder of real ones."""
+    from balancer import evaluation
+    from balancer.device import describe_device, limit_threads, resolve_device
+    from balancer.report import summary
+    from balancer.run import environment, open_run, request, resumed_or_new, write_json
+
+    limit_threads()
+    device = resolve_device(asked.device)
+    config = cast(EvaluateConfig, resumed_or_new("evaluate", asked.resume, asked.explicit, asked.config))
+    inputs = evaluation.open_inputs(config)
+    if asked.dry_run:
+        seconds = evaluation.estimate_seconds(config, inputs)
+        return dry_run(config, inputs.describe(), seconds, describe_device(device))
+    with open_run("evaluate", config, request(asked)) as run:
+        if run.finished:
+            return Outcome({"run": str(run.path), "finished": True}, f"{run.path} is finished already; nothing to do")
+        write_json(run / "env.json", environment("evaluate", describe_device(device), data=inputs.describe()))
+        report = evaluation.evaluate(config, inputs, run, device)
+        run.finish()
+        return Outcome({"run": str(run.path), **report}, f"{summary(report)}\n{run / 'report.html'}")

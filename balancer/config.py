@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from balancer.errors import UsageError, nearest
+from balancer.presets import DEMO, PRESETS
 
 PHANTOM = "phantom"  # the data path that means "the built-in drawings"
 DEFAULT_FOLDER = Path("data/chest_xray")
@@ -57,39 +58,74 @@ class GanTrainConfig(Section):
 
     data: DataConfig = DataConfig()
     seed: int = 0
-    preset: Literal["dcgan", "modern", "s2"] = "dcgan"
+    preset: str = "dcgan_diffaug"
     target_class: str | None = None  # None: the minority class of the training fold
-    architecture: Literal["dcgan", "s2"] = "dcgan"
+    # networks
+    architecture: str = "dcgan"
     z_dim: int = Field(100, ge=1)
     z_distribution: Literal["normal", "uniform"] = "normal"
     generator_width: int = Field(32, ge=1)
     discriminator_width: int = Field(32, ge=1)
-    steps: int = Field(6000, ge=1)
-    batch_size: int = Field(32, ge=2)
+    discriminator_norm: Literal["batch", "spectral", "none"] = "batch"
+    minibatch_stddev: bool = False
+    # objective
     loss: str = "non_saturating"
-    spectral_norm: bool = False
-    diffaugment: Names = ()
+    r1_weight: float = Field(0.0, ge=0)  # gamma: the penalty is gamma / 2 times the squared gradient
+    r2_weight: float = Field(0.0, ge=0)
+    gradient_penalty_weight: float = Field(0.0, ge=0)  # lambda of WGAN-GP
+    penalty_every: int = Field(1, ge=1)  # lazy: every so many D steps, so many times as strong
+    lecam_weight: float = Field(0.0, ge=0)
+    # augmentation of what D sees
+    diffaugment: Names = ("translation",)
+    ada_target: float | None = Field(None, gt=-1, lt=1)  # None: every image; else the probability follows r_t
+    ada_images: int = Field(100_000, ge=1)  # images that it takes the probability to go from 0 to 1
+    # optimisation
+    steps: int = Field(16_000, ge=1)
+    batch_size: int = Field(32, ge=2)
+    n_dis: int = Field(1, ge=1)  # D steps per G step
     optimizer: Literal["adam", "rmsprop"] = "adam"
     lr_generator: float = Field(2e-4, gt=0)
     lr_discriminator: float = Field(2e-4, gt=0)
     beta1: float = Field(0.5, ge=0, lt=1)
     beta2: float = Field(0.999, ge=0, lt=1)
-    ema_decay: float = Field(0.99, ge=0, lt=1)  # 0: no averaging
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast on CUDA only
+    ema_decay: float = Field(0.995, ge=0, lt=1)  # 0: no averaging
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware multiplies in it
+    # watching
     log_every: int = Field(50, ge=1)
-    snapshot_every: int = Field(1000, ge=1)  # grid and checkpoint
+    snapshot_every: int = Field(1000, ge=1)  # grid, quality and checkpoint
+    snapshot_images: int = Field(1000, ge=2)
+    selection: Literal["kid", "frechet", "last"] = "kid"  # which snapshot's generator `synthesize` takes
+    min_diversity: float = Field(0.02, ge=0, lt=1)  # training stops below this share of the real images' variance
+    tensorboard: bool = False
 
 
-class SynthesizeConfig(Section):
-    """`balancer synthesize`."""
+class QualityConfig(Section):
+    """What a report on synthetic images measures, whichever command writes it."""
 
-    data: DataConfig = DataConfig()
     seed: int = 0
-    n: int | None = Field(None, ge=1)  # None: the deficit of the training fold
-    gan_run: str | None = None  # None: the newest finished run
     inception: Annotated[str, BeforeValidator(_off)] = "auto"  # auto (cached or downloaded), off, or a weights file
     kid_subsets: int = Field(100, ge=1)
     kid_subset_size: int = Field(100, ge=2)
+    two_sample: bool = True  # train classifiers to tell synthetic from real: the slowest part of a report
+
+
+class SynthesizeConfig(QualityConfig):
+    """`balancer synthesize`."""
+
+    data: DataConfig = DataConfig()
+    n: int | None = Field(None, ge=1)  # None: the deficit of the training fold
+    gan_run: str | None = None  # None: the newest finished run
+
+
+class EvaluateConfig(QualityConfig):
+    """`balancer evaluate`: two or three folders of images, so no data section."""
+
+    real: str | None = None  # a folder of real images; must be given
+    fake: str | None = None  # a folder of synthetic images; must be given
+    training: str | None = None  # what the generator learnt from; None: not known, and ``real`` stands in
+    image_size: int | None = Field(None, ge=16, le=1024)  # None: the smallest side found, at most 256
+    resize: Literal["squash", "pad", "crop"] = "squash"
+    max_bad: float = Field(0.01, ge=0, le=1)
 
 
 class ClassifierConfig(Section):
@@ -139,43 +175,9 @@ class AblateConfig(ClassifierConfig):
 COMMANDS: dict[str, type[Section]] = {
     "gan_train": GanTrainConfig,
     "synthesize": SynthesizeConfig,
+    "evaluate": EvaluateConfig,
     "train": TrainConfig,
     "ablate": AblateConfig,
-}
-
-PRESETS: dict[str, dict[str, Any]] = {
-    # Radford et al. 2016, arXiv:1511.06434: BatchNorm, Adam 2e-4 with beta1 .5, N(0, .02) weights. The defaults. Departures:
-    # z is normal (theirs uniform), batch and width are 32 (theirs 128) for two cores, and a short weight average is kept.
-    "dcgan": {},
-    # Miyato et al. 2018 (spectral norm), Lim & Ye 2017 (hinge), Zhao et al. 2020 (DiffAugment), Yazici et al. 2019 (EMA).
-    "modern": {
-        "loss": "hinge",
-        "spectral_norm": True,
-        "diffaugment": ("brightness", "contrast", "translation", "cutout"),
-        "ema_decay": 0.999,
-    },
-    # The 148 px Keras GAN of the published CNN + DCGAN system: U(-1, 1) latents, RMSprop (rate not published).
-    "s2": {
-        "data": {"image_size": 148},
-        "architecture": "s2",
-        "generator_width": 32,
-        "discriminator_width": 32,
-        "z_distribution": "uniform",
-        "optimizer": "rmsprop",
-        "lr_generator": 1e-4,
-        "lr_discriminator": 1e-4,
-        "steps": 40_000,
-        "snapshot_every": 2_000,
-        "ema_decay": 0.0,
-    },
-}
-
-# On the phantom set a run is a demonstration: these sizes take minutes on two cores.
-DEMO: dict[str, dict[str, Any]] = {
-    "gan_train": {"steps": 700, "snapshot_every": 175, "generator_width": 24, "discriminator_width": 24},
-    "synthesize": {"inception": "off"},  # an FID of drawings would cost a download and tens of minutes
-    "train": {"steps": 250, "evaluations": 5},
-    "ablate": {"steps": 250, "evaluations": 5},
 }
 
 log = logging.getLogger("balancer")
@@ -195,8 +197,8 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
 def read_config_file(path: Path, command: str) -> dict[str, Any]:
     """The section of a YAML file that belongs to a command, over the file's shared ``data`` section.
 
-    A file holds one mapping per command (``gan_train``, ``synthesize``, ``train``, ``ablate``) and, for all of
-    them, ``data``. YAML is read with the safe loader: a config file is never executed.
+    A file holds one mapping per command (``gan_train``, ``synthesize``, ``train``, ``ablate``, ``evaluate``) and, for
+    all that read a data set, ``data``. YAML is read with the safe loader: a config file is never executed.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -219,7 +221,13 @@ def read_config_file(path: Path, command: str) -> dict[str, Any]:
             )
         except UsageError as error:
             raise UsageError(f"config file {path}, section {section}: {error}") from error
-    return without_nulls(merge({"data": content["data"]} if content.get("data") else {}, content.get(command) or {}))
+    shared = {"data": content["data"]} if content.get("data") and reads_data(command) else {}
+    return without_nulls(merge(shared, content.get(command) or {}))
+
+
+def reads_data(command: str) -> bool:
+    """Whether a command works on a data set; ``evaluate`` is given folders of images instead."""
+    return "data" in COMMANDS[command].model_fields
 
 
 def without_nulls(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -254,11 +262,13 @@ def resolve(command: str, explicit: Mapping[str, Any], inherited: Mapping[str, A
         UsageError: an unknown key or preset, or a value out of range.
     """
     said = merge(inherited or {}, explicit)
+    if not reads_data(command):
+        return validate(COMMANDS[command], said)
     data = said.get("data") or {}
     if not isinstance(data, Mapping):
         raise UsageError(f"setting 'data' is {data!r}; expected a mapping, as in --set data.path=FOLDER")
     path = data_path(data.get("path"))
-    preset = said.get("preset", "dcgan")
+    preset = said.get("preset", GanTrainConfig().preset)
     if command == "gan_train" and preset not in list(PRESETS):  # a list, since what was given may be unhashable
         raise UsageError(f"preset is {preset!r}; {nearest(str(preset), PRESETS)}")
     demo = DEMO[command] if path == PHANTOM else {}

@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from balancer.config import Section, data_path, dump, merge, parse_assignment, read_config_file, resolve
-from balancer.errors import BalancerError, Interrupted
+from balancer.errors import BalancerError, Interrupted, UsageError
 
 log = logging.getLogger("balancer")
 SETTING = "setting__"  # options whose name begins so carry a setting's path, with __ for the dots
@@ -122,9 +122,13 @@ OUTPUT_OPTIONS = (
 
 
 def run_command(
-    group: click.Group, name: str, *settings: Callable[[Any], Any]
+    group: click.Group, name: str, *settings: Callable[[Any], Any], data_options: bool = True
 ) -> Callable[[Callable[[Invocation], Outcome]], Any]:
-    """Register a command that makes a run: the shared options, then its own ``settings``."""
+    """Register a command that makes a run: its own ``settings``, then the shared options.
+
+    ``data_options`` are left out of a command that reads no data set.
+    """
+    data = DATA_OPTIONS if data_options else ()
 
     def register(body: Callable[[Invocation], Outcome]) -> click.Command:
         @functools.wraps(body)
@@ -149,7 +153,7 @@ def run_command(
                 explicit = _explicit(name.replace("-", "_"), config_file, flags, assignments, flags_win)
                 emit(body(Invocation(name, explicit, device, out, resume, force, dry_run)), as_json)
 
-        return _with_options(group, name, callback, (*settings, *DATA_OPTIONS, *RUN_OPTIONS, *OUTPUT_OPTIONS))
+        return _with_options(group, name, callback, (*settings, *data, *RUN_OPTIONS, *OUTPUT_OPTIONS))
 
     return register
 
@@ -195,15 +199,24 @@ def _explicit(
     data = explicit.get("data")
     if isinstance(data, dict) and data.get("path") is not None:
         explicit["data"] = {**data, "path": data_path(str(data["path"]))}
-    for key in ("gan_run", "synthetic"):  # absolute, so that --resume finds them from anywhere
+    for key in (
+        "gan_run",
+        "synthetic",
+        "real",
+        "fake",
+        "training",
+    ):  # absolute, so that --resume finds them from anywhere
         if isinstance(explicit.get(key), str):
+            if not explicit[key].strip():
+                raise UsageError(f"setting {key!r} is empty; give a folder")
             explicit[key] = str(Path(explicit[key]).expanduser().resolve())
     return explicit
 
 
 def dry_run(config: Section, data: dict[str, Any], seconds: float, device: str) -> Outcome:
     """What a run would do: settings, data, estimated time. Nothing is written."""
-    checked = f"# data checked: {data['counts']}, split {data['split_hash']}"
+    split = f", split {data['split_hash']}" if "split_hash" in data else ""
+    checked = f"# data checked: {data['counts']}{split}"
     text = f"{dump(config)}{checked}\n# estimated {seconds / 60:.1f} minutes on {device}"
     values = {"config": config.model_dump(mode="json"), "data": data, "estimated_seconds": round(seconds, 1)}
     return Outcome({**values, "device": device}, text)

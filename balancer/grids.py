@@ -47,8 +47,8 @@ def save_grid(path: Path, images: Array, columns: int = 8) -> None:
         handle.write(png_bytes(sheet.repeat(factor, 0).repeat(factor, 1)))
 
 
-def save_side_by_side(path: Path, panels: dict[str, Array], columns: int = 6) -> None:
-    """Write several (n, H, W) sets beside one another, each under its title."""
+def side_by_side(panels: dict[str, Array], columns: int = 6) -> bytes:
+    """Several (n, H, W) sets beside one another, each under its title, as a PNG file."""
     sheets = {title: tile(images, columns) for title, images in panels.items()}
     factor = max(1, 128 // next(iter(panels.values())).shape[1])
     sheets = {title: sheet.repeat(factor, 0).repeat(factor, 1) for title, sheet in sheets.items()}
@@ -61,5 +61,4 @@ def save_side_by_side(path: Path, panels: dict[str, Array], columns: int = 6) ->
         draw.text((left + 4, 5), title, fill=0, font=font)
         canvas.paste(Image.fromarray(sheet), (left, head))
         left += sheet.shape[1] + gutter
-    with atomic_file(path) as handle:
-        handle.write(png_bytes(np.asarray(canvas)))
+    return png_bytes(np.asarray(canvas))

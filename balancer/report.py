@@ -1,210 +1,347 @@
-"""The report on a set of synthetic images: distances with their counts and floors, in plain words."""
+"""The report on a set of synthetic images, as Markdown and as one self-contained HTML file.
+
+Both are renderings of the same :class:`Part` list, so that a figure in one cannot differ from the other. Text may hold
+`code` in backticks.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from pathlib import Path
+import base64
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 
-from balancer.config import PRESETS, SynthesizeConfig, differences, flatten
-from balancer.data.dataset import Dataset
-from balancer.data.folder import CLASSES
-from balancer.data.split import carve_validation
-from balancer.metrics.features import (
-    INCEPTION_FILE,
-    FeatureNetwork,
-    extract,
-    inception,
-    inception_weights,
-    random_conv,
-    random_subset,
+from balancer.config import Section, flatten
+from balancer.device import peak_memory_mb
+from balancer.figures import PAIRS
+from balancer.metrics.manifold import NEIGHBOURS
+from balancer.run import RunDir, atomic_file, write_json, write_text
+
+Report = dict[str, Any]
+CAPTIONS = {
+    "grid": "Synthetic images beside real ones, both drawn at random, not chosen.",
+    "closest": "The synthetic images that lie nearest to a training image, that image, and the absolute difference on the same grey "
+    "scale: black where they agree.",
+    "spectrum": "Power at each spatial frequency, averaged over directions. At the right end, synthetic below real is blur, above it "
+    "noise or a checkerboard.",
+    "training": "Distances to training-fold images while the generator was trained.",
+}
+CAVEATS = (
+    "A distance means something only beside its floor, at its count and on its named feature network: compare it with no figure that "
+    "was computed otherwise.",
+    "No copy found is no proof of privacy: a patient may be recognised from less than a copy.",
+    "Nothing here says whether the images help a classifier: that is for `classifier ablate` to say, on real test images.",
+    "Nothing here replaces a radiologist's eye on anatomy.",
 )
-from balancer.metrics.frechet import frechet_distance
-from balancer.metrics.kernel import kernel_distance
-from balancer.metrics.manifold import NEIGHBOURS, manifold_overlap
-
-Array = np.ndarray
-NO_FID = (
-    "FID was not computed: the Inception weights are not in the torch hub cache and could not be downloaded. "
-    f"To get it, put {INCEPTION_FILE} (from the torch-fidelity releases) into the cache's checkpoints folder, or give "
-    "--inception-weights FILE. The distances here are on another, named network and are not FIDs."
+REFERENCES = (
+    "Fréchet distance, FID: Heusel et al. 2017, arXiv:1706.08500; bias with the count: Chong & Forsyth 2020, arXiv:1911.07023.",
+    "Kernel distance (KID): Bińkowski et al. 2018, arXiv:1801.01401.",
+    "Precision and recall: Kynkäänniemi et al. 2019, arXiv:1904.06991; density and coverage, and features of random networks: "
+    "Naeem et al. 2020, arXiv:2002.09797.",
+    "Classifier two-sample tests: Lopez-Paz & Oquab 2017, arXiv:1610.06545.",
+    "Nearest training neighbours against held-out ones: Meehan et al. 2020, arXiv:2004.05675.",
+    "Spectra of generated images: Durall et al. 2020, arXiv:2003.01826; checkerboards: Odena et al. 2016, doi:10.23915/distill.00003.",
 )
-FID_OFF = "FID was not computed: --inception-weights is off. The distances here are on another, named network and are not FIDs."
 
 
-def quality_report(
-    config: SynthesizeConfig, data: Dataset, label: int, fake: Array, device: torch.device
-) -> dict[str, Any]:
-    """Distances of ``fake`` (n, H, W) uint8 to two real sets of the class, on every network that can be had.
+@dataclass(frozen=True)
+class Table:
+    """Cells as text; columns from ``numeric`` on are set flush right, but for the last if ``words``."""
 
-    Against the *training fold*, its halves with disjoint patients give the floor: the first half is the
-    reference, the second takes the place of the synthetic images. Against *validation*, which the GAN never saw, the
-    floor is as many training images. Counts are equal on both sides and in the floor, because both distances,
-    the Fréchet distance above all, depend on them (Chong & Forsyth 2020, arXiv:1911.07023).
-    """
-    weights = inception_weights(config.inception)
-    networks = [random_conv(device)] + ([inception(weights, device)] if weights else [])
-    notes = [] if weights else [FID_OFF if config.inception == "off" else NO_FID]
-    rows: list[dict[str, Any]] = []
-    for network in networks:
-        features = _Features(network, data, label, fake, device)
-        first, second = _halves(data, label, config.seed)
-        rows += _rows(config, network, "training fold (half the patients)", features, first, second, notes)
-        val, train = data.indices("val", label), data.indices("train", label)
-        rows += _rows(config, network, "validation", features, val, train, notes)
-    return {"distances": rows, "notes": notes}
+    header: list[str]
+    rows: list[list[str]]
+    numeric: int = 1
+    words: bool = False
+
+    def is_numeric(self, column: int) -> bool:
+        return self.numeric <= column < len(self.header) - self.words
 
 
-class _Features:
-    """Features of the class's real images (by position in the data set) and of the synthetic ones, each computed once."""
+@dataclass(frozen=True)
+class Part:
+    """A heading with what stands below it, in this order."""
 
-    def __init__(self, network: FeatureNetwork, data: Dataset, label: int, fake: Array, device: torch.device) -> None:
-        positions = np.concatenate([data.indices("train", label), data.indices("val", label)])
-        features = extract(network, data.images[positions], device, "real", keep=True)
-        self._row = {int(p): i for i, p in enumerate(positions)}
-        self._real = features
-        self.fake = extract(network, fake, device, "synthetic")
-
-    def real(self, positions: Array) -> Array:
-        return self._real[[self._row[int(p)] for p in positions]]
+    title: str
+    paragraphs: list[str] = field(default_factory=list)
+    table: Table | None = None
+    figure: str | None = None
+    bullets: list[str] = field(default_factory=list)
 
 
-def _halves(data: Dataset, label: int, seed: int) -> tuple[Array, Array]:
-    """The training fold's images of a class in two halves that share no patient."""
-    positions = data.indices("train", label)
-    groups = [data.groups[i] for i in positions]
-    first = carve_validation([label] * len(positions), groups, 0.5, seed)
-    return positions[first], positions[~first]
-
-
-def _rows(
-    config: SynthesizeConfig,
-    network: FeatureNetwork,
-    reference: str,
-    features: _Features,
-    real: Array,
-    other: Array,
-    notes: list[str],
-) -> list[dict[str, Any]]:
-    """One row: synthetic against ``real``, and ``other`` real images against ``real`` as the floor."""
-    n = min(len(real), len(other), len(features.fake))
-    if n < 2:
-        notes.append(
-            f"No distance to {reference}: it needs 2 images a side; there are {len(real)} real, {len(other)} for the floor "
-            f"and {len(features.fake)} synthetic."
-        )
-        return []
-    pick = [
-        random_subset(len(x), n, config.seed, reference, side)
-        for x, side in ((real, "real"), (other, "floor"), (features.fake, "fake"))
+def parts(report: Report) -> list[Part]:
+    """The report below its title, data notes and verdict; parts that have nothing to say are left out."""
+    quality, shown = report["quality"], report["figures"]
+    made = [
+        _main_part(quality),
+        Part("Synthetic beside real", figure="grid"),
+        _memorization_part(quality, "closest" in shown, report["closest"]),
+        _spectrum_part(quality, "spectrum" in shown),
+        Part("Over training", figure="training") if "training" in shown else None,
+        _distance_part(quality),
+        _overlap_part(quality),
+        _two_sample_part(quality),
+        _shift_part(quality),
+        Part("Notes", bullets=quality["notes"]) if quality["notes"] else None,
+        Part("How this was made", table=Table(["", ""], [[k, str(v)] for k, v in report["made"].items()], numeric=2)),
+        Part("Caveats", bullets=list(CAVEATS)),
+        Part("References", bullets=list(REFERENCES)),
     ]
-    ref, floor, fake = features.real(real[pick[0]]), features.real(other[pick[1]]), features.fake[pick[2]]
-    size = min(config.kid_subset_size, max(2, n // 2))  # whole-set subsets would all be the same and show an SD of 0
-    if n <= network.dim:
-        notes.append(
-            f"{network.name} against {reference}: {n} images a side for {network.dim} features; the Fréchet distance is biased upwards, "
-            "compare it only with its floor or with figures at the same n. KID is unbiased."
-        )
-    kid, kid_sd = kernel_distance(ref, fake, config.kid_subsets, size, config.seed)
-    kid_floor, kid_floor_sd = kernel_distance(ref, floor, config.kid_subsets, size, config.seed)
-    row = {
-        "features": network.name,
-        "frechet_name": "FID" if network.name == "inception-2048" else "Fréchet distance",
-        "reference": reference,
-        "n_real": n,
-        "n_fake": n,
-        "frechet": frechet_distance(ref, fake),
-        "frechet_floor": frechet_distance(ref, floor),
-        "kid": kid,
-        "kid_sd": kid_sd,
-        "kid_floor": kid_floor,
-        "kid_floor_sd": kid_floor_sd,
-        "kid_subsets": config.kid_subsets,
-        "kid_subset_size": size,
-        "overlap": asdict(manifold_overlap(ref, fake)) if n > NEIGHBOURS else None,
-        "overlap_floor": asdict(manifold_overlap(ref, floor)) if n > NEIGHBOURS else None,
+    return [part for part in made if part]
+
+
+def provenance(run: RunDir, config: Section, device: torch.device, seconds: dict[str, float]) -> dict[str, str]:
+    """What a reader needs to make the report again, from the run's env.json and settings."""
+    env = json.loads((run / "env.json").read_text(encoding="utf-8"))
+    versions = {"balancer": env["balancer"], "python": env["python"], **env["versions"]}
+    data = {key: value for key in ("split_hash", "fingerprint") if (value := env["data"].get(key))}
+    return {
+        "command": f"`balancer {env['command']}`, code {env['git_commit'] or 'of no known commit'}, started {env['started']}",
+        "settings": ", ".join(f"`{k}={v}`" for k, v in flatten(config.model_dump(mode="json")).items()),
+        "data": ", ".join(f"{key.replace('_', ' ')} `{value}`" for key, value in data.items()),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
+        "device": f"{env['device']}, {env['platform']}",
+        "took": ", ".join(f"{what} {s:.0f} s" for what, s in seconds.items())
+        + f"; peak memory {peak_memory_mb(device):.0f} MB",
     }
-    return [row]
 
 
-def render_markdown(report: dict[str, Any]) -> str:
-    """report.md."""
-    data, quality, gan = report["data"], report["quality"], report["gan_config"]
-    changed = differences(
-        PRESETS[gan["preset"]], {k: v for k, v in flatten(gan).items() if k in flatten(PRESETS[gan["preset"]])}
-    )
-    preset = f"{gan['preset']} preset" + (
-        f" (with other {', '.join(c.split(' ')[0] for c in changed)})" if changed else ""
-    )
-    weights = f"averaged weights (EMA {gan['ema_decay']:g})" if gan["ema_decay"] else "the last weights"
-    counts = data["counts"]["train"]
-    lines = [
-        f"# {report['n']} synthetic {report['class']} images",
-        "",
-        *(f"> **{note}**\n" for note in data["notes"]),
-        f"Generator: {preset}, {data['image_size']} px, step {report['gan_step']}, "
-        f"run `{Path(report['gan_run']).name}`, {weights}. Seed {report['seed']}; image *i* is the same whatever the number of images.",
-        f"Trained on the {counts[report['class']]} {report['class']} images of the training fold "
-        f"({', '.join(f'{c} {counts[c]}' for c in CLASSES)}; split `{data['split_hash']}`). No validation or test image was seen.",
-        "",
-        "![synthetic beside real](grid.png)",
-        "",
-        "## Distances",
-        "",
-        "Lower is closer; both sides of every comparison hold the same number of images. The floor is the same distance between two "
-        "real sets of that size, split by patient as far as patients are known. Against the training fold, a generator that copies what "
-        "it was trained on can fall below the floor: there, below is a warning and not a success. Validation it never saw.",
-        "",
-        "| features | reference | n_real | n_fake | Fréchet | floor | KID ± SD over subsets | floor |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for r in quality["distances"]:
-        name = f"{r['features']} (FID)" if r["frechet_name"] == "FID" else r["features"]
+def closest_pairs(quality: dict[str, Any], fake: Sequence[str], train: Sequence[str]) -> list[dict[str, Any]]:
+    """The pairs that the figure shows, by file name, so that a reader can find them."""
+    pairs = quality["memorization"]["closest"][:PAIRS] if quality["memorization"] else []
+    return [{"synthetic": fake[i], "training": train[j], "distance": distance} for i, j, distance in pairs]
+
+
+def publish(run: RunDir, report: Report, figures: Mapping[str, bytes]) -> Report:
+    """Write report.json, report.md, report.html and the figures; returns the report with the names of its figures."""
+    report = report | {"figures": sorted(figures)}
+    for name, png in figures.items():
+        with atomic_file(run / f"{name}.png") as handle:
+            handle.write(png)
+    write_json(run / "report.json", report)
+    write_text(run / "report.md", render_markdown(report))
+    write_text(run / "report.html", render_html(report, figures))
+    return report
+
+
+def summary(report: Report) -> str:
+    """The verdict and a line a figure, for the terminal."""
+    lines = [report["title"], report["quality"]["verdict"]]
+    for r in report["quality"]["readings"]:
         lines.append(
-            f"| {name} | {r['reference']} | {r['n_real']} | {r['n_fake']} | {r['frechet']:.2f} | {r['frechet_floor']:.2f} "
-            f"| {r['kid']:.4f} ± {r['kid_sd']:.4f} | {r['kid_floor']:.4f} |"
+            f"  {r['metric']}: {r['figure']} (floor {r['floor']}; n = {r['n_real']} and {r['n_fake']}): {r['reading']}"
         )
-    first = quality["distances"][0] if quality["distances"] else None
-    if first:
-        # a small validation fold makes for smaller subsets there; dict.fromkeys: each size once, in the table's order
-        sizes = " and ".join(dict.fromkeys(str(r["kid_subset_size"]) for r in quality["distances"]))
-        lines += [
-            "",
-            f"KID: {first['kid_subsets']} subsets of {sizes} images, cubic kernel. "
-            "`random-conv-128` is a fixed convolutional network with seeded random weights (discussed by Naeem et al. 2020): "
-            "its figures order sets of images on this data and are not FIDs.",
-        ]
-    lines += _overlap_lines(quality["distances"])
-    lines += ["", *(f"- {note}" for note in quality["notes"])]
-    lines += [
-        "",
-        "Distances say nothing of copied patients or of a tell-tale artefact; whether the images help a classifier "
-        "is for `classifier ablate` to say.",
-        "",
-    ]
+    return "\n".join([*lines, *report["quality"]["notes"]])
+
+
+def render_markdown(report: Report) -> str:
+    """report.md, with the figures as files beside it."""
+    lines = [f"# {report['title']}", "", *(f"> **{note}**\n" for note in report["data"]["notes"])]
+    lines += [f"**{report['quality']['verdict']}**", ""]
+    for paragraph in report["about"]:
+        lines += [paragraph, ""]
+    for part in parts(report):
+        lines += [f"## {part.title}", ""]
+        for paragraph in part.paragraphs:
+            lines += [paragraph, ""]
+        if part.table:
+            lines += [*_markdown_table(part.table), ""]
+        if part.figure:
+            lines += [f"![{part.title}]({part.figure}.png)", "", CAPTIONS[part.figure], ""]
+        if part.bullets:
+            lines += [*(f"- {bullet}" for bullet in part.bullets), ""]
     return "\n".join(lines)
 
 
-def _overlap_lines(rows: list[dict[str, Any]]) -> list[str]:
-    """The table of precision, recall, density and coverage, each with what real images reach in brackets."""
-    shown = [r for r in rows if r["overlap"]]
-    if not shown:
-        return []
-    names = list(shown[0]["overlap"])
-    lines = [
-        "",
-        "## Overlap",
-        "",
-        f"In brackets, what as many other real images reach. Precision and density ask whether synthetic images look real, recall and "
-        f"coverage whether they show the variety of the real ones (k = {NEIGHBOURS} nearest neighbours).",
-        "",
-        f"| features | reference | n_real | n_fake | {' | '.join(names)} |",
-        "| --- | --- | ---: | ---: |" + " ---: |" * len(names),
+def render_html(report: Report, figures: Mapping[str, bytes]) -> str:
+    """report.html: one file, figures (PNG by name) inside it; no script, nothing fetched."""
+    import jinja2
+    from markupsafe import Markup, escape
+
+    def inline(text: str) -> Markup:
+        return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("balancer"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["inline"] = inline
+    pictures = {name: base64.b64encode(png).decode() for name, png in figures.items()}
+    return environment.get_template("report.html").render(
+        report=report, parts=parts(report), figures=pictures, captions=CAPTIONS
+    )
+
+
+def _markdown_table(table: Table) -> list[str]:
+    def row(cells: list[str]) -> str:
+        return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
+
+    ruler = ["---:" if table.is_numeric(i) else "---" for i in range(len(table.header))]
+    return [row(table.header), row(ruler), *map(row, table.rows)]
+
+
+def _main_part(quality: dict[str, Any]) -> Part | None:
+    header = ["metric", "figure", "n_real", "n_fake", "floor", "reading"]
+    rows = [[str(r[key]) for key in header] for r in quality["readings"]]
+    if not rows:
+        return None
+    against = f" Real side: {quality['reference']}." if quality["reference"] else ""
+    text = f"The floor is the same figure between two sets of real images of that size.{against}"
+    return Part("In short", [text], Table(header, rows, words=True))
+
+
+def _memorization_part(quality: dict[str, Any], shown: bool, pairs: list[dict[str, Any]]) -> Part | None:
+    m = quality["memorization"]
+    if not m:
+        return None
+    against = (
+        f"{m['n_baseline']:,} held-out real images, one a patient"
+        if m["baseline"] == "held-out"
+        else f"{m['n_baseline']:,} training patients, each compared with the others"
+    )
+    text: str = (
+        f"{m['verdict']} Each of the {m['n_fake']:,} synthetic images was compared with all {m['n_train']:,} training images; "
+        f"what is usual is taken from {against}. Distances are RMS differences in standard deviations of an image, blurred and shifted "
+        "to fit; unrelated images lie about 1.4 apart."
+    )
+    if m["baseline"] == "held-out":
+        text += (
+            " Held-out images from elsewhere than the training images lie farther off, which can pass for memorising."
+        )
+    rows = [
+        ["exact copies", str(m["exact_copies"])],
+        [f"near copies (nearer than {m['near_threshold']:.2f}, or by perceptual hash)", str(m["near_copies"])],
+        ["synthetic images that copy another synthetic one", str(m["duplicates_within"])],
+        ["median distance to the nearest training image", f"{m['median_fake']:.2f}"],
+        ["the same of real images", f"{m['median_held_out']:.2f}"],
+        ["synthetic nearer than real (0.5 expected)", f"{m['closeness']:.2f}, p {_p(m['p_value'])}"],
     ]
-    for r in shown:
-        cells = [f"{r['overlap'][name]:.2f} ({r['overlap_floor'][name]:.2f})" for name in names]
-        lines.append(f"| {r['features']} | {r['reference']} | {r['n_real']} | {r['n_fake']} | {' | '.join(cells)} |")
-    return lines
+    if m["membership"] is not None:
+        rows.append(["training patients nearer to synthetic images than unseen ones (0.5 expected)",
+                     f"{m['membership']:.2f}, p {_p(m['membership_p'])}"])  # fmt: skip
+    named = [f"pair {i}: `{p['synthetic']}` and `{p['training']}`, {p['distance']:.3f}" for i, p in enumerate(pairs, 1)]
+    return Part("Copies", [text], Table(["", ""], rows), "closest" if shown else None, named)
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
+
+
+def _spectrum_part(quality: dict[str, Any], shown: bool) -> Part | None:
+    s = quality["spectrum"]
+    if not s:
+        return None
+    rows = [
+        ["rms difference over all frequencies", f"{s['rms_db']:.2f}", f"{s['floor_db']:.2f}"],
+        ["difference over the top third of frequencies", f"{s['high_db']:+.2f}", "0"],
+        ["checkerboard: excess at the worst grid point of up-convolutions", f"{s['checkerboard_db']:+.2f}", "0 to 1"],
+    ]
+    return Part("Spectrum", [], Table(["", "dB", "floor"], rows), "spectrum" if shown else None)
+
+
+def _distance_part(quality: dict[str, Any]) -> Part | None:
+    rows = quality["distances"]
+    if not rows:
+        return None
+    cells = [
+        [
+            f"{r['features']} (FID)" if r["frechet_name"] == "FID" else r["features"],
+            r["reference"],
+            str(r["n_real"]),
+            str(r["n_fake"]),
+            f"{r['frechet']:.2f}",
+            _number(r["frechet_floor"], ".2f"),
+            f"{r['kid']:.4f} ± {r['kid_sd']:.4f}",
+            _number(r["kid_floor"], ".4f"),
+        ]
+        for r in rows
+    ]
+    # a small validation fold makes for smaller subsets there; dict.fromkeys: each size once, in the table's order
+    sizes = " and ".join(dict.fromkeys(str(r["kid_subset_size"]) for r in rows))
+    text = [
+        "Lower is closer; both sides of every comparison hold the same number of images. The floor is the same distance between two "
+        "real sets of that size, split by patient as far as patients are known. Against the images it was trained on, a generator that "
+        "copies them can fall below the floor: there, below is a warning and not a success.",
+        f"KID: mean ± SD over {rows[0]['kid_subsets']} subsets of {sizes} images, cubic kernel. `chest-xray-128` is a small network trained "
+        "on chest X-rays that ships with this package; `random-conv-128` is a fixed network with seeded random weights. "
+        "Figures on them are not FIDs.",
+    ]
+    header = ["features", "reference", "n_real", "n_fake", "Fréchet", "floor", "KID ± SD", "floor"]
+    return Part("Distances", text, Table(header, cells, numeric=2))
+
+
+def _overlap_part(quality: dict[str, Any]) -> Part | None:
+    """Precision, recall, density and coverage, each with what real images reach in brackets."""
+    shown = [r for r in quality["distances"] if r["overlap"]]
+    if not shown:
+        return None
+    names = list(shown[0]["overlap"])
+
+    def cell(r: dict[str, Any], name: str) -> str:
+        floor = f" ({r['overlap_floor'][name]:.2f})" if r["overlap_floor"] else ""
+        return f"{r['overlap'][name]:.2f}{floor}"
+
+    rows = [
+        [r["features"], r["reference"], str(r["n_real"]), str(r["n_fake"]), *(cell(r, name) for name in names)]
+        for r in shown
+    ]
+    text = (
+        "In brackets, what as many other real images reach. Precision and density ask whether synthetic images look real, recall and "
+        f"coverage whether they show the variety of the real ones (k = {NEIGHBOURS} nearest neighbours)."
+    )
+    return Part("Overlap", [text], Table(["features", "reference", "n_real", "n_fake", *names], rows, numeric=2))
+
+
+def _two_sample_part(quality: dict[str, Any]) -> Part | None:
+    tests = quality["two_sample"]
+    if not tests:
+        return None
+    rows = [
+        [
+            t["classifier"],
+            t["on"],
+            t["compared"],
+            str(t["n_real"]),
+            str(t["n_fake"]),
+            f"{t['auroc']:.3f} [{t['low']:.3f}, {t['high']:.3f}]",
+        ]
+        for t in tests
+    ]
+    text = (
+        f"A classifier is trained to tell real images ({tests[0]['reference']}) from the others and is asked about images and patients that "
+        f"it was not trained on (at most {max(t['folds'] for t in tests)}-fold cross-validation). The AUROC is the share of pairs it orders "
+        "rightly: 0.5 is chance, and what is left after that is what any classifier trained on these images could take as a shortcut. "
+        "95 % intervals."
+    )
+    header = ["classifier", "on", "real against", "n_real", "n_other", "AUROC [95 %]"]
+    return Part("Two-sample tests", [text], Table(header, rows, numeric=3))
+
+
+def _shift_part(quality: dict[str, Any]) -> Part | None:
+    rows = [
+        [
+            r["features"],
+            r["reference"],
+            str(r["n"]),
+            f"{r['frechet']:.2f}",
+            f"{r['frechet_floor']:.2f}",
+            f"{r['kid']:.4f}",
+            f"{r['kid_floor']:.4f}",
+        ]
+        for r in quality["shift"]
+    ]
+    if not rows:
+        return None
+    text = "Real against real: how far the parts of the data set lie apart by themselves. The floor is two halves of the training images."
+    header = ["features", "compared", "n, each side", "Fréchet", "floor", "KID", "floor"]
+    return Part("The data set's own shift", [text], Table(header, rows, numeric=2))
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)

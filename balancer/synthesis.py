@@ -16,25 +16,27 @@ import numpy as np
 import torch
 from torch import nn
 
-from balancer import progress
-from balancer.config import GanTrainConfig, SynthesizeConfig, merge, validate
+from balancer import figures, progress
+from balancer.config import PRESETS, GanTrainConfig, SynthesizeConfig, differences, flatten, merge, validate
 from balancer.console import Invocation
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.folder import CLASSES
 from balancer.errors import BalancerError
+from balancer.gan.checkpoint import check_config, chosen_generator, read_checkpoint
+from balancer.gan.monitor import generate
 from balancer.gan.networks import architecture
-from balancer.gan.trainer import CHECKPOINT, check_config, generate, read_checkpoint, sample_z
-from balancer.grids import png_bytes, save_side_by_side, to_uint8
+from balancer.gan.step import sample_z
+from balancer.grids import png_bytes, to_uint8
 from balancer.manifest import MANIFEST_COLUMNS
-from balancer.metrics.features import inception_weights, random_subset
-from balancer.report import quality_report, render_markdown
-from balancer.run import RunDir, latest_run, saved_config, write_json, write_text
+from balancer.metrics.features import inception_weights
+from balancer.quality import ImageSet, assess
+from balancer.report import closest_pairs, provenance, publish
+from balancer.run import RunDir, latest_run, read_jsonl, saved_config, write_text
 from balancer.seeding import derive_seed, generator
 
 log = logging.getLogger("balancer")
 Array = np.ndarray
 CHUNK = 64  # images per pass through G; fixed, so that rounding does not depend on how many are asked for
-SHOWN = 36
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,8 @@ def open_source(config: SynthesizeConfig, device: torch.device) -> Source:
         )
     if config.inception not in ("auto", "off"):
         inception_weights(config.inception)  # a wrong file is refused before anything is written
-    content = read_checkpoint(run / CHECKPOINT, device)
-    check_config(run / CHECKPOINT, content, gan)
+    content = read_checkpoint(chosen_generator(run), device)
+    check_config(chosen_generator(run), content, gan)
     data = load_dataset(config.data)
     if content["split_hash"] != data.split_hash:
         raise BalancerError(
@@ -123,52 +125,101 @@ def images_of(source: Source, seed: int, n: int, device: torch.device) -> Iterat
 
 
 def synthesize(config: SynthesizeConfig, source: Source, run: RunDir, device: torch.device) -> dict[str, Any]:
-    """Write ``images/<CLASS>/``, ``manifest.csv``, ``grid.png``, ``report.json`` and ``report.md``; return the report."""
+    """Write ``images/<CLASS>/``, ``manifest.csv`` and the report with its figures; return the report."""
     begin = time.perf_counter()
     fake = export(config, source, run, device)
-    exported = time.perf_counter() - begin
-    data = source.data
-    train = data.images[data.indices("train", source.label)]
+    exported = time.perf_counter()
+    data, cls = source.data, CLASSES[source.label]
+    train = image_set(data, "train", source.label, "training fold")
+    quality = assess(
+        config,
+        train,
+        image_set(data, "val", source.label, "validation"),
+        fake,
+        device,
+        test=image_set(data, "test", source.label, "test"),
+    )
+    history = [row for row in read_jsonl(source.run / "metrics.jsonl") if "kid" in row]
+    drawn = figures.of_quality(quality, train.images, fake)
+    kind = "Drawn" if data.is_phantom else "Real"
+    drawn["grid"] = figures.beside(
+        fake, train.images, (f"Synthetic {cls}", f"{kind} {cls} (training fold)"), config.seed
+    )
+    if curves := figures.training(history, source.step):
+        drawn["training"] = curves
+    done = time.perf_counter()
+    seconds = {
+        "export": round(exported - begin, 1),
+        "report": round(done - exported, 1),
+        "total": round(done - begin, 1),
+    }
     report = {
-        "class": CLASSES[source.label],
+        "title": f"{len(fake):,} synthetic {cls} images",
+        "about": about(config, source),
+        "class": cls,
         "n": len(fake),
         "gan_run": str(source.run),
         "gan_step": source.step,
         "gan_config": source.config.model_dump(mode="json"),
+        "gan_history": history,
         "seed": config.seed,
         "data": data.describe(),
-        "quality": quality_report(config, data, source.label, fake, device),
-        "seconds": {"export": round(exported, 1), "total": 0.0},
+        "quality": quality,
+        "closest": closest_pairs(
+            quality,
+            [file_name(cls, i) for i in range(len(fake))],
+            [data.records[i].name for i in data.indices("train", source.label)],
+        ),
+        "seconds": seconds,
+        "made": provenance(run, config, device, seconds),
     }
-    report["seconds"]["total"] = round(time.perf_counter() - begin, 1)  # type: ignore[index]
-    shown = min(SHOWN, len(fake), len(train))
-    kind = "Drawn" if data.is_phantom else "Real"
-    panels = {
-        f"Synthetic {report['class']}": fake[random_subset(len(fake), shown, config.seed, "grid", "fake")],
-        f"{kind} {report['class']} (training fold)": train[
-            random_subset(len(train), shown, config.seed, "grid", "real")
-        ],
-    }
-    save_side_by_side(run / "grid.png", panels)
-    write_json(run / "report.json", report)
-    write_text(run / "report.md", render_markdown(report))
-    return report
+    return publish(run, report, drawn)
+
+
+def image_set(data: Dataset, fold: str, label: int, name: str) -> ImageSet:
+    """A fold's images of one class, under the name that the report gives it."""
+    positions = data.indices(fold, label)
+    return ImageSet(data.images[positions], [data.groups[i] for i in positions], name)
+
+
+def about(config: SynthesizeConfig, source: Source) -> list[str]:
+    """Paragraphs on the generator and on what it learnt from."""
+    gan, data, cls = source.config.model_dump(mode="json"), source.data, CLASSES[source.label]
+    preset = PRESETS[gan["preset"]]
+    changed = differences(preset, {k: v for k, v in flatten(gan).items() if k in flatten(preset)})
+    recipe = f"{gan['preset']} preset" + (
+        f" (with other {', '.join(c.split(' ')[0] for c in changed)})" if changed else ""
+    )
+    weights = f"averaged weights (EMA {gan['ema_decay']:g})" if gan["ema_decay"] else "the last weights"
+    counts = dict(zip(CLASSES, data.counts("train"), strict=True))
+    rule = {"kid": "chosen by KID to", "frechet": "chosen by Fréchet distance to"}.get(gan["selection"])
+    chosen = f" of {gan['steps']:,} ({rule} images of the training fold)" if rule else ""
+    return [
+        f"Generator: {recipe}, {data.images.shape[1]} px, step {source.step:,}{chosen}, run `{source.run.name}`, {weights}. Seed {config.seed}; "
+        "each image is the same whatever the number of images.",
+        f"Trained on the {counts[cls]:,} {cls} images of the training fold ({', '.join(f'{c} {n:,}' for c, n in counts.items())}; "
+        f"split `{data.split_hash}`). No validation or test image was seen.",
+    ]
+
+
+def file_name(cls: str, index: int) -> str:
+    """Where an image goes, relative to the run."""
+    return f"images/{cls}/synthetic_{index:05d}.png"
 
 
 def export(config: SynthesizeConfig, source: Source, run: RunDir, device: torch.device) -> Array:
     """Write the PNG files and, once all are there, the manifest; returns the images (n, H, W) uint8."""
     n, cls = count(config, source), CLASSES[source.label]
-    folder = run / "images" / cls
-    folder.mkdir(parents=True, exist_ok=True)
+    (run / file_name(cls, 0)).parent.mkdir(parents=True, exist_ok=True)
     rows: list[tuple[str, int, int, str, str, str]] = []
     chunks: list[Array] = []
     with progress.bar(n, "synthesize", "image") as bar:
         for chunk in images_of(source, config.seed, n, device):
             for image in chunk:
                 i, content = len(rows), png_bytes(image)
-                (folder / f"synthetic_{i:05d}.png").write_bytes(content)
+                file = file_name(cls, i)
+                (run / file).write_bytes(content)
                 digest = hashlib.sha256(content).hexdigest()
-                file = f"images/{cls}/synthetic_{i:05d}.png"
                 rows.append((file, i, derive_seed(config.seed, "z", i), digest, cls, source.data.split_hash))
             chunks.append(chunk)
             bar.update(len(chunk))
@@ -181,20 +232,8 @@ def export(config: SynthesizeConfig, source: Source, run: RunDir, device: torch.
 
 
 def estimate_seconds(config: SynthesizeConfig, source: Source, device: torch.device) -> float:
-    """Export time from one chunk; the metrics on the offline network cost about as much again."""
+    """Export time from one chunk; looking for copies costs about as much again, and the two-sample tests a minute."""
     count(config, source)
     begin = time.perf_counter()
     next(images_of(source, config.seed, CHUNK, device))
-    return 30 + 2 * (time.perf_counter() - begin) * count(config, source) / CHUNK
-
-
-def summary(report: dict[str, Any]) -> str:
-    """One line a distance, for the terminal."""
-    quality = report["quality"]
-    lines = [f"{report['n']} synthetic {report['class']} images in {report['seconds']['total']:.0f} s"]
-    for row in quality["distances"]:
-        lines.append(
-            f"{row['features']} vs {row['reference']}: {row['frechet_name']} {row['frechet']:.2f} (real against real {row['frechet_floor']:.2f}), "
-            f"KID {row['kid']:.4f} (floor {row['kid_floor']:.4f}), n_real = n_fake = {row['n_real']}"
-        )
-    return "\n".join([*lines, *quality["notes"]])
+    return (80 if config.two_sample else 20) + 2 * (time.perf_counter() - begin) * count(config, source) / CHUNK

@@ -1,7 +1,8 @@
 """GAN steps per second against a plain reference loop: same networks, same batch, same process.
 
 The reference is the loop of the common DCGAN tutorials: contiguous tensors, Adam as it comes, gradients for D's weights
-in G's step, a DataLoader over decoded tensors. Both run in turns, so that a noisy machine slows both.
+in G's step, a DataLoader over decoded tensors, float32. Ours runs in float32 (equal maths) and in the precision that ``auto``
+takes on this device. All run in turns, so that a noisy machine slows all alike.
 
     python benchmarks/gan_speed.py [--device cpu] [--steps 20] [--rounds 3]
 """
@@ -15,18 +16,17 @@ from timing import arguments, compare
 from torch import Tensor
 
 from balancer.config import DataConfig, GanTrainConfig
-from balancer.data.sampling import batch_indices
 from balancer.device import limit_threads, resolve_device
 from balancer.gan.networks import DCGANDiscriminator, DCGANGenerator
-from balancer.gan.trainer import build_state, scale, train_step
+from balancer.gan.step import build_state, train_step
+from balancer.gan.trainer import next_batch
 
 
 def ours(config: GanTrainConfig, pixels: Tensor, device: torch.device):
     state, images = build_state(config, device), pixels.to(device)
 
     def step() -> None:
-        index = torch.from_numpy(batch_indices(len(images), config.batch_size, state.step, 0)).to(device)
-        train_step(config, state, scale(images[index], device))
+        train_step(config, state, next_batch(config, images, state.step, device))
 
     return step
 
@@ -67,11 +67,14 @@ def main() -> None:
     asked = parser.parse_args()
     limit_threads()
     device = resolve_device(asked.device)
-    config = GanTrainConfig(data=DataConfig(image_size=asked.image_size), ema_decay=0.0)
+    config = GanTrainConfig(data=DataConfig(image_size=asked.image_size), ema_decay=0.0, diffaugment=())
     shape = (1147, 1, asked.image_size, asked.image_size)
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
-    loops = {"reference": reference(config, pixels, device), "ours": ours(config, pixels, device)}
-    compare(loops, asked, config.batch_size, device)
+    for precision in ("float32", "auto"):
+        print(f"precision: {precision}")
+        ours_config = config.model_copy(update={"precision": precision})
+        loops = {"reference": reference(config, pixels, device), "ours": ours(ours_config, pixels, device)}
+        compare(loops, asked, config.batch_size, device)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from commands import balancer, done, refused
 from PIL import Image
 
 from balancer.gan import trainer
+from balancer.gan.checkpoint import read_checkpoint
 
 TINY = ["--steps", "4", "--batch-size", "4", "--image-size", "16", "--set", "generator_width=2",
         "--set", "discriminator_width=2", "--set", "z_dim=5", "--set", "log_every=1"]  # fmt: skip
@@ -70,10 +71,13 @@ def test_gan_train_leaves_a_complete_run(chest_folder: Path, runs_cwd: Path) -> 
         "split.csv",
         "summary.json",
         "checkpoint.pt",
+        "best.pt",
         "done",
     }
     assert names <= {p.name for p in run.iterdir()}
-    assert len((run / "metrics.jsonl").read_text().splitlines()) == 4
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss_D" in row] == [1, 2, 3, 4]
+    assert [row["step"] for row in rows if "kid" in row] == [4]  # the snapshot
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert (config["steps"], config["data"]["image_size"], config["data"]["path"]) == (4, 16, str(chest_folder))
     env = json.loads((run / "env.json").read_text())
@@ -88,8 +92,8 @@ def test_gan_train_leaves_a_complete_run(chest_folder: Path, runs_cwd: Path) -> 
 @pytest.mark.parametrize(
     ("args", "code", "phrases"),
     [
-        (["--preset", "modren"], 2, ["'modren'", "did you mean 'modern'"]),
-        (["--preset", "zzz"], 2, ["known: dcgan, modern, s2"]),
+        (["--preset", "sngann"], 2, ["'sngann'", "did you mean 'sngan'"]),
+        (["--preset", "zzz"], 2, ["known: dcgan, dcgan_diffaug, "]),
         (["--set", "generator_widht=4"], 2, ["'generator_widht'", "did you mean 'generator_width'"]),
         (["--set", "data.image_sise=4"], 2, ["'data.image_sise'", "image_size'"]),
         (["--set", "steps"], 2, ["key=value"]),
@@ -157,7 +161,7 @@ def test_too_many_unreadable_files(chest_folder: Path, runs_cwd: Path) -> None:
 
 def test_precedence(chest_folder: Path, runs_cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Flag over environment over file over preset over default."""
-    (runs_cwd / "c.yaml").write_text("gan_train:\n  preset: modern\n  seed: 1\n  steps: 11\n  ema_decay: 0.5\n")
+    (runs_cwd / "c.yaml").write_text("gan_train:\n  preset: sngan\n  seed: 1\n  steps: 11\n  ema_decay: 0.5\n")
 
     def resolved(*args: object) -> dict[str, Any]:
         command = ("gan-train", "--data", chest_folder, "--image-size", 16, "--dry-run", "--json", *TINY[6:], *args)
@@ -246,7 +250,7 @@ def test_stop_and_resume(
         for key, value in whole[part].items():
             assert torch.equal(value, ours[part][key]), key
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert steps == [1, 2, 3, 4]
+    assert steps == [1, 2, 3, 4, 4]  # the last one's snapshot has a row of its own
     again = done(balancer("gan-train", "--resume", run))
     assert "finished already" in again.stdout
 
@@ -293,5 +297,5 @@ def test_sigterm_to_a_real_process(chest_folder: Path, tmp_path: Path) -> None:
     assert not out
     assert "SIGTERM: saved at step" in err
     assert "Traceback" not in err
-    step = trainer.read_checkpoint(tmp_path / "run" / "checkpoint.pt", torch.device("cpu"))["step"]
+    step = read_checkpoint(tmp_path / "run" / "checkpoint.pt", torch.device("cpu"))["step"]
     assert 0 < step < 100_000

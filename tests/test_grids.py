@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from balancer.grids import GAP, png_bytes, save_grid, save_side_by_side, tile, to_uint8
+from balancer.grids import GAP, png_bytes, save_grid, side_by_side, tile, to_uint8
 
 
 def test_to_uint8_rounds_to_the_nearest_level() -> None:
@@ -57,10 +57,9 @@ def test_save_grid_enlarges_without_smoothing(tmp_path: Path) -> None:
         assert image.size == (204, 204)
 
 
-def test_side_by_side(tmp_path: Path) -> None:
+def test_side_by_side() -> None:
     left, right = np.full((5, 32, 32), 60, np.uint8), np.full((2, 32, 32), 190, np.uint8)
-    save_side_by_side(tmp_path / "s.png", {"Synthetic": left, "Real": right}, columns=3)
-    with Image.open(tmp_path / "s.png") as image:
+    with Image.open(io.BytesIO(side_by_side({"Synthetic": left, "Real": right}, columns=3))) as image:
         assert image.mode == "L"
         sheet = np.asarray(image)
     half, title, sheet = sheet.shape[1] // 2, sheet[:34], sheet[34:]
@@ -69,4 +68,3 @@ def test_side_by_side(tmp_path: Path) -> None:
     assert not (sheet[:, :half] == 190).any()
     assert (title[:, :half] < 100).sum() > 50, "a title on each side"
     assert (title[:, half:] < 100).sum() > 50
-    assert [p.name for p in tmp_path.iterdir()] == ["s.png"]

@@ -10,12 +10,25 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 # A module may import from lower layers, and from its own package or layer.
 LAYERS = (
-    ("errors", "progress", "console", "config", "run", "seeding", "device", "grids", "manifest", "__init__"),
+    (
+        "errors",
+        "progress",
+        "console",
+        "config",
+        "run",
+        "seeding",
+        "device",
+        "grids",
+        "manifest",
+        "events",
+        "presets",
+        "__init__",
+    ),
     ("data",),
     ("augmentation",),
     ("metrics",),
     ("gan",),
-    ("synthesis", "report"),
+    ("synthesis", "evaluation", "quality", "readings", "report", "figures"),
     ("cli", "__main__"),
 )
 HEAVY = ("torch", "torchvision", "torchmetrics", "albumentations", "matplotlib", "sklearn", "scipy", "cv2")

@@ -1,231 +1,165 @@
-"""The quality report: which sets are compared, and what it says of them."""
+"""Rendering: Markdown and HTML say the same, everything is escaped, and what is missing is left out."""
 
-import dataclasses
+import base64
+import copy
+import html
+import re
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from planted import fields
 
-from balancer import report
-from balancer.config import SynthesizeConfig
-from balancer.data.dataset import PHANTOM_NOTICE, Dataset
-from balancer.data.folder import CLASSES, Record
-from balancer.metrics.features import FeatureNetwork
-from balancer.report import quality_report, render_markdown
+from balancer.config import QualityConfig
+from balancer.data.dataset import PHANTOM_NOTICE
+from balancer.quality import ImageSet, assess
+from balancer.report import closest_pairs, parts, render_html, render_markdown, summary
 
-CPU = torch.device("cpu")
-SETTINGS = SynthesizeConfig(inception="off", kid_subsets=3, kid_subset_size=6)
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BALANCER_CACHE", str(tmp_path))
+PNG = b"\x89PNG\r\n\x1a\n"
+FIGURES = {name: PNG + name.encode() for name in ("grid", "closest", "spectrum", "training")}
 
 
-def dataset(train: int = 30, val: int = 12) -> Dataset:
-    """Every image is one grey level, its own; three images a patient."""
-    layout = [("train", 0, train), ("val", 0, val), ("train", 1, 50), ("val", 1, 10)]
-    folds = np.array([fold for fold, _, n in layout for _ in range(n)])
-    labels = np.array([label for _, label, n in layout for _ in range(n)])
-    patients = [f"{fold}-{label}-{i // 3}" for fold, label, n in layout for i in range(n)]
-    names = [f"{p}-{i}" for i, p in enumerate(patients)]
-    images = np.broadcast_to(np.arange(len(folds), dtype=np.uint8)[:, None, None], (len(folds), 16, 16))
-    return Dataset(
-        source="toy",
-        images=np.ascontiguousarray(images),
-        labels=labels,
-        folds=folds,
-        records=[Record(n, int(c), str(f), p, "") for n, c, f, p in zip(names, labels, folds, patients, strict=True)],
-        groups=patients,
-        digests=names,
-        split_hash="0123456789abcdef",
-        fingerprint="f" * 16,
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
+    """A whole assessment, with a test set, so that every part has something to say."""
+    settings = QualityConfig(inception="off", kid_subsets=3, kid_subset_size=6)
+    train = ImageSet(fields(40, 1), [f"p{i // 2}" for i in range(40)], "training fold")
+    held_out, test = (
+        ImageSet(fields(20, s), [f"{s}-{i}" for i in range(20)], n) for s, n in ((2, "validation"), (3, "test"))
     )
-
-
-def fakes(n: int = 40) -> np.ndarray:
-    return np.random.default_rng(0).integers(200, 256, (n, 16, 16), dtype=np.uint8)
-
-
-def grey_network(_device: torch.device) -> FeatureNetwork:
-    """Feature 0 is the mean grey level, which names a real image."""
-
-    def module(batch: torch.Tensor) -> torch.Tensor:
-        return torch.stack([batch.float().mean(dim=(1, 2, 3)), batch.float().amax(dim=(1, 2, 3))], dim=1)
-
-    return FeatureNetwork("grey-2", 2, "1", module, 8)
+    return assess(settings, train, held_out, fields(30, 4, smooth=2), torch.device("cpu"), test=test)
 
 
 @pytest.fixture
-def compared(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
-    """The pairs of feature sets that each distance was asked for, on a network whose features name the image."""
-    pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"frechet": [], "kernel": []}
-
-    def frechet(real: np.ndarray, fake: np.ndarray) -> float:
-        pairs["frechet"].append((real[:, 0].round().astype(int), fake[:, 0].round().astype(int)))
-        return 1.5
-
-    def kernel(real: np.ndarray, fake: np.ndarray, subsets: int, size: int, seed: int) -> tuple[float, float]:
-        pairs["kernel"].append((real[:, 0].round().astype(int), fake[:, 0].round().astype(int)))
-        assert size <= len(real)
-        return 0.25, 0.1
-
-    monkeypatch.setattr(report, "random_conv", grey_network)
-    monkeypatch.setattr(report, "frechet_distance", frechet)
-    monkeypatch.setattr(report, "kernel_distance", kernel)
-    return pairs
-
-
-@pytest.mark.parametrize(("train", "val", "n_fake"), [(30, 12, 40), (30, 12, 7), (13, 40, 40)])
-def test_sets_that_are_compared(
-    train: int, val: int, n_fake: int, compared: dict[str, list[tuple[np.ndarray, np.ndarray]]]
-) -> None:
-    """Equal counts; real sets of the right fold and class; floors between real sets with no patient in common."""
-    data = dataset(train, val)
-    rows = quality_report(SETTINGS, data, 0, fakes(n_fake), CPU)["distances"]
-    assert [r["reference"] for r in rows] == ["training fold (half the patients)", "validation"]
-    for pairs in compared.values():
-        assert len(pairs) == 4
-        found = {"synthetic": [p for p in pairs if p[1].max() >= 200], "floor": [p for p in pairs if p[1].max() < 200]}
-        assert len(found["synthetic"]) == len(found["floor"]) == 2
-        for i, (row, fold) in enumerate(zip(rows, ("train", "val"), strict=True)):
-            (reference, fake), (again, floor) = found["synthetic"][i], found["floor"][i]
-            assert sorted(reference) == sorted(again), "the floor has the same reference"
-            assert len(reference) == len(fake) == len(floor) == row["n_real"] == row["n_fake"]
-            assert len(set(reference)) == len(reference)
-            assert len(set(floor)) == len(floor)
-            assert (data.labels[reference] == 0).all()
-            assert (data.labels[floor] == 0).all()
-            assert set(data.folds[reference]) == {fold}
-            assert set(data.folds[floor]) == {"train"}
-            assert not {data.groups[k] for k in reference} & {data.groups[k] for k in floor}
-            assert fake.min() >= 200
-
-
-def test_real_figures() -> None:
-    """On the offline network the figures are finite, the floor is below far-off fakes, and nothing is called FID."""
-    quality = quality_report(SETTINGS, dataset(), 0, fakes(), CPU)
-    assert {r["features"] for r in quality["distances"]} == {"random-conv-128"}
-    for row in quality["distances"]:
-        assert row["frechet_name"] == "Fréchet distance"
-        assert row["frechet_floor"] < row["frechet"]
-        assert row["kid_floor"] < row["kid"]
-        assert np.isfinite([row[k] for k in ("frechet", "frechet_floor", "kid", "kid_sd", "kid_floor")]).all()
-    assert quality_report(SETTINGS, dataset(), 0, fakes(), CPU) == quality, "the same again"
-    biased = [n for n in quality["notes"] if "biased" in n]
-    assert len(biased) == 2, "15 and 12 images for 128 features"
-
-
-def test_copies_of_real_images_come_near_the_floor() -> None:
-    data = dataset()
-    copies = data.images[data.indices("train", 0)]
-    near, far = (quality_report(SETTINGS, data, 0, x, CPU)["distances"][0] for x in (copies, fakes()))
-    assert near["frechet"] < far["frechet"] / 5
-
-
-def whole_report(quality: dict[str, Any], data: Dataset) -> dict[str, Any]:
+def report(found: dict[str, Any]) -> dict[str, Any]:
+    quality = copy.deepcopy(found)
     return {
-        "class": CLASSES[0],
-        "n": 40,
-        "gan_run": "/somewhere/runs/gan-train/20260101-000000-abcdef01",
-        "gan_step": 8,
-        "gan_config": {"preset": "dcgan", "ema_decay": 0.99},
-        "seed": 3,
-        "data": data.describe() | {"counts": {"train": {"NORMAL": 30, "PNEUMONIA": 50}}},
+        "title": "30 synthetic NORMAL images",
+        "about": ["Generator: run `20260101-000000`.", "Trained on 40 images."],
+        "data": {"notes": []},
         "quality": quality,
+        "closest": closest_pairs(quality, [f"fake-{i}" for i in range(30)], [f"real-{i}" for i in range(40)]),
+        "made": {"command": "`balancer synthesize`", "data": "split hash `0123456789abcdef`"},
+        "figures": sorted(FIGURES),
     }
 
 
-@pytest.mark.parametrize(("given", "phrase"), [("off", "--inception-weights is off"), ("auto", "torch hub cache")])
-def test_without_inception_no_figure_is_an_fid(given: str, phrase: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "inception_weights", lambda _given: None)
-    data = dataset()
-    quality = quality_report(SETTINGS.model_copy(update={"inception": given}), data, 0, fakes(), CPU)
-    text = render_markdown(whole_report(quality, data))
-    assert "FID was not computed" in text
-    assert phrase in text
-    for line in text.splitlines():
-        if "FID" in line:
-            assert "FID was not computed" in line or "not FIDs" in line, line
-    if given == "auto":
-        assert "--inception-weights FILE" in text, "how to get it"
+def test_both_forms_hold_every_part_and_every_cell(report: dict[str, Any]) -> None:
+    markdown, page = render_markdown(report), render_html(report, FIGURES)
+    plain = html.unescape(re.sub(r"<[^>]+>", "", page))
+    made = parts(report)
+    assert [p.title for p in made] == [
+        "In short", "Synthetic beside real", "Copies", "Spectrum", "Over training", "Distances", "Overlap", "Two-sample tests",
+        "The data set's own shift", "Notes", "How this was made", "Caveats", "References",
+    ]  # fmt: skip
+    for part in made:
+        assert f"## {part.title}\n" in markdown
+        assert part.title in plain
+        cells = [cell for row in part.table.rows for cell in row] if part.table else []
+        for text in [*part.paragraphs, *cells, *part.bullets]:
+            assert text in markdown
+            assert text.replace("`", "") in plain
+    for text in (report["title"], report["quality"]["verdict"], *report["about"]):
+        assert text in markdown
+        assert text.replace("`", "") in plain
+    assert "<code>20260101-000000</code>" in page
 
 
-def test_with_inception_each_figure_has_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "inception_weights", lambda given: given)
-    monkeypatch.setattr(
-        report, "inception", lambda _weights, device: dataclasses.replace(grey_network(device), name="inception-2048")
-    )
-    data = dataset()
-    quality = quality_report(SETTINGS, data, 0, fakes(), CPU)
-    names = {(r["features"], r["frechet_name"]) for r in quality["distances"]}
-    assert names == {("random-conv-128", "Fréchet distance"), ("inception-2048", "FID")}
-    text = render_markdown(whole_report(quality, data))
-    assert "FID was not computed" not in text
-    distances, overlap = (
-        [line for line in part.splitlines() if line.startswith(("| random", "| inception"))]
-        for part in text.split("## Overlap")
-    )
-    rows = distances
-    assert len(rows) == len(overlap) == 4
-    assert all(("(FID)" in line) == line.startswith("| inception-2048") for line in rows)
-
-
-def test_markdown_states_counts_figures_and_floors() -> None:
-    data = dataset()
-    quality = quality_report(SETTINGS, data, 0, fakes(), CPU)
-    text = render_markdown(whole_report(quality, data))
+def test_figures_state_counts_and_floors(report: dict[str, Any]) -> None:
     table, overlap = (
-        [line for line in part.splitlines() if line.startswith("| random")] for part in text.split("## Overlap")
+        [line for line in part.splitlines() if line.startswith(("| chest-xray", "| random"))]
+        for part in re.split("## Distances|## Overlap|## Two-sample", render_markdown(report))[1:3]
     )
-    for line, row in zip(overlap, quality["distances"], strict=True):
-        for name, value in row["overlap"].items():
-            assert f"{value:.2f} ({row['overlap_floor'][name]:.2f})" in line
-    for line, row in zip(table, quality["distances"], strict=True):
+    assert len(table) == len(overlap) == 4
+    for line, more, row in zip(table, overlap, report["quality"]["distances"], strict=True):
         for key in ("n_real", "n_fake"):
             assert f"| {row[key]} " in line
         for key in ("frechet", "frechet_floor"):
             assert f"{row[key]:.2f}" in line
         for key in ("kid", "kid_floor"):
             assert f"{row[key]:.4f}" in line
-    for fact in ("# 40 synthetic NORMAL images", "NORMAL 30, PNEUMONIA 50", "0123456789abcdef", "20260101-000000"):
-        assert fact in text
-    assert PHANTOM_NOTICE not in text
-    drawn = dataclasses.replace(data, notes=[PHANTOM_NOTICE])
-    assert PHANTOM_NOTICE in render_markdown(whole_report(quality, drawn))
+        for name, value in row["overlap"].items():
+            assert f"{value:.2f} ({row['overlap_floor'][name]:.2f})" in more
 
 
-def test_markdown_gives_every_subset_size_used() -> None:
-    """With little validation data the KID there uses smaller subsets than the first row's."""
-    data = dataset(30, 4)
-    quality = quality_report(SETTINGS, data, 0, fakes(), CPU)
-    assert [r["kid_subset_size"] for r in quality["distances"]] == [6, 2]
-    text = render_markdown(whole_report(quality, data))
-    assert "subsets of 6 and 2 images" in text
+def test_the_page_stands_alone(report: dict[str, Any]) -> None:
+    """Figures inside, nothing fetched, no script."""
+    page = render_html(report, FIGURES)
+    assert not re.findall(r"<script|<link|<iframe|@import|url\(|\bon\w+=", page)
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert [base64.b64decode(s.removeprefix("data:image/png;base64,")) for s in sources] == [
+        FIGURES[name] for name in ("grid", "closest", "spectrum", "training")
+    ]
+    assert re.findall(r"!\[[^]]*\]\(([^)]*)\)", render_markdown(report)) == [
+        "grid.png", "closest.png", "spectrum.png", "training.png",
+    ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("train", "val"), [(30, 1), (30, 0)])
-def test_too_little_validation_data_is_said(train: int, val: int) -> None:
-    data = dataset(train, val)
-    quality = quality_report(SETTINGS, data, 0, fakes(), CPU)
-    assert len(quality["distances"]) == 1
-    assert any(
-        f"No distance to validation: it needs 2 images a side; there are {val} real" in n for n in quality["notes"]
-    )
-    render_markdown(whole_report(quality, data))
+def test_nothing_from_outside_is_taken_as_html(report: dict[str, Any]) -> None:
+    nasty = "<script>alert(1)</script> & `<b>code</b>` | bar"
+    report["title"] = report["about"][0] = nasty
+    report["data"]["notes"] = report["quality"]["notes"] = [nasty]
+    report["made"]["data"] = report["closest"][0]["synthetic"] = nasty
+    page = render_html(report, FIGURES)
+    assert "<script" not in page
+    assert "<b>" not in page
+    assert "<code>&lt;b&gt;code&lt;/b&gt;</code>" in page
+    rows = [line for line in render_markdown(report).splitlines() if line.startswith("| data |")]
+    assert rows[0].count("|") == 3, "a bar in a cell does not end it"
 
 
-def test_one_synthetic_image_gives_no_distance() -> None:
-    data = dataset()
-    quality = quality_report(SETTINGS, data, 0, fakes(1), CPU)
-    assert quality["distances"] == []
-    assert sum("1 synthetic" in n for n in quality["notes"]) == 2
-    render_markdown(whole_report(quality, data))
+def test_the_phantom_banner_is_loud(report: dict[str, Any]) -> None:
+    assert "PHANTOM" not in render_markdown(report)
+    report["data"]["notes"] = [PHANTOM_NOTICE, "Another note."]
+    page, markdown = render_html(report, FIGURES), render_markdown(report)
+    assert f"> **{PHANTOM_NOTICE}**" in markdown
+    assert markdown.index(PHANTOM_NOTICE) < markdown.index(report["quality"]["verdict"])
+    assert f'<p class="note phantom" role="note">{PHANTOM_NOTICE}</p>' in page
+    assert '<p class="note" role="note">Another note.</p>' in page
 
 
-def test_a_seed_of_its_own(compared: dict[str, list[tuple[np.ndarray, np.ndarray]]]) -> None:
-    for seed in (0, 1):
-        quality_report(SETTINGS.model_copy(update={"seed": seed}), dataset(), 0, fakes(), CPU)
-    references = [tuple(p[0]) for p in compared["frechet"]]
-    assert references[:4] != references[4:]
+def test_no_figure_is_called_fid_without_inception(report: dict[str, Any]) -> None:
+    text = render_markdown(report).split("## Caveats")[0]
+    for line in text.splitlines():
+        if "FID" in line:
+            assert "FID was not computed" in line or "not FIDs" in line, line
+
+
+def test_missing_parts_are_left_out(report: dict[str, Any]) -> None:
+    report["quality"] |= {
+        "distances": [], "shift": [], "two_sample": [], "memorization": None, "spectrum": None, "readings": [], "notes": [],
+        "reference": None,
+    }  # fmt: skip
+    report["figures"], report["closest"] = ["grid"], []
+    assert [p.title for p in parts(report)] == ["Synthetic beside real", "How this was made", "Caveats", "References"]
+    render_html(report, {"grid": PNG})
+    render_markdown(report)
+
+
+def test_no_floor_is_a_dash(report: dict[str, Any]) -> None:
+    row = report["quality"]["distances"][0]
+    row |= {"frechet_floor": None, "kid_floor": None, "kid_sd_floor": None, "overlap_floor": None}
+    line = next(x for x in render_markdown(report).splitlines() if x.startswith("| chest-xray-128 | training fold"))
+    assert line.count("| – |") == 2
+    render_html(report, FIGURES)
+
+
+def test_every_subset_size_is_given(report: dict[str, Any]) -> None:
+    report["quality"]["distances"][0]["kid_subset_size"] = 77
+    assert "subsets of 77 and 6 images" in render_markdown(report)
+
+
+def test_summary(report: dict[str, Any]) -> None:
+    lines = summary(report).splitlines()
+    assert lines[0] == report["title"]
+    assert lines[1] == report["quality"]["verdict"]
+    assert len(lines) == 2 + len(report["quality"]["readings"]) + len(report["quality"]["notes"])
+
+
+def test_the_template_is_packaged() -> None:
+    import balancer
+
+    project = Path(__file__).resolve().parents[1] / "pyproject.toml"
+    assert "templates/*.html" in project.read_text()
+    assert (Path(balancer.__file__).parent / "templates" / "report.html").is_file()

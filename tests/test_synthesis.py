@@ -17,7 +17,7 @@ from PIL import Image
 from balancer import synthesis
 from balancer.config import DataConfig
 from balancer.data.dataset import load_dataset
-from balancer.gan.trainer import CHECKPOINT
+from balancer.gan.checkpoint import CHECKPOINT, chosen_generator
 from balancer.grids import png_bytes
 from balancer.manifest import MANIFEST_COLUMNS
 from balancer.seeding import derive_seed
@@ -26,7 +26,8 @@ SIZE = 16
 GAN = ["--steps", "3", "--batch-size", "4", "--image-size", str(SIZE), "--set", "generator_width=2",
        "--set", "discriminator_width=2", "--set", "z_dim=5",
        "--set", "lr_generator=0.05"]  # fmt: skip
-QUICK = ["--inception-weights", "off", "--set", "kid_subsets=2", "--set", "kid_subset_size=4"]
+QUICK = ["--inception-weights", "off", "--set", "kid_subsets=2", "--set", "kid_subset_size=4",
+         "--set", "two_sample=false"]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +76,8 @@ def test_exactly_n_grey_eight_bit_images(hundred_and_thirty: Path) -> None:
             contents.add(image.tobytes())
     assert len(contents) == 130, "no image twice"
     assert {p.name for p in hundred_and_thirty.iterdir()} >= {
-        "images", "manifest.csv", "grid.png", "report.json", "report.md", "config.yaml", "env.json", "log.txt", "done",
+        "images", "manifest.csv", "grid.png", "closest.png", "spectrum.png", "report.json", "report.md", "report.html",
+        "config.yaml", "env.json", "log.txt", "done",
     }  # fmt: skip
 
 
@@ -138,12 +140,30 @@ def test_report(hundred_and_thirty: Path, chest: Path, gan_run: Path) -> None:
     assert content["quality"]["distances"]
     for row in content["quality"]["distances"]:
         assert row["n_real"] == row["n_fake"] >= 2
-        assert row["features"] == "random-conv-128"
+        assert row["features"] in ("chest-xray-128", "random-conv-128")
         assert row["frechet_name"] == "Fréchet distance"
         assert {"frechet", "frechet_floor", "kid", "kid_floor", "kid_sd"} <= row.keys()
     text = (hundred_and_thirty / "report.md").read_text()
     assert "FID was not computed" in text
-    assert all("FID was not computed" in line or "not FIDs" in line for line in text.splitlines() if "FID" in line)
+    figures = text.split("## Caveats")[0]
+    assert all("FID was not computed" in line or "not FIDs" in line for line in figures.splitlines() if "FID" in line)
+    counts = {"NORMAL": data.counts("train")[0], "PNEUMONIA": data.counts("train")[1]}
+    for fact in (
+        "# 130 synthetic NORMAL images",
+        f"Trained on the {counts['NORMAL']} NORMAL images of the training fold (NORMAL {counts['NORMAL']}, PNEUMONIA {counts['PNEUMONIA']}",
+        data.split_hash,
+        f"run `{gan_run.name}`",
+        "step 3",
+        content["quality"]["verdict"],
+    ):
+        assert fact in text
+    names = {r.name for r in data.records}
+    for pair in content["closest"]:
+        assert (hundred_and_thirty / pair["synthetic"]).is_file()
+        assert pair["training"] in names
+    assert {r["reference"] for r in content["quality"]["shift"]} == {"training fold against test"}
+    page = (hundred_and_thirty / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == len(content["figures"])
     with Image.open(hundred_and_thirty / "grid.png") as grid:
         grid.load()
         assert grid.size[0] > grid.size[1] > 128
@@ -215,6 +235,13 @@ def test_a_gan_that_does_not_fit_is_refused(
     assert not (tmp_path / "s").exists()
 
 
+def test_without_a_chosen_snapshot_the_last_checkpoint_is_taken(gan_run: Path, tmp_path: Path) -> None:
+    path = copy_of(gan_run, tmp_path)
+    chosen_generator(path).unlink()
+    assert chosen_generator(path).name == CHECKPOINT
+    done(balancer("synthesize", "--gan-run", path, "--n", 2, *QUICK, "--out", tmp_path / "s"))
+
+
 def test_data_that_changed_since(gan_run: Path, chest_folder: Path, tmp_path: Path) -> None:
     next((chest_folder / "train" / "NORMAL").iterdir()).unlink()
     args = ("--gan-run", gan_run, "--n", 3, "--data", chest_folder, "--out", tmp_path / "s")
@@ -225,16 +252,18 @@ def test_data_that_changed_since(gan_run: Path, chest_folder: Path, tmp_path: Pa
 def test_a_checkpoint_of_another_configuration(changes: dict[str, Any], gan_run: Path, tmp_path: Path) -> None:
     """A network that would not fit, and one that would fit and draw from the wrong distribution."""
     path = copy_of(gan_run, tmp_path)
-    content = torch.load(path / CHECKPOINT, weights_only=True)
+    chosen = chosen_generator(path)
+    content = torch.load(chosen, weights_only=True)
     content["config"] |= changes
-    torch.save(content, path / CHECKPOINT)
+    torch.save(content, chosen)
     args = ("--gan-run", path, "--n", 3, "--out", tmp_path / "s")
-    refused(balancer("synthesize", *args), 1, CHECKPOINT, next(iter(changes)))
+    refused(balancer("synthesize", *args), 1, chosen.name, next(iter(changes)))
 
 
 def test_a_damaged_checkpoint(gan_run: Path, tmp_path: Path) -> None:
     path = copy_of(gan_run, tmp_path)
-    (path / CHECKPOINT).write_bytes((path / CHECKPOINT).read_bytes()[:1000])
+    chosen = chosen_generator(path)
+    chosen.write_bytes(chosen.read_bytes()[:1000])
     args = ("--gan-run", path, "--n", 3, "--out", tmp_path / "s")
     refused(balancer("synthesize", *args), 1, "not a readable GAN checkpoint")
     assert not (tmp_path / "s").exists()

@@ -82,8 +82,22 @@ def check_policy(policy: Sequence[str]) -> None:
         lookup(DIFFAUGMENT, name, "diffaugment")
 
 
-def diff_augment(images: Tensor, policy: Sequence[str], generator: torch.Generator) -> Tensor:
-    """Apply the operations of a policy in order, each with its own draw per image."""
+def diff_augment(
+    images: Tensor, policy: Sequence[str], generator: torch.Generator, probability: Tensor | None = None
+) -> Tensor:
+    """Apply the operations of a policy in order, each with its own draw per image.
+
+    Args:
+        probability: a scalar on the images' device; each operation changes each image with this probability, else all.
+            Below about .8, what is augmented now and then cannot leak into the generator's images (Karras et al. 2020,
+            arXiv:2006.06676): unchanged images stay the most common kind.
+    """
     for name in policy:
-        images = DIFFAUGMENT[name](images, generator)
+        changed = DIFFAUGMENT[name](images, generator)
+        if probability is not None:
+            draw = torch.rand(len(images), 1, 1, 1, generator=generator).to(
+                images.device
+            )  # float32: bfloat16 rounds .999 to 1
+            changed = torch.where(draw < probability, changed, images)
+        images = changed
     return images

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -59,30 +60,149 @@ class DCGANGenerator(nn.Module):
         return images
 
 
+class UpsampleGenerator(nn.Module):
+    """The DCGAN generator with nearest-neighbour upsampling and 3 x 3 convolutions in place of transposed ones.
+
+    ``z`` (B, z_dim) to images (B, 1, H, W) in [-1, 1]. Every output pixel is made by the same kernel, so no checkerboard is
+    built in (Odena et al. 2016, doi:10.23915/distill.00003). At equal widths that costs 2.25 times the arithmetic, so
+    ``transposed`` of the first doublings can keep the transposed convolution, whose pattern is coarse enough for the later layers to mend.
+    """
+
+    def __init__(self, image_size: int, z_dim: int, width: int, transposed: int = 0) -> None:
+        super().__init__()
+        base, doublings = pyramid(image_size)
+        channels = [width * min(2**i, MAX_MULTIPLE) for i in reversed(range(doublings))]
+        layers: list[nn.Module] = [nn.ConvTranspose2d(z_dim, channels[0], base, bias=False)]
+        for i, (c_in, c_out) in enumerate(zip(channels, [*channels[1:], 1], strict=True)):
+            layers += [nn.BatchNorm2d(c_in), nn.ReLU(inplace=True)]
+            if i < min(transposed, doublings - 1):
+                layers.append(nn.ConvTranspose2d(c_in, c_out, 4, stride=2, padding=1, bias=False))
+            else:
+                layers += [nn.Upsample(scale_factor=2), nn.Conv2d(c_in, c_out, 3, padding=1, bias=False)]
+        self.layers = nn.Sequential(*layers, nn.Tanh())
+        self.apply(init_normal)
+
+    def forward(self, z: Tensor) -> Tensor:
+        images: Tensor = self.layers(z[:, :, None, None])
+        return images
+
+
+class UpBlock(nn.Module):
+    """Residual block that doubles the side: BatchNorm, ReLU, upsample, 3 x 3, BatchNorm, ReLU, 3 x 3 (Miyato et al. 2018)."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.BatchNorm2d(c_in), nn.ReLU(inplace=True), nn.Upsample(scale_factor=2), nn.Conv2d(c_in, c_out, 3, padding=1, bias=False),
+            nn.BatchNorm2d(c_out), nn.ReLU(inplace=True), nn.Conv2d(c_out, c_out, 3, padding=1),
+        )  # fmt: skip
+        # convolving before upsampling gives the same as after it, at a quarter of the cost
+        self.skip = nn.Sequential(nn.Conv2d(c_in, c_out, 1), nn.Upsample(scale_factor=2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.skip(x) + self.branch(x)
+        return out
+
+
+class ResidualGenerator(nn.Module):
+    """Residual generator in the manner of Miyato et al. 2018 (arXiv:1802.05957); ``z`` (B, z_dim) to (B, 1, H, W) in [-1, 1]."""
+
+    def __init__(self, image_size: int, z_dim: int, width: int) -> None:
+        super().__init__()
+        base, doublings = pyramid(image_size)
+        channels = [width * min(2**i, MAX_MULTIPLE // 2) for i in reversed(range(doublings))]
+        self.base = base
+        self.project = nn.Linear(z_dim, channels[0] * base**2)
+        blocks = [UpBlock(c_in, c_out) for c_in, c_out in zip(channels, [*channels[1:], channels[-1]], strict=True)]
+        self.layers = nn.Sequential(
+            *blocks, nn.BatchNorm2d(channels[-1]), nn.ReLU(inplace=True), nn.Conv2d(channels[-1], 1, 3, padding=1), nn.Tanh()
+        )  # fmt: skip
+        self.apply(init_he)
+
+    def forward(self, z: Tensor) -> Tensor:
+        images: Tensor = self.layers(self.project(z).unflatten(1, (-1, self.base, self.base)))
+        return images
+
+
+class MinibatchStddev(nn.Module):
+    """Append a channel with the features' mean SD over the batch (Karras et al. 2018, arXiv:1710.10196, section 3).
+
+    (B, C, H, W) to (B, C + 1, H, W). With it a discriminator sees when a batch varies too little, which
+    pushes the generator to cover more of the data.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        spread = (x.var(0, correction=0) + 1e-8).sqrt().mean()
+        return torch.cat([x, spread.expand(len(x), 1, *x.shape[2:])], 1)
+
+
+def _convolution(c_in: int, c_out: int, kernel: int, stride: int, padding: int, norm: str, first: bool = False,
+                 init: Callable[[nn.Module], None] | None = None) -> list[nn.Module]:  # fmt: skip
+    """A convolution of a discriminator with its normalisation; the first layer has no BatchNorm."""
+    batch = norm == "batch"
+    conv = nn.Conv2d(c_in, c_out, kernel, stride=stride, padding=padding, bias=not batch)
+    layers: list[nn.Module] = [conv, nn.BatchNorm2d(c_out)] if batch and not first else [conv]
+    for layer in layers:
+        (init or init_normal)(layer)
+    return [spectral_norm(conv)] if norm == "spectral" else layers
+
+
 class DCGANDiscriminator(nn.Module):
     """Discriminator of Radford et al. 2016: strided 4 x 4 convolutions, LeakyReLU(0.2), BatchNorm but in the first layer.
 
-    Images (B, 1, H, W) in [-1, 1] to logits (B,). With ``spectral`` every layer is spectrally normalised and
-    BatchNorm is left out (Miyato et al. 2018, arXiv:1802.05957).
+    Images (B, 1, H, W) in [-1, 1] to logits (B,). ``norm`` may be ``batch``, ``spectral`` (every layer; Miyato et al. 2018,
+    arXiv:1802.05957) or ``none``; without BatchNorm, weights start at He et al.'s scale unless they are spectrally normalised.
     """
 
-    def __init__(self, image_size: int, width: int, spectral: bool = False) -> None:
+    def __init__(self, image_size: int, width: int, norm: str = "batch", minibatch_stddev: bool = False) -> None:
         super().__init__()
         base, doublings = pyramid(image_size)
         channels = [1, *(width * min(2**i, MAX_MULTIPLE) for i in range(doublings))]
-        wrap: Callable[[nn.Module], nn.Module] = spectral_norm if spectral else lambda layer: layer
+        init = init_he if norm == "none" else init_normal
         layers: list[nn.Module] = []
         for i, (c_in, c_out) in enumerate(itertools.pairwise(channels)):
-            conv = nn.Conv2d(c_in, c_out, 4, stride=2, padding=1, bias=spectral)
-            init_normal(conv)
-            layers.append(wrap(conv))
-            if i and not spectral:
-                layers.append(nn.BatchNorm2d(c_out))
-                init_normal(layers[-1])
-            layers.append(nn.LeakyReLU(0.2, inplace=True))
-        head = nn.Conv2d(channels[-1], 1, base, bias=spectral)
-        init_normal(head)
-        self.layers = nn.Sequential(*layers, wrap(head))
+            layers += [*_convolution(c_in, c_out, 4, 2, 1, norm, i == 0, init), nn.LeakyReLU(0.2, inplace=True)]
+        layers += [MinibatchStddev()] * minibatch_stddev
+        self.layers = nn.Sequential(
+            *layers, *_convolution(channels[-1] + minibatch_stddev, 1, base, 1, 0, norm, True, init)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.layers(images)
+        return logits.flatten()
+
+
+class DownBlock(nn.Module):
+    """Residual block that halves the side: activation, 3 x 3, activation, 3 x 3, average pooling."""
+
+    def __init__(self, c_in: int, c_out: int, norm: str) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.LeakyReLU(0.2), *_convolution(c_in, c_in, 3, 1, 1, norm, init=init_he),
+            nn.LeakyReLU(0.2), *_convolution(c_in, c_out, 3, 1, 1, norm, init=init_he), nn.AvgPool2d(2),
+        )  # fmt: skip
+        self.skip = nn.Sequential(nn.AvgPool2d(2), *_convolution(c_in, c_out, 1, 1, 0, norm, init=init_he))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = (self.skip(x) + self.branch(x)) * 0.5**0.5  # keeps the variance, whatever the depth
+        return out
+
+
+class ResidualDiscriminator(nn.Module):
+    """Residual discriminator in the manner of Miyato et al. 2018; images (B, 1, H, W) in [-1, 1] to logits (B,)."""
+
+    def __init__(self, image_size: int, width: int, norm: str = "none", minibatch_stddev: bool = False) -> None:
+        super().__init__()
+        base, doublings = pyramid(image_size)
+        channels = [width * min(2**i, MAX_MULTIPLE // 2) for i in range(doublings)]
+        self.layers = nn.Sequential(
+            # the first halving is left to a strided convolution: at full resolution a block costs more than all the others
+            *_convolution(1, channels[0], 4, 2, 1, norm, True, init_he),
+            *(DownBlock(c_in, c_out, norm) for c_in, c_out in itertools.pairwise(channels)),
+            *[MinibatchStddev()] * minibatch_stddev,
+            nn.LeakyReLU(0.2),
+            *_convolution(channels[-1] + minibatch_stddev, 1, base, 1, 0, norm, True, init_he),
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.layers(images)
@@ -126,19 +246,18 @@ class S2Discriminator(nn.Module):
     at stride 1, are our assumption.
     """
 
-    def __init__(self, image_size: int, width: int, spectral: bool = False) -> None:
+    def __init__(self, image_size: int, width: int, norm: str = "none", minibatch_stddev: bool = False) -> None:
         super().__init__()
-        wrap: Callable[[nn.Module], nn.Module] = spectral_norm if spectral else lambda layer: layer
         layers: list[nn.Module] = []
         side, c_in = image_size, 1
-        for multiple, stride in ((1, 2), (2, 2), (4, 2), (8, 1)):
-            conv = nn.Conv2d(c_in, multiple * width, 5, stride=stride, padding=2)
-            init_glorot(conv)
-            layers += [wrap(conv), nn.LeakyReLU(0.2, inplace=True)]
+        for i, (multiple, stride) in enumerate(((1, 2), (2, 2), (4, 2), (8, 1))):
+            layers += _convolution(c_in, multiple * width, 5, stride, 2, norm, i == 0, init_glorot)
+            layers.append(nn.LeakyReLU(0.2, inplace=True))
             side, c_in = -(-side // stride), multiple * width
-        head = nn.Linear(c_in * side**2, 1)
+        head = nn.Linear((c_in + minibatch_stddev) * side**2, 1)
         init_glorot(head)
-        self.layers = nn.Sequential(*layers, nn.Flatten(), wrap(head))
+        layers += [MinibatchStddev()] * minibatch_stddev
+        self.layers = nn.Sequential(*layers, nn.Flatten(), spectral_norm(head) if norm == "spectral" else head)
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.layers(images)
@@ -163,16 +282,27 @@ def init_glorot(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
+def init_he(module: nn.Module) -> None:
+    """He et al. 2015's normal weights for LeakyReLU(0.2), by fan-in; biases 0."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        nn.init.kaiming_normal_(module.weight, 0.2)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
 @dataclass(frozen=True)
 class Architecture:
-    """A generator built from (image_size, z_dim, width) and a discriminator from (image_size, width, spectral)."""
+    """A generator built from (image_size, z_dim, width), a discriminator from (image_size, width, norm, minibatch_stddev)."""
 
     generator: Callable[[int, int, int], nn.Module]
-    discriminator: Callable[[int, int, bool], nn.Module]
+    discriminator: Callable[[int, int, str, bool], nn.Module]
 
 
 ARCHITECTURES = {
     "dcgan": Architecture(DCGANGenerator, DCGANDiscriminator),
+    "upsample": Architecture(UpsampleGenerator, DCGANDiscriminator),
+    "hybrid": Architecture(partial(UpsampleGenerator, transposed=2), DCGANDiscriminator),
+    "residual": Architecture(ResidualGenerator, ResidualDiscriminator),
     "s2": Architecture(S2Generator, S2Discriminator),
 }
 

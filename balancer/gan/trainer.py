@@ -5,126 +5,32 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from balancer import progress
-from balancer.augmentation.differentiable import check_policy, diff_augment
-from balancer.config import GanTrainConfig, differences, validate
+from balancer.augmentation.differentiable import check_policy
+from balancer.config import GanTrainConfig
 from balancer.data.dataset import Dataset
 from balancer.data.folder import CLASSES
 from balancer.data.sampling import batch_indices
-from balancer.device import autocast, exact_float32, memory_format, peak_memory_mb, synchronize
+from balancer.device import memory_format, peak_memory_mb, synchronize
 from balancer.errors import BalancerError, Interrupted, UsageError
-from balancer.gan.ema import EMA
+from balancer.events import Events, check_installed
+from balancer.gan.checkpoint import BEST, CHECKPOINT, check_finite, load_checkpoint, save_checkpoint, save_generator
 from balancer.gan.losses import loss_named
+from balancer.gan.monitor import generate, measure, open_monitor
 from balancer.gan.networks import architecture
-from balancer.grids import save_grid, to_uint8
-from balancer.run import RunDir, atomic_file, deferred_signals, keep_jsonl, read_jsonl
-from balancer.seeding import derive_seed, generator
+from balancer.gan.step import GanState, build_state, sample_z, train_step
+from balancer.grids import save_grid, tile, to_uint8
+from balancer.run import RunDir, deferred_signals, keep_jsonl, read_jsonl
+from balancer.seeding import generator
 
 log = logging.getLogger("balancer")
-FORMAT = 1  # of the checkpoint
-CHECKPOINT = "checkpoint.pt"
-KEYS = {"config", "step", "class", "split_hash", "data", "G", "D", "G_ema", "optimizer_G", "optimizer_D"}
 GRID_IMAGES = 64
-
-
-@dataclass
-class GanState:
-    """Everything that training changes."""
-
-    G: nn.Module
-    D: nn.Module
-    ema: EMA
-    optimizer_G: torch.optim.Optimizer
-    optimizer_D: torch.optim.Optimizer
-    step: int = 0
-
-    def parts(self) -> dict[str, Any]:
-        return {
-            "G": self.G,
-            "D": self.D,
-            "G_ema": self.ema.network,
-            "optimizer_G": self.optimizer_G,
-            "optimizer_D": self.optimizer_D,
-        }
-
-
-def build_state(config: GanTrainConfig, device: torch.device) -> GanState:
-    """Fresh networks and optimisers; the weights depend on ``config.seed`` alone, not on the device."""
-    nets = architecture(config.architecture)
-    size = config.data.image_size
-    torch.manual_seed(derive_seed(config.seed, "init"))
-    G = nets.generator(size, config.z_dim, config.generator_width)
-    D = nets.discriminator(size, config.discriminator_width, config.spectral_norm)
-    for net in (G, D):
-        net.to(device).to(memory_format=memory_format(device))
-    ema = EMA(G, config.ema_decay)
-    return GanState(
-        G, D, ema, _optimizer(config, G, config.lr_generator), _optimizer(config, D, config.lr_discriminator)
-    )
-
-
-def _optimizer(config: GanTrainConfig, net: nn.Module, lr: float) -> torch.optim.Optimizer:
-    if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(net.parameters(), lr=lr, alpha=0.9, eps=1e-7)  # Keras's rho and epsilon
-    fused = next(net.parameters()).device.type in ("cpu", "cuda")
-    return torch.optim.Adam(net.parameters(), lr=lr, betas=(config.beta1, config.beta2), fused=fused)
-
-
-def sample_z(config: GanTrainConfig, n: int, source: torch.Generator) -> Tensor:
-    """Latents ``z`` (n, z_dim) on the CPU: N(0, 1) or U(-1, 1)."""
-    if config.z_distribution == "uniform":
-        return 2 * torch.rand(n, config.z_dim, generator=source) - 1
-    return torch.randn(n, config.z_dim, generator=source)
-
-
-def train_step(config: GanTrainConfig, state: GanState, real_images: Tensor) -> dict[str, Tensor]:
-    """One optimiser step of D, one of G, one EMA update; advances ``state.step``.
-
-    Args:
-        real_images: (B, 1, H, W) in [-1, 1] on the training device.
-
-    Returns:
-        Scalars still on the device: ``loss_D``, ``loss_G``, and D's mean probability of "real" for each kind.
-    """
-    loss, device = loss_named(config.loss), real_images.device
-    source = generator(config.seed, "step", state.step)
-    z = sample_z(config, len(real_images), source).to(device)
-
-    # D: the fakes are detached here and used again for G below, which saves a pass through G
-    state.D.requires_grad_(True)
-    with autocast(device, config.precision):
-        fake_images = state.G(z).contiguous(memory_format=memory_format(device))
-        real_logits = state.D(diff_augment(real_images, config.diffaugment, source)).float()
-        fake_logits = state.D(diff_augment(fake_images.detach(), config.diffaugment, source)).float()
-    loss_D = loss.discriminator(real_logits, fake_logits)
-    state.optimizer_D.zero_grad(set_to_none=True)
-    loss_D.backward()
-    state.optimizer_D.step()
-
-    # G: no gradients for D's weights
-    state.D.requires_grad_(False)
-    with autocast(device, config.precision):
-        loss_G = loss.generator(state.D(diff_augment(fake_images, config.diffaugment, source)).float())
-    state.optimizer_G.zero_grad(set_to_none=True)
-    loss_G.backward()
-    state.optimizer_G.step()
-
-    state.ema.update(state.G, state.step)
-    state.step += 1
-    return {
-        "loss_D": loss_D.detach(),
-        "loss_G": loss_G.detach(),
-        "D_real": real_logits.detach().sigmoid().mean(),
-        "D_fake": fake_logits.detach().sigmoid().mean(),
-    }
 
 
 def target_label(config: GanTrainConfig, data: Dataset) -> int:
@@ -147,11 +53,11 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
     """Train to ``config.steps``, from the run's checkpoint if it was resumed.
 
     Returns:
-        The last logged row, with the class, the number of training images and the seconds spent.
+        The last logged row, with the class, the number of training images, the seconds spent and the chosen snapshot.
 
     Raises:
         Interrupted: a signal came; the state is saved.
-        BalancerError: a loss is not finite; the last snapshot is kept.
+        BalancerError: a loss is not finite, or the images have lost their variety; the last good snapshot is kept.
     """
     check(config)
     label = target_label(config, data)
@@ -161,18 +67,16 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
         load_checkpoint(run / CHECKPOINT, config, state, data, device)
         keep_jsonl(run / "metrics.jsonl", lambda row: row["step"] <= state.step)  # a kill may have come after it
         log.info("resumed at step %d of %d", state.step, config.steps)
-    fixed_z = sample_z(config, GRID_IMAGES, generator(config.seed, "grid")).to(device)
-    (run / "grids").mkdir(exist_ok=True)
+    snapshots = Snapshots(config, data, label, run, device, state.step)
     log.info("learning %s from %d images", CLASSES[label], len(images))
 
     sums: dict[str, Tensor] = {}
     since, begin = state.step, time.perf_counter()
-    row = {k: v for past in read_jsonl(run / "metrics.jsonl")[-1:] for k, v in past.items() if k != "step"}
+    row = _last_losses(run)
     start_step, start = state.step, begin
     with deferred_signals() as signalled, progress.bar(config.steps, "gan-train", "step", state.step) as bar:
         while state.step < config.steps:
-            index = torch.from_numpy(batch_indices(len(images), config.batch_size, state.step, config.seed)).to(device)
-            scalars = train_step(config, state, scale(images[index], device))
+            scalars = train_step(config, state, next_batch(config, images, state.step, device))
             sums = {k: sums[k] + v if sums else v for k, v in scalars.items()}
             bar.update()
             step = state.step
@@ -188,58 +92,128 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
                     )
                 row |= _speed(config, step, since, now - begin, device)
                 run.metrics({"step": step, **row})
+                snapshots.events.scalars({"step": step, **row})
                 bar.set_postfix(D=f"{row['loss_D']:.2f}", G=f"{row['loss_G']:.2f}")
                 sums, since, begin = {}, step, now
 
-            # Snapshot: the fixed-z grid and a checkpoint
             if step % config.snapshot_every == 0 or step == config.steps:
-                save_checkpoint(run / CHECKPOINT, config, state, data, label)
-                save_grid(run / "grids" / f"step_{step:06d}.png", to_uint8(generate(state.ema.network, fixed_z)))
-                log.info("step %d of %d: snapshot", step, config.steps)
+                snapshots.take(state)
+                begin = time.perf_counter() if not sums else begin
             if (signum := signalled()) is not None and step < config.steps:
                 save_checkpoint(run / CHECKPOINT, config, state, data, label)
                 raise Interrupted(signum, f"saved at step {step} of {config.steps}; continue with --resume {run.path}")
-    done = state.step - start_step
+    snapshots.events.close()
     return {
         "class": CLASSES[label],
         "n_train": len(images),
         "steps": state.step,
         "seconds": time.perf_counter() - start,
-        "steps_run": done,
+        "snapshot_seconds": snapshots.seconds,
+        "steps_run": state.step - start_step,
+        "chosen": state.best,
         **row,
     }
+
+
+class Snapshots:
+    """At every snapshot: the fixed-z grid, the quality, the checkpoint, and the generator if it is the best so far."""
+
+    def __init__(
+        self, config: GanTrainConfig, data: Dataset, label: int, run: RunDir, device: torch.device, step: int
+    ) -> None:
+        self._config, self._data, self._label, self._run, self._device = config, data, label, run, device
+        self._monitor = open_monitor(config, data, label, device)
+        self._fixed_z = sample_z(config, GRID_IMAGES, generator(config.seed, "grid")).to(device)
+        self.events = Events(run / "events", config.tensorboard, step)
+        self.seconds = 0.0
+        (run / "grids").mkdir(exist_ok=True)
+
+    def take(self, state: GanState) -> None:
+        """Write and measure.
+
+        Raises:
+            BalancerError: the weights are not finite, or the images have lost their variety in two snapshots running.
+        """
+        begin = time.perf_counter()
+        run, step, config = self._run, state.step, self._config
+        check_finite(state, run.path)
+        grid = to_uint8(generate(state.ema.network, self._fixed_z))
+        save_grid(run / "grids" / f"step_{step:06d}.png", grid)
+        self.events.image("fixed z", tile(grid, 8), step)
+        quality = measure(self._monitor, state.ema.network, self._device) if self._monitor else {}
+        if quality:
+            self._stop_if_collapsed(step, quality["diversity"])
+            run.metrics({"step": step, **quality})
+            self.events.scalars({"step": step, **quality})
+        rule = config.selection
+        if not quality or rule == "last" or quality[rule] < state.best.get(rule, math.inf):
+            state.best = {"step": step, **quality}
+            save_generator(run / BEST, config, state, self._data, self._label)
+        save_checkpoint(run / CHECKPOINT, config, state, self._data, self._label)
+        self.seconds += time.perf_counter() - begin
+        told = ", ".join(f"{k} {quality[k]:.4g}" for k in ("kid", "frechet", "diversity") if k in quality)
+        log.info(
+            "step %d of %d: %s%s", step, config.steps, told, " (best so far)" if state.best["step"] == step else ""
+        )
+
+    def _stop_if_collapsed(self, step: int, diversity: float) -> None:
+        before = [row["diversity"] for row in read_jsonl(self._run / "metrics.jsonl") if "diversity" in row]
+        if before and max(before[-1], diversity) < self._config.min_diversity:
+            raise BalancerError(
+                f"the generator collapsed by step {step}: its images have {diversity:.1%} of the real ones' variance, and had {before[-1]:.1%} at the"
+                f" snapshot before (min_diversity {self._config.min_diversity:g}); lower lr_generator or change the recipe;"
+                f" the best snapshot is kept in {self._run.path}"
+            )
+
+
+def _last_losses(run: RunDir) -> dict[str, float]:
+    rows = [row for row in read_jsonl(run / "metrics.jsonl") if "loss_D" in row]
+    return {k: v for k, v in rows[-1].items() if k != "step"} if rows else {}
+
+
+def next_batch(config: GanTrainConfig, images: Tensor, step: int, device: torch.device) -> Tensor:
+    """The real images of a step, (n_dis * B, 1, H, W) in [-1, 1]."""
+    index = batch_indices(len(images), config.n_dis * config.batch_size, step, config.seed)
+    return scale(images[torch.from_numpy(index).to(device)], device)
 
 
 def _speed(config: GanTrainConfig, step: int, since: int, seconds: float, device: torch.device) -> dict[str, float]:
     rate = (step - since) / max(seconds, 1e-9)
     return {
-        "images_per_s": round(rate * config.batch_size, 2),
+        "images_per_s": round(rate * config.batch_size * config.n_dis, 2),  # real images that D saw
         "memory_mb": round(peak_memory_mb(device), 1),
         "eta_s": round((config.steps - step) / rate, 1),
     }
 
 
 def check(config: GanTrainConfig) -> None:
-    """Refuse unknown names and sizes before anything is written."""
+    """Refuse unknown names, sizes and combinations that do not fit, before anything is written."""
     loss_named(config.loss)
     check_policy(config.diffaugment)
+    check_installed(config.tensorboard)
     with torch.device("meta"):
         nets = architecture(config.architecture)
         nets.generator(config.data.image_size, config.z_dim, 1)
+    if config.discriminator_norm == "batch":
+        for name in ("r1_weight", "r2_weight", "gradient_penalty_weight"):
+            if getattr(config, name):
+                raise UsageError(
+                    f"{name} is {getattr(config, name):g} with discriminator_norm batch, which mixes the gradients of a batch's images;"
+                    " give --set discriminator_norm=none or spectral"
+                )
+    if config.ada_target is not None and loss_named(config.loss).relativistic:
+        raise UsageError(
+            f"ada_target goes by the sign of D's logits, of which the {config.loss} loss fixes only differences; leave it out or take another loss"
+        )
+    if config.ada_target is not None and not config.diffaugment:
+        raise UsageError(
+            "ada_target adapts the probability of diffaugment, which is empty; give --set diffaugment=translation,cutout"
+        )
 
 
 def scale(pixels: Tensor, device: torch.device) -> Tensor:
     """uint8 (B, 1, H, W) to float32 in [-1, 1], in the layout that convolutions like."""
     return (pixels.float() / 127.5 - 1).contiguous(memory_format=memory_format(device))
-
-
-@torch.no_grad()
-def generate(G: nn.Module, z: Tensor) -> Tensor:
-    """Images (n, 1, H, W) in [-1, 1] in evaluation mode, always in float32."""
-    G.eval()
-    with exact_float32(z.device):
-        images: Tensor = G(z).float().clamp(-1, 1)
-    return images
 
 
 def estimate_seconds(config: GanTrainConfig, data: Dataset, device: torch.device, steps: int = 4) -> float:
@@ -252,82 +226,6 @@ def estimate_seconds(config: GanTrainConfig, data: Dataset, device: torch.device
         if i == 2:  # the first steps pay for set-up
             synchronize(device)
             begin = time.perf_counter()
-        index = torch.from_numpy(batch_indices(len(images), config.batch_size, i, config.seed)).to(device)
-        train_step(config, state, scale(images[index], device))
+        train_step(config, state, next_batch(config, images, i, device))
     synchronize(device)
     return (time.perf_counter() - begin) / steps * config.steps
-
-
-def save_checkpoint(path: Path, config: GanTrainConfig, state: GanState, data: Dataset, label: int) -> None:
-    """Write the whole state atomically. No generator state is needed: every draw is derived from the step.
-
-    Raises:
-        BalancerError: a weight is not finite; the file is left as it was, since losses are looked at less often.
-    """
-    if not all(torch.isfinite(v).all() for net in (state.G, state.D) for v in net.state_dict().values()):
-        raise BalancerError(
-            f"training diverged by step {state.step}: weights are not finite; lower the learning rates;"
-            f" the last snapshot is kept in {path.parent}"
-        )
-    content = {
-        "format": FORMAT,
-        "config": config.model_dump(mode="json"),
-        "step": state.step,
-        "class": CLASSES[label],
-        "split_hash": data.split_hash,
-        "data": data.describe(),
-        **{name: part.state_dict() for name, part in state.parts().items()},
-    }
-    with atomic_file(path) as handle:
-        torch.save(content, handle)
-
-
-def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """The content of a GAN checkpoint; only tensors and plain values are read, never code.
-
-    Raises:
-        BalancerError: missing, damaged, or not a checkpoint of this program.
-    """
-    try:
-        content = torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError as error:
-        raise BalancerError(f"{path} does not exist; the run stopped before its first snapshot: train again") from error
-    except Exception as error:  # torch.load raises many kinds for a damaged file
-        raise BalancerError(f"{path} is not a readable GAN checkpoint ({type(error).__name__}); train again") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() >= KEYS:
-        raise BalancerError(f"{path} is not a GAN checkpoint of format {FORMAT}; train again with this version")
-    return content
-
-
-def check_config(path: Path, content: dict[str, Any], config: GanTrainConfig) -> None:
-    """Refuse a checkpoint that was made under other settings: its weights would not fit, or fit by chance.
-
-    Raises:
-        BalancerError: listing the differences.
-    """
-    saved = validate(GanTrainConfig, content["config"])  # fills in what a later version added
-    changed = differences(saved.model_dump(mode="json"), config.model_dump(mode="json"))
-    if changed:
-        raise BalancerError(
-            f"{path} was made under other settings than config.yaml beside it: {'; '.join(changed)}; train again"
-        )
-
-
-def load_checkpoint(path: Path, config: GanTrainConfig, state: GanState, data: Dataset, device: torch.device) -> None:
-    """Put a saved state back.
-
-    Raises:
-        BalancerError: it was trained under other settings or on another split of the data.
-    """
-    content = read_checkpoint(path, device)
-    check_config(path, content, config)
-    if content["split_hash"] != data.split_hash:
-        raise BalancerError(
-            f"{path} was trained on split {content['split_hash']}, the data now give {data.split_hash}; the files or their split changed"
-        )
-    try:
-        for name, part in state.parts().items():
-            part.load_state_dict(content[name])
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise BalancerError(f"{path} is of another configuration than config.yaml beside it; train again") from error
-    state.step = content["step"]

@@ -9,7 +9,6 @@ import hashlib
 import itertools
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 

@@ -92,7 +92,9 @@ def chest_xray(device: torch.device) -> FeatureNetwork:
     Raises:
         BalancerError: its weights are missing or not the frozen ones.
     """
-    return FeatureNetwork("chest-xray-128", chest.ChestFeatures.DIM, chest.SHA256[:12], chest.load().to(device), batch_size=64)
+    return FeatureNetwork(
+        "chest-xray-128", chest.ChestFeatures.DIM, chest.SHA256[:12], chest.load().to(device), batch_size=64
+    )
 
 
 def inception_weights(given: str) -> Path | None:

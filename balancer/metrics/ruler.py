@@ -76,12 +76,17 @@ DEGRADATIONS: dict[str, tuple[str, tuple[float, ...], Degrade]] = {
 }
 
 
-def curves(network: FeatureNetwork, data: Dataset, seed: int = 0) -> dict[str, tuple[list[float], list[float]]]:
-    """Fréchet and kernel distances per degradation, level by level; the first level is the floor."""
+def curves(
+    network: FeatureNetwork, data: Dataset, limit: int | None = None, seed: int = 0
+) -> dict[str, tuple[list[float], list[float]]]:
+    """Fréchet and kernel distances per degradation, level by level; the first level is the floor.
+
+    At most ``limit`` images a side.
+    """
     device = resolve_device("cpu")
     positions = data.indices("train", 0)
     first, second = patient_halves([data.groups[i] for i in positions], seed)
-    n = min(len(first), len(second))
+    n = min(len(first), len(second), limit or len(positions))
     reference = extract(network, data.images[positions[first[:n]]], device, "reference")
     images = data.images[positions[second[:n]]].astype(float)
     chosen = data.indices("train", 1)[random_subset(len(data.indices("train", 1)), n, seed, "ruler")]

@@ -153,6 +153,43 @@ def test_contrast_keeps_the_mean() -> None:
     torch.testing.assert_close(contrast(images, source()).mean(dim=(1, 2, 3)), images.mean(dim=(1, 2, 3)))
 
 
+def test_probability_zero_changes_nothing_and_one_everything() -> None:
+    images, policy = batch((200, 1, 8, 8)), tuple(DIFFAUGMENT)
+    assert torch.equal(diff_augment(images, policy, source(), torch.tensor(0.0)), images)
+    for name in DIFFAUGMENT:
+        expected = DIFFAUGMENT[name](images, source())
+        assert torch.equal(diff_augment(images, (name,), source(), torch.tensor(1.0)), expected)
+
+
+def test_each_operation_changes_each_image_with_the_probability() -> None:
+    """Independently for every image and every operation: at p, two operations leave (1 - p)^2 of the images alone."""
+    images = batch((4000, 1, 4, 4))
+    for p in (0.1, 0.5, 0.8):
+        for policy in (("brightness",), ("brightness", "contrast"), ("contrast", "brightness", "contrast")):
+            result = diff_augment(images, policy, source(), torch.tensor(p))
+            alone = (result == images).flatten(1).all(1).double()
+            assert alone.mean().item() == pytest.approx((1 - p) ** len(policy), abs=0.03)
+            both = (alone[1:] * alone[:-1]).mean().item()
+            assert both == pytest.approx(alone.mean().item() ** 2, abs=0.03), "neighbours share no draw"
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+def test_an_image_is_changed_whole_or_not_at_all(p: float) -> None:
+    images = batch((300, 1, 8, 8))
+    changed = diff_augment(images, ("brightness",), source(), torch.tensor(p)) - images
+    spread = changed.amax(dim=(1, 2, 3)) - changed.amin(dim=(1, 2, 3))
+    assert spread.max() < 1e-6
+
+
+def test_gradients_flow_whatever_the_probability() -> None:
+    for p in (0.0, 0.5, 1.0):
+        images = batch((50, 1, 8, 8)).requires_grad_(True)
+        diff_augment(images, ("brightness", "translation"), source(), torch.tensor(p)).sum().backward()
+        assert images.grad is not None
+        assert torch.isfinite(images.grad).all()
+        assert (images.grad.flatten(1).sum(1) > 0).all()
+
+
 def test_never_flips() -> None:
     """Dark on the left, bright on the right stays so; and top against bottom."""
     ramp = torch.linspace(-1, 1, 16).repeat(200, 1, 16, 1)

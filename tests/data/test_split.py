@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balancer.data.split import carve_validation, merge_groups, split_hash, write_split
+from balancer.data.split import carve_validation, merge_groups, patient_halves, split_hash, write_split
 
 # Images as (class, patient); a patient is of one class, as in the folder layout.
 IMAGES = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 12)), min_size=1, max_size=60)
@@ -91,6 +91,28 @@ def test_nothing_to_carve() -> None:
     assert not carve_validation([0, 1], ["a", "b"], 0.0, 0).any()
     assert carve_validation([], [], 0.5, 0).shape == (0,)
     assert not carve_validation([0] * 10, ["one patient"] * 10, 0.3, 0).any()
+
+
+@given(st.lists(st.integers(0, 12), max_size=60), st.integers(0, 9))
+def test_halves_share_no_patient(patients: list[int], seed: int) -> None:
+    groups = [str(p) for p in patients]
+    first, second = patient_halves(groups, seed)
+    assert sorted([*first, *second]) == list(range(len(groups)))
+    assert not {groups[i] for i in first} & {groups[i] for i in second}
+    assert list(first) == sorted(first)
+    assert list(second) == sorted(second)
+    if groups:
+        assert abs(len(first) - len(groups) / 2) < max(Counter(groups).values())
+    again = patient_halves(groups, seed)
+    assert np.array_equal(first, again[0])
+    assert np.array_equal(second, again[1])
+
+
+def test_halves_of_single_images_are_even_and_differ_by_seed() -> None:
+    groups = [str(i) for i in range(40)]
+    halves = [patient_halves(groups, seed) for seed in range(5)]
+    assert all(len(first) == len(second) == 20 for first, second in halves)
+    assert len({first.tobytes() for first, _ in halves}) == 5
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=25))

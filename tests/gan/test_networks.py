@@ -3,6 +3,7 @@
 import io
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,21 +13,28 @@ from balancer.gan.networks import (
     ARCHITECTURES,
     DCGANDiscriminator,
     DCGANGenerator,
+    DownBlock,
+    MinibatchStddev,
     S2Discriminator,
     S2Generator,
+    UpBlock,
     architecture,
     count_values,
     pyramid,
 )
 
-SIZES = {"dcgan": (16, 32, 48, 64, 80, 128, 148, 256), "s2": (16, 28, 36, 64, 148)}
-PAIRS = [(name, spectral) for name in ARCHITECTURES for spectral in (False, True)]
-
-
-@pytest.fixture(autouse=True)
-def one_thread(two_threads: None) -> None:
-    """Nets this small gain nothing from a second thread, and lose much when the machine is busy."""
-    torch.set_num_threads(1)
+PYRAMID = (16, 32, 48, 64, 80, 148, 256)
+SIZES = {name: (16, 28, 36, 64, 148) if name == "s2" else PYRAMID for name in ARCHITECTURES}
+NORMS = ("batch", "spectral", "none")
+KINDS = [(name, norm, stddev) for name in ARCHITECTURES for norm in NORMS for stddev in (False, True)]
+CONVOLUTIONS = {
+    "dcgan": 4,
+    "upsample": 4,
+    "hybrid": 4,
+    "residual": 8,
+    "s2": 5,
+}  # of a 32 px discriminator, its head included
+EVERY_KIND = pytest.mark.parametrize(("name", "norm", "stddev"), KINDS)
 
 
 def values_by_hand(net: nn.Module) -> int:
@@ -103,7 +111,7 @@ def test_output_shape_and_range(name: str, size: int) -> None:
     torch.manual_seed(0)
     with torch.no_grad():
         images = nets.generator(size, 7, 2)(10 * torch.randn(3, 7))
-        logits = nets.discriminator(size, 2, False)(images)
+        logits = nets.discriminator(size, 2, "none", True)(images)
     assert images.shape == (3, 1, size, size)
     assert images.min() >= -1
     assert images.max() <= 1
@@ -111,12 +119,16 @@ def test_output_shape_and_range(name: str, size: int) -> None:
     assert logits.shape == (3,)
 
 
-@pytest.mark.parametrize(("name", "spectral"), PAIRS)
-def test_every_parameter_gets_a_finite_gradient(name: str, spectral: bool) -> None:
+@EVERY_KIND
+def test_every_parameter_gets_a_finite_gradient(name: str, norm: str, stddev: bool) -> None:
     nets = architecture(name)
     torch.manual_seed(0)
-    G, D = nets.generator(32, 7, 4), nets.discriminator(32, 4, spectral)
-    logits = D(G(torch.randn(8, 7)))
+    G, D = nets.generator(32, 7, 4), nets.discriminator(32, 4, norm, stddev)
+    images = G(torch.randn(8, 7))
+    before = images.detach().clone()
+    logits = D(images)
+    assert torch.equal(images, before), "D leaves its input alone"
+    assert logits.shape == (8,)
     (logits * torch.arange(8.0)).mean().backward()  # uneven, since BatchNorm's output has mean 0
     for net in (G, D):
         for key, p in net.named_parameters():
@@ -125,11 +137,11 @@ def test_every_parameter_gets_a_finite_gradient(name: str, spectral: bool) -> No
             assert p.grad.abs().max() > 0, key
 
 
-@pytest.mark.parametrize(("name", "spectral"), PAIRS)
-def test_save_and_load(name: str, spectral: bool) -> None:
+@EVERY_KIND
+def test_save_and_load(name: str, norm: str, stddev: bool) -> None:
     nets = architecture(name)
     torch.manual_seed(1)
-    first, second = ((nets.generator(32, 7, 2), nets.discriminator(32, 2, spectral)) for _ in range(2))
+    first, second = ((nets.generator(32, 7, 2), nets.discriminator(32, 2, norm, stddev)) for _ in range(2))
     z = torch.randn(4, 7)
     first[1](first[0](z))  # moves running statistics and singular vectors
     for mine, theirs in zip(first, second, strict=True):
@@ -141,22 +153,22 @@ def test_save_and_load(name: str, spectral: bool) -> None:
     assert torch.equal(*results)
 
 
-@pytest.mark.parametrize(("name", "spectral"), PAIRS)
-def test_weights_depend_on_the_seed_alone(name: str, spectral: bool) -> None:
+@EVERY_KIND
+def test_weights_depend_on_the_seed_alone(name: str, norm: str, stddev: bool) -> None:
     def build(seed: int) -> Tensor:
         torch.manual_seed(seed)
         nets = architecture(name)
-        both = nets.generator(32, 7, 2), nets.discriminator(32, 2, spectral)
-        return torch.cat([p.detach().flatten() for net in both for p in net.parameters()])
+        both = nets.generator(32, 7, 2), nets.discriminator(32, 2, norm, stddev)
+        return torch.cat([v.detach().flatten().float() for net in both for v in net.state_dict().values()])
 
     assert torch.equal(build(3), build(3))
     assert not torch.equal(build(3), build(4))
 
 
-@pytest.mark.parametrize("spectral", [False, True])
-def test_dcgan_starts_from_the_papers_weights(spectral: bool) -> None:
+@pytest.mark.parametrize("norm", ["batch", "spectral"])
+def test_dcgan_starts_from_the_papers_weights(norm: str) -> None:
     torch.manual_seed(0)
-    for net in (DCGANGenerator(64, 100, 32), DCGANDiscriminator(64, 32, spectral)):
+    for net in (DCGANGenerator(64, 100, 32), DCGANDiscriminator(64, 32, norm)):
         scales = []
         for key, p in net.named_parameters():
             if p.dim() == 4 and p.numel() > 4000:  # spectral norm keeps the drawn weight as "original"
@@ -172,18 +184,112 @@ def test_dcgan_starts_from_the_papers_weights(spectral: bool) -> None:
             assert scale.std().item() == pytest.approx(0.02, rel=0.25)
 
 
+@pytest.mark.parametrize("name", ["dcgan", "residual", "s2"])
+def test_signals_neither_vanish_nor_explode_without_normalisation(name: str) -> None:
+    """He's and Glorot's scales: noise of SD 1 leaves a 64 px discriminator as logits of SD near 1."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        logits = architecture(name).discriminator(64, 16, "none", False)(torch.randn(64, 1, 64, 64))
+    assert 0.05 < logits.std().item() < 5
+
+
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
 def test_spectral_norm_bounds_every_layer(name: str) -> None:
     torch.manual_seed(0)
-    D = architecture(name).discriminator(32, 4, True)
+    D = architecture(name).discriminator(32, 4, "spectral", False)
     for _ in range(60):
         D(torch.randn(2, 1, 32, 32))
     layers = [m for m in D.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    assert len(layers) == (4 if name == "dcgan" else 5)
+    assert len(layers) == CONVOLUTIONS[name]
     for layer in layers:
         largest = torch.linalg.svdvals(layer.weight.detach().flatten(1))[0].item()
         assert largest == pytest.approx(1, abs=0.02), layer
     assert not any(isinstance(m, nn.BatchNorm2d) for m in D.modules())
+
+
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_the_norm_is_what_it_says(name: str) -> None:
+    nets = {norm: architecture(name).discriminator(32, 4, norm, False) for norm in NORMS}
+    modules = {norm: list(D.modules()) for norm, D in nets.items()}
+    for norm, inside in modules.items():
+        assert any(isinstance(m, nn.BatchNorm2d) for m in inside) == (norm == "batch")
+        assert any(hasattr(m, "parametrizations") for m in inside) == (norm == "spectral")
+        # the first layer sees the image itself, the last one makes the logit: neither has BatchNorm after it
+        assert sum(isinstance(m, nn.Conv2d | nn.Linear) for m in inside) == CONVOLUTIONS[name]
+        assert sum(isinstance(m, nn.BatchNorm2d) for m in inside) == (CONVOLUTIONS[name] - 2) * (norm == "batch")
+        biases = [m.bias is not None for m in inside if isinstance(m, nn.Conv2d | nn.Linear)]
+        assert biases[1:-1] == [norm != "batch"] * (CONVOLUTIONS[name] - 2), "a bias before BatchNorm does nothing"
+
+
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_without_batch_norm_images_do_not_meet(name: str) -> None:
+    """A logit depends on its own image alone, unless BatchNorm or minibatch SD mix the batch."""
+    images = torch.randn(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    other = torch.cat([images[:1], 2 * images[1:]])
+    for norm, stddev in itertools.product(NORMS, (False, True)):
+        torch.manual_seed(0)
+        D = architecture(name).discriminator(32, 4, norm, stddev)
+        with torch.no_grad():
+            for _ in range(20):
+                D(images)  # settles the singular vectors
+            changed = abs(D(other)[0] - D(images)[0]).item()
+        assert (changed > 1e-4) == (norm == "batch" or stddev), (norm, stddev, changed)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 5, 6), (2, 1, 1, 1), (7, 2, 4, 4)])
+def test_minibatch_stddev_against_numpy(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    out = MinibatchStddev()(x)
+    assert out.shape == (shape[0], shape[1] + 1, *shape[2:])
+    assert torch.equal(out[:, :-1], x)
+    np.testing.assert_allclose(
+        out[:, -1].numpy(), np.full_like(x[:, 0].numpy(), x.numpy().std(axis=0).mean()), rtol=1e-4
+    )
+
+
+def test_minibatch_stddev_of_equal_images_has_a_finite_gradient() -> None:
+    x = torch.ones(4, 2, 3, 3, requires_grad=True)
+    out = MinibatchStddev()(x)
+    assert out[:, -1].max() < 1e-3
+    out.sum().backward()
+    assert torch.isfinite(x.grad).all()
+
+
+def test_the_skip_of_an_upsampling_block() -> None:
+    """Convolving 1 x 1 before upsampling is the published order, upsampling first, at a quarter of the cost."""
+    torch.manual_seed(0)
+    block, x = UpBlock(6, 4).eval(), torch.randn(3, 6, 5, 7)
+    before = x.clone()
+    large = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    convolution = block.skip[0]
+    expected = torch.einsum("oc,bchw->bohw", convolution.weight[:, :, 0, 0], large) + convolution.bias[:, None, None]
+    torch.testing.assert_close(block.skip(x), expected)
+    torch.testing.assert_close(block(x), block.skip(x) + block.branch(x.clone()))
+    assert torch.equal(x, before), "the block leaves its input alone"
+
+
+def test_a_downsampling_block_keeps_the_variance() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 32, 16, 16)
+    with torch.no_grad():
+        blocks = [DownBlock(32, 32, "none")(x) for _ in range(8)]
+    assert blocks[0].shape == (4, 32, 8, 8)
+    # average pooling takes noise's variance down to a quarter; a block must add no drift of its own to that
+    assert 0.15 < torch.stack(blocks).var().item() < 0.6
+
+
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_checkerboards(name: str) -> None:
+    """From a flat feature map the interpolating generators draw a flat interior; transposed convolutions a pattern."""
+    torch.manual_seed(0)
+    G = architecture(name).generator(64, 5, 4).eval()
+    layers = G.layers if name in ("residual", "s2") else G.layers[1:]
+    with torch.no_grad():
+        images = layers(torch.ones(1, 4 * (4 if name == "s2" else 8), 16, 16))
+    interior = images[0, 0, images.shape[2] // 4 : -images.shape[2] // 4, images.shape[3] // 4 : -images.shape[3] // 4]
+    assert interior.numel() >= 256
+    flat = (interior - interior.mean()).abs().max() < 1e-5
+    assert bool(flat) == (name in ("upsample", "residual"))
 
 
 def test_pyramid_takes_the_smallest_base_of_at_least_four() -> None:

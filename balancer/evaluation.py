@@ -1,0 +1,321 @@
+"""`balancer evaluate`: the quality report on any two folders of images, whatever made them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from balancer import figures
+from balancer.config import EvaluateConfig
+from balancer.data import cache
+from balancer.data.dataset import PHANTOM_NOTICE
+from balancer.data.folder import SUFFIXES, parse_name
+from balancer.data.images import read_image
+from balancer.data.split import merge_groups
+from balancer.errors import BalancerError, UsageError
+from balancer.metrics.features import inception_weights
+from balancer.quality import ImageSet, assess
+from balancer.report import closest_pairs, provenance, publish
+from balancer.run import RunDir
+
+log = logging.getLogger("balancer")
+Array = np.ndarray
+SMALLEST, LARGEST = 16, 256  # working sizes taken by default lie between these
+LOOKED_AT = 16  # images of a folder whose colours are looked at
+GREY = {"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"}
+ROLES = {"real": "real images", "training": "training images", "fake": "synthetic images"}
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a folder holds, by its files' headers."""
+
+    flag: str
+    path: Path
+    files: list[Path]  # images, and files that are named like images and are none
+    sizes: dict[Path, tuple[int, int]]  # width and height of those with a readable header
+    coloured: int  # images stored in colour, if any of the first ones looked at is not grey
+    strays: int  # other files
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The images of a folder at the working size."""
+
+    scan: Scan
+    names: list[str]  # relative to the folder
+    images: Array  # (n, size, size) uint8
+    groups: list[str]
+    named: int  # images whose file name tells the patient
+    digests: list[str]
+    bad: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The folders of one evaluation, by flag, and what a report must say of them."""
+
+    folders: dict[str, Folder]
+    size: int
+    notes: list[str]
+
+    def describe(self) -> dict[str, Any]:
+        """For env.json and report.json."""
+        everything = "\n".join(d for folder in self.folders.values() for d in folder.digests)
+        return {
+            "folders": {flag: str(f.scan.path) for flag, f in self.folders.items()},
+            "counts": {flag: len(f.images) for flag, f in self.folders.items()},
+            "patients": {flag: len(set(f.groups)) for flag, f in self.folders.items()},
+            "image_size": self.size,
+            "fingerprint": hashlib.sha256(everything.encode()).hexdigest()[:16],
+            "unreadable": [list(b) for f in self.folders.values() for b in f.bad],
+            "ignored_files": {flag: f.scan.strays for flag, f in self.folders.items()},
+            "notes": self.notes,
+        }
+
+
+def open_inputs(config: EvaluateConfig) -> Inputs:
+    """Find, check and decode the folders; nothing is written but the cache.
+
+    Raises:
+        UsageError: no --real or no --fake.
+        BalancerError: a folder is missing, empty, inside another, too damaged, or of images too small.
+    """
+    if not config.real or not config.fake:
+        raise UsageError(f"evaluate got no --{'fake' if config.real else 'real'}; give --real DIR and --fake DIR")
+    if config.inception not in ("auto", "off"):
+        inception_weights(config.inception)  # a wrong file is refused before anything is read
+    given = {flag: path for flag in ROLES if (path := getattr(config, flag))}
+    paths = {flag: _images_folder(flag, Path(path)) for flag, path in given.items()}
+    _check_apart(paths)
+    scans = {flag: _scan(flag, path) for flag, path in paths.items()}
+    size = working_size(list(scans.values()), config.image_size)
+    folders = {flag: _decode(scan, size, config) for flag, scan in scans.items()}
+    if len(folders["real"].images) < 2:
+        raise BalancerError(f"--real {paths['real']} holds 1 image; a comparison needs at least 2")
+    return Inputs(folders, size, _notes(folders))
+
+
+def _images_folder(flag: str, path: Path) -> Path:
+    if not path.is_dir():
+        what = "is a file" if path.exists() else "does not exist"
+        raise BalancerError(f"--{flag} {path} {what}; give a folder of images")
+    if (path / "manifest.csv").is_file() and (path / "images").is_dir():
+        log.info("--%s %s is a synthesis run: its images folder is read", flag, path)
+        return path / "images"  # beside it lie grids and figures, which are no images of the set
+    return path
+
+
+def _check_apart(paths: dict[str, Path]) -> None:
+    for (flag, path), (other, second) in combinations(paths.items(), 2):
+        if path == second:
+            raise BalancerError(f"--{flag} and --{other} are the same folder, {path}; give two")
+        inner, outer = (flag, other) if path.is_relative_to(second) else (other, flag)
+        if paths[inner].is_relative_to(paths[outer]):
+            raise BalancerError(
+                f"--{inner} {paths[inner]} lies inside --{outer} {paths[outer]}, whose images would hold its own; move it out"
+            )
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """All files below a folder, sorted, but for hidden ones and what macOS leaves in archives."""
+    for root, folders, files in os.walk(folder):
+        folders[:] = sorted(f for f in folders if not f.startswith((".", "__MACOSX")))
+        yield from (Path(root) / f for f in sorted(files) if not f.startswith("."))
+
+
+def _scan(flag: str, path: Path) -> Scan:
+    """Read every file's header: what Pillow knows is an image, what only has an image's name is damaged, the rest is not ours."""
+    files: list[Path] = []
+    sizes: dict[Path, tuple[int, int]] = {}
+    colour, strays = [], 0
+    for file in _walk(path):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                with Image.open(file) as image:
+                    sizes[file] = image.size
+                    if image.mode not in GREY:
+                        colour.append(file)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            if file.suffix.lower() not in SUFFIXES:
+                strays += 1
+                continue
+        files.append(file)
+    if not sizes:
+        raise BalancerError(
+            f"--{flag} {path} holds no image that can be read ({len(files)} damaged, {strays} other files); give a folder of images"
+        )
+    if strays:
+        log.info("--%s: %d files that are no images are ignored", flag, strays)
+    coloured = len(colour) if any(map(_is_coloured, colour[:LOOKED_AT])) else 0
+    return Scan(flag, path, files, sizes, coloured, strays)
+
+
+def _is_coloured(file: Path) -> bool:
+    """Whether the channels differ, by more than a JPEG's rounding: many grey radiographs are stored as RGB."""
+    try:
+        with Image.open(file) as image:
+            pixels = np.asarray(image.convert("RGB").resize((32, 32)), dtype=int)
+    except (OSError, SyntaxError, ValueError):
+        return False  # decoding will say what is wrong with it
+    return bool((np.ptp(pixels, axis=2) > 8).any())
+
+
+def working_size(scans: list[Scan], asked: int | None) -> int:
+    """The side that every image is brought to: as asked, else the smallest one found, since enlarging invents detail.
+
+    Raises:
+        BalancerError: an image is smaller than what is asked for, or than any network could use.
+    """
+    found = {file: min(size) for scan in scans for file, size in scan.sizes.items()}
+    smallest = min(found, key=lambda file: (found[file], file))
+    if found[smallest] < (asked or SMALLEST):
+        width, height = next(scan.sizes[smallest] for scan in scans if smallest in scan.sizes)
+        wanted = f"--image-size asks for {asked}" if asked else f"at least {SMALLEST} px a side are needed"
+        raise BalancerError(
+            f"{smallest} is {width} x {height} px and {wanted}; "
+            + (f"give --image-size {found[smallest]} or less" if found[smallest] >= SMALLEST else "remove it")
+        )
+    return asked or min(found[smallest], LARGEST)
+
+
+def _decode(scan: Scan, size: int, config: EvaluateConfig) -> Folder:
+    files = scan.files
+    names = [str(file) for file in files]
+    decoded = cache.decode_all(
+        names,
+        cache.stat_stamp(scan.path, names),
+        lambda i: hashlib.sha256(files[i].read_bytes()).hexdigest(),
+        lambda i: read_image(files[i], size, config.resize),
+        {"size": size, "resize": config.resize},
+        config.max_bad,
+    )
+    for name, reason in decoded.bad:
+        log.warning("left out: %s cannot be read (%s)", name, reason)
+    if not decoded.kept:
+        raise BalancerError(f"none of the {len(files)} files of --{scan.flag} {scan.path} can be read")
+    found = [_patient(files[i]) for i in decoded.kept]
+    # A name that tells no patient makes an image its own one; the place keeps equal names in two folders apart.
+    patients = [patient or str(files[i]) for patient, i in zip(found, decoded.kept, strict=True)]
+    groups = merge_groups(patients, decoded.digests)
+    named = sum(patient is not None for patient in found)
+    kept = [files[i].relative_to(scan.path).as_posix() for i in decoded.kept]
+    images = np.array(decoded.images)  # in memory: torch takes no read-only arrays
+    return Folder(scan, kept, images, groups, named, decoded.digests, decoded.bad)
+
+
+def _patient(file: Path) -> str | None:
+    for label in (1, 0):
+        patient, kind = parse_name(file.stem, label)
+        if kind:
+            return patient
+    return None
+
+
+def _notes(folders: dict[str, Folder]) -> list[str]:
+    """What a reader must know before any figure."""
+    notes = []
+    parents = {parent for f in folders.values() for parent in (f.scan.path, *f.scan.path.parents)}
+    if any((parent / "phantom.json").is_file() for parent in parents):
+        notes.append(PHANTOM_NOTICE)
+    for flag, f in folders.items():
+        if f.scan.coloured:
+            notes.append(f"{f.scan.coloured} of the {ROLES[flag]} are in colour; they were read as grey.")
+        if f.bad:
+            notes.append(f"{len(f.bad)} of the {ROLES[flag]} could not be read and were left out.")
+    real = folders["real"]
+    if "training" in folders:
+        seen = set(folders["training"].digests)
+        if shared := sum(d in seen for d in real.digests):
+            notes.append(
+                f"{shared} of the {len(real.digests)} real images are also among the training images: not held out."
+            )
+        both = set(real.groups) & set(folders["training"].groups)
+        if both and not shared:
+            notes.append(
+                f"{len(both)} patient numbers occur in both --real and --training; whether they are the same people is not known."
+            )
+    return notes
+
+
+def describe_size(inputs: Inputs) -> str:
+    """The working size, and whether bringing the images to it treated the sides differently."""
+    text = f"Every image was brought to {inputs.size} x {inputs.size} px, grey."
+    sides = {flag: set(f.scan.sizes.values()) for flag, f in inputs.folders.items()}
+    reduced = [ROLES[flag] for flag, found in sides.items() if found != {(inputs.size, inputs.size)}]
+    if reduced and len(reduced) < len(sides):
+        text += f" Only the {' and the '.join(reduced)} had to be reduced; that smooths, which spectrum and classifiers can see."
+    return text
+
+
+def describe_folder(flag: str, folder: Folder) -> str:
+    """One sentence a folder: place, counts, sizes, patients."""
+    n, sizes = len(folder.images), folder.scan.sizes.values()
+    ranges = [sorted({s[axis] for s in sizes}) for axis in (0, 1)]
+    found = " x ".join(f"{r[0]}" if len(r) == 1 else f"{r[0]} to {r[-1]}" for r in ranges)
+    patients = ""
+    if flag != "fake":
+        count = len(set(folder.groups))
+        patients = (
+            f", {count:,} patients (read off {folder.named} file names)"
+            if folder.named
+            else "; file names tell no patients, so each image counts as its own, and floors can be too low"
+        )
+    return f"{ROLES[flag].capitalize()}: `{folder.scan.path}`, {n:,} images of {found} px{patients}."
+
+
+def evaluate(config: EvaluateConfig, inputs: Inputs, run: RunDir, device: torch.device) -> dict[str, Any]:
+    """Write the report and its figures into ``run``; return the report.
+
+    Without training images the real ones stand in for them: copies are searched there, and halves by patient are the floor.
+    """
+    begin = time.perf_counter()
+    folders = inputs.folders
+    real = ImageSet(folders["real"].images, folders["real"].groups, "real images")
+    fake = folders["fake"].images
+    train, held_out = real, None
+    if "training" in folders:
+        train = ImageSet(folders["training"].images, folders["training"].groups, "training images")
+        # The same number in both folders need not be the same patient (it is not in Kaggle's train and test); a note says so.
+        held_out = ImageSet(real.images, [f"held out: {g}" for g in real.groups], "held-out real images")
+    quality = assess(config, train, held_out, fake, device)
+    seconds = time.perf_counter() - begin
+    learnt = "Copies were searched among the training images." if held_out else (
+        "What the generator learnt from was not given (`--training`): copies were searched among the real images."
+    )  # fmt: skip
+    report = {
+        "title": f"{len(fake):,} synthetic images against {len(real.images):,} real ones",
+        "about": [
+            " ".join(describe_folder(flag, folder) for flag, folder in folders.items()),
+            f"{describe_size(inputs)} {learnt}",
+        ],
+        "n": len(fake),
+        "seed": config.seed,
+        "data": inputs.describe(),
+        "quality": quality,
+        "closest": closest_pairs(quality, folders["fake"].names, folders["training" if held_out else "real"].names),
+        "seconds": {"assess": round(seconds, 1)},
+        "made": provenance(run, config, device, {"assess": seconds}),
+    }
+    drawn = figures.of_quality(quality, train.images, fake)
+    drawn["grid"] = figures.beside(fake, real.images, ("Synthetic", "Real"), config.seed)
+    return publish(run, report, drawn)
+
+
+def estimate_seconds(config: EvaluateConfig, inputs: Inputs) -> float:
+    """Rough, from runs on two cores: features and copies by the image, and the two-sample classifiers, whose steps are fixed."""
+    images = sum(len(f.images) for f in inputs.folders.values())
+    return (75 if config.two_sample else 15) + 0.02 * images

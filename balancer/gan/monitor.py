@@ -1,0 +1,81 @@
+"""How good the generator is while it trains: distances to training images on the shipped chest X-ray features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from balancer.config import GanTrainConfig
+from balancer.data.dataset import Dataset
+from balancer.data.split import patient_halves
+from balancer.device import exact_float32
+from balancer.gan.step import sample_z
+from balancer.grids import to_uint8
+from balancer.metrics.features import FeatureNetwork, chest_xray, extract
+from balancer.metrics.frechet import frechet_distance
+from balancer.metrics.kernel import kernel_distance
+from balancer.seeding import generator
+
+CHUNK = 64
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """A fixed set of latents and the real features that its images are compared with.
+
+    The reference is half the training fold's patients, the other half gives the floor: the same halves as in the report of
+    `balancer synthesize`, whose validation row choosing never saw.
+    """
+
+    network: FeatureNetwork
+    real: np.ndarray  # (n, dim)
+    z: Tensor  # (n, z_dim)
+    kid_floor: float
+    frechet_floor: float
+
+
+def open_monitor(config: GanTrainConfig, data: Dataset, label: int, device: torch.device) -> Monitor | None:
+    """None where there are too few images to measure anything."""
+    positions = data.indices("train", label)
+    first, second = patient_halves([data.groups[i] for i in positions], 0)
+    n = min(len(first), len(second), config.snapshot_images)
+    if n < 2:
+        return None
+    network = chest_xray(device)
+    real = extract(network, data.images[positions[first[:n]]], device, "real")
+    other = extract(network, data.images[positions[second[:n]]], device, "real")
+    z = sample_z(config, n, generator(config.seed, "snapshot")).to(device)
+    return Monitor(network, real, z, _kid(real, other), frechet_distance(real, other))
+
+
+def measure(monitor: Monitor, G: nn.Module, device: torch.device) -> dict[str, float]:
+    """``kid``, ``frechet`` with their floors, and ``diversity``: the images' share of the real ones' variance in feature space."""
+    images = np.concatenate([to_uint8(generate(G, z)) for z in monitor.z.split(CHUNK)])
+    fake = extract(monitor.network, images, device, "synthetic", show=False)
+    spread, real_spread = fake.var(axis=0).sum(), monitor.real.var(axis=0).sum()
+    return {
+        "kid": _kid(monitor.real, fake),
+        "kid_floor": monitor.kid_floor,
+        "frechet": frechet_distance(monitor.real, fake),
+        "frechet_floor": monitor.frechet_floor,
+        "diversity": float(spread / real_spread)
+        if real_spread
+        else 1.0,  # real images all alike: nothing to fall short of
+    }
+
+
+def _kid(real: np.ndarray, fake: np.ndarray) -> float:
+    """Over all images at once: unbiased, and less noisy than a mean over subsets."""
+    return kernel_distance(real, fake, subsets=1, subset_size=len(real), seed=0)[0]
+
+
+@torch.no_grad()
+def generate(G: nn.Module, z: Tensor) -> Tensor:
+    """Images (n, 1, H, W) in [-1, 1] in evaluation mode, always in float32."""
+    G.eval()
+    with exact_float32(z.device):
+        images: Tensor = G(z).float().clamp(-1, 1)
+    return images

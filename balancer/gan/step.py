@@ -1,0 +1,182 @@
+"""The state of a GAN and one training step: a pure function of (state, seed, step), so that resuming is exact."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from balancer.augmentation.differentiable import diff_augment
+from balancer.config import GanTrainConfig
+from balancer.device import autocast, memory_format
+from balancer.gan.ema import EMA
+from balancer.gan.losses import loss_named
+from balancer.gan.networks import architecture
+from balancer.gan.penalties import lecam, one_centred_penalty, zero_centred_penalty
+from balancer.seeding import derive_seed, generator
+
+# Moving averages that training keeps: ADA's probability and overfitting measure, LeCam's anchors.
+MEMORY = ("augment_p", "r_t", "lecam_real", "lecam_fake")
+R_T_DECAY, LECAM_DECAY = 0.95, 0.99
+
+
+@dataclass
+class GanState:
+    """Everything that training changes."""
+
+    G: nn.Module
+    D: nn.Module
+    ema: EMA
+    optimizer_G: torch.optim.Optimizer
+    optimizer_D: torch.optim.Optimizer
+    memory: dict[str, Tensor]  # scalars on the training device
+    step: int = 0
+    best: dict[str, float] = field(default_factory=dict)  # the snapshot chosen so far: its step and quality
+
+    def parts(self) -> dict[str, Any]:
+        return {
+            "G": self.G,
+            "D": self.D,
+            "G_ema": self.ema.network,
+            "optimizer_G": self.optimizer_G,
+            "optimizer_D": self.optimizer_D,
+        }
+
+
+def build_state(config: GanTrainConfig, device: torch.device) -> GanState:
+    """Fresh networks and optimisers; the weights depend on ``config.seed`` alone, not on the device."""
+    nets = architecture(config.architecture)
+    size = config.data.image_size
+    torch.manual_seed(derive_seed(config.seed, "init"))
+    G = nets.generator(size, config.z_dim, config.generator_width)
+    D = nets.discriminator(size, config.discriminator_width, config.discriminator_norm, config.minibatch_stddev)
+    for net in (G, D):
+        net.to(device).to(memory_format=memory_format(device))
+    optimizers = _optimizer(config, G, config.lr_generator), _optimizer(config, D, config.lr_discriminator)
+    return GanState(
+        G, D, EMA(G, config.ema_decay), *optimizers, {name: torch.zeros((), device=device) for name in MEMORY}
+    )
+
+
+def _optimizer(config: GanTrainConfig, net: nn.Module, lr: float) -> torch.optim.Optimizer:
+    if config.optimizer == "rmsprop":
+        return torch.optim.RMSprop(net.parameters(), lr=lr, alpha=0.9, eps=1e-7)  # Keras's rho and epsilon
+    fused = next(net.parameters()).device.type in ("cpu", "cuda")
+    return torch.optim.Adam(net.parameters(), lr=lr, betas=(config.beta1, config.beta2), fused=fused)
+
+
+def sample_z(config: GanTrainConfig, n: int, source: torch.Generator) -> Tensor:
+    """Latents ``z`` (n, z_dim) on the CPU: N(0, 1) or U(-1, 1)."""
+    if config.z_distribution == "uniform":
+        return 2 * torch.rand(n, config.z_dim, generator=source) - 1
+    return torch.randn(n, config.z_dim, generator=source)
+
+
+def train_step(config: GanTrainConfig, state: GanState, real_images: Tensor) -> dict[str, Tensor]:
+    """``n_dis`` optimiser steps of D, one of G, one EMA update; advances ``state.step``.
+
+    Args:
+        real_images: (n_dis * B, 1, H, W) in [-1, 1] on the training device, B images for each step of D.
+
+    Returns:
+        Scalars still on the device: ``loss_D``, ``loss_G``, D's mean probability of "real" for each kind, and what the
+        recipe's penalties and adaptive augmentation amount to.
+    """
+    loss, device = loss_named(config.loss), real_images.device
+    source = generator(config.seed, "step", state.step)
+    batches = real_images.split(config.batch_size)
+    scalars: dict[str, Tensor] = {}
+    for i, real in enumerate(batches):
+        z = sample_z(config, len(real), source).to(device)
+        # The last fakes serve D here, detached, and G below, which saves a pass through G.
+        last = i == len(batches) - 1
+        with torch.set_grad_enabled(last), autocast(device, config.precision, on_cpu=True):
+            fake_images = state.G(z).float().contiguous(memory_format=memory_format(device))
+        scalars = _discriminator_step(config, state, real, fake_images.detach(), source, len(batches) * state.step + i)
+
+    # G: no gradients for D's weights
+    state.D.requires_grad_(False)
+    with autocast(device, config.precision, on_cpu=True):
+        fake_logits = state.D(_seen_by_D(config, state, fake_images, source)).float()
+        real_logits = fake_logits
+        if loss.relativistic:
+            with torch.no_grad():
+                real_logits = state.D(_seen_by_D(config, state, batches[-1], source)).float()
+    loss_G = loss.generator(real_logits, fake_logits)
+    state.optimizer_G.zero_grad(set_to_none=True)
+    loss_G.backward()
+    state.optimizer_G.step()
+
+    state.ema.update(state.G, state.step)
+    state.step += 1
+    return {**scalars, "loss_G": loss_G.detach()}
+
+
+def _seen_by_D(config: GanTrainConfig, state: GanState, images: Tensor, source: torch.Generator) -> Tensor:
+    probability = None if config.ada_target is None else state.memory["augment_p"]
+    return diff_augment(images, config.diffaugment, source, probability)
+
+
+def _discriminator_step(
+    config: GanTrainConfig, state: GanState, real: Tensor, fake: Tensor, source: torch.Generator, count: int
+) -> dict[str, Tensor]:
+    """One optimiser step of D; ``count`` is how many it has made before."""
+    loss = loss_named(config.loss)
+    state.D.requires_grad_(True)
+    with autocast(real.device, config.precision, on_cpu=True):
+        lazy = count % config.penalty_every == 0
+        real = _seen_by_D(config, state, real, source).requires_grad_(lazy and config.r1_weight > 0)
+        fake = _seen_by_D(config, state, fake, source).requires_grad_(lazy and config.r2_weight > 0)
+        real_logits, fake_logits = state.D(real).float(), state.D(fake).float()
+        loss_D = loss.discriminator(real_logits, fake_logits)
+        total = loss_D
+        if lazy:
+            total = total + config.penalty_every * _penalties(
+                config, state, real, fake, real_logits, fake_logits, source
+            )
+    if config.lecam_weight:
+        anchors = state.memory["lecam_real"], state.memory["lecam_fake"]
+        total = total + config.lecam_weight * lecam(real_logits, fake_logits, *anchors)
+    state.optimizer_D.zero_grad(set_to_none=True)
+    total.backward()
+    state.optimizer_D.step()
+    _remember(config, state, real_logits.detach(), fake_logits.detach())
+    scalars = {
+        "loss_D": loss_D.detach(),
+        "D_real": real_logits.detach().sigmoid().mean(),
+        "D_fake": fake_logits.detach().sigmoid().mean(),
+    }
+    return scalars if config.ada_target is None else scalars | {"augment_p": state.memory["augment_p"].clone()}
+
+
+def _penalties(
+    config: GanTrainConfig, state: GanState, real: Tensor, fake: Tensor, real_logits: Tensor, fake_logits: Tensor,
+    source: torch.Generator,
+) -> Tensor:  # fmt: skip
+    total = real_logits.new_zeros(())
+    if config.r1_weight:
+        total = total + config.r1_weight / 2 * zero_centred_penalty(real_logits, real)
+    if config.r2_weight:
+        total = total + config.r2_weight / 2 * zero_centred_penalty(fake_logits, fake)
+    if config.gradient_penalty_weight:
+        share = torch.rand(len(real), 1, 1, 1, generator=source).to(real.device)
+        total = total + config.gradient_penalty_weight * one_centred_penalty(state.D, real, fake, share)
+    return total
+
+
+@torch.no_grad()
+def _remember(config: GanTrainConfig, state: GanState, real_logits: Tensor, fake_logits: Tensor) -> None:
+    """Advance the moving averages.
+
+    ADA (Karras et al. 2020, arXiv:2006.06676): r_t is the mean sign of D at real training images. Above the target D has begun to
+    know them by heart, and the probability of augmentation rises, else it falls, at a fixed speed.
+    """
+    memory = state.memory
+    memory["lecam_real"].lerp_(real_logits.mean(), 1 - LECAM_DECAY)
+    memory["lecam_fake"].lerp_(fake_logits.mean(), 1 - LECAM_DECAY)
+    if config.ada_target is not None:
+        memory["r_t"].lerp_(real_logits.sign().mean(), 1 - R_T_DECAY)
+        move = (memory["r_t"] - config.ada_target).sign() * len(real_logits) / config.ada_images
+        memory["augment_p"].add_(move).clamp_(0, 1)

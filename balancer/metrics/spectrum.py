@@ -1,0 +1,190 @@
+"""Radial power spectra, synthetic against real (Durall et al. 2020, arXiv:2003.01826): blur, noise, checkerboards in dB.
+
+Up-convolutions tend to get fine detail wrong. How wrong depends on a generator's last layers more than on what it learnt
+(Chandrasegaran et al. 2021, arXiv:2103.17195), and the real spectrum bears the marks of its own resizing and JPEG
+compression: this says how images differ, not how good they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.signal.windows import hann
+
+from balancer.errors import BalancerError
+
+Array = np.ndarray
+
+FLOOR = 1 / 12  # grey levels squared: what rounding to whole grey levels alone puts at every frequency
+CHUNK = 256  # images transformed at once
+# Where up-convolutions of stride 2 leave their grid: the last one repeats every 2 pixels, the one before it every 4.
+# (vertical, horizontal) in cycles/pixel, one of each pair f and -f, which are equal in a real image.
+GRID_POINTS = (
+    (0.0, 0.5), (0.5, 0.0), (0.5, 0.5),
+    (0.0, 0.25), (0.25, 0.0), (0.25, 0.25), (0.25, -0.25), (0.25, 0.5), (0.5, 0.25),
+)  # fmt: skip
+RING = 2  # bins from a grid point to its neighbourhood: under the Hann window a line ends one bin short of it
+SHARP_DB, CHECKERBOARD_DB = 1.0, 3.0  # what reading() calls equal, and what it calls a peak
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Synthetic against real spectra; all but ``frequency`` (cycles/pixel, up to .5) in dB.
+
+    ``real``, ``fake``: mean over images, 0 dB being white noise of SD 1 grey level; ``real_sd``: SD over real images;
+    ``difference``: fake - real. ``rms_db``: root mean square of the difference over frequencies; ``floor_db``: the same
+    between two patient-disjoint real sets. ``high_db``: mean difference over the top third of frequencies, positive for
+    too much fine detail or noise, negative for blur. ``checkerboard_db``: by how much synthetic images stand out more
+    than real ones at the worst of nine grid points; as a maximum, .5 to 1.5 where there is nothing, and up to 3 where
+    noise flattens the steep spectrum of very small images (28 px).
+    """
+
+    frequency: tuple[float, ...]
+    real: tuple[float, ...]
+    fake: tuple[float, ...]
+    real_sd: tuple[float, ...]
+    difference: tuple[float, ...]
+    rms_db: float
+    floor_db: float
+    high_db: float
+    checkerboard_db: float
+
+
+def compare_spectra(real: Array, fake: Array, other_real: Array) -> Spectrum:
+    """Compare grey images (n, H, W) uint8 of one size.
+
+    Args:
+        real, fake: the sets to compare.
+        other_real: real images of other patients than ``real``, as many as there are synthetic ones, for the floor.
+
+    Raises:
+        BalancerError: an empty set, unequal sizes, fewer than 16 pixels a side, not uint8.
+    """
+    sizes = {images.shape[1:] for images in (real, fake, other_real)}
+    if len(sizes) > 1:
+        raise BalancerError(f"expected images of one size; got {' and '.join(map(str, sorted(sizes)))}")
+    frequency, real_db = radial_spectrum(real)
+    real_mean, fake_mean, other_mean = (
+        x.mean(axis=0) for x in (real_db, radial_spectrum(fake)[1], radial_spectrum(other_real)[1])
+    )
+    difference = fake_mean - real_mean
+    return Spectrum(
+        frequency=_floats(frequency),
+        real=_floats(real_mean),
+        fake=_floats(fake_mean),
+        real_sd=_floats(real_db.std(axis=0)),
+        difference=_floats(difference),
+        rms_db=_rms(difference),
+        floor_db=_rms(other_mean - real_mean),
+        high_db=float(difference[frequency > frequency[-1] * 2 / 3].mean()),
+        checkerboard_db=float((grid_peaks(fake) - grid_peaks(real)).max()),
+    )
+
+
+def radial_spectrum(images: Array) -> tuple[Array, Array]:
+    """Mean power of each image at each radial frequency.
+
+    The images lose their mean and are tapered by a Hann window first: their borders do not join up, and the jump would
+    leak low-frequency power over the whole spectrum, along the axes above all. Power is per unit of the window's energy,
+    so that white noise of SD s has s^2 at every frequency and image size. It is averaged over rings one frequency step
+    wide, then floored at 1/12, the power of rounding to 8 bits: less was not measured. A constant image has -10.8 dB.
+
+    Args:
+        images: grey (n, H, W) uint8.
+
+    Returns:
+        Ring centres (b,) in cycles/pixel, k / min(H, W) up to .5 (the corners beyond are left out), and dB (n, b).
+
+    Raises:
+        BalancerError: no image, fewer than 16 pixels a side, not uint8.
+    """
+    _check(images)
+    height, width = images.shape[1:]
+    side = min(height, width)
+    radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None])
+    ring = np.rint(radius * side).astype(np.int64).ravel()  # 0 is the mean
+    order = np.argsort(ring, kind="stable")
+    starts = np.searchsorted(ring[order], np.arange(1, side // 2 + 2))
+    parts = []
+    for x in _windowed(images):
+        power = np.abs(np.fft.fft2(x)).reshape(len(x), -1)[:, order[: starts[-1]]] ** 2
+        parts.append(np.add.reduceat(power, starts[:-1], axis=1) / np.diff(starts))
+    return np.arange(1, side // 2 + 1) / side, _decibels(np.maximum(np.concatenate(parts), FLOOR))
+
+
+def grid_peaks(images: Array) -> Array:
+    """How far power at each of GRID_POINTS stands above its neighbourhood, in dB (9,).
+
+    The neighbourhood is a square ring RING bins away: near enough that the fall of natural spectra across it matters
+    little. Ratios are taken image by image and then averaged, so that bright or rich images count no more than others and
+    a checkerboard on some of them counts. Fourier sums are taken at the very points, for which odd sizes have no bin.
+
+    Raises:
+        BalancerError: as :func:`radial_spectrum`.
+    """
+    _check(images)
+    height, width = images.shape[1:]
+    offsets = np.arange(-RING, RING + 1)
+    ring = np.maximum(np.abs(offsets)[:, None], np.abs(offsets)[None]) == RING
+    ratios = []
+    for x in _windowed(images):
+        zooms = [
+            _carriers(fy + offsets / height, height) @ x @ _carriers(fx + offsets / width, width).T
+            for fy, fx in GRID_POINTS
+        ]
+        power = np.maximum(np.abs(np.stack(zooms, axis=1)) ** 2, FLOOR)  # (m, 9, 5, 5)
+        ratios.append(power[..., RING, RING] / power[..., ring].mean(axis=-1))
+    return _decibels(np.concatenate(ratios).mean(axis=0))
+
+
+def reading(spectrum: Spectrum) -> str:
+    """The comparison in plain words."""
+    tolerance = max(SHARP_DB, spectrum.floor_db)
+    if abs(spectrum.high_db) <= tolerance:
+        text = f"as sharp as real images within {tolerance:.1f} dB"
+        if spectrum.rms_db > 2 * tolerance:
+            text += f", but {spectrum.rms_db:.1f} dB off over all frequencies (two real sets: {spectrum.floor_db:.1f})"
+    elif spectrum.high_db < 0:
+        text = f"{-spectrum.high_db:.1f} dB less fine detail than real images: blurred"
+    else:
+        text = f"{spectrum.high_db:.1f} dB more fine detail than real images: noisy"
+    if spectrum.checkerboard_db >= CHECKERBOARD_DB:
+        text += f"; a checkerboard peak of {spectrum.checkerboard_db:.1f} dB"
+    return text
+
+
+def _check(images: Array) -> None:
+    if images.ndim != 3 or images.dtype != np.uint8 or len(images) == 0 or min(images.shape[1:]) < 16:
+        raise BalancerError(
+            f"expected grey uint8 images (n, H, W), n > 0, 16 px or more a side; got {images.shape} {images.dtype}"
+        )
+
+
+def _windowed(images: Array) -> Iterator[Array]:
+    """Images less their mean under the window, times the window, in chunks (m, H, W) float64, at unit window energy."""
+    window = np.outer(*(hann(side, sym=False) for side in images.shape[1:]))
+    for start in range(0, len(images), CHUNK):
+        x = images[start : start + CHUNK].astype(np.float64)
+        x -= np.tensordot(x, window, 2)[:, None, None] / window.sum()
+        yield x * window / np.sqrt((window**2).sum())
+
+
+def _carriers(frequencies: Array, length: int) -> Array:
+    """exp(-2 pi i f x), (f, length)."""
+    waves: Array = np.exp(-2j * np.pi * np.outer(frequencies, np.arange(length)))
+    return waves
+
+
+def _decibels(power: Array) -> Array:
+    level: Array = 10 * np.log10(power)
+    return level
+
+
+def _rms(x: Array) -> float:
+    return float(np.sqrt(np.mean(x**2)))
+
+
+def _floats(x: Array) -> tuple[float, ...]:
+    return tuple(float(v) for v in x)

@@ -1,0 +1,71 @@
+"""GAN recipes by name, and the sizes of a demonstration: settings that are laid over the defaults."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # The defaults: DCGAN (below) with DiffAugment's translation (Zhao et al. 2020, arXiv:2006.10738) and an average of weights
+    # (Yazici et al. 2019, arXiv:1806.04498). What won of the recipes that docs/results.md compares at equal steps.
+    "dcgan_diffaug": {},
+    # Radford et al. 2016, arXiv:1511.06434: BatchNorm, Adam 2e-4 with beta1 .5, N(0, .02) weights, nothing else. Departures:
+    # z is normal (theirs uniform), batch and width are 32 (theirs 128) for two cores.
+    "dcgan": {"diffaugment": (), "ema_decay": 0.0},
+    # Miyato et al. 2018 (spectral norm), Lim & Ye 2017 (hinge), with all of DiffAugment and a long average.
+    "sngan": {
+        "loss": "hinge",
+        "discriminator_norm": "spectral",
+        "diffaugment": ("brightness", "contrast", "translation", "cutout"),
+        "lr_discriminator": 4e-4,
+        "ema_decay": 0.999,
+    },
+    # Gulrajani et al. 2017, arXiv:1704.00028.
+    "wgan_gp": {
+        "loss": "wasserstein",
+        "discriminator_norm": "none",
+        "gradient_penalty_weight": 10.0,
+        "n_dis": 5,
+        "lr_generator": 1e-4,
+        "lr_discriminator": 1e-4,
+        "beta1": 0.0,
+        "beta2": 0.9,
+        "diffaugment": (),
+        "ema_decay": 0.0,
+    },
+    # Huang et al. 2024, arXiv:2501.05441: relativistic pairing loss, R1 and R2, residual networks without normalisation in D.
+    "r3gan": {
+        "architecture": "residual",
+        "loss": "relativistic",
+        "discriminator_norm": "none",
+        "r1_weight": 1.0,
+        "r2_weight": 1.0,
+        "beta1": 0.0,
+        "beta2": 0.99,
+        "diffaugment": (),
+        "ema_decay": 0.999,
+    },
+    # The 148 px Keras GAN of the published CNN + DCGAN system: U(-1, 1) latents, RMSprop (rate not published).
+    "s2": {
+        "data": {"image_size": 148},
+        "architecture": "s2",
+        "generator_width": 32,
+        "discriminator_width": 32,
+        "discriminator_norm": "none",
+        "z_distribution": "uniform",
+        "optimizer": "rmsprop",
+        "lr_generator": 1e-4,
+        "lr_discriminator": 1e-4,
+        "steps": 40_000,
+        "snapshot_every": 2_000,
+        "diffaugment": (),
+        "ema_decay": 0.0,
+    },
+}
+
+# On the phantom set a run is a demonstration: these sizes take minutes on two cores.
+DEMO: dict[str, dict[str, Any]] = {
+    "gan_train": {"steps": 700, "snapshot_every": 175, "generator_width": 24, "discriminator_width": 24},
+    "synthesize": {"inception": "off"},  # an FID of drawings would cost a download and tens of minutes
+    "train": {"steps": 250, "evaluations": 5},
+    "ablate": {"steps": 250, "evaluations": 5},
+}

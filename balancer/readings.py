@@ -1,0 +1,188 @@
+"""What the figures of a quality report mean, in plain words, each beside what real images reach.
+
+Readings are rows for the report's main table; the verdict is a few sentences built from the same figures. Nothing is computed
+here but ratios, and the thresholds between one wording and the next are the constants below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+Quality = dict[str, Any]
+ALIKE = 1.5  # a Fréchet distance up to this many floors reads as what real sets differ by
+COLLAPSED = 0.1  # recall below this share of its floor, with poor coverage, reads as a collapsed generator
+POOR = 0.5  # recall or coverage below this share of its floor reads as little
+REPEATED = 0.1  # share of synthetic images that repeat one another from which the verdict says so
+
+
+def percent(share: float) -> str:
+    """``0.834`` as ``83 %``; what is not quite nothing or everything does not read as such."""
+    if 0 < share < 0.005 or 0.995 < share < 1:
+        return "under 1 %" if share < 0.5 else "over 99 %"
+    return f"{100 * share:.0f} %"
+
+
+def times(ratio: float) -> str:
+    if ratio > 1000:
+        return "over 1,000 times"
+    return f"{ratio:.1f} times" if ratio < 10 else f"{ratio:.0f} times"
+
+
+def readings(quality: Quality) -> list[dict[str, Any]]:
+    """Rows of metric, figure, n_real, n_fake, floor, reading."""
+    rows = [*_distance_rows(quality), *_overlap_rows(quality), *_two_sample_rows(quality)]
+    return [*rows, *_memorization_rows(quality), *_spectrum_rows(quality)]
+
+
+def verdict(quality: Quality) -> str:
+    """The report in a few sentences: copies first, then likeness, then variety."""
+    if quality["same_images"]:
+        return f"The synthetic images are the very images of the {quality['same_images']}: nothing new is in them."
+    sentences = [_on_copies(quality["memorization"]), _on_likeness(quality), _on_variety(quality)]
+    return " ".join(s for s in sentences if s) or "Too few images for a verdict."
+
+
+def main_rows(quality: Quality) -> list[Quality]:
+    """The distances that readings go by: those to the main reference, on networks that were trained.
+
+    Where the synthetic images are the real ones, the whole sets are compared, so that the distance is the 0 that it should be.
+    """
+    rows = [r for r in quality["distances"] if r["reference"] == quality["reference"]]
+    if quality["same_images"]:
+        rows = [r for r in quality["distances"] if r["frechet_floor"] is None] or rows
+    return [r for r in rows if r["features"] != "random-conv-128"] or rows
+
+
+def _row(metric: str, figure: str, n_real: int, n_fake: int, floor: str, reading: str) -> dict[str, Any]:
+    row = {"metric": metric, "figure": figure, "n_real": n_real, "n_fake": n_fake, "floor": floor, "reading": reading}
+    return row
+
+
+def _distance_rows(quality: Quality) -> Iterator[dict[str, Any]]:
+    for r in main_rows(quality):
+        counts = r["n_real"], r["n_fake"]
+        name = "FID" if r["frechet_name"] == "FID" else f"Fréchet distance ({r['features']})"
+        figure = f"{r['frechet']:.2f}"
+        if r["frechet_floor"] is None:  # the same images; KID, unbiased for independent sets, would even be below 0
+            yield _row(name, figure, *counts, "–", "no difference: they are the same images")
+            continue
+        yield _row(name, figure, *counts, f"{r['frechet_floor']:.2f}", _read_frechet(r))
+        kid = f"{r['kid']:.4f} ± {r['kid_sd']:.4f}"
+        yield _row(f"KID ({r['features']})", kid, *counts, f"{r['kid_floor']:.4f}", _read_kid(r))
+
+
+def _read_frechet(r: Quality) -> str:
+    ratio = _over_floor(r)
+    if ratio > ALIKE:
+        return f"{times(ratio)} what two sets of real images differ by"
+    if ratio < 1 / ALIKE:
+        return "less than two sets of real images differ by: expected of copies, not of new images"
+    return "about what two sets of real images differ by"
+
+
+def _over_floor(r: Quality) -> float:
+    ratio: float = r["frechet"] / max(r["frechet_floor"], 1e-9)  # real sets of equal blank images lie 0 apart
+    return ratio
+
+
+def _read_kid(r: Quality) -> str:
+    excess = (r["kid"] - r["kid_floor"]) / max(r["kid_sd_floor"], 1e-9)
+    if abs(excess) <= 2:
+        return "within what subsets of real images scatter by"
+    side = "above" if excess > 0 else "below"
+    return f"{side} the floor by {times(abs(excess))} what subsets of real images scatter by"
+
+
+def _overlap_rows(quality: Quality) -> Iterator[dict[str, Any]]:
+    r = next(iter(main_rows(quality)), None)
+    if r is None or not r["overlap"]:
+        return
+    words = {
+        "precision": "{} of the synthetic images look like some real one",
+        "recall": "they show {} of the variety of real images",
+        "coverage": "{} of the real images have a synthetic one near by",
+    }
+    for key, phrase in words.items():
+        value, floor = r["overlap"][key], r["overlap_floor"][key] if r["overlap_floor"] else None
+        against = "" if floor is None else f"; other real images: {percent(floor)}"
+        yield _row(
+            f"{key.capitalize()} ({r['features']})",
+            f"{value:.2f}",
+            r["n_real"],
+            r["n_fake"],
+            "–" if floor is None else f"{floor:.2f}",
+            phrase.format(percent(value)) + against,
+        )
+
+
+def _two_sample_rows(quality: Quality) -> Iterator[dict[str, Any]]:
+    rows = quality["two_sample"]
+    floor = next((t for t in rows if t["compared"] != "synthetic"), None)
+    for t in rows:
+        if t["compared"] == "synthetic" and t["on"] != "random-conv-128":
+            same = floor is not None and floor["on"] == t["on"]
+            yield _row(
+                f"Two-sample AUROC ({t['classifier']}, {t['on']})",
+                f"{t['auroc']:.2f} [{t['low']:.2f}, {t['high']:.2f}]",
+                t["n_real"],
+                t["n_fake"],
+                f"{floor['auroc']:.2f}" if same and floor else "0.50",
+                t["reading"],
+            )
+
+
+def _memorization_rows(quality: Quality) -> Iterator[dict[str, Any]]:
+    m = quality["memorization"]
+    if m:
+        figure = f"{m['exact_copies']} exact, {m['near_copies']} near"
+        yield _row("Copies of training images", figure, m["n_train"], m["n_fake"], "0", m["verdict"])
+
+
+def _spectrum_rows(quality: Quality) -> Iterator[dict[str, Any]]:
+    s = quality["spectrum"]
+    if s:
+        figure, floor = f"{s['rms_db']:.1f} dB", f"{s['floor_db']:.1f} dB"
+        yield _row("Power spectrum, rms difference", figure, s["n_real"], s["n_fake"], floor, s["reading"])
+
+
+def _on_copies(m: Quality | None) -> str:
+    if m is None:
+        return ""
+    said: str = m["verdict"]
+    return "No copy of a training image was found." if m["status"] == "none" else said
+
+
+def _on_likeness(quality: Quality) -> str:
+    told = [t for t in quality["two_sample"] if t["compared"] == "synthetic"]
+    rows = [r for r in main_rows(quality) if r["frechet_floor"] is not None]
+    findings = []
+    if told:
+        best = max(told, key=lambda t: t["auroc"])
+        findings.append(f"a classifier on {best['on']} tells them apart in {percent(best['auroc'])} of pairs")
+    if rows:
+        ratio = _over_floor(rows[0])
+        findings.append(f"the {rows[0]['frechet_name']} is {times(ratio)} what two sets of real images differ by")
+    if not findings:
+        return ""
+    floor = max((t["high"] for t in quality["two_sample"] if t["compared"] != "synthetic"), default=0.5)
+    close = (not told or best["low"] <= max(floor, 0.5)) and (not rows or ratio <= ALIKE)
+    likeness = "They are hard to tell from real images" if close else "They can be told from real images"
+    return f"{likeness}: {', and '.join(findings)}."
+
+
+def _on_variety(quality: Quality) -> str:
+    rows = [r for r in main_rows(quality) if r["overlap"] and r["overlap_floor"]]
+    m = quality["memorization"]
+    if not rows:
+        return ""
+    recall, floor = rows[0]["overlap"]["recall"], rows[0]["overlap_floor"]["recall"]
+    against = f"{percent(recall)} of the variety of real images, where other real images show {percent(floor)}"
+    thin = rows[0]["overlap"]["coverage"] < POOR * rows[0]["overlap_floor"]["coverage"]
+    if recall < COLLAPSED * floor and thin:  # recall alone is as low where all synthetic images are a little off
+        said = f"The generator has collapsed: they show {against}."
+    else:
+        said = f"They show {'only ' if recall < POOR * floor else ''}{against}."
+    if m and m["duplicates_within"] >= REPEATED * m["n_fake"]:
+        said += f" {m['duplicates_within']:,} of the {m['n_fake']:,} images repeat another one."
+    return said

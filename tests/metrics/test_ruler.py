@@ -1,0 +1,52 @@
+"""The shipped features respond to everything that can be wrong with a set of images, the more the worse it is."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from balancer.config import DataConfig
+from balancer.data.dataset import Dataset, load_dataset
+from balancer.metrics import ruler
+from balancer.metrics.features import chest_xray
+
+
+@pytest.fixture(scope="module")
+def real(real_data: Path) -> Dataset:
+    return load_dataset(DataConfig(path=str(real_data)))
+
+
+@pytest.mark.realdata
+def test_distances_rise_with_every_step_of_every_degradation(real: Dataset) -> None:
+    found = ruler.curves(chest_xray(torch.device("cpu")), real, limit=320)
+    assert found.keys() == ruler.DEGRADATIONS.keys()
+    for name, (frechet, kid) in found.items():
+        assert (np.diff(frechet) > 0).all(), (name, frechet)
+        assert frechet[-1] > 3 * frechet[0], (name, frechet)
+        # noise of 4 grey levels is below what the kernel distance can see at this n
+        assert (np.diff(kid)[name == "noise" :] > 0).all(), (name, kid)
+
+
+@pytest.mark.realdata
+def test_features_keep_the_class_and_the_variation_within_it(real: Dataset) -> None:
+    facts = ruler.facts(chest_xray(torch.device("cpu")), real)
+    probe, dimensions, _, seen_unseen, seen_seen = facts.values()
+    assert probe > 0.98
+    assert dimensions > 25  # class supervision alone leaves a handful
+    assert 0.8 < seen_unseen / seen_seen < 1.25  # images of its own training are measured like others
+
+
+def test_degradations_leave_images_alone_at_level_0_and_change_them_above() -> None:
+    images = np.random.default_rng(0).uniform(0, 255, (6, 32, 32))
+    for name, (_, levels, degrade) in ruler.DEGRADATIONS.items():
+        assert levels[0] == 0
+        np.testing.assert_allclose(degrade(images, 0, images[::-1]), images, atol=1e-9, err_msg=name)
+        assert not np.allclose(degrade(images, levels[-1], images[::-1]), images), name
+
+
+def test_mode_dropping_keeps_the_count_and_drops_distinct_images() -> None:
+    images = np.arange(40.0)[:, None, None] * np.ones((40, 4, 4))
+    kept = ruler.mode_drop(images, 0.75, images)
+    assert len(kept) == 40
+    assert len(np.unique(kept[:, 0, 0])) == 10

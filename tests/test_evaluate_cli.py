@@ -1,0 +1,386 @@
+"""`balancer evaluate` as a user types it: any two folders, and one clear line where there is nothing to compare."""
+
+import json
+import os
+import pickle
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from commands import balancer, done, refused
+from PIL import Image
+from planted import fields
+
+from balancer import evaluation
+from balancer.data.dataset import PHANTOM_NOTICE
+
+QUICK = [
+    "--inception-weights",
+    "off",
+    "--set",
+    "kid_subsets=2",
+    "--set",
+    "kid_subset_size=4",
+    "--set",
+    "two_sample=false",
+]
+SIZE = 24
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch, two_threads: None) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+
+
+def write(folder: Path, images: np.ndarray, name: str = "image_{:03d}.png") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / name.format(i))
+    return folder
+
+
+@pytest.fixture
+def real(runs_cwd: Path) -> Path:
+    return write(runs_cwd / "real", fields(20, 1, SIZE))
+
+
+@pytest.fixture
+def fake(runs_cwd: Path) -> Path:
+    return write(runs_cwd / "fake", fields(16, 2, SIZE))
+
+
+def report_of(*args: object, out: str = "out") -> dict[str, Any]:
+    done(balancer("evaluate", *QUICK, *args, "--out", out))
+    return dict(json.loads(Path(out, "report.json").read_text()))
+
+
+def test_a_complete_run(real: Path, fake: Path, runs_cwd: Path) -> None:
+    settings = ["--inception-weights", "off", "--set", "kid_subsets=2", "--set", "kid_subset_size=4"]
+    result = done(balancer("evaluate", "--real", real, "--fake", fake, *settings, "--json"))
+    content = json.loads(result.stdout)
+    run = Path(content["run"])
+    assert run.parent == Path("runs/evaluate")
+    assert {p.name for p in run.iterdir()} == {
+        "config.yaml", "env.json", "log.txt", "report.json", "report.md", "report.html", "grid.png", "closest.png",
+        "spectrum.png", "done",
+    }  # fmt: skip
+    report = json.loads((run / "report.json").read_text())
+    assert content == {"run": str(run), **report}
+    assert report["data"]["counts"] == {"real": 20, "fake": 16}
+    assert report["data"]["image_size"] == SIZE
+    assert report["quality"]["memorization"]["status"] == "none"
+    assert {t["on"] for t in report["quality"]["two_sample"]} == {"chest-xray-128", "random-conv-128", "pixels"}
+    assert report["quality"]["verdict"] in (run / "report.md").read_text()
+    page = (run / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    env, config = json.loads((run / "env.json").read_text()), yaml.safe_load((run / "config.yaml").read_text())
+    assert env["command"] == "evaluate"
+    assert (config["real"], config["fake"]) == (str(real), str(fake))
+    assert "What the generator learnt from was not given" in page
+    assert "each image counts as its own" in page
+
+
+def test_the_same_seed_gives_the_same_report(real: Path, fake: Path, runs_cwd: Path) -> None:
+    first, again = (report_of("--real", real, "--fake", fake, out=out) for out in ("a", "b"))
+    assert first["quality"] == again["quality"]
+    other = report_of("--real", real, "--fake", fake, "--seed", 1, out="c")
+    assert other["quality"]["distances"] != first["quality"]["distances"]
+
+
+def test_help() -> None:
+    text = done(balancer("evaluate", "--help")).stdout
+    for option in ("--real", "--fake", "--training", "--image-size", "--max-bad", "--inception-weights", "--seed", "--config",
+                   "--out", "--resume", "--force", "--dry-run", "--json"):  # fmt: skip
+        assert option in text
+    assert "--data" not in text
+    assert "evaluate" in done(balancer("--help")).stdout
+
+
+# --- nothing to compare
+
+
+def test_both_folders_must_be_named(real: Path, runs_cwd: Path) -> None:
+    refused(balancer("evaluate", "--real", real), 2, "no --fake", "--real DIR and --fake DIR")
+    refused(balancer("evaluate"), 2, "no --real")
+    refused(balancer("evaluate", "--real", "", "--fake", real), 2, "'real' is empty")
+
+
+@pytest.mark.parametrize(
+    ("make", "phrases"),
+    [
+        (lambda p: None, ("--fake", "does not exist", "give a folder of images")),
+        (lambda p: p.write_text("x"), ("is a file",)),
+        (lambda p: p.mkdir(), ("holds no image", "0 damaged, 0 other files")),
+        (lambda p: (p.mkdir(), (p / "notes.txt").write_text("x")), ("holds no image", "1 other files")),
+        (lambda p: (p.mkdir(), (p / "a.png").write_text("text")), ("holds no image", "1 damaged")),
+    ],
+)
+def test_no_images(make: Any, phrases: tuple[str, ...], real: Path, runs_cwd: Path) -> None:
+    make(runs_cwd / "other")
+    refused(balancer("evaluate", "--real", real, "--fake", "other", *QUICK), 1, *phrases, str(runs_cwd / "other"))
+    assert not (runs_cwd / "runs").exists()
+
+
+def test_one_real_image(fake: Path, runs_cwd: Path) -> None:
+    one = write(runs_cwd / "one", fields(1, 5, SIZE))
+    refused(balancer("evaluate", "--real", one, "--fake", fake, *QUICK), 1, "holds 1 image", "at least 2")
+    assert not (runs_cwd / "runs").exists()
+
+
+def test_one_synthetic_image_is_still_looked_up(real: Path, runs_cwd: Path) -> None:
+    one = write(runs_cwd / "one", fields(20, 1, SIZE)[3:4])
+    report = report_of("--real", real, "--fake", one)
+    assert report["quality"]["distances"] == []
+    assert report["quality"]["memorization"]["exact_copies"] == 1
+    assert report["closest"][0] == {"synthetic": "image_000.png", "training": "image_003.png", "distance": 0.0}
+    assert any("needs 2 images a side" in n for n in report["quality"]["notes"])
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_few_images_give_a_report_with_notes(count: int, fake: Path, runs_cwd: Path) -> None:
+    few = write(runs_cwd / "few", fields(count, 5, SIZE))
+    report = report_of("--real", few, "--fake", fake, "--set", "two_sample=true", "--set", "kid_subset_size=100")
+    notes = " ".join(report["quality"]["notes"])
+    assert "instead of 100" in notes
+    assert "biased upwards" in notes
+    if count > 3:
+        assert "No two-sample test" in notes
+
+
+def test_a_folder_inside_another(real: Path, fake: Path, runs_cwd: Path) -> None:
+    inner = write(real / "made", fields(4, 3, SIZE))
+    refused(balancer("evaluate", "--real", real, "--fake", inner), 1, f"--fake {inner} lies inside --real {real}")
+    refused(balancer("evaluate", "--real", inner, "--fake", real), 1, f"--real {inner} lies inside --fake {real}")
+    refused(balancer("evaluate", "--real", real, "--fake", real), 1, "--real and --fake are the same folder")
+    refused(balancer("evaluate", "--real", real, "--fake", fake, "--training", fake), 1, "the same folder")
+    (runs_cwd / "link").symlink_to(real)
+    refused(balancer("evaluate", "--real", "link", "--fake", real), 1, "the same folder")
+    shutil.copytree(fake, runs_cwd / "real-2")  # a name that only begins alike is another folder
+    done(balancer("evaluate", "--real", fake, "--fake", runs_cwd / "real-2", *QUICK, "--dry-run"))
+
+
+# --- identical folders
+
+
+def test_identical_folders(real: Path, runs_cwd: Path) -> None:
+    """Distance 0, every image a copy, and a verdict that says what they are."""
+    copy = Path(shutil.copytree(real, runs_cwd / "copy"))
+    report = report_of("--real", real, "--fake", copy)
+    quality = report["quality"]
+    assert quality["memorization"]["exact_copies"] == 20
+    assert quality["memorization"]["status"] == "copies"
+    assert "are the very images of the real images" in quality["verdict"]
+    whole = [r for r in quality["distances"] if r["reference"] == "real images (all)"]
+    assert whole
+    assert all(r["frechet"] == pytest.approx(0, abs=1e-6) for r in whole)
+    assert quality["readings"][0]["figure"] == "0.00"
+    assert "the very images" in (Path("out") / "report.html").read_text()
+
+
+def test_training_images_among_the_held_out_ones(real: Path, fake: Path, runs_cwd: Path) -> None:
+    training = write(runs_cwd / "training", fields(30, 4, SIZE))
+    for i in range(5):
+        shutil.copy(training / f"image_{i:03d}.png", real / f"leaked_{i}.png")
+    report = report_of("--real", real, "--fake", fake, "--training", training)
+    assert "5 of the 25 real images are also among the training images: not held out." in report["data"]["notes"]
+
+
+# --- what is read
+
+
+def test_stray_files_and_nested_folders(real: Path, fake: Path, runs_cwd: Path) -> None:
+    write(real / "more" / "deep", fields(3, 7, SIZE))
+    Image.fromarray(fields(1, 8, SIZE)[0]).save(real / "no_suffix", format="PNG")
+    for name in ("readme.txt", "labels.csv", "more/model.pt"):
+        (real / name).write_text("x")
+    write(real / ".hidden", fields(2, 9, SIZE))
+    report = report_of("--real", real, "--fake", fake)
+    assert report["data"]["counts"]["real"] == 24
+    assert report["data"]["ignored_files"] == {"real": 3, "fake": 0}
+
+
+def test_a_text_file_named_png(real: Path, fake: Path, runs_cwd: Path) -> None:
+    (fake / "broken.png").write_text("not an image")
+    refused(balancer("evaluate", "--real", real, "--fake", fake, *QUICK), 1, "1 of 17 files", "broken.png", "--max-bad")
+    result = done(balancer("evaluate", "--real", real, "--fake", fake, *QUICK, "--max-bad", "0.1", "--out", "out"))
+    assert "left out: " in result.stderr
+    report = json.loads((runs_cwd / "out" / "report.json").read_text())
+    assert report["data"]["counts"]["fake"] == 16
+    assert report["data"]["unreadable"][0][0] == str(fake / "broken.png")
+    assert "1 of the synthetic images could not be read and were left out." in report["data"]["notes"]
+
+
+def test_a_truncated_image(real: Path, fake: Path) -> None:
+    victim = fake / "image_003.png"
+    victim.write_bytes(victim.read_bytes()[:120])
+    refused(balancer("evaluate", "--real", real, "--fake", fake, *QUICK), 1, "1 of 16 files", "image_003.png")
+
+
+def test_colour(real: Path, runs_cwd: Path) -> None:
+    """Colours are said; grey stored as RGB is grey."""
+    grey = fields(16, 2, SIZE)
+    write(runs_cwd / "rgb", np.stack([grey] * 3, axis=-1))
+    write(runs_cwd / "colour", np.stack([grey, grey // 2, 255 - grey], axis=-1))
+    assert report_of("--real", real, "--fake", "rgb", out="a")["data"]["notes"] == []
+    notes = report_of("--real", real, "--fake", "colour", out="b")["data"]["notes"]
+    assert notes == ["16 of the synthetic images are in colour; they were read as grey."]
+
+
+def test_sixteen_bit_and_palette_images_are_read(real: Path, runs_cwd: Path) -> None:
+    folder = runs_cwd / "mixed"
+    folder.mkdir()
+    for i, image in enumerate(fields(8, 2, SIZE)):
+        Image.fromarray(image.astype(np.uint16) * 257).save(folder / f"deep_{i}.png")
+        Image.fromarray(image).convert("P").save(folder / f"palette_{i}.gif")
+        Image.fromarray(image).save(folder / f"jpeg_{i}.jpg")
+    assert report_of("--real", real, "--fake", folder)["data"]["counts"]["fake"] == 24
+
+
+# --- sizes
+
+
+def test_different_sizes_meet_at_the_smallest(fake: Path, runs_cwd: Path) -> None:
+    write(runs_cwd / "large", fields(20, 1, 50))
+    Image.fromarray(fields(1, 3, 60)[0][:40]).save(runs_cwd / "large" / "wide.png")
+    report = report_of("--real", "large", "--fake", fake)
+    assert report["data"]["image_size"] == SIZE
+    text = " ".join(report["about"])
+    assert "21 images of 50 to 60 x 40 to 50 px" in text
+    assert "16 images of 24 x 24 px" in text
+    assert "Every image was brought to 24 x 24 px, grey. Only the real images had to be reduced" in text
+    assert report_of("--real", "large", "--fake", fake, "--image-size", 16, out="small")["data"]["image_size"] == 16
+
+
+def test_nothing_is_enlarged(real: Path, fake: Path, runs_cwd: Path) -> None:
+    args = ("evaluate", "--real", real, "--fake", fake, *QUICK)
+    refused(balancer(*args, "--image-size", 32), 1, "is 24 x 24 px", "asks for 32", "give --image-size 24 or less")
+    refused(balancer(*args, "--image-size", 8), 2, "'image_size'", "8")
+    Image.fromarray(fields(1, 3, 12)[0]).save(fake / "thumbnail.png")
+    refused(balancer(*args), 1, "thumbnail.png is 12 x 12 px", "at least 16 px", "remove it")
+
+
+def test_large_images_are_reduced_by_default(runs_cwd: Path) -> None:
+    for name, seed in (("real", 1), ("fake", 2)):
+        write(runs_cwd / name, fields(4, seed, 300))
+    assert report_of("--real", "real", "--fake", "fake")["data"]["image_size"] == evaluation.LARGEST
+
+
+# --- patients
+
+
+def test_patients_are_read_off_kaggle_names(fake: Path, runs_cwd: Path) -> None:
+    folder = write(runs_cwd / "chest", fields(9, 1, SIZE)[:3], "person7_virus_{}.png")
+    write(folder, fields(9, 1, SIZE)[3:6], "NORMAL2-IM-0012-{:04d}.png")
+    write(folder, fields(9, 1, SIZE)[6:], "other_{}.png")
+    write(folder / "sub", fields(3, 4, SIZE), "other_{}.png")  # equal names in another folder are other images
+    report = report_of("--real", folder, "--fake", fake)
+    assert report["data"]["patients"]["real"] == 1 + 1 + 3 + 3
+    assert "8 patients (read off 6 file names)" in report["about"][0]
+    shutil.copy(folder / "other_0.png", folder / "again.png")
+    assert report_of("--real", folder, "--fake", fake, out="b")["data"]["patients"]["real"] == 8, "the same file"
+
+
+def test_training_and_held_out_images(fake: Path, runs_cwd: Path) -> None:
+    """Copies are searched in --training, distances go to --real; a number in both folders is said."""
+    training = write(runs_cwd / "training", fields(20, 4, SIZE), "IM-{:04d}-0001.png")
+    held_out = write(runs_cwd / "held_out", fields(12, 5, SIZE), "IM-{:04d}-0001.png")
+    shutil.copy(training / "IM-0006-0001.png", fake / "stolen.png")
+    report = report_of("--real", held_out, "--fake", fake, "--training", training)
+    quality = report["quality"]
+    assert quality["reference"] == "held-out real images"
+    assert (quality["memorization"]["n_train"], quality["memorization"]["baseline"]) == (20, "held-out")
+    assert quality["memorization"]["exact_copies"] == 1
+    assert report["closest"][0]["training"] == "IM-0006-0001.png"
+    assert report["data"]["notes"] == [
+        "12 patient numbers occur in both --real and --training; whether they are the same people is not known."
+    ]
+
+
+def test_phantoms_are_announced(fake: Path, real: Path) -> None:
+    (real / "phantom.json").write_text("{}")
+    assert report_of("--real", real, "--fake", fake)["data"]["notes"] == [PHANTOM_NOTICE]
+    assert 'class="note phantom"' in (Path("out") / "report.html").read_text()
+
+
+def test_a_synthesis_run_is_read_without_its_figures(real: Path, runs_cwd: Path) -> None:
+    run = runs_cwd / "run"
+    write(run / "images" / "NORMAL", fields(16, 2, SIZE))
+    (run / "manifest.csv").write_text("file\n")
+    write(run, fields(2, 3, 90), "grid{}.png")
+    assert report_of("--real", real, "--fake", run)["data"]["counts"]["fake"] == 16
+
+
+# --- weights
+
+
+class Harmful:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch harmed",)
+
+
+@pytest.mark.parametrize("content", [b"not the weights", pickle.dumps(Harmful())])
+def test_other_weights_are_refused_and_never_run(content: bytes, real: Path, fake: Path, runs_cwd: Path) -> None:
+    (runs_cwd / "w.pth").write_bytes(content)
+    result = balancer("evaluate", "--real", real, "--fake", fake, "--inception-weights", runs_cwd / "w.pth")
+    refused(result, 1, "w.pth has SHA-256", "expected 6726825d0af5", "was not loaded")
+    assert not (runs_cwd / "harmed").exists()
+    assert not (runs_cwd / "runs").exists()
+
+
+# --- the run
+
+
+def test_black_images_give_no_nan(runs_cwd: Path, real: Path) -> None:
+    write(runs_cwd / "black", np.zeros((12, SIZE, SIZE), np.uint8))
+    write(runs_cwd / "white", np.full((12, SIZE, SIZE), 255, np.uint8))
+    for i, (a, b) in enumerate((("black", "white"), (real, "black"), ("black", real))):
+        report_of("--real", a, "--fake", b, "--set", "two_sample=true", out=f"o{i}")
+        assert not re.search(r"\bnan\b|\binf\b", Path(f"o{i}", "report.md").read_text(), re.IGNORECASE)
+
+
+def test_dry_run_writes_nothing(real: Path, fake: Path, runs_cwd: Path) -> None:
+    result = done(balancer("evaluate", "--real", real, "--fake", fake, "--dry-run", "--json"))
+    content = json.loads(result.stdout)
+    assert content["data"]["counts"] == {"real": 20, "fake": 16}
+    assert content["estimated_seconds"] > 0
+    text = done(balancer("evaluate", "--real", real, "--fake", fake, "--dry-run")).stdout
+    assert yaml.safe_load(text)["real"] == str(real)
+    assert {p.name for p in runs_cwd.iterdir()} == {"real", "fake"}
+
+
+def test_existing_out(real: Path, fake: Path, runs_cwd: Path) -> None:
+    args = ("evaluate", "--real", real, "--fake", fake, *QUICK, "--out", "here")
+    done(balancer(*args))
+    refused(balancer(*args), 1, "here holds a run already", "--force")
+    done(balancer(*args, "--force", "-q"))
+
+
+def test_an_interrupted_evaluation_is_resumed(
+    real: Path, fake: Path, runs_cwd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopping(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "assess", stopping)
+        assert balancer("evaluate", "--real", real, "--fake", fake, *QUICK).exit_code == 130
+    (run,) = (runs_cwd / "runs" / "evaluate").glob("*/")
+    assert not (run / "done").exists()
+    refused(balancer("evaluate", "--resume", "latest", "--seed", 4), 1, "seed (saved 0, asked 4)")
+    done(balancer("evaluate", "--resume", "latest"))
+    assert (run / "done").exists()
+    assert "finished already" in done(balancer("evaluate", "--resume", run)).stdout
+
+
+def test_settings_from_a_file_with_a_data_section(real: Path, fake: Path, runs_cwd: Path) -> None:
+    """The data section that other commands share does not concern this one."""
+    content = {"data": {"image_size": 64}, "evaluate": {"real": "real", "fake": "fake", "seed": 3}}
+    (runs_cwd / "c.yaml").write_text(yaml.safe_dump(content))
+    result = done(balancer("evaluate", "--config", "c.yaml", "--dry-run", "--json"))
+    assert json.loads(result.stdout)["config"]["seed"] == 3
