@@ -176,13 +176,15 @@ def _on_variety(quality: Quality) -> str:
     m = quality["memorization"]
     if not rows:
         return ""
-    recall, floor = rows[0]["overlap"]["recall"], rows[0]["overlap_floor"]["recall"]
-    against = f"{percent(recall)} of the variety of real images, where other real images show {percent(floor)}"
-    thin = rows[0]["overlap"]["coverage"] < POOR * rows[0]["overlap_floor"]["coverage"]
-    if recall < COLLAPSED * floor and thin:  # recall alone is as low where all synthetic images are a little off
+    found, floor = rows[0]["overlap"], rows[0]["overlap_floor"]
+    share = {key: found[key] / max(floor[key], 1e-9) for key in found}
+    repeated = m is not None and m["duplicates_within"] >= REPEATED * m["n_fake"]
+    against = f"{percent(found['recall'])} of the variety of real images, where other real images show {percent(floor['recall'])}"
+    # Recall alone is as low where all images are a little off; images that are far off cover nothing, however varied they are.
+    if share["recall"] < COLLAPSED and share["coverage"] < POOR and (repeated or share["precision"] >= POOR):
         said = f"The generator has collapsed: they show {against}."
     else:
-        said = f"They show {'only ' if recall < POOR * floor else ''}{against}."
-    if m and m["duplicates_within"] >= REPEATED * m["n_fake"]:
+        said = f"They show {'only ' if share['recall'] < POOR else ''}{against}."
+    if m and repeated:
         said += f" {m['duplicates_within']:,} of the {m['n_fake']:,} images repeat another one."
     return said

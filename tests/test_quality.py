@@ -357,16 +357,17 @@ def test_readings_of_overlap() -> None:
 
 
 @pytest.mark.parametrize(
-    ("recall", "coverage", "said"),
+    ("precision", "recall", "coverage", "said"),
     [
-        (0.05, 0.2, "The generator has collapsed: they show 5 % of the variety"),
-        (0.05, 0.8, "They show only 5 % of the variety"),
-        (0.7, 0.8, "They show 70 % of the variety"),
+        (0.8, 0.05, 0.2, "The generator has collapsed: they show 5 % of the variety"),
+        (0.8, 0.05, 0.8, "They show only 5 % of the variety"),
+        (0.0, 0.0, 0.0, "They show only 0 % of the variety"),
+        (0.8, 0.7, 0.8, "They show 70 % of the variety"),
     ],
 )
-def test_what_the_verdict_says_of_variety(recall: float, coverage: float, said: str) -> None:
-    """Low recall alone is no collapse: it is as low where every synthetic image is a little off."""
-    overlap = {"precision": 0.8, "recall": recall, "density": 1.0, "coverage": coverage}
+def test_what_the_verdict_says_of_variety(precision: float, recall: float, coverage: float, said: str) -> None:
+    """Low recall alone is no collapse: it is as low where images are a little off, or so far off that nothing is covered."""
+    overlap = {"precision": precision, "recall": recall, "density": 1.0, "coverage": coverage}
     floor = {"precision": 0.9, "recall": 0.94, "density": 1.0, "coverage": 0.97}
     found = {
         "reference": "validation", "same_images": None, "distances": [row(overlap=overlap, overlap_floor=floor)],

@@ -190,16 +190,15 @@ def test_each_grid_point_answers_for_its_own_wave(point: int) -> None:
 @pytest.mark.parametrize("side", [44, 45])
 @pytest.mark.parametrize("point", range(len(GRID_POINTS)))
 def test_a_wave_stands_out_by_its_power(point: int, side: int) -> None:
-    """Against white noise the height has a closed form, at odd sizes too; waves at one half are their own mirror image."""
+    """Above white noise the height has a closed form, at odd sizes too; waves of one half are their own mirror image."""
     rows, columns = np.mgrid[:side, :side]
     fy, fx = GRID_POINTS[point]
     noise = 8 * np.random.default_rng(0).normal(size=(150, side, side))
     wave = 20 * np.cos(2 * np.pi * (fy * rows + fx * columns))
     power = 20**2 / (1 if {fy, fx} <= {0, 0.5} else 4)
-    expected = 10 * math.log10(
-        power * (2 / 3 * side) ** 2 / 8**2
-    )  # a Hann window's (sum w)^2 / sum w^2 is 2/3 of its length
-    assert grid_peaks(to_uint8(128 + noise + wave))[point] == pytest.approx(expected, abs=0.5)
+    gain = (2 / 3 * side) ** 2  # in each direction (sum w)^2 / sum w^2 of a Hann window is 2/3 of its length
+    excess = grid_peaks(to_uint8(128 + noise + wave))[point] - 10 * math.log10(power * gain / 8**2)
+    assert 0 < excess < 1.2  # dividing by the mean of few noisy values adds something
 
 
 def test_grid_points_are_all_multiples_of_a_quarter() -> None:
