@@ -448,7 +448,8 @@ def test_a_signal_waits_and_a_second_acts_at_once(signum: signal.Signals) -> Non
         raise Interrupted(number, "stopped")
 
     before = signal.signal(signal.SIGTERM, terminate)
-    interrupt = signal.getsignal(signal.SIGINT)
+    interrupt = signal.default_int_handler  # a shell starts background jobs with SIGINT ignored
+    inherited = signal.signal(signal.SIGINT, interrupt)
     expected = KeyboardInterrupt if signum == signal.SIGINT else Interrupted
     reached = []
 
@@ -470,6 +471,7 @@ def test_a_signal_waits_and_a_second_acts_at_once(signum: signal.Signals) -> Non
         assert signal.getsignal(signal.SIGINT) is interrupt
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, inherited)
 
 
 def test_either_signal_is_held_after_the_other() -> None:
