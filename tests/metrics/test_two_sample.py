@@ -391,12 +391,12 @@ def test_real_against_real_is_near_one_half(real_data: Path) -> None:
     coarse = [x.reshape(len(x), 8, 8, 8, 8).mean(axis=(2, 4)).reshape(len(x), 64) for x in (real, other)]
     for result in (
         logistic_two_sample(*coarse, groups, seed=0),
-        pixel_two_sample(real, other, groups, CPU, seed=0, folds=3, steps=60),
+        pixel_two_sample(real, other, groups, CPU, seed=0, folds=2, steps=40),
     ):
         print(reading(result))
         assert result.low < 0.5 < result.high
         assert result.auroc == pytest.approx(0.5, abs=0.1)
     for change in (checkerboard, blur):
-        result = pixel_two_sample(real, change(other), groups, CPU, seed=0, folds=2, steps=40)
+        result = pixel_two_sample(real, change(other), groups, CPU, seed=0, folds=2, steps=25)
         print(change.__name__, reading(result))
         assert result.auroc > 0.97
