@@ -216,9 +216,7 @@ def read_config_file(path: Path, command: str) -> dict[str, Any]:
         if body is not None and not isinstance(body, dict):
             raise UsageError(f"config file {path}: section {section!r} is a {type(body).__name__}; expected a mapping")
         try:
-            check_keys(
-                *((GanTrainConfig, {"data": body or {}}) if section == "data" else (COMMANDS[section], body or {}))
-            )
+            check_keys(DataConfig if section == "data" else COMMANDS[section], body or {})
         except UsageError as error:
             raise UsageError(f"config file {path}, section {section}: {error}") from error
     shared = {"data": content["data"]} if content.get("data") and reads_data(command) else {}

@@ -22,6 +22,13 @@ from balancer.config import Section, data_path, dump, merge, parse_assignment, r
 from balancer.errors import BalancerError, Interrupted, UsageError
 
 log = logging.getLogger("balancer")
+FOLDERS = (
+    "gan_run",
+    "synthetic",
+    "real",
+    "fake",
+    "training",
+)  # made absolute, so that --resume finds them from anywhere
 SETTING = "setting__"  # options whose name begins so carry a setting's path, with __ for the dots
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -199,13 +206,7 @@ def _explicit(
     data = explicit.get("data")
     if isinstance(data, dict) and data.get("path") is not None:
         explicit["data"] = {**data, "path": data_path(str(data["path"]))}
-    for key in (
-        "gan_run",
-        "synthetic",
-        "real",
-        "fake",
-        "training",
-    ):  # absolute, so that --resume finds them from anywhere
+    for key in FOLDERS:
         if isinstance(explicit.get(key), str):
             if not explicit[key].strip():
                 raise UsageError(f"setting {key!r} is empty; give a folder")

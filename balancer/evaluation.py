@@ -293,9 +293,13 @@ def evaluate(config: EvaluateConfig, inputs: Inputs, run: RunDir, device: torch.
         held_out = ImageSet(real.images, [f"held out: {g}" for g in real.groups], "held-out real images")
     quality = assess(config, train, held_out, fake, device)
     seconds = time.perf_counter() - begin
-    learnt = "Copies were searched among the training images." if held_out else (
-        "What the generator learnt from was not given (`--training`): copies were searched among the real images."
-    )  # fmt: skip
+    learnt = (
+        "Copies were searched among the training images."
+        if held_out
+        else (
+            "What the generator learnt from was not given (`--training`): copies were searched among the real images."
+        )
+    )
     report = {
         "title": f"{len(fake):,} synthetic images against {len(real.images):,} real ones",
         "about": [

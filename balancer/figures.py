@@ -135,5 +135,13 @@ def _cut(axes: Axes, steps: Sequence[int], values: Sequence[float]) -> None:
     for step, value in zip(steps, values, strict=True):
         if value > top:
             box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-            axes.annotate(f"↑ {value:.3g}", (step, top), (0, -14), textcoords="offset points", ha="center",
-                          fontsize=8, color=FAKE, bbox=box)  # fmt: skip
+            axes.annotate(
+                f"↑ {value:.3g}",
+                (step, top),
+                (0, -14),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+                color=FAKE,
+                bbox=box,
+            )

@@ -223,8 +223,12 @@ def _memorization_part(quality: dict[str, Any], shown: bool, pairs: list[dict[st
         ["synthetic nearer than real (0.5 expected)", f"{m['closeness']:.2f}, p {_p(m['p_value'])}"],
     ]
     if m["membership"] is not None:
-        rows.append(["training patients nearer to synthetic images than unseen ones (0.5 expected)",
-                     f"{m['membership']:.2f}, p {_p(m['membership_p'])}"])  # fmt: skip
+        rows.append(
+            [
+                "training patients nearer to synthetic images than unseen ones (0.5 expected)",
+                f"{m['membership']:.2f}, p {_p(m['membership_p'])}",
+            ]
+        )
     named = [f"pair {i}: `{p['synthetic']}` and `{p['training']}`, {p['distance']:.3f}" for i, p in enumerate(pairs, 1)]
     return Part("Copies", [text], Table(["", ""], rows), "closest" if shown else None, named)
 

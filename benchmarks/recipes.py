@@ -49,17 +49,26 @@ RECIPES: dict[str, tuple[str, list[str]]] = {
     "ema-t-lecam": ("+ EMA .99, translation, LeCam", [*EMA, *TRANSLATION, "lecam_weight=0.1"]),
     "r1": ("R1 in place of BatchNorm, EMA .995", R1),
     "r1-t": ("R1, EMA .995, translation", [*R1, *TRANSLATION]),
-    "r1-t-lr": ("R1, EMA .995, translation, both rates 5e-4", [*R1, *TRANSLATION, "lr_generator=5e-4", "lr_discriminator=5e-4"]),
-    "r1-t-ttur": ("R1, EMA .995, translation, minibatch SD, D's rate 6e-4",
-                  [*R1, *TRANSLATION, "minibatch_stddev=true", "lr_discriminator=6e-4"]),
-    "relativistic": ("R1 + R2, relativistic, EMA .995, translation, both rates 5e-4",
-                     [*R1, *TRANSLATION, "r2_weight=0.1", "loss=relativistic", "lr_generator=5e-4", "lr_discriminator=5e-4"]),
-    "spectral": ("spectral norm, hinge, EMA .995, D's rate 4e-4",
-                 [*LONGER, "discriminator_norm=spectral", "loss=hinge", "lr_discriminator=4e-4"]),
+    "r1-t-lr": (
+        "R1, EMA .995, translation, both rates 5e-4",
+        [*R1, *TRANSLATION, "lr_generator=5e-4", "lr_discriminator=5e-4"],
+    ),
+    "r1-t-ttur": (
+        "R1, EMA .995, translation, minibatch SD, D's rate 6e-4",
+        [*R1, *TRANSLATION, "minibatch_stddev=true", "lr_discriminator=6e-4"],
+    ),
+    "relativistic": (
+        "R1 + R2, relativistic, EMA .995, translation, both rates 5e-4",
+        [*R1, *TRANSLATION, "r2_weight=0.1", "loss=relativistic", "lr_generator=5e-4", "lr_discriminator=5e-4"],
+    ),
+    "spectral": (
+        "spectral norm, hinge, EMA .995, D's rate 4e-4",
+        [*LONGER, "discriminator_norm=spectral", "loss=hinge", "lr_discriminator=4e-4"],
+    ),
     "upsample": ("+ EMA .99, translation, upsample + convolution", [*EMA, *TRANSLATION, "architecture=upsample"]),
     "residual": ("residual, R1, EMA .995, translation", [*R1, *TRANSLATION, "architecture=residual"]),
     "wgan-gp": ("WGAN-GP", ["preset=wgan_gp"]),
-}  # fmt: skip
+}
 
 
 def folder(out: Path, name: str, seed: int) -> Path:
@@ -152,8 +161,20 @@ def main() -> None:
         for seed in seeds:
             for name in names:
                 train(asked.out, name, seed, asked.steps, asked.set)
-    columns = ["FD", "KID", "precision", "recall", "coverage", "AUROC", "FD train", "KID train", "FD (random-conv)",
-               "KID (random-conv)", "step", "images/s"]  # fmt: skip
+    columns = [
+        "FD",
+        "KID",
+        "precision",
+        "recall",
+        "coverage",
+        "AUROC",
+        "FD train",
+        "KID train",
+        "FD (random-conv)",
+        "KID (random-conv)",
+        "step",
+        "images/s",
+    ]
     print(f"| recipe | seeds | {' | '.join(columns)} |\n| --- | ---: |{' ---: |' * len(columns)}")
     for name in ["real", *names]:
         runs = [folder(asked.out, name, seed) for seed in seeds]

@@ -136,8 +136,15 @@ def run_trial(
     folder.mkdir(parents=True, exist_ok=True)
     trainer.save_classifier(folder / "model.pt", config, regime, trial_seed, data, fitted)
     with atomic_file(folder / "predictions.npz") as handle:
-        np.savez(handle, val_index=val, val_true=data.labels[val], val_score=fitted.val_score,
-                 test_index=test, test_true=data.labels[test], test_score=score)  # fmt: skip
+        np.savez(
+            handle,
+            val_index=val,
+            val_true=data.labels[val],
+            val_score=fitted.val_score,
+            test_index=test,
+            test_true=data.labels[test],
+            test_score=score,
+        )
     counts = np.bincount(train.labels, minlength=len(CLASSES)).tolist()
     return {
         "regime": regime.name,
@@ -187,8 +194,16 @@ def ablate(config: AblateConfig, study: Study, run: RunDir, device: torch.device
                     stop.signum, f"{kept} of {len(plan)} trials are kept; continue with --resume {run.path}"
                 ) from stop
             append_jsonl(run / RESULTS, row)
-            log.info("[%d/%d] %s, seed %d: validation NLL %.4f at step %d, %.0f s", number, len(plan), regime.name, seed,
-                     row["val"]["nll"], row["selected_step"], row["seconds"])  # fmt: skip
+            log.info(
+                "[%d/%d] %s, seed %d: validation NLL %.4f at step %d, %.0f s",
+                number,
+                len(plan),
+                regime.name,
+                seed,
+                row["val"]["nll"],
+                row["selected_step"],
+                row["seconds"],
+            )
     return read_jsonl(run / RESULTS)
 
 

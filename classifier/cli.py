@@ -26,22 +26,28 @@ def main() -> None:
 
 TRAIN_SETTINGS = (
     setting("--synthetic", "synthetic", metavar="DIR", help="A finished synthesis. [default: the newest]"),
-    setting("--synthetic-count", "synthetic_count", metavar="deficit|all|N", help="How many of them. [default: deficit]"),
+    setting(
+        "--synthetic-count", "synthetic_count", metavar="deficit|all|N", help="How many of them. [default: deficit]"
+    ),
     setting("--model", "model", help="small_cnn, s2_cnn, or a torchvision name such as resnet18. [default: small_cnn]"),
-    setting("--weights", "weights", metavar="imagenet|none|FILE", help="Weights of a torchvision model. [default: none]"),
+    setting(
+        "--weights", "weights", metavar="imagenet|none|FILE", help="Weights of a torchvision model. [default: none]"
+    ),
     setting("--augmentation", "augmentation", help="Preset of classical transforms: mild or s2. [default: mild]"),
     setting("--steps", "steps", type=int, help="Optimiser steps, the same in every regime."),
     setting("--batch-size", "batch_size", type=int, help="Images per step."),
-)  # fmt: skip
+)
 
 
 @run_command(
     main,
     "ablate",
-    setting("--regimes", "regimes", metavar="LIST", help="all, controls, or names such as baseline,gan. [default: all]"),
+    setting(
+        "--regimes", "regimes", metavar="LIST", help="all, controls, or names such as baseline,gan. [default: all]"
+    ),
     setting("--seeds", "seeds", type=int, help="Paired trial seeds per regime. [default: 3]"),
     *TRAIN_SETTINGS,
-)  # fmt: skip
+)
 def ablate(asked: Invocation) -> Outcome:
     """Train under every regime with paired seeds; write the table, the figures and every trial's result."""
     return _study(asked)

@@ -20,8 +20,22 @@ from PIL import Image
 from balancer.gan import trainer
 from balancer.gan.checkpoint import read_checkpoint
 
-TINY = ["--steps", "4", "--batch-size", "4", "--image-size", "16", "--set", "generator_width=2",
-        "--set", "discriminator_width=2", "--set", "z_dim=5", "--set", "log_every=1"]  # fmt: skip
+TINY = [
+    "--steps",
+    "4",
+    "--batch-size",
+    "4",
+    "--image-size",
+    "16",
+    "--set",
+    "generator_width=2",
+    "--set",
+    "discriminator_width=2",
+    "--set",
+    "z_dim=5",
+    "--set",
+    "log_every=1",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -37,8 +51,22 @@ def test_help(flag: str) -> None:
     assert "synthesize" in text
     for command, own in (("gan-train", "--preset"), ("synthesize", "--n ")):
         text = done(balancer(command, flag)).stdout
-        shared = ("--data", "--config", "--set", "--seed", "--device", "--out", "--resume", "--force", "--dry-run",
-                  "--json", "--quiet", "--verbose", "--image-size", "--val-fraction")  # fmt: skip
+        shared = (
+            "--data",
+            "--config",
+            "--set",
+            "--seed",
+            "--device",
+            "--out",
+            "--resume",
+            "--force",
+            "--dry-run",
+            "--json",
+            "--quiet",
+            "--verbose",
+            "--image-size",
+            "--val-fraction",
+        )
         for option in (own, *shared):
             assert option in text, f"{command} {option}"
 

@@ -296,7 +296,7 @@ def test_a_file_serves_several_commands(file: Path) -> None:
         (b"gan-train: {steps: 3}", "did you mean 'gan_train'?"),
         (b"5: {}", "unknown section 5"),
         (b"gan_train: {stepz: 3}", "unknown setting 'stepz'; did you mean 'steps'?"),
-        (b"data: {image_sise: 3}", "unknown setting 'data.image_sise'; did you mean 'data.image_size'?"),
+        (b"data: {image_sise: 3}", "section data: unknown setting 'image_sise'; did you mean 'image_size'?"),
         (b"gan_train: {5: 1}", "unknown setting '5'"),
         (b"gan_train: {data: 5}", "setting 'data' is 5; expected a mapping"),
         (b"data: 5", "section 'data' is a int"),

@@ -15,7 +15,8 @@ from balancer.cli import main as balancer
 from balancer.data.folder import CLASSES, read_folder
 from classifier.cli import main as classifier
 
-TINY_GAN = "--steps 6 --batch-size 8 --image-size 32 --set generator_width=4 --set discriminator_width=4".split()  # noqa: SIM905 (read as typed)
+TINY_GAN = ["--steps", "6", "--batch-size", "8", "--image-size", "32"]
+TINY_GAN += ["--set", "generator_width=4", "--set", "discriminator_width=4"]
 TINY_TRAIN = ["--steps", "4", "--set", "evaluations=2", "--seeds", "2"]
 
 
@@ -102,8 +103,12 @@ def test_console_scripts_start_and_fail_in_one_line(tmp_path):
         assert "Usage" in done.stdout
     missing = subprocess.run(
         [bin_dir / "balancer", "gan-train", "--data", tmp_path / "nowhere"],
-        capture_output=True, text=True, cwd=tmp_path, env=environment, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+        check=False,
+    )
     assert missing.returncode == 1
     assert missing.stdout == ""
     assert missing.stderr.count("\n") == 1

@@ -67,9 +67,17 @@ def test_a_complete_run(real: Path, fake: Path, runs_cwd: Path) -> None:
     run = Path(content["run"])
     assert run.parent == Path("runs/evaluate")
     assert {p.name for p in run.iterdir()} == {
-        "config.yaml", "env.json", "log.txt", "report.json", "report.md", "report.html", "grid.png", "closest.png",
-        "spectrum.png", "done",
-    }  # fmt: skip
+        "config.yaml",
+        "env.json",
+        "log.txt",
+        "report.json",
+        "report.md",
+        "report.html",
+        "grid.png",
+        "closest.png",
+        "spectrum.png",
+        "done",
+    }
     report = json.loads((run / "report.json").read_text())
     assert content == {"run": str(run), **report}
     assert report["data"]["counts"] == {"real": 20, "fake": 16}
@@ -95,8 +103,21 @@ def test_the_same_seed_gives_the_same_report(real: Path, fake: Path, runs_cwd: P
 
 def test_help() -> None:
     text = done(balancer("evaluate", "--help")).stdout
-    for option in ("--real", "--fake", "--training", "--image-size", "--max-bad", "--inception-weights", "--seed", "--config",
-                   "--out", "--resume", "--force", "--dry-run", "--json"):  # fmt: skip
+    for option in (
+        "--real",
+        "--fake",
+        "--training",
+        "--image-size",
+        "--max-bad",
+        "--inception-weights",
+        "--seed",
+        "--config",
+        "--out",
+        "--resume",
+        "--force",
+        "--dry-run",
+        "--json",
+    ):
         assert option in text
     assert "--data" not in text
     assert "evaluate" in done(balancer("--help")).stdout

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from balancer.errors import BalancerError
 from balancer.events import Events, check_installed
@@ -19,10 +21,6 @@ def test_off(tmp_path: Path) -> None:
 
 
 def test_what_is_written_can_be_read(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    from PIL import Image
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     sheet = np.arange(20 * 12, dtype=np.uint8).reshape(20, 12)
     events = Events(tmp_path / "events", True, 0)
     for step in (5, 10):
@@ -43,9 +41,6 @@ def test_what_is_written_can_be_read(tmp_path: Path) -> None:
 
 def test_a_resumed_run_takes_back_what_it_will_write_again(tmp_path: Path) -> None:
     """A kill came after step 30 was written but before it was saved: the curve goes on from step 20."""
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     for begin, steps, value in ((0, (10, 20, 30), 1.0), (20, (30, 40), 2.0)):
         events = Events(tmp_path, True, begin)
         for step in steps:

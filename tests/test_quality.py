@@ -308,18 +308,32 @@ def test_percent_and_times() -> None:
 
 def row(**changes: Any) -> dict[str, Any]:
     plain = {
-        "features": "chest-xray-128", "frechet_name": "Fréchet distance", "reference": "validation", "n_real": 50, "n_fake": 50,
-        "frechet": 1.0, "frechet_floor": 1.0, "kid": 0.0, "kid_sd": 0.01, "kid_floor": 0.0, "kid_sd_floor": 0.01,
-        "overlap": None, "overlap_floor": None,
-    }  # fmt: skip
+        "features": "chest-xray-128",
+        "frechet_name": "Fréchet distance",
+        "reference": "validation",
+        "n_real": 50,
+        "n_fake": 50,
+        "frechet": 1.0,
+        "frechet_floor": 1.0,
+        "kid": 0.0,
+        "kid_sd": 0.01,
+        "kid_floor": 0.0,
+        "kid_sd_floor": 0.01,
+        "overlap": None,
+        "overlap_floor": None,
+    }
     return plain | changes
 
 
 def words(**changes: Any) -> list[str]:
     found = {
-        "reference": "validation", "same_images": None, "distances": [row(**changes)], "two_sample": [], "memorization": None,
+        "reference": "validation",
+        "same_images": None,
+        "distances": [row(**changes)],
+        "two_sample": [],
+        "memorization": None,
         "spectrum": None,
-    }  # fmt: skip
+    }
     assert verdict(found)
     return [r["reading"] for r in readings(found)]
 
@@ -370,9 +384,12 @@ def test_what_the_verdict_says_of_variety(precision: float, recall: float, cover
     overlap = {"precision": precision, "recall": recall, "density": 1.0, "coverage": coverage}
     floor = {"precision": 0.9, "recall": 0.94, "density": 1.0, "coverage": 0.97}
     found = {
-        "reference": "validation", "same_images": None, "distances": [row(overlap=overlap, overlap_floor=floor)],
-        "two_sample": [], "memorization": None,
-    }  # fmt: skip
+        "reference": "validation",
+        "same_images": None,
+        "distances": [row(overlap=overlap, overlap_floor=floor)],
+        "two_sample": [],
+        "memorization": None,
+    }
     assert said in verdict(found)
 
 

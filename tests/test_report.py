@@ -50,9 +50,20 @@ def test_both_forms_hold_every_part_and_every_cell(report: dict[str, Any]) -> No
     plain = html.unescape(re.sub(r"<[^>]+>", "", page))
     made = parts(report)
     assert [p.title for p in made] == [
-        "In short", "Synthetic beside real", "Copies", "Spectrum", "Over training", "Distances", "Overlap", "Two-sample tests",
-        "The data set's own shift", "Notes", "How this was made", "Caveats", "References",
-    ]  # fmt: skip
+        "In short",
+        "Synthetic beside real",
+        "Copies",
+        "Spectrum",
+        "Over training",
+        "Distances",
+        "Overlap",
+        "Two-sample tests",
+        "The data set's own shift",
+        "Notes",
+        "How this was made",
+        "Caveats",
+        "References",
+    ]
     for part in made:
         assert f"## {part.title}\n" in markdown
         assert part.title in plain
@@ -92,8 +103,11 @@ def test_the_page_stands_alone(report: dict[str, Any]) -> None:
         FIGURES[name] for name in ("grid", "closest", "spectrum", "training")
     ]
     assert re.findall(r"!\[[^]]*\]\(([^)]*)\)", render_markdown(report)) == [
-        "grid.png", "closest.png", "spectrum.png", "training.png",
-    ]  # fmt: skip
+        "grid.png",
+        "closest.png",
+        "spectrum.png",
+        "training.png",
+    ]
 
 
 def test_nothing_from_outside_is_taken_as_html(report: dict[str, Any]) -> None:
@@ -128,9 +142,15 @@ def test_no_figure_is_called_fid_without_inception(report: dict[str, Any]) -> No
 
 def test_missing_parts_are_left_out(report: dict[str, Any]) -> None:
     report["quality"] |= {
-        "distances": [], "shift": [], "two_sample": [], "memorization": None, "spectrum": None, "readings": [], "notes": [],
+        "distances": [],
+        "shift": [],
+        "two_sample": [],
+        "memorization": None,
+        "spectrum": None,
+        "readings": [],
+        "notes": [],
         "reference": None,
-    }  # fmt: skip
+    }
     report["figures"], report["closest"] = ["grid"], []
     assert [p.title for p in parts(report)] == ["Synthetic beside real", "How this was made", "Caveats", "References"]
     render_html(report, {"grid": PNG})

@@ -23,11 +23,32 @@ from balancer.manifest import MANIFEST_COLUMNS
 from balancer.seeding import derive_seed
 
 SIZE = 16
-GAN = ["--steps", "3", "--batch-size", "4", "--image-size", str(SIZE), "--set", "generator_width=2",
-       "--set", "discriminator_width=2", "--set", "z_dim=5",
-       "--set", "lr_generator=0.05"]  # fmt: skip
-QUICK = ["--inception-weights", "off", "--set", "kid_subsets=2", "--set", "kid_subset_size=4",
-         "--set", "two_sample=false"]  # fmt: skip
+GAN = [
+    "--steps",
+    "3",
+    "--batch-size",
+    "4",
+    "--image-size",
+    str(SIZE),
+    "--set",
+    "generator_width=2",
+    "--set",
+    "discriminator_width=2",
+    "--set",
+    "z_dim=5",
+    "--set",
+    "lr_generator=0.05",
+]
+QUICK = [
+    "--inception-weights",
+    "off",
+    "--set",
+    "kid_subsets=2",
+    "--set",
+    "kid_subset_size=4",
+    "--set",
+    "two_sample=false",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -76,9 +97,19 @@ def test_exactly_n_grey_eight_bit_images(hundred_and_thirty: Path) -> None:
             contents.add(image.tobytes())
     assert len(contents) == 130, "no image twice"
     assert {p.name for p in hundred_and_thirty.iterdir()} >= {
-        "images", "manifest.csv", "grid.png", "closest.png", "spectrum.png", "report.json", "report.md", "report.html",
-        "config.yaml", "env.json", "log.txt", "done",
-    }  # fmt: skip
+        "images",
+        "manifest.csv",
+        "grid.png",
+        "closest.png",
+        "spectrum.png",
+        "report.json",
+        "report.md",
+        "report.html",
+        "config.yaml",
+        "env.json",
+        "log.txt",
+        "done",
+    }
 
 
 def test_the_manifest_tells_the_truth(hundred_and_thirty: Path, chest: Path) -> None:

@@ -139,8 +139,15 @@ def load_dataset(config: DataConfig, require: Iterable[str] = ("train",)) -> Dat
     )
     _check_folds(data, require)
     notes += _shared_numbers(data)
-    log.info("data: %s; train %d + %d, val %d + %d, test %d + %d (%s + %s); split %s",
-             path, *data.counts("train"), *data.counts("val"), *data.counts("test"), *CLASSES, data.split_hash)  # fmt: skip
+    log.info(
+        "data: %s; train %d + %d, val %d + %d, test %d + %d (%s + %s); split %s",
+        path,
+        *data.counts("train"),
+        *data.counts("val"),
+        *data.counts("test"),
+        *CLASSES,
+        data.split_hash,
+    )
     return data
 
 

@@ -93,9 +93,14 @@ class UpBlock(nn.Module):
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
         self.branch = nn.Sequential(
-            nn.BatchNorm2d(c_in), nn.ReLU(inplace=True), nn.Upsample(scale_factor=2), nn.Conv2d(c_in, c_out, 3, padding=1, bias=False),
-            nn.BatchNorm2d(c_out), nn.ReLU(inplace=True), nn.Conv2d(c_out, c_out, 3, padding=1),
-        )  # fmt: skip
+            nn.BatchNorm2d(c_in),
+            nn.ReLU(inplace=True),
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(c_in, c_out, 3, padding=1, bias=False),
+            nn.BatchNorm2d(c_out),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(c_out, c_out, 3, padding=1),
+        )
         # convolving before upsampling gives the same as after it, at a quarter of the cost
         self.skip = nn.Sequential(nn.Conv2d(c_in, c_out, 1), nn.Upsample(scale_factor=2))
 
@@ -115,8 +120,12 @@ class ResidualGenerator(nn.Module):
         self.project = nn.Linear(z_dim, channels[0] * base**2)
         blocks = [UpBlock(c_in, c_out) for c_in, c_out in zip(channels, [*channels[1:], channels[-1]], strict=True)]
         self.layers = nn.Sequential(
-            *blocks, nn.BatchNorm2d(channels[-1]), nn.ReLU(inplace=True), nn.Conv2d(channels[-1], 1, 3, padding=1), nn.Tanh()
-        )  # fmt: skip
+            *blocks,
+            nn.BatchNorm2d(channels[-1]),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels[-1], 1, 3, padding=1),
+            nn.Tanh(),
+        )
         self.apply(init_he)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -136,8 +145,16 @@ class MinibatchStddev(nn.Module):
         return torch.cat([x, spread.expand(len(x), 1, *x.shape[2:])], 1)
 
 
-def _convolution(c_in: int, c_out: int, kernel: int, stride: int, padding: int, norm: str, first: bool = False,
-                 init: Callable[[nn.Module], None] | None = None) -> list[nn.Module]:  # fmt: skip
+def _convolution(
+    c_in: int,
+    c_out: int,
+    kernel: int,
+    stride: int,
+    padding: int,
+    norm: str,
+    first: bool = False,
+    init: Callable[[nn.Module], None] | None = None,
+) -> list[nn.Module]:
     """A convolution of a discriminator with its normalisation; the first layer has no BatchNorm."""
     batch = norm == "batch"
     conv = nn.Conv2d(c_in, c_out, kernel, stride=stride, padding=padding, bias=not batch)
@@ -178,9 +195,12 @@ class DownBlock(nn.Module):
     def __init__(self, c_in: int, c_out: int, norm: str) -> None:
         super().__init__()
         self.branch = nn.Sequential(
-            nn.LeakyReLU(0.2), *_convolution(c_in, c_in, 3, 1, 1, norm, init=init_he),
-            nn.LeakyReLU(0.2), *_convolution(c_in, c_out, 3, 1, 1, norm, init=init_he), nn.AvgPool2d(2),
-        )  # fmt: skip
+            nn.LeakyReLU(0.2),
+            *_convolution(c_in, c_in, 3, 1, 1, norm, init=init_he),
+            nn.LeakyReLU(0.2),
+            *_convolution(c_in, c_out, 3, 1, 1, norm, init=init_he),
+            nn.AvgPool2d(2),
+        )
         self.skip = nn.Sequential(nn.AvgPool2d(2), *_convolution(c_in, c_out, 1, 1, 0, norm, init=init_he))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -227,11 +247,20 @@ class S2Generator(nn.Module):
         # Keras: epsilon 1e-3 and momentum .99 (torch counts the other way round)
         norms = [nn.BatchNorm2d(n, eps=1e-3, momentum=0.01) for n in c]
         self.layers = nn.Sequential(
-            norms[0], nn.LeakyReLU(0.2), nn.ConvTranspose2d(c[0], c[1], 5, stride=2, padding=2, output_padding=1),
-            norms[1], nn.LeakyReLU(0.2), nn.ConvTranspose2d(c[1], c[2], 5, stride=2, padding=2, output_padding=1),
-            norms[2], nn.LeakyReLU(0.2), nn.ConvTranspose2d(c[2], c[3], 5, padding=2),
-            norms[3], nn.LeakyReLU(0.2), nn.ConvTranspose2d(c[3], 1, 5, padding=2), nn.Sigmoid(),
-        )  # fmt: skip
+            norms[0],
+            nn.LeakyReLU(0.2),
+            nn.ConvTranspose2d(c[0], c[1], 5, stride=2, padding=2, output_padding=1),
+            norms[1],
+            nn.LeakyReLU(0.2),
+            nn.ConvTranspose2d(c[1], c[2], 5, stride=2, padding=2, output_padding=1),
+            norms[2],
+            nn.LeakyReLU(0.2),
+            nn.ConvTranspose2d(c[2], c[3], 5, padding=2),
+            norms[3],
+            nn.LeakyReLU(0.2),
+            nn.ConvTranspose2d(c[3], 1, 5, padding=2),
+            nn.Sigmoid(),
+        )
         self.apply(init_glorot)
 
     def forward(self, z: Tensor) -> Tensor:

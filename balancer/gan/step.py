@@ -152,9 +152,14 @@ def _discriminator_step(
 
 
 def _penalties(
-    config: GanTrainConfig, state: GanState, real: Tensor, fake: Tensor, real_logits: Tensor, fake_logits: Tensor,
+    config: GanTrainConfig,
+    state: GanState,
+    real: Tensor,
+    fake: Tensor,
+    real_logits: Tensor,
+    fake_logits: Tensor,
     source: torch.Generator,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     total = real_logits.new_zeros(())
     if config.r1_weight:
         total = total + config.r1_weight / 2 * zero_centred_penalty(real_logits, real)

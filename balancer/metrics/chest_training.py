@@ -62,9 +62,13 @@ def weak_view(images: Tensor, source: torch.Generator) -> Tensor:
     """What the features should not see: a few pixels of position, a little gain, a trace of noise."""
     n = len(images)
     moved = warp(
-        images, uniform(n, -0.05, 0.05, source), uniform(n, 0.96, 1.04, source),
-        torch.stack([uniform(n, -0.03, 0.03, source), uniform(n, -0.03, 0.03, source)], 1), torch.zeros(n), source,
-    )  # fmt: skip
+        images,
+        uniform(n, -0.05, 0.05, source),
+        uniform(n, 0.96, 1.04, source),
+        torch.stack([uniform(n, -0.03, 0.03, source), uniform(n, -0.03, 0.03, source)], 1),
+        torch.zeros(n),
+        source,
+    )
     gain, offset = uniform(n, 0.96, 1.04, source), uniform(n, -0.04, 0.04, source)
     noise = 0.02 * torch.randn(images.shape, generator=source)
     return (moved * gain[:, None, None, None] + offset[:, None, None, None] + noise).clamp(-1, 1)

@@ -22,9 +22,16 @@ CHUNK = 256  # images transformed at once
 # Where up-convolutions of stride 2 leave their grid: the last one repeats every 2 pixels, the one before it every 4.
 # (vertical, horizontal) in cycles/pixel, one of each pair f and -f, which are equal in a real image.
 GRID_POINTS = (
-    (0.0, 0.5), (0.5, 0.0), (0.5, 0.5),
-    (0.0, 0.25), (0.25, 0.0), (0.25, 0.25), (0.25, -0.25), (0.25, 0.5), (0.5, 0.25),
-)  # fmt: skip
+    (0.0, 0.5),
+    (0.5, 0.0),
+    (0.5, 0.5),
+    (0.0, 0.25),
+    (0.25, 0.0),
+    (0.25, 0.25),
+    (0.25, -0.25),
+    (0.25, 0.5),
+    (0.5, 0.25),
+)
 RING = 2  # bins from a grid point to its neighbourhood: under the Hann window a line ends one bin short of it
 SHARP_DB, CHECKERBOARD_DB = 1.0, 3.0  # what reading() calls equal, and what it calls a peak
 

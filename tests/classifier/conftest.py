@@ -44,8 +44,16 @@ def in_memory(train: tuple[int, int], val: tuple[int, int] = (6, 6), test: tuple
     n = len(labels)
     digests = [f"{i:064x}" for i in range(n)]
     return Dataset(
-        "memory", np.concatenate(images), np.array(labels), np.array(folds), records, digests, digests, "0" * 16, "f" * 16
-    )  # fmt: skip
+        "memory",
+        np.concatenate(images),
+        np.array(labels),
+        np.array(folds),
+        records,
+        digests,
+        digests,
+        "0" * 16,
+        "f" * 16,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -110,5 +118,18 @@ def small_synthesis(small_data: Dataset, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="session")
 def small_args(_chest_template: Path) -> tuple[str, ...]:
     """Options that make a run of the classifier take a second."""
-    return ("--data", str(_chest_template), "--image-size", str(SIZE), "--steps", "6", "--batch-size", "8",
-            "--set", "evaluations=3", "--device", "cpu", "-q")  # fmt: skip
+    return (
+        "--data",
+        str(_chest_template),
+        "--image-size",
+        str(SIZE),
+        "--steps",
+        "6",
+        "--batch-size",
+        "8",
+        "--set",
+        "evaluations=3",
+        "--device",
+        "cpu",
+        "-q",
+    )

@@ -36,8 +36,17 @@ def plausible(folder: Path, regimes: list[str], seeds: int, steps: int = 4) -> l
             ]
             kept = min(history, key=lambda h: h["val_nll"])["step"]
             test = evaluate(truth, score, 0.6)
-            rows.append({"regime": regime, "trial_seed": seed, "history": history, "selected_step": kept, "test": test,
-                         "val": test, "folder": place.relative_to(folder).as_posix()})  # fmt: skip
+            rows.append(
+                {
+                    "regime": regime,
+                    "trial_seed": seed,
+                    "history": history,
+                    "selected_step": kept,
+                    "test": test,
+                    "val": test,
+                    "folder": place.relative_to(folder).as_posix(),
+                }
+            )
     return rows
 
 

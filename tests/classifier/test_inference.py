@@ -84,9 +84,16 @@ def test_train_prints_what_evaluate_prints(trained: Path, small_args: Args, clas
 
 
 def test_a_training_leaves_a_whole_run(trained: Path) -> None:
-    assert {"config.yaml", "env.json", "split.csv", "metrics.jsonl", "model.pt", "predictions.npz", "result.json", "done"} <= {
-        p.name for p in trained.iterdir()
-    }  # fmt: skip
+    assert {
+        "config.yaml",
+        "env.json",
+        "split.csv",
+        "metrics.jsonl",
+        "model.pt",
+        "predictions.npz",
+        "result.json",
+        "done",
+    } <= {p.name for p in trained.iterdir()}
     row = json.loads((trained / "result.json").read_text())
     metrics = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert metrics == row["history"]
@@ -270,8 +277,20 @@ def test_weights_from_a_file_are_not_needed_again(
     from torchvision import models
 
     torch.save(models.shufflenet_v2_x0_5().state_dict(), tmp_path / "w.pth")
-    options = ("--model", "shufflenet_v2_x0_5", "--weights", tmp_path / "w.pth", "--set", "normalisation=imagenet",
-               "--image-size", "32", "--steps", "1", "--out", tmp_path / "run")  # fmt: skip
+    options = (
+        "--model",
+        "shufflenet_v2_x0_5",
+        "--weights",
+        tmp_path / "w.pth",
+        "--set",
+        "normalisation=imagenet",
+        "--image-size",
+        "32",
+        "--steps",
+        "1",
+        "--out",
+        tmp_path / "run",
+    )
     result = classifier("train", *small_args, *options)
     assert result.exit_code == 0, result.output
     (tmp_path / "w.pth").unlink()

@@ -97,8 +97,9 @@ def test_an_image_does_not_depend_on_the_counts(small_set: Path, tmp_path: Path)
 
 def test_images_of_a_patient_share_the_anatomy_not_the_film() -> None:
     anatomies = [draw_patient(np.random.default_rng(i)) for i in range(12)]
-    films = np.stack([[draw_image(a, 0, np.random.default_rng([i, v]), 64) for v in (0, 1)]
-                      for i, a in enumerate(anatomies)]).astype(float)  # fmt: skip
+    films = np.stack(
+        [[draw_image(a, 0, np.random.default_rng([i, v]), 64) for v in (0, 1)] for i, a in enumerate(anatomies)]
+    ).astype(float)
     films -= films.mean((2, 3), keepdims=True)
     films /= films.std((2, 3), keepdims=True)
     alike = np.einsum("aij,bij->ab", films[:, 0], films[:, 1]) / 64**2  # correlations of views

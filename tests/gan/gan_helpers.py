@@ -37,21 +37,45 @@ TINY: dict[str, Any] = {
 RECIPES: dict[str, dict[str, Any]] = {
     "rmsprop, no average": {"optimizer": "rmsprop", "ema_decay": 0.0, "z_distribution": "uniform"},
     "upsample, lazy R1, minibatch sd": {
-        "architecture": "upsample", "discriminator_norm": "none", "r1_weight": 2.0, "penalty_every": 3, "minibatch_stddev": True,
+        "architecture": "upsample",
+        "discriminator_norm": "none",
+        "r1_weight": 2.0,
+        "penalty_every": 3,
+        "minibatch_stddev": True,
     },
     "everything adaptive": {
-        "architecture": "residual", "discriminator_norm": "spectral", "loss": "hinge", "lecam_weight": 0.1, "n_dis": 2,
-        "diffaugment": ["brightness", "translation", "cutout"], "ada_target": -0.9, "ada_images": 40,
+        "architecture": "residual",
+        "discriminator_norm": "spectral",
+        "loss": "hinge",
+        "lecam_weight": 0.1,
+        "n_dis": 2,
+        "diffaugment": ["brightness", "translation", "cutout"],
+        "ada_target": -0.9,
+        "ada_images": 40,
     },
     "spectral WGAN, lazy": {
-        "loss": "wasserstein", "discriminator_norm": "spectral", "gradient_penalty_weight": 1.0, "penalty_every": 2, "n_dis": 3,
+        "loss": "wasserstein",
+        "discriminator_norm": "spectral",
+        "gradient_penalty_weight": 1.0,
+        "penalty_every": 2,
+        "n_dis": 3,
     },
     "relativistic, augmented, TTUR": {
-        "loss": "relativistic", "discriminator_norm": "none", "r1_weight": 1.0, "r2_weight": 0.5, "diffaugment": ["contrast"],
-        "lr_discriminator": 4e-4, "lecam_weight": 0.01,
+        "loss": "relativistic",
+        "discriminator_norm": "none",
+        "r1_weight": 1.0,
+        "r2_weight": 0.5,
+        "diffaugment": ["contrast"],
+        "lr_discriminator": 4e-4,
+        "lecam_weight": 0.01,
     },
-    "bfloat16": {"precision": "bfloat16", "discriminator_norm": "none", "r1_weight": 1.0, "gradient_penalty_weight": 1.0},
-}  # fmt: skip
+    "bfloat16": {
+        "precision": "bfloat16",
+        "discriminator_norm": "none",
+        "r1_weight": 1.0,
+        "gradient_penalty_weight": 1.0,
+    },
+}
 
 
 def config(**changes: Any) -> GanTrainConfig:

@@ -77,8 +77,12 @@ def resume(path: Path, data: Dataset, **changes: Any) -> None:
 def test_a_round_trip_restores_everything(tmp_path: Path) -> None:
     """Weights, buffers, averages, optimisers, ADA's and LeCam's memory, the step and the best snapshot."""
     changes = {
-        "preset": "sngan", "ada_target": -0.5, "ada_images": 50, "lecam_weight": 0.1, "steps": 9,
-    }  # fmt: skip
+        "preset": "sngan",
+        "ada_target": -0.5,
+        "ada_images": 50,
+        "lecam_weight": 0.1,
+        "steps": 9,
+    }
     state = stepped(3, **changes)
     state.best = {"step": 2, "kid": -0.25, "frechet": 3.5}
     assert all(value.any() for value in state.memory.values()), "something to restore"
@@ -195,8 +199,15 @@ def test_a_checkpoint_with_a_part_missing_is_refused(missing: str, path: Path) -
 
 @pytest.mark.parametrize(
     "content",
-    [{}, {"format": FORMAT}, {"format": 1, **dict.fromkeys(KEYS, 0)}, {"format": 3, **dict.fromkeys(KEYS, 0)}, [1, 2], torch.zeros(3)],
-)  # fmt: skip
+    [
+        {},
+        {"format": FORMAT},
+        {"format": 1, **dict.fromkeys(KEYS, 0)},
+        {"format": 3, **dict.fromkeys(KEYS, 0)},
+        [1, 2],
+        torch.zeros(3),
+    ],
+)
 def test_something_else_is_refused(content: Any, tmp_path: Path) -> None:
     """The format before this one too: it has neither memory nor a best snapshot."""
     torch.save(content, tmp_path / "x.pt")

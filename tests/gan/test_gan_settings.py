@@ -99,9 +99,15 @@ def test_impossible_settings_are_found_before_anything_is_made(changes: dict[str
 @pytest.mark.parametrize("norm", ["none", "spectral"])
 def test_what_goes_together_is_let_through(architecture: str, norm: str) -> None:
     trainer.check(
-        config(architecture=architecture, discriminator_norm=norm, r1_weight=1, gradient_penalty_weight=1,
-               diffaugment=["cutout"], ada_target=0.6)
-    )  # fmt: skip
+        config(
+            architecture=architecture,
+            discriminator_norm=norm,
+            r1_weight=1,
+            gradient_penalty_weight=1,
+            diffaugment=["cutout"],
+            ada_target=0.6,
+        )
+    )
 
 
 def test_tensorboard_that_is_not_installed_is_found_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,8 @@ from gan_helpers import (
     run_training,
 )
 from PIL import Image
+from streams import disturb_global_streams
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from balancer.augmentation.differentiable import DIFFAUGMENT
 from balancer.cli import main as balancer_command
@@ -55,8 +57,7 @@ def test_resumed_equals_uninterrupted(recipe: str, stop: int, tmp_path: Path, mo
         with pytest.raises(Interrupted, match=rf"SIGINT: saved at step {stop} of 8; continue with --resume .*parts"):
             run_training(tmp_path / "parts", settings, data)
     assert read_checkpoint(tmp_path / "parts" / CHECKPOINT, CPU)["step"] == stop
-    torch.manual_seed(999)  # the global streams of the new process are others
-    np.random.seed(999)  # noqa: NPY002
+    disturb_global_streams(999)  # those of the new process are others
     run_training(tmp_path / "parts", settings, data, resume=True)
     whole, parts = (read_checkpoint(tmp_path / name / CHECKPOINT, CPU) for name in ("whole", "parts"))
     assert whole["step"] == 8
@@ -339,9 +340,6 @@ def test_losses_that_are_not_numbers_keep_the_last_snapshot(tmp_path: Path, monk
 
 def test_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every figure of every row, and the grids, through an interruption."""
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     settings = config(tensorboard=True, snapshot_every=4, preset="sngan", ada_target=0.1)
     with monkeypatch.context() as patch:
         interrupt_after(patch, 4, signal.SIGINT)

@@ -69,15 +69,21 @@ def test_s2_generator_has_the_published_number_of_values() -> None:
 
 def test_s2_generator_geometry() -> None:
     assert shapes(S2Generator(148, 100, 4), torch.zeros(1, 100), (nn.ConvTranspose2d,)) == [
-        (16, 74, 74), (8, 148, 148), (4, 148, 148), (1, 148, 148),
-    ]  # fmt: skip
+        (16, 74, 74),
+        (8, 148, 148),
+        (4, 148, 148),
+        (1, 148, 148),
+    ]
 
 
 def test_s2_discriminator_geometry_and_count() -> None:
     net = S2Discriminator(148, 32)
     assert shapes(net, torch.zeros(1, 1, 148, 148), (nn.Conv2d,)) == [
-        (32, 74, 74), (64, 37, 37), (128, 19, 19), (256, 19, 19),
-    ]  # fmt: skip
+        (32, 74, 74),
+        (64, 37, 37),
+        (128, 19, 19),
+        (256, 19, 19),
+    ]
     by_hand = (25 * 1 * 32 + 32) + (25 * 32 * 64 + 64) + (25 * 64 * 128 + 128) + (25 * 128 * 256 + 256)
     assert values_by_hand(net) == by_hand + 256 * 19 * 19 + 1
 
@@ -86,11 +92,19 @@ def test_dcgan_64_is_the_papers_geometry() -> None:
     """Radford et al. 2016, figure 1, at half its width: 4 x 4 of 8w channels, then 4w, 2w, w, image."""
     G, D = DCGANGenerator(64, 100, 64), DCGANDiscriminator(64, 64)
     assert shapes(G, torch.zeros(1, 100), (nn.ConvTranspose2d,)) == [
-        (512, 4, 4), (256, 8, 8), (128, 16, 16), (64, 32, 32), (1, 64, 64),
-    ]  # fmt: skip
+        (512, 4, 4),
+        (256, 8, 8),
+        (128, 16, 16),
+        (64, 32, 32),
+        (1, 64, 64),
+    ]
     assert shapes(D, torch.zeros(1, 1, 64, 64), (nn.Conv2d,)) == [
-        (64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4), (1, 1, 1),
-    ]  # fmt: skip
+        (64, 32, 32),
+        (128, 16, 16),
+        (256, 8, 8),
+        (512, 4, 4),
+        (1, 1, 1),
+    ]
     g_convolutions = 16 * (100 * 512 + 512 * 256 + 256 * 128 + 128 * 64 + 64)
     d_convolutions = 16 * (64 + 64 * 128 + 128 * 256 + 256 * 512 + 512)
     assert sum(p.numel() for p in G.parameters()) == g_convolutions + 2 * (512 + 256 + 128 + 64) == 3_574_656
@@ -101,8 +115,14 @@ def test_dcgan_64_is_the_papers_geometry() -> None:
 
 def test_width_is_capped_at_sixteen() -> None:
     assert [s[0] for s in shapes(DCGANGenerator(256, 5, 2), torch.zeros(1, 5), (nn.ConvTranspose2d,))] == [
-        32, 32, 16, 8, 4, 2, 1,
-    ]  # fmt: skip
+        32,
+        32,
+        16,
+        8,
+        4,
+        2,
+        1,
+    ]
 
 
 @pytest.mark.parametrize(("name", "size"), [(name, size) for name in ARCHITECTURES for size in SIZES[name]])

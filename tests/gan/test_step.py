@@ -434,9 +434,16 @@ def test_augmentation_does_not_leak(leaks: bool, monkeypatch: pytest.MonkeyPatch
     The control augments real images alone, which teaches G to shift and brighten: the figures must tell the two apart.
     """
     settings = small(
-        preset="sngan", diffaugment=["translation", "brightness"], generator_width=8, discriminator_width=8, z_dim=4,
-        batch_size=16, lr_generator=1e-3, lr_discriminator=1e-3, ema_decay=0.9,
-    )  # fmt: skip
+        preset="sngan",
+        diffaugment=["translation", "brightness"],
+        generator_width=8,
+        discriminator_width=8,
+        z_dim=4,
+        batch_size=16,
+        lr_generator=1e-3,
+        lr_discriminator=1e-3,
+        ema_decay=0.9,
+    )
     if leaks:
         augment, turn = step_module.diff_augment, itertools.cycle(["real", "fake", "fake for G"])
         monkeypatch.setattr(

@@ -308,7 +308,7 @@ def test_the_fewest_images() -> None:
         ({"held_groups": ["b"] * 4}, "all 4 held-out images are of one patient"),
         ({"train_groups": list("abcd"), "held_groups": list("defg")}, r"1 patients are in both .* \(d, ...\)"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_compared_is_one_line(change: dict[str, object], message: str) -> None:
     given = {"train": images(4, 0), "fake": images(4, 1), "held_out": images(4, 2)}
     with pytest.raises(BalancerError, match=message):

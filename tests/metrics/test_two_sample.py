@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
+from streams import global_streams_untouched
 
 from balancer.config import DataConfig
 from balancer.data.dataset import load_dataset
@@ -261,17 +262,10 @@ def test_repeats_and_leaves_global_streams_alone() -> None:
     images = natural(16, 16, 0)
     found = []
     for disturbance in (0, 1):
-        torch.manual_seed(disturbance)
-        np.random.seed(disturbance)  # noqa: NPY002  the legacy stream must be left alone as well
-        before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-        found.append(
-            (
-                logistic_two_sample(real, fake, np.arange(40), seed=7),
-                pixel_two_sample(images[:8], images[8:], np.arange(8), CPU, seed=7, folds=2, steps=3),
-            )
-        )
-        assert torch.equal(torch.get_rng_state(), before[0])
-        assert (np.random.get_state()[1] == before[1]).all()  # noqa: NPY002
+        with global_streams_untouched(disturbance):
+            logistic = logistic_two_sample(real, fake, np.arange(40), seed=7)
+            pixel = pixel_two_sample(images[:8], images[8:], np.arange(8), CPU, seed=7, folds=2, steps=3)
+        found.append((logistic, pixel))
     assert found[0] == found[1]
     assert logistic_two_sample(real, fake, np.arange(40), seed=8) != found[0][0]
 
