@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,30 +9,14 @@ import numpy as np
 
 from balancer.grids import side_by_side
 from balancer.metrics.features import random_subset
+from balancer.plots import BLUE, GREY, VERMILION, png, subplots
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Array = np.ndarray
-REAL, FAKE, OTHER = "#4d4d4d", "#d55e00", "#0072b2"  # Okabe & Ito 2008
+REAL, FAKE, OTHER = GREY, VERMILION, BLUE
 PAIRS, SHOWN = 8, 36
-
-
-def _subplots(rows: int, columns: int, width: float, height: float) -> tuple[Figure, Array]:
-    """A figure without pyplot: nothing global is touched, and it is freed with its last reference."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def _png(figure: Figure, dpi: int = 130) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})  # the same bytes on every version
-    return buffer.getvalue()
 
 
 def of_quality(quality: dict[str, Any], train: Array, fake: Array) -> dict[str, bytes]:
@@ -63,7 +46,7 @@ def closest_pairs(pairs: Sequence[Sequence[float]], fake: Array, train: Array) -
         fake, train: (n, H, W) uint8.
     """
     shown = [(int(i), int(j), float(d)) for i, j, d in pairs[:PAIRS]]
-    figure, axes = _subplots(3, max(len(shown), 4), 1.35 * max(len(shown), 4) + 0.5, 4.7)
+    figure, axes = subplots(3, max(len(shown), 4), 1.35 * max(len(shown), 4) + 0.5, 4.7)
     for panel in axes.flat:
         panel.axis("off")
     for column, (i, j, distance) in enumerate(shown):
@@ -77,13 +60,13 @@ def closest_pairs(pairs: Sequence[Sequence[float]], fake: Array, train: Array) -
         axes[2, column].set_xlabel(f"distance {distance:.3f}", fontsize=8)
     for row, label in enumerate(("synthetic", "nearest\ntraining image", "absolute\ndifference")):
         axes[row, 0].set_ylabel(label, fontsize=9)
-    return _png(figure)
+    return png(figure)
 
 
 def spectrum(s: dict[str, Any]) -> bytes:
     """Radial power spectra in dB with the band of single real images, and the difference beside its floor."""
     frequency, real, fake, sd = (np.asarray(s[k]) for k in ("frequency", "real", "fake", "real_sd"))
-    figure, ((left, right),) = _subplots(1, 2, 9.6, 3.7)
+    figure, ((left, right),) = subplots(1, 2, 9.6, 3.7)
     left.fill_between(frequency, real - 2 * sd, real + 2 * sd, color=REAL, alpha=0.15, linewidth=0)
     left.plot(frequency, real, color=REAL, label="real (band: ± 2 SD of single images)")
     left.plot(frequency, fake, color=FAKE, label="synthetic")
@@ -96,7 +79,7 @@ def spectrum(s: dict[str, Any]) -> bytes:
     for axes in (left, right):
         axes.set_xlim(0, max(0.5, float(frequency.max())))
         axes.grid(alpha=0.2)
-    return _png(figure)
+    return png(figure)
 
 
 def training(rows: Sequence[dict[str, Any]], used: int | None = None) -> bytes | None:
@@ -110,7 +93,7 @@ def training(rows: Sequence[dict[str, Any]], used: int | None = None) -> bytes |
     if not watched:
         return None
     steps = [r["step"] for r in watched]
-    figure, (panels,) = _subplots(1, 2, 9.6, 3.5)
+    figure, (panels,) = subplots(1, 2, 9.6, 3.5)
     for axes, key, title in zip(panels, ("kid", "frechet"), ("KID", "Fréchet distance"), strict=True):
         values = [r[key] for r in watched]
         axes.plot(steps, values, "o-", color=FAKE, markersize=3.5, label="synthetic")
@@ -123,7 +106,7 @@ def training(rows: Sequence[dict[str, Any]], used: int | None = None) -> bytes |
         _cut(axes, steps, values)
         axes.grid(alpha=0.2)
     panels[0].legend(frameon=False, fontsize=8)
-    return _png(figure)
+    return png(figure)
 
 
 def _cut(axes: Axes, steps: Sequence[int], values: Sequence[float]) -> None:

@@ -310,21 +310,23 @@ def _two_sample(
     device: torch.device,
     notes: list[str],
 ) -> list[dict[str, Any]]:
-    """Classifiers that try to tell the sides apart: on each network's features, on pixels, and real against real."""
+    """Classifiers that try to tell the sides apart, on each network's features and on pixels; each has other real images as its control."""
     assert c.other is not None, "the comparison that readings go by has a floor"
     logistic, pixel = two_sample.logistic_two_sample, partial(two_sample.pixel_two_sample, device=device)
-    first = features[0]
-    tests: list[tuple[str, str, Callable[..., two_sample.TwoSample], Array, Array]] = [
-        *(("synthetic", f.network.name, logistic, f.of(c.real), f.fake[c.fake]) for f in features),
-        ("synthetic", "pixels", pixel, c.real.images, fake[c.fake]),
-        ("other real images", first.network.name, logistic, first.of(c.real), first.of(c.other)),
+    tests: list[tuple[str, Callable[..., two_sample.TwoSample], Array, Array, Array]] = [
+        *((f.network.name, logistic, f.of(c.real), f.fake[c.fake], f.of(c.other)) for f in features),
+        ("pixels", pixel, c.real.images, fake[c.fake], c.other.images),
     ]
     rows = []
-    for compared, on, test, real, other in tests:
-        found = _part("two-sample test", notes, partial(test, real, other, groups=c.real.groups, seed=settings.seed))
-        if found:
-            names = {"on": on, "compared": compared, "reference": c.reference}
-            rows.append(names | asdict(found) | {"reading": two_sample.reading(found)})
+    for on, test, real, synthetic, other in tests:
+        for compared, images, patients in (
+            ("synthetic", synthetic, None),
+            ("other real images", other, c.other.groups),
+        ):
+            run = partial(test, real, images, c.real.groups, seed=settings.seed, other_groups=patients)
+            if found := _part("two-sample test", notes, run):
+                names = {"on": on, "compared": compared, "reference": c.reference}
+                rows.append(names | asdict(found) | {"reading": two_sample.reading(found)})
     return rows
 
 

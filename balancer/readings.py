@@ -55,8 +55,7 @@ def main_rows(quality: Quality) -> list[Quality]:
 
 
 def _row(metric: str, figure: str, n_real: int, n_fake: int, floor: str, reading: str) -> dict[str, Any]:
-    row = {"metric": metric, "figure": figure, "n_real": n_real, "n_fake": n_fake, "floor": floor, "reading": reading}
-    return row
+    return {"metric": metric, "figure": figure, "n_real": n_real, "n_fake": n_fake, "floor": floor, "reading": reading}
 
 
 def _distance_rows(quality: Quality) -> Iterator[dict[str, Any]]:
@@ -117,19 +116,23 @@ def _overlap_rows(quality: Quality) -> Iterator[dict[str, Any]]:
 
 
 def _two_sample_rows(quality: Quality) -> Iterator[dict[str, Any]]:
-    rows = quality["two_sample"]
-    floor = next((t for t in rows if t["compared"] != "synthetic"), None)
-    for t in rows:
+    floors = _two_sample_floors(quality)
+    for t in quality["two_sample"]:
         if t["compared"] == "synthetic" and t["on"] != "random-conv-128":
-            same = floor is not None and floor["on"] == t["on"]
+            floor = floors.get(t["on"])
             yield _row(
                 f"Two-sample AUROC ({t['classifier']}, {t['on']})",
                 f"{t['auroc']:.2f} [{t['low']:.2f}, {t['high']:.2f}]",
                 t["n_real"],
                 t["n_fake"],
-                f"{floor['auroc']:.2f}" if same and floor else "0.50",
+                f"{floor['auroc']:.2f}" if floor else "–",
                 t["reading"],
             )
+
+
+def _two_sample_floors(quality: Quality) -> dict[str, Quality]:
+    """Real against real, by what the classifier looks at."""
+    return {t["on"]: t for t in quality["two_sample"] if t["compared"] != "synthetic"}
 
 
 def _memorization_rows(quality: Quality) -> Iterator[dict[str, Any]]:
@@ -165,8 +168,8 @@ def _on_likeness(quality: Quality) -> str:
         findings.append(f"the {rows[0]['frechet_name']} is {times(ratio)} what two sets of real images differ by")
     if not findings:
         return ""
-    floor = max((t["high"] for t in quality["two_sample"] if t["compared"] != "synthetic"), default=0.5)
-    close = (not told or best["low"] <= max(floor, 0.5)) and (not rows or ratio <= ALIKE)
+    chance = {on: max(t["high"], 0.5) for on, t in _two_sample_floors(quality).items()}
+    close = all(t["low"] <= chance.get(t["on"], 0.5) for t in told) and (not rows or ratio <= ALIKE)
     likeness = "They are hard to tell from real images" if close else "They can be told from real images"
     return f"{likeness}: {', and '.join(findings)}."
 

@@ -19,6 +19,7 @@ from balancer.config import Section, flatten
 from balancer.device import peak_memory_mb
 from balancer.figures import PAIRS
 from balancer.metrics.manifold import NEIGHBOURS
+from balancer.metrics.memorization import p_text
 from balancer.run import RunDir, atomic_file, write_json, write_text
 
 Report = dict[str, Any]
@@ -220,21 +221,17 @@ def _memorization_part(quality: dict[str, Any], shown: bool, pairs: list[dict[st
         ["synthetic images that copy another synthetic one", str(m["duplicates_within"])],
         ["median distance to the nearest training image", f"{m['median_fake']:.2f}"],
         ["the same of real images", f"{m['median_held_out']:.2f}"],
-        ["synthetic nearer than real (0.5 expected)", f"{m['closeness']:.2f}, p {_p(m['p_value'])}"],
+        ["synthetic nearer than real (0.5 expected)", f"{m['closeness']:.2f}, {p_text(m['p_value'])}"],
     ]
     if m["membership"] is not None:
         rows.append(
             [
                 "training patients nearer to synthetic images than unseen ones (0.5 expected)",
-                f"{m['membership']:.2f}, p {_p(m['membership_p'])}",
+                f"{m['membership']:.2f}, {p_text(m['membership_p'])}",
             ]
         )
     named = [f"pair {i}: `{p['synthetic']}` and `{p['training']}`, {p['distance']:.3f}" for i, p in enumerate(pairs, 1)]
     return Part("Copies", [text], Table(["", ""], rows), "closest" if shown else None, named)
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
 
 
 def _spectrum_part(quality: dict[str, Any], shown: bool) -> Part | None:

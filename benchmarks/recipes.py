@@ -1,7 +1,8 @@
 """GAN recipes side by side: the paper's DCGAN, then one ingredient at a time, at equal steps, batch and widths.
 
-Every run is an ordinary `balancer gan-train` (finished ones are not run again), measured afterwards on as many generated images as
-there are validation images of the class, which neither the generator nor the choice of a snapshot has seen.
+Every run is an ordinary `balancer gan-train`, and its figures are those of an ordinary `balancer synthesize`: against validation
+images of the class, which neither the generator nor the choice of a snapshot has seen, and against half the training fold. What is
+finished is not run again.
 
     BALANCER_DATA=DIR python benchmarks/recipes.py --steps 2500 --seeds 0,1 --out runs/recipes [--only dcgan,r1] [--set KEY=VALUE] [--table]
 """
@@ -9,25 +10,13 @@ there are validation images of the class, which neither the generator nor the ch
 from __future__ import annotations
 
 import argparse
-import os
+import json
 import statistics
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from balancer.cli import main as balancer
-from balancer.config import GanTrainConfig, SynthesizeConfig, data_path
-from balancer.data.dataset import load_dataset
-from balancer.data.split import patient_halves
-from balancer.device import limit_threads, resolve_device
-from balancer.metrics.features import chest_xray, extract, random_conv, random_subset
-from balancer.metrics.frechet import frechet_distance
-from balancer.metrics.kernel import kernel_distance
-from balancer.metrics.manifold import manifold_overlap
-from balancer.metrics.two_sample import logistic_two_sample
 from balancer.run import read_jsonl
-from balancer.synthesis import images_of, open_source
 
 PAPER = ["preset=dcgan"]
 EMA = [*PAPER, "ema_decay=0.99"]
@@ -66,83 +55,70 @@ RECIPES: dict[str, tuple[str, list[str]]] = {
         [*LONGER, "discriminator_norm=spectral", "loss=hinge", "lr_discriminator=4e-4"],
     ),
     "upsample": ("+ EMA .99, translation, upsample + convolution", [*EMA, *TRANSLATION, "architecture=upsample"]),
+    "hybrid": (
+        "+ EMA .99, translation, upsample + convolution in the last two layers",
+        [*EMA, *TRANSLATION, "architecture=hybrid"],
+    ),
     "residual": ("residual, R1, EMA .995, translation", [*R1, *TRANSLATION, "architecture=residual"]),
     "wgan-gp": ("WGAN-GP", ["preset=wgan_gp"]),
 }
 
-
-def folder(out: Path, name: str, seed: int) -> Path:
-    return out / f"{name}-{seed}"
+IMAGES = 600  # a little more than half the training fold's images of the class, the larger of the references
 
 
-def train(out: Path, name: str, seed: int, steps: int, more: list[str]) -> None:
-    run = folder(out, name, seed)
-    if (run / "done").exists():
-        return
-    arguments = ["gan-train", "--seed", str(seed), "--steps", str(steps), "--out", str(run), "--force"]
-    for setting in [*more, *RECIPES[name][1]]:
-        arguments += ["--set", setting]
-    balancer(arguments, standalone_mode=False)
+def run(command: str, out: Path, *arguments: str) -> None:
+    """A command of the product, unless its run is finished."""
+    if not (out / "done").exists():
+        balancer([command, *arguments, "--out", str(out), "--force"], standalone_mode=False)
 
 
-def measure(run: Path) -> dict[str, float]:
-    """Figures on validation images of the class (n = n), seconds of training and the snapshot used."""
-    device = resolve_device("cpu")
-    source = open_source(SynthesizeConfig(gan_run=str(run), data=_data(), inception="off"), device)
-    data, label = source.data, source.label
-    val, train = data.indices("val", label), data.indices("train", label)
-    n = len(val)
-    fake_images = np.concatenate(list(images_of(source, 0, n, device)))
-    half = train[patient_halves([data.groups[i] for i in train], 0)[0]]
-    half_images = np.concatenate(list(images_of(source, 0, len(half), device)))
-    found: dict[str, float] = {"step": source.step}
-    for key, network in (("", chest_xray(device)), (" (random-conv)", random_conv(device))):
-        real = extract(network, data.images[val], device, "validation")
-        fake = extract(network, fake_images, device, "synthetic")
-        found["FD" + key] = frechet_distance(real, fake)
-        found["KID" + key] = kernel_distance(real, fake, 1, n, 0)[0]
-        if not key:
-            overlap = manifold_overlap(real, fake)
-            found |= {"precision": overlap.precision, "recall": overlap.recall, "coverage": overlap.coverage}
-            found["AUROC"] = logistic_two_sample(real, fake, [data.groups[i] for i in val], 0).auroc
-            fold = extract(network, data.images[half], device, "training fold")
-            more = extract(network, half_images, device, "synthetic")
-            found["FD train"], found["KID train"] = (
-                frechet_distance(fold, more),
-                kernel_distance(fold, more, 1, len(half), 0)[0],
-            )
-    rows = [row for row in read_jsonl(run / "metrics.jsonl") if "loss_D" in row]
-    found["images/s"] = statistics.median(row["images_per_s"] for row in rows)
-    return found
+def train(out: Path, recipe: str, seed: int, steps: int, settings: list[str]) -> None:
+    said = [part for setting in [*settings, *RECIPES[recipe][1]] for part in ("--set", setting)]
+    run("gan-train", out, "--seed", str(seed), "--steps", str(steps), *said)
 
 
-def floor() -> dict[str, float]:
-    """The same figures of real training images against validation."""
-    device, data = resolve_device("cpu"), load_dataset(_data())
-    label = data.minority_class
-    val, train = data.indices("val", label), data.indices("train", label)
-    chosen = train[random_subset(len(train), len(val), 0, "floor")]
-    halves = [train[half] for half in patient_halves([data.groups[i] for i in train], 0)]
-    n = min(map(len, halves))
-    found: dict[str, float] = {}
-    for key, network in (("", chest_xray(device)), (" (random-conv)", random_conv(device))):
-        real, other = (extract(network, data.images[i], device, "real") for i in (val, chosen))
-        found["FD" + key], found["KID" + key] = (
-            frechet_distance(real, other),
-            kernel_distance(real, other, 1, len(val), 0)[0],
-        )
-        if not key:
-            overlap = manifold_overlap(real, other)
-            found |= {"precision": overlap.precision, "recall": overlap.recall, "coverage": overlap.coverage}
-            found["AUROC"] = logistic_two_sample(real, other, [data.groups[i] for i in val], 0).auroc
-            a, b = (extract(network, data.images[half[:n]], device, "real") for half in halves)
-            found["FD train"], found["KID train"] = frechet_distance(a, b), kernel_distance(a, b, 1, n, 0)[0]
-    return found
+def measure(trained: Path) -> dict[str, Any]:
+    """The report on a trained run's images."""
+    out = trained / "measured"
+    run("synthesize", out, "--gan-run", str(trained), "--n", str(IMAGES), "--inception-weights", "off")
+    report: dict[str, Any] = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    rates = [row["images_per_s"] for row in read_jsonl(trained / "metrics.jsonl") if "images_per_s" in row]
+    return report | {"images_per_s": statistics.median(rates)}
 
 
-def _data() -> Any:
-    config = GanTrainConfig()
-    return config.data.model_copy(update={"path": data_path(os.environ.get("BALANCER_DATA"))})
+def figures(report: dict[str, Any], floor: bool = False) -> dict[str, str]:
+    """The columns of the table, of synthetic images or of the real ones beside them."""
+    quality, end = report["quality"], "_floor" if floor else ""
+    rows = {(row["features"], row["reference"] == quality["reference"]): row for row in quality["distances"]}
+    val, half = rows["chest-xray-128", True], rows["chest-xray-128", False]
+    side = "other real images" if floor else "synthetic"
+    told = {t["on"]: t["auroc"] for t in quality["two_sample"] if t["compared"] == side}
+    found = {"Fréchet": f"{val['frechet' + end]:.1f}", "KID": f"{val['kid' + end]:.3f}"}
+    found |= {name: f"{val['overlap' + end][name]:.2f}" for name in ("precision", "recall", "coverage")}
+    found |= {"AUROC, logistic": f"{told['chest-xray-128']:.2f}", "AUROC, pixels": f"{told['pixels']:.2f}"}
+    found |= {"Fréchet, training": f"{half['frechet' + end]:.1f}", "KID, training": f"{half['kid' + end]:.3f}"}
+    found["Fréchet, random-conv"] = f"{rows['random-conv-128', True]['frechet' + end]:.2f}"
+    if floor:
+        return found | dict.fromkeys(("grid peak, dB", "step", "images/s"), "")
+    peak = f"{quality['spectrum']['checkerboard_db']:.1f}"
+    return found | {"grid peak, dB": peak, "step": str(report["gan_step"]), "images/s": f"{report['images_per_s']:.0f}"}
+
+
+def table(out: Path, recipes: list[str], seeds: list[int]) -> None:
+    """A row a recipe, a value a seed in each cell; the first row is what real images reach."""
+    for number, recipe in enumerate(recipes):
+        runs = [out / f"{recipe}-{seed}" for seed in seeds]
+        reports = [measure(run) for run in runs if (run / "done").exists()]
+        if not reports:
+            continue
+        rows = {RECIPES[recipe][0]: [figures(report) for report in reports]}
+        if number == 0:
+            rows = {"*real images*": [figures(reports[0], floor=True)]} | rows
+            columns = list(figures(reports[0]))
+            print(f"| recipe | seeds | {' | '.join(columns)} |\n| --- | ---: |{' ---: |' * len(columns)}")
+        for label, found in rows.items():
+            cells = [" ".join(f[column] for f in found) for column in found[0]]
+            print(f"| {label} | {len(found)} | {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
@@ -150,38 +126,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--out", type=Path, default=Path("runs/recipes"))
-    parser.add_argument("--only", default=",".join(RECIPES), help="folders, parted by commas")
+    parser.add_argument("--only", default=",".join(RECIPES), help="recipes, parted by commas")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of every run")
     parser.add_argument("--table", action="store_true", help="train nothing, print what there is")
     asked = parser.parse_args()
-    limit_threads()
-    names = [name.strip() for name in asked.only.split(",")]
+    recipes = [name.strip() for name in asked.only.split(",")]
     seeds = [int(seed) for seed in asked.seeds.split(",")]
-    if not asked.table:
-        for seed in seeds:
-            for name in names:
-                train(asked.out, name, seed, asked.steps, asked.set)
-    columns = [
-        "FD",
-        "KID",
-        "precision",
-        "recall",
-        "coverage",
-        "AUROC",
-        "FD train",
-        "KID train",
-        "FD (random-conv)",
-        "KID (random-conv)",
-        "step",
-        "images/s",
-    ]
-    print(f"| recipe | seeds | {' | '.join(columns)} |\n| --- | ---: |{' ---: |' * len(columns)}")
-    for name in ["real", *names]:
-        runs = [folder(asked.out, name, seed) for seed in seeds]
-        found = [floor()] if name == "real" else [measure(run) for run in runs if (run / "done").exists()]
-        cells = [" ".join(f"{f[c]:.4g}" for f in found) if c in found[0] else "" for c in columns] if found else []
-        label = "real images" if name == "real" else RECIPES[name][0]
-        print(f"| {label} | {len(found)} | {' | '.join(cells)} |", flush=True)
+    for seed in [] if asked.table else seeds:
+        for recipe in recipes:
+            train(asked.out / f"{recipe}-{seed}", recipe, seed, asked.steps, asked.set)
+    table(asked.out, recipes, seeds)
 
 
 if __name__ == "__main__":

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from sklearn.metrics import roc_curve
 
 from balancer.data.folder import CLASSES
+from balancer.plots import PALETTE, png, subplots
 from balancer.run import atomic_file
 from classifier.regimes import REGIMES
 from classifier.tables import mean_sd, regimes_in, values
 
 Row = dict[str, Any]
-PALETTE = ("#4d4d4d", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c6d31")  # Okabe & Ito 2008
 COLOURS = dict(zip(REGIMES, itertools.cycle(PALETTE), strict=False))
 
 
@@ -36,22 +30,14 @@ def draw_all(rows: list[Row], run: Path, note: str) -> list[Path]:
     for name, figure in figures.items():
         figure.text(0.01, 0.005, note, fontsize=7, color="#666666", ha="left", va="bottom")
         paths.append(folder / f"{name}.png")
-        save(figure, paths[-1])
+        with atomic_file(paths[-1]) as handle:
+            handle.write(png(figure, dpi=150))
     return paths
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure atomically and free it."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    plt.close(figure)
-    with atomic_file(path) as handle:
-        handle.write(buffer.getvalue())
 
 
 def roc(rows: list[Row], run: Path) -> Figure:
     """Test ROC: a thin line per trial seed, a thick one for their mean (sensitivity averaged at equal specificity)."""
-    figure, axes = plt.subplots(figsize=(6.2, 5.8), layout="constrained")
+    figure, ((axes,),) = subplots(1, 1, 6.2, 5.8)
     grid = np.linspace(0, 1, 501)
     for regime in regimes_in(rows):
         curves = []
@@ -75,9 +61,7 @@ def roc(rows: list[Row], run: Path) -> Figure:
 def confusion(rows: list[Row]) -> Figure:
     """Test confusion matrices at 0.5 and at validation's threshold, counts averaged over trial seeds."""
     names = regimes_in(rows)
-    figure, grid = plt.subplots(
-        2, len(names), figsize=(max(2.6 * len(names), 5), 5.6), layout="constrained", squeeze=False
-    )
+    figure, grid = subplots(2, len(names), max(2.6 * len(names), 5), 5.6)
     for column, regime in enumerate(names):
         mine = [r["test"] for r in rows if r["regime"] == regime]
         for axes, at, title in zip(
@@ -109,7 +93,7 @@ def confusion(rows: list[Row]) -> Figure:
 
 def training(rows: list[Row]) -> Figure:
     """Training loss and validation NLL against steps, a line per trial; a dot marks the selected step."""
-    figure, panels = plt.subplots(1, 2, figsize=(9.6, 4.2), layout="constrained")
+    figure, (panels,) = subplots(1, 2, 9.6, 4.2)
     for axes, key, title in zip(
         panels, ("train_loss", "val_nll"), ("training loss", "validation NLL (dot: the step kept)"), strict=True
     ):
@@ -135,7 +119,7 @@ def training(rows: list[Row]) -> Figure:
 def seeds(rows: list[Row]) -> Figure:
     """Test AUROC of every trial; a thin line joins the trials of one seed, which are pairs."""
     names = regimes_in(rows)
-    figure, axes = plt.subplots(figsize=(max(1.3 * len(names), 4.5), 4.4), layout="constrained")
+    figure, ((axes,),) = subplots(1, 1, max(1.3 * len(names), 4.5), 4.4)
     columns = [values(rows, name, ("test", "auroc")) for name in names]
     for seed in sorted(set().union(*columns)):
         line = [c.get(seed, np.nan) for c in columns]

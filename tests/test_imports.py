@@ -19,6 +19,7 @@ LAYERS = (
         "seeding",
         "device",
         "grids",
+        "plots",
         "manifest",
         "events",
         "presets",

@@ -61,9 +61,8 @@ def measure(monitor: Monitor, G: nn.Module, device: torch.device) -> dict[str, f
         "kid_floor": monitor.kid_floor,
         "frechet": frechet_distance(monitor.real, fake),
         "frechet_floor": monitor.frechet_floor,
-        "diversity": float(spread / real_spread)
-        if real_spread
-        else 1.0,  # real images all alike: nothing to fall short of
+        # real images all alike: nothing to fall short of
+        "diversity": float(spread / real_spread) if real_spread else 1.0,
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,11 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
     since, begin = state.step, time.perf_counter()
     row = _last_losses(run)
     start_step, start = state.step, begin
-    with deferred_signals() as signalled, progress.bar(config.steps, "gan-train", "step", state.step) as bar:
+    with (
+        closing(snapshots.events),
+        deferred_signals() as signalled,
+        progress.bar(config.steps, "gan-train", "step", state.step) as bar,
+    ):
         while state.step < config.steps:
             scalars = train_step(config, state, next_batch(config, images, state.step, device))
             sums = {k: sums[k] + v if sums else v for k, v in scalars.items()}
@@ -102,7 +107,6 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
             if (signum := signalled()) is not None and step < config.steps:
                 save_checkpoint(run / CHECKPOINT, config, state, data, label)
                 raise Interrupted(signum, f"saved at step {step} of {config.steps}; continue with --resume {run.path}")
-    snapshots.events.close()
     return {
         "class": CLASSES[label],
         "n_train": len(images),

@@ -294,23 +294,23 @@ def _judge(exact: int, near: int, n_fake: int, p: float, membership_p: float | N
         return "copies", f"{kinds} {what} among {n_fake:,} synthetic images: {advice}."
     clean = f"no exact or near copy among {n_fake:,}"
     likeness = (
-        f"Closer to the training images than {'other' if membership_p is None else 'unseen'} patients are ({_p(p)})"
+        f"Closer to the training images than {'other' if membership_p is None else 'unseen'} patients are ({p_text(p)})"
     )
     if membership_p is not None and membership_p < ALPHA:
-        apart = f"Closer to the training images than to unseen patients ({_p(membership_p)})"
+        apart = f"Closer to the training images than to unseen patients ({p_text(membership_p)})"
         return "closer", f"{apart}: the generator may have memorised; {clean}."
     if p >= ALPHA:
         real = "other patients'" if membership_p is None else "held-out real"
-        nearer = f"synthetic images are no closer to training images than {real} ones are ({_p(p)})"
+        nearer = f"synthetic images are no closer to training images than {real} ones are ({p_text(p)})"
         return "none", f"No sign of copying: {nearer}; {clean}."
     if membership_p is None:
         doubt = "the generator may have memorised, or draws only typical images; held-out images would tell"
         return "closer", f"{likeness}: {doubt}; {clean}."
-    even = f"not clearly closer to them than to unseen patients ({_p(membership_p)})"
+    even = f"not clearly closer to them than to unseen patients ({p_text(membership_p)})"
     return "none", f"{likeness}, but {even}: typical rather than copied; {clean}."
 
 
-def _p(p: float) -> str:
+def p_text(p: float) -> str:
     """``p = .41``, ``p = .008``, ``p < .001``."""
     if p < 0.001:
         return "p < .001"

@@ -24,6 +24,7 @@ from balancer.device import limit_threads, resolve_device
 from balancer.metrics.features import FeatureNetwork, chest_xray, extract, random_conv, random_subset
 from balancer.metrics.frechet import frechet_distance
 from balancer.metrics.kernel import kernel_distance
+from balancer.plots import BLUE, VERMILION, png, subplots
 
 Array = np.ndarray
 Degrade = Callable[[Array, float, Array], Array]  # images (n, H, W) float, level, other-class images -> (n, H, W) float
@@ -135,24 +136,19 @@ def facts(network: FeatureNetwork, data: Dataset) -> dict[str, float]:
 
 
 def draw(found: dict[str, tuple[list[float], list[float]]], out: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(2, 3, figsize=(10, 5.6), layout="constrained")
+    figure, axes = subplots(2, 3, 10, 5.6)
     for axis, (name, (frechet, kid)) in zip(axes.flat, found.items(), strict=True):
         label, levels, _ = DEGRADATIONS[name]
-        axis.plot(levels, frechet, "o-", color="tab:blue")
-        axis.axhline(frechet[0], color="tab:blue", lw=0.8, ls=":")
+        axis.plot(levels, frechet, "o-", color=BLUE)
+        axis.axhline(frechet[0], color=BLUE, lw=0.8, ls=":")
         axis.set(xlabel=label, title=name, ylim=(0, None))
-        axis.set_ylabel("Fréchet distance", color="tab:blue")
+        axis.set_ylabel("Fréchet distance", color=BLUE)
         twin = axis.twinx()
-        twin.plot(levels, kid, "s--", color="tab:orange", ms=4)
-        twin.set_ylabel("KID", color="tab:orange")
+        twin.plot(levels, kid, "s--", color=VERMILION, ms=4)
+        twin.set_ylabel("KID", color=VERMILION)
         axis.spines["top"].set_visible(False)
         twin.spines["top"].set_visible(False)
-    figure.savefig(out, dpi=130)
+    out.write_bytes(png(figure))
 
 
 def main() -> None:

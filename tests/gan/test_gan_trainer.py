@@ -30,6 +30,7 @@ from balancer.cli import main as balancer_command
 from balancer.config import GanTrainConfig
 from balancer.data.folder import CLASSES
 from balancer.errors import BalancerError, Interrupted
+from balancer.events import Events
 from balancer.gan import trainer
 from balancer.gan.checkpoint import BEST, CHECKPOINT, read_checkpoint
 from balancer.gan.step import build_state, sample_z, train_step
@@ -331,9 +332,12 @@ def test_losses_that_are_not_numbers_keep_the_last_snapshot(tmp_path: Path, monk
         scalars = train_step(settings, state, real)
         return scalars | ({"loss_G": torch.tensor(float("nan"))} if state.step == 7 else {})
 
+    closed = []
     monkeypatch.setattr(trainer, "train_step", stepping)
+    monkeypatch.setattr(Events, "close", lambda self: closed.append(self))
     with pytest.raises(BalancerError, match="diverged by step 8"):
         run_training(tmp_path / "run", config(snapshot_every=3))
+    assert len(closed) == 1, "events are written out however training ends"
     assert read_checkpoint(tmp_path / "run" / CHECKPOINT, CPU)["step"] == 6
     assert [row["step"] for row in rows_of(tmp_path / "run")] == [2, 3, 4, 6, 6]
 

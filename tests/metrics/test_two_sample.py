@@ -96,9 +96,29 @@ def test_no_patient_is_on_both_sides(sizes: list[int], folds: int, seed: int) ->
         return np.zeros((~train).sum())
 
     labels = np.repeat([0, 1], n)
-    result = two_sample._cross_validate("none", score, labels, groups, seed, folds)
+    result = two_sample._cross_validate("none", score, labels, groups, None, seed, folds)
     assert sorted(scored) == list(range(2 * n))
     assert (result.auroc, result.low, result.high) == (0.5, 0.5, 0.5)  # ties are half a win
+
+
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=10, max_size=25), folds=st.integers(2, 5), seed=st.integers(0, 10_000)
+)
+def test_no_patient_is_on_both_sides_of_a_control(sizes: list[int], folds: int, seed: int) -> None:
+    """Real against real: neither set's patients are scored by a classifier that saw them."""
+    rng = np.random.default_rng(seed)
+    groups, others = (rng.permutation(np.repeat(np.arange(len(sizes)), sizes)) for _ in range(2))
+    n, scored = len(groups), []
+
+    def score(train: np.ndarray, fold: int) -> np.ndarray:
+        for side, part in ((groups, train[:n]), (others, train[n:])):
+            assert not set(side[part]) & set(side[~part])
+            assert 0 < part.sum() < n
+        scored.extend(np.flatnonzero(~train))
+        return np.zeros((~train).sum())
+
+    two_sample._cross_validate("none", score, np.repeat([0, 1], n), groups, others, seed, folds)
+    assert sorted(scored) == list(range(2 * n))
 
 
 def test_folds_are_far_more_even_than_their_bound() -> None:
@@ -180,7 +200,7 @@ def test_the_interval_resamples_patients() -> None:
         return np.concatenate([scores, np.zeros(160)])[~train]
 
     by_patient, by_image = (
-        two_sample._cross_validate("x", score, labels, groups, 0, 5) for groups in (patients, np.arange(160))
+        two_sample._cross_validate("x", score, labels, groups, None, 0, 5) for groups in (patients, np.arange(160))
     )
     assert by_patient.auroc == pytest.approx(by_image.auroc, abs=0.02)
     assert by_patient.high - by_patient.low > 1.7 * (by_image.high - by_image.low)
@@ -254,6 +274,11 @@ def test_patients_alike_are_no_evidence() -> None:
     grouped = logistic_two_sample(real, fake, patients, seed=0)
     assert grouped.auroc < 0.7
     assert grouped.low < 0.5 < grouped.high
+    each = np.arange(72)
+    assert logistic_two_sample(fake, real, each, seed=0).auroc > 0.85
+    control = logistic_two_sample(fake, real, each, seed=0, other_groups=patients)
+    assert control.auroc < 0.7
+    assert control.low < 0.5 < control.high
 
 
 def test_repeats_and_leaves_global_streams_alone() -> None:
@@ -351,6 +376,10 @@ def test_bad_input_is_one_line() -> None:
             lambda: logistic_two_sample(x, x[1:], groups, 0),
         ),
         ("one patient for each of 20 real images; got 19", lambda: logistic_two_sample(x, x, groups[1:], 0)),
+        (
+            "one patient for each of 20 other images; got 3",
+            lambda: logistic_two_sample(x, x, groups, 0, other_groups=groups[:3]),
+        ),
         ("got 5 folds and 9 patients", lambda: logistic_two_sample(x, x, np.minimum(groups, 8), 0)),
         ("got 1 folds and 20 patients", lambda: logistic_two_sample(x, x, groups, 0, folds=1)),
         ("one dim on both sides", lambda: logistic_two_sample(x, x[:, :2], groups, 0)),
@@ -368,7 +397,7 @@ def test_bad_input_is_one_line() -> None:
 def test_a_diverged_classifier_is_no_result() -> None:
     with pytest.raises(BalancerError, match="diverged: 40 scores are not finite"):
         two_sample._cross_validate(
-            "x", lambda train, _: np.full((~train).sum(), np.nan), np.repeat([0, 1], 20), np.arange(20), 0, 5
+            "x", lambda train, _: np.full((~train).sum(), np.nan), np.repeat([0, 1], 20), np.arange(20), None, 0, 5
         )
 
 
