@@ -37,7 +37,7 @@ def main() -> None:
     setting(
         "--preset",
         "preset",
-        help="dcgan_diffaug [default], dcgan (the paper's recipe), sngan, wgan_gp, r3gan or s2 (148 px, for a GPU).",
+        help="dcgan_diffaug [default], dcgan (the paper's recipe), sngan_diffaug, wgan_gp, relativistic or s2 (148 px, for a GPU).",
     ),
     setting("--class", "target_class", help="Class to learn. [default: the minority class of the training fold]"),
     setting("--steps", "steps", type=int, help="Optimiser steps."),

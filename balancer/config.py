@@ -172,6 +172,23 @@ class AblateConfig(ClassifierConfig):
     seeds: int = Field(3, ge=1)
 
 
+# What a recipe is not: which data and class, chance, length, number format, and what is watched and kept.
+NOT_RECIPE = {
+    "data",
+    "seed",
+    "preset",
+    "target_class",
+    "steps",
+    "precision",
+    "log_every",
+    "snapshot_every",
+    "snapshot_images",
+    "selection",
+    "min_diversity",
+    "tensorboard",
+}
+RECIPE = tuple(name for name in GanTrainConfig.model_fields if name not in NOT_RECIPE)
+
 COMMANDS: dict[str, type[Section]] = {
     "gan_train": GanTrainConfig,
     "synthesize": SynthesizeConfig,
@@ -271,15 +288,34 @@ def resolve(command: str, explicit: Mapping[str, Any], inherited: Mapping[str, A
         raise UsageError(f"preset is {preset!r}; {nearest(str(preset), PRESETS)}")
     demo = DEMO[command] if path == PHANTOM else {}
     preset_values = PRESETS[preset] if command == "gan_train" else {}
-    if overruled := differences(preset_values, _shared(preset_values, explicit)):
-        log.warning("preset %s is overruled by settings given beside it: %s", preset, "; ".join(overruled))
     layers = [demo, inherited or {}, preset_values, explicit]
-    return validate(COMMANDS[command], merge(*layers, {"data": {"path": path}}))
+    config = validate(COMMANDS[command], merge(*layers, {"data": {"path": path}}))
+    if isinstance(config, GanTrainConfig) and "preset" in said:  # whoever names none overrules none
+        _warn_of_overruled(config, explicit)
+    return config
 
 
-def _shared(names: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The flattened ``values`` of the settings that ``names`` has too."""
-    return {key: value for key, value in flatten(values).items() if key in flatten(names)}
+def _warn_of_overruled(config: GanTrainConfig, explicit: Mapping[str, Any]) -> None:
+    """Name what was given beside the preset and is otherwise in it."""
+    pure, used = (flatten(c.model_dump(mode="json")) for c in (preset_config(config.preset), config))
+    fixed = {*RECIPE, *flatten(PRESETS[config.preset])} & flatten(explicit).keys()
+    overruled = [key for key in changed_keys(pure, used) if key in fixed]
+    if overruled:
+        told = "; ".join(f"{key} {used[key]!r} (in the preset {pure[key]!r})" for key in overruled)
+        log.warning("preset %s is overruled by settings given beside it: %s", config.preset, told)
+
+
+def preset_config(name: str) -> GanTrainConfig:
+    """A named preset laid over the defaults."""
+    return validate(GanTrainConfig, merge(PRESETS[name], {"preset": name}))
+
+
+def recipe_changes(config: GanTrainConfig) -> list[str] | None:
+    """The settings of the recipe that are not those of the preset; None if there is no such preset any more."""
+    if config.preset not in PRESETS:
+        return None
+    pure, used = (c.model_dump(include=set(RECIPE)) for c in (preset_config(config.preset), config))
+    return changed_keys(pure, used)
 
 
 def data_path(given: str | None) -> str:
@@ -340,11 +376,16 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """One phrase per asked-for setting that the saved ones contradict: ``steps (saved 4000, asked 200)``."""
+def changed_keys(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """The asked-for settings, by their dotted names, that the saved ones contradict or lack."""
     before, after = flatten(saved), flatten(asked)
-    same = {k for k in after if k in before and _plain(before[k]) == _plain(after[k])}
-    return [f"{k} (saved {before.get(k)!r}, asked {after[k]!r})" for k in sorted(after) if k not in same]
+    return [k for k in sorted(after) if k not in before or _plain(before[k]) != _plain(after[k])]
+
+
+def differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """One phrase for a message per key of :func:`changed_keys`: ``steps (saved 4000, asked 200)``."""
+    before, after = flatten(saved), flatten(asked)
+    return [f"{k} (saved {before.get(k)!r}, asked {after[k]!r})" for k in changed_keys(saved, asked)]
 
 
 def dump(section: Section) -> str:

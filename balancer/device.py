@@ -75,11 +75,18 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 def autocast(device: torch.device, precision: str, on_cpu: bool = False) -> torch.autocast:
-    """bfloat16 autocast where ``precision`` asks for it; ``auto`` means on CUDA and, with ``on_cpu``, on CPUs that compute in it."""
-    auto = device.type == "cuda" or (on_cpu and device.type == "cpu" and has_bfloat16_units())
+    """bfloat16 autocast where :func:`resolve_precision` says so, else one that does nothing."""
     return torch.autocast(
-        device.type, torch.bfloat16, enabled=precision == "bfloat16" or (precision == "auto" and auto)
+        device.type, torch.bfloat16, enabled=resolve_precision(device, precision, on_cpu) == "bfloat16"
     )
+
+
+def resolve_precision(device: torch.device, precision: str, on_cpu: bool = False) -> str:
+    """``float32`` or ``bfloat16``: ``auto`` is bfloat16 on CUDA and, with ``on_cpu``, on CPUs that compute in it."""
+    if precision != "auto":
+        return precision
+    units = device.type == "cuda" or (on_cpu and device.type == "cpu" and has_bfloat16_units())
+    return "bfloat16" if units else "float32"
 
 
 def has_bfloat16_units() -> bool:

@@ -46,7 +46,9 @@ class Scan:
     path: Path
     files: list[Path]  # images, and files that are named like images and are none
     sizes: dict[Path, tuple[int, int]]  # width and height of those with a readable header
-    coloured: int  # images stored in colour, if any of the first ones looked at is not grey
+    stored_in_colour: int
+    looked_at: int  # of those, the first ones
+    not_grey: int  # of those looked at
     strays: int  # other files
 
 
@@ -140,7 +142,8 @@ def _scan(flag: str, path: Path) -> Scan:
     """Read every file's header: what Pillow knows is an image, what only has an image's name is damaged, the rest is not ours."""
     files: list[Path] = []
     sizes: dict[Path, tuple[int, int]] = {}
-    colour, strays = [], 0
+    colour: list[Path] = []
+    strays = 0
     for file in _walk(path):
         try:
             with warnings.catch_warnings():
@@ -160,8 +163,8 @@ def _scan(flag: str, path: Path) -> Scan:
         )
     if strays:
         log.info("--%s: %d files that are no images are ignored", flag, strays)
-    coloured = len(colour) if any(map(_is_coloured, colour[:LOOKED_AT])) else 0
-    return Scan(flag, path, files, sizes, coloured, strays)
+    looked_at = colour[:LOOKED_AT]
+    return Scan(flag, path, files, sizes, len(colour), len(looked_at), sum(map(_is_coloured, looked_at)), strays)
 
 
 def _is_coloured(file: Path) -> bool:
@@ -232,23 +235,33 @@ def _notes(folders: dict[str, Folder]) -> list[str]:
     if any((parent / "phantom.json").is_file() for parent in parents):
         notes.append(PHANTOM_NOTICE)
     for flag, f in folders.items():
-        if f.scan.coloured:
-            notes.append(f"{f.scan.coloured} of the {ROLES[flag]} are in colour; they were read as grey.")
+        if f.scan.not_grey:
+            notes.append(
+                f"{f.scan.stored_in_colour} of the {ROLES[flag]} are stored in colour, and {f.scan.not_grey} of the "
+                f"{f.scan.looked_at} looked at {'is' if f.scan.not_grey == 1 else 'are'} not grey; all were read as grey."
+            )
         if f.bad:
             notes.append(f"{len(f.bad)} of the {ROLES[flag]} could not be read and were left out.")
-    real = folders["real"]
     if "training" in folders:
-        seen = set(folders["training"].digests)
-        if shared := sum(d in seen for d in real.digests):
+        real, training = folders["real"], folders["training"]
+        held_out, learnt_from = _joint_groups(real, training)
+        known = set(learnt_from)
+        shared = {number for number, group in zip(real.groups, held_out, strict=True) if group in known}
+        if unknown := (set(real.groups) & set(training.groups)) - shared:
             notes.append(
-                f"{shared} of the {len(real.digests)} real images are also among the training images: not held out."
-            )
-        both = set(real.groups) & set(folders["training"].groups)
-        if both and not shared:
-            notes.append(
-                f"{len(both)} patient numbers occur in both --real and --training; whether they are the same people is not known."
+                f"{len(unknown)} patient numbers occur in both --real and --training; whether they are the same people is not known."
             )
     return notes
+
+
+def _joint_groups(real: Folder, training: Folder) -> tuple[list[str], list[str]]:
+    """Patients of both folders' images, the same one on both sides where the folders share a file, byte by byte.
+
+    The same number in both need not be the same patient (it is not in Kaggle's train and test), hence the prefixes.
+    """
+    patients = [f"held out: {g}" for g in real.groups] + [f"training: {g}" for g in training.groups]
+    merged = merge_groups(patients, real.digests + training.digests)
+    return merged[: len(real.groups)], merged[len(real.groups) :]
 
 
 def describe_size(inputs: Inputs) -> str:
@@ -288,9 +301,9 @@ def evaluate(config: EvaluateConfig, inputs: Inputs, run: RunDir, device: torch.
     fake = folders["fake"].images
     train, held_out = real, None
     if "training" in folders:
-        train = ImageSet(folders["training"].images, folders["training"].groups, "training images")
-        # The same number in both folders need not be the same patient (it is not in Kaggle's train and test); a note says so.
-        held_out = ImageSet(real.images, [f"held out: {g}" for g in real.groups], "held-out real images")
+        unseen, learnt_from = _joint_groups(folders["real"], folders["training"])
+        train = ImageSet(folders["training"].images, learnt_from, "training images")
+        held_out = ImageSet(real.images, unseen, "held-out real images")  # less those also in training; see assess
     quality = assess(config, train, held_out, fake, device)
     seconds = time.perf_counter() - begin
     learnt = (
@@ -320,6 +333,9 @@ def evaluate(config: EvaluateConfig, inputs: Inputs, run: RunDir, device: torch.
 
 
 def estimate_seconds(config: EvaluateConfig, inputs: Inputs) -> float:
-    """Rough, from runs on two cores: features and copies by the image, and the two-sample classifiers, whose steps are fixed."""
+    """Rough, from runs on two cores: features and copies by the image, and the two-sample classifiers, whose steps are fixed.
+
+    Each of those is trained twice, on synthetic images and on other real ones as its control.
+    """
     images = sum(len(f.images) for f in inputs.folders.values())
-    return (75 if config.two_sample else 15) + 0.02 * images
+    return (110 if config.two_sample else 15) + 0.02 * images

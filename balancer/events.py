@@ -14,17 +14,16 @@ from balancer.errors import BalancerError
 class Events:
     """Writes what a run logs as TensorBoard events too; does nothing where it is off.
 
-    Raises:
-        BalancerError: it is on and TensorBoard is not installed.
+    That TensorBoard is installed has been seen to before the run began, by :func:`check_installed`.
     """
 
     def __init__(self, folder: Path, on: bool, step: int) -> None:
         self._writer: Any = None
         if on:
-            check_installed(on)
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+            # also at step 0: a run killed before its first snapshot starts over, and what it wrote then is to go
+            self._writer = SummaryWriter(str(folder), purge_step=step + 1)
 
     def scalars(self, row: Mapping[str, float]) -> None:
         for name, value in row.items() if self._writer else ():

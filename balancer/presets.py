@@ -11,8 +11,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Radford et al. 2016, arXiv:1511.06434: BatchNorm, Adam 2e-4 with beta1 .5, N(0, .02) weights, nothing else. Departures:
     # z is normal (theirs uniform), batch and width are 32 (theirs 128) for two cores.
     "dcgan": {"diffaugment": (), "ema_decay": 0.0},
-    # Miyato et al. 2018 (spectral norm), Lim & Ye 2017 (hinge), with all of DiffAugment and a long average.
-    "sngan": {
+    # Spectral norm (Miyato et al. 2018, arXiv:1802.05957) and hinge loss (Lim & Ye 2017, arXiv:1705.02894) on the DCGAN networks. Not
+    # the SNGAN of either paper: with all of DiffAugment, D's rate twice G's (TTUR) and a long average of weights.
+    "sngan_diffaug": {
         "loss": "hinge",
         "discriminator_norm": "spectral",
         "diffaugment": ("brightness", "contrast", "translation", "cutout"),
@@ -32,8 +33,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "diffaugment": (),
         "ema_decay": 0.0,
     },
-    # Huang et al. 2024, arXiv:2501.05441: relativistic pairing loss, R1 and R2, residual networks without normalisation in D.
-    "r3gan": {
+    # The loss of Huang et al. 2024, arXiv:2501.05441 (relativistic pairing with R1 and R2) on residual networks. Not their R3GAN: G keeps
+    # its BatchNorm here, which they drop, and their networks, their schedules and their augmentation are not taken over.
+    "relativistic": {
         "architecture": "residual",
         "loss": "relativistic",
         "discriminator_norm": "none",

@@ -35,7 +35,7 @@ from balancer.metrics.frechet import frechet_distance
 from balancer.metrics.kernel import kernel_distance
 from balancer.metrics.manifold import NEIGHBOURS, manifold_overlap
 from balancer.metrics.memorization import memorization
-from balancer.readings import readings, verdict
+from balancer.readings import HALF_SIZE, readings, verdict
 
 Array = np.ndarray
 ResultT = TypeVar("ResultT")
@@ -104,7 +104,9 @@ def assess(
     networks = _networks(settings.inception, device, notes)
     notes += _count_notes(settings, networks, comparisons)
     shift = _shift(settings, train, test)
-    features = [_Features(n, [s for s in (train, held_out, test) if s], fake, device) for n in networks]
+    used = np.unique(np.concatenate([c.fake for c in comparisons])) if comparisons else np.arange(0)
+    real = [s for s in (train, held_out, test) if s]
+    features = [_Features(network, real, fake, used, device) for network in networks]
     main = next((c for c in reversed(comparisons) if c.other), None)  # with held-out images, those
     if held_out is None and main:
         notes.append(
@@ -164,22 +166,27 @@ def _networks(weights: str, device: torch.device, notes: list[str]) -> list[Feat
 
 
 class _Features:
-    """Features of every image on one network, each computed once."""
+    """Features on one network, each computed once: of all real images, of the synthetic ones that a comparison uses."""
 
-    def __init__(self, network: FeatureNetwork, sets: list[ImageSet], fake: Array, device: torch.device) -> None:
+    def __init__(
+        self, network: FeatureNetwork, real: list[ImageSet], fake: Array, used: Array, device: torch.device
+    ) -> None:
         self.network = network
-        self._real = {s.name: extract(network, s.images, device, s.name, keep=True) for s in sets}
-        self.fake = extract(network, fake, device, "synthetic")
+        self._real = {s.name: extract(network, s.images, device, s.name, keep=True) for s in real}
+        self._used, self._fake = used, extract(network, fake[used], device, "synthetic")
 
     def of(self, side: Side) -> Array:
         return self._real[side.source.name][side.positions]
+
+    def of_fake(self, positions: Array) -> Array:
+        return self._fake[np.searchsorted(self._used, positions)]
 
 
 def _comparisons(
     settings: QualityConfig, train: ImageSet, held_out: ImageSet | None, n_fake: int, notes: list[str]
 ) -> list[Comparison]:
     """The references in the report's order; the last one with a floor is the one that readings go by."""
-    first, second = _halves(train, settings.seed)
+    first, second = _halves(train)
     wanted: list[tuple[str, Side, Side | None]] = [(f"{train.name} (half the patients)", first, second)]
     if held_out:
         wanted.append((held_out.name, _whole(held_out), _whole(train)))
@@ -206,8 +213,8 @@ def _comparisons(
     return made
 
 
-def _halves(images: ImageSet, seed: int) -> tuple[Side, Side]:
-    first, second = patient_halves(images.groups, seed)
+def _halves(images: ImageSet) -> tuple[Side, Side]:
+    first, second = patient_halves(images.groups)
     return Side(images, first), Side(images, second)
 
 
@@ -231,7 +238,7 @@ def _distances(settings: QualityConfig, features: _Features, c: Comparison) -> d
         "n_fake": n,
         "kid_subsets": settings.kid_subsets,
         "kid_subset_size": kid_subset_size(settings, n),
-        **_pair(settings, real, features.fake[c.fake]),
+        **_pair(settings, real, features.of_fake(c.fake)),
     }
     floor = _pair(settings, real, features.of(c.other)) if c.other else {}
     return row | {f"{key}_floor": floor.get(key) for key in ("frechet", "kid", "kid_sd", "overlap")}
@@ -272,7 +279,7 @@ def _shift(settings: QualityConfig, train: ImageSet, test: ImageSet | None) -> t
     """Training and test images, and two halves of the training images as their floor, all at equal counts."""
     if test is None:
         return None
-    sides = [_whole(train), _whole(test), *_halves(train, settings.seed)]
+    sides = [_whole(train), _whole(test), *_halves(train)]
     n = min(len(side.positions) for side in sides)
     if n < 2:
         return None
@@ -314,9 +321,11 @@ def _two_sample(
     assert c.other is not None, "the comparison that readings go by has a floor"
     logistic, pixel = two_sample.logistic_two_sample, partial(two_sample.pixel_two_sample, device=device)
     tests: list[tuple[str, Callable[..., two_sample.TwoSample], Array, Array, Array]] = [
-        *((f.network.name, logistic, f.of(c.real), f.fake[c.fake], f.of(c.other)) for f in features),
+        *((f.network.name, logistic, f.of(c.real), f.of_fake(c.fake), f.of(c.other)) for f in features),
         ("pixels", pixel, c.real.images, fake[c.fake], c.other.images),
     ]
+    if min(fake.shape[1:]) >= 2 * two_sample.SMALLEST_SIDE:
+        tests.append((HALF_SIZE, pixel, halved(c.real.images), halved(fake[c.fake]), halved(c.other.images)))
     rows = []
     for on, test, real, synthetic, other in tests:
         for compared, images, patients in (
@@ -328,6 +337,13 @@ def _two_sample(
                 names = {"on": on, "compared": compared, "reference": c.reference}
                 rows.append(names | asdict(found) | {"reading": two_sample.reading(found)})
     return rows
+
+
+def halved(images: Array) -> Array:
+    """Images (n, H, W) uint8 at half the size, (n, H // 2, W // 2): means of 2 x 2 pixels, which no checkerboard survives."""
+    n, height, width = images.shape
+    blocks = images[:, : height // 2 * 2, : width // 2 * 2].reshape(n, height // 2, 2, width // 2, 2)
+    return np.rint(blocks.mean(axis=(2, 4))).astype(np.uint8)
 
 
 def _spectrum(c: Comparison, fake: Array) -> dict[str, Any]:

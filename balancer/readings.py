@@ -9,18 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from balancer.metrics.two_sample import percent
+
 Quality = dict[str, Any]
-ALIKE = 1.5  # a Fréchet distance up to this many floors reads as what real sets differ by
+ALIKE = 1.5  # a Fréchet distance up to this many floors reads as what real sets of this size differ by
+HARD_TO_TELL = 0.6  # AUROC that no classifier's interval may exceed for images to be called hard to tell
 COLLAPSED = 0.1  # recall below this share of its floor, with poor coverage, reads as a collapsed generator
 POOR = 0.5  # recall or coverage below this share of its floor reads as little
+HALF_SIZE = "pixels at half size"  # what tells whether fine detail alone gives images away
 REPEATED = 0.1  # share of synthetic images that repeat one another from which the verdict says so
-
-
-def percent(share: float) -> str:
-    """``0.834`` as ``83 %``; what is not quite nothing or everything does not read as such."""
-    if 0 < share < 0.005 or 0.995 < share < 1:
-        return "under 1 %" if share < 0.5 else "over 99 %"
-    return f"{100 * share:.0f} %"
 
 
 def times(ratio: float) -> str:
@@ -73,11 +70,12 @@ def _distance_rows(quality: Quality) -> Iterator[dict[str, Any]]:
 
 def _read_frechet(r: Quality) -> str:
     ratio = _over_floor(r)
+    size = f"sets of {r['n_real']} real images"
     if ratio > ALIKE:
-        return f"{times(ratio)} what two sets of real images differ by"
+        return f"{times(ratio)} what two {size} differ by"
     if ratio < 1 / ALIKE:
-        return "less than two sets of real images differ by: expected of copies, not of new images"
-    return "about what two sets of real images differ by"
+        return f"less than two {size} differ by: expected of copies, not of new images"
+    return f"about what two {size} differ by, of which small sets say little"
 
 
 def _over_floor(r: Quality) -> float:
@@ -139,7 +137,7 @@ def _memorization_rows(quality: Quality) -> Iterator[dict[str, Any]]:
     m = quality["memorization"]
     if m:
         figure = f"{m['exact_copies']} exact, {m['near_copies']} near"
-        yield _row("Copies of training images", figure, m["n_train"], m["n_fake"], "0", m["verdict"])
+        yield _row("Copies of training images", figure, m["n_train"], m["n_fake"], "–", m["verdict"])
 
 
 def _spectrum_rows(quality: Quality) -> Iterator[dict[str, Any]]:
@@ -157,21 +155,36 @@ def _on_copies(m: Quality | None) -> str:
 
 
 def _on_likeness(quality: Quality) -> str:
+    """What classifiers say, which have an interval; a ratio of distances goes to 1 in small sets whatever the images."""
     told = [t for t in quality["two_sample"] if t["compared"] == "synthetic"]
     rows = [r for r in main_rows(quality) if r["frechet_floor"] is not None]
     findings = []
+    chance = {on: max(t["high"], 0.5) for on, t in _two_sample_floors(quality).items()}
+    apart = {t["on"]: t for t in told if t["low"] > chance.get(t["on"], 0.5)}
     if told:
         best = max(told, key=lambda t: t["auroc"])
-        findings.append(f"a classifier on {best['on']} tells them apart in {percent(best['auroc'])} of pairs")
+        coarse = apart.get(HALF_SIZE)
+        more = (
+            f" (at half size in {percent(coarse['auroc'])}: by more than fine detail)"
+            if coarse and best["on"] == "pixels"
+            else ""
+        )
+        findings.append(f"a classifier on {best['on']} tells them apart in {percent(best['auroc'])} of pairs{more}")
     if rows:
-        ratio = _over_floor(rows[0])
-        findings.append(f"the {rows[0]['frechet_name']} is {times(ratio)} what two sets of real images differ by")
+        r = rows[0]
+        findings.append(
+            f"the {r['frechet_name']} is {times(_over_floor(r))} what two sets of {r['n_real']} real images differ by"
+        )
     if not findings:
         return ""
-    chance = {on: max(t["high"], 0.5) for on, t in _two_sample_floors(quality).items()}
-    close = all(t["low"] <= chance.get(t["on"], 0.5) for t in told) and (not rows or ratio <= ALIKE)
-    likeness = "They are hard to tell from real images" if close else "They can be told from real images"
-    return f"{likeness}: {', and '.join(findings)}."
+    evidence = ", and ".join(findings)
+    if not told:
+        return f"No classifier was asked whether they can be told from real images; {evidence}."
+    if apart:
+        return f"They can be told from real images: {evidence}."
+    if all(t["high"] <= HARD_TO_TELL for t in told):
+        return f"They are hard to tell from real images: {evidence}."
+    return f"Whether they can be told from real images is not settled at this number: {evidence}."
 
 
 def _on_variety(quality: Quality) -> str:

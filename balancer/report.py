@@ -240,8 +240,12 @@ def _spectrum_part(quality: dict[str, Any], shown: bool) -> Part | None:
         return None
     rows = [
         ["rms difference over all frequencies", f"{s['rms_db']:.2f}", f"{s['floor_db']:.2f}"],
-        ["difference over the top third of frequencies", f"{s['high_db']:+.2f}", "0"],
-        ["checkerboard: excess at the worst grid point of up-convolutions", f"{s['checkerboard_db']:+.2f}", "0 to 1"],
+        ["difference over the top third of frequencies", f"{s['high_db']:+.2f}", f"{s['high_floor_db']:+.2f}"],
+        [
+            "checkerboard: excess at the worst grid point of up-convolutions",
+            f"{s['checkerboard_db']:+.2f}",
+            f"{s['checkerboard_floor_db']:+.2f}",
+        ],
     ]
     return Part("Spectrum", [], Table(["", "dB", "floor"], rows), "spectrum" if shown else None)
 

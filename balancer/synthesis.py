@@ -17,13 +17,13 @@ import torch
 from torch import nn
 
 from balancer import figures, progress
-from balancer.config import PRESETS, GanTrainConfig, SynthesizeConfig, differences, flatten, merge, validate
+from balancer.config import GanTrainConfig, SynthesizeConfig, merge, recipe_changes, validate
 from balancer.console import Invocation
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.folder import CLASSES
 from balancer.errors import BalancerError
-from balancer.gan.checkpoint import check_config, chosen_generator, read_checkpoint
-from balancer.gan.monitor import generate
+from balancer.gan.checkpoint import BEST, check_config, read_checkpoint
+from balancer.gan.monitor import CHUNK, generate
 from balancer.gan.networks import architecture
 from balancer.gan.step import sample_z
 from balancer.grids import png_bytes, to_uint8
@@ -36,7 +36,6 @@ from balancer.seeding import derive_seed, generator
 
 log = logging.getLogger("balancer")
 Array = np.ndarray
-CHUNK = 64  # images per pass through G; fixed, so that rounding does not depend on how many are asked for
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,7 @@ class Source:
     label: int
     step: int
     data: Dataset
+    precisions: tuple[str, ...] = ()  # what it was trained in, one after the other; empty where not known
 
 
 def configure(asked: Invocation) -> Any:
@@ -82,8 +82,8 @@ def open_source(config: SynthesizeConfig, device: torch.device) -> Source:
         )
     if config.inception not in ("auto", "off"):
         inception_weights(config.inception)  # a wrong file is refused before anything is written
-    content = read_checkpoint(chosen_generator(run), device)
-    check_config(chosen_generator(run), content, gan)
+    content = read_checkpoint(run / BEST, device)
+    check_config(run / BEST, content, gan)
     data = load_dataset(config.data)
     if content["split_hash"] != data.split_hash:
         raise BalancerError(
@@ -93,7 +93,7 @@ def open_source(config: SynthesizeConfig, device: torch.device) -> Source:
     G = architecture(gan.architecture).generator(gan.data.image_size, gan.z_dim, gan.generator_width)
     G.load_state_dict(content["G_ema"])
     label = [c == content["class"] for c in CLASSES].index(True)
-    return Source(run, G.to(device).eval(), gan, label, content["step"], data)
+    return Source(run, G.to(device).eval(), gan, label, content["step"], data, tuple(content.get("precisions", ())))
 
 
 def count(config: SynthesizeConfig, source: Source) -> int:
@@ -185,18 +185,17 @@ def image_set(data: Dataset, fold: str, label: int, name: str) -> ImageSet:
 def about(config: SynthesizeConfig, source: Source) -> list[str]:
     """Paragraphs on the generator and on what it learnt from."""
     gan, data, cls = source.config.model_dump(mode="json"), source.data, CLASSES[source.label]
-    preset = PRESETS[gan["preset"]]
-    changed = differences(preset, {k: v for k, v in flatten(gan).items() if k in flatten(preset)})
-    recipe = f"{gan['preset']} preset" + (
-        f" (with other {', '.join(c.split(' ')[0] for c in changed)})" if changed else ""
-    )
-    weights = f"averaged weights (EMA {gan['ema_decay']:g})" if gan["ema_decay"] else "the last weights"
+    changed = recipe_changes(source.config)
+    recipe = f"{gan['preset']} preset" + (" of an earlier version" if changed is None else "")
+    recipe += f" (with other {', '.join(changed)})" if changed else ""
+    weights = f"averaged weights (EMA {gan['ema_decay']:g})" if gan["ema_decay"] else "weights not averaged"
+    trained = f", trained in {', then '.join(source.precisions)}" if source.precisions else ""
     counts = dict(zip(CLASSES, data.counts("train"), strict=True))
     rule = {"kid": "chosen by KID to", "frechet": "chosen by Fréchet distance to"}.get(gan["selection"])
     chosen = f" of {gan['steps']:,} ({rule} images of the training fold)" if rule else ""
     return [
-        f"Generator: {recipe}, {data.images.shape[1]} px, step {source.step:,}{chosen}, run `{source.run.name}`, {weights}. Seed {config.seed}; "
-        "each image is the same whatever the number of images.",
+        f"Generator: {recipe}, {data.images.shape[1]} px, step {source.step:,}{chosen}, run `{source.run.name}`, {weights}{trained}. "
+        f"Seed {config.seed}; each image is the same whatever the number of images.",
         f"Trained on the {counts[cls]:,} {cls} images of the training fold ({', '.join(f'{c} {n:,}' for c, n in counts.items())}; "
         f"split `{data.split_hash}`). No validation or test image was seen.",
     ]
@@ -232,8 +231,8 @@ def export(config: SynthesizeConfig, source: Source, run: RunDir, device: torch.
 
 
 def estimate_seconds(config: SynthesizeConfig, source: Source, device: torch.device) -> float:
-    """Export time from one chunk; looking for copies costs about as much again, and the two-sample tests a minute."""
+    """Export time from one chunk; looking for copies costs about as much again, and the two-sample tests a minute and a half."""
     count(config, source)
     begin = time.perf_counter()
     next(images_of(source, config.seed, CHUNK, device))
-    return (80 if config.two_sample else 20) + 2 * (time.perf_counter() - begin) * count(config, source) / CHUNK
+    return (115 if config.two_sample else 20) + 2 * (time.perf_counter() - begin) * count(config, source) / CHUNK

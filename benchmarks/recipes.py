@@ -55,9 +55,9 @@ RECIPES: dict[str, tuple[str, list[str]]] = {
         [*LONGER, "discriminator_norm=spectral", "loss=hinge", "lr_discriminator=4e-4"],
     ),
     "upsample": ("+ EMA .99, translation, upsample + convolution", [*EMA, *TRANSLATION, "architecture=upsample"]),
-    "hybrid": (
-        "+ EMA .99, translation, upsample + convolution in the last two layers",
-        [*EMA, *TRANSLATION, "architecture=hybrid"],
+    "upsample-last": (
+        "+ EMA .99, translation, upsample + convolution in the last layer",
+        [*EMA, *TRANSLATION, "architecture=upsample_last"],
     ),
     "residual": ("residual, R1, EMA .995, translation", [*R1, *TRANSLATION, "architecture=residual"]),
     "wgan-gp": ("WGAN-GP", ["preset=wgan_gp"]),
@@ -67,9 +67,9 @@ IMAGES = 600  # a little more than half the training fold's images of the class,
 
 
 def run(command: str, out: Path, *arguments: str) -> None:
-    """A command of the product, unless its run is finished."""
-    if not (out / "done").exists():
-        balancer([command, *arguments, "--out", str(out), "--force"], standalone_mode=False)
+    """A command of the product: anew, or going on with what is there, which it refuses if that has other settings."""
+    begun = (out / "config.yaml").exists()
+    balancer([command, *arguments, "--resume" if begun else "--out", str(out)], standalone_mode=False)
 
 
 def train(out: Path, recipe: str, seed: int, steps: int, settings: list[str]) -> None:

@@ -120,7 +120,7 @@ def test_gan_train_leaves_a_complete_run(chest_folder: Path, runs_cwd: Path) -> 
 @pytest.mark.parametrize(
     ("args", "code", "phrases"),
     [
-        (["--preset", "sngann"], 2, ["'sngann'", "did you mean 'sngan'"]),
+        (["--preset", "sngan_difaug"], 2, ["'sngan_difaug'", "did you mean 'sngan_diffaug'"]),
         (["--preset", "zzz"], 2, ["known: dcgan, dcgan_diffaug, "]),
         (["--set", "generator_widht=4"], 2, ["'generator_widht'", "did you mean 'generator_width'"]),
         (["--set", "data.image_sise=4"], 2, ["'data.image_sise'", "image_size'"]),
@@ -189,7 +189,7 @@ def test_too_many_unreadable_files(chest_folder: Path, runs_cwd: Path) -> None:
 
 def test_precedence(chest_folder: Path, runs_cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Flag over environment over file over preset over default."""
-    (runs_cwd / "c.yaml").write_text("gan_train:\n  preset: sngan\n  seed: 1\n  steps: 11\n  ema_decay: 0.5\n")
+    (runs_cwd / "c.yaml").write_text("gan_train:\n  preset: sngan_diffaug\n  seed: 1\n  steps: 11\n  ema_decay: 0.5\n")
 
     def resolved(*args: object) -> dict[str, Any]:
         command = ("gan-train", "--data", chest_folder, "--image-size", 16, "--dry-run", "--json", *TINY[6:], *args)

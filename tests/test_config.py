@@ -17,9 +17,11 @@ from balancer.config import (
     COMMANDS,
     DEMO,
     PRESETS,
+    RECIPE,
     AblateConfig,
     DataConfig,
     GanTrainConfig,
+    changed_keys,
     config_hash,
     differences,
     dump,
@@ -28,6 +30,7 @@ from balancer.config import (
     parse_assignment,
     read_config_file,
     reads_data,
+    recipe_changes,
     resolve,
     validate,
 )
@@ -233,12 +236,14 @@ def test_where_the_data_are(runs_cwd: Path, file: Path) -> None:
 
 @pytest.mark.parametrize("how", ["file", "flag", "environment"])
 def test_what_is_given_beats_the_preset(file: Path, how: str) -> None:
-    file.write_text("gan_train: {preset: sngan, ema_decay: 0.5}" if how == "file" else "gan_train: {ema_decay: 0.5}")
-    args = ["--data", "/x", "--config", file, *(["--preset", "sngan"] if how == "flag" else [])]
-    found = settings(*args, **({"BALANCER_GAN_TRAIN_PRESET": "sngan"} if how == "environment" else {}))
-    preset = {**PRESETS["sngan"], "preset": "sngan", "ema_decay": 0.5}
+    file.write_text(
+        "gan_train: {preset: sngan_diffaug, ema_decay: 0.5}" if how == "file" else "gan_train: {ema_decay: 0.5}"
+    )
+    args = ["--data", "/x", "--config", file, *(["--preset", "sngan_diffaug"] if how == "flag" else [])]
+    found = settings(*args, **({"BALANCER_GAN_TRAIN_PRESET": "sngan_diffaug"} if how == "environment" else {}))
+    preset = {**PRESETS["sngan_diffaug"], "preset": "sngan_diffaug", "ema_decay": 0.5}
     assert {key: found[key] for key in preset} == json.loads(json.dumps(preset))
-    assert PRESETS["sngan"]["ema_decay"] != 0.5
+    assert PRESETS["sngan_diffaug"]["ema_decay"] != 0.5
 
 
 def test_a_preset_lies_over_the_demo_and_under_the_flags() -> None:
@@ -378,6 +383,42 @@ def test_differences_name_what_is_asked_for_otherwise() -> None:
     ]
 
 
+def test_changed_keys_are_names_whatever_the_values_hold() -> None:
+    saved = {"seed": 0, "loss": "hinge", "data": {"path": "/a b (c)", "image_size": 64}, "diffaugment": ["cutout"]}
+    assert changed_keys(saved, {"seed": 0, "diffaugment": ("cutout",), "data": {"path": "/a b (c)"}}) == []
+    asked = {"seed": 1, "data": {"path": "/d e", "image_size": 64}, "new": None}
+    assert changed_keys(saved, asked) == ["data.path", "new", "seed"]
+
+
+NOT_THE_RECIPE = {
+    "data": {"path": "phantom", "image_size": 32, "split_seed": 3},
+    "seed": 4,
+    "target_class": "pneumonia",
+    "steps": 7,
+    "precision": "bfloat16",
+    "log_every": 3,
+    "snapshot_every": 5,
+    "snapshot_images": 9,
+    "selection": "last",
+    "min_diversity": 0.5,
+    "tensorboard": True,
+}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_recipe_is_compared_with_the_whole_preset(preset: str) -> None:
+    """Also where the preset leaves the default, and whatever else of the run is other."""
+    named = {**PRESETS[preset], "preset": preset, **NOT_THE_RECIPE}
+    assert recipe_changes(validate(GanTrainConfig, named)) == []
+    assert {*NOT_THE_RECIPE, "preset", *RECIPE} == GanTrainConfig.model_fields.keys()
+    for key, value in {"loss": "hinge_", "n_dis": 9, "lecam_weight": 0.1, "diffaugment": ["contrast"]}.items():
+        assert recipe_changes(validate(GanTrainConfig, {**named, key: value})) == [key]
+
+
+def test_a_preset_that_is_no_more() -> None:
+    assert recipe_changes(validate(GanTrainConfig, {"preset": "sngan"})) is None
+
+
 def test_the_hash_names_the_settings() -> None:
     one = resolve("gan_train", {**DATA, "lr_generator": "1e-5"})
     assert config_hash(one) == config_hash(resolve("gan_train", {**DATA, "lr_generator": 1e-5}))
@@ -447,11 +488,33 @@ def test_unknown_flags_and_help() -> None:
 
 
 def test_a_preset_overruled_by_its_own_settings_is_said(caplog):
-    said = resolve("gan_train", {"preset": "sngan", "loss": "non_saturating", "steps": 5, "data": {"path": "/x"}})
+    said = resolve(
+        "gan_train", {"preset": "sngan_diffaug", "loss": "non_saturating", "steps": 5, "data": {"path": "/x"}}
+    )
     assert said.loss == "non_saturating"
-    assert "preset sngan is overruled" in caplog.text
+    assert "preset sngan_diffaug is overruled" in caplog.text
     assert "loss" in caplog.text
     assert "steps" not in caplog.text
+
+
+@pytest.mark.parametrize("preset", ["dcgan_diffaug", "sngan_diffaug"])
+def test_a_preset_is_overruled_in_what_it_leaves_at_the_default_too(preset, caplog):
+    given = {"preset": preset, "n_dis": 3, "steps": 5, "seed": 2, "data": {"path": "/x", "image_size": 32}}
+    resolve("gan_train", given)
+    (message,) = caplog.messages
+    assert message.endswith("beside it: n_dis 3 (in the preset 1)")
+
+
+def test_a_preset_that_nobody_named_or_that_is_kept_is_not_overruled(caplog):
+    resolve("gan_train", {"loss": "hinge", **DATA})
+    preset = {
+        **PRESETS["sngan_diffaug"],
+        "lr_discriminator": "4e-4",
+        "diffaugment": "brightness,contrast,translation,cutout",
+    }
+    resolve("gan_train", {**preset, "preset": "sngan_diffaug", **DATA})
+    resolve("gan_train", {"preset": "sngan_diffaug", "data": {"path": "phantom"}})  # the demo's widths
+    assert not caplog.messages
 
 
 def test_imagenet_weights_bring_imagenet_normalisation():

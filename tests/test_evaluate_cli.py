@@ -83,7 +83,12 @@ def test_a_complete_run(real: Path, fake: Path, runs_cwd: Path) -> None:
     assert report["data"]["counts"] == {"real": 20, "fake": 16}
     assert report["data"]["image_size"] == SIZE
     assert report["quality"]["memorization"]["status"] == "none"
-    assert {t["on"] for t in report["quality"]["two_sample"]} == {"chest-xray-128", "random-conv-128", "pixels"}
+    assert {t["on"] for t in report["quality"]["two_sample"]} == {
+        "chest-xray-128",
+        "random-conv-128",
+        "pixels",
+        "pixels at half size",
+    }
     assert report["quality"]["verdict"] in (run / "report.md").read_text()
     page = (run / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 3
@@ -205,11 +210,50 @@ def test_identical_folders(real: Path, runs_cwd: Path) -> None:
 
 
 def test_training_images_among_the_held_out_ones(real: Path, fake: Path, runs_cwd: Path) -> None:
+    """They are no held-out images: not in a distance, not in the search for memorised patients; and it is said once."""
     training = write(runs_cwd / "training", fields(30, 4, SIZE))
     for i in range(5):
         shutil.copy(training / f"image_{i:03d}.png", real / f"leaked_{i}.png")
+    more = write(runs_cwd / "fake", fields(14, 6, SIZE), "more_{:03d}.png")  # more than there are real ones
+    report = report_of("--real", real, "--fake", more, "--training", training)
+    quality = report["quality"]
+    held_out = [r for r in quality["distances"] if r["reference"] == "held-out real images"]
+    assert held_out
+    assert all(r["n_real"] == 20 for r in held_out)
+    assert (quality["memorization"]["n_train"], quality["memorization"]["n_held_out"]) == (30, 20)
+    assert report["data"]["counts"] == {"real": 25, "training": 30, "fake": 30}
+    assert report["data"]["notes"] == []
+    said = [n for n in quality["notes"] if "5 of the 25 images" in n]
+    assert len(said) == 1
+    assert "left out" in said[0]
+
+
+def test_a_patient_of_a_shared_image_is_not_held_out(fake: Path, runs_cwd: Path) -> None:
+    """All images of person 3, of whom the training folder holds one under another name; person 5 there is somebody else."""
+    training = write(runs_cwd / "training", fields(10, 4, SIZE), "person{}_virus_1.png")
+    held_out = write(runs_cwd / "held_out", fields(4, 5, SIZE), "person3_virus_{}.png")
+    write(held_out, fields(12, 7, SIZE)[5:], "person5_virus_{}.png")
+    shutil.copy(held_out / "person3_virus_2.png", training / "person77_bacteria_1.png")
+    report = report_of("--real", held_out, "--fake", fake, "--training", training)
+    assert report["quality"]["memorization"]["n_held_out"] == 0, "one patient is left, too few to compare with"
+    held_out_rows = [r for r in report["quality"]["distances"] if r["reference"] == "held-out real images"]
+    assert [r["n_real"] for r in held_out_rows] == [7, 7]
+    assert report["data"]["notes"] == [
+        "1 patient numbers occur in both --real and --training; whether they are the same people is not known."
+    ]
+
+
+def test_nothing_is_held_out_of_equal_folders(real: Path, fake: Path, runs_cwd: Path) -> None:
+    training = Path(shutil.copytree(real, runs_cwd / "training"))
     report = report_of("--real", real, "--fake", fake, "--training", training)
-    assert "5 of the 25 real images are also among the training images: not held out." in report["data"]["notes"]
+    quality = report["quality"]
+    assert quality["memorization"]["baseline"] == "training"
+    assert quality["memorization"]["membership"] is None
+    assert quality["reference"] == "training images (half the patients)"
+    assert not [r for r in quality["distances"] if "held-out" in r["reference"]]
+    assert any("20 of the 20 images of held-out real images" in n for n in quality["notes"])
+    assert any(n.startswith("No held-out images") for n in quality["notes"])
+    assert report["about"][1].endswith("Copies were searched among the training images.")
 
 
 # --- what is read
@@ -244,13 +288,20 @@ def test_a_truncated_image(real: Path, fake: Path) -> None:
 
 
 def test_colour(real: Path, runs_cwd: Path) -> None:
-    """Colours are said; grey stored as RGB is grey."""
-    grey = fields(16, 2, SIZE)
-    write(runs_cwd / "rgb", np.stack([grey] * 3, axis=-1))
-    write(runs_cwd / "colour", np.stack([grey, grey // 2, 255 - grey], axis=-1))
-    assert report_of("--real", real, "--fake", "rgb", out="a")["data"]["notes"] == []
-    notes = report_of("--real", real, "--fake", "colour", out="b")["data"]["notes"]
-    assert notes == ["16 of the synthetic images are in colour; they were read as grey."]
+    """Colours are said, and how many images they were looked for in; grey stored as RGB is grey."""
+    grey = fields(20, 2, SIZE)
+    rgb, tinted = np.stack([grey] * 3, axis=-1), np.stack([grey, grey // 2, 255 - grey], axis=-1)
+    write(runs_cwd / "rgb", rgb)
+    assert report_of("--real", real, "--fake", "rgb", out="rgb-report")["data"]["notes"] == []
+    for name, n, coloured, said in (
+        ("colour", 20, 20, "20 of the synthetic images are stored in colour, and 16 of the 16 looked at are not grey"),
+        ("few", 12, 3, "12 of the synthetic images are stored in colour, and 3 of the 12 looked at are not grey"),
+        ("one", 20, 1, "20 of the synthetic images are stored in colour, and 1 of the 16 looked at is not grey"),
+    ):
+        folder = write(runs_cwd / name, np.concatenate([tinted[:coloured], rgb[coloured:n]]))
+        write(folder, grey[:2], "plain_{}.png")
+        notes = report_of("--real", real, "--fake", folder, out=f"{name}-report")["data"]["notes"]
+        assert notes == [f"{said}; all were read as grey."]
 
 
 def test_sixteen_bit_and_palette_images_are_read(real: Path, runs_cwd: Path) -> None:

@@ -51,15 +51,26 @@ def test_a_resumed_run_takes_back_what_it_will_write_again(tmp_path: Path) -> No
     assert [(e.step, e.value) for e in found.Scalars("loss")] == [(10, 1), (20, 1), (30, 2), (40, 2)]
 
 
+def test_a_run_that_starts_over_takes_everything_back(tmp_path: Path) -> None:
+    """Killed before its first snapshot, it resumes from step 0."""
+    for steps, value in (((1, 2, 3), 1.0), ((1, 2), 2.0)):
+        events = Events(tmp_path, True, 0)
+        for step in steps:
+            events.scalars({"step": step, "loss": value})
+        events.close()
+    found = EventAccumulator(str(tmp_path), purge_orphaned_data=True)
+    found.Reload()
+    assert [(e.step, e.value) for e in found.Scalars("loss")] == [(1, 2), (2, 2)]
+
+
 def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line that says what to install; nothing is asked for when it is off."""
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     check_installed(False)
     Events(tmp_path / "events", False, 0).close()
-    for make in (lambda: check_installed(True), lambda: Events(tmp_path / "events", True, 0)):
-        with pytest.raises(
-            BalancerError, match=r"tensorboard is not installed; pip install 'xray-balancer\[tensorboard\]'"
-        ):
-            make()
+    with pytest.raises(
+        BalancerError, match=r"tensorboard is not installed; pip install 'xray-balancer\[tensorboard\]'"
+    ):
+        check_installed(True)
     assert not list(tmp_path.iterdir())

@@ -17,8 +17,9 @@ from balancer.config import QualityConfig
 from balancer.data.folder import Record, find_root, read_folder
 from balancer.data.images import read_image
 from balancer.metrics.features import FeatureNetwork
-from balancer.quality import ImageSet, assess
-from balancer.readings import percent, readings, times, verdict
+from balancer.metrics.two_sample import percent
+from balancer.quality import ImageSet, assess, halved
+from balancer.readings import readings, times, verdict
 
 CPU = torch.device("cpu")
 SETTINGS = QualityConfig(inception="off", kid_subsets=3, kid_subset_size=6, two_sample=False)
@@ -234,7 +235,8 @@ def test_honest_images_pass() -> None:
     assert abs(row["kid"] - row["kid_floor"]) < 3 * row["kid_sd_floor"]
     assert row["overlap"]["recall"] > 0.7 * row["overlap_floor"]["recall"]
     assert found["memorization"]["status"] == "none"
-    assert "No copy of a training image was found. They are hard to tell from real images" in found["verdict"]
+    assert "No copy of a training image was found." in found["verdict"]
+    assert "They can be told from real images" not in found["verdict"]
     pixels = next(t for t in found["two_sample"] if t["on"] == "pixels")
     assert pixels["low"] < 0.6
     again = assess(SETTINGS, train, held_out, fields(80, 3), CPU)
@@ -278,7 +280,7 @@ def test_another_class_is_caught() -> None:
     assert row["frechet"] > 3 * row["frechet_floor"]
     assert row["kid"] > row["kid_floor"] + 5 * row["kid_sd_floor"]
     told = {t["on"]: t for t in found["two_sample"] if t["compared"] == "synthetic"}
-    assert set(told) == {"chest-xray-128", "random-conv-128", "pixels"}
+    assert set(told) == {"chest-xray-128", "random-conv-128", "pixels", "pixels at half size"}
     assert all(t["low"] > 0.9 for t in told.values())
     floors = {t["on"]: t for t in found["two_sample"] if t["compared"] == "other real images"}
     assert floors.keys() == told.keys(), "every classifier has its control"
@@ -342,9 +344,9 @@ def words(**changes: Any) -> list[str]:
 @pytest.mark.parametrize(
     ("frechet", "reading"),
     [
-        (1.0, "about what two sets of real images differ by"),
-        (6.1, "6.1 times what two sets of real images differ by"),
-        (0.3, "less than two sets of real images differ by: expected of copies, not of new images"),
+        (1.0, "about what two sets of 50 real images differ by, of which small sets say little"),
+        (6.1, "6.1 times what two sets of 50 real images differ by"),
+        (0.3, "less than two sets of 50 real images differ by: expected of copies, not of new images"),
     ],
 )
 def test_readings_of_a_distance(frechet: float, reading: str) -> None:
@@ -392,6 +394,61 @@ def test_what_the_verdict_says_of_variety(precision: float, recall: float, cover
         "memorization": None,
     }
     assert said in verdict(found)
+
+
+def told(on: str, auroc: float, low: float, high: float, compared: str = "synthetic") -> dict[str, Any]:
+    names = {"classifier": "x", "on": on, "compared": compared, "reference": "validation", "reading": "..."}
+    return names | {"auroc": auroc, "low": low, "high": high, "n_real": 50, "n_fake": 50}
+
+
+CONTROL = told("pixels", 0.5, 0.4, 0.62, "other real images")
+
+
+@pytest.mark.parametrize(
+    ("tests", "said"),
+    [
+        ([told("pixels", 0.5, 0.43, 0.57)], "They are hard to tell from real images"),
+        ([told("pixels", 0.5, 0.43, 0.57), told("features", 0.9, 0.8, 0.95)], "They can be told from real images"),
+        ([told("pixels", 0.85, 0.48, 1.0)], "Whether they can be told from real images is not settled at this number"),
+        ([told("pixels", 0.66, 0.61, 0.7), CONTROL], "is not settled at this number"),  # reals are told so, too
+        ([told("pixels", 0.66, 0.61, 0.7)], "They can be told from real images"),
+        (
+            [told("pixels", 1, 1, 1), told("pixels at half size", 0.9, 0.8, 1)],
+            "(at half size in 90 %: by more than fine detail)",
+        ),
+        ([], "No classifier was asked whether they can be told from real images; the Fréchet distance is 1.0 times"),
+    ],
+)
+def test_what_the_verdict_says_of_likeness(tests: list[dict[str, Any]], said: str) -> None:
+    """Likeness is claimed where no classifier can do much, difference where one does better than with real images."""
+    found = {
+        "reference": "validation",
+        "same_images": None,
+        "distances": [row()],
+        "two_sample": tests,
+        "memorization": None,
+    }
+    assert said in verdict(found)
+
+
+def test_fine_detail_alone_is_not_called_more() -> None:
+    tests = [told("pixels", 1, 1, 1), told("pixels at half size", 0.52, 0.45, 0.6)]
+    found = {"reference": "validation", "same_images": None, "distances": [], "two_sample": tests, "memorization": None}
+    assert (
+        verdict(found)
+        == "They can be told from real images: a classifier on pixels tells them apart in 100 % of pairs."
+    )
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (2, 33, 47)])
+def test_halved(shape: tuple[int, int, int]) -> None:
+    """Means of blocks of four; a checkerboard leaves nothing behind."""
+    images = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    half = halved(images)
+    assert half.shape == (shape[0], shape[1] // 2, shape[2] // 2)
+    assert half[1, 4, 5] == np.rint(images[1, 8:10, 10:12].astype(float).mean())
+    board = np.indices(shape[1:]).sum(axis=0) % 2 * 40
+    assert np.array_equal(halved(np.broadcast_to(80 + board, shape).astype(np.uint8)), np.full_like(half, 100))
 
 
 def test_nothing_to_read() -> None:

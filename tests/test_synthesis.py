@@ -15,11 +15,12 @@ from commands import balancer, done, refused
 from PIL import Image
 
 from balancer import synthesis
-from balancer.config import DataConfig
+from balancer.config import DataConfig, GanTrainConfig, SynthesizeConfig
 from balancer.data.dataset import load_dataset
-from balancer.gan.checkpoint import CHECKPOINT, chosen_generator
+from balancer.gan.checkpoint import BEST, CHECKPOINT
 from balancer.grids import png_bytes
 from balancer.manifest import MANIFEST_COLUMNS
+from balancer.presets import PRESETS
 from balancer.seeding import derive_seed
 
 SIZE = 16
@@ -266,11 +267,51 @@ def test_a_gan_that_does_not_fit_is_refused(
     assert not (tmp_path / "s").exists()
 
 
-def test_without_a_chosen_snapshot_the_last_checkpoint_is_taken(gan_run: Path, tmp_path: Path) -> None:
+def test_without_the_chosen_snapshot(gan_run: Path, tmp_path: Path) -> None:
+    """No other generator is taken in its place."""
     path = copy_of(gan_run, tmp_path)
-    chosen_generator(path).unlink()
-    assert chosen_generator(path).name == CHECKPOINT
-    done(balancer("synthesize", "--gan-run", path, "--n", 2, *QUICK, "--out", tmp_path / "s"))
+    (path / BEST).unlink()
+    args = ("--gan-run", path, "--n", 2, "--out", tmp_path / "s")
+    refused(balancer("synthesize", *args), 1, "best.pt does not exist; train again")
+
+
+def test_a_generator_that_does_not_name_its_precision(gan_run: Path, tmp_path: Path) -> None:
+    """Saved by an earlier version in the same format: the report leaves it open."""
+    path = copy_of(gan_run, tmp_path)
+    content = torch.load(path / BEST, weights_only=True)
+    (precision,) = content.pop("precisions")
+    torch.save(content, path / BEST)
+    texts = []
+    for source in (gan_run, path):
+        config = SynthesizeConfig(n=2, gan_run=str(source), data=GanTrainConfig(**content["config"]).data)
+        texts.append(synthesis.about(config, synthesis.open_source(config, torch.device("cpu")))[0])
+    assert f", trained in {precision}. Seed 0" in texts[0]
+    assert "trained in" not in texts[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {},
+            "dcgan_diffaug preset, 16 px, step 3 of 9 (chosen by KID to images of the training fold), run `r`, averaged",
+        ),
+        ({"loss": "hinge"}, "dcgan_diffaug preset (with other loss), 16 px"),
+        ({"preset": "dcgan", **PRESETS["dcgan"], "n_dis": 2}, "dcgan preset (with other n_dis), 16 px"),
+        (
+            {"batch_size": 8, "generator_width": 3, "seed": 5, "selection": "last"},
+            "(with other batch_size, generator_width)",
+        ),
+        ({"preset": "sngan"}, "Generator: sngan preset of an earlier version, 16 px"),
+        ({"ema_decay": 0.0}, "run `r`, weights not averaged, trained in float32, then bfloat16. Seed 0"),
+        ({"ema_decay": 0.5}, "run `r`, averaged weights (EMA 0.5), trained in float32, then bfloat16. Seed 0"),
+    ],
+)
+def test_what_the_report_says_of_the_recipe(changes: dict[str, Any], expected: str, chest: Path) -> None:
+    data = load_dataset(DataConfig(path=str(chest), image_size=SIZE))
+    gan = GanTrainConfig(**{"steps": 9, **changes})
+    source = synthesis.Source(Path("runs/r"), torch.nn.Identity(), gan, 0, 3, data, ("float32", "bfloat16"))
+    assert expected in synthesis.about(SynthesizeConfig(), source)[0]
 
 
 def test_data_that_changed_since(gan_run: Path, chest_folder: Path, tmp_path: Path) -> None:
@@ -283,7 +324,7 @@ def test_data_that_changed_since(gan_run: Path, chest_folder: Path, tmp_path: Pa
 def test_a_checkpoint_of_another_configuration(changes: dict[str, Any], gan_run: Path, tmp_path: Path) -> None:
     """A network that would not fit, and one that would fit and draw from the wrong distribution."""
     path = copy_of(gan_run, tmp_path)
-    chosen = chosen_generator(path)
+    chosen = path / BEST
     content = torch.load(chosen, weights_only=True)
     content["config"] |= changes
     torch.save(content, chosen)
@@ -293,7 +334,7 @@ def test_a_checkpoint_of_another_configuration(changes: dict[str, Any], gan_run:
 
 def test_a_damaged_checkpoint(gan_run: Path, tmp_path: Path) -> None:
     path = copy_of(gan_run, tmp_path)
-    chosen = chosen_generator(path)
+    chosen = path / BEST
     chosen.write_bytes(chosen.read_bytes()[:1000])
     args = ("--gan-run", path, "--n", 3, "--out", tmp_path / "s")
     refused(balancer("synthesize", *args), 1, "not a readable GAN checkpoint")

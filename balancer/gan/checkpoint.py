@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from balancer.errors import BalancerError
 from balancer.gan.step import GanState
 from balancer.run import atomic_file
 
+log = logging.getLogger("balancer")
 FORMAT = 2
 CHECKPOINT = "checkpoint.pt"  # the whole state, of the last snapshot: for --resume
 BEST = "best.pt"  # the averaged generator of the chosen snapshot: for synthesis
-GENERATOR_KEYS = {"config", "step", "class", "split_hash", "data", "G_ema"}
+GENERATOR_KEYS = {"config", "step", "class", "split_hash", "data", "G_ema"}  # "precisions" too, but in older files
 KEYS = GENERATOR_KEYS | {"G", "D", "optimizer_G", "optimizer_D", "memory", "best"}
 
 
@@ -58,6 +60,7 @@ def _header(config: GanTrainConfig, state: GanState, data: Dataset, label: int) 
         "class": CLASSES[label],
         "split_hash": data.split_hash,
         "data": data.describe(),
+        "precisions": state.precisions,
     }
 
 
@@ -75,17 +78,12 @@ def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError as error:
-        raise BalancerError(f"{path} does not exist; the run stopped before its first snapshot: train again") from error
+        raise BalancerError(f"{path} does not exist; train again") from error
     except Exception as error:  # torch.load raises many kinds for a damaged file
         raise BalancerError(f"{path} is not a readable GAN checkpoint ({type(error).__name__}); train again") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() >= GENERATOR_KEYS:
         raise BalancerError(f"{path} is not a GAN checkpoint of format {FORMAT}; train again with this version")
     return content
-
-
-def chosen_generator(run: Path) -> Path:
-    """The file that synthesis reads: the chosen snapshot's generator, else the last checkpoint."""
-    return run / BEST if (run / BEST).exists() else run / CHECKPOINT
 
 
 def check_config(path: Path, content: dict[str, Any], config: GanTrainConfig) -> None:
@@ -103,7 +101,7 @@ def check_config(path: Path, content: dict[str, Any], config: GanTrainConfig) ->
 
 
 def load_checkpoint(path: Path, config: GanTrainConfig, state: GanState, data: Dataset, device: torch.device) -> None:
-    """Put a saved state back.
+    """Put a saved state back; warns where training goes on in another precision than before.
 
     Raises:
         BalancerError: it was trained under other settings or on another split of the data.
@@ -119,5 +117,18 @@ def load_checkpoint(path: Path, config: GanTrainConfig, state: GanState, data: D
             part.load_state_dict(content[name])
         state.memory = {name: content["memory"][name].to(device) for name in state.memory}
         state.step, state.best = content["step"], content["best"]
+        state.precisions = _continued(content.get("precisions", []), state.precisions)
     except (KeyError, ValueError, RuntimeError, AttributeError) as error:
         raise BalancerError(f"{path} is of another configuration than config.yaml beside it; train again") from error
+
+
+def _continued(before: list[str], now: list[str]) -> list[str]:
+    """The precisions so far, where ``before`` is the file's; none in a file of an earlier version, and then none are known."""
+    if not before or before[-1] == now[-1]:
+        return before
+    log.warning(
+        "training continues in %s, was trained in %s: the weights will not be those of an uninterrupted run",
+        now[-1],
+        before[-1],
+    )
+    return before + now

@@ -14,12 +14,12 @@ from balancer.data.split import patient_halves
 from balancer.device import exact_float32
 from balancer.gan.step import sample_z
 from balancer.grids import to_uint8
-from balancer.metrics.features import FeatureNetwork, chest_xray, extract
+from balancer.metrics.features import FeatureNetwork, chest_xray, extract, random_subset
 from balancer.metrics.frechet import frechet_distance
 from balancer.metrics.kernel import kernel_distance
 from balancer.seeding import generator
 
-CHUNK = 64
+CHUNK = 64  # images per pass through G; fixed, so that rounding does not depend on how many are asked for
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,21 @@ class Monitor:
 def open_monitor(config: GanTrainConfig, data: Dataset, label: int, device: torch.device) -> Monitor | None:
     """None where there are too few images to measure anything."""
     positions = data.indices("train", label)
-    first, second = patient_halves([data.groups[i] for i in positions], 0)
+    first, second = patient_halves([data.groups[i] for i in positions])
     n = min(len(first), len(second), config.snapshot_images)
     if n < 2:
         return None
     network = chest_xray(device)
-    real = extract(network, data.images[positions[first[:n]]], device, "real")
-    other = extract(network, data.images[positions[second[:n]]], device, "real")
+    real = extract(network, data.images[positions[_subset(first, n, "reference")]], device, "real")
+    other = extract(network, data.images[positions[_subset(second, n, "other half")]], device, "real")
     z = sample_z(config, n, generator(config.seed, "snapshot")).to(device)
     return Monitor(network, real, z, _kid(real, other), frechet_distance(real, other))
+
+
+def _subset(half: np.ndarray, n: int, name: str) -> np.ndarray:
+    """``n`` of the positions, the same in every run. Not the first: names sort by where images come from."""
+    chosen: np.ndarray = half[random_subset(len(half), n, 0, "snapshot", name)]
+    return chosen
 
 
 def measure(monitor: Monitor, G: nn.Module, device: torch.device) -> dict[str, float]:

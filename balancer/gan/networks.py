@@ -40,42 +40,25 @@ class DCGANGenerator(nn.Module):
     ``base x base``, which on a 1 x 1 input is the paper's projection. Kernels are 4 x 4, which overlap evenly at
     stride 2 and so avoid the checkerboards of 5 x 5 (Odena et al. 2016, doi:10.23915/distill.00003). The widest layer is
     ``width * 2**(k-1)``, capped at 16 widths: at 64 px a width of 128 gives the paper's 1024, 512, 256, 128.
+
+    Args:
+        upsampled: how many of the last doublings upsample by nearest neighbour and convolve 3 x 3, in place of a transposed
+            convolution (None: all): every output pixel is made by the same kernel, so no checkerboard is built in, at 2.25 times
+            the arithmetic. A pattern of earlier layers is coarse enough for later ones to mend.
+
+    Raises:
+        UsageError: the size cannot be halved twice.
     """
 
-    def __init__(self, image_size: int, z_dim: int, width: int) -> None:
+    def __init__(self, image_size: int, z_dim: int, width: int, upsampled: int | None = 0) -> None:
         super().__init__()
         base, doublings = pyramid(image_size)
-        channels = [width * min(2**i, MAX_MULTIPLE) for i in reversed(range(doublings))]
-        layers: list[nn.Module] = [nn.ConvTranspose2d(z_dim, channels[0], base, bias=False)]
-        for c_in, c_out in zip(channels, [*channels[1:], 0], strict=True):
-            layers += [nn.BatchNorm2d(c_in), nn.ReLU(inplace=True)]
-            if c_out:
-                layers.append(nn.ConvTranspose2d(c_in, c_out, 4, stride=2, padding=1, bias=False))
-        layers += [nn.ConvTranspose2d(channels[-1], 1, 4, stride=2, padding=1, bias=False), nn.Tanh()]
-        self.layers = nn.Sequential(*layers)
-        self.apply(init_normal)
-
-    def forward(self, z: Tensor) -> Tensor:
-        images: Tensor = self.layers(z[:, :, None, None])
-        return images
-
-
-class UpsampleGenerator(nn.Module):
-    """The DCGAN generator with nearest-neighbour upsampling and 3 x 3 convolutions in place of transposed ones.
-
-    ``z`` (B, z_dim) to images (B, 1, H, W) in [-1, 1]. Every output pixel is made by the same kernel, so no checkerboard is
-    built in (Odena et al. 2016, doi:10.23915/distill.00003). At equal widths that costs 2.25 times the arithmetic, so
-    ``transposed`` of the first doublings can keep the transposed convolution, whose pattern is coarse enough for the later layers to mend.
-    """
-
-    def __init__(self, image_size: int, z_dim: int, width: int, transposed: int = 0) -> None:
-        super().__init__()
-        base, doublings = pyramid(image_size)
+        transposed = 0 if upsampled is None else doublings - upsampled
         channels = [width * min(2**i, MAX_MULTIPLE) for i in reversed(range(doublings))]
         layers: list[nn.Module] = [nn.ConvTranspose2d(z_dim, channels[0], base, bias=False)]
         for i, (c_in, c_out) in enumerate(zip(channels, [*channels[1:], 1], strict=True)):
             layers += [nn.BatchNorm2d(c_in), nn.ReLU(inplace=True)]
-            if i < min(transposed, doublings - 1):
+            if i < transposed:
                 layers.append(nn.ConvTranspose2d(c_in, c_out, 4, stride=2, padding=1, bias=False))
             else:
                 layers += [nn.Upsample(scale_factor=2), nn.Conv2d(c_in, c_out, 3, padding=1, bias=False)]
@@ -329,8 +312,8 @@ class Architecture:
 
 ARCHITECTURES = {
     "dcgan": Architecture(DCGANGenerator, DCGANDiscriminator),
-    "upsample": Architecture(UpsampleGenerator, DCGANDiscriminator),
-    "hybrid": Architecture(partial(UpsampleGenerator, transposed=2), DCGANDiscriminator),
+    "upsample": Architecture(partial(DCGANGenerator, upsampled=None), DCGANDiscriminator),
+    "upsample_last": Architecture(partial(DCGANGenerator, upsampled=1), DCGANDiscriminator),
     "residual": Architecture(ResidualGenerator, ResidualDiscriminator),
     "s2": Architecture(S2Generator, S2Discriminator),
 }

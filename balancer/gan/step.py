@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from balancer.augmentation.differentiable import diff_augment
 from balancer.config import GanTrainConfig
-from balancer.device import autocast, memory_format
+from balancer.device import autocast, memory_format, resolve_precision
 from balancer.gan.ema import EMA
 from balancer.gan.losses import loss_named
 from balancer.gan.networks import architecture
@@ -32,6 +32,7 @@ class GanState:
     optimizer_G: torch.optim.Optimizer
     optimizer_D: torch.optim.Optimizer
     memory: dict[str, Tensor]  # scalars on the training device
+    precisions: list[str]  # what it was trained in, one after the other; more than one if resumed on another machine
     step: int = 0
     best: dict[str, float] = field(default_factory=dict)  # the snapshot chosen so far: its step and quality
 
@@ -55,9 +56,9 @@ def build_state(config: GanTrainConfig, device: torch.device) -> GanState:
     for net in (G, D):
         net.to(device).to(memory_format=memory_format(device))
     optimizers = _optimizer(config, G, config.lr_generator), _optimizer(config, D, config.lr_discriminator)
-    return GanState(
-        G, D, EMA(G, config.ema_decay), *optimizers, {name: torch.zeros((), device=device) for name in MEMORY}
-    )
+    memory = {name: torch.zeros((), device=device) for name in MEMORY}
+    precisions = [resolve_precision(device, config.precision, on_cpu=True)]
+    return GanState(G, D, EMA(G, config.ema_decay), *optimizers, memory, precisions)
 
 
 def _optimizer(config: GanTrainConfig, net: nn.Module, lr: float) -> torch.optim.Optimizer:

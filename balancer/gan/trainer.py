@@ -18,7 +18,7 @@ from balancer.config import GanTrainConfig
 from balancer.data.dataset import Dataset
 from balancer.data.folder import CLASSES
 from balancer.data.sampling import batch_indices
-from balancer.device import memory_format, peak_memory_mb, synchronize
+from balancer.device import memory_format, peak_memory_mb, resolve_precision, synchronize
 from balancer.errors import BalancerError, Interrupted, UsageError
 from balancer.events import Events, check_installed
 from balancer.gan.checkpoint import BEST, CHECKPOINT, check_finite, load_checkpoint, save_checkpoint, save_generator
@@ -66,10 +66,12 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
     state = build_state(config, device)
     if run.resumed and (run / CHECKPOINT).exists():
         load_checkpoint(run / CHECKPOINT, config, state, data, device)
-        keep_jsonl(run / "metrics.jsonl", lambda row: row["step"] <= state.step)  # a kill may have come after it
         log.info("resumed at step %d of %d", state.step, config.steps)
+    if run.resumed:  # a kill may have come between a row and its snapshot, also before the first one
+        keep_jsonl(run / "metrics.jsonl", lambda row: row["step"] <= state.step)
     snapshots = Snapshots(config, data, label, run, device, state.step)
-    log.info("learning %s from %d images", CLASSES[label], len(images))
+    precision = resolve_precision(device, config.precision, on_cpu=True)
+    log.info("learning %s from %d images in %s", CLASSES[label], len(images), precision)
 
     sums: dict[str, Tensor] = {}
     since, begin = state.step, time.perf_counter()
@@ -86,7 +88,7 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
             bar.update()
             step = state.step
 
-            # Log: the only point where the device is waited for
+            # Log: but for snapshots, the only point where the device is waited for
             if step % config.log_every == 0 or step == config.steps:
                 synchronize(device)
                 now = time.perf_counter()
@@ -102,8 +104,7 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
                 sums, since, begin = {}, step, now
 
             if step % config.snapshot_every == 0 or step == config.steps:
-                snapshots.take(state)
-                begin = time.perf_counter() if not sums else begin
+                begin += snapshots.take(state)  # the speed is that of training alone
             if (signum := signalled()) is not None and step < config.steps:
                 save_checkpoint(run / CHECKPOINT, config, state, data, label)
                 raise Interrupted(signum, f"saved at step {step} of {config.steps}; continue with --resume {run.path}")
@@ -132,12 +133,16 @@ class Snapshots:
         self.seconds = 0.0
         (run / "grids").mkdir(exist_ok=True)
 
-    def take(self, state: GanState) -> None:
+    def take(self, state: GanState) -> float:
         """Write and measure.
+
+        Returns:
+            The seconds that it took, without those of training steps that a GPU had still to make.
 
         Raises:
             BalancerError: the weights are not finite, or the images have lost their variety in two snapshots running.
         """
+        synchronize(self._device)
         begin = time.perf_counter()
         run, step, config = self._run, state.step, self._config
         check_finite(state, run.path)
@@ -154,11 +159,13 @@ class Snapshots:
             state.best = {"step": step, **quality}
             save_generator(run / BEST, config, state, self._data, self._label)
         save_checkpoint(run / CHECKPOINT, config, state, self._data, self._label)
-        self.seconds += time.perf_counter() - begin
         told = ", ".join(f"{k} {quality[k]:.4g}" for k in ("kid", "frechet", "diversity") if k in quality)
         log.info(
             "step %d of %d: %s%s", step, config.steps, told, " (best so far)" if state.best["step"] == step else ""
         )
+        seconds = time.perf_counter() - begin
+        self.seconds += seconds
+        return seconds
 
     def _stop_if_collapsed(self, step: int, diversity: float) -> None:
         before = [row["diversity"] for row in read_jsonl(self._run / "metrics.jsonl") if "diversity" in row]
@@ -205,6 +212,11 @@ def check(config: GanTrainConfig) -> None:
                     f"{name} is {getattr(config, name):g} with discriminator_norm batch, which mixes the gradients of a batch's images;"
                     " give --set discriminator_norm=none or spectral"
                 )
+    if config.loss == "wasserstein" and not config.gradient_penalty_weight and config.discriminator_norm != "spectral":
+        raise UsageError(
+            "loss wasserstein needs a Lipschitz discriminator; give --set discriminator_norm=spectral, or"
+            " --set discriminator_norm=none --set gradient_penalty_weight=10"
+        )
     if config.ada_target is not None and loss_named(config.loss).relativistic:
         raise UsageError(
             f"ada_target goes by the sign of D's logits, of which the {config.loss} loss fixes only differences; leave it out or take another loss"

@@ -43,10 +43,15 @@ class ChestFeatures(nn.Module):
     @classmethod
     def prepare(cls, images: Tensor) -> Tensor:
         """Grey levels (B, 1, H, W), 0 to 255, as float (B, 1, 64, 64) in [-1, 1]."""
-        x = images.float()
-        if x.shape[-2:] != (cls.SIZE, cls.SIZE):
-            x = F.interpolate(x, (cls.SIZE, cls.SIZE), mode="bilinear", antialias=True, align_corners=False)
-        return x / 127.5 - 1
+        return as_input(images, cls.SIZE)
+
+
+def as_input(images: Tensor, side: int) -> Tensor:
+    """Grey levels (B, 1, H, W), 0 to 255, as float (B, 1, side, side) in [-1, 1], brought to that size antialiased."""
+    x = images.float()
+    if x.shape[-2:] != (side, side):
+        x = F.interpolate(x, (side, side), mode="bilinear", antialias=True, align_corners=False)
+    return x / 127.5 - 1
 
 
 def load(path: Path = WEIGHTS, sha256: str = SHA256) -> ChestFeatures:
@@ -57,12 +62,21 @@ def load(path: Path = WEIGHTS, sha256: str = SHA256) -> ChestFeatures:
     """
     from safetensors.torch import load as parse
 
+    network = ChestFeatures()
+    network.load_state_dict(parse(read_weights(path, sha256, f"{path} is missing; install the package again")))
+    return network.eval().requires_grad_(False)
+
+
+def read_weights(path: Path, sha256: str, missing: str) -> bytes:
+    """The content of a file of weights, which nothing may parse before its hash is known.
+
+    Raises:
+        BalancerError: there is no such file, in the words of ``missing``, or it has another SHA-256.
+    """
     if not path.is_file():
-        raise BalancerError(f"{path} is missing; install the package again")
+        raise BalancerError(missing)
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     if digest != sha256:
         raise BalancerError(f"{path} has SHA-256 {digest[:12]}..., expected {sha256[:12]}...; it was not loaded")
-    network = ChestFeatures()
-    network.load_state_dict(parse(content))
-    return network.eval().requires_grad_(False)
+    return content

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from balancer import progress
 from balancer.data.cache import cache_dir
 from balancer.device import exact_float32
-from balancer.errors import BalancerError
 from balancer.metrics import chest
 from balancer.run import atomic_file
 from balancer.seeding import derive_seed
@@ -72,10 +71,7 @@ class RandomConv(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        x = images.float()
-        if x.shape[-2:] != (self.SIZE, self.SIZE):
-            x = F.interpolate(x, (self.SIZE, self.SIZE), mode="bilinear", antialias=True, align_corners=False)
-        x = x / 127.5 - 1
+        x = chest.as_input(images, self.SIZE)
         for i in range(3):
             x = F.avg_pool2d(F.relu(F.conv2d(x, self.get_buffer(f"conv{i}"), padding=1)), 2)
         return 3 * F.avg_pool2d(x, 2).flatten(1) @ self.get_buffer("projection")
@@ -108,13 +104,8 @@ def inception_weights(given: str) -> Path | None:
     path = Path(given) if given != "auto" else Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
     if not path.exists() and given == "auto" and not _download(path):
         return None
-    if not path.is_file():
-        raise BalancerError(f"--inception-weights {path} does not exist; give {INCEPTION_FILE}, auto or off")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if digest != INCEPTION_SHA256:
-        raise BalancerError(
-            f"{path} has SHA-256 {digest[:12]}..., expected {INCEPTION_SHA256[:12]}...; it was not loaded"
-        )
+    missing = f"--inception-weights {path} does not exist; give {INCEPTION_FILE}, auto or off"
+    chest.read_weights(path, INCEPTION_SHA256, missing)
     return path
 
 
@@ -159,11 +150,8 @@ def extract(
     the next time: on a CPU, Inception needs tens of minutes for a few thousand images.
     """
     images = np.ascontiguousarray(images)
-    key = hashlib.sha256(f"{network.name} {network.version} {images.shape}".encode() + images.tobytes()).hexdigest()[
-        :24
-    ]
-    path = cache_dir("features") / f"{network.name}-{key}.npy"
-    if keep and path.exists():
+    path = _kept(network, images) if keep else None
+    if path and path.exists():
         return np.load(path).astype(np.float64)
     parts = []
     with progress.bar(len(images), f"{network.name}: {what}", "image", show=show) as bar:
@@ -173,10 +161,17 @@ def extract(
                 parts.append(network.module(batch).float().cpu().numpy())
             bar.update(len(batch))
     features = np.concatenate(parts) if parts else np.zeros((0, network.dim), np.float32)
-    if keep:
+    if path:
         with atomic_file(path) as handle:
             np.save(handle, features)
     return features.astype(np.float64)
+
+
+def _kept(network: FeatureNetwork, images: Array) -> Path:
+    """Where the features of these images (n, H, W), contiguous, are kept; makes the cache folder."""
+    key = hashlib.sha256(f"{network.name} {network.version} {images.shape}".encode())
+    key.update(images.data)
+    return cache_dir("features") / f"{network.name}-{key.hexdigest()[:24]}.npy"
 
 
 class Precomputed(nn.Module):

@@ -6,6 +6,7 @@ neighbour in that set.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from balancer.errors import BalancerError
 
 Array = np.ndarray
 NEIGHBOURS = 5  # k of Naeem et al.
+CHUNK = 256  # images whose distances to all others are held at a time, which bounds the memory
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Manifold:
 def manifold_overlap(real: Array, fake: Array, k: int = NEIGHBOURS) -> Manifold:
     """Overlap of features (n, dim) and (m, dim), Euclidean, in float64.
 
+    Memory is that of CHUNK x max(n, m) distances.
+
     Raises:
         BalancerError: a set has not more than k images.
     """
@@ -41,18 +45,32 @@ def manifold_overlap(real: Array, fake: Array, k: int = NEIGHBOURS) -> Manifold:
         raise BalancerError(
             f"precision and recall with k = {k} need more than {k} images a side; got {len(real)} real and {len(fake)} synthetic"
         )
-    between = cdist(real, fake)  # (n, m)
     real_radius, fake_radius = _radii(real, k), _radii(fake, k)
-    in_real_ball = between <= real_radius[:, None]
+    balls = np.zeros(len(fake), np.int64)  # real ones around each synthetic image
+    covered, recalled = np.zeros(len(real), dtype=bool), np.zeros(len(real), dtype=bool)
+    for rows in _chunks(len(real)):
+        between = cdist(real[rows], fake)
+        in_real_ball = between <= real_radius[rows, None]
+        balls += in_real_ball.sum(axis=0)
+        covered[rows] = in_real_ball.any(axis=1)
+        recalled[rows] = (between <= fake_radius).any(axis=1)
     return Manifold(
-        precision=float(in_real_ball.any(axis=0).mean()),
-        recall=float((between <= fake_radius[None, :]).any(axis=1).mean()),
-        density=float(in_real_ball.sum(axis=0).mean() / k),
-        coverage=float(in_real_ball.any(axis=1).mean()),
+        precision=float((balls > 0).mean()),
+        recall=float(recalled.mean()),
+        density=float(balls.mean() / k),
+        coverage=float(covered.mean()),
     )
 
 
 def _radii(features: Array, k: int) -> Array:
     """Distance of each point to its k-th nearest other point (n,); column 0 of the sorted distances is the point itself."""
-    radii: Array = np.partition(cdist(features, features), k, axis=1)[:, k]
+    radii = np.empty(len(features))
+    for rows in _chunks(len(features)):
+        distances = cdist(features[rows], features)
+        distances.partition(k, axis=1)  # in place
+        radii[rows] = distances[:, k]
     return radii
+
+
+def _chunks(n: int) -> Iterator[slice]:
+    return (slice(i, i + CHUNK) for i in range(0, n, CHUNK))

@@ -104,7 +104,7 @@ def memorization(
     held_out: Array | None = None,
     train_groups: Sequence[str] | None = None,
     held_groups: Sequence[str] | None = None,
-    pairs: int = 16,
+    pairs: int = 8,
 ) -> Memorization:
     """Look for copies of training images among synthetic ones.
 

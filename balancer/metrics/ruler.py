@@ -86,10 +86,15 @@ def curves(
     """
     device = resolve_device("cpu")
     positions = data.indices("train", 0)
-    first, second = patient_halves([data.groups[i] for i in positions], seed)
-    n = min(len(first), len(second), limit or len(positions))
-    reference = extract(network, data.images[positions[first[:n]]], device, "reference")
-    images = data.images[positions[second[:n]]].astype(float)
+    halves = patient_halves([data.groups[i] for i in positions])
+    n = min(*map(len, halves), limit or len(positions))
+    # drawn, since the first by name would come from other sources than the rest
+    first, second = (
+        half[random_subset(len(half), n, seed, "ruler", name)]
+        for half, name in zip(halves, ("reference", "degraded"), strict=True)
+    )
+    reference = extract(network, data.images[positions[first]], device, "reference")
+    images = data.images[positions[second]].astype(float)
     chosen = data.indices("train", 1)[random_subset(len(data.indices("train", 1)), n, seed, "ruler")]
     others = data.images[chosen].astype(float)
     found: dict[str, tuple[list[float], list[float]]] = {}

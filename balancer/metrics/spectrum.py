@@ -45,7 +45,8 @@ class Spectrum:
     between two patient-disjoint real sets. ``high_db``: mean difference over the top third of frequencies, positive for
     too much fine detail or noise, negative for blur. ``checkerboard_db``: by how much synthetic images stand out more
     than real ones at the worst of nine grid points; as a maximum, .5 to 1.5 where there is nothing, and up to 3 where
-    noise flattens the steep spectrum of very small images (28 px).
+    noise flattens the steep spectrum of very small images (28 px). ``high_floor_db``, ``checkerboard_floor_db``: the same two
+    of the other real images.
     """
 
     frequency: tuple[float, ...]
@@ -56,7 +57,9 @@ class Spectrum:
     rms_db: float
     floor_db: float
     high_db: float
+    high_floor_db: float
     checkerboard_db: float
+    checkerboard_floor_db: float
 
 
 def compare_spectra(real: Array, fake: Array, other_real: Array) -> Spectrum:
@@ -76,7 +79,8 @@ def compare_spectra(real: Array, fake: Array, other_real: Array) -> Spectrum:
     real_mean, fake_mean, other_mean = (
         x.mean(axis=0) for x in (real_db, radial_spectrum(fake)[1], radial_spectrum(other_real)[1])
     )
-    difference = fake_mean - real_mean
+    difference, other_difference = fake_mean - real_mean, other_mean - real_mean
+    top, real_peaks = frequency > frequency[-1] * 2 / 3, grid_peaks(real)
     return Spectrum(
         frequency=_floats(frequency),
         real=_floats(real_mean),
@@ -84,9 +88,11 @@ def compare_spectra(real: Array, fake: Array, other_real: Array) -> Spectrum:
         real_sd=_floats(real_db.std(axis=0)),
         difference=_floats(difference),
         rms_db=_rms(difference),
-        floor_db=_rms(other_mean - real_mean),
-        high_db=float(difference[frequency > frequency[-1] * 2 / 3].mean()),
-        checkerboard_db=float((grid_peaks(fake) - grid_peaks(real)).max()),
+        floor_db=_rms(other_difference),
+        high_db=float(difference[top].mean()),
+        high_floor_db=float(other_difference[top].mean()),
+        checkerboard_db=float((grid_peaks(fake) - real_peaks).max()),
+        checkerboard_floor_db=float((grid_peaks(other_real) - real_peaks).max()),
     )
 
 

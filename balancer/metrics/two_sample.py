@@ -27,10 +27,9 @@ Scorer = Callable[[Array, int], Array]  # which images to train on (mask), the f
 
 RESAMPLES = 2000
 BATCH, LR, WEIGHT_DECAY = 64, 3e-3, 1e-2
-FULL_BATCH_SIDE, SMALLEST_BATCH = (
-    128,
-    16,
-)  # pixels: above this side a batch holds fewer images, since each has more to see
+SMALLEST_SIDE = 8  # pixels
+# Above 128 px a side a batch holds fewer images, down to 16, since each has more to see.
+FULL_BATCH_SIDE, SMALLEST_BATCH = 128, 16
 CHUNK = 256  # images at once where no gradient is needed
 BANDS = (
     (0.6, "close to real, but not the same"),
@@ -128,9 +127,9 @@ def pixel_two_sample(
     Raises:
         BalancerError: unequal counts or sizes, not uint8, smaller than 8 pixels, too few images or patients.
     """
-    if real.ndim != 3 or fake.ndim != 3 or real.shape[1:] != fake.shape[1:] or min(real.shape[1:]) < 8:
+    if real.ndim != 3 or fake.ndim != 3 or real.shape[1:] != fake.shape[1:] or min(real.shape[1:]) < SMALLEST_SIDE:
         raise BalancerError(
-            f"expected grey images (n, H, W) of one size, 8 px or more; got {real.shape} and {fake.shape}"
+            f"expected grey images (n, H, W) of one size, {SMALLEST_SIDE} px or more; got {real.shape} and {fake.shape}"
         )
     if real.dtype != np.uint8 or fake.dtype != np.uint8:
         raise BalancerError(f"expected uint8 images; got {real.dtype} and {fake.dtype}")
@@ -150,7 +149,7 @@ def pixel_two_sample(
 def reading(result: TwoSample) -> str:
     """The result in plain words. An interval wholly under .5 is chance as well: it does not tell them apart."""
     low, high = (f"{x:.2f}".replace("0.", ".", 1) for x in (result.low, result.high))
-    share = f"{100 * result.auroc:.0f} % of pairs [{low}, {high}]"
+    share = f"{percent(result.auroc)} of pairs [{low}, {high}]"
     if result.low <= 0.5:
         return (
             f"a classifier ({result.classifier}) cannot tell them apart at this n"
@@ -158,6 +157,13 @@ def reading(result: TwoSample) -> str:
         )
     verdict = next(words for bound, words in BANDS if result.auroc < bound)
     return f"a classifier ({result.classifier}) tells them apart in {share}: {verdict}"
+
+
+def percent(share: float) -> str:
+    """``0.834`` as ``83 %``; what is not quite nothing or everything does not read as such."""
+    if 0 < share <= 0.005 or 0.995 <= share < 1:
+        return "under 1 %" if share < 0.5 else "over 99 %"
+    return f"{100 * share:.0f} %"
 
 
 def deal_patients(groups: Groups, folds: int, seed: int) -> Array:

@@ -93,26 +93,29 @@ def test_nothing_to_carve() -> None:
     assert not carve_validation([0] * 10, ["one patient"] * 10, 0.3, 0).any()
 
 
-@given(st.lists(st.integers(0, 12), max_size=60), st.integers(0, 9))
-def test_halves_share_no_patient(patients: list[int], seed: int) -> None:
+@given(st.lists(st.integers(0, 12), max_size=60))
+def test_halves_share_no_patient(patients: list[int]) -> None:
     groups = [str(p) for p in patients]
-    first, second = patient_halves(groups, seed)
+    first, second = patient_halves(groups)
     assert sorted([*first, *second]) == list(range(len(groups)))
     assert not {groups[i] for i in first} & {groups[i] for i in second}
     assert list(first) == sorted(first)
     assert list(second) == sorted(second)
     if groups:
         assert abs(len(first) - len(groups) / 2) < max(Counter(groups).values())
-    again = patient_halves(groups, seed)
+    again = patient_halves(groups)
     assert np.array_equal(first, again[0])
     assert np.array_equal(second, again[1])
 
 
-def test_halves_of_single_images_are_even_and_differ_by_seed() -> None:
-    groups = [str(i) for i in range(40)]
-    halves = [patient_halves(groups, seed) for seed in range(5)]
-    assert all(len(first) == len(second) == 20 for first, second in halves)
-    assert len({first.tobytes() for first, _ in halves}) == 5
+PINNED = [1, 2, 7, 9, 11, 13, 14, 15, 17, 18, 19, 24, 25, 28, 31, 34, 35, 37, 38, 39]
+
+
+def test_halves_of_single_images_are_even_and_never_change() -> None:
+    """Pinned: with others, figures of a training run and of its report would no longer be of the same images."""
+    first, second = patient_halves([str(i) for i in range(40)])
+    assert len(first) == len(second) == 20
+    assert first.tolist() == PINNED
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=25))

@@ -20,7 +20,6 @@ from balancer.gan.checkpoint import (
     GENERATOR_KEYS,
     KEYS,
     check_config,
-    chosen_generator,
     load_checkpoint,
     read_checkpoint,
     save_checkpoint,
@@ -77,7 +76,7 @@ def resume(path: Path, data: Dataset, **changes: Any) -> None:
 def test_a_round_trip_restores_everything(tmp_path: Path) -> None:
     """Weights, buffers, averages, optimisers, ADA's and LeCam's memory, the step and the best snapshot."""
     changes = {
-        "preset": "sngan",
+        "preset": "sngan_diffaug",
         "ada_target": -0.5,
         "ada_images": 50,
         "lecam_weight": 0.1,
@@ -91,7 +90,7 @@ def test_a_round_trip_restores_everything(tmp_path: Path) -> None:
     load_checkpoint(tmp_path / CHECKPOINT, config(**changes), other, dataset(), CPU)
     assert_same(content_of(state), content_of(other))
     content = read_checkpoint(tmp_path / CHECKPOINT, CPU)
-    assert content.keys() == KEYS | {"format"}
+    assert content.keys() == KEYS | {"format", "precisions"}
     assert (content["format"], content["class"], content["split_hash"]) == (FORMAT, "NORMAL", "0123456789abcdef")
 
 
@@ -100,7 +99,7 @@ def test_a_generator_alone(tmp_path: Path) -> None:
     state = stepped()
     save_generator(tmp_path / BEST, config(), state, dataset(), 1)
     content = read_checkpoint(tmp_path / BEST, CPU)
-    assert content.keys() == GENERATOR_KEYS | {"format"}
+    assert content.keys() == GENERATOR_KEYS | {"format", "precisions"}
     assert (content["step"], content["class"]) == (2, "PNEUMONIA")
     assert_same(content["G_ema"], state.ema.network.state_dict())
     save_checkpoint(tmp_path / CHECKPOINT, config(), state, dataset(), 1)
@@ -109,10 +108,59 @@ def test_a_generator_alone(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / BEST, config(), build_state(config(), CPU), dataset(), CPU)
 
 
-def test_the_chosen_generator(tmp_path: Path) -> None:
-    assert chosen_generator(tmp_path) == tmp_path / CHECKPOINT
-    (tmp_path / BEST).touch()
-    assert chosen_generator(tmp_path) == tmp_path / BEST
+@pytest.fixture
+def bfloat16_units(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Pretend that the CPU has them, or has none."""
+    return lambda there: monkeypatch.setattr("balancer.device.has_bfloat16_units", lambda: there)
+
+
+def test_the_precision_is_written_down(
+    tmp_path: Path, bfloat16_units: Callable[[bool], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What ``auto`` came to on this machine, not what was asked for."""
+    for asked, units, expected in (
+        ("auto", True, "bfloat16"),
+        ("auto", False, "float32"),
+        ("float32", True, "float32"),
+        ("bfloat16", False, "bfloat16"),
+    ):
+        bfloat16_units(units)
+        run = tmp_path / f"{asked}-{units}"
+        with caplog.at_level(logging.INFO, "balancer"):
+            run_training(run, config(precision=asked, steps=1))
+        assert f"images in {expected}" in caplog.text
+        caplog.clear()
+        for name in (BEST, CHECKPOINT):
+            assert read_checkpoint(run / name, CPU)["precisions"] == [expected]
+
+
+def test_going_on_in_another_precision_is_said_and_written_down(
+    tmp_path: Path, bfloat16_units: Callable[[bool], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Started on one machine, interrupted, resumed on a second and on a third."""
+    settings = config(precision="auto")
+    path = tmp_path / CHECKPOINT
+    for units, expected in ((False, ["float32"]), (False, ["float32"]), (True, ["float32", "bfloat16"])):
+        bfloat16_units(units)
+        state = build_state(settings, CPU)
+        if path.exists():
+            load_checkpoint(path, settings, state, dataset(), CPU)
+        assert state.precisions == expected
+        assert ("continues in bfloat16, was trained in float32: the weights will not be" in caplog.text) == units
+        save_checkpoint(path, settings, state, dataset(), 0)
+    assert read_checkpoint(path, CPU)["precisions"] == ["float32", "bfloat16"]
+
+
+def test_a_checkpoint_that_does_not_name_its_precision(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of an earlier version, the same format: it is resumed, and goes on not to know."""
+    content = torch.load(path, weights_only=True)
+    del content["precisions"]
+    torch.save(content, path)
+    resume(path, dataset())
+    state = build_state(config(steps=2), CPU)
+    load_checkpoint(path, config(steps=2), state, dataset(), CPU)
+    assert (state.step, state.precisions) == (2, [])
+    assert "continues in" not in caplog.text
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -50,9 +50,9 @@ def test_s2_preset_is_the_published_system(chest_folder: Path) -> None:
 def test_presets_are_what_they_say() -> None:
     expected = {
         "dcgan": {"loss": "non_saturating", "discriminator_norm": "batch", "diffaugment": (), "ema_decay": 0},
-        "sngan": {"loss": "hinge", "discriminator_norm": "spectral", "ema_decay": 0.999},
+        "sngan_diffaug": {"loss": "hinge", "discriminator_norm": "spectral", "ema_decay": 0.999},
         "wgan_gp": {"loss": "wasserstein", "gradient_penalty_weight": 10, "n_dis": 5, "beta1": 0, "beta2": 0.9},
-        "r3gan": {"loss": "relativistic", "architecture": "residual", "discriminator_norm": "none"},
+        "relativistic": {"loss": "relativistic", "architecture": "residual", "discriminator_norm": "none"},
         "s2": {"optimizer": "rmsprop", "discriminator_norm": "none"},
     }
     assert {"dcgan_diffaug", *expected} == PRESETS.keys()
@@ -68,10 +68,10 @@ def test_presets_are_what_they_say() -> None:
         settings = config(preset=name)
         trainer.check(settings)
         assert {key: getattr(settings, key) for key in values} == values
-    assert set(config(preset="sngan").diffaugment) == set(DIFFAUGMENT)
-    r3gan = config(preset="r3gan")
-    assert r3gan.r1_weight == r3gan.r2_weight > 0
-    assert any("parametrizations" in key for key in build_state(config(preset="sngan"), CPU).D.state_dict())
+    assert set(config(preset="sngan_diffaug").diffaugment) == set(DIFFAUGMENT)
+    pairing = config(preset="relativistic")
+    assert pairing.r1_weight == pairing.r2_weight > 0
+    assert any("parametrizations" in key for key in build_state(config(preset="sngan_diffaug"), CPU).D.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,10 @@ def test_presets_are_what_they_say() -> None:
         ({"r1_weight": 1.0}, "r1_weight is 1 with discriminator_norm batch.*none or spectral"),
         ({"r2_weight": 0.5}, "r2_weight is 0.5 with discriminator_norm batch"),
         ({"gradient_penalty_weight": 10}, "gradient_penalty_weight is 10 with discriminator_norm batch"),
-        ({"preset": "r3gan", "discriminator_norm": "batch"}, "r1_weight is 1 with discriminator_norm batch"),
+        ({"preset": "relativistic", "discriminator_norm": "batch"}, "r1_weight is 1 with discriminator_norm batch"),
+        ({"loss": "wasserstein"}, "loss wasserstein needs a Lipschitz .*norm=spectral.*gradient_penalty_weight=10"),
+        ({"loss": "wasserstein", "discriminator_norm": "none"}, "needs a Lipschitz discriminator"),
+        ({"preset": "wgan_gp", "gradient_penalty_weight": 0}, "needs a Lipschitz discriminator"),
         ({"ada_target": 0.6}, "ada_target adapts the probability of diffaugment, which is empty"),
     ],
 )
@@ -108,6 +111,13 @@ def test_what_goes_together_is_let_through(architecture: str, norm: str) -> None
             ada_target=0.6,
         )
     )
+
+
+def test_what_bounds_a_wasserstein_discriminator() -> None:
+    """Either is enough, and nothing else is asked for."""
+    trainer.check(config(loss="wasserstein", discriminator_norm="spectral"))
+    trainer.check(config(loss="wasserstein", discriminator_norm="none", gradient_penalty_weight=0.1))
+    trainer.check(config(loss="hinge"))
 
 
 def test_tensorboard_that_is_not_installed_is_found_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import json
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,54 @@ def test_a_kill_after_a_row_was_logged(tmp_path: Path, monkeypatch: pytest.Monke
     run_training(tmp_path / "parts", settings, resume=True)
     assert rows_of(tmp_path / "whole") == rows_of(tmp_path / "parts")
     assert_same(*(read_checkpoint(tmp_path / name / BEST, CPU) for name in ("whole", "parts")))
+
+
+def test_a_kill_before_the_first_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was saved: on resumption everything is made again, and the rows of the first attempt are gone."""
+    settings = config()
+    run_training(tmp_path / "whole", settings)
+
+    def dying(given: GanTrainConfig, state: Any, real: torch.Tensor) -> dict[str, torch.Tensor]:
+        if state.step == 5:
+            raise KeyboardInterrupt
+        return train_step(given, state, real)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "train_step", dying)
+        with pytest.raises(KeyboardInterrupt):
+            run_training(tmp_path / "parts", settings)
+    assert [row["step"] for row in rows_of(tmp_path / "parts")] == [2, 4]
+    assert not (tmp_path / "parts" / CHECKPOINT).exists()
+    run_training(tmp_path / "parts", settings, resume=True)
+    assert [row["step"] for row in rows_of(tmp_path / "parts")] == [2, 4, 6, 8, 8]
+    assert rows_of(tmp_path / "whole") == rows_of(tmp_path / "parts")
+
+
+@pytest.mark.parametrize("snapshot_every", [3, 4, 5, 8])
+def test_the_speed_is_that_of_training_alone(
+    snapshot_every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock of our own: a step takes a second, a snapshot a thousand, wherever it falls between two rows."""
+    clock = SimpleNamespace(now=0.0)
+
+    def stepping(settings: GanTrainConfig, state: Any, real: torch.Tensor) -> dict[str, torch.Tensor]:
+        clock.now += 1
+        return train_step(settings, state, real)
+
+    def measured(*_: Any) -> dict[str, float]:
+        clock.now += 1000
+        return {"kid": 1.0, "diversity": 1.0}
+
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(trainer, "train_step", stepping)
+    monkeypatch.setattr(trainer, "measure", measured)
+    settings = config(log_every=4, snapshot_every=snapshot_every, steps=16)
+    summary = run_training(tmp_path / "run", settings)
+    rows = [row for row in read_jsonl(tmp_path / "run" / "metrics.jsonl") if "loss_D" in row]
+    assert [row["images_per_s"] for row in rows] == [settings.batch_size] * 4
+    assert [row["eta_s"] for row in rows] == [12, 8, 4, 0]
+    taken = -(-16 // snapshot_every)
+    assert (summary["snapshot_seconds"], summary["seconds"]) == (1000 * taken, 1000 * taken + 16)
 
 
 def test_the_seed_decides(tmp_path: Path) -> None:
@@ -308,22 +357,49 @@ def test_images_that_are_all_alike(tmp_path: Path) -> None:
         assert np.isfinite(list(row.values())).all()
 
 
-@pytest.mark.parametrize("snapshot_every", [2, 100])
-def test_divergence_stops_with_one_line_and_a_sound_snapshot(snapshot_every: int, tmp_path: Path) -> None:
-    """Learning rates that overflow: no row and no snapshot with a value that is not finite."""
-    settings = config(steps=100, log_every=10, snapshot_every=snapshot_every, lr_generator=1e30, lr_discriminator=1e30)
+@pytest.mark.parametrize(
+    ("log_every", "snapshot_every", "seen_at", "kept"), [(50, 4, 8, 4), (1, 4, 6, 4), (50, 100, 50, None)]
+)
+def test_divergence_stops_with_one_line_and_a_sound_snapshot(
+    log_every: int,
+    snapshot_every: int,
+    seen_at: int,
+    kept: int | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Learning rates that overflow from the sixth step on: no row and no snapshot with a value that is not finite.
+
+    Found by the weights of the next snapshot, by the losses of the next row, and before any snapshot.
+    """
+    settings = config(steps=100, log_every=log_every, snapshot_every=snapshot_every)
+
+    def stepping(given: GanTrainConfig, state: Any, real: torch.Tensor) -> dict[str, torch.Tensor]:
+        if state.step == 5:
+            for optimizer in (state.optimizer_G, state.optimizer_D):
+                optimizer.param_groups[0]["lr"] = 1e30
+        return train_step(given, state, real)
+
+    monkeypatch.setattr(trainer, "train_step", stepping)
     with (
         run_at(tmp_path / "run", settings) as run,
-        pytest.raises(BalancerError, match=r"diverged by step \d+.*lower the learning rate") as caught,
+        pytest.raises(BalancerError, match=rf"diverged by step {seen_at}\b.*lower the learning rate") as caught,
     ):
         train(settings, dataset(), run, CPU)
     assert caught.value.exit_code == 1
     assert "\n" not in str(caught.value)
-    for row in read_jsonl(tmp_path / "run" / "metrics.jsonl"):
+    rows = read_jsonl(tmp_path / "run" / "metrics.jsonl")
+    assert len(rows) == {(1, 4): 5 + 1, (50, 4): 1, (50, 100): 0}[log_every, snapshot_every]
+    for row in rows:
         assert np.isfinite(list(row.values())).all()
-    if (tmp_path / "run" / CHECKPOINT).exists():
-        for name in (CHECKPOINT, BEST):
-            for key, value in flat(read_checkpoint(tmp_path / "run" / name, CPU)["G_ema"]).items():
+    for name in (CHECKPOINT, BEST):
+        assert (tmp_path / "run" / name).exists() == (kept is not None)
+        if kept is not None:
+            content = read_checkpoint(tmp_path / "run" / name, CPU)
+            assert content["step"] == kept
+            tensors = {key: value for key, value in flat(content).items() if isinstance(value, torch.Tensor)}
+            assert tensors
+            for key, value in tensors.items():
                 assert torch.isfinite(value).all(), key
 
 
@@ -344,7 +420,7 @@ def test_losses_that_are_not_numbers_keep_the_last_snapshot(tmp_path: Path, monk
 
 def test_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every figure of every row, and the grids, through an interruption."""
-    settings = config(tensorboard=True, snapshot_every=4, preset="sngan", ada_target=0.1)
+    settings = config(tensorboard=True, snapshot_every=4, preset="sngan_diffaug", ada_target=0.1)
     with monkeypatch.context() as patch:
         interrupt_after(patch, 4, signal.SIGINT)
         with pytest.raises(Interrupted):
@@ -370,7 +446,7 @@ def test_snapshots_and_exports_are_never_augmented(tmp_path: Path, monkeypatch: 
     """Only D sees changed images: the grid, the figures and the exported images are G's own."""
     from balancer.synthesis import Source, images_of
 
-    settings = config(preset="sngan")
+    settings = config(preset="sngan_diffaug")
     state = build_state(settings, CPU)
     train_step(settings, state, torch.rand(4, 1, 16, 16))
 

@@ -52,13 +52,14 @@ def patients(n: int = 40, seed: int = 0) -> Dataset:
 
 
 def test_the_reference_is_half_the_training_folds_patients() -> None:
+    """All of a half that is no larger than the other, in the order of the data."""
     data = patients()
     positions = data.indices("train", 0)
-    first, second = patient_halves([data.groups[i] for i in positions], 0)
-    n = min(len(first), len(second))
+    first, second = patient_halves([data.groups[i] for i in positions])
+    assert len(first) <= len(second)
     monitor = opened(data)
-    np.testing.assert_allclose(monitor.real, features_of(data.images[positions[first[:n]]]))
-    assert monitor.z.shape == (n, 5)
+    np.testing.assert_allclose(monitor.real, features_of(data.images[positions[first]]))
+    assert monitor.z.shape == (len(first), 5)
     assert not {data.groups[positions[i]] for i in first} & {data.groups[positions[i]] for i in second}
 
 
@@ -76,6 +77,32 @@ def test_validation_and_test_images_do_not_matter() -> None:
 def test_counts_are_equal_and_bounded(asked: int, n: int) -> None:
     monitor = opened(dataset(minority=40), snapshot_images=asked)
     assert len(monitor.real) == len(monitor.z) == n
+
+
+def test_fewer_images_are_drawn_from_the_whole_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names sort by where images come from: the first of them would be a reference of other sources than the fold."""
+    seen: list[np.ndarray] = []
+
+    def noting(network: FeatureNetwork, images: np.ndarray, *rest: Any, **more: Any) -> np.ndarray:
+        seen.append(images[:, 0, 0])
+        return extract(network, images, *rest, **more)
+
+    extract = monitor_module.extract
+    data = dataset(minority=200)
+    data.images[:200] = np.arange(200)[:, None, None]
+    positions = data.indices("train", 0)
+    halves = patient_halves([data.groups[i] for i in positions])
+    monkeypatch.setattr(monitor_module, "extract", noting)
+    for seed in (0, 1):
+        opened(data, snapshot_images=40, seed=seed)
+    assert [len(shown) for shown in seen] == [40] * 4
+    for half, shown, again in zip(halves, seen[:2], seen[2:], strict=True):
+        assert set(shown) <= set(positions[half])
+        assert len(set(shown)) == 40
+        quarters = np.histogram(np.searchsorted(half, shown), bins=4, range=(0, 100))[0]
+        assert quarters.min() >= 5, "from all along the names"
+        assert np.array_equal(shown, again), "whatever the seed: figures of two seeds are compared"
+    assert not np.array_equal(np.searchsorted(halves[0], seen[0]), np.searchsorted(halves[1], seen[1]))
 
 
 def test_latents_are_the_same_in_every_run_of_a_seed() -> None:
@@ -126,8 +153,9 @@ def test_figures_against_their_definitions() -> None:
     spread = [np.mean(np.sum((a - a.mean(0)) ** 2, axis=1)) for a in (y, x)]
     assert found["diversity"] == pytest.approx(spread[0] / spread[1])
     positions = data.indices("train", 0)
-    _, second = patient_halves([data.groups[i] for i in positions], 0)
-    other = features_of(data.images[positions[second[:n]]])
+    _, second = patient_halves([data.groups[i] for i in positions])
+    assert len(second) == n
+    other = features_of(data.images[positions[second]])
     assert found["kid_floor"] == pytest.approx(kid_by_hand(x, other), rel=1e-6)
     assert found["frechet_floor"] == pytest.approx(frechet_by_hand(x, other), rel=1e-4)
     assert all(type(value) is float for value in found.values()), "as a checkpoint can hold them"
@@ -137,8 +165,8 @@ def test_what_the_figures_say_of_copies_and_of_a_collapsed_generator() -> None:
     data = dataset(minority=60)
     monitor = opened(data)
     n, positions = len(monitor.z), data.indices("train", 0)
-    first, _ = patient_halves([data.groups[i] for i in positions], 0)
-    same = measure(numbered(monitor, n), Playback(data.images[positions[first[:n]]]), CPU)
+    first, _ = patient_halves([data.groups[i] for i in positions])
+    same = measure(numbered(monitor, n), Playback(data.images[positions[first]]), CPU)
     assert same["frechet"] == pytest.approx(0, abs=1e-4 * same["frechet_floor"])
     assert same["kid"] < same["kid_floor"]
     assert same["diversity"] == pytest.approx(1)
@@ -149,15 +177,16 @@ def test_what_the_figures_say_of_copies_and_of_a_collapsed_generator() -> None:
 
 
 def test_real_images_that_are_all_alike() -> None:
-    """Nothing to compare a variance with: finite figures, or none."""
+    """Nothing to compare a variance with, and figures all the same, finite ones."""
     data = dataset()
     data.images[:] = 9
-    monitor = open_monitor(config(), data, 0, CPU)
-    if monitor is not None:
-        figures = measure(
-            monitor, Playback(np.random.default_rng(0).integers(0, 256, (99, 16, 16), dtype=np.uint8)), CPU
-        )
-        assert np.isfinite(list(figures.values())).all(), figures
+    monitor = opened(data)
+    n = len(monitor.z)
+    images = np.random.default_rng(0).integers(0, 256, (n, 16, 16), dtype=np.uint8)
+    figures = measure(numbered(monitor, n), Playback(images), CPU)
+    assert np.isfinite(list(figures.values())).all(), figures
+    assert figures["diversity"] == 1
+    assert figures["frechet"] > figures["frechet_floor"] == pytest.approx(0, abs=1e-6)
 
 
 def test_images_are_measured_as_they_are_exported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ KINDS = [(name, norm, stddev) for name in ARCHITECTURES for norm in NORMS for st
 CONVOLUTIONS = {
     "dcgan": 4,
     "upsample": 4,
-    "hybrid": 4,
+    "upsample_last": 4,
     "residual": 8,
     "s2": 5,
 }  # of a 32 px discriminator, its head included
@@ -111,6 +111,20 @@ def test_dcgan_64_is_the_papers_geometry() -> None:
     assert sum(p.numel() for p in D.parameters()) == d_convolutions + 2 * (128 + 256 + 512) == 2_763_520
     norms = [m.num_features for m in D.modules() if isinstance(m, nn.BatchNorm2d)]
     assert norms == [128, 256, 512], "no BatchNorm on D's input layer"
+
+
+@pytest.mark.parametrize(
+    ("name", "transposed"),
+    [("dcgan", {16: 2, 32: 3, 64: 4}), ("upsample_last", {16: 1, 32: 2, 64: 3}), ("upsample", {16: 0, 64: 0})],
+)
+def test_how_many_doublings_are_transposed(name: str, transposed: dict[int, int]) -> None:
+    """Where not all are, the last one never is: its pattern would be that of single pixels."""
+    for size, n in transposed.items():
+        kinds = [type(m) for m in architecture(name).generator(size, 5, 2).modules()]
+        kernels = [k for k in kinds if k in (nn.ConvTranspose2d, nn.Conv2d)]
+        doublings = pyramid(size)[1]
+        assert kernels == [nn.ConvTranspose2d] * (1 + n) + [nn.Conv2d] * (doublings - n)
+        assert kinds.count(nn.Upsample) == doublings - n
 
 
 def test_width_is_capped_at_sixteen() -> None:

@@ -66,7 +66,7 @@ PLAIN: dict[str, tuple[dict[str, Any], Callable[[Tensor, Tensor], tuple[Tensor, 
     "R1": ({"r1_weight": 3.0, "discriminator_norm": "none"}, cross_entropy),
     "lazy R1": ({"r1_weight": 3.0, "penalty_every": 4, "discriminator_norm": "none"}, cross_entropy),
     "WGAN-GP": ({"preset": "wgan_gp", "n_dis": 3}, wasserstein),
-    "R3GAN": ({"preset": "r3gan", "ema_decay": 0.9}, relativistic),
+    "relativistic, R1, R2": ({"preset": "relativistic", "ema_decay": 0.9}, relativistic),
     "lazy R1 + R2, two steps": (
         {"r1_weight": 1.0, "r2_weight": 2.0, "penalty_every": 3, "n_dis": 2, "discriminator_norm": "none"},
         cross_entropy,
@@ -377,7 +377,7 @@ def test_what_the_discriminator_sees(p: float) -> None:
 @pytest.mark.parametrize("loss", ["hinge", "relativistic"])
 def test_real_and_fake_are_augmented_for_both_players(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Zhao et al. 2020: the change is applied in all places, else it leaks into the images; gradients pass it."""
-    settings = small(preset="sngan", loss=loss, n_dis=2)
+    settings = small(preset="sngan_diffaug", loss=loss, n_dis=2)
     seen: list[Tensor] = []
 
     def noting(images: Tensor, policy: Any, _source: torch.Generator, _probability: Any) -> Tensor:
@@ -434,7 +434,7 @@ def test_augmentation_does_not_leak(leaks: bool, monkeypatch: pytest.MonkeyPatch
     The control augments real images alone, which teaches G to shift and brighten: the figures must tell the two apart.
     """
     settings = small(
-        preset="sngan",
+        preset="sngan_diffaug",
         diffaugment=["translation", "brightness"],
         generator_width=8,
         discriminator_width=8,

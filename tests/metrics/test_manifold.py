@@ -1,5 +1,7 @@
 """Precision, recall, density and coverage against loops and closed forms."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
 from balancer.errors import BalancerError
+from balancer.metrics import manifold
 from balancer.metrics.manifold import manifold_overlap
 
 
@@ -52,6 +55,28 @@ def test_what_each_figure_catches() -> None:
     assert collapsed.coverage < 0.1
     scattered = manifold_overlap(real, 10 * rng.normal(size=(300, 4)))
     assert scattered.precision < 0.2
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 20, 33])
+def test_chunks_change_nothing(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Boundaries within, at the end of and beyond a side."""
+    rng = np.random.default_rng(2)
+    real, fake = rng.normal(size=(40, 3)), rng.normal(size=(33, 3)) + 0.7
+    whole = manifold_overlap(real, fake, k=3)
+    assert 0 < whole.precision < 1
+    assert 0 < whole.recall < 1
+    monkeypatch.setattr(manifold, "CHUNK", chunk)
+    assert manifold_overlap(real, fake, k=3) == whole
+
+
+def test_memory_does_not_grow_with_the_square() -> None:
+    n = 3000
+    real, fake = np.random.default_rng(0).normal(size=(2, n, 2))
+    tracemalloc.start()
+    manifold_overlap(real, fake)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * n * n / 4, "a quarter of one matrix of distances"
 
 
 def test_too_few_images_is_one_line() -> None:

@@ -149,6 +149,8 @@ def test_figures_follow_from_the_curves() -> None:
     assert s.floor_db == pytest.approx(math.sqrt(((level["other"].mean(0) - s.real) ** 2).mean()))
     assert s.high_db == pytest.approx(difference[-11:].mean())  # 22/64 to 32/64
     assert s.high_db < -5
+    swapped = compare_spectra(real, other, fake)
+    assert (s.high_floor_db, s.checkerboard_floor_db) == (swapped.high_db, swapped.checkerboard_db)
     assert all(
         type(v) is float for value in asdict(s).values() for v in (value if isinstance(value, tuple) else [value])
     )
@@ -226,7 +228,19 @@ def test_what_is_no_checkerboard_is_not_called_one(side: int, change: Callable[[
 
 
 def test_readings() -> None:
-    blank = Spectrum((0.5,), (0.0,), (0.0,), (1.0,), (0.0,), 0.5, 0.3, 0.4, 0.6)
+    blank = Spectrum(
+        (0.5,),
+        (0.0,),
+        (0.0,),
+        (1.0,),
+        (0.0,),
+        rms_db=0.5,
+        floor_db=0.3,
+        high_db=0.4,
+        high_floor_db=0.1,
+        checkerboard_db=0.6,
+        checkerboard_floor_db=0.5,
+    )
     assert reading(blank) == "as sharp as real images within 1.0 dB"
     assert reading(replace(blank, floor_db=1.6, high_db=-1.5)) == "as sharp as real images within 1.6 dB"
     assert reading(replace(blank, high_db=-7.04)) == "7.0 dB less fine detail than real images: blurred"
