@@ -121,9 +121,9 @@ def _cut(axes: Axes, steps: Sequence[int], values: Sequence[float]) -> None:
             axes.annotate(
                 f"↑ {value:.3g}",
                 (step, top),
-                (0, -14),
+                (4, -14),
                 textcoords="offset points",
-                ha="center",
+                ha="left",
                 fontsize=8,
                 color=FAKE,
                 bbox=box,

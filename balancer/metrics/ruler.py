@@ -1,8 +1,8 @@
 """What the shipped chest X-ray features respond to: distances of real images to ever worse copies of other real images.
 
-Half the training fold's NORMAL patients are the reference; the other half is degraded more and more. The Fréchet distance has to
-rise with every step of every degradation; the kernel distance is drawn beside it. Also printed: what the features hold (class, effective
-dimensions within NORMAL) and whether images that the network was trained on are measured like those that it never saw.
+Half the training fold's NORMAL patients are the reference; the other half is degraded more and more. Both distances have to rise with
+every step of every degradation. Also printed: what the features hold (class, effective dimensions within NORMAL) and whether images
+that the network was trained on are measured like those that it never saw.
 
     BALANCER_DATA=DIR python -m balancer.metrics.ruler [--out docs/images/ruler.png]
 """
