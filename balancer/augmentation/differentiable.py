@@ -89,7 +89,7 @@ def diff_augment(
 
     Args:
         probability: a scalar on the images' device; each operation changes each image with this probability, else all.
-            Below about .8, what is augmented now and then cannot leak into the generator's images (Karras et al. 2020,
+            Up to about .8, what is augmented now and then cannot leak into the generator's images (Karras et al. 2020,
             arXiv:2006.06676): unchanged images stay the most common kind.
     """
     for name in policy:

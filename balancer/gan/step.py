@@ -20,6 +20,9 @@ from balancer.seeding import derive_seed, generator
 # Moving averages that training keeps: ADA's probability and overfitting measure, LeCam's anchors.
 MEMORY = ("augment_p", "r_t", "lecam_real", "lecam_fake")
 R_T_DECAY, LECAM_DECAY = 0.95, 0.99
+MOST_AUGMENTED = (
+    0.8  # up to about here, augmentations do not leak into the images (Karras et al. 2020, arXiv:2006.06676)
+)
 
 
 @dataclass
@@ -185,4 +188,4 @@ def _remember(config: GanTrainConfig, state: GanState, real_logits: Tensor, fake
     if config.ada_target is not None:
         memory["r_t"].lerp_(real_logits.sign().mean(), 1 - R_T_DECAY)
         move = (memory["r_t"] - config.ada_target).sign() * len(real_logits) / config.ada_images
-        memory["augment_p"].add_(move).clamp_(0, 1)
+        memory["augment_p"].add_(move).clamp_(0, MOST_AUGMENTED)
