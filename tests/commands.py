@@ -7,6 +7,15 @@ from click.testing import CliRunner, Result
 from balancer.cli import main
 
 
+def sets(**settings: object) -> list[str]:
+    """``--set key=value`` for each."""
+    return [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+
+
+TINY_GAN = ["--batch-size", "4", "--image-size", "16", *sets(generator_width=2, discriminator_width=2, z_dim=5)]
+QUICK_REPORT = ["--inception-weights", "off", *sets(kid_subsets=2, kid_subset_size=4, two_sample="false")]
+
+
 def balancer(*args: object, **more: Any) -> Result:
     return CliRunner().invoke(main, [str(a) for a in args], **more)
 

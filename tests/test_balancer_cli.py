@@ -14,28 +14,13 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner, Result
-from commands import balancer, done, refused
+from commands import TINY_GAN, balancer, done, refused, sets
 from PIL import Image
 
 from balancer.gan import trainer
 from balancer.gan.checkpoint import read_checkpoint
 
-TINY = [
-    "--steps",
-    "4",
-    "--batch-size",
-    "4",
-    "--image-size",
-    "16",
-    "--set",
-    "generator_width=2",
-    "--set",
-    "discriminator_width=2",
-    "--set",
-    "z_dim=5",
-    "--set",
-    "log_every=1",
-]
+TINY = ["--steps", "4", *TINY_GAN, *sets(log_every=1)]
 
 
 @pytest.fixture(autouse=True)

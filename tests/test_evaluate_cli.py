@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from commands import balancer, done, refused
+from commands import QUICK_REPORT, balancer, done, refused
 from PIL import Image
 from planted import fields
 
@@ -21,16 +21,6 @@ from balancer import evaluation
 from balancer.data.dataset import PHANTOM_NOTICE
 from balancer.metrics import two_sample
 
-QUICK = [
-    "--inception-weights",
-    "off",
-    "--set",
-    "kid_subsets=2",
-    "--set",
-    "kid_subset_size=4",
-    "--set",
-    "two_sample=false",
-]
 SIZE = 24
 
 
@@ -58,7 +48,7 @@ def fake(runs_cwd: Path) -> Path:
 
 
 def report_of(*args: object, out: str = "out") -> dict[str, Any]:
-    done(balancer("evaluate", *QUICK, *args, "--out", out))
+    done(balancer("evaluate", *QUICK_REPORT, *args, "--out", out))
     return dict(json.loads(Path(out, "report.json").read_text()))
 
 
@@ -151,13 +141,15 @@ def test_both_folders_must_be_named(real: Path, runs_cwd: Path) -> None:
 )
 def test_no_images(make: Any, phrases: tuple[str, ...], real: Path, runs_cwd: Path) -> None:
     make(runs_cwd / "other")
-    refused(balancer("evaluate", "--real", real, "--fake", "other", *QUICK), 1, *phrases, str(runs_cwd / "other"))
+    refused(
+        balancer("evaluate", "--real", real, "--fake", "other", *QUICK_REPORT), 1, *phrases, str(runs_cwd / "other")
+    )
     assert not (runs_cwd / "runs").exists()
 
 
 def test_one_real_image(fake: Path, runs_cwd: Path) -> None:
     one = write(runs_cwd / "one", fields(1, 5, SIZE))
-    refused(balancer("evaluate", "--real", one, "--fake", fake, *QUICK), 1, "holds 1 image", "at least 2")
+    refused(balancer("evaluate", "--real", one, "--fake", fake, *QUICK_REPORT), 1, "holds 1 image", "at least 2")
     assert not (runs_cwd / "runs").exists()
 
 
@@ -190,7 +182,7 @@ def test_a_folder_inside_another(real: Path, fake: Path, runs_cwd: Path) -> None
     (runs_cwd / "link").symlink_to(real)
     refused(balancer("evaluate", "--real", "link", "--fake", real), 1, "the same folder")
     shutil.copytree(fake, runs_cwd / "real-2")  # a name that only begins alike is another folder
-    done(balancer("evaluate", "--real", fake, "--fake", runs_cwd / "real-2", *QUICK, "--dry-run"))
+    done(balancer("evaluate", "--real", fake, "--fake", runs_cwd / "real-2", *QUICK_REPORT, "--dry-run"))
 
 
 # --- identical folders
@@ -274,8 +266,16 @@ def test_stray_files_and_nested_folders(real: Path, fake: Path, runs_cwd: Path) 
 
 def test_a_text_file_named_png(real: Path, fake: Path, runs_cwd: Path) -> None:
     (fake / "broken.png").write_text("not an image")
-    refused(balancer("evaluate", "--real", real, "--fake", fake, *QUICK), 1, "1 of 17 files", "broken.png", "--max-bad")
-    result = done(balancer("evaluate", "--real", real, "--fake", fake, *QUICK, "--max-bad", "0.1", "--out", "out"))
+    refused(
+        balancer("evaluate", "--real", real, "--fake", fake, *QUICK_REPORT),
+        1,
+        "1 of 17 files",
+        "broken.png",
+        "--max-bad",
+    )
+    result = done(
+        balancer("evaluate", "--real", real, "--fake", fake, *QUICK_REPORT, "--max-bad", "0.1", "--out", "out")
+    )
     assert "left out: " in result.stderr
     report = json.loads((runs_cwd / "out" / "report.json").read_text())
     assert report["data"]["counts"]["fake"] == 16
@@ -286,7 +286,7 @@ def test_a_text_file_named_png(real: Path, fake: Path, runs_cwd: Path) -> None:
 def test_a_truncated_image(real: Path, fake: Path) -> None:
     victim = fake / "image_003.png"
     victim.write_bytes(victim.read_bytes()[:120])
-    refused(balancer("evaluate", "--real", real, "--fake", fake, *QUICK), 1, "1 of 16 files", "image_003.png")
+    refused(balancer("evaluate", "--real", real, "--fake", fake, *QUICK_REPORT), 1, "1 of 16 files", "image_003.png")
 
 
 def test_colour(real: Path, runs_cwd: Path) -> None:
@@ -332,7 +332,7 @@ def test_different_sizes_meet_at_the_smallest(fake: Path, runs_cwd: Path) -> Non
 
 
 def test_nothing_is_enlarged(real: Path, fake: Path, runs_cwd: Path) -> None:
-    args = ("evaluate", "--real", real, "--fake", fake, *QUICK)
+    args = ("evaluate", "--real", real, "--fake", fake, *QUICK_REPORT)
     refused(balancer(*args, "--image-size", 32), 1, "is 24 x 24 px", "asks for 32", "give --image-size 24 or less")
     refused(balancer(*args, "--image-size", 8), 2, "'image_size'", "8")
     Image.fromarray(fields(1, 3, 12)[0]).save(fake / "thumbnail.png")
@@ -430,7 +430,7 @@ def test_dry_run_writes_nothing(real: Path, fake: Path, runs_cwd: Path) -> None:
 
 
 def test_existing_out(real: Path, fake: Path, runs_cwd: Path) -> None:
-    args = ("evaluate", "--real", real, "--fake", fake, *QUICK, "--out", "here")
+    args = ("evaluate", "--real", real, "--fake", fake, *QUICK_REPORT, "--out", "here")
     done(balancer(*args))
     refused(balancer(*args), 1, "here holds a run already", "--force")
     done(balancer(*args, "--force", "-q"))
@@ -444,7 +444,7 @@ def test_an_interrupted_evaluation_is_resumed(
 
     with monkeypatch.context() as patch:
         patch.setattr(evaluation, "assess", stopping)
-        assert balancer("evaluate", "--real", real, "--fake", fake, *QUICK).exit_code == 130
+        assert balancer("evaluate", "--real", real, "--fake", fake, *QUICK_REPORT).exit_code == 130
     (run,) = (runs_cwd / "runs" / "evaluate").glob("*/")
     assert not (run / "done").exists()
     refused(balancer("evaluate", "--resume", "latest", "--seed", 4), 1, "seed (saved 0, asked 4)")

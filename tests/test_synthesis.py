@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import balancer, done, refused
+from commands import QUICK_REPORT, TINY_GAN, balancer, done, refused, sets
 from PIL import Image
 
 from balancer import synthesis
@@ -24,32 +24,7 @@ from balancer.presets import PRESETS
 from balancer.seeding import derive_seed
 
 SIZE = 16
-GAN = [
-    "--steps",
-    "3",
-    "--batch-size",
-    "4",
-    "--image-size",
-    str(SIZE),
-    "--set",
-    "generator_width=2",
-    "--set",
-    "discriminator_width=2",
-    "--set",
-    "z_dim=5",
-    "--set",
-    "lr_generator=0.05",
-]
-QUICK = [
-    "--inception-weights",
-    "off",
-    "--set",
-    "kid_subsets=2",
-    "--set",
-    "kid_subset_size=4",
-    "--set",
-    "two_sample=false",
-]
+GAN = ["--steps", "3", *TINY_GAN, *sets(lr_generator=0.05)]
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +49,7 @@ def gan_run(chest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def hundred_and_thirty(gan_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("synthesis") / "run"
-    done(balancer("synthesize", "--gan-run", gan_run, "--n", 130, *QUICK, "--out", path))
+    done(balancer("synthesize", "--gan-run", gan_run, "--n", 130, *QUICK_REPORT, "--out", path))
     return path
 
 
@@ -128,7 +103,7 @@ def test_the_manifest_tells_the_truth(hundred_and_thirty: Path, chest: Path) -> 
 
 @pytest.mark.parametrize("n", [1, 3, 65])
 def test_image_i_is_the_same_whatever_n_is(n: int, gan_run: Path, hundred_and_thirty: Path, tmp_path: Path) -> None:
-    done(balancer("synthesize", "--gan-run", gan_run, "--n", n, *QUICK, "--out", tmp_path / "few"))
+    done(balancer("synthesize", "--gan-run", gan_run, "--n", n, *QUICK_REPORT, "--out", tmp_path / "few"))
     few, many = pngs(tmp_path / "few"), pngs(hundred_and_thirty)
     assert len(few) == n
     for a, b in zip(few, many[:n], strict=True):
@@ -158,7 +133,9 @@ def test_images_are_the_averaged_generators(gan_run: Path, hundred_and_thirty: P
 
 
 def test_another_seed_makes_other_images(gan_run: Path, hundred_and_thirty: Path, tmp_path: Path) -> None:
-    done(balancer("synthesize", "--gan-run", gan_run, "--n", 3, "--seed", 1, *QUICK, "--out", tmp_path / "other"))
+    done(
+        balancer("synthesize", "--gan-run", gan_run, "--n", 3, "--seed", 1, *QUICK_REPORT, "--out", tmp_path / "other")
+    )
     for a, b in zip(pngs(tmp_path / "other"), pngs(hundred_and_thirty), strict=False):
         assert a.read_bytes() != b.read_bytes()
 
@@ -204,7 +181,7 @@ def test_report(hundred_and_thirty: Path, chest: Path, gan_run: Path) -> None:
 def test_default_is_the_deficit(gan_run: Path, chest: Path, tmp_path: Path) -> None:
     data = load_dataset(DataConfig(path=str(chest), image_size=SIZE))
     counts = [sum((data.folds == "train") & (data.labels == label)) for label in (0, 1)]
-    result = done(balancer("synthesize", "--gan-run", gan_run, *QUICK, "--out", tmp_path / "s", "--json"))
+    result = done(balancer("synthesize", "--gan-run", gan_run, *QUICK_REPORT, "--out", tmp_path / "s", "--json"))
     assert len(pngs(tmp_path / "s")) == counts[1] - counts[0] == json.loads(result.stdout)["n"]
 
 
@@ -215,7 +192,7 @@ def test_the_newest_finished_run_is_taken_and_said(gan_run: Path, runs_cwd: Path
         if name != "unfinished":
             (runs_cwd / "runs" / "gan-train" / name / "done").write_text("x")
     os.utime(runs_cwd / "runs" / "gan-train" / "older" / "done", (1, 1))  # clocks of file systems are coarse
-    result = done(balancer("synthesize", "--n", 2, *QUICK))
+    result = done(balancer("synthesize", "--n", 2, *QUICK_REPORT))
     assert "taking the newest finished GAN run: runs/gan-train/newer" in result.stderr
     (made,) = (runs_cwd / "runs" / "synthesize").glob("*/")
     assert len(pngs(made)) == 2
@@ -348,7 +325,7 @@ def test_wrong_inception_weights_stop(gan_run: Path, tmp_path: Path) -> None:
 
 
 def test_out_is_not_overwritten_unless_forced(gan_run: Path, tmp_path: Path) -> None:
-    args = ("synthesize", "--gan-run", gan_run, *QUICK, "--out", tmp_path / "s")
+    args = ("synthesize", "--gan-run", gan_run, *QUICK_REPORT, "--out", tmp_path / "s")
     done(balancer(*args, "--n", 5))
     before = (tmp_path / "s" / "manifest.csv").read_bytes()
     refused(balancer(*args, "--n", 2), 1, "holds a run already", "--force")
@@ -357,7 +334,7 @@ def test_out_is_not_overwritten_unless_forced(gan_run: Path, tmp_path: Path) -> 
     assert len(pngs(tmp_path / "s")) == len(manifest(tmp_path / "s")) == 2
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
-    mine = ("synthesize", "--gan-run", gan_run, "--n", 2, *QUICK, "--out", tmp_path / "mine", "--force")
+    mine = ("synthesize", "--gan-run", gan_run, "--n", 2, *QUICK_REPORT, "--out", tmp_path / "mine", "--force")
     refused(balancer(*mine), 1, "holds no run")
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
@@ -372,7 +349,7 @@ def test_dry_run_writes_nothing(gan_run: Path, runs_cwd: Path) -> None:
 
 def test_an_interrupted_export_is_resumed(gan_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped by Ctrl-C in the middle: exit 130, no manifest, no done; --resume gives what was asked for."""
-    args = ("synthesize", "--gan-run", gan_run, "--n", 5, *QUICK)
+    args = ("synthesize", "--gan-run", gan_run, "--n", 5, *QUICK_REPORT)
     written: list[int] = []
 
     def stopping(pixels: np.ndarray) -> bytes:
@@ -407,5 +384,5 @@ def test_every_pass_through_the_generator_has_the_same_size(
 
     monkeypatch.setattr(synthesis, "generate", watching)
     for n in (1, 65):
-        done(balancer("synthesize", "--gan-run", gan_run, "--n", n, *QUICK, "--out", tmp_path / str(n)))
+        done(balancer("synthesize", "--gan-run", gan_run, "--n", n, *QUICK_REPORT, "--out", tmp_path / str(n)))
     assert sizes == [synthesis.CHUNK] * 3
