@@ -26,7 +26,7 @@ from balancer.data.images import read_image
 from balancer.data.split import merge_groups
 from balancer.errors import BalancerError, UsageError
 from balancer.metrics.features import inception_weights
-from balancer.quality import ImageSet, assess
+from balancer.quality import ImageSet, assess, report_seconds
 from balancer.report import closest_pairs, provenance, publish
 from balancer.run import RunDir
 
@@ -333,9 +333,5 @@ def evaluate(config: EvaluateConfig, inputs: Inputs, run: RunDir, device: torch.
 
 
 def estimate_seconds(config: EvaluateConfig, inputs: Inputs) -> float:
-    """Rough, from runs on two cores: features and copies by the image, and the two-sample classifiers, whose steps are fixed.
-
-    Each of those is trained twice, on synthetic images and on other real ones as its control.
-    """
-    images = sum(len(f.images) for f in inputs.folders.values())
-    return (110 if config.two_sample else 15) + 0.02 * images
+    """Rough; see :func:`balancer.quality.report_seconds`."""
+    return report_seconds(config, inputs.size, sum(len(f.images) for f in inputs.folders.values()))

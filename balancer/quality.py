@@ -131,6 +131,12 @@ def assess(
     return quality
 
 
+def report_seconds(settings: QualityConfig, side: int, images: int) -> float:
+    """Rough, from runs on two cores: features and copies by the image, the pixel tests (each with its control) by the size."""
+    tests = 2 * sum(two_sample.estimate_pixel_seconds(s) for s in (side, side // 2)) if settings.two_sample else 0
+    return 15 + 0.01 * images + tests
+
+
 def _unseen(train: ImageSet, held_out: ImageSet | None, notes: list[str]) -> ImageSet | None:
     """The held-out images of patients that are not in training, None if there is none."""
     if held_out is None:

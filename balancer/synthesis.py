@@ -29,7 +29,7 @@ from balancer.gan.step import sample_z
 from balancer.grids import png_bytes, to_uint8
 from balancer.manifest import MANIFEST_COLUMNS
 from balancer.metrics.features import inception_weights
-from balancer.quality import ImageSet, assess
+from balancer.quality import ImageSet, assess, report_seconds
 from balancer.report import closest_pairs, provenance, publish
 from balancer.run import RunDir, latest_run, read_jsonl, saved_config, write_text
 from balancer.seeding import derive_seed, generator
@@ -231,8 +231,9 @@ def export(config: SynthesizeConfig, source: Source, run: RunDir, device: torch.
 
 
 def estimate_seconds(config: SynthesizeConfig, source: Source, device: torch.device) -> float:
-    """Export time from one chunk; looking for copies costs about as much again, and the two-sample tests a minute and a half."""
-    count(config, source)
+    """Export time from one chunk, and the report's."""
+    n = count(config, source)
     begin = time.perf_counter()
     next(images_of(source, config.seed, CHUNK, device))
-    return (115 if config.two_sample else 20) + 2 * (time.perf_counter() - begin) * count(config, source) / CHUNK
+    export_seconds = (time.perf_counter() - begin) * n / CHUNK
+    return export_seconds + report_seconds(config, source.data.images.shape[1], n)

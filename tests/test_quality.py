@@ -18,7 +18,7 @@ from balancer.data.folder import Record, find_root, read_folder
 from balancer.data.images import read_image
 from balancer.metrics.features import FeatureNetwork
 from balancer.metrics.two_sample import percent
-from balancer.quality import ImageSet, assess, halved
+from balancer.quality import ImageSet, assess, halved, report_seconds
 from balancer.readings import readings, times, verdict
 
 CPU = torch.device("cpu")
@@ -451,6 +451,13 @@ def test_halved(shape: tuple[int, int, int]) -> None:
     assert half[1, 4, 5] == np.rint(images[1, 8:10, 10:12].astype(float).mean())
     board = np.indices(shape[1:]).sum(axis=0) % 2 * 40
     assert np.array_equal(halved(np.broadcast_to(80 + board, shape).astype(np.uint8)), np.full_like(half, 100))
+
+
+def test_the_estimate_grows_with_size_until_batches_shrink() -> None:
+    seconds = {side: report_seconds(QualityConfig(), side, 1000) for side in (32, 64, 128, 256)}
+    assert seconds[32] < seconds[64] < seconds[128] < seconds[256] < 2 * seconds[128]
+    assert report_seconds(QualityConfig(two_sample=False), 256, 1000) < seconds[32]
+    assert 40 < report_seconds(QualityConfig(), 64, 2534) < 160  # 65 s were measured
 
 
 def test_nothing_to_read() -> None:

@@ -112,7 +112,7 @@ def pixel_two_sample(
     """A small convolutional network (:class:`PixelNet`) trained on the pixels from scratch in each fold.
 
     The number of steps is fixed, not that of passes, so that the cost depends on the images' size alone: on one CPU core
-    half a minute at 64 px, some four minutes at 256 px, where batches are smaller: 16 images of 224 px suffice to find, in
+    half a minute at 64 px, two to three minutes at 256 px, where batches are smaller: 16 images of 224 px suffice to find, in
     404 of them, noise of SD 1.5, a blur of half a pixel or a checkerboard of one grey level (AUROC .998 and more). Nothing
     is augmented: shifts and flips would hide artefacts that keep to one place or direction.
 
@@ -144,6 +144,11 @@ def pixel_two_sample(
             return _score(net, images[~train], device)
 
         return _cross_validate("small CNN", score, labels, groups, other_groups, seed, folds)
+
+
+def estimate_pixel_seconds(side: int) -> float:
+    """Rough time of one :func:`pixel_two_sample` on two cores; above 128 px smaller batches make up for larger images."""
+    return 15 * (min(side, FULL_BATCH_SIDE) / 64) ** 2
 
 
 def reading(result: TwoSample) -> str:
