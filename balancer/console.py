@@ -22,13 +22,8 @@ from balancer.config import Section, data_path, dump, merge, parse_assignment, r
 from balancer.errors import BalancerError, Interrupted, UsageError
 
 log = logging.getLogger("balancer")
-FOLDERS = (
-    "gan_run",
-    "synthetic",
-    "real",
-    "fake",
-    "training",
-)  # made absolute, so that --resume finds them from anywhere
+# Settings that are folders: made absolute, so that --resume finds them from anywhere.
+FOLDERS = ("gan_run", "synthetic", "real", "fake", "training")
 SETTING = "setting__"  # options whose name begins so carry a setting's path, with __ for the dots
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 

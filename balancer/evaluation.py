@@ -8,7 +8,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,10 @@ def open_inputs(config: EvaluateConfig) -> Inputs:
     folders = {flag: _decode(scan, size, config) for flag, scan in scans.items()}
     if len(folders["real"].images) < 2:
         raise BalancerError(f"--real {paths['real']} holds 1 image; a comparison needs at least 2")
-    return Inputs(folders, size, _notes(folders))
+    notes = _notes(folders)
+    if "training" in folders:
+        folders |= _told_apart(folders["real"], folders["training"], notes)
+    return Inputs(folders, size, notes)
 
 
 def _images_folder(flag: str, path: Path) -> Path:
@@ -242,26 +245,24 @@ def _notes(folders: dict[str, Folder]) -> list[str]:
             )
         if f.bad:
             notes.append(f"{len(f.bad)} of the {ROLES[flag]} could not be read and were left out.")
-    if "training" in folders:
-        real, training = folders["real"], folders["training"]
-        held_out, learnt_from = _joint_groups(real, training)
-        known = set(learnt_from)
-        shared = {number for number, group in zip(real.groups, held_out, strict=True) if group in known}
-        if unknown := (set(real.groups) & set(training.groups)) - shared:
-            notes.append(
-                f"{len(unknown)} patient numbers occur in both --real and --training; whether they are the same people is not known."
-            )
     return notes
 
 
-def _joint_groups(real: Folder, training: Folder) -> tuple[list[str], list[str]]:
-    """Patients of both folders' images, the same one on both sides where the folders share a file, byte by byte.
+def _told_apart(real: Folder, training: Folder, notes: list[str]) -> dict[str, Folder]:
+    """Both folders with patients that are the same on both sides only where the folders share a file, byte by byte.
 
-    The same number in both need not be the same patient (it is not in Kaggle's train and test), hence the prefixes.
+    The same number in both need not be the same patient (it is not in Kaggle's train and test), hence the prefixes, and a note.
     """
     patients = [f"held out: {g}" for g in real.groups] + [f"training: {g}" for g in training.groups]
     merged = merge_groups(patients, real.digests + training.digests)
-    return merged[: len(real.groups)], merged[len(real.groups) :]
+    held_out, learnt_from = merged[: len(real.groups)], merged[len(real.groups) :]
+    known = set(learnt_from)
+    shared = {number for number, group in zip(real.groups, held_out, strict=True) if group in known}
+    if unknown := (set(real.groups) & set(training.groups)) - shared:
+        notes.append(
+            f"{len(unknown)} patient numbers occur in both --real and --training; whether they are the same people is not known."
+        )
+    return {"real": replace(real, groups=held_out), "training": replace(training, groups=learnt_from)}
 
 
 def describe_size(inputs: Inputs) -> str:
@@ -301,18 +302,13 @@ def evaluate(config: EvaluateConfig, inputs: Inputs, run: RunDir, device: torch.
     fake = folders["fake"].images
     train, held_out = real, None
     if "training" in folders:
-        unseen, learnt_from = _joint_groups(folders["real"], folders["training"])
-        train = ImageSet(folders["training"].images, learnt_from, "training images")
-        held_out = ImageSet(real.images, unseen, "held-out real images")  # less those also in training; see assess
+        train = ImageSet(folders["training"].images, folders["training"].groups, "training images")
+        held_out = ImageSet(real.images, real.groups, "held-out real images")  # less those also in training; see assess
     quality = assess(config, train, held_out, fake, device)
     seconds = time.perf_counter() - begin
-    learnt = (
-        "Copies were searched among the training images."
-        if held_out
-        else (
-            "What the generator learnt from was not given (`--training`): copies were searched among the real images."
-        )
-    )
+    learnt = "What the generator learnt from was not given (`--training`): copies were searched among the real images."
+    if held_out:
+        learnt = "Copies were searched among the training images."
     report = {
         "title": f"{len(fake):,} synthetic images against {len(real.images):,} real ones",
         "about": [

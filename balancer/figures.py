@@ -9,6 +9,7 @@ import numpy as np
 
 from balancer.grids import side_by_side
 from balancer.metrics.features import random_subset
+from balancer.metrics.memorization import PAIRS
 from balancer.plots import BLUE, GREY, VERMILION, png, subplots
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 REAL, FAKE, OTHER = GREY, VERMILION, BLUE
-PAIRS, SHOWN = 8, 36
+SHOWN = 36
 
 
 def of_quality(quality: dict[str, Any], train: Array, fake: Array) -> dict[str, bytes]:
@@ -115,15 +116,16 @@ def _cut(axes: Axes, steps: Sequence[int], values: Sequence[float]) -> None:
     if top <= 0:
         return
     axes.set_ylim(min(0, *values) - 0.05 * top, top)
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
     for step, value in zip(steps, values, strict=True):
-        if value > top:
-            box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        if value > top:  # named on the side of the spike that has room
+            side, offset = ("left", 4) if 2 * step < steps[0] + steps[-1] else ("right", -4)
             axes.annotate(
                 f"↑ {value:.3g}",
                 (step, top),
-                (4, -14),
+                (offset, -14),
                 textcoords="offset points",
-                ha="left",
+                ha=side,
                 fontsize=8,
                 color=FAKE,
                 bbox=box,

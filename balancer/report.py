@@ -17,9 +17,8 @@ import torch
 
 from balancer.config import Section, flatten
 from balancer.device import peak_memory_mb
-from balancer.figures import PAIRS
 from balancer.metrics.manifold import NEIGHBOURS
-from balancer.metrics.memorization import p_text
+from balancer.metrics.memorization import PAIRS, p_text
 from balancer.run import RunDir, atomic_file, write_json, write_text
 
 Report = dict[str, Any]

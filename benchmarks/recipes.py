@@ -106,19 +106,21 @@ def figures(report: dict[str, Any], floor: bool = False) -> dict[str, str]:
 
 def table(out: Path, recipes: list[str], seeds: list[int]) -> None:
     """A row a recipe, a value a seed in each cell; the first row is what real images reach."""
-    for number, recipe in enumerate(recipes):
-        runs = [out / f"{recipe}-{seed}" for seed in seeds]
-        reports = [measure(run) for run in runs if (run / "done").exists()]
-        if not reports:
-            continue
-        rows = {RECIPES[recipe][0]: [figures(report) for report in reports]}
-        if number == 0:
-            rows = {"*real images*": [figures(reports[0], floor=True)]} | rows
-            columns = list(figures(reports[0]))
+    begun = False
+    for recipe in recipes:
+        trained = [out / f"{recipe}-{seed}" for seed in seeds]
+        reports = [measure(folder) for folder in trained if (folder / "done").exists()]
+        if reports and not begun:
+            columns, begun = figures(reports[0]), True
             print(f"| recipe | seeds | {' | '.join(columns)} |\n| --- | ---: |{' ---: |' * len(columns)}")
-        for label, found in rows.items():
-            cells = [" ".join(f[column] for f in found) for column in found[0]]
-            print(f"| {label} | {len(found)} | {' | '.join(cells)} |", flush=True)
+            print_row("*real images*", [figures(reports[0], floor=True)])
+        if reports:
+            print_row(RECIPES[recipe][0], [figures(report) for report in reports])
+
+
+def print_row(label: str, found: list[dict[str, str]]) -> None:
+    cells = [" ".join(f[column] for f in found) for column in found[0]]
+    print(f"| {label} | {len(found)} | {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:

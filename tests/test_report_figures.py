@@ -9,6 +9,7 @@ from PIL import Image
 from planted import fields
 
 from balancer import figures
+from balancer.metrics.memorization import PAIRS
 
 
 def pixels(png: bytes | None) -> np.ndarray:
@@ -27,7 +28,7 @@ def test_closest_pairs(pairs: int) -> None:
     height, width = drawn.shape[:2]
     assert width > height
     if pairs >= 3:
-        shown = min(pairs, figures.PAIRS)
+        shown = min(pairs, PAIRS)
         columns = [int((k + 0.5) * width / max(shown, 4)) for k in range(shown)]
         last = drawn[int(height * 0.75) : int(height * 0.9), :, 0]
         dark = [float((last[:, c - 5 : c + 5] < 8).mean()) for c in columns]

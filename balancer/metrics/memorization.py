@@ -65,6 +65,7 @@ NEAR_MOST = 0.5  # of m: where distances hardly vary (noise, few images), 4.5 SD
 HASH_BITS = 2  # of 64 that may differ in a match
 HASH_SDS = 3.5
 HASH_MOST = 0.75
+PAIRS = 8  # closest pairs that a report shows
 ALPHA = 0.01  # p-value below which a test counts
 CHUNK = 256  # images compared at a time, which bounds the memory
 
@@ -104,7 +105,7 @@ def memorization(
     held_out: Array | None = None,
     train_groups: Sequence[str] | None = None,
     held_groups: Sequence[str] | None = None,
-    pairs: int = 8,
+    pairs: int = PAIRS,
 ) -> Memorization:
     """Look for copies of training images among synthetic ones.
 

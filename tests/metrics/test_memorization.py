@@ -12,12 +12,11 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scipy.stats import kstest, mannwhitneyu
 
-from balancer import figures
 from balancer.config import DataConfig
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.phantom import draw_image, draw_patient
 from balancer.errors import BalancerError
-from balancer.metrics.memorization import memorization, perceptual_hash
+from balancer.metrics.memorization import PAIRS, memorization, perceptual_hash
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +88,7 @@ def test_exact_copies(drawings: tuple[np.ndarray, np.ndarray, np.ndarray]) -> No
     assert (found.exact_copies, found.near_copies, found.status) == (6, 0, "copies")
     assert found.verdict == "6 exact copies of training images among 120 synthetic images: do not use them."
     assert found.closest[:6] == tuple((114 + i, 10 + i, 0.0) for i in range(6))
-    assert len({i for i, _, _ in found.closest}) == len(found.closest) == figures.PAIRS, "as many as are shown"
+    assert len({i for i, _, _ in found.closest}) == len(found.closest) == PAIRS, "as many as are shown"
     assert (found.n_train, found.n_held_out, found.n_fake, found.n_baseline) == (150, 60, 120, 60)
 
 
