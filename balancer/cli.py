@@ -7,8 +7,9 @@ from typing import cast
 import click
 
 from balancer import __version__
-from balancer.config import EvaluateConfig, GanTrainConfig, SynthesizeConfig
+from balancer.config import AuditConfig, EvaluateConfig, GanTrainConfig, SynthesizeConfig
 from balancer.console import HELP, Invocation, Outcome, dry_run, run_command, setting
+from balancer.errors import BalancerError
 
 INCEPTION = setting(
     "--inception-weights",
@@ -27,6 +28,7 @@ def main() -> None:
       balancer gan-train               a DCGAN on the minority class -> runs/gan-train/
       balancer synthesize --n 2534     images, manifest and report   -> runs/synthesize/
       balancer evaluate --real DIR --fake DIR   the report on any images   -> runs/evaluate/
+      balancer audit                   leaks, copies and shortcuts in the data -> runs/audit/
       classifier ablate --regimes all  does it help? table, figures  -> runs/ablate/
     """
 
@@ -139,3 +141,36 @@ def evaluate(asked: Invocation) -> Outcome:
         report = evaluation.evaluate(config, inputs, run, device)
         run.finish()
         return Outcome({"run": str(run.path), **report}, f"{summary(report)}\n{run / 'report.html'}")
+
+
+@run_command(
+    main,
+    "audit",
+    setting("--strict", "strict", is_flag=True, help="End with an error if anything leaks between folds."),
+)
+def audit(asked: Invocation) -> Outcome:
+    """Look for leaks between folds, copies and shortcuts in a data set; needs no GPU."""
+    from balancer import audit_report
+    from balancer.data import audit as auditing
+    from balancer.data.dataset import load_dataset
+    from balancer.device import describe_device, resolve_device
+    from balancer.run import environment, open_run, request, resumed_or_new, write_json
+
+    device = describe_device(resolve_device("cpu"))
+    config = cast(AuditConfig, resumed_or_new("audit", asked.resume, asked.explicit, asked.config))
+    data = load_dataset(config.data)
+    if asked.dry_run:
+        return dry_run(config, data.describe(), auditing.estimate_seconds(data), device)
+    with open_run("audit", config, request(asked)) as run:
+        if run.finished:
+            return Outcome({"run": str(run.path), "finished": True}, f"{run.path} is finished already; nothing to do")
+        write_json(run / "env.json", environment("audit", device, data=data.describe()))
+        findings = auditing.audit(data, config.data, config.seed)
+        audit_report.write_audit(run.path, data, config.data, findings)
+        run.finish()
+        page = run / "audit.html"
+        if config.strict and (leaks := auditing.leaks(findings)):
+            raise BalancerError(f"the data leak: {'; '.join(leaks)}; see {page}, or drop --strict")
+        return Outcome(
+            {"run": str(run.path), **audit_report.as_json(findings)}, f"{audit_report.summary(findings)}\n{page}"
+        )

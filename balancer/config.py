@@ -28,12 +28,24 @@ def _listed(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _numbers(value: Any) -> Any:
+    """``0,.5`` as a list; YAML reads a single number as one."""
+    return [value] if isinstance(value, int | float) else _listed(value)
+
+
+def _folders(value: Any) -> Any:
+    """One folder as a list; a comma may be part of its name."""
+    return [value] if isinstance(value, str) else value
+
+
 def _off(value: Any) -> Any:
     """YAML reads a bare ``off`` as false."""
     return "off" if value is False else value
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Folders = Annotated[tuple[str, ...], BeforeValidator(_folders)]
+Doses = Annotated[tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(_numbers)]
 
 
 class Section(BaseModel):
@@ -128,12 +140,20 @@ class EvaluateConfig(QualityConfig):
     max_bad: float = Field(0.01, ge=0, le=1)
 
 
+class AuditConfig(Section):
+    """`balancer audit`."""
+
+    data: DataConfig = DataConfig()
+    seed: int = 0  # of the intervals' resampling and of cross-validation
+    strict: bool = False  # a leak is an error, once the report is written
+
+
 class ClassifierConfig(Section):
     """How a classifier is trained, whatever the regime."""
 
     data: DataConfig = DataConfig()
     seed: int = 0
-    synthetic: str | None = None  # a synthesis run; None: the newest finished one
+    synthetic: Folders | None = None  # synthesis runs, one per GAN seed; None: the newest finished one
     synthetic_count: Annotated[int, Field(ge=1)] | Literal["deficit", "all"] = "deficit"
     model: str = "small_cnn"
     weights: str = "none"  # torchvision backbones: imagenet, none, or a state-dict file
@@ -143,14 +163,19 @@ class ClassifierConfig(Section):
     normalisation: Literal["per_image", "unit", "imagenet"] | None = None
     augmentation: str = "mild"
     steps: int = Field(1400, ge=1)
+    exposure: Literal["steps", "real"] = "steps"  # equal in all regimes: optimiser steps, or passes over real images
     batch_size: int = Field(32, ge=2)
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
     schedule: Literal["constant", "cosine"] = "cosine"
-    evaluations: int = Field(10, ge=1)  # how often validation is looked at, evenly spread over the steps
+    ema_decay: float = Field(0.99, ge=0, lt=1)  # of the averaged weights that are looked at and kept; 0: no averaging
+    bn_statistics: Literal["running", "clean"] = "clean"  # BatchNorm's, of augmented batches, or re-estimated without
+    focal_gamma: float = Field(2.0, ge=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)  # a label is learnt as so far from 0 and 1
+    evaluations: int = Field(5, ge=1)  # how often validation is looked at, evenly spread over the steps
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    selection: Literal["best_val_nll", "last"] = "best_val_nll"
+    selection: Literal["best_val_nll", "last"] = "last"
     threshold: str = "balanced_accuracy"
 
     @property
@@ -170,6 +195,7 @@ class AblateConfig(ClassifierConfig):
 
     regimes: Names = ("all",)
     seeds: int = Field(3, ge=1)
+    doses: Doses = ()  # of synthetic images, in deficits, tried beside the main study
 
 
 # What a recipe is not: which data and class, chance, length, number format, and what is watched and kept.
@@ -193,6 +219,7 @@ COMMANDS: dict[str, type[Section]] = {
     "gan_train": GanTrainConfig,
     "synthesize": SynthesizeConfig,
     "evaluate": EvaluateConfig,
+    "audit": AuditConfig,
     "train": TrainConfig,
     "ablate": AblateConfig,
 }
@@ -214,7 +241,7 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
 def read_config_file(path: Path, command: str) -> dict[str, Any]:
     """The section of a YAML file that belongs to a command, over the file's shared ``data`` section.
 
-    A file holds one mapping per command (``gan_train``, ``synthesize``, ``train``, ``ablate``, ``evaluate``) and, for
+    A file holds one mapping per command (``gan_train``, ``synthesize``, ``evaluate``, ``audit``, ``train``, ``ablate``) and, for
     all that read a data set, ``data``. YAML is read with the safe loader: a config file is never executed.
     """
     try:
@@ -393,9 +420,9 @@ def dump(section: Section) -> str:
     return yaml.safe_dump(section.model_dump(mode="json"), sort_keys=False)
 
 
-def config_hash(section: Section) -> str:
-    """Eight hex digits that name these settings."""
-    text = json.dumps(section.model_dump(mode="json"), sort_keys=True)
+def config_hash(section: Section, exclude: set[str] | None = None) -> str:
+    """Eight hex digits that name these settings, or what is left of them."""
+    text = json.dumps(section.model_dump(mode="json", exclude=exclude), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -47,6 +47,7 @@ class Invocation:
     resume: str | None
     force: bool
     dry_run: bool
+    options: dict[str, Any] = field(default_factory=dict)  # of this command alone, and no settings of the run
 
     @property
     def section(self) -> str:
@@ -124,9 +125,9 @@ OUTPUT_OPTIONS = (
 
 
 def run_command(
-    group: click.Group, name: str, *settings: Callable[[Any], Any], data_options: bool = True
+    group: click.Group, name: str, *own: Callable[[Any], Any], data_options: bool = True
 ) -> Callable[[Callable[[Invocation], Outcome]], Any]:
-    """Register a command that makes a run: its own ``settings``, then the shared options.
+    """Register a command that makes a run: its ``own`` settings and options, then the shared ones.
 
     ``data_options`` are left out of a command that reads no data set.
     """
@@ -152,10 +153,11 @@ def run_command(
                     raise click.UsageError("--resume names its own directory; drop --out and --force")
                 source = click.get_current_context().get_parameter_source("assignments")
                 flags_win = source is click.core.ParameterSource.ENVIRONMENT
+                options = {key: flags.pop(key) for key in list(flags) if not key.startswith(SETTING)}
                 explicit = _explicit(name.replace("-", "_"), config_file, flags, assignments, flags_win)
-                emit(body(Invocation(name, explicit, device, out, resume, force, dry_run)), as_json)
+                emit(body(Invocation(name, explicit, device, out, resume, force, dry_run, options)), as_json)
 
-        return _with_options(group, name, callback, (*settings, *data, *RUN_OPTIONS, *OUTPUT_OPTIONS))
+        return _with_options(group, name, callback, (*own, *data, *RUN_OPTIONS, *OUTPUT_OPTIONS))
 
     return register
 
@@ -201,12 +203,19 @@ def _explicit(
     data = explicit.get("data")
     if isinstance(data, dict) and data.get("path") is not None:
         explicit["data"] = {**data, "path": data_path(str(data["path"]))}
-    for key in FOLDERS:
-        if isinstance(explicit.get(key), str):
-            if not explicit[key].strip():
-                raise UsageError(f"setting {key!r} is empty; give a folder")
-            explicit[key] = str(Path(explicit[key]).expanduser().resolve())
+    for key in explicit.keys() & set(FOLDERS):
+        value = explicit[key]
+        explicit[key] = [_folder(key, v) for v in value] if isinstance(value, list | tuple) else _folder(key, value)
     return explicit
+
+
+def _folder(key: str, given: Any) -> Any:
+    """A folder made absolute; what is no text is left for the settings model to refuse."""
+    if not isinstance(given, str):
+        return given
+    if not given.strip():
+        raise UsageError(f"setting {key!r} is empty; give a folder")
+    return str(Path(given).expanduser().resolve())
 
 
 def dry_run(config: Section, data: dict[str, Any], seconds: float, device: str) -> Outcome:

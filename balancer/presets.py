@@ -67,6 +67,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 # On the phantom set a run is a demonstration: these sizes take minutes on two cores.
 DEMO: dict[str, dict[str, Any]] = {
     "gan_train": {"steps": 700, "snapshot_every": 175, "generator_width": 24, "discriminator_width": 24},
+    "audit": {},
     "synthesize": {"inception": "off"},  # an FID of drawings would cost a download and tens of minutes
     "train": {"steps": 250, "evaluations": 5},
     "ablate": {"steps": 250, "evaluations": 5},

@@ -1,7 +1,8 @@
 """Classifier training images per second against a plain reference loop: same network, same batch, same process.
 
 The reference is ImageFolder, a DataLoader, per-image albumentations and contiguous tensors, reading the JPEG files of
-the training split at every step. Ours reads the decoded cache. With and without augmentation.
+the training split at every step, in float32. Ours reads the decoded cache, in float32 and in the precision that ``auto``
+takes on this device. With and without augmentation.
 
     BALANCER_DATA=DIR python benchmarks/classifier_speed.py [--steps 20] [--rounds 3]
 """
@@ -19,29 +20,25 @@ from timing import arguments, compare
 from balancer.augmentation.classical import Augmenter
 from balancer.config import TrainConfig, resolve
 from balancer.data.dataset import load_dataset, phantom_folder
-from balancer.data.sampling import batch_indices
-from balancer.device import limit_threads, memory_format, resolve_device
+from balancer.device import limit_threads, memory_format, resolve_device, resolve_precision
+from classifier import trainer
 from classifier.models.cnn import SmallCNN
-from classifier.trainer import make_optimizer, to_input
+from classifier.regimes import REGIMES, Regime
+from classifier.training_set import Batches, training_set
 
 
-def ours(config: TrainConfig, augment: Augmenter | None, device: torch.device):
-    data = load_dataset(config.data)
-    train = data.indices("train")
-    images, labels = np.ascontiguousarray(data.images[train]), data.labels[train]
+def ours(config: TrainConfig, regime: Regime, device: torch.device):
+    train = training_set(load_dataset(config.data), regime, None, 0, 0)
     model = SmallCNN(config.data.image_size).to(device).to(memory_format=memory_format(device))
-    optimizer, count = make_optimizer(config, model), 0
+    optimizer, loss_of = trainer.make_optimizer(config, model), trainer.make_loss(config, regime, train, device)
+    batches, averaged, count = Batches(config, regime, train, 0, device), trainer.average(model, config.ema_decay), 0
 
     def step() -> None:
         nonlocal count
-        index = batch_indices(len(images), config.batch_size, count, 0)
-        pixels = augment(images[index], index, count) if augment else images[index]
-        loss = F.binary_cross_entropy_with_logits(
-            model(to_input(pixels, config, device)), torch.from_numpy(labels[index]).to(device).float()
-        )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        pixels, y, _ = batches.draw(count)
+        trainer.train_step(model, optimizer, loss_of, trainer.to_input(pixels, config, device), y, config.precision)
+        if averaged is not None:
+            averaged.update_parameters(model)
         count += 1
 
     return step
@@ -84,11 +81,15 @@ def main() -> None:
     config = resolve("train", {"data": {"path": os.environ.get("BALANCER_DATA")}})
     assert isinstance(config, TrainConfig)
     root = phantom_folder() if config.data.path == "phantom" else Path(str(config.data.path))
-    for preset in (None, config.augmentation):
-        augment = Augmenter(preset, 0) if preset else None
-        loops = {"reference": reference(config, augment, device, root), "ours": ours(config, augment, device)}
-        print(f"augmentation: {preset or 'none'}")
-        compare(loops, asked, config.batch_size, device)
+    for name in ("baseline", "augment"):
+        regime = REGIMES[name]
+        augment = Augmenter(config.augmentation, 0) if regime.augment else None
+        print(f"augmentation: {config.augmentation if regime.augment else 'none'}")
+        plain = reference(config, augment, device, root)
+        for precision in ("float32", "auto"):
+            used = config.model_copy(update={"precision": precision})
+            print(f"ours in {resolve_precision(device, precision, on_cpu=True)}:")
+            compare({"reference": plain, "ours": ours(used, regime, device)}, asked, config.batch_size, device)
 
 
 if __name__ == "__main__":

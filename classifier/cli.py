@@ -25,9 +25,19 @@ def main() -> None:
 
 
 TRAIN_SETTINGS = (
-    setting("--synthetic", "synthetic", metavar="DIR", help="A finished synthesis. [default: the newest]"),
     setting(
-        "--synthetic-count", "synthetic_count", metavar="deficit|all|N", help="How many of them. [default: deficit]"
+        "--synthetic",
+        "synthetic",
+        type=click.Path(),
+        multiple=True,
+        metavar="DIR",
+        help="A finished synthesis; ablate takes several, one per GAN seed. [default: the newest]",
+    ),
+    setting(
+        "--synthetic-count",
+        "synthetic_count",
+        metavar="deficit|all|N",
+        help="How many images of each. [default: deficit]",
     ),
     setting("--model", "model", help="small_cnn, s2_cnn, or a torchvision name such as resnet18. [default: small_cnn]"),
     setting(
@@ -35,7 +45,26 @@ TRAIN_SETTINGS = (
     ),
     setting("--augmentation", "augmentation", help="Preset of classical transforms: mild or s2. [default: mild]"),
     setting("--steps", "steps", type=int, help="Optimiser steps, the same in every regime."),
+    setting(
+        "--exposure",
+        "exposure",
+        metavar="steps|real",
+        help="What is equal in all regimes: steps, or passes over real images. [default: steps]",
+    ),
     setting("--batch-size", "batch_size", type=int, help="Images per step."),
+)
+
+
+WORKER_OPTIONS = (
+    click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Trials at the same time."),
+    click.option(
+        "--backend",
+        type=click.Choice(["local", "dask"]),
+        default="local",
+        show_default=True,
+        help="Processes of this machine, or the workers of a dask cluster.",
+    ),
+    click.option("--scheduler", metavar="ADDRESS", help="The dask scheduler, such as tcp://10.0.0.1:8786."),
 )
 
 
@@ -43,13 +72,18 @@ TRAIN_SETTINGS = (
     main,
     "ablate",
     setting(
-        "--regimes", "regimes", metavar="LIST", help="all, controls, or names such as baseline,gan. [default: all]"
+        "--regimes",
+        "regimes",
+        metavar="LIST",
+        help="Groups (all: the 2 x 2 design; controls; checks) or names such as baseline,gan. [default: all]",
     ),
     setting("--seeds", "seeds", type=int, help="Paired trial seeds per regime. [default: 3]"),
+    setting("--dose", "doses", metavar="LIST", help="Also so many synthetic images, in deficits, e.g. 0.25,0.5,2."),
     *TRAIN_SETTINGS,
+    *WORKER_OPTIONS,
 )
 def ablate(asked: Invocation) -> Outcome:
-    """Train under every regime with paired seeds; write the table, the figures and every trial's result."""
+    """Train under every regime with paired seeds; write the table, the figures, the report and every trial's result."""
     return _study(asked)
 
 
@@ -65,32 +99,35 @@ def train(asked: Invocation) -> Outcome:
 
 
 def _study(asked: Invocation) -> Outcome:
-    """Both commands make a run of trials; `train` makes one."""
-    from balancer.device import describe_device, limit_threads, resolve_device
+    """Both commands make a run of trials; `train` makes one, in this process."""
+    from balancer.device import limit_threads
     from balancer.run import environment, open_run, request, resumed_or_new, write_json
     from classifier import ablation
+    from classifier.jobs import Workers
+    from classifier.study import configure, estimate_seconds, open_study
 
     limit_threads()
-    device = resolve_device(asked.device)
+    workers = Workers(asked.device, **asked.options)
+    device = workers.here
     config = cast(
-        ClassifierConfig, resumed_or_new(asked.command, asked.resume, asked.explicit, lambda: ablation.configure(asked))
+        ClassifierConfig, resumed_or_new(asked.command, asked.resume, asked.explicit, lambda: configure(asked))
     )
-    study = ablation.open_study(config)
+    study = open_study(config)
+    if isinstance(config, AblateConfig):
+        ablation.check(study)
+    at_once = workers.at_once()  # refuses a cluster out of reach before anything is written
     if asked.dry_run:
-        return dry_run(
-            config, study.data.describe(), ablation.estimate_seconds(config, study, device), describe_device(device)
-        )
+        return dry_run(config, study.data.describe(), estimate_seconds(study, device) / at_once, workers.describe())
     with open_run(asked.command, config, request(asked)) as run:
         if not run.finished:
-            write_json(
-                run / "env.json", environment(asked.command, describe_device(device), data=study.data.describe())
-            )
+            facts = environment(asked.command, workers.describe(), data=study.data.describe())
+            write_json(run / "env.json", facts)
             study.data.write_split(run / "split.csv")
         if isinstance(config, AblateConfig):
-            rows = ablation.ablate(config, study, run, device)
-            outcome = ablation.write_outputs(rows, study, run)
+            ablation.write_data_audit(study, run)
+            outcome = ablation.write_outputs(ablation.ablate(study, run, workers), study, run)
         else:
-            outcome = ablation.train_one(config, study, run, device)
+            outcome = ablation.train_one(study, run, device)
         run.finish()
         return outcome
 

@@ -5,17 +5,26 @@ from __future__ import annotations
 import numpy as np
 from sklearn import metrics
 
+from classifier.thresholds import with_temperature
+
 Array = np.ndarray
 EPSILON = 1e-7
-RANKING = ("auroc", "auprc", "nll", "brier", "ece")
+CALIBRATION = ("nll", "brier", "ece")
+RANKING = ("auroc", "auprc", *CALIBRATION)
 DECISION = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "precision", "f1")
 
 
 def ranking_metrics(y_true: Array, y_score: Array) -> dict[str, float]:
-    """AUROC, AUPRC (average precision), negative log-likelihood, Brier score and ECE; none needs a threshold."""
+    """AUROC and AUPRC (average precision): what no temperature and no threshold changes."""
     return {
         "auroc": float(metrics.roc_auc_score(y_true, y_score)),
         "auprc": float(metrics.average_precision_score(y_true, y_score)),
+    }
+
+
+def calibration_metrics(y_true: Array, y_score: Array) -> dict[str, float]:
+    """Negative log-likelihood, Brier score and ECE: what a temperature changes."""
+    return {
         "nll": nll(y_true, y_score),
         "brier": float(np.mean((y_score - y_true) ** 2)),
         "ece": expected_calibration_error(y_true, y_score),
@@ -60,13 +69,19 @@ def expected_calibration_error(y_true: Array, y_score: Array, bins: int = 15) ->
     return sum(gaps) / len(y_true)
 
 
-def evaluate(y_true: Array, y_score: Array, threshold: float) -> dict[str, object]:
-    """Everything at once: the threshold-free metrics, and decisions at 0.5 and at ``threshold``."""
+def evaluate(y_true: Array, y_score: Array, threshold: float, temperature: float) -> dict[str, object]:
+    """Everything at once: the threshold-free metrics, and decisions at 0.5 and at ``threshold``.
+
+    NLL, Brier score and ECE are of the probabilities with the temperature; those without it are under ``uncalibrated``.
+    """
     return {
         "n": len(y_true),
         **ranking_metrics(y_true, y_score),
+        **calibration_metrics(y_true, with_temperature(y_score, temperature)),
+        "uncalibrated": calibration_metrics(y_true, y_score),
         "at_half": decision_metrics(y_true, y_score, 0.5) | {"confusion": confusion(y_true, y_score, 0.5)},
         "at_threshold": decision_metrics(y_true, y_score, threshold)
         | {"confusion": confusion(y_true, y_score, threshold)},
         "threshold": threshold,
+        "temperature": temperature,
     }

@@ -1,148 +1,204 @@
-"""Figures of an ablation: pure readers of ``results.jsonl`` and of the trials' predictions."""
+"""Figures of an ablation: pure readers of its rows, its analysis and its trials' predictions."""
 
 from __future__ import annotations
 
-import itertools
-from pathlib import Path
-from typing import Any
-
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
-from sklearn.metrics import roc_curve
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, MaxNLocator
 
+from balancer.data.dataset import Dataset
 from balancer.data.folder import CLASSES
-from balancer.plots import PALETTE, png, subplots
-from balancer.run import atomic_file
-from classifier.regimes import REGIMES
-from classifier.tables import mean_sd, regimes_in, values
-
-Row = dict[str, Any]
-COLOURS = dict(zip(REGIMES, itertools.cycle(PALETTE), strict=False))
-
-
-def draw_all(rows: list[Row], run: Path, note: str) -> list[Path]:
-    """Write every figure into ``figures/``; ``note`` goes below each (data, n)."""
-    folder = run / "figures"
-    folder.mkdir(exist_ok=True)
-    figures = {"roc": roc(rows, run), "confusion": confusion(rows), "training": training(rows), "seeds": seeds(rows)}
-    paths = []
-    for name, figure in figures.items():
-        figure.text(0.01, 0.005, note, fontsize=7, color="#666666", ha="left", va="bottom")
-        paths.append(folder / f"{name}.png")
-        with atomic_file(paths[-1]) as handle:
-            handle.write(png(figure, dpi=150))
-    return paths
+from balancer.plots import subplots
+from classifier import curves, effects, panels, tables
+from classifier.analysis import Predictions
+from classifier.failures import Failures, contact_sheet
+from classifier.panels import SET_MARKERS, STYLES
+from classifier.tables import AUROC, Analysis, Row
 
 
-def roc(rows: list[Row], run: Path) -> Figure:
-    """Test ROC: a thin line per trial seed, a thick one for their mean (sensitivity averaged at equal specificity)."""
-    figure, ((axes,),) = subplots(1, 1, 6.2, 5.8)
-    grid = np.linspace(0, 1, 501)
-    for regime in regimes_in(rows):
-        curves = []
-        for row in (r for r in rows if r["regime"] == regime):
-            with np.load(run / row["folder"] / "predictions.npz") as saved:
-                fpr, tpr, _ = roc_curve(saved["test_true"], saved["test_score"])
-            axes.plot(fpr, tpr, color=COLOURS[regime], linewidth=0.6, alpha=0.35)
-            curves.append(np.interp(grid, fpr, tpr))
-        mean, sd = mean_sd(list(values(rows, regime, ("test", "auroc")).values()))
-        label = f"{regime}: AUROC {mean:.3f}" + ("" if sd is None else f" ± {sd:.3f}")
-        # From the origin: at specificity 1 the interpolation takes the top of each curve's first, vertical piece.
-        axes.plot([0, *grid], [0, *np.mean(curves, axis=0)], color=COLOURS[regime], linewidth=2, label=label)
-    axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8, linestyle="--")
-    axes.set(xlabel="1 - specificity", ylabel="sensitivity", title=f"ROC on test, {_spread(rows)}", aspect="equal")
-    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
-    axes.legend(loc="lower right", frameon=False)
-    _leave_room(figure)
+def draw_all(
+    rows: list[Row], analysis: Analysis, predictions: dict[str, Predictions], data: Dataset, failures: Failures
+) -> dict[str, Figure]:
+    """Every figure that these rows have something to say for, by name, each with data and n below it."""
+    main = tables.main_rows(rows)
+    groups = [data.groups[i] for i in data.indices("test")]
+    made = {
+        "forest": effects.forest(analysis),
+        "seeds": seeds(main, analysis),
+        "dose": effects.dose_response(rows, analysis),
+        "roc": curves.roc(main, predictions, groups),
+        "precision_recall": curves.precision_recall(main, predictions, groups),
+        "gap": validation_gap(main),
+        "thresholds": curves.threshold_transfer(main, predictions),
+        "reliability": curves.reliability(main, predictions),
+        "confusion": confusion(main),
+        "failures": contact_sheet(failures, data),
+        "training": training(main),
+    }
+    drawn = {name: figure for name, figure in made.items() if figure is not None}
+    for figure in drawn.values():
+        panels.annotate(figure, f"{data_name(data)}; {tables.counts(analysis)}")
+    return drawn
+
+
+def data_name(data: Dataset) -> str:
+    """What the images are, for the foot of a figure."""
+    return "phantom: drawings, not X-rays" if data.is_phantom else data.source.rstrip("/").rsplit("/", 1)[-1]
+
+
+def seeds(rows: list[Row], analysis: Analysis) -> Figure:
+    """Test AUROC of every trial, marker by synthetic set, over the mean and its interval; lines join the trials of a seed."""
+    names = tables.regimes_in(rows)
+    figure, (axes,) = panels.rows_axes(names)
+    columns = {name: tables.values(rows, name, AUROC) for name in names}
+    every = [tables.lookup(r, AUROC) for r in rows]
+    kept = [tables.lookup(r, AUROC) for r in rows if r["regime"] in panels.core(names)]
+    kept += [end for name in panels.core(names) for end in tables.interval(analysis, name, "auroc") or ()]
+    axes.set_xlim(panels.limits(kept, every, 0.02))
+    for seed in sorted(set().union(*columns.values())):
+        line = np.array([columns[name].get(seed, np.nan) for name in names])
+        line[(line < axes.get_xlim()[0]) | (line > axes.get_xlim()[1])] = np.nan
+        axes.plot(line, range(len(names)), color="#c8c8c8", linewidth=0.7, zorder=1)
+    sets = sorted({s for name in names for s in tables.sets_of(rows, name)}, key=lambda s: (len(s), s))
+    for y, name in enumerate(names):
+        _seed_line(axes, y, [r for r in rows if r["regime"] == name], sets)
+        if found := tables.interval(analysis, name, "auroc"):
+            axes.plot(
+                found, [y, y], color=STYLES[name].colour, linewidth=7, alpha=0.22, solid_capstyle="butt", zorder=1.5
+            )
+        mean = float(np.mean(list(columns[name].values())))
+        axes.plot([mean, mean], [y - 0.32, y + 0.32], color=STYLES[name].colour, linewidth=2.2, zorder=2)
+        if mean < axes.get_xlim()[0]:
+            axes.text(
+                0.02,
+                y + 0.3,
+                f"mean {tables.short(mean)}",
+                transform=axes.get_yaxis_transform(),
+                fontsize=7,
+                va="center",
+            )
+    if len(sets) > 1:
+        marks = [
+            Line2D([], [], marker=SET_MARKERS[i], color="#555555", linestyle="", markersize=5) for i in range(len(sets))
+        ]
+        axes.legend(
+            marks,
+            [f"synthetic set {s}" for s in sets],
+            fontsize=7,
+            frameon=False,
+            loc="lower center",
+            ncols=len(sets),
+            bbox_to_anchor=(0.5, 1.0),
+        )
+    axes.set_xlabel(
+        "test AUROC" + (" (a line joins the trials of one seed)" if len(every) > len(names) else ""), fontsize=8
+    )
+    return figure
+
+
+def _seed_line(axes: Axes, y: int, mine: list[Row], sets: list[str]) -> None:
+    """The trials of one regime; what lies off the axis is an arrow at its edge."""
+    low, high = axes.get_xlim()
+    present: list[str | None] = [s for s in sets if any(r.get("synthetic_set") == s for r in mine)] or [None]
+    for name, offset in zip(present, panels.spread(len(present), 0.36), strict=True):
+        found = [tables.lookup(r, AUROC) for r in mine if r.get("synthetic_set") == name]
+        marker = SET_MARKERS[sets.index(name) % len(SET_MARKERS)] if name is not None else "o"
+        colour = STYLES[mine[0]["regime"]].colour
+        inside = [v for v in found if low <= v <= high]
+        axes.scatter(
+            inside,
+            [y + offset] * len(inside),
+            color=colour,
+            marker=marker,
+            s=22,
+            edgecolor="white",
+            linewidth=0.5,
+            zorder=3,
+        )
+        panels.mark_outside(axes, found, [y + offset] * len(found), colour)
+
+
+def validation_gap(rows: list[Row]) -> Figure:
+    """What validation promised (hollow) and what test gave (filled), trial by trial."""
+    names = tables.regimes_in(rows)
+    figure, (left, right) = panels.rows_axes(names, columns=2)
+    for axes, path, title in (
+        (left, ("auroc",), "AUROC"),
+        (right, ("at_threshold", "balanced_accuracy"), "balanced accuracy, threshold of validation"),
+    ):
+        pairs = {
+            n: [tuple(tables.lookup(r, (f, *path)) for f in ("val", "test")) for r in rows if r["regime"] == n]
+            for n in names
+        }
+        every = [v for of_regime in pairs.values() for pair in of_regime for v in pair]
+        axes.set_xlim(panels.limits([v for n in panels.core(names) for pair in pairs[n] for v in pair], every, 0.02))
+        for y, name in enumerate(names):
+            colour = STYLES[name].colour
+            for offset, (val, test) in zip(panels.spread(len(pairs[name]), 0.5), pairs[name], strict=True):
+                axes.plot([val, test], [y + offset] * 2, color=colour, linewidth=0.8, alpha=0.6)
+                axes.plot(val, y + offset, "o", color=colour, markerfacecolor="white", markersize=4, zorder=3)
+                axes.plot(test, y + offset, "o", color=colour, markersize=4, zorder=3)
+                panels.mark_outside(axes, [test], [y + offset], colour)
+            gap = float(np.mean([test - val for val, test in pairs[name]]))
+            axes.text(1.02, y, tables.signed(gap), transform=axes.get_yaxis_transform(), fontsize=7.5, va="center")
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("validation ○   test ●   at the right: mean change", fontsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
     return figure
 
 
 def confusion(rows: list[Row]) -> Figure:
-    """Test confusion matrices at 0.5 and at validation's threshold, counts averaged over trial seeds."""
-    names = regimes_in(rows)
-    figure, grid = subplots(2, len(names), max(2.6 * len(names), 5), 5.6)
-    for column, regime in enumerate(names):
+    """Test confusion matrices at 0.5 and at validation's threshold, counts averaged over trials."""
+    names = tables.regimes_in(rows)
+    columns = min(len(names), 4)
+    lines = -(-len(names) // columns)
+    figure, grid = subplots(2 * lines, columns, max(2.3 * columns, 5), 4.9 * lines + 0.5)
+    for unused in grid.flat:
+        unused.axis("off")
+    for i, regime in enumerate(names):
         mine = [r["test"] for r in rows if r["regime"] == regime]
-        for axes, at, title in zip(
-            grid[:, column], ("at_half", "at_threshold"), ("threshold 0.5", "validation's threshold"), strict=True
-        ):
-            counts = np.mean([r[at]["confusion"] for r in mine], axis=0).reshape(2, 2)
-            share = counts / counts.sum(axis=1, keepdims=True)
-            axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-            for (i, j), value in np.ndenumerate(counts):
-                colour = "white" if share[i, j] > 0.6 else "black"
-                axes.text(
-                    j,
-                    i,
-                    f"{value:.1f}".removesuffix(".0") + f"\n({share[i, j]:.0%})",
-                    ha="center",
-                    va="center",
-                    color=colour,
-                    fontsize=9,
-                )
-            axes.set_xticks([0, 1], CLASSES, fontsize=7)
-            axes.set_yticks([0, 1], CLASSES, fontsize=7, rotation=90, va="center")
-            axes.set_title(f"{regime}\n{title}", fontsize=9)
-            axes.set_xlabel("predicted", fontsize=8)
-            axes.set_ylabel("true" if column == 0 else "", fontsize=8)
-    figure.suptitle(f"Test images, {_spread(rows, sd=False)} (share of the true class)", fontsize=10)
-    _leave_room(figure)
+        for line, (at, title) in enumerate((("at_half", "threshold .5"), ("at_threshold", "validation's threshold"))):
+            axes = grid[2 * (i // columns) + line, i % columns]
+            axes.axis("on")
+            axes.set_title(f"{regime}\n{title}", fontsize=8)
+            axes.set_ylabel("true" if i % columns == 0 else "", fontsize=8)
+            _matrix(axes, np.mean([r[at]["confusion"] for r in mine], axis=0).reshape(2, 2))
     return figure
+
+
+def _matrix(axes: Axes, counts: np.ndarray) -> None:
+    """Counts (true, predicted) over their share of the true class."""
+    share = counts / counts.sum(axis=1, keepdims=True)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (i, j), value in np.ndenumerate(counts):
+        text = f"{value:.1f}".removesuffix(".0") + f"\n({share[i, j]:.0%})"
+        colour = "white" if share[i, j] > 0.6 else "black"
+        axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=8)
+    axes.set_xticks([0, 1], CLASSES, fontsize=7)
+    axes.set_yticks([0, 1], CLASSES, fontsize=7, rotation=90, va="center")
+    axes.set_xlabel("predicted", fontsize=8)
 
 
 def training(rows: list[Row]) -> Figure:
-    """Training loss and validation NLL against steps, a line per trial; a dot marks the selected step."""
-    figure, (panels,) = subplots(1, 2, 9.6, 4.2)
-    for axes, key, title in zip(
-        panels, ("train_loss", "val_nll"), ("training loss", "validation NLL (dot: the step kept)"), strict=True
-    ):
-        for regime in regimes_in(rows):
-            for k, row in enumerate(r for r in rows if r["regime"] == regime):
-                steps, losses = [h["step"] for h in row["history"]], [h[key] for h in row["history"]]
-                axes.plot(
-                    steps, losses, color=COLOURS[regime], linewidth=1, alpha=0.7, label=regime if k == 0 else None
-                )
-                if key == "val_nll":
-                    chosen = steps.index(row["selected_step"])
-                    axes.plot(steps[chosen], losses[chosen], "o", color=COLOURS[regime], markersize=4)
-        axes.set(xlabel="optimiser step", ylabel="nats", title=title, yscale="log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))  # 0.2, 0.3, not 2 × 10⁻¹, 3 × 10⁻¹
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("")
-        axes.grid(alpha=0.2, which="both")
-    panels[0].legend(frameon=False)
-    _leave_room(figure)
+    """Training loss (grey) and validation NLL against steps, a line per trial; a dot marks the step kept."""
+    names = tables.regimes_in(rows)
+    figure, shown = panels.grid(names, 2.3)
+    drawn = [h[key] for r in rows for h in r["history"] for key in ("train_loss", "val_nll")]
+    for name, panel in shown.items():
+        for row in (r for r in rows if r["regime"] == name):
+            steps = [h["step"] for h in row["history"]]
+            panel.plot(steps, [h["train_loss"] for h in row["history"]], color="#999999", linewidth=0.8)
+            losses = [h["val_nll"] for h in row["history"]]
+            panel.plot(steps, losses, color=STYLES[name].colour, linewidth=0.9, alpha=0.8)
+            chosen = steps.index(row["selected_step"])
+            panel.plot(steps[chosen], losses[chosen], "o", color=STYLES[name].colour, markersize=3.5)
+        panel.set_yscale("log")
+        panel.set_ylim(0.9 * min(drawn), 1.1 * max(drawn))
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))  # 0.2, 0.3, not 2 × 10⁻¹, 3 × 10⁻¹
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter("")
+        panel.xaxis.set_major_locator(MaxNLocator(4))
+    panels.outer_labels(shown, "optimiser step", "training loss (grey),\nvalidation NLL")
     return figure
-
-
-def seeds(rows: list[Row]) -> Figure:
-    """Test AUROC of every trial; a thin line joins the trials of one seed, which are pairs."""
-    names = regimes_in(rows)
-    figure, ((axes,),) = subplots(1, 1, max(1.3 * len(names), 4.5), 4.4)
-    columns = [values(rows, name, ("test", "auroc")) for name in names]
-    for seed in sorted(set().union(*columns)):
-        line = [c.get(seed, np.nan) for c in columns]
-        axes.plot(range(len(names)), line, color="#bbbbbb", linewidth=0.8, zorder=1)
-    for x, (name, column) in enumerate(zip(names, columns, strict=True)):
-        axes.scatter([x] * len(column), list(column.values()), color=COLOURS[name], zorder=2)
-        axes.plot([x - 0.18, x + 0.18], [np.mean(list(column.values()))] * 2, color=COLOURS[name], linewidth=2.5)
-    axes.set_xticks(range(len(names)), [n.replace("_", "\n") for n in names])
-    axes.set(ylabel="test AUROC", title="Every trial; lines join trials of one seed", xlim=(-0.5, len(names) - 0.5))
-    axes.grid(alpha=0.2, axis="y")
-    _leave_room(figure)
-    return figure
-
-
-def _spread(rows: list[Row], sd: bool = True) -> str:
-    """What is shown of the trial seeds."""
-    if len({r["trial_seed"] for r in rows}) == 1:
-        return "one trial seed"
-    return f"mean{' ± SD' if sd else ''} over trial seeds"
-
-
-def _leave_room(figure: Figure) -> None:
-    """Keep a strip at the bottom free for the note."""
-    engine = figure.get_layout_engine()
-    if engine is not None:
-        engine.set(rect=(0, 0.04, 1, 0.96))  # type: ignore[call-arg]

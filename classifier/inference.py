@@ -17,7 +17,8 @@ from balancer.data.images import read_image
 from balancer.device import limit_threads, resolve_device
 from balancer.errors import BalancerError
 from classifier import evaluation
-from classifier.trainer import load_classifier
+from classifier.checkpoint import load_classifier
+from classifier.thresholds import with_temperature
 from classifier.trainer import predict as predict_scores
 
 log = logging.getLogger("balancer")
@@ -53,7 +54,7 @@ def evaluate_checkpoint(checkpoint: Path, data: str | None, fold: str, device: s
         "trial_seed": loaded.content["trial_seed"],
         "data": source.source,
         "fold": fold,
-        **evaluation.evaluate(source.labels[chosen], score, loaded.threshold),
+        **evaluation.evaluate(source.labels[chosen], score, loaded.threshold, loaded.temperature),
     }
     return Outcome(result, describe(result))
 
@@ -81,7 +82,8 @@ def predict_files(checkpoint: Path, images: Sequence[Path], threshold: float | N
     limit_threads()
     where = resolve_device(device)
     loaded = load_classifier(checkpoint, where)
-    cut = loaded.threshold if threshold is None else threshold
+    chosen = float(with_temperature(np.array([loaded.threshold]), loaded.temperature)[0])
+    cut = chosen if threshold is None else threshold
     size, resize = loaded.config.data.image_size, loaded.config.data.resize
     files, pixels = [], []
     for path in images:
@@ -97,7 +99,7 @@ def predict_files(checkpoint: Path, images: Sequence[Path], threshold: float | N
         raise BalancerError(
             f"none of {len(images)} path(s) gave a readable image; give PNG or JPEG files or a folder of them"
         )
-    scores = predict_scores(loaded.model, np.stack(pixels), loaded.config, where)
+    scores = with_temperature(predict_scores(loaded.model, np.stack(pixels), loaded.config, where), loaded.temperature)
     rows = [
         {"file": str(f), "label": CLASSES[int(s >= cut)], "probability_pneumonia": float(s)}
         for f, s in zip(files, scores, strict=True)

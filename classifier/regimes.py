@@ -13,11 +13,29 @@ class Regime:
     """One way of training. Every switch is off in ``baseline``."""
 
     name: str
+    group: str = "all"  # all: the 2 x 2 design; controls: balancing without a GAN; checks: what a sound study must find
     augment: bool = False  # classical transforms, on the fly, of every training image, synthetic ones too
     synthetic: bool = False  # synthetic minority images are added
-    duplicate: bool = False  # as many copies of real minority images are added instead: a control
-    weighted: bool = False  # the loss weights the classes equally: a control
-    control: bool = False
+    replace: bool = False  # ... in place of the real minority images: train on synthetic, test on real
+    duplicate: bool = False  # as many copies of real minority images are added instead
+    weighted: bool = False  # the loss weights the classes equally
+    oversample: bool = False  # every batch holds both classes in equal parts
+    focal: bool = False  # the focal loss (Lin et al. 2017, arXiv:1708.02002)
+    flipped: float = 0.0  # share of the training labels that are turned round
+    permuted: bool = False  # the training labels are shuffled
+    seed_offset: int = 0  # added to the trial seed: the same regime, not paired
+
+    @property
+    def reference(self) -> str:
+        """The regime that differs in nothing but the balancing: same augmentation, nothing added."""
+        return "augment" if self.augment else "baseline"
+
+
+def _with_augmentation(name: str, **switches: bool) -> tuple[Regime, Regime]:
+    return (
+        Regime(name, "controls", **switches),
+        Regime(f"{name}_augment", "controls", augment=True, **switches),
+    )
 
 
 REGIMES = {
@@ -27,20 +45,21 @@ REGIMES = {
         Regime("augment", augment=True),
         Regime("gan", synthetic=True),
         Regime("combined", augment=True, synthetic=True),
-        Regime("duplicate", duplicate=True, control=True),
-        Regime("duplicate_augment", augment=True, duplicate=True, control=True),
-        Regime("weighted", weighted=True, control=True),
-        Regime("weighted_augment", augment=True, weighted=True, control=True),
+        *_with_augmentation("duplicate", duplicate=True),
+        *_with_augmentation("weighted", weighted=True),
+        *_with_augmentation("oversample", oversample=True),
+        *_with_augmentation("focal", focal=True),
+        *_with_augmentation("synthetic_only", synthetic=True, replace=True),
+        Regime("baseline_again", "checks", seed_offset=100_000),
+        Regime("flipped", "checks", flipped=0.3),
+        Regime("permuted", "checks", permuted=True),
     )
 }
-GROUPS = {
-    "all": tuple(r.name for r in REGIMES.values() if not r.control),
-    "controls": tuple(r.name for r in REGIMES.values() if r.control),
-}
+GROUPS = {group: tuple(r.name for r in REGIMES.values() if r.group == group) for group in ("all", "controls", "checks")}
 
 
 def select_regimes(names: Sequence[str]) -> list[Regime]:
-    """Regimes by name, in the registry's order; ``all`` is the 2 x 2 design, ``controls`` the controls.
+    """Regimes by name or by group (``all``, ``controls``, ``checks``), in the registry's order.
 
     Raises:
         UsageError: an unknown name, or none at all.

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -22,22 +25,50 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class SyntheticSet:
-    """Images (n, size, size) uint8 of one class, and a hash that names them."""
+    """Images (n, size, size) uint8 of one class, in the order of the manifest."""
 
     path: Path
     images: Array
     label: int
-    digest: str
+    hashes: tuple[str, ...]  # SHA-256 of each file
+    generator: str  # names what drew them: of several sets, each must have its own
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hex digits that name these images."""
+        return hashlib.sha256("".join(self.hashes).encode()).hexdigest()[:16]
+
+    def first(self, count: int) -> SyntheticSet:
+        """The first ``count`` images."""
+        return replace(self, images=self.images[:count], hashes=self.hashes[:count])
 
 
-def load_synthetic(path: Path, data: Dataset, config: DataConfig, count: int | str) -> SyntheticSet:
-    """Read the first images of a synthesis run.
+def load_sets(
+    paths: Sequence[str], data: Dataset, config: DataConfig, count: int | str, dose: float = 0.0
+) -> list[SyntheticSet]:
+    """One set per path, each of a generator of its own.
+
+    Raises:
+        BalancerError: as in :func:`load_synthetic`, or two sets come from one generator.
+    """
+    sets = [load_synthetic(Path(path), data, config, count, dose) for path in paths]
+    for a, b in combinations(sets, 2):
+        if a.generator == b.generator:
+            raise BalancerError(
+                f"{a.path} and {b.path} come from one generator: they are not two GAN seeds; give sets of GANs trained with different --seed"
+            )
+    return sets
+
+
+def load_synthetic(path: Path, data: Dataset, config: DataConfig, count: int | str, dose: float = 0.0) -> SyntheticSet:
+    """Read the first images of a synthesis run, as many as the study can ask for.
 
     Args:
         path: a folder with ``manifest.csv``.
         data: the real data; the manifest must have been made under the same split.
         config: gives the working size.
         count: ``deficit``, ``all`` or a number.
+        dose: the largest dose, in deficits.
 
     Raises:
         BalancerError: no manifest, too few images, a changed or missing file, another split or class.
@@ -45,10 +76,10 @@ def load_synthetic(path: Path, data: Dataset, config: DataConfig, count: int | s
     if (path / "config.yaml").exists() and not (path / "done").exists():
         raise BalancerError(f"{path} is not finished; continue it with `balancer synthesize --resume {path}`")
     rows = _read_manifest(path)
-    hashes, classes = {r["split_hash"] for r in rows}, {r["class"] for r in rows}
-    if hashes != {data.split_hash}:
+    splits, classes = {r["split_hash"] for r in rows}, {r["class"] for r in rows}
+    if splits != {data.split_hash}:
         raise BalancerError(
-            f"{path} was made under split {'/'.join(sorted(hashes))}, the data here ({data.source}) give {data.split_hash}: it could hold "
+            f"{path} was made under split {'/'.join(sorted(splits))}, the data here ({data.source}) give {data.split_hash}: it could hold "
             "validation patients; synthesize again from a GAN trained on this split, or give the same --data and split settings"
         )
     minority = CLASSES[data.minority_class]
@@ -62,14 +93,26 @@ def load_synthetic(path: Path, data: Dataset, config: DataConfig, count: int | s
             f"{needed} synthetic images would be added (the training fold's deficit is {data.deficit}); "
             "give --synthetic-count N of at least 1, or all"
         )
+    needed = max(needed, round(dose * data.deficit))
     if needed > len(rows):
         raise BalancerError(
             f"the ablation needs {needed} synthetic images, {path / 'manifest.csv'} lists {len(rows)}; "
             f"run `balancer synthesize --n {needed}`, or give --synthetic-count all"
         )
     rows = rows[:needed]
-    digest = hashlib.sha256("".join(r["sha256"] for r in rows).encode()).hexdigest()[:16]
-    return SyntheticSet(path, np.stack([_read(path, r, config) for r in rows]), data.minority_class, digest)
+    images = np.stack([_read(path, r, config) for r in rows])
+    hashes = tuple(r["sha256"] for r in rows)
+    return SyntheticSet(path, images, data.minority_class, hashes, _generator(path, hashes))
+
+
+def _generator(path: Path, hashes: tuple[str, ...]) -> str:
+    """What drew the images: the GAN's settings, its seed among them, as a synthesis of ours reports them. Images of other
+    makers, which say nothing of it, name themselves."""
+    try:
+        report = json.loads((path / "report.json").read_text(encoding="utf-8"))
+        return json.dumps(report["gan_config"], sort_keys=True)
+    except (OSError, ValueError, KeyError, TypeError):
+        return "".join(hashes)
 
 
 def _read_manifest(path: Path) -> list[dict[str, str]]:

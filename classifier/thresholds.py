@@ -1,15 +1,50 @@
-"""Rules that choose a decision threshold, on validation only."""
+"""What is chosen on validation once a classifier is trained: its temperature, and the threshold of its decisions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, logit
 from sklearn.metrics import roc_curve
 
 from balancer.errors import lookup
 
 Array = np.ndarray
+SMALLEST = 1e-12  # probabilities are kept so far off 0 and 1
+HOTTEST = 20.0  # a temperature lies between this and its inverse
+
+
+def fit_temperature(y_true: Array, y_score: Array) -> float:
+    """The temperature that makes validation likeliest (Guo et al. 2017, arXiv:1706.04599).
+
+    Args:
+        y_true: (n,) in {0, 1}.
+        y_score: (n,) probabilities.
+
+    Returns:
+        T in [1 / 20, 20], for :func:`with_temperature`.
+    """
+    logits = _logits(y_score)
+    margins = np.where(y_true == 1, logits, -logits)
+
+    def loss(log_temperature: float) -> float:
+        return float(np.logaddexp(0, -margins / np.exp(log_temperature)).mean())
+
+    bound = float(np.log(HOTTEST))
+    return float(np.exp(minimize_scalar(loss, bounds=(-bound, bound), method="bounded").x))
+
+
+def with_temperature(y_score: Array, temperature: float) -> Array:
+    """sigmoid(logit(y_score) / temperature), (n,) float64: the same order, the same side of .5."""
+    scores: Array = expit(_logits(y_score) / temperature)
+    return scores
+
+
+def _logits(y_score: Array) -> Array:
+    logits: Array = logit(np.clip(y_score, SMALLEST, 1 - SMALLEST))
+    return logits
 
 
 def half(_y_true: Array, _y_score: Array) -> float:

@@ -6,79 +6,35 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torchvision.ops import sigmoid_focal_loss
 
 from balancer import progress
 from balancer.augmentation.classical import Augmenter
-from balancer.config import ClassifierConfig, validate
-from balancer.data.dataset import Dataset
+from balancer.config import ClassifierConfig
 from balancer.data.folder import CLASSES
-from balancer.data.sampling import batch_indices
 from balancer.device import autocast, memory_format
 from balancer.errors import BalancerError, Interrupted, UsageError
-from balancer.run import atomic_file
 from balancer.seeding import derive_seed
 from classifier.evaluation import nll
 from classifier.models import build_model
 from classifier.regimes import Regime
-from classifier.synthetic import SyntheticSet
-from classifier.thresholds import threshold_rule
+from classifier.thresholds import fit_temperature, threshold_rule
+from classifier.training_set import Batches, TrainingSet
 
 log = logging.getLogger("balancer")
 Array = np.ndarray
-FORMAT = 1  # of the checkpoint
+CLEAN = 2048  # training images that BatchNorm's statistics are re-estimated on
+Loss = Callable[[Tensor, Tensor], Tensor]
 IMAGENET_MEAN, IMAGENET_SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class TrainingSet:
-    """Images (n, H, W) uint8 and labels (n,); the first ``n_real`` are the training fold's, each once."""
-
-    images: Array
-    labels: Array
-    n_real: int
-    added: int  # synthetic images or duplicates
-    synthetic_digest: str | None
-
-
-def training_set(data: Dataset, regime: Regime, synthetic: SyntheticSet | None, seed: int, copies: int) -> TrainingSet:
-    """The training fold, with what the regime adds to its minority class.
-
-    Args:
-        copies: how many duplicates the control adds.
-
-    Raises:
-        BalancerError: the regime wants synthetic images and there are none, or no duplicates are asked for.
-    """
-    real = data.indices("train")
-    images, labels = np.ascontiguousarray(data.images[real]), data.labels[real]
-    extra: Array | None = None
-    if regime.synthetic:
-        if synthetic is None:
-            raise BalancerError(
-                f"regime {regime.name} needs synthetic images; run `balancer synthesize`, or give --synthetic DIR"
-            )
-        extra = synthetic.images
-    elif regime.duplicate:
-        if copies < 1:
-            raise BalancerError(
-                f"regime {regime.name} would add {copies} duplicates (the deficit here is {data.deficit}); give --synthetic-count N"
-            )
-        minority = data.indices("train", data.minority_class)
-        extra = data.images[minority[batch_indices(len(minority), copies, 0, derive_seed(seed, "duplicates"))]]
-    if extra is None:
-        return TrainingSet(images, labels, len(real), 0, None)
-    labels = np.concatenate([labels, np.full(len(extra), data.minority_class)])
-    digest = synthetic.digest if regime.synthetic and synthetic is not None else None
-    return TrainingSet(np.concatenate([images, extra]), labels, len(real), len(extra), digest)
 
 
 @dataclass(frozen=True)
@@ -86,7 +42,9 @@ class Fitted:
     """A trained classifier, as selected on validation."""
 
     model: nn.Module
-    threshold: float
+    temperature: float
+    threshold: float  # on probabilities without the temperature, which changes no decision
+    steps: int
     selected_step: int
     history: list[dict[str, float]]
     val_score: Array
@@ -121,13 +79,16 @@ def to_input(pixels: Array | Tensor, config: ClassifierConfig, device: torch.dev
 def predict(
     model: nn.Module, pixels: Array, config: ClassifierConfig, device: torch.device, batch_size: int = 128
 ) -> Array:
-    """Probabilities of PNEUMONIA (n,) float64 for images (n, H, W) uint8, in evaluation mode and float32."""
+    """Probabilities of PNEUMONIA (n,) float64 for images (n, H, W) uint8, in evaluation mode and float32.
+
+    They are as the network gives them, without the temperature: one below 1 would round large ones to 1 and tie them.
+    """
     model.eval()
     parts = [
-        model(to_input(pixels[i : i + batch_size], config, device)).float().sigmoid().cpu()
+        model(to_input(pixels[i : i + batch_size], config, device)).double().sigmoid().cpu()
         for i in range(0, len(pixels), batch_size)
     ]
-    scores: Array = torch.cat(parts).double().numpy()
+    scores: Array = torch.cat(parts).numpy()
     return scores
 
 
@@ -157,10 +118,10 @@ def fit(
     device: torch.device,
     signalled: Callable[[], int | None] = lambda: None,
 ) -> Fitted:
-    """Train to ``config.steps`` and select on validation, which is real and never augmented.
+    """Train, and select, calibrate and choose the threshold on validation, which is real and never augmented.
 
     The trial seed gives initialisation, batch order, transforms and dropout; the same seed gives the same
-    initialisation under every regime.
+    initialisation under every regime (one with a ``seed_offset`` apart).
 
     Args:
         val: images (n, H, W) uint8 and labels (n,).
@@ -170,49 +131,61 @@ def fit(
         Interrupted: when ``signalled`` says so.
         BalancerError: the loss is not finite.
     """
-    torch.manual_seed(derive_seed(trial_seed, "init"))
+    seed, name = trial_seed + regime.seed_offset, f"{regime.name}, seed {trial_seed}"
+    torch.manual_seed(derive_seed(seed, "init"))
     model = build_model(config).to(device)
     model = model.to(memory_format=memory_format(device))
-    torch.manual_seed(derive_seed(trial_seed, "dropout"))
-    optimizer = make_optimizer(config, model)
-    augment = Augmenter(config.augmentation, trial_seed) if regime.augment else None
-    resident = torch.from_numpy(train.images).to(device) if augment is None else None  # else the CPU transforms each
-    labels = torch.from_numpy(train.labels).to(device)
-    weights = torch.from_numpy(class_weights(train.labels, regime.weighted)).float().to(device)
-    looks, best = evaluation_steps(config), _Best(config.selection, f"{regime.name}, seed {trial_seed}")
+    averaged = average(model, config.ema_decay)
+    torch.manual_seed(derive_seed(seed, "dropout"))
+    optimizer, loss_of = make_optimizer(config, model), make_loss(config, regime, train, device)
+    batches, steps = Batches(config, regime, train, seed, device), training_steps(config, train)
+    looks, best = evaluation_steps(steps, config.evaluations), _Best(config.selection, name)
     seen_real, losses, begin = 0, [], time.perf_counter()
-    with progress.bar(config.steps, f"{regime.name}, seed {trial_seed}", "step") as bar:
-        for step in range(config.steps):
-            index = batch_indices(len(train.images), config.batch_size, step, trial_seed)
-            seen_real += int((index < train.n_real).sum())
-            where = torch.from_numpy(index).to(device)
-            pixels = resident[where] if resident is not None else train.images[index]
-            if augment is not None:
-                pixels = augment(train.images[index], index, step)
+    with progress.bar(steps, name, "step") as bar:
+        for step in range(steps):
             for group in optimizer.param_groups:
-                group["lr"] = config.lr * schedule(config, step)
-
-            y = labels[where]
-            model.train()
-            with autocast(device, config.precision):
-                logits = model(to_input(pixels, config, device)).float()
-            loss = F.binary_cross_entropy_with_logits(logits, y.float(), weight=weights[y])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.detach())
+                group["lr"] = config.lr * schedule(config, step / steps)
+            pixels, y, n_real = batches.draw(step)
+            losses.append(train_step(model, optimizer, loss_of, to_input(pixels, config, device), y, config.precision))
+            if averaged is not None:
+                averaged.update_parameters(model)
+            seen_real += n_real
             bar.update()
             if (signum := signalled()) is not None:
-                raise Interrupted(signum, f"stopped in {regime.name}, seed {trial_seed}")
+                raise Interrupted(signum, f"stopped in {name}")
             if step + 1 in looks:
                 train_loss, losses = float(torch.stack(losses).mean()), []
-                score = predict(model, val[0], config, device)
-                best.look(step + 1, train_loss, nll(val[1], score), score, model)
+                shown = model if averaged is None else averaged.module
+                if config.bn_statistics == "clean":  # what is predicted on is not augmented either
+                    restate(shown, (to_input(pixels, config, device) for pixels in batches.clean(CLEAN)))
+                score = predict(shown, val[0], config, device)
+                best.look(step + 1, train_loss, nll(val[1], score), score, shown)
     model.load_state_dict(best.state)
-    threshold = threshold_rule(config.threshold)(val[1], best.score)
-    passes = seen_real / train.n_real
-    seconds = time.perf_counter() - begin
-    return Fitted(model.eval(), threshold, best.step, best.history, best.score, passes, seconds)
+    return Fitted(
+        model.eval(),
+        fit_temperature(val[1], best.score),
+        threshold_rule(config.threshold)(val[1], best.score),
+        steps,
+        best.step,
+        best.history,
+        best.score,
+        seen_real / train.n_real,
+        time.perf_counter() - begin,
+    )
+
+
+def train_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, loss_of: Loss, images: Tensor, y: Tensor, precision: str
+) -> Tensor:
+    """One optimiser step on network input (B, C, H, W) and labels (B,); returns the loss, detached."""
+    model.train()
+    with autocast(images.device, precision, on_cpu=True):
+        logits = model(images).float()
+    loss = loss_of(logits, y)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
 
 
 class _Best:
@@ -236,6 +209,45 @@ class _Best:
             self.nll, self.step, self.state, self.score = val_nll, step, copy.deepcopy(model.state_dict()), score
 
 
+def average(model: nn.Module, decay: float) -> AveragedModel | None:
+    """An exponential moving average of weights and BatchNorm statistics (Polyak & Juditsky 1992; Tarvainen & Valpola
+    2017, arXiv:1703.01780), or None where ``decay`` is 0."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay else None
+
+
+@torch.no_grad()
+def restate(model: nn.Module, images: Iterable[Tensor]) -> None:
+    """Give every BatchNorm that is being trained the mean statistics of batches of network input (B, C, H, W).
+
+    As torch's ``update_bn``, but with dropout off: its draws would change the training that goes on afterwards.
+    """
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, _BatchNorm) and any(p.requires_grad for p in module.parameters())
+    ]
+    momenta = [norm.momentum for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.train().reset_running_stats()
+        norm.momentum = None  # every batch weighs the same
+    if norms:
+        for batch in images:
+            model(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.eval()
+
+
+def make_loss(config: ClassifierConfig, regime: Regime, train: TrainingSet, device: torch.device) -> Loss:
+    """The regime's loss of logits (B,) and labels (B,): cross-entropy, with class weights or focused on what is hard."""
+    if regime.focal:
+        return lambda logits, y: sigmoid_focal_loss(logits, y.float(), -1, config.focal_gamma, "mean")  # -1: no weights
+    weights = torch.from_numpy(class_weights(train.labels, regime.weighted)).float().to(device)
+    targets = torch.tensor([config.label_smoothing, 1 - config.label_smoothing], device=device)
+    return lambda logits, y: F.binary_cross_entropy_with_logits(logits, targets[y], weight=weights[y])
+
+
 def make_optimizer(config: ClassifierConfig, model: nn.Module) -> torch.optim.Optimizer:
     """The optimiser over what is not frozen; weight decay is decoupled only in AdamW."""
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -246,79 +258,23 @@ def make_optimizer(config: ClassifierConfig, model: nn.Module) -> torch.optim.Op
     return kind(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=fused)
 
 
-def schedule(config: ClassifierConfig, step: int) -> float:
-    """The factor on the learning rate: 1, or half a cosine from 1 towards 0 (Loshchilov & Hutter 2017, arXiv:1608.03983)."""
-    return 1.0 if config.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * step / config.steps))
+def schedule(config: ClassifierConfig, done: float) -> float:
+    """The factor on the learning rate at a share of the steps: 1, or half a cosine from 1 towards 0 (Loshchilov & Hutter
+    2017, arXiv:1608.03983)."""
+    return 1.0 if config.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * done))
 
 
-def evaluation_steps(config: ClassifierConfig) -> set[int]:
+def training_steps(config: ClassifierConfig, train: TrainingSet) -> int:
+    """Optimiser steps: the same in every regime, or so many more that real images are seen as often as without the added ones."""
+    return config.steps if config.exposure == "steps" else round(config.steps * len(train.images) / train.n_real)
+
+
+def evaluation_steps(steps: int, evaluations: int) -> set[int]:
     """Steps after which validation is looked at: evenly spread, the last one always among them."""
-    return {round(config.steps * (i + 1) / config.evaluations) for i in range(config.evaluations)} - {0} | {
-        config.steps
-    }
+    return {round(steps * (i + 1) / evaluations) for i in range(evaluations)} - {0} | {steps}
 
 
 def class_weights(labels: Array, weighted: bool) -> Array:
     """Weight of each class in the loss: 1, or n / (2 n_class), which lets both classes weigh the same."""
     counts = np.bincount(labels, minlength=len(CLASSES))
     return len(labels) / (len(CLASSES) * counts) if weighted else np.ones(len(CLASSES))
-
-
-def save_classifier(
-    path: Path, config: ClassifierConfig, regime: Regime, trial_seed: int, data: Dataset, fitted: Fitted
-) -> None:
-    """Write everything that prediction needs, atomically."""
-    content = {
-        "format": FORMAT,
-        "kind": "classifier",
-        "config": config.model_dump(mode="json", include=set(ClassifierConfig.model_fields)),
-        "regime": regime.name,
-        "trial_seed": trial_seed,
-        "classes": list(CLASSES),
-        "threshold": fitted.threshold,
-        "step": fitted.selected_step,
-        "data": data.describe(),
-        "state": fitted.model.state_dict(),
-    }
-    with atomic_file(path) as handle:
-        torch.save(content, handle)
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A classifier read from disk."""
-
-    model: nn.Module
-    config: ClassifierConfig
-    threshold: float
-    content: dict[str, Any]
-
-
-def load_classifier(path: Path, device: torch.device) -> Loaded:
-    """Read a classifier checkpoint, as tensors and plain values only.
-
-    Raises:
-        BalancerError: missing, damaged, or not such a checkpoint.
-    """
-    path = path / "model.pt" if path.is_dir() else path
-    try:
-        content = torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError as error:
-        raise BalancerError(
-            f"{path} does not exist; give a model.pt made by `classifier train` or `classifier ablate`"
-        ) from error
-    except Exception as error:  # torch.load raises many kinds for a damaged file
-        raise BalancerError(
-            f"{path} is not a readable checkpoint ({type(error).__name__}); train again or give another model.pt"
-        ) from error
-    if not isinstance(content, dict) or content.get("kind") != "classifier" or content.get("format") != FORMAT:
-        raise BalancerError(
-            f"{path} is not a classifier checkpoint of format {FORMAT}; give a model.pt of this program"
-        )
-    try:
-        config = validate(ClassifierConfig, content["config"])
-        model = build_model(config.model_copy(update={"weights": "none"})).to(device)
-        model.load_state_dict(content["state"])
-    except (UsageError, RuntimeError) as error:
-        raise BalancerError(f"{path} does not fit its own settings ({str(error).splitlines()[0]})") from error
-    return Loaded(model.to(memory_format=memory_format(device)).eval(), config, float(content["threshold"]), content)

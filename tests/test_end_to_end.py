@@ -38,20 +38,25 @@ def check(gan: dict, synthesis: dict, study: dict, deficit: int) -> None:
     assert Path(synthesis["gan_run"]) == Path(gan["run"]).resolve()
     assert synthesis["n"] == deficit == len(list((Path(synthesis["run"]) / "images/NORMAL").iterdir()))
     assert [e["regime"] for e in study["regimes"]] == ["baseline", "augment", "gan", "combined"]
-    for entry in study["regimes"]:
-        counts = [entry["n_train"][c] for c in CLASSES]
-        balanced = entry["regime"] in ("gan", "combined")
-        assert counts[1] - counts[0] == (0 if balanced else deficit)
-        assert entry["seeds"] == 2
+    assert [e["trial_seeds"] for e in study["regimes"]] == [2] * 4
     run_dir = Path(study["run"])
-    assert len((run_dir / "results.jsonl").read_text().splitlines()) == 8
+    rows = [json.loads(line) for line in (run_dir / "results.jsonl").read_text().splitlines()]
+    assert len(rows) == 8
+    for row in rows:
+        counts = [row["n_train"][c] for c in CLASSES]
+        balanced = row["regime"] in ("gan", "combined")
+        assert counts[1] - counts[0] == (0 if balanced else deficit)
     for name in (
+        "analysis.json",
+        "report.html",
         "table.md",
         "table.csv",
         "table.json",
+        "table.tex",
         "figures/roc.png",
-        "figures/confusion.png",
+        "figures/confusion.svg",
         "figures/training.png",
+        "audit/audit.html",
     ):
         assert (run_dir / name).stat().st_size > 0
     for made in (gan, synthesis, study):

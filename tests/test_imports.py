@@ -29,7 +29,7 @@ LAYERS = (
     ("augmentation",),
     ("metrics",),
     ("gan",),
-    ("synthesis", "evaluation", "quality", "readings", "report", "figures"),
+    ("synthesis", "evaluation", "quality", "readings", "report", "figures", "audit_report", "audit_figures"),
     ("cli", "__main__"),
 )
 HEAVY = ("torch", "torchvision", "torchmetrics", "albumentations", "matplotlib", "sklearn", "scipy", "cv2")

@@ -56,7 +56,25 @@ def _mild() -> list[A.BasicTransform]:
     ]
 
 
-CLASSICAL: dict[str, Callable[[], list[A.BasicTransform]]] = {"mild": _mild, "s2": _s2}
+def _strong() -> list[A.BasicTransform]:
+    """``mild`` with wider ranges, and sharpening: for data whose sources differ in pose, exposure and processing."""
+    return [
+        A.Affine(
+            rotate=(-15, 15),
+            translate_percent=(-0.1, 0.1),
+            scale=(0.85, 1.15),
+            shear=(-8, 8),
+            border_mode=cv2.BORDER_CONSTANT,
+            p=1,
+        ),
+        A.RandomGamma(gamma_limit=(60, 165), p=0.7),
+        A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.3, p=0.5),
+        A.OneOf([A.GaussianBlur(sigma_limit=(0.1, 1.5), blur_limit=0, p=1), A.Sharpen(alpha=(0.1, 0.4), p=1)], p=0.6),
+        A.GaussNoise(std_range=(0.01, 0.05), p=0.4),
+    ]
+
+
+CLASSICAL: dict[str, Callable[[], list[A.BasicTransform]]] = {"mild": _mild, "strong": _strong, "s2": _s2}
 
 
 class Augmenter:

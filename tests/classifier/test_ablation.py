@@ -1,29 +1,53 @@
 """Ablations end to end on a tiny folder: outputs recomputed, interruption, resumption, refusals."""
 
+import contextlib
 import csv
 import json
+import os
+import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import yaml
 from click.testing import Result
-from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from balancer.data.dataset import Dataset
-from classifier import ablation, trainer
+from balancer.config import AblateConfig, DataConfig, TrainConfig
+from balancer.data.audit import leaks
+from balancer.data.dataset import Dataset, load_dataset
+from balancer.errors import BalancerError
+from balancer.run import RunDir, write_json
+from classifier import ablation, jobs, study, trainer
 from classifier.regimes import REGIMES
 from classifier.thresholds import balanced_accuracy
 
 Run = Callable[..., Result]
 Args = tuple[str, ...]
+Make = Callable[..., Path]
 FOUR = ["baseline", "augment", "gan", "combined"]
 PLAN = [(regime, seed) for seed in (5, 6) for regime in FOUR]
+
+
+@pytest.fixture(autouse=True)
+def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures take most of a small ablation's time; only :func:`whole`, made before this, draws them."""
+
+    def audit(folder: Path, _data: object, _config: object, findings: dict[str, Any]) -> None:
+        folder.mkdir()
+        write_json(folder / "audit.json", {"leaks": leaks(findings)})
+        (folder / "audit.html").touch()
+
+    monkeypatch.setattr(ablation, "write_audit", audit)
+    monkeypatch.setattr(ablation.report, "write_outputs", lambda *args: None)
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +72,8 @@ def rows_of(run: Path) -> list[dict[str, Any]]:
 
 
 def lasting(row: dict[str, Any]) -> dict[str, Any]:
-    """A row without the time taken, and the commit, which someone may change while the tests run."""
-    return {k: v for k, v in row.items() if k not in ("seconds", "git_commit")}
+    """A row without the time taken, and the code, which someone may change while the tests run."""
+    return {k: v for k, v in row.items() if k not in ("seconds", "git_commit", "code_hash")}
 
 
 def predictions(run: Path, regime: str, seed: int) -> dict[str, np.ndarray]:
@@ -57,8 +81,8 @@ def predictions(run: Path, regime: str, seed: int) -> dict[str, np.ndarray]:
         return dict(saved)
 
 
-def table(run: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((run / "table.json").read_text())
+def analysis(run: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((run / "analysis.json").read_text())
     return loaded
 
 
@@ -97,60 +121,43 @@ def test_the_classes_end_balanced_where_images_are_added(whole: tuple[Path, Resu
         assert row["split_hash"] == small_data.split_hash
 
 
-def test_means_and_sds_recomputed(whole: tuple[Path, Result, Args]) -> None:
-    rows, summary = rows_of(whole[0]), table(whole[0])
-    with (whole[0] / "table.csv").open(newline="") as handle:
-        flat = {r["regime"]: r for r in csv.DictReader(handle)}
-    assert [e["regime"] for e in summary["regimes"]] == FOUR == list(flat)
+def test_means_and_differences_recomputed(whole: tuple[Path, Result, Args]) -> None:
+    rows, found = rows_of(whole[0]), analysis(whole[0])
     by_seed = {r: [x["test"]["auroc"] for x in rows if x["regime"] == r] for r in FOUR}
-    for entry in summary["regimes"]:
-        mine = [r for r in rows if r["regime"] == entry["regime"]]
-        for key, take in (
-            ("auroc", lambda r: r["test"]["auroc"]),
-            ("nll", lambda r: r["test"]["nll"]),
-            ("sensitivity_val_threshold", lambda r: r["test"]["at_threshold"]["sensitivity"]),
-            ("val_auroc", lambda r: r["val"]["auroc"]),
-        ):
-            sample = [take(r) for r in mine]
-            assert entry[key]["mean"] == pytest.approx(np.mean(sample))
-            assert entry[key]["sd"] == pytest.approx(np.std(sample, ddof=1))
-            assert float(flat[entry["regime"]][f"{key}_mean"]) == pytest.approx(np.mean(sample), abs=1e-6)
-    for found in summary["paired_auroc_differences"]:
-        gaps = np.subtract(by_seed[found["regime"]], by_seed[found["against"]])
-        assert found["mean"] == pytest.approx(gaps.mean())
-        assert found["sd"] == pytest.approx(gaps.std(ddof=1))
-        assert found["pairs"] == 2
+    assert [e["regime"] for e in found["regimes"]] == FOUR
+    for entry in found["regimes"]:
+        of_regime = by_seed[entry["regime"]]
+        assert entry["metrics"]["auroc"]["mean"] == pytest.approx(np.mean(of_regime))
+        assert entry["metrics"]["auroc"]["sd"] == pytest.approx(np.std(of_regime, ddof=1))
+    for contrast in found["contrasts"]:
+        gaps = sum(weight * np.array(by_seed[arm]) for arm, weight in contrast["coefficients"].items())
+        assert contrast["estimate"] == pytest.approx(gaps.mean())
+        assert contrast["low"] < contrast["estimate"] < contrast["high"]
+    assert {c["name"] for c in found["contrasts"]} >= {"gan - baseline", "combined - augment"}
+    assert (found["n_test"], found["gan_seeds"], found["trial_seeds"]) == (26, 1, [5, 6])
 
 
-def test_the_reports_show_the_same_figures(whole: tuple[Path, Result, Args]) -> None:
+def test_what_is_printed_is_what_was_found(whole: tuple[Path, Result, Args]) -> None:
     run, result, _ = whole
-    markdown = (run / "table.md").read_text()
-    for entry in table(run)["regimes"]:
-        cell = f"{entry['auroc']['mean']:.3f} ± {entry['auroc']['sd']:.3f}".replace("0.", ".")
+    found = analysis(run)
+    for entry in found["regimes"]:
+        auroc = entry["metrics"]["auroc"]
+        cell = f"{auroc['mean']:.3f} ± {auroc['sd']:.3f}".replace("0.", ".")
         (line,) = [x for x in result.stdout.splitlines() if x.startswith(entry["regime"] + "  ")]
         assert cell in line
-        assert f"| {entry['regime']} |" in markdown
-        assert cell in markdown
-    for text in (markdown, result.stdout):
-        assert "Test n = 26" in text
-        assert "2 trial seed(s) per regime" in text
-        assert "combined - augment" in text
-    assert result.stdout.rstrip().endswith(str(run))
-
-
-def test_figures_open(whole: tuple[Path, Result, Args]) -> None:
-    for name in ("roc", "confusion", "training", "seeds"):
-        with Image.open(whole[0] / "figures" / f"{name}.png") as image:
-            image.load()
-            assert min(image.size) > 400
-            assert len(image.convert("RGB").getcolors(1 << 20) or ()) > 20, "blank"
+    assert len(found["headline"]) == 2
+    for text in (*found["headline"], *found["notes"], found["verdict"]):
+        assert text in result.stdout
+    assert result.stdout.rstrip().endswith(str(run / "report.html"))
 
 
 def test_the_run_directory_is_whole(whole: tuple[Path, Result, Args], small_data: Dataset) -> None:
     run = whole[0]
-    assert {"config.yaml", "env.json", "split.csv", "log.txt", "done", "results.jsonl"} <= {
-        p.name for p in run.iterdir()
-    }
+    kept = {"config.yaml", "env.json", "split.csv", "log.txt", "done", "results.jsonl"}
+    made = {"analysis.json", "report.html", "report.md", "table.md", "table.csv", "table.json", "table.tex", "figures"}
+    assert kept | made | {"audit", "trials"} <= {p.name for p in run.iterdir()}
+    assert {"audit.json", "audit.md", "audit.html"} <= {p.name for p in (run / "audit").iterdir()}
+    assert {p.suffix for p in (run / "figures").iterdir()} == {".png", ".svg"}
     assert not list(run.rglob("*.tmp"))
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert (config["steps"], config["seeds"], config["seed"], config["regimes"]) == (6, 2, 5, ["all"])
@@ -164,22 +171,20 @@ def test_the_run_directory_is_whole(whole: tuple[Path, Result, Args], small_data
 
 
 def interrupt_second_trial(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SIGINT arrives while the second trial draws its third batch."""
-    original, fits = trainer.fit, []
+    """SIGINT arrives in the third step of the second trial."""
+    fit, schedule, fits = trainer.fit, trainer.schedule, []
 
-    def fit(*args: Any, **more: Any) -> Any:
+    def counted(*args: Any) -> Any:
         fits.append(1)
-        return original(*args, **more)
+        return fit(*args)
 
-    draw = trainer.batch_indices
-
-    def batch_indices(n: int, batch_size: int, step: int, seed: int) -> np.ndarray:
-        if len(fits) == 2 and step == 2:
+    def rate(config: Any, done: float) -> float:
+        if len(fits) == 2 and done == 2 / 6:
             signal.raise_signal(signal.SIGINT)
-        return draw(n, batch_size, step, seed)
+        return schedule(config, done)
 
-    monkeypatch.setattr(trainer, "fit", fit)
-    monkeypatch.setattr(trainer, "batch_indices", batch_indices)
+    monkeypatch.setattr(trainer, "fit", counted)
+    monkeypatch.setattr(trainer, "schedule", rate)
 
 
 @pytest.fixture
@@ -190,9 +195,9 @@ def stopped(whole: tuple[Path, Result, Args], classifier: Run, tmp_path: Path) -
         interrupt_second_trial(patch)
         result = classifier(*whole[2], "--out", out)
     assert result.exit_code == 130, result.output
-    assert f"1 of 8 trials are kept; continue with --resume {out}" in result.stderr
+    assert f"finished trials are kept in {out / 'results.jsonl'}; continue with --resume {out}" in result.stderr
     assert not (out / "done").exists()
-    assert not (out / "table.md").exists()
+    assert not (out / "analysis.json").exists()
     assert [(r["regime"], r["trial_seed"]) for r in rows_of(out)] == PLAN[:1]
     return out
 
@@ -216,7 +221,7 @@ def test_resumed_it_ends_as_if_never_stopped(
     for regime, seed in PLAN:
         mine, other = predictions(stopped, regime, seed), predictions(whole[0], regime, seed)
         assert all(np.array_equal(mine[k], other[k]) for k in other)
-    assert table(stopped) == table(whole[0])
+    assert analysis(stopped) == analysis(whole[0])
     assert (stopped / "done").exists()
 
 
@@ -229,30 +234,102 @@ def test_a_torn_last_line_is_run_again(whole: tuple[Path, Result, Args], stopped
     lines = (stopped / "results.jsonl").read_text().splitlines()
     rows = [json.loads(line) for i, line in enumerate(lines) if i != 1]
     assert list(map(lasting, rows)) == list(map(lasting, rows_of(whole[0])))
-    assert table(stopped) == table(whole[0])
+    assert analysis(stopped) == analysis(whole[0])
 
 
-def test_resuming_refuses_other_settings_and_another_split(stopped: Path, classifier: Run) -> None:
+def test_resuming_refuses_other_settings(stopped: Path, classifier: Run) -> None:
     result = classifier("ablate", "--resume", stopped, "--steps", "7", "-q")
-    assert result.exit_code == 1
-    assert "steps (saved 6, asked 7)" in result.stderr
-    before = (stopped / "results.jsonl").read_text()
-    (stopped / "results.jsonl").write_text(before.replace(rows_of(stopped)[0]["split_hash"], "e" * 16))
+    refused(result, 1, "steps (saved 6, asked 7)")
+
+
+@pytest.mark.parametrize("name", ["split_hash", "data_fingerprint", "config_hash", "synthetic_sets_hash"])
+def test_trials_of_another_study_are_refused(name: str, whole: tuple[Path, Result, Args], tmp_path: Path) -> None:
+    """As when a results file is copied together, or data, settings or synthetic images change between two commands."""
+    row = rows_of(whole[0])[0]
+    results = json.dumps(row) + "\n" + json.dumps({**row, "trial_seed": 6, name: "e" * 16}) + "\n"
+    (tmp_path / "results.jsonl").write_text(results)
+    opened = study.open_study(AblateConfig.model_validate(yaml.safe_load((whole[0] / "config.yaml").read_text())))
+    with pytest.raises(BalancerError, match=f"holds trials of {name} {'e' * 16}.* give {row[name]}; bring back"):
+        ablation.finished_trials(opened, RunDir(tmp_path, resumed=True))
+    assert (tmp_path / "results.jsonl").read_text() == results
+
+
+def test_a_run_of_an_older_program_is_refused(stopped: Path, classifier: Run) -> None:
+    """Its rows lack what is needed to tell whether they belong to this study."""
+    old = {k: v for k, v in rows_of(stopped)[0].items() if k not in ("synthetic_set", "dose", "synthetic_sets_hash")}
+    (stopped / "results.jsonl").write_text(json.dumps(old) + "\n")
     result = classifier("ablate", "--resume", stopped, "-q", "--device", "cpu")
-    assert result.exit_code == 1
-    assert f"holds trials of split_hash {'e' * 16}" in result.stderr
-    assert len(rows_of(stopped)) == 1
+    refused(result, 1, "holds trials of synthetic_sets_hash None")
 
 
 def test_a_finished_run_resumed_trains_nothing(
     whole: tuple[Path, Result, Args], classifier: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = table(whole[0])
+    before = analysis(whole[0])
     monkeypatch.setattr(trainer, "fit", None)
     result = classifier("ablate", "--resume", whole[0], "-q", "--device", "cpu")
     assert result.exit_code == 0, result.output
-    assert table(whole[0]) == before
-    assert "paired differences" in result.stdout
+    assert analysis(whole[0]) == before
+    assert before["verdict"] in result.stdout
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 240
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that run; one that has ended may stay listed where nobody asks for its exit code."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += [process] if process.status() != psutil.STATUS_ZOMBIE else []
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_two_processes_killed_at_work_lose_nothing_that_was_finished(
+    signum: int, whole: tuple[Path, Result, Args], classifier: Run, tmp_path: Path
+) -> None:
+    """Ctrl-C reaches every process of the terminal, ``kill`` only the first; a process that is killed outright says nothing."""
+    out, results = tmp_path / "run", tmp_path / "run" / "results.jsonl"
+    code = "import sys; from classifier.cli import main; main()"
+    command = [sys.executable, "-c", code, *whole[2], "--jobs", "2", "--out", str(out)]
+    with (tmp_path / "stderr").open("wb") as errors:
+        # A shell that runs these tests in the background makes them ignore SIGINT, and whatever they start.
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        wait_for(lambda: process.poll() is not None or (results.exists() and results.read_bytes().endswith(b"\n")))
+        family = psutil.Process(process.pid).children(recursive=True)
+        (os.killpg if signum == signal.SIGINT else os.kill)(process.pid, signum)
+        printed, _ = process.communicate(timeout=120)
+    told = (tmp_path / "stderr").read_text()
+    assert printed == b""
+    if signum != signal.SIGKILL:
+        assert process.returncode == 128 + signum
+        assert f"continue with --resume {out}" in told.splitlines()[-1]
+        assert "Traceback" not in told
+        assert "leaked" not in told
+    wait_for(lambda: not alive(family))
+    assert not alive(family), "a worker outlives the process that it works for"
+    before = rows_of(out)
+    assert 1 <= len(before) < 8
+    assert not list(out.rglob("*.tmp"))
+    result = classifier("ablate", "--resume", out, "-q", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    rows = rows_of(out)
+    assert rows[: len(before)] == before
+    by_trial = {(r["regime"], r["trial_seed"]): lasting(r) for r in rows}
+    assert len(rows) == 8
+    assert by_trial == {(r["regime"], r["trial_seed"]): lasting(r) for r in rows_of(whole[0])}
+    assert analysis(out) == analysis(whole[0])
 
 
 # ---------------------------------------------------------------- one trial
@@ -286,18 +363,17 @@ def test_the_test_fold_is_read_once_and_after_everything_else(
 
 
 def test_one_seed_has_no_sd(small_args: Args, classifier: Run, tmp_path: Path) -> None:
-    result = classifier(
-        "ablate", *small_args, "--regimes", "weighted,baseline", "--seeds", "1", "--out", tmp_path / "r"
-    )
+    options = ("--regimes", "weighted,baseline", "--seeds", "1")
+    result = classifier("ablate", *small_args, *options, "--out", tmp_path / "r")
     assert result.exit_code == 0, result.output
-    assert "one trial seed: no SD" in result.stdout
+    assert "One trial seed: intervals are over patients alone, and no claim can rest on them." in result.stdout
     assert "± n/a" in result.stdout
-    assert "SD of the paired differences n/a, 1 pair(s)" in result.stdout
-    entries = table(tmp_path / "r")["regimes"]
-    assert [e["regime"] for e in entries] == ["baseline", "weighted"]
-    assert all(e["auroc"]["sd"] is None for e in entries)
-    assert "NaN" not in (tmp_path / "r" / "table.json").read_text()
-    assert "None" not in (tmp_path / "r" / "table.md").read_text()
+    found = analysis(tmp_path / "r")
+    assert [e["regime"] for e in found["regimes"]] == ["baseline", "weighted"]
+    assert all(e["metrics"]["auroc"]["sd"] is None for e in found["regimes"])
+    assert [(c["name"], c["verdict"], c["p"]) for c in found["contrasts"]] == [
+        ("weighted - baseline", "not settled", None)
+    ]
 
 
 def test_controls_match_the_synthetic_count(
@@ -319,8 +395,7 @@ def test_json_alone_on_stdout(small_args: Args, classifier: Run, tmp_path: Path)
     result = classifier("ablate", *options, "--regimes", "baseline", "--seeds", "1", "--json", "--out", tmp_path / "r")
     assert result.exit_code == 0, result.output
     answer = json.loads(result.stdout)
-    assert answer["run"] == str(tmp_path / "r")
-    assert answer["regimes"] == table(tmp_path / "r")["regimes"]
+    assert answer == {"run": str(tmp_path / "r"), **analysis(tmp_path / "r")}
     assert "data: " in result.stderr
 
 
@@ -335,6 +410,79 @@ def test_a_dry_run_writes_nothing(
     assert answer["config"]["steps"] == 6
     assert answer["estimated_seconds"] >= 0
     assert list(runs_cwd.iterdir()) == []
+
+
+# ---------------------------------------------------------------- several synthetic sets, doses, exposure
+
+
+def names(run: Path) -> list[str]:
+    return [row["folder"].removeprefix("trials/") for row in rows_of(run)]
+
+
+def test_synthetic_sets_are_crossed_with_seeds(
+    small_args: Args, small_synthesis: Path, small_data: Dataset, make_manifest: Make, classifier: Run, tmp_path: Path
+) -> None:
+    other = make_manifest(tmp_path / "other", small_data.deficit, small_data.split_hash, first=500)
+    options = ("--regimes", "baseline,gan", "--seeds", "2", "--synthetic", small_synthesis, "--synthetic", other)
+    result = classifier("ablate", *small_args, *options, "--out", tmp_path / "r")
+    assert result.exit_code == 0, result.output
+    rows = rows_of(tmp_path / "r")
+    assert names(tmp_path / "r") == ["baseline-0", "gan-0", "gan-set1-0", "baseline-1", "gan-1", "gan-set1-1"]
+    assert [r["synthetic_set"] for r in rows] == [None, "0", "1"] * 2
+    assert len({r["synthetic_hash"] for r in rows}) == 3, "two sets, and none"
+    assert rows[1]["test"]["auroc"] != rows[2]["test"]["auroc"]
+    (contrast,) = analysis(tmp_path / "r")["contrasts"]
+    assert (contrast["trial_seeds"], contrast["gan_seeds"]) == (2, 2)
+    assert yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())["synthetic"] == [
+        str(small_synthesis),
+        str(other),
+    ]
+
+
+def test_two_sets_of_one_generator_are_refused(
+    small_args: Args, small_synthesis: Path, classifier: Run, runs_cwd: Path
+) -> None:
+    result = classifier("ablate", *small_args, "--synthetic", small_synthesis, "--synthetic", small_synthesis)
+    refused(result, 1, "come from one generator")
+    assert list(runs_cwd.iterdir()) == []
+
+
+def test_doses_are_tried_beside_the_study(
+    small_args: Args, small_synthesis: Path, small_data: Dataset, classifier: Run, tmp_path: Path
+) -> None:
+    """And the regimes that they are read against are added."""
+    options = ("--regimes", "combined,gan", "--seeds", "1", "--dose", "0,1,.5", "--synthetic", small_synthesis)
+    result = classifier("ablate", *small_args, *options, "--out", tmp_path / "r")
+    assert result.exit_code == 0, result.output
+    expected = ["baseline-0", "augment-0", "gan-0", "gan@0.5-0", "combined-0", "combined@0.5-0"]
+    assert names(tmp_path / "r") == expected
+    for row in rows_of(tmp_path / "r"):
+        assert row["added"] == round((row["dose"] or 0) * small_data.deficit)
+    doses = [c["name"] for c in analysis(tmp_path / "r")["contrasts"] if c["family"] == "dose"]
+    assert sorted(doses) == ["combined@0.5 - augment", "gan@0.5 - baseline"]
+
+
+def test_equal_passes_over_real_images(
+    small_args: Args, small_synthesis: Path, small_data: Dataset, classifier: Run, tmp_path: Path
+) -> None:
+    options = ("--regimes", "baseline,gan", "--seeds", "1", "--exposure", "real", "--synthetic", small_synthesis)
+    result = classifier("ablate", *small_args, *options, "--out", tmp_path / "r")
+    assert result.exit_code == 0, result.output
+    alone, beside = rows_of(tmp_path / "r")
+    real = sum(small_data.counts("train"))
+    assert (alone["steps"], beside["steps"]) == (6, round(6 * (real + small_data.deficit) / real))
+    assert alone["passes_over_real"] == pytest.approx(6 * 8 / real, abs=0.01)
+    assert beside["passes_over_real"] == pytest.approx(alone["passes_over_real"], rel=0.2)
+
+
+def test_the_recipe_is_named_apart_from_the_data_and_the_study() -> None:
+    one = AblateConfig(data=DataConfig(path="/a", split_seed=1), regimes=("gan",), seeds=3, doses=(0.5,), seed=4)
+    other = TrainConfig(data=DataConfig(path="/b"), regime="combined", synthetic=("/s",))
+    assert study.recipe_hash(one) == study.recipe_hash(other)
+    assert study.recipe_hash(one) != study.recipe_hash(one.model_copy(update={"steps": 7}))
+
+
+# ---------------------------------------------------------------- refusals
 
 
 def refused(result: Result, code: int, *phrases: str) -> None:
@@ -368,6 +516,13 @@ def test_no_synthesis(small_args: Args, classifier: Run, runs_cwd: Path) -> None
         (("--set", "threshold=best"), 2, ("threshold is 'best'",)),
         (("--set", "stepz=3"), 2, ("did you mean 'steps'?",)),
         (("--device", "tpu"), 2, ("--device is 'tpu'",)),
+        (("--exposure", "images"), 2, ("setting 'exposure' is 'images'",)),
+        (("--dose", "-1"), 2, ("setting 'doses'", "greater than or equal to 0")),
+        (("--dose", "0.5", "--regimes", "baseline"), 2, ("no regime here uses synthetic images",)),
+        (("--dose", "9"), 1, ("run `balancer synthesize --n",)),
+        (("--scheduler", "tcp://127.0.0.1:1"), 2, ("add --backend dask",)),
+        (("--backend", "dask"), 2, ("needs --scheduler ADDRESS",)),
+        (("--backend", "dask", "--scheduler", "nonsense://x"), 1, ("no dask scheduler answers at nonsense://x",)),
     ],
 )
 def test_refusals_before_anything_is_written(
@@ -388,8 +543,6 @@ def test_a_synthesis_of_another_split(small_args: Args, small_synthesis: Path, c
 def test_a_test_set_without_both_classes(
     fold: str, cls: str | None, small_args: Args, chest_folder: Path, classifier: Run, runs_cwd: Path
 ) -> None:
-    import shutil
-
     shutil.rmtree(chest_folder / fold / cls if cls else chest_folder / fold)
     more = ("--regimes", "baseline", "--data", chest_folder)
     refused(classifier("ablate", *small_args, *more), 1, "test", "NORMAL")
@@ -405,9 +558,29 @@ def test_a_test_class_of_which_nothing_can_be_read(
     refused(classifier("ablate", *small_args, *more), 1, "test holds 0 NORMAL and 16 PNEUMONIA images; expected both")
 
 
-def test_without_validation_images(small_args: Args, chest_folder: Path, classifier: Run, runs_cwd: Path) -> None:
-    import shutil
+def test_a_test_class_of_one_patient(
+    small_args: Args, chest_folder: Path, classifier: Run, runs_cwd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused before the first trial, not after the last."""
+    for file in sorted((chest_folder / "test" / "NORMAL").iterdir())[1:]:
+        file.unlink()
+    monkeypatch.setattr(jobs, "run_trial", None)
+    more = ("--regimes", "baseline", "--data", chest_folder)
+    refused(classifier("ablate", *small_args, *more), 1, "test set has 1 patient(s) of class 0")
+    assert not (runs_cwd / "runs").exists()
 
+
+def test_a_leak_is_told_with_the_results(small_args: Args, chest_folder: Path, classifier: Run, tmp_path: Path) -> None:
+    original = next((chest_folder / "train" / "NORMAL").iterdir())
+    shutil.copy(original, chest_folder / "test" / "NORMAL" / "IM-9999-0001.png")
+    options = ("--regimes", "baseline", "--seeds", "1", "--data", chest_folder)
+    result = classifier("ablate", *small_args, *options, "--out", tmp_path / "r")
+    assert result.exit_code == 0, result.output
+    assert "leak in the data: 1 identical file both in" in result.stderr
+    assert "Leak in the data: 1 identical file both in" in result.stdout
+
+
+def test_without_validation_images(small_args: Args, chest_folder: Path, classifier: Run, runs_cwd: Path) -> None:
     shutil.rmtree(chest_folder / "val")
     more = ("--regimes", "baseline", "--data", chest_folder, "--val-fraction", "0")
     refused(classifier("ablate", *small_args, *more), 1, "has no val images; raise --val-fraction above 0")
@@ -422,9 +595,6 @@ def test_the_newest_finished_synthesis_is_taken_with_its_split(
     small_args: Args, classifier: Run, make_manifest: Callable[..., Path], runs_cwd: Path, template: Path
 ) -> None:
     """A synthesis run hands its data settings on: here another split seed, which no flag repeats."""
-    from balancer.config import DataConfig
-    from balancer.data.dataset import load_dataset
-
     config = DataConfig(path=str(template), image_size=16, split_seed=7)
     data = load_dataset(config)
     run = make_manifest(runs_cwd / "runs" / "synthesize" / "one", data.deficit, data.split_hash)
@@ -441,8 +611,5 @@ def test_the_newest_finished_synthesis_is_taken_with_its_split(
 
 
 def test_copies_follow_the_synthetic_set(small_data: Dataset) -> None:
-    from balancer.config import AblateConfig
-
     for count, copies in (("deficit", small_data.deficit), ("all", small_data.deficit), (9, 9)):
-        study = ablation.Study(AblateConfig(synthetic_count=count), small_data, None, [])
-        assert study.copies == copies
+        assert study.Study(AblateConfig(synthetic_count=count), small_data, [], []).copies == copies

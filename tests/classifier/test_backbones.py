@@ -18,6 +18,7 @@ from classifier import trainer
 from classifier.models import build_model
 from classifier.models.backbones import Backbone, backbone_names
 from classifier.regimes import REGIMES
+from classifier.training_set import training_set
 
 CPU = torch.device("cpu")
 
@@ -170,7 +171,7 @@ def test_freezing_keeps_everything_but_the_head(
     config = ClassifierConfig(model="resnet18", data=DataConfig(image_size=32), freeze=freeze, steps=3, batch_size=4)
     data = make_data((6, 8))
     val = data.indices("val")
-    train = trainer.training_set(data, REGIMES["augment"], None, 0, 0)
+    train = training_set(data, REGIMES["augment"], None, 0, 0)
     fitted = trainer.fit(config, REGIMES["augment"], 0, train, (data.images[val], data.labels[val]), CPU)
     end = fitted.model.state_dict()
     moved = {k for k in end if not torch.equal(end[k], starts[0][k])}

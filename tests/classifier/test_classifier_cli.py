@@ -10,10 +10,12 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from balancer.data.dataset import Dataset
 from classifier.cli import main as classifier_main
 
 Run = Callable[..., Result]
 Args = tuple[str, ...]
+Make = Callable[..., Path]
 
 
 @pytest.mark.parametrize("command", ["ablate", "train", "evaluate", "predict"])
@@ -59,6 +61,56 @@ def test_lists_and_numbers_from_flags(classifier: Run, small_args: Args, small_s
     config = dry(classifier("ablate", *options, "--regimes", "gan, baseline", "--synthetic-count", "3"))
     assert (config["regimes"], config["synthetic_count"]) == (["gan", "baseline"], 3)
     assert dry(classifier("train", *options, "--synthetic-count", "all"))["synthetic_count"] == "all"
+
+
+def test_synthetic_sets_from_everywhere(
+    classifier: Run, small_args: Args, runs_cwd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One path or several, made absolute; a comma may be part of a name."""
+    options = (*small_args, "--dry-run", "--json", "--regimes", "baseline")
+    two = [str(runs_cwd / "a"), str(runs_cwd / "b,c")]
+    assert dry(classifier("ablate", *options))["synthetic"] is None
+    assert dry(classifier("ablate", *options, "--synthetic", "a", "--synthetic", "b,c"))["synthetic"] == two
+    assert dry(classifier("ablate", *options, "--set", 'synthetic=[a, "b,c"]'))["synthetic"] == two
+    assert dry(classifier("ablate", *options, "--set", "synthetic=b,c"))["synthetic"] == two[1:]
+    (runs_cwd / "c.yaml").write_text(yaml.safe_dump({"ablate": {"synthetic": two}}))
+    assert dry(classifier("ablate", *options, "--config", "c.yaml"))["synthetic"] == two
+    monkeypatch.setenv("CLASSIFIER_ABLATE_SYNTHETIC", "a:b,c")
+    assert dry(classifier("ablate", *options))["synthetic"] == two
+
+
+def test_doses_and_exposure_from_flags(classifier: Run, small_args: Args, small_synthesis: Path) -> None:
+    options = (*small_args, "--dry-run", "--json", "--synthetic", small_synthesis, "--regimes", "gan")
+    config = dry(classifier("ablate", *options, "--dose", "0.5, 0.25", "--exposure", "real"))
+    assert (config["doses"], config["exposure"]) == ([0.5, 0.25], "real")
+    assert dry(classifier("ablate", *options, "--set", "doses=.5"))["doses"] == [0.5]
+
+
+def test_who_runs_the_trials_is_no_setting(classifier: Run, small_args: Args, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may differ when a run is resumed, and changes nothing but the time that is foreseen."""
+    options = (*small_args, "--dry-run", "--json", "--regimes", "baseline")
+    monkeypatch.setattr("classifier.study.estimate_seconds", lambda study, device: 120.0)
+    one, four = (json.loads(classifier("ablate", *options, "--jobs", n).stdout) for n in (1, 4))
+    assert one["config"] == four["config"]
+    assert (one["estimated_seconds"], four["estimated_seconds"]) == (120, 30)
+    assert four["device"].endswith(", 4 jobs")
+    assert "unknown setting 'jobs'" in classifier("ablate", *options, "--set", "jobs=2").stderr
+    assert classifier("train", *small_args, "--jobs", "2").exit_code == 2
+    for count in ("0", "-1", "many"):
+        assert classifier("ablate", *options, "--jobs", count).exit_code == 2
+    monkeypatch.setenv("CLASSIFIER_ABLATE_JOBS", "4")
+    assert json.loads(classifier("ablate", *options).stdout)["estimated_seconds"] == 30
+
+
+def test_train_takes_one_synthetic_set(
+    classifier: Run, small_args: Args, small_synthesis: Path, small_data: Dataset, make_manifest: Make, tmp_path: Path
+) -> None:
+    other = make_manifest(tmp_path / "other", small_data.deficit, small_data.split_hash, first=500)
+    result = classifier(
+        "train", *small_args, "--regime", "gan", "--synthetic", small_synthesis, "--synthetic", other, "--dry-run"
+    )
+    assert result.exit_code == 2
+    assert "synthetic names 2 sets; `classifier train` takes one" in result.stderr
 
 
 def test_a_run_is_not_overwritten_unasked(classifier: Run, small_args: Args, tmp_path: Path) -> None:

@@ -1,13 +1,13 @@
 """Training: pairing, determinism, equal steps, selection on validation, and what each regime trains on."""
 
 import inspect
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from fakes import synthetic_set
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
@@ -21,10 +21,12 @@ from balancer.data.sampling import batch_indices
 from balancer.errors import BalancerError, Interrupted, UsageError
 from balancer.seeding import derive_seed
 from classifier import trainer
+from classifier import training_set as training_set_module
 from classifier.models import build_model
 from classifier.regimes import REGIMES
-from classifier.synthetic import SyntheticSet
-from classifier.trainer import Fitted, TrainingSet, evaluation_steps, fit, normalise, predict, training_set
+from classifier.thresholds import with_temperature
+from classifier.trainer import Fitted, evaluation_steps, fit, normalise, predict
+from classifier.training_set import TrainingSet, training_set
 
 CPU = torch.device("cpu")
 MakeData = Callable[..., Dataset]
@@ -32,13 +34,18 @@ MakeData = Callable[..., Dataset]
 
 def settings(**more: Any) -> ClassifierConfig:
     return ClassifierConfig(
-        **{"data": DataConfig(image_size=16), "steps": 6, "batch_size": 8, "evaluations": 3, **more}
+        **{
+            "data": DataConfig(image_size=16),
+            "steps": 6,
+            "batch_size": 8,
+            "evaluations": 3,
+            "precision": "float32",  # auto is bfloat16 on some processors
+            "selection": "best_val_nll",
+            "ema_decay": 0.0,
+            "bn_statistics": "running",
+            **more,
+        }
     )
-
-
-def synthetic_set(data: Dataset, n: int) -> SyntheticSet:
-    images = np.random.default_rng(9).integers(0, 256, (n, 16, 16), dtype=np.uint8)
-    return SyntheticSet(None, images, data.minority_class, "d" * 16)
 
 
 def run(data: Dataset, regime: str = "baseline", seed: int = 0, **more: Any) -> Fitted:
@@ -83,74 +90,16 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return seen
 
 
-# ---------------------------------------------------------------- the training set
-
-
-def test_training_set_of_the_baseline_is_the_training_fold(data: Dataset) -> None:
-    train = training_set(data, REGIMES["baseline"], None, 0, 0)
-    real = data.indices("train")
-    assert np.array_equal(train.images, data.images[real])
-    assert np.array_equal(train.labels, data.labels[real])
-    assert (train.n_real, train.added, train.synthetic_digest) == (28, 0, None)
-
-
-@pytest.mark.parametrize("regime", ["gan", "combined"])
-@pytest.mark.parametrize("counts", [(8, 20), (20, 8)])
-def test_synthetic_images_follow_the_real_ones_with_the_minority_label(
-    regime: str, counts: tuple[int, int], make_data: MakeData
-) -> None:
-    data = make_data(counts)
-    fakes = synthetic_set(data, 12)
-    train = training_set(data, REGIMES[regime], fakes, 0, 0)
-    assert np.array_equal(train.images[:28], data.images[data.indices("train")])
-    assert np.array_equal(train.images[28:], fakes.images)
-    assert set(train.labels[28:]) == {int(counts[0] > counts[1])}
-    assert np.bincount(train.labels).tolist() == [20, 20]
-    assert (train.n_real, train.added, train.synthetic_digest) == (28, 12, "d" * 16)
-
-
-@given(st.integers(1, 9), st.integers(1, 30), st.booleans(), st.integers(0, 3))
-def test_duplicates_balance_the_classes_and_use_every_image_alike(
-    make_data: MakeData, few: int, more: int, swap: bool, seed: int
-) -> None:
-    data = make_data((few + more, few) if swap else (few, few + more))
-    train = training_set(data, REGIMES["duplicate"], None, seed, data.deficit)
-    assert (train.n_real, train.added, train.synthetic_digest) == (2 * few + more, more, None)
-    assert np.bincount(train.labels).tolist() == [few + more] * 2
-    used = Counter(image.tobytes() for image in train.images[train.n_real :])
-    real = {image.tobytes() for image in data.images[data.indices("train", data.minority_class)]}
-    assert used.keys() <= real
-    assert {used[image] for image in real} <= {more // few, -(-more // few)}
-
-
-def test_duplicates_are_as_many_as_the_synthetic_images(data: Dataset) -> None:
-    train = training_set(data, REGIMES["duplicate"], synthetic_set(data, 5), 0, 5)
-    assert (train.added, train.synthetic_digest) == (5, None)
-    assert training_set(data, REGIMES["duplicate"], None, 0, copies=3).added == 3
-
-
-def test_which_images_are_duplicated_depends_on_the_seed(data: Dataset) -> None:
-    drawn = [training_set(data, REGIMES["duplicate"], None, seed, data.deficit).images[28:] for seed in (0, 0, 1)]
-    assert np.array_equal(drawn[0], drawn[1])
-    assert not np.array_equal(drawn[0], drawn[2])
-
-
-def test_nothing_to_add_is_an_error(data: Dataset, make_data: MakeData) -> None:
-    with pytest.raises(BalancerError, match="regime gan needs synthetic images; run `balancer synthesize`"):
-        training_set(data, REGIMES["gan"], None, 0, 0)
-    with pytest.raises(BalancerError, match=r"would add 0 duplicates \(the deficit here is 0\)"):
-        training_set(make_data((6, 6)), REGIMES["duplicate"], None, 0, 0)
-
-
 # ---------------------------------------------------------------- pairing and determinism
 
 
 def test_one_seed_starts_every_regime_from_the_same_weights(data: Dataset, starts: list) -> None:
-    for regime in REGIMES:
+    paired = [name for name, regime in REGIMES.items() if not regime.seed_offset]
+    for regime in paired:
         run(data, regime, seed=2, steps=1, evaluations=1)
-    run(data, "baseline", seed=3, steps=1, evaluations=1)
+    run(data, "baseline_again", seed=2, steps=1, evaluations=1)
     first, *same, other = starts
-    assert len(same) == len(REGIMES) - 1
+    assert len(same) == len(paired) - 1
     assert all(torch.equal(first[k], s[k]) for s in same for k in first)
     assert not all(torch.equal(first[k], other[k]) for k in first)
 
@@ -235,9 +184,59 @@ def test_the_last_rule_keeps_the_last_step(data: Dataset) -> None:
     fitted, val = wavering(data, "last"), data.indices("val")
     assert fitted.selected_step == 24
     assert fitted.history == wavering(data, "best_val_nll").history
-    again = predict(fitted.model, data.images[val], settings(), CPU)
-    assert np.array_equal(again, fitted.val_score)
-    assert log_loss(data.labels[val], again) == pytest.approx(fitted.history[-1]["val_nll"], rel=1e-5)
+    assert log_loss(data.labels[val], predict(fitted.model, data.images[val], settings(), CPU)) == pytest.approx(
+        fitted.history[-1]["val_nll"], rel=1e-5
+    )
+
+
+def test_averaged_weights_are_what_is_looked_at_and_kept(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: the first weights copied after step 1, then .8 of the average and .2 of the new weights."""
+    seen: list[dict[str, torch.Tensor]] = []
+    original = trainer.make_optimizer
+
+    def watched(config: ClassifierConfig, model: nn.Module) -> torch.optim.Optimizer:
+        optimizer = original(config, model)
+        optimizer.register_step_post_hook(lambda *_: seen.append({k: v.clone() for k, v in model.named_parameters()}))
+        return optimizer
+
+    monkeypatch.setattr(trainer, "make_optimizer", watched)
+    fitted, val = run(data, ema_decay=0.8, selection="last"), data.indices("val")
+    expected = seen[0]
+    for weights in seen[1:]:
+        expected = {k: 0.8 * expected[k] + 0.2 * weights[k] for k in expected}
+    for name, parameter in fitted.model.named_parameters():
+        torch.testing.assert_close(parameter, expected[name], rtol=1e-4, atol=1e-6)
+    score = predict(fitted.model, data.images[val], settings(), CPU)
+    assert fitted.history[-1]["val_nll"] == pytest.approx(log_loss(data.labels[val], score), rel=1e-5)
+    plain = run(data, selection="last")
+    assert [h["train_loss"] for h in plain.history] == [h["train_loss"] for h in fitted.history]
+    assert [h["val_nll"] for h in plain.history] != [h["val_nll"] for h in fitted.history]
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.8])
+def test_clean_statistics_are_those_of_unaugmented_training_images(data: Dataset, ema_decay: float) -> None:
+    """The first BatchNorm by hand: mean and variance of the first convolution's output over the images as they are."""
+    fitted = run(data, "augment", bn_statistics="clean", ema_decay=ema_decay, batch_size=28)
+    images = trainer.to_input(data.images[data.indices("train")], settings(), CPU)  # each batch holds them all
+    convolution, norm = fitted.model.features[0], fitted.model.features[1]
+    with torch.no_grad():
+        out = convolution(images)
+    torch.testing.assert_close(norm.running_mean, out.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(norm.running_var, out.var((0, 2, 3)), rtol=1e-3, atol=1e-4)
+    other = run(data, "augment", ema_decay=ema_decay, batch_size=28)
+    assert [h["train_loss"] for h in other.history] == [h["train_loss"] for h in fitted.history], "training is the same"
+    assert not torch.allclose(other.model.features[1].running_mean, out.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
+
+
+def test_the_temperature_comes_from_validation(data: Dataset) -> None:
+    fitted, val = wavering(data, "last"), data.indices("val")
+    plain = predict(fitted.model, data.images[val], settings(), CPU)
+    grid = np.exp(np.linspace(-3, 3, 601))
+    losses = [log_loss(data.labels[val], np.clip(with_temperature(plain, t), 1e-12, 1 - 1e-12)) for t in grid]
+    assert np.array_equal(fitted.val_score, plain), "scores are kept without it"
+    calibrated = with_temperature(plain, fitted.temperature)
+    assert log_loss(data.labels[val], np.clip(calibrated, 1e-12, 1 - 1e-12)) <= min(losses) + 1e-6
+    assert fitted.temperature != 1
 
 
 def test_the_threshold_comes_from_validation_of_the_selected_step(data: Dataset) -> None:
@@ -248,7 +247,7 @@ def test_the_threshold_comes_from_validation_of_the_selected_step(data: Dataset)
 
 @given(st.integers(1, 300), st.integers(1, 40))
 def test_validation_is_looked_at_evenly(steps: int, evaluations: int) -> None:
-    chosen = sorted(evaluation_steps(settings(steps=steps, evaluations=evaluations)))
+    chosen = sorted(evaluation_steps(steps, evaluations))
     assert len(chosen) == min(steps, evaluations)
     assert chosen[-1] == steps
     gaps = np.diff([0, *chosen])
@@ -285,6 +284,38 @@ def test_the_first_loss_by_hand(data: Dataset, regime: str) -> None:
     weight = {0: 1.0, 1: 1.0} if regime == "baseline" else {0: 28 / 16, 1: 28 / 40}
     expected = np.mean([weight[t] * -np.log(s if t else 1 - s) for t, s in zip(y.tolist(), p, strict=True)])
     assert loss == pytest.approx(expected, rel=1e-4)
+
+
+def test_focal_loss_of_the_first_batch_by_hand(data: Dataset) -> None:
+    """(1 - p of the true class) ** gamma times the cross-entropy, Lin et al. 2017, equation 4."""
+    seed, config = 4, settings(steps=1, evaluations=1)
+    loss = run(data, "focal", seed, steps=1, evaluations=1, focal_gamma=1.5).history[0]["train_loss"]
+    train = training_set(data, REGIMES["focal"], None, seed, 0)
+    index = batch_indices(28, 8, 0, seed)
+    torch.manual_seed(derive_seed(seed, "init"))
+    model = build_model(config).train()
+    torch.manual_seed(derive_seed(seed, "dropout"))
+    p = model(trainer.to_input(train.images[index], config, CPU)).sigmoid().detach().double().numpy()
+    true = np.where(train.labels[index] == 1, p, 1 - p)
+    assert loss == pytest.approx(np.mean((1 - true) ** 1.5 * -np.log(true)), rel=1e-4)
+
+
+def test_smoothed_labels_by_hand(data: Dataset) -> None:
+    config, train = settings(label_smoothing=0.1), training_set(data, REGIMES["baseline"], None, 0, 0)
+    loss = trainer.make_loss(config, REGIMES["baseline"], train, CPU)
+    p = 1 / (1 + np.exp(-2.0))
+    expected = np.mean([-0.9 * np.log(p) - 0.1 * np.log(1 - p), -0.1 * np.log(p) - 0.9 * np.log(1 - p)])
+    assert float(loss(torch.tensor([2.0, 2.0]), torch.tensor([1, 0]))) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("regime", "steps"), [("baseline", 14), ("gan", 20), ("duplicate", 20), ("weighted", 14)])
+def test_equal_exposure_gives_every_regime_as_many_passes_over_real_images(
+    data: Dataset, regime: str, steps: int
+) -> None:
+    """28 real images, 12 added: 40 / 28 as many steps."""
+    fitted = run(data, regime, steps=14, exposure="real")
+    assert (fitted.steps, fitted.selected_step <= steps) == (steps, True)
+    assert fitted.passes_over_real == pytest.approx(14 * 8 / 28, abs=0.5)
 
 
 def test_the_cosine_goes_from_the_full_rate_to_nearly_nothing(data: Dataset, rates: list[float]) -> None:
@@ -355,7 +386,7 @@ def augmented(monkeypatch: pytest.MonkeyPatch) -> list[tuple[np.ndarray, int]]:
             calls.append((indices, draw))
             return np.zeros_like(images)
 
-    monkeypatch.setattr(trainer, "Augmenter", Blacken)
+    monkeypatch.setattr(training_set_module, "Augmenter", Blacken)
     return calls
 
 

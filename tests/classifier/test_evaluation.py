@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 from classifier.evaluation import (
+    CALIBRATION,
     DECISION,
     RANKING,
+    calibration_metrics,
     confusion,
     decision_metrics,
     evaluate,
@@ -40,7 +42,7 @@ THRESHOLD = st.integers(0, 64).map(lambda k: k / 64)
 def test_ranking_metrics_agree_with_sklearn(case: tuple[Array, Array]) -> None:
     y_true, y_score = case
     clipped = np.clip(y_score, 1e-7, 1 - 1e-7)
-    assert ranking_metrics(y_true, y_score) == pytest.approx(
+    assert {**ranking_metrics(y_true, y_score), **calibration_metrics(y_true, y_score)} == pytest.approx(
         {
             "auroc": metrics.roc_auc_score(y_true, y_score),
             "auprc": metrics.average_precision_score(y_true, y_score),
@@ -121,7 +123,7 @@ def test_the_threshold_itself_is_positive() -> None:
 def test_one_answer_for_everything(score: float, matrix: tuple[int, ...]) -> None:
     """No division by zero, no NaN: NaN cannot be written as JSON."""
     y_true, y_score = np.array([0, 1, 0, 1, 0]), np.full(5, score)
-    result = evaluate(y_true, y_score, 0.5)
+    result = evaluate(y_true, y_score, 0.5, 1.0)
     assert result["at_half"]["confusion"] == matrix
     assert result["auroc"] == 0.5
     assert result["at_half"]["balanced_accuracy"] == 0.5
@@ -135,9 +137,27 @@ def test_certain_and_wrong_is_expensive_but_finite() -> None:
 
 def test_evaluate_reports_both_thresholds() -> None:
     y_true, y_score = np.array([0, 0, 1, 1]), np.array([0.1, 0.6, 0.7, 0.9])
-    result = evaluate(y_true, y_score, 0.65)
+    result = evaluate(y_true, y_score, 0.65, 1.0)
     assert (result["n"], result["threshold"]) == (4, 0.65)
     assert result["at_half"]["confusion"] == (1, 1, 0, 2)
     assert result["at_threshold"]["confusion"] == (2, 0, 0, 2)
     assert result["at_threshold"]["accuracy"] == 1
     assert result["auroc"] == 1
+
+
+def test_the_temperature_changes_calibration_alone() -> None:
+    y_true, y_score = np.array([0, 1, 1, 0, 1]), np.array([0.2, 0.7, 0.999, 0.6, 0.4])
+    plain, hot = (evaluate(y_true, y_score, 0.65, t) for t in (1.0, 2.5))
+    assert plain["uncalibrated"] == pytest.approx({k: plain[k] for k in CALIBRATION})
+    assert hot["uncalibrated"] == plain["uncalibrated"]
+    softened = 1 / (1 + (1 / y_score - 1) ** (1 / 2.5))
+    assert hot["brier"] == pytest.approx(metrics.brier_score_loss(y_true, softened))
+    assert hot["nll"] == pytest.approx(metrics.log_loss(y_true, softened))
+    changed = {k for k in plain if plain[k] != hot[k]}
+    assert changed == {*CALIBRATION, "temperature"}
+
+
+def test_scores_that_a_temperature_would_tie_keep_their_order() -> None:
+    """Validation that is told apart perfectly asks for the lowest temperature, at which .999 and .9999 both become 1."""
+    y_true, y_score = np.array([0, 0, 1]), np.array([0.1, 0.999, 0.9999])
+    assert evaluate(y_true, y_score, 0.5, 0.05)["auroc"] == 1

@@ -14,7 +14,7 @@ from PIL import Image
 
 from balancer.data.dataset import Dataset
 from balancer.data.images import read_image
-from classifier import trainer
+from classifier.checkpoint import load_classifier
 
 Run = Callable[..., Result]
 Args = tuple[str, ...]
@@ -139,7 +139,7 @@ def test_checkpoints_of_an_ablation_load(small_args: Args, classifier: Run, tmp_
 def test_predict_gives_label_probability_and_threshold(trained: Path, pictures: Path, classifier: Run) -> None:
     file = pictures / "1.jpg"
     result = answer(classifier("predict", trained, file, "--json"))
-    loaded = trainer.load_classifier(trained, CPU)
+    loaded = load_classifier(trained, CPU)
     pixels = torch.from_numpy(read_image(file, 16, "squash").copy()).float()
     pixels = (pixels - pixels.mean()) / pixels.std()
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.images import read_image
 from balancer.errors import BalancerError
 from balancer.manifest import MANIFEST_COLUMNS
-from classifier.synthetic import load_synthetic
+from classifier.synthetic import load_sets, load_synthetic
 
 Make = Callable[..., Path]
 CONFIG = DataConfig(image_size=16)
@@ -113,6 +114,41 @@ def test_balanced_data_have_no_deficit(make_data: Callable[..., Dataset], make_m
     with pytest.raises(BalancerError, match=r"deficit is 0\); give --synthetic-count"):
         load_synthetic(folder, data, CONFIG, "deficit")
     assert len(load_synthetic(folder, data, CONFIG, 2).images) == 2
+
+
+@pytest.mark.parametrize(("dose", "n"), [(0.25, 4), (1.5, 6)])
+def test_the_largest_dose_is_read(folder: Path, data: Dataset, dose: float, n: int) -> None:
+    loaded = load_synthetic(folder, data, CONFIG, "deficit", dose)
+    assert len(loaded.images) == n
+    assert loaded.first(2).digest == load_synthetic(folder, data, CONFIG, 2).digest
+    assert np.array_equal(loaded.first(2).images, loaded.images[:2])
+
+
+def test_a_dose_beyond_the_manifest_states_both_numbers(folder: Path, data: Dataset) -> None:
+    with pytest.raises(BalancerError, match=r"needs 8 synthetic images, .* lists 6; .*--n 8`"):
+        load_synthetic(folder, data, CONFIG, "deficit", 2.0)
+
+
+def report(folder: Path, seed: int, step: int = 7) -> str:
+    """What a synthesis of ours says of its GAN."""
+    (folder / "report.json").write_text(json.dumps({"gan_config": {"seed": seed}, "gan_step": step}))
+    return str(folder)
+
+
+def test_sets_of_one_generator_are_not_several_gan_seeds(make_manifest: Make, data: Dataset, tmp_path: Path) -> None:
+    """Other images, or another snapshot, of the same training are refused; so is the same set twice."""
+    one, two, three = (
+        make_manifest(tmp_path / str(i), 6, data.split_hash, first=20 * i, label=data.minority_class) for i in range(3)
+    )
+    foreign = load_sets([str(one), str(two)], data, CONFIG, "deficit")
+    assert [s.path for s in foreign] == [one, two]
+    with pytest.raises(BalancerError, match="come from one generator"):
+        load_sets([str(one), str(one)], data, CONFIG, "deficit")
+    paths = [report(one, 0), report(two, 1), report(three, 2)]
+    assert len(load_sets(paths, data, CONFIG, "deficit")) == 3
+    report(three, 0, step=9)
+    with pytest.raises(BalancerError, match=r"0 and .*2 come from one generator.*different --seed"):
+        load_sets(paths, data, CONFIG, "deficit")
 
 
 def test_a_changed_file_is_refused(folder: Path, data: Dataset) -> None:

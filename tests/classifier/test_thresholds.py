@@ -1,4 +1,4 @@
-"""The threshold chosen on validation: none is better, and in a gap it lies in the middle."""
+"""The threshold chosen on validation: none is better, and in a gap it lies in the middle; the temperature likewise."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balancer.errors import UsageError
-from classifier.thresholds import THRESHOLDS, balanced_accuracy, threshold_rule
+from classifier.thresholds import THRESHOLDS, balanced_accuracy, fit_temperature, threshold_rule, with_temperature
 
 Array = np.ndarray
 SCORES = st.floats(0, 1, width=32)  # what a sigmoid in float32 gives, 0 and 1 included
@@ -70,3 +70,36 @@ def test_rules_by_name() -> None:
     assert set(THRESHOLDS) == {"half", "balanced_accuracy"}
     with pytest.raises(UsageError, match="threshold is 'balanced'; did you mean 'balanced_accuracy'"):
         threshold_rule("balanced")
+
+
+def likelihood(y_true: Array, y_score: Array) -> float:
+    return float(np.mean(np.log(np.where(y_true == 1, y_score, 1 - y_score))))
+
+
+@given(st.integers(0, 1000), st.floats(0.2, 6))
+def test_a_known_temperature_is_found(seed: int, true: float) -> None:
+    """Labels drawn from the stated probabilities, which are then overstated or understated."""
+    rng = np.random.default_rng(seed)
+    honest = 1 / (1 + np.exp(-2 * rng.normal(size=4000)))
+    y_true = (rng.random(4000) < honest).astype(int)
+    assert fit_temperature(y_true, with_temperature(honest, 1 / true)) == pytest.approx(true, rel=0.12)
+
+
+@given(cases())
+def test_no_temperature_is_likelier(case: tuple[Array, Array]) -> None:
+    y_true, y_score = case
+    found = fit_temperature(y_true, y_score)
+    assert 1 / 20.1 < found < 20.1
+    best = likelihood(y_true, np.clip(with_temperature(y_score, found), 1e-300, 1 - 1e-16))
+    for temperature in np.exp(np.linspace(-2.99, 2.99, 41)):
+        other = likelihood(y_true, np.clip(with_temperature(y_score, temperature), 1e-300, 1 - 1e-16))
+        assert best >= other - 1e-4 * max(1, abs(other))
+
+
+@given(cases(), st.floats(0.05, 20))
+def test_a_temperature_keeps_order_and_the_decision_at_half(case: tuple[Array, Array], temperature: float) -> None:
+    _, y_score = case
+    changed = with_temperature(y_score, temperature)
+    order = np.argsort(y_score, kind="stable")
+    assert (np.diff(changed[order]) >= 0).all()
+    assert ((changed >= 0.5) == (y_score >= 0.5)).all()

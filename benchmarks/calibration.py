@@ -1,0 +1,220 @@
+"""Are the intervals of an ablation right? Simulated studies whose true effects are known in closed form.
+
+Scores are Gaussian: a separation of the classes, plus what makes an image hard for every classifier, for one regime, for one synthetic
+set and for one training; half of each is shared by a patient's images. The separation varies with the trial seed (alike for
+all regimes, and by regime), the GAN seed and both together, so that the expected AUROC is a normal probability. Images
+and patients are as many as in the official test set. Every study goes through classifier.statistics as an ablation's does.
+
+    python benchmarks/calibration.py [--studies 2000] [--resamples 100] [--trial-seeds 5] [--gan-seeds 1,3] [--scenarios ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+from scipy import stats
+
+from balancer import progress
+from balancer.seeding import derive_seed
+from classifier import statistics
+from classifier.analysis import CONFIRMATORY, FACTORIAL
+from classifier.statistics import ALPHA, Estimate
+
+Array = np.ndarray
+# Patients with 1, 2, ... images in the official test set, by class: 234 + 390 images of 202 + 202 patients.
+PATIENTS_WITH = ({1: 175, 2: 23, 3: 3, 4: 1}, {1: 125, 2: 29, 3: 19, 4: 11, 5: 10, 6: 4, 7: 2, 9: 2})
+FEWEST_PATIENTS = min(sum(counts.values()) for counts in PATIENTS_WITH)
+WITHIN_PATIENT = 0.5  # share of every score's variance that a patient's images have in common
+AUROC = 0.95
+SLOPE = float(stats.norm.pdf(stats.norm.ppf(AUROC))) / 2**0.5  # of the AUROC in the separation, in SDs of a score
+SYNTHETIC = ("gan", "combined")
+REGIMES = ("baseline", "augment", "gan", "combined", "duplicate", "duplicate_augment")
+FAMILY = {f"{left} - {right}": {left: 1.0, right: -1.0} for left, right in CONFIRMATORY}
+CONTRASTS = {**FAMILY, **FACTORIAL}
+PLANTED = "gan - baseline"  # gets the effect whose detection is counted
+OWN = "baseline's AUROC"
+LEVELS = (ALPHA, ALPHA / len(FAMILY))  # of a single test, and of Holm's first step
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Shares of a score's variance, then standard deviations of the AUROC from training to training."""
+
+    of_regime: float  # what makes an image hard for one regime
+    of_set: float  # ... for one synthetic set
+    of_training: float  # ... for one training: averages out over seeds
+    trial: float  # a trial seed's effect on all regimes: cancels in contrasts
+    trial_own: float  # ... on one regime
+    gan: float  # a GAN seed's effect
+    gan_trial: float  # ... that differs between trial seeds
+
+
+SCENARIOS = {
+    "no difference at all": Scenario(0, 0, 0.10, 0.004, 0, 0, 0),
+    "patients dominate": Scenario(0.10, 0.02, 0.05, 0.002, 0.001, 0.001, 0.0005),
+    "balanced": Scenario(0.05, 0.03, 0.10, 0.004, 0.004, 0.003, 0.002),
+    "trial seeds dominate": Scenario(0.03, 0.02, 0.08, 0.006, 0.012, 0.004, 0.004),
+    "GAN seeds dominate": Scenario(0.03, 0.03, 0.08, 0.004, 0.004, 0.010, 0.003),
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """What one ablation would see, and what it would have to find."""
+
+    y_true: Array  # (n,)
+    patient: Array  # (n,)
+    scores: dict[str, Array]  # regime -> (K, G or 1, n)
+    truth: dict[str, float]  # regime -> expected AUROC; given the synthetic sets where those count as fixed
+
+
+def layout() -> tuple[Array, Array]:
+    """Class and patient (n,) of every test image."""
+    labels, sizes = [], []
+    for label, patients in enumerate(PATIENTS_WITH):
+        for size, count in patients.items():
+            labels += [label] * count
+            sizes += [size] * count
+    return np.repeat(labels, sizes), np.repeat(np.arange(len(sizes)), sizes)
+
+
+def draw(scenario: Scenario, regimes: Iterable[str], k: int, g: int, shift: Mapping[str, float], seed: int) -> Study:
+    """One study of ``k`` trial seeds and ``g`` GAN seeds; ``shift`` adds to the AUROC of .95 that all regimes have."""
+    rng = np.random.default_rng(seed)
+    y_true, patient = layout()
+    sd = {f.name: getattr(scenario, f.name) / SLOPE for f in fields(scenario)}
+
+    def noise(*shape: int) -> Array:
+        by_patient = rng.standard_normal((*shape, patient.max() + 1))[..., patient]
+        by_image = rng.standard_normal((*shape, len(patient)))
+        return WITHIN_PATIENT**0.5 * by_patient + (1 - WITHIN_PATIENT) ** 0.5 * by_image
+
+    shared, trial = noise(), sd["trial"] * rng.standard_normal((k, 1))
+    scores, truth = {}, {}
+    for regime in regimes:
+        sets, used = (g, 1) if regime in SYNTHETIC else (1, 0)
+        gan = used * sd["gan"] * rng.standard_normal(sets)
+        own = sd["trial_own"] * rng.standard_normal((k, 1)) + used * sd["gan_trial"] * rng.standard_normal((k, sets))
+        of_seeds = sd["trial"] ** 2 + sd["trial_own"] ** 2 + used * sd["gan_trial"] ** 2
+        expected = stats.norm.ppf(AUROC + shift.get(regime, 0.0))
+        centre = expected * (2 + of_seeds + used * sd["gan"] ** 2) ** 0.5
+        shares = scenario.of_regime, used * scenario.of_set, scenario.of_training
+        parts = (noise(1, 1), noise(1, sets), noise(k, sets))
+        difficulty = (1 - sum(shares)) ** 0.5 * shared + sum(s**0.5 * p for s, p in zip(shares, parts, strict=True))
+        scores[regime] = (centre + trial + gan + own)[..., None] * y_true + difficulty
+        given = stats.norm.cdf((centre + gan) / (2 + of_seeds) ** 0.5).mean()
+        fixed = sets < statistics.FEWEST_GAN_SEEDS
+        truth[regime] = float(given if fixed else stats.norm.cdf(expected))
+    return Study(y_true, patient, scores, truth)
+
+
+def aurocs(study: Study, resamples: int, seed: int) -> dict[str, Array]:
+    """AUROC (1 + resamples, K, G) of each regime, for the same resamples of patients."""
+    weights = statistics.patient_weights(study.y_true, study.patient, resamples, seed)
+    found = {}
+    for regime, scores in study.scores.items():
+        cells = [[statistics.weighted_auroc(study.y_true, s, weights) for s in row] for row in scores]
+        found[regime] = np.moveaxis(np.array(cells), -1, 0)
+    return found
+
+
+def estimates(values: Mapping[str, Array], contrasts: Mapping[str, Mapping[str, float]]) -> dict[str, Estimate]:
+    """Each contrast as an ablation would estimate it."""
+    return {
+        name: statistics.crossed_estimate(np.asarray(sum(c * values[r] for r, c in contrast.items())), FEWEST_PATIENTS)
+        for name, contrast in contrasts.items()
+    }
+
+
+def expected(truth: Mapping[str, float], contrast: Mapping[str, float]) -> float:
+    return sum(c * truth[regime] for regime, c in contrast.items())
+
+
+@dataclass(frozen=True)
+class Found:
+    """Shares of studies, and the effect that the median study says it could find."""
+
+    covered: dict[str, float]  # by contrast, and of the baseline's own AUROC: the 95 % interval held the truth
+    rejected: float  # Holm called at least one true null of the confirmatory family wrong
+    detectable: dict[float, float]  # by alpha, of PLANTED
+
+
+def check_intervals(scenario: Scenario, k: int, g: int, studies: int, resamples: int) -> Found:
+    """Many studies without any planted effect; a synthetic set's own, where it is fixed, is part of the truth."""
+    covered: dict[str, list[bool]] = {name: [] for name in (*CONTRASTS, OWN)}
+    rejected, effects = [], {alpha: [] for alpha in LEVELS}
+    with progress.bar(studies, f"{g} GAN seed(s)", "study") as bar:
+        for number in range(studies):
+            study = draw(scenario, REGIMES, k, g, {}, derive_seed(number, "study", k, g))
+            values = aurocs(study, resamples, number)
+            found, p = estimates(values, CONTRASTS), []
+            for name, e in found.items():
+                truth = expected(study.truth, CONTRASTS[name])
+                covered[name].append(e.low <= truth <= e.high)
+                if name in FAMILY:
+                    p.append(statistics.t_test(e.value - truth, e.se, e.df))
+            own = statistics.crossed_estimate(values["baseline"], FEWEST_PATIENTS)
+            low, high = statistics.share_interval(own, FEWEST_PATIENTS)
+            covered[OWN].append(low <= study.truth["baseline"] <= high)
+            rejected.append(min(statistics.holm(p)) < ALPHA)
+            e = found[PLANTED]
+            for alpha in LEVELS:
+                effects[alpha].append(statistics.detectable_effect(e.se, e.df, alpha))
+            bar.update()
+    return Found(
+        {name: float(np.mean(held)) for name, held in covered.items()},
+        float(np.mean(rejected)),
+        {alpha: float(np.median(found)) for alpha, found in effects.items()},
+    )
+
+
+def check_power(scenario: Scenario, effect: float, alpha: float, k: int, g: int, studies: int, resamples: int) -> float:
+    """How often a planted effect of gan over baseline gets p < alpha. A fixed synthetic set has exactly that effect."""
+    if g < statistics.FEWEST_GAN_SEEDS:
+        scenario = replace(scenario, gan=0)
+    contrast, hits = {PLANTED: CONTRASTS[PLANTED]}, 0
+    with progress.bar(studies, f"{effect:.4f} planted", "study") as bar:
+        for number in range(studies):
+            shift = {"gan": effect / 2, "baseline": -effect / 2}
+            study = draw(scenario, shift, k, g, shift, derive_seed(number, "planted", k, g))
+            found = estimates(aurocs(study, resamples, number), contrast)[PLANTED]
+            hits += found.p < alpha
+            bar.update()
+    return hits / studies
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--studies", type=int, default=2000, help="per scenario and number of GAN seeds")
+    parser.add_argument(
+        "--resamples", type=int, default=100, help="of patients, in each study (an ablation takes 2,000)"
+    )
+    parser.add_argument("--trial-seeds", type=int, default=5)
+    parser.add_argument("--gan-seeds", default="1,3")
+    parser.add_argument("--scenarios", default=",".join(SCENARIOS))
+    asked = parser.parse_args()
+    begin, k, sizes = time.perf_counter(), asked.trial_seeds, (asked.studies, asked.resamples)
+    error = (0.95 * 0.05 / asked.studies) ** 0.5
+    print(
+        f"{asked.studies} studies a line, {k} trial seeds, {asked.resamples} resamples; Monte Carlo error of 95 %: {100 * error:.1f}\n"
+    )
+    powers = (f"power at {ALPHA / len(FAMILY) if a < ALPHA else ALPHA:.3g}".replace("0.", ".") for a in LEVELS)
+    print("| scenario | GAN seeds |", " | ".join([*CONTRASTS, OWN, "family error", *powers]), "|")
+    print("| --- | ---: |" + " ---: |" * (len(CONTRASTS) + 2 + len(LEVELS)))
+    for name in asked.scenarios.split(","):
+        for g in map(int, asked.gan_seeds.split(",")):
+            found = check_intervals(SCENARIOS[name], k, g, *sizes)
+            cells = [f"{100 * share:.1f}" for share in (*found.covered.values(), found.rejected)]
+            for alpha, effect in found.detectable.items():
+                power = check_power(SCENARIOS[name], effect, alpha, k, g, *sizes)
+                cells.append(f"{100 * power:.0f} (+{effect:.4f})".replace("0.", "."))
+            print(f"| {name} | {g} |", " | ".join(cells), "|", flush=True)
+    print(f"\n{(time.perf_counter() - begin) / 60:.0f} minutes")
+
+
+if __name__ == "__main__":
+    main()

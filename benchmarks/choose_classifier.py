@@ -1,0 +1,140 @@
+"""Choose the classifier's recipe inside the training fold: no validation label decides between recipes, no test image is read.
+
+Each recipe is trained on parts of the training fold and scored by likelihood on the part held out:
+
+- ``fold``: grouped cross-validation (patients stay whole);
+- ``shift``: one source of each class held out, ``IM-`` and virus, or ``NORMAL2-IM-`` and bacteria, as the held-out
+  hospital of the test set might be; numbers that occur on both sides are left out of training.
+
+Within each, everything goes as in a trial: step, temperature and threshold come from validation images (of the sources
+trained on). Finished fits are kept in ``OUT/fits.jsonl`` and skipped when it is started again.
+
+    BALANCER_DATA=DIR python benchmarks/choose_classifier.py --out OUT [--only NAME,...] [--folds 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.model_selection import StratifiedGroupKFold
+
+from balancer.config import TrainConfig, resolve
+from balancer.data.dataset import Dataset, load_dataset
+from balancer.device import limit_threads
+from balancer.run import append_jsonl, read_jsonl
+from classifier import trainer
+from classifier.evaluation import RANKING, evaluate
+from classifier.regimes import REGIMES
+from classifier.training_set import training_set
+
+LAST = {"selection": "last", "evaluations": 1}
+EMA = {"ema_decay": 0.99, **LAST}
+# name -> regime, settings laid over the defaults of the time (mild, per_image, best_val_nll, no averaging)
+OLD = {"augmentation": "mild", "normalisation": "per_image", "selection": "best_val_nll", "ema_decay": 0.0}
+RECIPES = {
+    "old": ("augment", {}),
+    "ema, best": ("augment", {"ema_decay": 0.99}),
+    "clean, best": ("augment", {"bn_statistics": "clean"}),
+    "ema, clean": ("augment", {**EMA, "bn_statistics": "clean"}),
+    "ema, clean, best": ("augment", {"ema_decay": 0.99, "bn_statistics": "clean"}),
+    "ema, clean, strong": ("augment", {**EMA, "bn_statistics": "clean", "augmentation": "strong"}),
+    "ema, clean, unit": ("augment", {**EMA, "bn_statistics": "clean", "normalisation": "unit"}),
+    "ema, clean, lr 3e-3": ("augment", {**EMA, "bn_statistics": "clean", "lr": 3e-3}),
+    "ema, clean, smoothing .05": ("augment", {**EMA, "bn_statistics": "clean", "label_smoothing": 0.05}),
+    "baseline ema, clean": ("baseline", {**EMA, "bn_statistics": "clean"}),
+    "baseline ema, clean, unit": ("baseline", {**EMA, "bn_statistics": "clean", "normalisation": "unit"}),
+    "ema": ("augment", EMA),
+    "ema, strong": ("augment", {**EMA, "augmentation": "strong"}),
+    "ema, unit": ("augment", {**EMA, "normalisation": "unit"}),
+    "ema, s2": ("augment", {**EMA, "augmentation": "s2"}),
+    "ema, smoothing .05": ("augment", {**EMA, "label_smoothing": 0.05}),
+    "ema, weight decay .1": ("augment", {**EMA, "weight_decay": 0.1}),
+    "ema, lr 3e-3": ("augment", {**EMA, "lr": 3e-3}),
+    "ema, strong, unit": ("augment", {**EMA, "augmentation": "strong", "normalisation": "unit"}),
+    "ema, strong, 2,800 steps": ("augment", {**EMA, "augmentation": "strong", "steps": 2800}),
+    "baseline old": ("baseline", {}),
+    "baseline ema": ("baseline", EMA),
+    "baseline ema, unit": ("baseline", {**EMA, "normalisation": "unit"}),
+}
+SHIFTS = {"IM + virus": ("IM", "virus"), "NORMAL2-IM + bacteria": ("NORMAL2-IM", "bacteria")}
+
+
+def parts(data: Dataset, folds: int) -> Iterator[tuple[str, Dataset]]:
+    """The data with part of the training fold moved to a fold named ``held``."""
+    train = data.indices("train")
+    groups = np.array(data.groups)
+    split = StratifiedGroupKFold(3, shuffle=True, random_state=0).split(train, data.labels[train], groups[train])
+    for number, (_, held) in zip(range(folds), split, strict=False):
+        marked = data.folds.astype("<U8")
+        marked[train[held]] = "held"
+        yield f"fold {number}", replace(data, folds=marked)
+    kinds = np.array([r.kind for r in data.records])
+    for name, held_kinds in SHIFTS.items():
+        marked = data.folds.astype("<U8")
+        away = np.isin(kinds, held_kinds)
+        marked[away & (data.folds == "train")] = "held"
+        marked[away & (data.folds == "val")] = "unused"
+        on_both_sides = np.isin(groups, groups[marked == "held"])
+        marked[on_both_sides & (marked == "train")] = "unused"
+        yield f"shift {name}", replace(data, folds=marked)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", help="recipes by name, with ; between them")
+    parser.add_argument("--folds", type=int, default=2, help="of three")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    limit_threads()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    log = asked.out / "fits.jsonl"
+    chosen = [n.strip() for n in asked.only.split(";")] if asked.only else list(RECIPES)
+    device = torch.device("cpu")
+    for name in chosen:
+        regime, changes = RECIPES[name]
+        path = {"data": {"path": os.environ.get("BALANCER_DATA")}}
+        config = resolve("train", {**path, **OLD, **changes})
+        assert isinstance(config, TrainConfig)
+        for part, data in parts(load_dataset(config.data), asked.folds):
+            if any((r["recipe"], r["part"], r["seed"]) == (name, part, asked.seed) for r in read_jsonl(log)):
+                continue
+            train = training_set(data, REGIMES[regime], None, asked.seed, 0)
+            val, held = data.indices("val"), data.indices("held")
+            fitted = trainer.fit(
+                config, REGIMES[regime], asked.seed, train, (data.images[val], data.labels[val]), device
+            )
+            score = trainer.predict(fitted.model, data.images[held], config, device)
+            found = evaluate(data.labels[held], score, fitted.threshold, fitted.temperature)
+            found = {key: found[key] for key in RANKING}
+            row = {"recipe": name, "part": part, "seed": asked.seed, "n_train": len(train.images), "n_held": len(held)}
+            append_jsonl(log, {**row, **found, "temperature": fitted.temperature, "seconds": fitted.seconds})
+            print(f"{name:<26} {part:<28} NLL {found['nll']:.4f} AUROC {found['auroc']:.4f}", flush=True)
+    table(read_jsonl(log))
+
+
+def table(rows: list[dict]) -> None:
+    """A line a recipe: NLL and AUROC by part, then the mean NLL of the folds and of the shifts."""
+    names = list(dict.fromkeys(r["part"] for r in rows))
+    print(f"| recipe | {' | '.join(names)} | folds | shifts |\n| --- |{' ---: |' * (len(names) + 2)}")
+    for recipe in dict.fromkeys(r["recipe"] for r in rows):
+        mine = {part: [r for r in rows if r["recipe"] == recipe and r["part"] == part] for part in names}
+        cells = [
+            " ".join(f"{r['nll']:.3f} ({r['auroc']:.3f})" for r in sorted(found, key=lambda r: r["seed"]))
+            for found in mine.values()
+        ]
+        means = [
+            np.mean([r["nll"] for part, found in mine.items() if part.startswith(kind) for r in found])
+            for kind in ("fold", "shift")
+        ]
+        print(f"| {recipe} | {' | '.join(cells)} | {means[0]:.3f} | {means[1]:.3f} |")
+
+
+if __name__ == "__main__":
+    main()

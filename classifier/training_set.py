@@ -1,0 +1,133 @@
+"""What a regime trains on: the training fold, what is added to it, and which images make up a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from balancer.augmentation.classical import Augmenter
+from balancer.config import ClassifierConfig
+from balancer.data.dataset import Dataset
+from balancer.data.folder import CLASSES
+from balancer.data.sampling import batch_indices
+from balancer.errors import BalancerError
+from balancer.seeding import derive_seed
+from classifier.regimes import Regime
+from classifier.synthetic import SyntheticSet
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Images (n, H, W) uint8 and labels (n,); the first ``n_real`` are real images of the training fold, each once."""
+
+    images: Array
+    labels: Array
+    n_real: int
+    added: int  # synthetic images or duplicates
+    synthetic_digest: str | None
+
+    @property
+    def counts(self) -> list[int]:
+        """Images per class."""
+        return np.bincount(self.labels, minlength=len(CLASSES)).tolist()
+
+
+def training_set(data: Dataset, regime: Regime, synthetic: SyntheticSet | None, seed: int, copies: int) -> TrainingSet:
+    """The training fold, with what the regime adds to its minority class or does to its labels.
+
+    Args:
+        synthetic: the images to add; none of them counts too (a dose of 0 has no set).
+        seed: the trial seed, for the choice of duplicates and of labels to change.
+        copies: how many duplicates the control adds.
+
+    Raises:
+        BalancerError: the regime wants synthetic images and there are none, or no duplicates are asked for.
+    """
+    real = data.indices("train")
+    if regime.replace:
+        real = real[data.labels[real] != data.minority_class]
+    extra = _added(data, regime, synthetic, seed, copies)
+    images = np.concatenate([data.images[real], extra])
+    labels = np.concatenate([data.labels[real], np.full(len(extra), data.minority_class)])
+    digest = synthetic.digest if regime.synthetic and synthetic is not None else None
+    return TrainingSet(images, _changed_labels(labels, regime, seed), len(real), len(extra), digest)
+
+
+def _added(data: Dataset, regime: Regime, synthetic: SyntheticSet | None, seed: int, copies: int) -> Array:
+    """The images (m, H, W) that the regime adds to the minority class."""
+    if regime.synthetic:
+        if synthetic is None:
+            raise BalancerError(
+                f"regime {regime.name} needs synthetic images; run `balancer synthesize`, or give --synthetic DIR"
+            )
+        return synthetic.images
+    if regime.duplicate:
+        if copies < 1:
+            raise BalancerError(
+                f"regime {regime.name} would add {copies} duplicates (the deficit here is {data.deficit}); give --synthetic-count N"
+            )
+        minority = data.indices("train", data.minority_class)
+        return data.images[minority[batch_indices(len(minority), copies, 0, derive_seed(seed, "duplicates"))]]
+    return np.empty((0, *data.images.shape[1:]), np.uint8)
+
+
+def _changed_labels(labels: Array, regime: Regime, seed: int) -> Array:
+    """Labels spoilt on purpose, in the regimes that check the study itself."""
+    rng = np.random.default_rng(derive_seed(seed, "labels"))
+    if regime.permuted:
+        return np.asarray(rng.permutation(labels))
+    if regime.flipped:
+        labels = labels.copy()
+        chosen = rng.choice(len(labels), round(regime.flipped * len(labels)), replace=False)
+        labels[chosen] = 1 - labels[chosen]
+    return labels
+
+
+class Batches:
+    """The batches of one training, each a pure function of the step."""
+
+    def __init__(
+        self, config: ClassifierConfig, regime: Regime, train: TrainingSet, seed: int, device: torch.device
+    ) -> None:
+        self._train, self._seed, self._size, self._device = train, seed, config.batch_size, device
+        self._members = [np.flatnonzero(train.labels == k) for k in range(len(CLASSES))] if regime.oversample else None
+        # Without augmentation the whole set lies on the device; with it, the CPU transforms image by image.
+        self._augment = Augmenter(config.augmentation, seed) if regime.augment else None
+        self._resident = torch.from_numpy(train.images).to(device if self._augment is None else "cpu")
+        self._labels = torch.from_numpy(train.labels).to(device)
+
+    def draw(self, step: int) -> tuple[Tensor | Array, Tensor, int]:
+        """Images (B, H, W) uint8, labels (B,) int64 on the device, and how many of the images are real."""
+        index = self.indices(step)
+        where = torch.from_numpy(index).to(self._device)
+        if self._augment is None:
+            pixels: Tensor | Array = self._resident[where]
+        else:
+            pixels = self._augment(self._train.images[index], index, step)
+        return pixels, self._labels[where], int((index < self._train.n_real).sum())
+
+    def clean(self, count: int) -> Iterator[Array]:
+        """The images of the first batches, about ``count`` in all, without augmentation: (B, H, W) uint8 each."""
+        return (self._train.images[self.indices(step)] for step in range(-(-count // self._size)))
+
+    def indices(self, step: int) -> Array:
+        """Positions (B,) of batch ``step``: shuffled passes over all images, or over each class for itself.
+
+        Oversampling takes half of every batch from each class (the odd one from PNEUMONIA), so that minority images come
+        round as often as their lack in number asks for, and none is skipped.
+        """
+        if self._members is None:
+            return batch_indices(len(self._train.images), self._size, step, self._seed)
+        counts = (self._size // 2, self._size - self._size // 2)
+        return np.concatenate(
+            [
+                members[batch_indices(len(members), n, step, derive_seed(self._seed, "oversample", label))]
+                for label, (members, n) in enumerate(zip(self._members, counts, strict=True))
+            ]
+        )
