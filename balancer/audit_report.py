@@ -103,6 +103,7 @@ def parts(findings: Findings, config: Section, shown: set[str]) -> list[Part]:
         _identical(findings["identical"]),
         _near(findings["near"], "closest" in shown),
         _shortcuts(findings["shortcuts"]),
+        _shift(findings["shortcuts"]),
         Part("Extremes", figure="extremes"),
         Part("How this was made", table=Table(["", ""], made, numeric=2)),
         Part("References", bullets=list(REFERENCES)),
@@ -151,7 +152,7 @@ def _patients(found: Findings) -> Part:
     expected = [key["image_level"]["expected"] for key in (narrow, cautious)]
     rows.append(
         [
-            f"a split of train at image level would leak: share of the {fraction} beside an image of the same patient",
+            f"if images of train were split at random: share of the {fraction} held out that lie beside an image of the same patient",
             *("–" if share is None else f"{100 * share:.1f} %" for share in expected),
         ]
     )
@@ -233,23 +234,37 @@ def _shortcuts(found: Findings) -> Part:
         f"{found['patients']:,} patients): the AUROC and the class in which it is larger. At .5 it says nothing, at 1 all. 95 % intervals "
         f"from {found['resamples']:,} resamples of patients. A network takes whatever tells the classes, so its figures are to be read "
         "beside these.",
-        "The last columns ask the same of train against test within one class: how far the data have moved. They read test images; no "
-        "label of test and no figure from here chooses anything.",
         _together(found),
     ]
-    medians, moved = ([f"{what} {cls}" for cls in CLASSES] for what in ("median", "train–test,"))
-    seen = [f"the same at {size} px"] if found["from_files"] else []
-    rows = []
-    for row in found["properties"]:
-        cells = [row["words"], *("–" if m is None else f"{m:.4g}" for m in row["medians"].values())]
-        cells += [_auroc(row[key], CLASSES) for key in ("classes", *(["working"] if seen else []))]
-        rows.append([*cells, *(_auroc(row["shift"][cls], ("train", "test")) for cls in CLASSES)])
-    return Part(
-        "Shortcuts",
-        [t for t in text if t],
-        Table(["", *medians, "tells the classes", *seen, *moved], rows),
-        "histograms",
+    header = ["", *(f"median {cls}" for cls in CLASSES), "tells the classes"]
+    keys = ["classes"]
+    if found["from_files"]:
+        header.append(f"the same at {size} px")
+        keys.append("working")
+    rows = [
+        [
+            row["words"],
+            *("–" if median is None else f"{median:.4g}" for median in row["medians"].values()),
+            *(_auroc(row[key], CLASSES) for key in keys),
+        ]
+        for row in found["properties"]
+    ]
+    return Part("Shortcuts", [t for t in text if t], Table(header, rows), "histograms")
+
+
+def _shift(found: Findings) -> Part:
+    n, n_test = (" and ".join(f"{found[key][cls]:,} {cls}" for cls in CLASSES) for key in ("n", "n_test"))
+    if not any(found["n_test"].values()):
+        return Part("From train to test", ["There are no test images."])
+    text = (
+        f"The same numbers, train ({n}) against test ({n_test}) within one class: how far the data have moved, and the split in which "
+        "the number is larger. This reads test images; no label of test and no figure from here chooses anything."
     )
+    rows = [
+        [row["words"], *(_auroc(row["shift"][cls], ("train", "test")) for cls in CLASSES)]
+        for row in found["properties"]
+    ]
+    return Part("From train to test", [text], Table(["", *CLASSES], rows))
 
 
 def _together(found: Findings) -> str:

@@ -131,11 +131,11 @@ def caveats(findings: Findings) -> list[str]:
             )
     suspects = findings["near"]["suspects"]
     if suspects and PHANTOM_NOTICE not in findings["data"]["notes"]:  # drawings are alike by nature
-        first = suspects[0]
-        folds = first["folds"][0] if len(set(first["folds"])) == 1 else " and ".join(first["folds"])
+        first, one = suspects[0], len(suspects) == 1
+        folds = " and ".join(dict.fromkeys(first["folds"]))
         found.append(
-            f"{_number(len(suspects), 'pair')} of different patient numbers {'looks' if len(suspects) == 1 else 'look'} as alike as images of "
-            f"one child (correlation {short(SUSPECT, 2)} and more), above all `{first['names'][0]}` and `{first['names'][1]}` ({folds}; "
+            f"{_number(len(suspects), 'pair')} of images under different patient numbers {'looks' if one else 'look'} like one child"
+            f"{'' if one else ', above all'}: `{first['names'][0]}` and `{first['names'][1]}` ({folds}; correlation "
             f"{short(first['correlation'])})."
         )
     if findings["near"]["candidates"] > findings["near"]["verified"]:
@@ -249,7 +249,7 @@ def _near(data: Dataset, thumbnails: Array) -> dict[str, Any]:
     found = near_duplicates(thumbnails, data.digests)
     pairs = [_described(data, pair) for pair in found.pairs]
     copies = [pair for pair in pairs if pair["correlation"] >= COPY]
-    others = [pair for pair in pairs[len(copies) :] if not pair["same_patient"]]
+    others = [pair for pair in pairs[len(copies) :] if pair["same_patient"] is False]
     suspects = [pair for pair in others if pair["correlation"] >= SUSPECT]
     return {
         "compared": found.compared,
@@ -287,15 +287,16 @@ def _described(data: Dataset, pair: Pair) -> dict[str, Any]:
 
 
 def _shortcut_caveats(found: Findings) -> list[str]:
-    told = []
-    if found["from_files"] and found["together"]:
-        told.append(f"of the files with AUROC {short(found['together']['auroc'])}")
-    if found["together_working"]:
-        told.append(f"of the {found['image_size']} px images with AUROC {short(found['together_working']['auroc'])}")
+    figures = {
+        "the files": found["together"] if found["from_files"] else None,
+        f"the {found['image_size']} px images": found["together_working"],
+    }
+    told = [f"{short(figure['auroc'])} on {where}" for where, figure in figures.items() if figure]
     if not told:
         return []
-    what = "size, sharpness, brightness, contrast and border tell the classes"
-    return [f"Without a look at the lungs, {what} {' and '.join(told)} (train, cross-validated)."]
+    return [
+        f"Sharpness, border and the like, without a look at the lungs, tell the classes apart: AUROC {' and '.join(told)} (train, cross-validated)."
+    ]
 
 
 def _number(n: int, what: str) -> str:

@@ -4,7 +4,7 @@ Chest X-rays look alike, so likeness alone accuses wrongly. A near duplicate is 
 "Implementation and Benchmarking of Perceptual Image Hash Functions", here of 256 bits) proposes pairs, and pixels decide: the two
 are laid over one another (:func:`_aligned`), with slow changes of brightness and the finest grain filtered out, and correlated.
 
-Measured on the 5,856 images of Kermany et al. 2018 at 224 px (tests/data/test_duplicates.py repeats the main part):
+Measured on the 5,856 images of Kermany et al. 2018 at 224 px (tests/data/test_audit.py repeats the main part):
 - Among the 585 candidates, pairs of different patients end at a correlation of .864, pairs of one patient at .891. A single pair of
   different numbers stands apart at .924 and looks like one child exposed twice.
 - All copies of 300 images are found, at .962 or more, when brightened, at gamma 1.6, blurred by 3 px, at JPEG quality 10, with noise of SD 10,

@@ -17,7 +17,6 @@ import numpy as np
 from PIL import Image
 
 from balancer import progress
-from balancer.config import PHANTOM
 from balancer.data import cache
 from balancer.data.dataset import Dataset, phantom_folder
 from balancer.data.folder import find_root
@@ -99,7 +98,7 @@ def folder_of(data: Dataset) -> Path | None:
     """The folder below which the records' names are files; None for an archive, which has none."""
     if Path(data.source).suffix.lower() == ".npz":
         return None
-    return phantom_folder() if data.source == PHANTOM else find_root(Path(data.source))
+    return phantom_folder() if data.is_phantom else find_root(Path(data.source))
 
 
 def pixel_properties(images: Array) -> Array:

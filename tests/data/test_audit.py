@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
 from balancer.config import DataConfig
+from balancer.data import shortcuts as data_shortcuts
 from balancer.data.audit import audit, caveats, estimate_seconds, image_level_overlap, leaks, short
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.duplicates import BITS, COPY, SUSPECT, _aligned, _bands, perceptual_hash
@@ -21,6 +22,12 @@ from balancer.data.phantom import draw_image, draw_patient
 from balancer.data.properties import measure
 
 SETTINGS = {"image_size": 16}
+
+
+@pytest.fixture(autouse=True)
+def quick_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intervals are for test_shortcuts.py to check."""
+    monkeypatch.setattr(data_shortcuts, "RESAMPLES", 50)
 
 
 def findings_of(folder: Path, **settings: object) -> dict:
