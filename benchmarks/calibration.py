@@ -37,7 +37,7 @@ FAMILY = {f"{left} - {right}": {left: 1.0, right: -1.0} for left, right in CONFI
 CONTRASTS = {**FAMILY, **FACTORIAL}
 PLANTED = "gan - baseline"  # gets the effect whose detection is counted
 OWN = "baseline's AUROC"
-LEVELS = (ALPHA, ALPHA / len(FAMILY))  # of a single test, and of Holm's first step
+TESTS = (None, len(FAMILY))  # an unadjusted test, and Holm's first step
 
 
 @dataclass(frozen=True)
@@ -131,22 +131,23 @@ def estimates(values: Mapping[str, Array], contrasts: Mapping[str, Mapping[str, 
 
 
 def expected(truth: Mapping[str, float], contrast: Mapping[str, float]) -> float:
+    """The true value of a contrast."""
     return sum(c * truth[regime] for regime, c in contrast.items())
 
 
 @dataclass(frozen=True)
 class Found:
-    """Shares of studies, and the effect that the median study says it could find."""
+    """Shares of studies, and the effect that they say they could find."""
 
     covered: dict[str, float]  # by contrast, and of the baseline's own AUROC: the 95 % interval held the truth
     rejected: float  # Holm called at least one true null of the confirmatory family wrong
-    detectable: dict[float, float]  # by alpha, of PLANTED
+    detectable: dict[int | None, float]  # of PLANTED, by size of the family; root mean square over studies
 
 
 def check_intervals(scenario: Scenario, k: int, g: int, studies: int, resamples: int) -> Found:
     """Many studies without any planted effect; a synthetic set's own, where it is fixed, is part of the truth."""
     covered: dict[str, list[bool]] = {name: [] for name in (*CONTRASTS, OWN)}
-    rejected, effects = [], {alpha: [] for alpha in LEVELS}
+    rejected, effects = [], {family: [] for family in TESTS}
     with progress.bar(studies, f"{g} GAN seed(s)", "study") as bar:
         for number in range(studies):
             study = draw(scenario, REGIMES, k, g, {}, derive_seed(number, "study", k, g))
@@ -156,33 +157,34 @@ def check_intervals(scenario: Scenario, k: int, g: int, studies: int, resamples:
                 truth = expected(study.truth, CONTRASTS[name])
                 covered[name].append(e.low <= truth <= e.high)
                 if name in FAMILY:
-                    p.append(statistics.t_test(e.value - truth, e.se, e.df))
+                    p.append(statistics.family_p(replace(e, value=e.value - truth)))
             own = statistics.crossed_estimate(values["baseline"], FEWEST_PATIENTS)
             low, high = statistics.share_interval(own, FEWEST_PATIENTS)
             covered[OWN].append(low <= study.truth["baseline"] <= high)
             rejected.append(min(statistics.holm(p)) < ALPHA)
-            e = found[PLANTED]
-            for alpha in LEVELS:
-                effects[alpha].append(statistics.detectable_effect(e.se, e.df, alpha))
+            for family in TESTS:
+                effects[family].append(statistics.detectable_effect(found[PLANTED], family))
             bar.update()
     return Found(
         {name: float(np.mean(held)) for name, held in covered.items()},
         float(np.mean(rejected)),
-        {alpha: float(np.median(found)) for alpha, found in effects.items()},
+        {family: float(np.mean(np.square(found))) ** 0.5 for family, found in effects.items()},
     )
 
 
-def check_power(scenario: Scenario, effect: float, alpha: float, k: int, g: int, studies: int, resamples: int) -> float:
-    """How often a planted effect of gan over baseline gets p < alpha. A fixed synthetic set has exactly that effect."""
+def check_power(
+    scenario: Scenario, effect: float, family: int | None, k: int, g: int, studies: int, resamples: int
+) -> float:
+    """How often a planted effect of gan over baseline is found. A fixed synthetic set has exactly that effect."""
     if g < statistics.FEWEST_GAN_SEEDS:
         scenario = replace(scenario, gan=0)
-    contrast, hits = {PLANTED: CONTRASTS[PLANTED]}, 0
+    up = min(effect / 2, 0.02)  # there is little room above .95
+    contrast, shift, hits = {PLANTED: CONTRASTS[PLANTED]}, {"gan": up, "baseline": up - effect}, 0
     with progress.bar(studies, f"{effect:.4f} planted", "study") as bar:
         for number in range(studies):
-            shift = {"gan": effect / 2, "baseline": -effect / 2}
             study = draw(scenario, shift, k, g, shift, derive_seed(number, "planted", k, g))
             found = estimates(aurocs(study, resamples, number), contrast)[PLANTED]
-            hits += found.p < alpha
+            hits += found.p < ALPHA if family is None else statistics.family_p(found) < ALPHA / family
             bar.update()
     return hits / studies
 
@@ -198,19 +200,18 @@ def main() -> None:
     parser.add_argument("--scenarios", default=",".join(SCENARIOS))
     asked = parser.parse_args()
     begin, k, sizes = time.perf_counter(), asked.trial_seeds, (asked.studies, asked.resamples)
-    error = (0.95 * 0.05 / asked.studies) ** 0.5
-    print(
-        f"{asked.studies} studies a line, {k} trial seeds, {asked.resamples} resamples; Monte Carlo error of 95 %: {100 * error:.1f}\n"
-    )
-    powers = (f"power at {ALPHA / len(FAMILY) if a < ALPHA else ALPHA:.3g}".replace("0.", ".") for a in LEVELS)
+    errors = (100 * (p * (1 - p) / asked.studies) ** 0.5 for p in (0.95, statistics.POWER))
+    print(f"{asked.studies} studies a line, {k} trial seeds, {asked.resamples} resamples")
+    print("Monte Carlo standard error: {:.1f} points of coverage, {:.1f} of power\n".format(*errors))
+    powers = ("power, unadjusted", "power, Holm")
     print("| scenario | GAN seeds |", " | ".join([*CONTRASTS, OWN, "family error", *powers]), "|")
-    print("| --- | ---: |" + " ---: |" * (len(CONTRASTS) + 2 + len(LEVELS)))
+    print("| --- | ---: |" + " ---: |" * (len(CONTRASTS) + 2 + len(powers)))
     for name in asked.scenarios.split(","):
         for g in map(int, asked.gan_seeds.split(",")):
             found = check_intervals(SCENARIOS[name], k, g, *sizes)
             cells = [f"{100 * share:.1f}" for share in (*found.covered.values(), found.rejected)]
-            for alpha, effect in found.detectable.items():
-                power = check_power(SCENARIOS[name], effect, alpha, k, g, *sizes)
+            for family, effect in found.detectable.items():
+                power = check_power(SCENARIOS[name], effect, family, k, g, *sizes)
                 cells.append(f"{100 * power:.0f} (+{effect:.4f})".replace("0.", "."))
             print(f"| {name} | {g} |", " | ".join(cells), "|", flush=True)
     print(f"\n{(time.perf_counter() - begin) / 60:.0f} minutes")

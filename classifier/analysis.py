@@ -269,8 +269,8 @@ def _described(
 ) -> dict[str, Any]:
     """The contrast as plain data, with its verdict; a single trial seed is no test."""
     c, e = contrast, estimate
-    confirmatory, p = c.family == "confirmatory", tested_p(estimate)
-    tests = family_size if confirmatory else 1
+    confirmatory, tested = c.family == "confirmatory", was_tested(e)
+    p = e.p if tested else None
     found = {
         "name": c.name,
         "left": c.left,
@@ -294,21 +294,21 @@ def _described(
             "gan_seeds": e.gan_seeds,
             "counted_twice": e.counted_twice,
         },
-        "mde": None if p is None else statistics.detectable_effect(e.se, e.df, statistics.ALPHA / tests),
+        "mde": statistics.detectable_effect(e, family_size if confirmatory else None) if tested else None,
         "verdict": verdicts.verdict_of(e, p_holm if confirmatory else p),
         **references,
     }
     return found | {"sentence": verdicts.sentence(found)}
 
 
-def tested_p(estimate: Estimate) -> float | None:
-    """The p of an estimate; None for one trial seed, whose own scatter nothing shows."""
-    return estimate.p if estimate.n_trial_seeds > 1 else None
+def was_tested(estimate: Estimate) -> bool:
+    """Not with one trial seed, whose own scatter nothing shows."""
+    return estimate.n_trial_seeds > 1
 
 
 def adjusted_p(asked: Iterable[tuple[Contrast, Estimate]]) -> dict[str, float]:
     """Holm's p of the confirmatory contrasts that were tested, by name."""
-    tested = {c.name: p for c, e in asked if c.family == "confirmatory" and (p := tested_p(e)) is not None}
+    tested = {c.name: statistics.family_p(e) for c, e in asked if c.family == "confirmatory" and was_tested(e)}
     return dict(zip(tested, statistics.holm(list(tested.values())), strict=True))
 
 
@@ -317,13 +317,12 @@ def _references(contrast: Contrast, trials: Trials, predictions: Mapping[str, Pr
     if contrast.left is None:
         return {"delong": None, "mcnemar": None}
     scores, right = [], []
-    left_arm, right_arm = contrast.coefficients  # in this order
-    for arm in (left_arm, right_arm):
+    for arm in contrast.coefficients:  # left, then right
         of_arm = [predictions[f] for f in trials.folders(contrast.coefficients, arm)]
+        y_true = of_arm[0].y_true
         scores.append(np.mean([t.y_score for t in of_arm], axis=0))
         called = np.mean([t.y_score >= t.threshold for t in of_arm], axis=0) >= 0.5
-        right.append(called == of_arm[0].y_true)
-        y_true = of_arm[0].y_true
+        right.append(called == y_true)
     estimate, se, p = statistics.delong(y_true, *scores)
     only_left, only_right, p_exact = statistics.mcnemar(*right)
     return {

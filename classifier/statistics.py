@@ -6,10 +6,11 @@ Resampled figures come as arrays whose first row is the sample itself and whose 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
+from scipy.optimize import brentq
 
 from balancer.errors import BalancerError
 from balancer.seeding import derive_seed
@@ -145,7 +146,7 @@ class Estimate:
     """A mean over trial seeds and GAN seeds with its standard error, t interval and test of zero.
 
     ``patients``, ``trial_seeds`` and ``gan_seeds`` are variances of the mean, each factor's with all that it shares with the
-    others; their sum less ``counted_twice`` is ``se`` squared.
+    others; their sum less ``counted_twice`` is ``se`` squared. ``p`` belongs to the interval: below .05 where that leaves out 0.
     """
 
     value: float
@@ -161,6 +162,7 @@ class Estimate:
     trial_seeds: float
     gan_seeds: float
     counted_twice: float
+    shares: tuple[tuple[float, int], ...]  # of the variance, once all is counted once, each with its degrees of freedom
 
 
 def crossed_estimate(values: Array, patients: int) -> Estimate:
@@ -170,8 +172,9 @@ def crossed_estimate(values: Array, patients: int) -> Estimate:
     so it holds already what patients do differently from seed to seed; added to it is only what they do alike under all
     seeds: the variance over resamples of patients, less the part that differs between seeds (counting once what two factors
     share is the rule of Cameron, Gelbach & Miller 2011, JBES 29; for crossed factors see Owen 2007, Ann. Appl. Stat. 1). No
-    part is taken as less than 0. One or two GAN seeds are fixed: no variance is added for them, and the mean speaks for these
-    synthetic sets only. With one trial seed there is no scatter to see: the interval is over patients alone.
+    part is taken as less than 0. The t interval has Satterthwaite's degrees of freedom (1946, Biometrics Bulletin 2). One or
+    two GAN seeds are fixed: no variance is added for them, and the mean speaks for these synthetic sets only. With one trial
+    seed there is no scatter to see: the interval is over patients alone.
 
     Args:
         values: (1 + resamples, K, G): the sample itself, then resamples of patients.
@@ -189,23 +192,26 @@ def crossed_estimate(values: Array, patients: int) -> Estimate:
     of_trial, of_gan = _seeds_once(trial, gan, both)
     variance = alike + of_trial + of_gan
     k, g = observed.shape
-    df = _degrees_of_freedom([(alike, patients - 1), (of_trial, k - 1), (of_gan, g - 1)])
+    parts = [(v, df) for v, df in ((alike, patients - 1), (of_trial, k - 1), (of_gan, g - 1)) if v > 0]
+    shares = tuple((v / variance, df) for v, df in parts) or ((1.0, patients - 1),)
+    df = 1 / sum(share**2 / df for share, df in shares)
     value, se = float(observed.mean()), variance**0.5
     half = float(stats.t.ppf(1 - ALPHA / 2, df)) * se
     return Estimate(
-        value,
-        se,
-        df,
-        value - half,
-        value + half,
-        t_test(value, se, df),
-        k,
-        n_gan_seeds,
-        float(observed.mean(axis=1).std(ddof=1)) if k > 1 else None,
-        by_patient,
-        trial,
-        gan,
-        by_patient + trial + gan - variance,
+        value=value,
+        se=se,
+        df=df,
+        low=value - half,
+        high=value + half,
+        p=t_test(value, se, df),
+        n_trial_seeds=k,
+        n_gan_seeds=n_gan_seeds,
+        seed_sd=float(observed.mean(axis=1).std(ddof=1)) if k > 1 else None,
+        patients=by_patient,
+        trial_seeds=trial,
+        gan_seeds=gan,
+        counted_twice=by_patient + trial + gan - variance,
+        shares=shares,
     )
 
 
@@ -215,20 +221,6 @@ def _seeds_once(trial: float, gan: float, both: float) -> tuple[float, float]:
         return (trial, 0.0) if trial >= gan else (0.0, gan)
     scale = (trial + gan - both) / (trial + gan)
     return trial * scale, gan * scale
-
-
-def _degrees_of_freedom(parts: Sequence[tuple[float, int]]) -> float:
-    """Degrees of freedom of a sum of estimated variances, each given with its own.
-
-    Satterthwaite (1946, Biometrics Bulletin 2) weighs 1 / df by the squared share of each part; taking the estimated shares
-    for the true ones, that is too many where few seeds agree by luck, above all in the tails that Holm reads. Weighing by the
-    plain share is too few. The mean of both keeps intervals and family within their levels (docs/statistics.md).
-    """
-    total = sum(variance for variance, _ in parts)
-    if total == 0:
-        return float(max(df for _, df in parts))
-    shares = [(variance / total, df) for variance, df in parts if variance > 0]
-    return 2 / sum((share + share**2) / df for share, df in shares)
 
 
 def _seed_variances(values: Array) -> tuple[Array, Array, Array]:
@@ -276,9 +268,37 @@ def positive_interval(estimate: Estimate) -> tuple[float, float]:
     return estimate.value / factor, estimate.value * factor
 
 
-def detectable_effect(se: float, df: float, alpha: float) -> float:
-    """The effect that such a study finds, two-sided at ``alpha``, with a probability of .8: the minimal detectable effect."""
-    return float(stats.t.ppf(1 - alpha / 2, df) + stats.t.ppf(POWER, df)) * se
+def family_p(estimate: Estimate) -> float:
+    """Two-sided p of zero for a family of tests, which reads it at .05 / 4 and the like.
+
+    Satterthwaite's degrees of freedom take the estimated shares of the variance for the true ones. Where few seeds agree by
+    luck that is too many, which an interval hardly shows but the tails do: of true nulls, up to 3.8 % had p < .0125. So p
+    is averaged here over the parts of the variance, each at its own degrees of freedom, by share: as Cochran & Cox (1950,
+    Experimental Designs) average critical values. docs/statistics.md compares.
+    """
+    return sum(share * t_test(estimate.value, estimate.se, df) for share, df in estimate.shares)
+
+
+def detectable_effect(estimate: Estimate, family: int | None = None) -> float:
+    """The effect that such a study finds with a probability of .8: the minimal detectable effect, by the noncentral t.
+
+    It is as uncertain as the standard error that it is made of.
+
+    Args:
+        family: how many tests :func:`holm` adjusts for; finding it then means in the worst case, at .05 / ``family``, by
+            :func:`family_p`. None for an unadjusted test at .05.
+    """
+    if family is None:
+        critical = float(stats.t.ppf(1 - ALPHA / 2, estimate.df))
+    else:
+        alone = [float(stats.t.ppf(1 - ALPHA / family / 2, df)) for _, df in estimate.shares]
+
+        def excess(t: float) -> float:
+            return family_p(replace(estimate, value=t, se=1.0)) - ALPHA / family
+
+        critical = float(brentq(excess, min(alone), max(alone))) if min(alone) < max(alone) else alone[0]
+    shift = brentq(lambda shift: stats.nct.sf(critical, estimate.df, shift) - POWER, 0, 3 * critical + 5)
+    return float(shift) * estimate.se
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -11,8 +11,14 @@ from classifier.tables import bounds, p_value, plural, short, signed
 
 MARGIN = 0.01  # AUROC; a smaller effect is of no use
 UNSETTLED = "not settled"
-# What the checks of a study must find: no difference from a second run of the same, harm from wrong labels.
-EXPECTED = {"baseline_again": ("no benefit", UNSETTLED), "flipped": ("hurts",), "permuted": ("hurts",)}
+# What the checks of a study must find, and what else to say: no difference from a second run of the same, harm from wrong labels.
+CHANCE = "NOT as it must be, which chance does to one sound study in twenty"
+FAULT = "NOT as it must be: wrong labels should hurt, look for a fault in the study"
+CHECKS = {
+    "baseline_again": (("no benefit", UNSETTLED), CHANCE),
+    "flipped": (("hurts",), FAULT),
+    "permuted": (("hurts",), FAULT),
+}
 INTERACTION = "interaction"
 WITHOUT, WITH = ("gan", "baseline", "duplicate"), ("combined", "augment", "duplicate_augment")
 Contrast = dict[str, Any]
@@ -54,8 +60,9 @@ def _equals(p: float) -> str:
 def _reading(c: Contrast) -> str:
     """The verdict in words, with what limits it."""
     verdict = c["verdict"]
-    if c["left"] in EXPECTED:
-        return "as it must be" if verdict in EXPECTED[c["left"]] else "NOT as it must be: look for a fault in the study"
+    if c["left"] in CHECKS:
+        sound, otherwise = CHECKS[c["left"]]
+        return "as it must be" if verdict in sound else otherwise
     if verdict == UNSETTLED:
         return f"not settled at this n (an effect of {short(c['mde'])} would have been found in 80 % of such studies)"
     words = {
@@ -153,7 +160,8 @@ def notes(n_test: int, n_patients: int, trial_seeds: int, gan_seeds: int, left_o
     found = [
         "Intervals are over test patients like these and over trainings; the training images, their split and the recipe are held fixed.",
         "DeLong and McNemar are image-level references: they know neither patients nor seeds.",
-        "Only confirmatory contrasts are adjusted for their number (Holm); exploratory ones are leads, not findings.",
+        "Only confirmatory contrasts are adjusted for their number: Holm's p, made of more cautious p than the unadjusted one "
+        "beside it (docs/statistics.md). Exploratory ones are leads, not findings.",
         "ECE is biased upwards at such an n; its interval is not corrected for that.",
     ]
     if n_patients == n_test:

@@ -6,6 +6,7 @@ import math
 import shutil
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -200,15 +201,15 @@ def test_crossed_seeds_are_a_two_way_analysis_of_variance() -> None:
     assert (found.trial_seeds, found.gan_seeds) == pytest.approx((ms_row / (k * g), ms_column / (k * g)))
 
 
-def test_degrees_of_freedom_lie_between_those_of_squared_and_of_plain_shares() -> None:
-    """Two crossed factors whose scatters are far above their interaction, in the ratio 4 to 1; no scatter of patients."""
-    k, g = 5, 4
-    observed = 2 * stats.zscore(np.arange(k))[:, None] * (k - 1) ** 0.5 + stats.zscore(np.arange(g)) * (g - 1) ** 0.5
-    shares = np.array([0.8, 0.2])
-    found = crossed_estimate(flat(observed), 100)
-    assert found.trial_seeds / found.gan_seeds == pytest.approx(4)
-    plain, squared = (shares / (k - 1, g - 1)).sum(), (shares**2 / (k - 1, g - 1)).sum()
-    assert 1 / found.df == pytest.approx((plain + squared) / 2)
+def test_degrees_of_freedom_are_satterthwaites() -> None:
+    """Two crossed factors without interaction, in the ratio 4 to 1, and patients as much as both together."""
+    k, g, rng = 5, 4, np.random.default_rng(0)
+    seeds = 2 * stats.zscore(np.arange(k))[:, None] * (k - 1) ** 0.5 + stats.zscore(np.arange(g)) * (g - 1) ** 0.5
+    patients = np.append(0, 5**0.5 * stats.zscore(rng.normal(size=400), ddof=1))[:, None, None]
+    found = crossed_estimate(patients + seeds, 31)
+    assert found.shares == ((pytest.approx(0.5), 30), (pytest.approx(0.4), 4), (pytest.approx(0.1), 3))
+    assert found.df == pytest.approx(1 / (0.5**2 / 30 + 0.4**2 / 4 + 0.1**2 / 3))
+    assert found.counted_twice == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize("sets", [1, 2])
@@ -228,8 +229,8 @@ FACTORS = ("patient", "trial", "gan", "patient trial", "patient gan", "trial gan
 
 @pytest.mark.parametrize(
     "sds",
-    [(3, 0.5, 0.5, 3, 2, 0.3, 2), (4, 0, 0, 3, 0, 0, 0), (0, 0.8, 0, 3, 0, 0, 3), (2, 0.3, 0.8, 1, 3, 0.5, 1)],
-    ids=["all", "patients", "trials", "gans"],
+    [(3, 0.5, 0.5, 3, 2, 0.3, 2), (4, 0, 0, 3, 0, 0, 0), (0, 0.8, 0, 3, 0, 0, 3), (3, 0.3, 0.3, 0, 0, 0, 9)],
+    ids=["all", "patients", "trials", "interaction"],
 )
 def test_each_variance_is_counted_once(sds: tuple[float, ...]) -> None:
     """Means over patients of a crossed random-effects model: the true variance of the grand mean is known exactly."""
@@ -278,7 +279,7 @@ def test_no_scatter_at_all() -> None:
 
 
 def estimate(value: float, se: float, df: float = 30) -> Estimate:
-    return Estimate(value, se, df, value, value, 1.0, 5, 1, 0.0, 0.0, 0.0, 0.0, 0.0)
+    return Estimate(value, se, df, value, value, 1.0, 5, 1, 0.0, 0.0, 0.0, 0.0, 0.0, ((1.0, 30),))
 
 
 @given(st.floats(1e-3, 1 - 1e-3), st.floats(1e-6, 0.5))
@@ -348,7 +349,7 @@ def test_delong_is_its_definition(scores: list[float], seed: int) -> None:
 
 
 @pytest.mark.skipif(shutil.which("Rscript") is None, reason="R is not installed")
-def test_delong_is_that_of_proc() -> None:
+def test_delong_is_that_of_proc(tmp_path: Path) -> None:
     y_true, left, _ = sample(80)
     right = sample(80, seed=5)[1]
     program = f"""
@@ -358,7 +359,8 @@ def test_delong_is_that_of_proc() -> None:
         t <- pROC::roc.test(roc(a), roc(b), method = "delong", paired = TRUE)
         cat(sprintf("[%.12f, %.12f]", t$statistic, t$p.value))
     """
-    done = subprocess.run(["Rscript", "-e", program], capture_output=True, text=True, timeout=120)
+    (tmp_path / "delong.R").write_text(program)
+    done = subprocess.run(["Rscript", str(tmp_path / "delong.R")], capture_output=True, text=True, timeout=120)
     if done.returncode == 3:
         pytest.skip("R has no pROC")
     z, p = json.loads(done.stdout)
@@ -376,13 +378,35 @@ def test_mcnemar_is_the_sum_of_what_is_no_likelier(only_left: int, only_right: i
     assert statistics.mcnemar(left, right) == (only_left, only_right, pytest.approx(expected))
 
 
-@pytest.mark.parametrize("df", [4, 8, 40, 400])
-@pytest.mark.parametrize("alpha", [0.05, 0.0125])
-def test_the_detectable_effect_is_found_in_four_of_five_studies(df: float, alpha: float) -> None:
-    """Power of the t test, from the noncentral t distribution."""
-    noncentrality = statistics.detectable_effect(2.0, df, alpha) / 2
-    assert stats.nct.sf(stats.t.ppf(1 - alpha / 2, df), df, noncentrality) == pytest.approx(0.8, abs=0.05)
+def split(se: float, *shares: tuple[float, int]) -> Estimate:
+    """An estimate whose variance has these parts."""
+    return replace(estimate(0.0, se, 1 / sum(share**2 / df for share, df in shares)), shares=shares)
+
+
+@pytest.mark.parametrize("df", [2, 4, 40])
+@pytest.mark.parametrize("family", [None, 1, 4])
+def test_the_detectable_effect_is_found_in_four_of_five_studies(df: int, family: int | None) -> None:
+    """By drawing means and standard errors of studies."""
+    rng = np.random.default_rng(0)
+    effect = statistics.detectable_effect(split(2.0, (1.0, df)), family)
+    t = (effect + 2 * rng.normal(size=200_000)) / (2 * (rng.chisquare(df, 200_000) / df) ** 0.5)
+    assert (2 * stats.t.sf(np.abs(t), df) < 0.05 / (family or 1)).mean() == pytest.approx(0.8, abs=0.005)
 
 
 def test_the_detectable_effect_of_known_scatter() -> None:
-    assert statistics.detectable_effect(0.01, 1e9, 0.05) == pytest.approx(0.01 * (1.959964 + 0.841621), rel=1e-5)
+    known = split(0.01, (1.0, 100_000))
+    assert statistics.detectable_effect(known) == pytest.approx(0.01 * (1.959964 + 0.841621), rel=1e-4)
+    assert statistics.detectable_effect(known, 4) == pytest.approx(0.01 * (2.497705 + 0.841621), rel=1e-4)
+
+
+@given(st.floats(0.01, 0.98), st.floats(0.01, 1), st.integers(1, 6), st.floats(0.1, 9))
+def test_p_of_a_family_averages_over_the_parts(first: float, second: float, family: int, t: float) -> None:
+    shares = ((first, 201), ((1 - first) * second, 4), ((1 - first) * (1 - second), 2))
+    found = split(2.0, *shares)
+    p = statistics.family_p(replace(found, value=-2 * t))
+    assert p == pytest.approx(sum(share * 2 * stats.t.sf(t, df) for share, df in shares))
+    if t > 2:
+        assert p >= 2 * stats.t.sf(t, found.df) * (1 - 1e-9)  # more cautious than the interval's
+    effect = statistics.detectable_effect(found, family)
+    critical = stats.nct.isf(0.8, found.df, effect / 2)
+    assert statistics.family_p(replace(found, value=2 * critical)) == pytest.approx(0.05 / family, rel=1e-3)
