@@ -35,32 +35,31 @@ from classifier.training_set import training_set
 
 LAST = {"selection": "last", "evaluations": 1}
 EMA = {"ema_decay": 0.99, **LAST}
-# name -> regime, settings laid over the defaults of the time (mild, per_image, best_val_nll, no averaging)
-OLD = {"augmentation": "mild", "normalisation": "per_image", "selection": "best_val_nll", "ema_decay": 0.0}
-RECIPES = {
+CLEAN = {"bn_statistics": "clean", **EMA}
+# The defaults before the choice; each recipe says what it changes.
+OLD = {
+    "augmentation": "mild",
+    "normalisation": "per_image",
+    "selection": "best_val_nll",
+    "evaluations": 10,
+    "ema_decay": 0.0,
+    "bn_statistics": "running",
+}
+RECIPES = {  # name -> regime, changes
     "old": ("augment", {}),
-    "ema, best": ("augment", {"ema_decay": 0.99}),
-    "clean, best": ("augment", {"bn_statistics": "clean"}),
-    "ema, clean": ("augment", {**EMA, "bn_statistics": "clean"}),
-    "ema, clean, best": ("augment", {"ema_decay": 0.99, "bn_statistics": "clean"}),
-    "ema, clean, strong": ("augment", {**EMA, "bn_statistics": "clean", "augmentation": "strong"}),
-    "ema, clean, unit": ("augment", {**EMA, "bn_statistics": "clean", "normalisation": "unit"}),
-    "ema, clean, lr 3e-3": ("augment", {**EMA, "bn_statistics": "clean", "lr": 3e-3}),
-    "ema, clean, smoothing .05": ("augment", {**EMA, "bn_statistics": "clean", "label_smoothing": 0.05}),
-    "baseline ema, clean": ("baseline", {**EMA, "bn_statistics": "clean"}),
-    "baseline ema, clean, unit": ("baseline", {**EMA, "bn_statistics": "clean", "normalisation": "unit"}),
     "ema": ("augment", EMA),
-    "ema, strong": ("augment", {**EMA, "augmentation": "strong"}),
-    "ema, unit": ("augment", {**EMA, "normalisation": "unit"}),
-    "ema, s2": ("augment", {**EMA, "augmentation": "s2"}),
-    "ema, smoothing .05": ("augment", {**EMA, "label_smoothing": 0.05}),
-    "ema, weight decay .1": ("augment", {**EMA, "weight_decay": 0.1}),
-    "ema, lr 3e-3": ("augment", {**EMA, "lr": 3e-3}),
-    "ema, strong, unit": ("augment", {**EMA, "augmentation": "strong", "normalisation": "unit"}),
-    "ema, strong, 2,800 steps": ("augment", {**EMA, "augmentation": "strong", "steps": 2800}),
+    "ema, best": ("augment", {"ema_decay": 0.99}),
+    "ema, clean": ("augment", CLEAN),
+    "ema, clean, strong": ("augment", {**CLEAN, "augmentation": "strong"}),
+    "ema, clean, s2": ("augment", {**CLEAN, "augmentation": "s2"}),
+    "ema, clean, unit": ("augment", {**CLEAN, "normalisation": "unit"}),
+    "ema, clean, lr 3e-3": ("augment", {**CLEAN, "lr": 3e-3}),
+    "ema, clean, smoothing .05": ("augment", {**CLEAN, "label_smoothing": 0.05}),
+    "ema, clean, weight decay .1": ("augment", {**CLEAN, "weight_decay": 0.1}),
+    "ema, clean, 2,800 steps": ("augment", {**CLEAN, "steps": 2800}),
     "baseline old": ("baseline", {}),
-    "baseline ema": ("baseline", EMA),
-    "baseline ema, unit": ("baseline", {**EMA, "normalisation": "unit"}),
+    "baseline ema, clean": ("baseline", CLEAN),
+    "baseline ema, clean, unit": ("baseline", {**CLEAN, "normalisation": "unit"}),
 }
 SHIFTS = {"IM + virus": ("IM", "virus"), "NORMAL2-IM + bacteria": ("NORMAL2-IM", "bacteria")}
 

@@ -43,7 +43,7 @@ TRAIN_SETTINGS = (
     setting(
         "--weights", "weights", metavar="imagenet|none|FILE", help="Weights of a torchvision model. [default: none]"
     ),
-    setting("--augmentation", "augmentation", help="Preset of classical transforms: mild or s2. [default: mild]"),
+    setting("--augmentation", "augmentation", help="Preset of classical transforms: mild, strong or s2. [default: mild]"),
     setting("--steps", "steps", type=int, help="Optimiser steps, the same in every regime."),
     setting(
         "--exposure",

@@ -136,6 +136,12 @@ def test_checkpoints_of_an_ablation_load(small_args: Args, classifier: Run, tmp_
 # ---------------------------------------------------------------- predict
 
 
+def calibrated(score: np.ndarray, temperature: float) -> np.ndarray:
+    """The odds to the power of 1 / temperature, as probabilities."""
+    odds = (score / (1 - score)) ** (1 / temperature)
+    return odds / (1 + odds)
+
+
 def test_predict_gives_label_probability_and_threshold(trained: Path, pictures: Path, classifier: Run) -> None:
     file = pictures / "1.jpg"
     result = answer(classifier("predict", trained, file, "--json"))
@@ -143,12 +149,13 @@ def test_predict_gives_label_probability_and_threshold(trained: Path, pictures: 
     pixels = torch.from_numpy(read_image(file, 16, "squash").copy()).float()
     pixels = (pixels - pixels.mean()) / pixels.std()
     with torch.no_grad():
-        expected = float(loaded.model(pixels[None, None]).sigmoid())
+        expected = float((loaded.model(pixels[None, None]) / loaded.temperature).sigmoid())
     (row,) = result["predictions"]
     assert row["file"] == str(file)
     assert row["probability_pneumonia"] == pytest.approx(expected, abs=1e-3)
     assert row["label"] == ("PNEUMONIA" if row["probability_pneumonia"] >= result["threshold"] else "NORMAL")
-    assert result["threshold"] == json.loads((trained / "result.json").read_text())["test"]["threshold"]
+    chosen = json.loads((trained / "result.json").read_text())["test"]["threshold"]
+    assert result["threshold"] == pytest.approx(calibrated(np.array([chosen]), loaded.temperature)[0])
     assert "not a medical device" in result["note"]
 
 
@@ -161,7 +168,8 @@ def test_predict_agrees_with_the_saved_scores(
     files = [template / small_data.records[i].name for i in index]
     rows = answer(classifier("predict", trained, *files, "--json"))["predictions"]
     assert [r["file"] for r in rows] == [str(f) for f in files]
-    assert [r["probability_pneumonia"] for r in rows] == pytest.approx(score.tolist(), abs=1e-6)
+    expected = calibrated(score, load_classifier(trained, CPU).temperature)
+    assert [r["probability_pneumonia"] for r in rows] == pytest.approx(expected.tolist(), abs=1e-6)
 
 
 def test_predict_on_a_folder_reads_its_images_only(trained: Path, pictures: Path, classifier: Run) -> None:
