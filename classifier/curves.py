@@ -17,7 +17,7 @@ from scipy.stats import binomtest
 
 from classifier import panels, tables
 from classifier.analysis import Predictions
-from classifier.panels import STYLES
+from classifier.panels import COLOURS
 from classifier.regimes import REGIMES
 from classifier.statistics import crossed_estimate, patient_weights, patients_per_class
 from classifier.thresholds import with_temperature
@@ -136,7 +136,7 @@ def _with_bands(
     figure, shown = panels.grid(names, 2.9)
     made = {name: band(cells(rows, name, predictions), groups, curve) for name in names}
     for name, panel in shown.items():
-        mine, colour = made[name], STYLES[name].colour
+        mine, colour = made[name], COLOURS[name]
         panel.plot(GRID, mine.trials.T, color=colour, linewidth=0.4, alpha=0.35)
         panel.fill_between(GRID, mine.low, mine.high, color=colour, alpha=0.2, linewidth=0)
         panel.plot(GRID, mine.mean, color=colour, linewidth=1.6)
@@ -169,7 +169,7 @@ def reliability(rows: list[Row], predictions: dict[str, Predictions]) -> Figure:
         below = strips[name]
         looks: tuple[tuple[list[Array], str, str], ...] = (
             (before, "#b0b0b0", "before"),
-            (after, STYLES[name].colour, "after"),
+            (after, COLOURS[name], "after"),
         )
         for scores, colour, label in looks:
             stated, observed, low, high, count = binned(truth, scores)
@@ -221,7 +221,7 @@ def transfer_loss(trial: Predictions) -> float:
     _, reached = balanced_accuracies(trial.y_true, trial.y_score)
     called = trial.y_score >= trial.threshold
     chosen = (called[trial.y_true == 1].mean() + (~called)[trial.y_true == 0].mean()) / 2
-    return float(max(reached.max(), 0.5) - chosen)
+    return float(reached.max() - chosen)
 
 
 def threshold_transfer(rows: list[Row], predictions: dict[str, Predictions]) -> Figure:
@@ -238,7 +238,7 @@ def threshold_transfer(rows: list[Row], predictions: dict[str, Predictions]) -> 
                 _inside(with_temperature(cuts, temperature)),
                 reached,
                 where="pre",
-                color=STYLES[name].colour,
+                color=COLOURS[name],
                 linewidth=0.6,
                 alpha=0.45,
             )
@@ -249,7 +249,8 @@ def threshold_transfer(rows: list[Row], predictions: dict[str, Predictions]) -> 
         losses = [transfer_loss(trial) for trial, _ in mine]
         many = f" ({tables.short(min(losses))} to {tables.short(max(losses))})" if len(losses) > 1 else ""
         text = f"lost against the best\nthreshold in hindsight:\n{tables.short(float(np.mean(losses)))}{many}"
-        panel.text(0.5, 0.04, text, transform=panel.transAxes, ha="center", va="bottom", fontsize=7)
+        paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+        panel.text(0.5, 0.04, text, transform=panel.transAxes, ha="center", va="bottom", fontsize=7, bbox=paper)
         panel.set_xscale("logit")
         panel.xaxis.set_major_locator(FixedLocator(TICKS))
         panel.xaxis.set_major_formatter(FixedFormatter([f"{t:g}".removeprefix("0") for t in TICKS]))

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from balancer.plots import BLUE, GREY, VERMILION, subplots
 from classifier import panels, tables
-from classifier.panels import MARGIN_BAND, STYLES
+from classifier.panels import COLOURS, MARGIN_BAND
 from classifier.regimes import REGIMES
 from classifier.tables import AUROC, Analysis, Row
 from classifier.verdicts import short_margin
@@ -45,6 +45,7 @@ def forest(analysis: Analysis) -> Figure | None:
         _beside(axes, points, -1, title)
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", labelsize=8)
+    panels.fix_ticks(axes.xaxis, 7)
     axes.spines[["left", "right", "top"]].set_visible(False)
     words = f"above 0 the first named is better (band: ±{short_margin()}, too small to matter)"
     axes.set_xlabel(f"difference in test AUROC: {words}", fontsize=8)
@@ -64,9 +65,7 @@ def _forest_line(axes: Axes, c: dict[str, Any], y: int) -> None:
     low, high = axes.get_xlim()
     colour = FAMILY_COLOURS.get(c["family"], GREY)
     axes.plot(np.clip([c["low"], c["high"]], low, high), [y, y], color=colour, linewidth=1.4, solid_capstyle="butt")
-    for end, beyond, marker in ((low, c["low"] < low, "<"), (high, c["high"] > high, ">")):
-        if beyond:
-            axes.plot(end, y, marker, color=colour, markersize=5, clip_on=False)
+    panels.mark_outside(axes, (c["low"], c["high"]), (y, y), colour)
     if low <= c["estimate"] <= high:
         axes.plot(c["estimate"], y, "s", color=colour, markersize=5 if c["family"] == "confirmatory" else 4)
     p = tables.p_value(c["p"]) if c["p_holm"] is None else f"{tables.p_value(c['p_holm'])} (Holm)"
@@ -95,57 +94,37 @@ def dose_response(rows: list[Row], analysis: Analysis) -> Figure | None:
     names = tables.regimes_in(r for r in rows if r.get("dose") not in (None, 1.0))
     if not names:
         return None
-    dosed = [r for r in rows if r["regime"] in names and r["dose"] is not None]
+    doses = sorted({r["dose"] for r in rows if r["regime"] in names and r["dose"] is not None})
     figure, ((left, right),) = subplots(1, 2, 8.6, 3.9)
     right.axhspan(-analysis["margin"], analysis["margin"], **MARGIN_BAND)
     right.axhline(0, color="#555555", linewidth=0.8)
-    for name, shift in zip(names, panels.spread(len(names), 0.02 * max(r["dose"] for r in dosed)), strict=True):
-        points = {
-            d: [r for r in dosed if (r["regime"], r["dose"]) == (name, d)] for d in sorted({r["dose"] for r in dosed})
-        }
-        points = {0.0: [r for r in tables.main_rows(rows) if r["regime"] == REGIMES[name].reference]} | points
-        _dose_points(left, name, {d: found for d, found in points.items() if found}, shift)
-        differences = {d: c for d in points if (c := _dose_contrast(analysis, name, d))}
-        style = STYLES[name]
-        for d, c in differences.items():
-            right.plot([d + shift] * 2, [c["low"], c["high"]], color=style.colour, linewidth=1.3)
-        right.plot(
-            [d + shift for d in differences],
-            [c["estimate"] for c in differences.values()],
-            color=style.colour,
-            marker=style.marker,
-            markersize=4,
-            linestyle=style.line,
-            linewidth=1,
-            label=f"{name} - {REGIMES[name].reference}",
-        )
+    for name, shift in zip(names, panels.spread(len(names), 0.02 * doses[-1]), strict=True):
+        reference, look = REGIMES[name].reference, {"color": COLOURS[name], "marker": "o", "markersize": 4}
+        points = {0.0: [r for r in tables.main_rows(rows) if r["regime"] == reference]}
+        points |= {d: [r for r in rows if (r["regime"], r["dose"]) == (name, d)] for d in doses}
+        points = {dose: found for dose, found in points.items() if found}
+        means = []
+        for dose, found in points.items():
+            every = [tables.lookup(r, AUROC) for r in found]
+            left.scatter([dose + shift] * len(every), every, s=9, color=COLOURS[name], alpha=0.45)
+            means.append(np.mean(every))
+        left.plot([d + shift for d in points], means, label=name, **look)
+        differences = {d: c for d in doses if (c := _dose_contrast(analysis, name, d))}
+        for dose, c in differences.items():
+            right.plot([dose + shift] * 2, [c["low"], c["high"]], color=COLOURS[name], linewidth=1.3)
+        estimates = [c["estimate"] for c in differences.values()]
+        right.plot([d + shift for d in differences], estimates, label=f"{name} - {reference}", linewidth=1, **look)
     left.set_ylabel("test AUROC", fontsize=8)
     right.set_ylabel("difference in test AUROC, 95 % interval", fontsize=8)
     right.set_xlim(left.get_xlim())
     for axes in (left, right):
         axes.set_xlabel("synthetic images / deficit (0: none)", fontsize=8)
         axes.tick_params(labelsize=8)
+        panels.fix_ticks(axes.xaxis, 7)
+        panels.fix_ticks(axes.yaxis, 7)
         axes.grid(alpha=0.2)
         axes.legend(frameon=False, fontsize=8)
     return figure
-
-
-def _dose_points(axes: Axes, name: str, points: dict[float, list[Row]], shift: float) -> None:
-    style, means = STYLES[name], []
-    for dose, found in points.items():
-        axes.scatter(
-            [dose + shift] * len(found), [tables.lookup(r, AUROC) for r in found], s=9, color=style.colour, alpha=0.45
-        )
-        means.append(np.mean(list(tables.values(found, found[0]["regime"], AUROC).values())))
-    axes.plot(
-        [d + shift for d in points],
-        means,
-        color=style.colour,
-        linestyle=style.line,
-        marker=style.marker,
-        markersize=4,
-        label=name,
-    )
 
 
 def _dose_contrast(analysis: Analysis, regime: str, dose: float) -> dict[str, Any] | None:

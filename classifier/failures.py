@@ -51,7 +51,8 @@ def find_failures(rows: list[Row], predictions: dict[str, Predictions], data: Da
     """Test images that most trials of :func:`shown_regime` get wrong.
 
     Args:
-        predictions: by the trial's folder, in the order of ``data.indices("test")``.
+        rows: of the study proper.
+        predictions: by the trial's folder.
     """
     regime = shown_regime(rows)
     mine = [r for r in rows if r["regime"] == regime]
@@ -59,14 +60,13 @@ def find_failures(rows: list[Row], predictions: dict[str, Predictions], data: Da
     stated = [with_temperature(t.y_score, r["test"]["temperature"]) for t, r in zip(trials, mine, strict=True)]
     truth, mean = trials[0].y_true, np.mean(stated, axis=0)
     wrong = np.sum([(t.y_score >= t.threshold) != t.y_true for t in trials], axis=0)
-    test = data.indices("test")
     found: tuple[list[Failure], list[Failure]] = ([], [])
     for i in np.flatnonzero(2 * wrong > len(trials)):
-        label, index = int(truth[i]), int(test[i])
+        label, index = int(truth[i]), int(trials[0].index[i])
         found[label].append(Failure(index, data.records[index].name, label, float(mean[i]), int(wrong[i])))
     found[0].sort(key=lambda f: -f.probability)
     found[1].sort(key=lambda f: f.probability)
-    return Failures(regime, len(trials), len(test), found)
+    return Failures(regime, len(trials), len(truth), found)
 
 
 def contact_sheet(failures: Failures, data: Dataset) -> Figure | None:

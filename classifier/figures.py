@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import LogLocator
 
 from balancer.data.dataset import Dataset
 from balancer.data.folder import CLASSES
@@ -14,7 +14,7 @@ from balancer.plots import subplots
 from classifier import curves, effects, panels, tables
 from classifier.analysis import Predictions
 from classifier.failures import Failures, contact_sheet
-from classifier.panels import SET_MARKERS, STYLES
+from classifier.panels import COLOURS, SET_MARKERS
 from classifier.tables import AUROC, Analysis, Row
 
 
@@ -23,7 +23,7 @@ def draw_all(
 ) -> dict[str, Figure]:
     """Every figure that these rows have something to say for, by name, each with data and n below it."""
     main = tables.main_rows(rows)
-    groups = [data.groups[i] for i in data.indices("test")]
+    groups = [data.groups[i] for i in next(iter(predictions.values())).index]
     made = {
         "forest": effects.forest(analysis),
         "seeds": seeds(main, analysis),
@@ -65,11 +65,9 @@ def seeds(rows: list[Row], analysis: Analysis) -> Figure:
     for y, name in enumerate(names):
         _seed_line(axes, y, [r for r in rows if r["regime"] == name], sets)
         if found := tables.interval(analysis, name, "auroc"):
-            axes.plot(
-                found, [y, y], color=STYLES[name].colour, linewidth=7, alpha=0.22, solid_capstyle="butt", zorder=1.5
-            )
+            axes.plot(found, [y, y], color=COLOURS[name], linewidth=7, alpha=0.22, solid_capstyle="butt", zorder=1.5)
         mean = float(np.mean(list(columns[name].values())))
-        axes.plot([mean, mean], [y - 0.32, y + 0.32], color=STYLES[name].colour, linewidth=2.2, zorder=2)
+        axes.plot([mean, mean], [y - 0.32, y + 0.32], color=COLOURS[name], linewidth=2.2, zorder=2)
         if mean < axes.get_xlim()[0]:
             axes.text(
                 0.02,
@@ -92,6 +90,7 @@ def seeds(rows: list[Row], analysis: Analysis) -> Figure:
             ncols=len(sets),
             bbox_to_anchor=(0.5, 1.0),
         )
+    panels.fix_ticks(axes.xaxis, 7)
     axes.set_xlabel(
         "test AUROC" + (" (a line joins the trials of one seed)" if len(every) > len(names) else ""), fontsize=8
     )
@@ -105,7 +104,7 @@ def _seed_line(axes: Axes, y: int, mine: list[Row], sets: list[str]) -> None:
     for name, offset in zip(present, panels.spread(len(present), 0.36), strict=True):
         found = [tables.lookup(r, AUROC) for r in mine if r.get("synthetic_set") == name]
         marker = SET_MARKERS[sets.index(name) % len(SET_MARKERS)] if name is not None else "o"
-        colour = STYLES[mine[0]["regime"]].colour
+        colour = COLOURS[mine[0]["regime"]]
         inside = [v for v in found if low <= v <= high]
         axes.scatter(
             inside,
@@ -135,7 +134,7 @@ def validation_gap(rows: list[Row]) -> Figure:
         every = [v for of_regime in pairs.values() for pair in of_regime for v in pair]
         axes.set_xlim(panels.limits([v for n in panels.core(names) for pair in pairs[n] for v in pair], every, 0.02))
         for y, name in enumerate(names):
-            colour = STYLES[name].colour
+            colour = COLOURS[name]
             for offset, (val, test) in zip(panels.spread(len(pairs[name]), 0.5), pairs[name], strict=True):
                 axes.plot([val, test], [y + offset] * 2, color=colour, linewidth=0.8, alpha=0.6)
                 axes.plot(val, y + offset, "o", color=colour, markerfacecolor="white", markersize=4, zorder=3)
@@ -145,7 +144,7 @@ def validation_gap(rows: list[Row]) -> Figure:
             axes.text(1.02, y, tables.signed(gap), transform=axes.get_yaxis_transform(), fontsize=7.5, va="center")
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("validation ○   test ●   at the right: mean change", fontsize=8)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        panels.fix_ticks(axes.xaxis, 5)
     return figure
 
 
@@ -191,14 +190,14 @@ def training(rows: list[Row]) -> Figure:
             steps = [h["step"] for h in row["history"]]
             panel.plot(steps, [h["train_loss"] for h in row["history"]], color="#999999", linewidth=0.8)
             losses = [h["val_nll"] for h in row["history"]]
-            panel.plot(steps, losses, color=STYLES[name].colour, linewidth=0.9, alpha=0.8)
+            panel.plot(steps, losses, color=COLOURS[name], linewidth=0.9, alpha=0.8)
             chosen = steps.index(row["selected_step"])
-            panel.plot(steps[chosen], losses[chosen], "o", color=STYLES[name].colour, markersize=3.5)
+            panel.plot(steps[chosen], losses[chosen], "o", color=COLOURS[name], markersize=3.5)
         panel.set_yscale("log")
         panel.set_ylim(0.9 * min(drawn), 1.1 * max(drawn))
-        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))  # 0.2, 0.3, not 2 × 10⁻¹, 3 × 10⁻¹
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5), numticks=9))  # 0.2, 0.3, not 2 × 10⁻¹, 3 × 10⁻¹
         panel.yaxis.set_major_formatter("{x:g}")
         panel.yaxis.set_minor_formatter("")
-        panel.xaxis.set_major_locator(MaxNLocator(4))
+        panels.fix_ticks(panel.xaxis, 4)
     panels.outer_labels(shown, "optimiser step", "training loss (grey),\nvalidation NLL")
     return figure

@@ -203,7 +203,7 @@ def _on_cluster(
     context = study.config, provenance(study), workers.device
     with _client(workers.scheduler) as client:
         futures = {client.submit(_cluster_attempt, trial, *context, pure=False): trial for trial in trials}
-        for future in as_completed(list(futures)):
+        for future in as_completed(list(futures), loop=client.loop):
             trial = futures.pop(future)
             if future.cancelled() and enough.is_set():
                 continue

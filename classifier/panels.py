@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from balancer.plots import PALETTE, subplots
 from classifier.regimes import REGIMES
@@ -18,32 +19,26 @@ WIDTH = 7.4  # inches: a page
 _GRID_WIDTHS = {1: 5.0, 2: WIDTH, 3: 8.6, 4: 10.4}  # by panels side by side
 
 
-@dataclass(frozen=True)
-class Style:
-    """How one regime is drawn in every figure; no two look alike."""
+def _colours() -> dict[str, str]:
+    """The four regimes of the design have a colour each; a control shares one with its augmented twin.
 
-    colour: str
-    line: str
-    marker: str
-
-
-def _styles() -> dict[str, Style]:
-    """The four regimes of the design have a colour each; every control has one for itself and its augmented twin."""
+    Eight colours cannot tell seventeen regimes apart: every figure also names them beside what it draws.
+    """
     main = [r.name for r in REGIMES.values() if r.group == "all"]
+    found = dict(zip(main, PALETTE, strict=False))
     others = list(dict.fromkeys(name.removesuffix("_augment") for name in REGIMES if name not in main))
-    styles = {name: Style(PALETTE[i], "-", "o") for i, name in enumerate(main)}
-    colours = PALETTE[len(main) :]
-    for regime in REGIMES.values():
-        if regime.name not in styles:
-            round_, colour = divmod(others.index(regime.name.removesuffix("_augment")), len(colours))
-            line = ("-", "--") if round_ % 2 == 0 else ("-.", ":")
-            styles[regime.name] = Style(
-                colours[colour], line[not regime.augment], "sD^v"[2 * (round_ % 2) + regime.augment]
-            )
-    return styles
+    free = PALETTE[len(main) :]
+    for name in (n for n in REGIMES if n not in main):
+        found[name] = free[others.index(name.removesuffix("_augment")) % len(free)]
+    return found
 
 
-STYLES = _styles()
+COLOURS = _colours()
+
+
+def fix_ticks(axis: Axis, most: int) -> None:
+    """At most ``most`` intervals between round numbers, the same whatever the size of the axes."""
+    axis.set_major_locator(MaxNLocator(most, steps=(1, 2, 5, 10)))
 
 
 def columns_for(count: int) -> int:
@@ -65,8 +60,10 @@ def grid(names: Sequence[str], height: float) -> tuple[Figure, dict[str, Axes]]:
 
 
 def _look(name: str, panel: Axes) -> None:
-    panel.set_title(name, fontsize=9, color=STYLES[name].colour, fontweight="bold")
+    panel.set_title(name, fontsize=9, color=COLOURS[name], fontweight="bold")
     panel.tick_params(labelsize=7)
+    fix_ticks(panel.xaxis, 6)
+    fix_ticks(panel.yaxis, 6)
     panel.grid(alpha=0.2)
 
 
@@ -85,6 +82,7 @@ def grid_with_strips(names: Sequence[str], height: float) -> tuple[Figure, dict[
         panels[name].sharex(strips[name])
         panels[name].tick_params(labelbottom=False)
         strips[name].tick_params(labelsize=7)
+        fix_ticks(strips[name].yaxis, 2)
     return figure, panels, strips
 
 
@@ -98,9 +96,9 @@ def outer_labels(panels: dict[str, Axes], x: str, y: str) -> None:
             panel.set_ylabel(y, fontsize=8)
 
 
-def rows_axes(names: Sequence[str], columns: int = 1, row: float = 0.42) -> tuple[Figure, list[Axes]]:
-    """Axes with one line of ``row`` inches per regime, the first on top: names stay readable however many there are."""
-    figure, (axes,) = subplots(1, columns, WIDTH, max(row * len(names), 1.2) + 1.3)
+def rows_axes(names: Sequence[str], columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """Axes with a line per regime, the first on top: names stay readable however many there are."""
+    figure, (axes,) = subplots(1, columns, WIDTH, max(0.42 * len(names), 1.2) + 1.3)
     for k, panel in enumerate(axes):
         panel.set_yticks(range(len(names)), names if k == 0 else [])
         panel.set_ylim(len(names) - 0.5, -0.5)
@@ -151,5 +149,5 @@ def annotate(figure: Figure, note: str) -> None:
     engine = figure.get_layout_engine()
     if engine is not None:
         strip = 0.22 / figure.get_figheight()  # inches, however tall the figure
-        engine.set(rect=(0, strip, 1, 1 - strip))  # type: ignore[call-arg]
+        engine.set(rect=(0, strip, 1, 1 - strip))  # type: ignore[call-arg]  # typed as the base class, which takes no settings
     figure.text(0.01, 0.05 / figure.get_figheight(), note, fontsize=7, color="#666666", ha="left", va="bottom")

@@ -130,7 +130,7 @@ def write_outputs(rows: list[Row], analysis: Analysis, data: Dataset, run: Path,
         analysis: of these rows, by :func:`classifier.analysis.analyse`.
         data: what the trials were trained and tested on.
         note: where all this comes from, in a sentence or two.
-        notes: what a reader must know; those of the data stand on top, the others below.
+        notes: what a reader must know; caveats of the analysis stand below, all others on top.
 
     Raises:
         BalancerError: a trial's predictions are missing or damaged.
@@ -140,10 +140,10 @@ def write_outputs(rows: list[Row], analysis: Analysis, data: Dataset, run: Path,
     pictures = _write_figures(figures.draw_all(rows, analysis, predictions, data, failures), run / FIGURES)
     page = Page(
         f"Did balancing help? {tables.plural(len(entries), 'regime')} on {figures.data_name(data)}",
-        [n for n in notes if n in data.notes],
+        [n for n in notes if n not in analysis["notes"]],
         analysis["verdict"],
         analysis["headline"],
-        parts(rows, entries, analysis, failures, set(pictures), note, [n for n in notes if n not in data.notes]),
+        parts(rows, entries, analysis, failures, set(pictures), note, [n for n in notes if n in analysis["notes"]]),
     )
     write_text(run / "report.md", render_markdown(page))
     write_text(run / "report.html", render_html(page, pictures))
@@ -162,6 +162,7 @@ def _write_figures(drawn: Mapping[str, Any], folder: Path) -> dict[str, bytes]:
     pictures = {}
     for name, figure in drawn.items():
         pictures[name] = png(figure, dpi=150)
+        figure.set_layout_engine("none")  # the SVG keeps the places that were found for the PNG
         for suffix, content in ((".png", pictures[name]), (".svg", svg(figure))):
             with atomic_file(folder / f"{name}{suffix}") as handle:
                 handle.write(content)

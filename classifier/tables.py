@@ -66,9 +66,8 @@ BLOCKS = {
 PRINTED = {  # columns of table.tex, which must fit the width of a page
     "val_auroc": "val.\\ AUROC",
     "auroc": "test AUROC [95\\,\\%]",
-    "balanced_accuracy_val_threshold": "bal.\\ acc.",
-    "sensitivity_val_threshold": "sens.",
-    "specificity_val_threshold": "spec.",
+    "sensitivity_val_threshold": "sensitivity",
+    "specificity_val_threshold": "specificity",
 }
 FAMILIES = {
     "confirmatory": "Confirmatory, Holm-adjusted",
@@ -326,8 +325,8 @@ def latex_tables(entries: list[dict[str, Any]], analysis: Analysis) -> str:
     # family, name, estimate, interval, p, Holm p, detectable, verdict
     shown = [[c[1], f"{c[2]} {c[3]}", *c[4:]] for c in contrasts if c[0] == "confirmatory"]
     first = (
-        f"Regimes compared. {latex(basis(entries, analysis))} Balanced accuracy, sensitivity and specificity are those at the threshold "
-        "chosen on validation."
+        f"Regimes compared. {latex(basis(entries, analysis))} Sensitivity and specificity are those at the threshold chosen on "
+        "validation."
     )
     second = (
         f"Confirmatory differences in test AUROC with 95\\,\\% intervals; {latex(counts(analysis))}. Detectable: the "

@@ -1,4 +1,4 @@
-"""The main job: three commands in order, then a prediction, as a user types them."""
+"""The main job: three commands in order, then a prediction, as a user types them. And a study of which the answer is known."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from planted import fields
 
 from balancer.cli import main as balancer
-from balancer.data.folder import CLASSES, read_folder
+from balancer.config import AblateConfig, DataConfig
+from balancer.data.dataset import Dataset
+from balancer.data.folder import CLASSES, Record, read_folder
 from classifier.cli import main as classifier
 
 TINY_GAN = ["--steps", "6", "--batch-size", "8", "--image-size", "32"]
@@ -119,3 +123,58 @@ def test_console_scripts_start_and_fail_in_one_line(tmp_path):
     assert missing.stderr.count("\n") == 1
     assert "does not exist" in missing.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def smooth_and_rough() -> Dataset:
+    """As many images of either class, which differ in nothing but how rough they are; each is a patient."""
+    images, labels, folds = [], [], []
+    for number, (fold, n) in enumerate({"train": 80, "val": 30, "test": 80}.items()):
+        for label, smooth in enumerate((1.5, 2.2)):
+            images.append(fields(n, seed=10 * number + label, size=16, smooth=smooth))
+            labels += [label] * n
+            folds += [fold] * n
+    records = [Record(f"{i}.png", labels[i], folds[i], str(i), "") for i in range(len(labels))]
+    names = [r.patient for r in records]
+    whole = np.concatenate(images), np.array(labels), np.array(folds)
+    return Dataset("memory", *whole, records, names, names, "0" * 16, "f" * 16)
+
+
+@pytest.fixture(scope="module")
+def checks(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """The analysis of the baseline beside the regimes that a sound study must see through."""
+    from classifier.analysis import analyse, read_predictions
+    from classifier.jobs import Workers, run_trials
+    from classifier.study import Study, keep, plan, regimes_of
+
+    small = {"steps": 60, "batch_size": 16, "evaluations": 1, "precision": "float32", "seeds": 5}
+    config = AblateConfig(data=DataConfig(image_size=16), regimes=("baseline", "checks"), **small)
+    study, run, rows = Study(config, smooth_and_rough(), [], regimes_of(config)), tmp_path_factory.mktemp("checks"), []
+    run_trials(study, plan(study), Workers("cpu"), lambda t, r: rows.append(keep(r, run, run / t.name)), "")
+    return analyse(rows, read_predictions(rows, run), study.data.groups)
+
+
+def contrast(found: dict, name: str) -> dict:
+    (one,) = [c for c in found["contrasts"] if c["name"] == name]
+    return one
+
+
+@pytest.mark.slow
+def test_permuted_labels_teach_nothing(checks):
+    (permuted,) = [e["metrics"]["auroc"] for e in checks["regimes"] if e["regime"] == "permuted"]
+    (baseline,) = [e["metrics"]["auroc"] for e in checks["regimes"] if e["regime"] == "baseline"]
+    assert permuted["low"] < 0.5 < permuted["high"]
+    assert baseline["low"] > 0.7
+
+
+@pytest.mark.slow
+def test_the_same_regime_under_two_names_gives_no_verdict(checks):
+    again = contrast(checks, "baseline_again - baseline")
+    assert again["verdict"] in ("not settled", "no benefit")
+    assert again["low"] < 0 < again["high"]
+
+
+@pytest.mark.slow
+def test_a_crippled_regime_is_found_out(checks):
+    flipped = contrast(checks, "flipped - baseline")
+    assert flipped["verdict"] == "hurts"
+    assert flipped["high"] < -0.02

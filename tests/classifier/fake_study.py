@@ -25,7 +25,7 @@ def run_study(
 ) -> list[Row]:
     """Rows of ``results.jsonl``, with ``predictions.npz`` in each trial's folder, as an ablation leaves them."""
     rng = np.random.default_rng(1)
-    hard = rng.normal(0, 0.5, len(data.labels))  # what makes an image hard, for every classifier alike
+    hard = rng.normal(0, 1.0, len(data.labels))  # what makes an image hard, for every classifier alike
     rows = []
     for seed in range(seeds):
         for regime in (REGIMES[name] for name in regimes):
@@ -43,7 +43,7 @@ def _trial(run: Path, data: Dataset, key: Row, hard: np.ndarray, rng: np.random.
     apart += 0.35 * regime.augment - 0.9 * regime.replace - 1.2 * bool(regime.flipped)
 
     def scores(index: np.ndarray, apart: float) -> np.ndarray:
-        noise = hard[index] + rng.normal(0, 0.8, len(index))
+        noise = hard[index] + rng.normal(0, 0.5, len(index))
         return 1 / (1 + np.exp(-3 * (apart * (data.labels[index] - 0.4) + noise)))
 
     val, test = data.indices("val"), data.indices("test")
