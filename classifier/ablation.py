@@ -102,11 +102,11 @@ def write_outputs(rows: list[Row], study: Study, run: RunDir) -> Outcome:
         f"Data `{data.source}`, split `{data.split_hash}`; synthetic sets: {sources}; "
         f"recipe `{rows[0]['recipe_hash']}`, code `{code_hash()}`."
     )
-    write_json(run / "analysis.json", analysis)
+    write_json(run / "analysis.json", {**analysis, "notes": notes})
     report.write_outputs(rows, analysis, data, run.path, note, notes)
     table = tables.text_table(tables.summarise(rows), analysis)
     text = "\n".join([*notes, "", table, "", *analysis["headline"], "", analysis["verdict"]])
-    return Outcome({"run": str(run.path), **analysis}, f"{text}\n{run / 'report.html'}")
+    return Outcome({"run": str(run.path), **analysis, "notes": notes}, f"{text}\n{run / 'report.html'}")
 
 
 def write_data_audit(study: Study, run: RunDir) -> None:

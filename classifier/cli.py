@@ -43,7 +43,9 @@ TRAIN_SETTINGS = (
     setting(
         "--weights", "weights", metavar="imagenet|none|FILE", help="Weights of a torchvision model. [default: none]"
     ),
-    setting("--augmentation", "augmentation", help="Preset of classical transforms: mild, strong or s2. [default: mild]"),
+    setting(
+        "--augmentation", "augmentation", help="Preset of classical transforms: mild, strong or s2. [default: mild]"
+    ),
     setting("--steps", "steps", type=int, help="Optimiser steps, the same in every regime."),
     setting(
         "--exposure",
@@ -64,7 +66,11 @@ WORKER_OPTIONS = (
         show_default=True,
         help="Processes of this machine, or the workers of a dask cluster.",
     ),
-    click.option("--scheduler", metavar="ADDRESS", help="The dask scheduler, such as tcp://10.0.0.1:8786."),
+    click.option(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="The dask scheduler, such as tcp://10.0.0.1:8786; its workers run with --nthreads 1.",
+    ),
 )
 
 

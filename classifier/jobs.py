@@ -134,6 +134,8 @@ def _run_here(study: Study, trials: list[Trial], device: torch.device, kept: Kep
             except Interrupted as stop:
                 raise Interrupted(stop.signum, hint) from stop
             kept(trial, result)
+            if (signum := signalled()) is not None:  # came after the last step
+                raise Interrupted(signum, hint)
 
 
 def _collect(attempts: Iterator[_Attempt], total: int, kept: Kept, enough: threading.Event) -> None:
@@ -215,7 +217,7 @@ def _on_cluster(
                 ) from error
             except Exception as error:  # dask's own: the scheduler is gone, or the worker cannot import this package
                 raise BalancerError(
-                    f"{trial.name}: dask gave {type(error).__name__} ({error}); "
+                    f"{trial.name}: dask gave {type(error).__name__} ({' '.join(str(error).split())}); "
                     "see that the scheduler runs and that the workers have this package installed, then continue with --resume"
                 ) from error
             yield attempt
@@ -230,6 +232,9 @@ def _client(address: str | None) -> Iterator[Client]:
         from distributed import Client
     except ImportError as error:
         raise BalancerError("--backend dask needs dask; run pip install 'xray-balancer[cluster]'") from error
+    logging.getLogger("distributed").setLevel(
+        logging.CRITICAL
+    )  # what it tells in tracebacks, errors here tell in a line
     try:
         client = Client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError) as error:  # ValueError: not an address

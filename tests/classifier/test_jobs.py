@@ -187,6 +187,13 @@ def test_a_signal_waits_until_a_trial_is_written(signum: int) -> None:
     assert caught.value.exit_code == 128 + signum
 
 
+def test_a_signal_after_the_last_step_is_not_forgotten(study: Study) -> None:
+    keeper = Keeper(lambda n: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Interrupted, match="SIGTERM: the hint"):
+        run_trials(study, plan(study)[:1], Workers("cpu"), keeper, "the hint")
+    assert keeper.names == ["baseline-0"]
+
+
 # ---------------------------------------------------------------- processes
 
 
