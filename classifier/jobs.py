@@ -232,9 +232,8 @@ def _client(address: str | None) -> Iterator[Client]:
         from distributed import Client
     except ImportError as error:
         raise BalancerError("--backend dask needs dask; run pip install 'xray-balancer[cluster]'") from error
-    logging.getLogger("distributed").setLevel(
-        logging.CRITICAL
-    )  # what it tells in tracebacks, errors here tell in a line
+    # What it tells in tracebacks, errors here tell in a line.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     try:
         client = Client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError) as error:  # ValueError: not an address
