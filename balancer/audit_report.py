@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from balancer import audit_figures
-from balancer.config import Section, flatten
+from balancer.config import flatten
 from balancer.data.audit import Findings, caveats, leaks, short
 from balancer.data.dataset import PHANTOM_NOTICE, Dataset
 from balancer.data.folder import CLASSES
 from balancer.data.properties import measure
 from balancer.report import Part, Table
 from balancer.run import atomic_file, write_json, write_text
+from balancer.settings import Section
 
 LISTED = 10  # groups and pairs that are named; audit.json has all
 CAPTIONS = {

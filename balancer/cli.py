@@ -7,9 +7,9 @@ from typing import cast
 import click
 
 from balancer import __version__
-from balancer.config import AuditConfig, EvaluateConfig, GanTrainConfig, SynthesizeConfig
 from balancer.console import HELP, Invocation, Outcome, dry_run, run_command, setting
 from balancer.errors import BalancerError
+from balancer.settings import AuditConfig, EvaluateConfig, GanTrainConfig, SynthesizeConfig
 
 INCEPTION = setting(
     "--inception-weights",

@@ -18,8 +18,9 @@ from typing import Any
 
 import click
 
-from balancer.config import Section, data_path, dump, merge, parse_assignment, read_config_file, resolve
+from balancer.config import data_path, dump, merge, parse_assignment, read_config_file, resolve
 from balancer.errors import BalancerError, Interrupted, UsageError
+from balancer.settings import Section
 
 log = logging.getLogger("balancer")
 # Settings that are folders: made absolute, so that --resume finds them from anywhere.

@@ -18,7 +18,6 @@ import torch
 from PIL import Image
 
 from balancer import figures
-from balancer.config import EvaluateConfig
 from balancer.data import cache
 from balancer.data.dataset import PHANTOM_NOTICE
 from balancer.data.folder import SUFFIXES, parse_name
@@ -29,6 +28,7 @@ from balancer.metrics.features import inception_weights
 from balancer.quality import ImageSet, assess, report_seconds
 from balancer.report import closest_pairs, provenance, publish
 from balancer.run import RunDir
+from balancer.settings import EvaluateConfig
 
 log = logging.getLogger("balancer")
 Array = np.ndarray

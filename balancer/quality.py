@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from balancer.config import QualityConfig
 from balancer.data.split import patient_halves
 from balancer.errors import BalancerError
 from balancer.metrics import spectrum, two_sample
@@ -36,6 +35,7 @@ from balancer.metrics.kernel import kernel_distance
 from balancer.metrics.manifold import NEIGHBOURS, manifold_overlap
 from balancer.metrics.memorization import memorization
 from balancer.readings import HALF_SIZE, readings, verdict
+from balancer.settings import QualityConfig
 
 Array = np.ndarray
 ResultT = TypeVar("ResultT")

@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 
-from balancer.config import Section, flatten
+from balancer.config import flatten
 from balancer.device import peak_memory_mb
 from balancer.metrics.manifold import NEIGHBOURS
 from balancer.metrics.memorization import PAIRS, p_text
 from balancer.run import RunDir, atomic_file, write_json, write_text
+from balancer.settings import Section
 
 Report = dict[str, Any]
 CAPTIONS = {

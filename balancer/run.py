@@ -29,8 +29,9 @@ import filelock
 import yaml
 
 import balancer
-from balancer.config import COMMANDS, Section, config_hash, differences, dump, merge, validate
+from balancer.config import config_hash, differences, dump, merge, validate
 from balancer.errors import BalancerError
+from balancer.settings import COMMANDS, Section
 
 log = logging.getLogger("balancer")
 RUNS = Path("runs")

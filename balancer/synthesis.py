@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from balancer import figures, progress
-from balancer.config import GanTrainConfig, SynthesizeConfig, merge, recipe_changes, validate
+from balancer.config import merge, recipe_changes, validate
 from balancer.console import Invocation
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.folder import CLASSES
@@ -33,6 +33,7 @@ from balancer.quality import ImageSet, assess, report_seconds
 from balancer.report import closest_pairs, provenance, publish
 from balancer.run import RunDir, latest_run, read_jsonl, saved_config, write_text
 from balancer.seeding import derive_seed, generator
+from balancer.settings import GanTrainConfig, SynthesizeConfig
 
 log = logging.getLogger("balancer")
 Array = np.ndarray

@@ -24,10 +24,11 @@ import numpy as np
 import torch
 from sklearn.model_selection import StratifiedGroupKFold
 
-from balancer.config import TrainConfig, resolve
+from balancer.config import resolve
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.device import limit_threads
 from balancer.run import append_jsonl, read_jsonl
+from balancer.settings import TrainConfig
 from classifier import trainer
 from classifier.evaluation import RANKING, evaluate
 from classifier.regimes import REGIMES

@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from timing import arguments, compare
 
 from balancer.augmentation.classical import Augmenter
-from balancer.config import TrainConfig, resolve
+from balancer.config import resolve
 from balancer.data.dataset import load_dataset, phantom_folder
 from balancer.device import limit_threads, memory_format, resolve_device, resolve_precision
+from balancer.settings import TrainConfig
 from classifier import trainer
 from classifier.models.cnn import SmallCNN
 from classifier.regimes import REGIMES, Regime

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from timing import arguments, compare
 from torch import Tensor
 
-from balancer.config import DataConfig, GanTrainConfig
 from balancer.device import limit_threads, resolve_device
 from balancer.gan.networks import DCGANDiscriminator, DCGANGenerator
 from balancer.gan.step import build_state, train_step
 from balancer.gan.trainer import next_batch
+from balancer.settings import DataConfig, GanTrainConfig
 
 
 def ours(config: GanTrainConfig, pixels: Tensor, device: torch.device):

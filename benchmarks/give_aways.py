@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from balancer.config import GanTrainConfig, SynthesizeConfig, validate
+from balancer.config import validate
 from balancer.device import limit_threads, resolve_device
 from balancer.metrics.features import random_subset
 from balancer.metrics.two_sample import pixel_two_sample
 from balancer.quality import halved
 from balancer.run import saved_config
+from balancer.settings import GanTrainConfig, SynthesizeConfig
 from balancer.synthesis import images_of, open_source
 
 Array = np.ndarray

@@ -9,11 +9,12 @@ from typing import IO, Any
 import torch
 from torch import nn
 
-from balancer.config import ClassifierConfig, validate
+from balancer.config import validate
 from balancer.data.dataset import Dataset
 from balancer.data.folder import CLASSES
 from balancer.device import memory_format
 from balancer.errors import BalancerError, UsageError
+from balancer.settings import ClassifierConfig
 from classifier.models import build_model
 from classifier.regimes import Regime
 from classifier.trainer import Fitted

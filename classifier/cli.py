@@ -8,8 +8,8 @@ from typing import cast
 import click
 
 from balancer import __version__
-from balancer.config import AblateConfig, ClassifierConfig
 from balancer.console import HELP, Invocation, Outcome, dry_run, plain_command, run_command, setting
+from balancer.settings import AblateConfig, ClassifierConfig
 
 
 @click.group(context_settings={**HELP, "auto_envvar_prefix": "CLASSIFIER"})

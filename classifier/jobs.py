@@ -27,10 +27,10 @@ from joblib.externals.loky.process_executor import BrokenProcessPool
 from tqdm import tqdm
 
 from balancer import progress
-from balancer.config import ClassifierConfig
 from balancer.device import describe_device, limit_threads, resolve_device
 from balancer.errors import BalancerError, Interrupted, UsageError
 from balancer.run import deferred_signals
+from balancer.settings import ClassifierConfig
 from classifier.study import Study, Trial, TrialResult, open_study, provenance, run_trial
 
 if TYPE_CHECKING:

@@ -15,12 +15,13 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from balancer.config import AblateConfig, ClassifierConfig, TrainConfig, config_hash, merge
+from balancer.config import config_hash, merge
 from balancer.console import Invocation
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.folder import CLASSES
 from balancer.errors import BalancerError, UsageError
 from balancer.run import atomic_file, git_commit, latest_run, saved_config
+from balancer.settings import AblateConfig, ClassifierConfig, TrainConfig
 from classifier import trainer
 from classifier.checkpoint import save_classifier
 from classifier.evaluation import evaluate

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from balancer.config import DataConfig
 from balancer.data.dataset import Dataset
 from balancer.data.folder import CLASSES
 from balancer.data.images import read_image
 from balancer.errors import BalancerError
 from balancer.manifest import MANIFEST_COLUMNS
+from balancer.settings import DataConfig
 
 Array = np.ndarray
 

@@ -19,11 +19,11 @@ from torchvision.ops import sigmoid_focal_loss
 
 from balancer import progress
 from balancer.augmentation.classical import Augmenter
-from balancer.config import ClassifierConfig
 from balancer.data.folder import CLASSES
 from balancer.device import autocast, memory_format
 from balancer.errors import BalancerError, Interrupted, UsageError
 from balancer.seeding import derive_seed
+from balancer.settings import ClassifierConfig
 from classifier.evaluation import nll
 from classifier.models import build_model
 from classifier.regimes import Regime

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from balancer.augmentation.classical import Augmenter
-from balancer.config import ClassifierConfig
 from balancer.data.dataset import Dataset
 from balancer.data.folder import CLASSES
 from balancer.data.sampling import batch_indices
 from balancer.errors import BalancerError
 from balancer.seeding import derive_seed
+from balancer.settings import ClassifierConfig
 from classifier.regimes import Regime
 from classifier.synthetic import SyntheticSet
 

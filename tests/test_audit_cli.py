@@ -14,10 +14,10 @@ from commands import balancer, done, refused
 from PIL import Image
 
 from balancer import audit_figures, audit_report
-from balancer.config import DataConfig
 from balancer.data.audit import audit
 from balancer.data.dataset import load_dataset
 from balancer.data.properties import measure
+from balancer.settings import DataConfig
 
 PICTURES = {"closest", "extremes", "histograms"}
 

@@ -14,13 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balancer.config import (
-    COMMANDS,
     DEMO,
     PRESETS,
-    RECIPE,
-    AblateConfig,
-    DataConfig,
-    GanTrainConfig,
     changed_keys,
     config_hash,
     differences,
@@ -36,6 +31,7 @@ from balancer.config import (
 )
 from balancer.console import HELP, Invocation, Outcome, plain_command, run_command, setting
 from balancer.errors import BalancerError, Interrupted, UsageError, nearest
+from balancer.settings import COMMANDS, RECIPE, AblateConfig, DataConfig, GanTrainConfig
 
 DATA = {"data": {"path": "/some/folder"}}  # not the phantom set: no demonstration sizes
 

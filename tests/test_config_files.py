@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from balancer.config import COMMANDS, DataConfig, read_config_file, reads_data, resolve
+from balancer.config import read_config_file, reads_data, resolve
+from balancer.settings import COMMANDS, DataConfig
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 

@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from planted import fields
 
 from balancer.cli import main as balancer
-from balancer.config import AblateConfig, DataConfig
 from balancer.data.dataset import Dataset
 from balancer.data.folder import CLASSES, Record, read_folder
+from balancer.settings import AblateConfig, DataConfig
 from classifier.cli import main as classifier
 
 TINY_GAN = ["--steps", "6", "--batch-size", "8", "--image-size", "32"]

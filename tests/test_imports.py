@@ -15,6 +15,7 @@ LAYERS = (
         "progress",
         "console",
         "config",
+        "settings",
         "run",
         "seeding",
         "device",

@@ -13,13 +13,13 @@ from planted import fields
 from scipy.ndimage import gaussian_filter
 
 from balancer import quality
-from balancer.config import QualityConfig
 from balancer.data.folder import Record, find_root, read_folder
 from balancer.data.images import read_image
 from balancer.metrics.features import FeatureNetwork
 from balancer.metrics.two_sample import percent
 from balancer.quality import ImageSet, assess, halved, report_seconds
 from balancer.readings import readings, times, verdict
+from balancer.settings import QualityConfig
 
 CPU = torch.device("cpu")
 SETTINGS = QualityConfig(inception="off", kid_subsets=3, kid_subset_size=6, two_sample=False)

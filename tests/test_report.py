@@ -12,11 +12,11 @@ import pytest
 import torch
 from planted import fields
 
-from balancer.config import QualityConfig
 from balancer.data.dataset import PHANTOM_NOTICE
 from balancer.metrics import two_sample
 from balancer.quality import ImageSet, assess
 from balancer.report import closest_pairs, parts, render_html, render_markdown, summary
+from balancer.settings import QualityConfig
 
 PNG = b"\x89PNG\r\n\x1a\n"
 FIGURES = {name: PNG + name.encode() for name in ("grid", "closest", "spectrum", "training")}

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from balancer import run as run_module
-from balancer.config import GanTrainConfig, SynthesizeConfig, resolve, validate
+from balancer.config import resolve, validate
 from balancer.errors import BalancerError, Interrupted, UsageError
 from balancer.run import (
     RUNS,
@@ -37,6 +37,7 @@ from balancer.run import (
     write_json,
     write_text,
 )
+from balancer.settings import GanTrainConfig, SynthesizeConfig
 
 CONFIG = GanTrainConfig(
     seed=3, steps=4000, z_dim=100, lr_generator=1e-4, lr_discriminator=2e-4, diffaugment=("cutout",)

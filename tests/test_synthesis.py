@@ -15,13 +15,13 @@ from commands import QUICK_REPORT, TINY_GAN, balancer, done, refused, sets
 from PIL import Image
 
 from balancer import synthesis
-from balancer.config import DataConfig, GanTrainConfig, SynthesizeConfig
 from balancer.data.dataset import load_dataset
 from balancer.gan.checkpoint import BEST, CHECKPOINT
 from balancer.grids import png_bytes
 from balancer.manifest import MANIFEST_COLUMNS
 from balancer.presets import PRESETS
 from balancer.seeding import derive_seed
+from balancer.settings import DataConfig, GanTrainConfig, SynthesizeConfig
 
 SIZE = 16
 GAN = ["--steps", "3", *TINY_GAN, *sets(lr_generator=0.05)]

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from balancer.config import DataConfig
 from balancer.data.dataset import PHANTOM_NOTICE, Dataset
 from balancer.data.duplicates import COPY, SUSPECT, Pair, identical_files, near_duplicates
 from balancer.data.folder import CLASSES, SPLITS
 from balancer.data.properties import is_measured, measure
 from balancer.data.shortcuts import shortcuts
+from balancer.settings import DataConfig
 
 Findings = dict[str, Any]
 Array = np.ndarray

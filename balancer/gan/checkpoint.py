@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from balancer.config import GanTrainConfig, differences, validate
+from balancer.config import differences, validate
 from balancer.data.dataset import Dataset
 from balancer.data.folder import CLASSES
 from balancer.errors import BalancerError
 from balancer.gan.step import GanState
 from balancer.run import atomic_file
+from balancer.settings import GanTrainConfig
 
 log = logging.getLogger("balancer")
 FORMAT = 2

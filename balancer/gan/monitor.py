@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from balancer.config import GanTrainConfig
 from balancer.data.dataset import Dataset
 from balancer.data.split import patient_halves
 from balancer.device import exact_float32
@@ -18,6 +17,7 @@ from balancer.metrics.features import FeatureNetwork, chest_xray, extract, rando
 from balancer.metrics.frechet import frechet_distance
 from balancer.metrics.kernel import kernel_distance
 from balancer.seeding import generator
+from balancer.settings import GanTrainConfig
 
 CHUNK = 64  # images per pass through G; fixed, so that rounding does not depend on how many are asked for
 

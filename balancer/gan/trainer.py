@@ -14,7 +14,6 @@ from torch import Tensor
 
 from balancer import progress
 from balancer.augmentation.differentiable import check_policy
-from balancer.config import GanTrainConfig
 from balancer.data.dataset import Dataset
 from balancer.data.folder import CLASSES
 from balancer.data.sampling import batch_indices
@@ -29,6 +28,7 @@ from balancer.gan.step import GanState, build_state, sample_z, train_step
 from balancer.grids import save_grid, tile, to_uint8
 from balancer.run import RunDir, deferred_signals, keep_jsonl, read_jsonl
 from balancer.seeding import generator
+from balancer.settings import GanTrainConfig
 
 log = logging.getLogger("balancer")
 GRID_IMAGES = 64

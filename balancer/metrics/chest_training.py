@@ -29,12 +29,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from balancer import progress
-from balancer.config import DataConfig, data_path
+from balancer.config import data_path
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.device import limit_threads
 from balancer.metrics.chest import ChestFeatures
 from balancer.run import atomic_file
 from balancer.seeding import derive_seed, generator
+from balancer.settings import DataConfig
 
 log = logging.getLogger("balancer")
 SEED, PER_CLASS, LR = 20220105, 64, 1e-3

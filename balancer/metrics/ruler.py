@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from balancer.config import DataConfig, data_path
+from balancer.config import data_path
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.split import patient_halves
 from balancer.device import limit_threads, resolve_device
@@ -25,6 +25,7 @@ from balancer.metrics.features import FeatureNetwork, chest_xray, extract, rando
 from balancer.metrics.frechet import frechet_distance
 from balancer.metrics.kernel import kernel_distance
 from balancer.plots import BLUE, VERMILION, png, subplots
+from balancer.settings import DataConfig
 
 Array = np.ndarray
 Degrade = Callable[[Array, float, Array], Array]  # images (n, H, W) float, level, other-class images -> (n, H, W) float

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
-    from balancer.config import ClassifierConfig
+    from balancer.settings import ClassifierConfig
 
 OWN_MODELS = ("small_cnn", "s2_cnn")
 

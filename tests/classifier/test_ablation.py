@@ -21,11 +21,11 @@ import yaml
 from click.testing import Result
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from balancer.config import AblateConfig, DataConfig, TrainConfig
 from balancer.data.audit import leaks
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.errors import BalancerError
 from balancer.run import RunDir, write_json
+from balancer.settings import AblateConfig, DataConfig, TrainConfig
 from classifier import ablation, jobs, study, trainer
 from classifier.regimes import REGIMES
 from classifier.thresholds import balanced_accuracy

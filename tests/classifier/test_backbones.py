@@ -11,9 +11,9 @@ from click.testing import Result
 from torch import nn
 from torchvision import models
 
-from balancer.config import ClassifierConfig, DataConfig
 from balancer.data.dataset import Dataset
 from balancer.errors import BalancerError, UsageError
+from balancer.settings import ClassifierConfig, DataConfig
 from classifier import trainer
 from classifier.models import build_model
 from classifier.models.backbones import Backbone, backbone_names

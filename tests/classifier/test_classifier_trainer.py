@@ -15,11 +15,11 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from torchvision.transforms.functional import normalize
 
-from balancer.config import ClassifierConfig, DataConfig
 from balancer.data.dataset import Dataset
 from balancer.data.sampling import batch_indices
 from balancer.errors import BalancerError, Interrupted, UsageError
 from balancer.seeding import derive_seed
+from balancer.settings import ClassifierConfig, DataConfig
 from classifier import trainer
 from classifier import training_set as training_set_module
 from classifier.models import build_model

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from balancer.config import ClassifierConfig, DataConfig
 from balancer.errors import UsageError
+from balancer.settings import ClassifierConfig, DataConfig
 from classifier.models import build_model
 from classifier.models.cnn import S2CNN, SmallCNN
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from balancer.config import AblateConfig, TrainConfig, read_config_file, resolve
+from balancer.config import read_config_file, resolve
+from balancer.settings import AblateConfig, TrainConfig
 from classifier.study import recipe_hash
 
 FROZEN = Path(__file__).resolve().parents[2] / "configs" / "frozen.yaml"

@@ -17,8 +17,8 @@ from typing import Any
 import psutil
 import pytest
 
-from balancer.config import AblateConfig, DataConfig
 from balancer.errors import BalancerError, Interrupted, UsageError
+from balancer.settings import AblateConfig, DataConfig
 from classifier import jobs
 from classifier.jobs import Workers, run_trials
 from classifier.regimes import REGIMES

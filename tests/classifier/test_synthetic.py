@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from balancer.config import DataConfig
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.images import read_image
 from balancer.errors import BalancerError
 from balancer.manifest import MANIFEST_COLUMNS
+from balancer.settings import DataConfig
 from classifier.synthetic import load_sets, load_synthetic
 
 Make = Callable[..., Path]

@@ -10,9 +10,9 @@ from fakes import synthetic_set
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balancer.config import ClassifierConfig
 from balancer.data.dataset import Dataset
 from balancer.errors import BalancerError
+from balancer.settings import ClassifierConfig
 from classifier.regimes import REGIMES
 from classifier.training_set import Batches, TrainingSet, training_set
 

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
-from balancer.config import DataConfig
 from balancer.data import shortcuts as data_shortcuts
 from balancer.data.audit import audit, caveats, estimate_seconds, image_level_overlap, leaks, short
 from balancer.data.dataset import Dataset, load_dataset
@@ -20,6 +19,7 @@ from balancer.data.duplicates import BITS, COPY, SUSPECT, _aligned, _bands, perc
 from balancer.data.images import resize_grey
 from balancer.data.phantom import draw_image, draw_patient
 from balancer.data.properties import measure
+from balancer.settings import DataConfig
 
 SETTINGS = {"image_size": 16}
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from balancer.config import DataConfig
 from balancer.data import cache, dataset
 from balancer.data.cache import cache_dir, decode_all, stat_stamp
 from balancer.data.dataset import load_dataset
 from balancer.errors import BalancerError
+from balancer.settings import DataConfig
 
 SIZE = 4
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from balancer.config import DataConfig
 from balancer.data import dataset
 from balancer.data.dataset import PHANTOM_NOTICE, Dataset, load_dataset
 from balancer.data.folder import CLASSES, find_root, read_folder
 from balancer.data.images import read_image
 from balancer.data.phantom import PhantomSpec
 from balancer.errors import BalancerError
+from balancer.settings import DataConfig
 
 SPLITS = ("train", "val", "test")
 

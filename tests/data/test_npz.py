@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from balancer.config import DataConfig
 from balancer.data.dataset import load_dataset
 from balancer.data.npz import read_npz
 from balancer.errors import BalancerError
+from balancer.settings import DataConfig
 
 COUNTS = {"train": (6, 14), "val": (2, 4), "test": (3, 5)}
 

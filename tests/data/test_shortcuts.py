@@ -10,12 +10,12 @@ from PIL import Image
 from scipy.ndimage import laplace
 from sklearn.metrics import roc_auc_score
 
-from balancer.config import DataConfig
 from balancer.data import properties
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.properties import BLACK, OF_PIXELS, measure, pixel_properties
 from balancer.data.shortcuts import _folds, _weighted_auroc, clustered_auroc, shortcuts
 from balancer.errors import BalancerError
+from balancer.settings import DataConfig
 
 RNG = np.random.default_rng(0)
 

@@ -9,13 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from balancer.config import PRESETS, GanTrainConfig, resolve
+from balancer.config import PRESETS, resolve
 from balancer.data.dataset import Dataset
 from balancer.data.folder import CLASSES, Record
 from balancer.gan import trainer
 from balancer.gan.step import train_step
 from balancer.metrics.features import FeatureNetwork
 from balancer.run import RunDir, RunRequest, open_run
+from balancer.settings import GanTrainConfig
 
 CPU = torch.device("cpu")
 TINY: dict[str, Any] = {

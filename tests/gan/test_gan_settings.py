@@ -8,13 +8,14 @@ import torch
 from gan_helpers import CPU, assert_same, config, dataset
 
 from balancer.augmentation.differentiable import DIFFAUGMENT
-from balancer.config import GanTrainConfig, resolve
+from balancer.config import resolve
 from balancer.errors import BalancerError, UsageError
 from balancer.gan import trainer
 from balancer.gan.networks import ARCHITECTURES, S2Generator, count_values
 from balancer.gan.step import build_state, sample_z
 from balancer.presets import PRESETS
 from balancer.seeding import generator
+from balancer.settings import GanTrainConfig
 
 
 def test_weights_do_not_depend_on_the_global_stream() -> None:

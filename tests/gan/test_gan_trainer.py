@@ -28,7 +28,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from balancer.augmentation.differentiable import DIFFAUGMENT
 from balancer.cli import main as balancer_command
-from balancer.config import GanTrainConfig
 from balancer.data.folder import CLASSES
 from balancer.errors import BalancerError, Interrupted
 from balancer.events import Events
@@ -39,6 +38,7 @@ from balancer.gan.trainer import train, training_images
 from balancer.presets import PRESETS
 from balancer.run import read_jsonl
 from balancer.seeding import generator
+from balancer.settings import GanTrainConfig
 
 CLOCKS = {"images_per_s", "memory_mb", "eta_s"}
 EVERY: dict[str, dict[str, Any]] = {**{p: {"preset": p} for p in PRESETS}, **RECIPES}

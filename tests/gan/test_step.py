@@ -13,12 +13,12 @@ from gan_helpers import CPU, RECIPES, assert_same, config
 from torch import Tensor, nn
 
 from balancer.augmentation.differentiable import DIFFAUGMENT
-from balancer.config import GanTrainConfig
 from balancer.gan import step as step_module
 from balancer.gan.monitor import generate
 from balancer.gan.step import GanState, build_state, sample_z, train_step
 from balancer.presets import PRESETS
 from balancer.seeding import generator
+from balancer.settings import GanTrainConfig
 
 EVERY: dict[str, dict[str, Any]] = {**{p: {"preset": p} for p in PRESETS}, **RECIPES}
 

@@ -12,11 +12,11 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scipy.stats import kstest, mannwhitneyu
 
-from balancer.config import DataConfig
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.phantom import draw_image, draw_patient
 from balancer.errors import BalancerError
 from balancer.metrics.memorization import PAIRS, memorization, perceptual_hash
+from balancer.settings import DataConfig
 
 
 @pytest.fixture(autouse=True)

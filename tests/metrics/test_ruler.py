@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from balancer.config import DataConfig
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.split import patient_halves
 from balancer.metrics import ruler
 from balancer.metrics.features import chest_xray
+from balancer.settings import DataConfig
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from balancer.config import DataConfig
 from balancer.data.dataset import load_dataset
 from balancer.errors import BalancerError
 from balancer.metrics.spectrum import (
@@ -25,6 +24,7 @@ from balancer.metrics.spectrum import (
     radial_spectrum,
     reading,
 )
+from balancer.settings import DataConfig
 
 ROUNDING_DB = 10 * math.log10(FLOOR)
 SIZES = [(16, 16), (28, 28), (45, 45), (64, 48), (101, 101), (256, 256)]

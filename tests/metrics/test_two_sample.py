@@ -14,7 +14,6 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 from streams import global_streams_untouched
 
-from balancer.config import DataConfig
 from balancer.data.dataset import load_dataset
 from balancer.errors import BalancerError
 from balancer.metrics import two_sample
@@ -27,6 +26,7 @@ from balancer.metrics.two_sample import (
     pixel_two_sample,
     reading,
 )
+from balancer.settings import DataConfig
 
 CPU = torch.device("cpu")
 
