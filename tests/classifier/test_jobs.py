@@ -264,7 +264,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespac
         started.append(process)
         return process
 
-    start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+    scheduler = start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
     workers = [start("worker", "--nthreads", "1", "--no-nanny", "--no-dashboard") for _ in range(2)]
     try:
         deadline = time.monotonic() + 240
@@ -273,7 +273,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespac
         address = json.loads((folder / "at").read_text())["address"]
         with _client(address) as client:
             client.wait_for_workers(2, timeout=240)
-        yield SimpleNamespace(address=address, workers=workers)
+        yield SimpleNamespace(address=address, workers=workers, scheduler=scheduler)
     finally:
         for process in reversed(started):
             process.kill()
@@ -293,8 +293,9 @@ def test_an_interrupted_cluster_stops_working(cluster: SimpleNamespace, template
     study, keeper = study_of(template, seeds=1, steps=1_000_000), Keeper()
 
     def when_under_way() -> None:
+        deadline = time.monotonic() + 120
         with _client(cluster.address) as client:
-            while sum(map(len, client.processing().values())) < 2:
+            while sum(map(len, client.processing().values())) < 2 and time.monotonic() < deadline:
                 time.sleep(0.1)
         time.sleep(1)
         os.kill(os.getpid(), signal.SIGINT)
@@ -325,7 +326,7 @@ def test_workers_that_see_other_data_say_so(cluster: SimpleNamespace, chest_fold
 
 @pytest.mark.slow
 def test_the_trial_of_a_killed_worker_is_run_by_another(cluster: SimpleNamespace, template: Path) -> None:
-    """Must be the last of the cluster's tests: one of its workers ends here."""
+    """After all tests that need both workers: one ends here."""
     study = study_of(template, seeds=3, steps=60)
     workers = Workers("cpu", 1, "dask", cluster.address)
     assert workers.at_once() == 2
@@ -339,3 +340,14 @@ def test_the_trial_of_a_killed_worker_is_run_by_another(cluster: SimpleNamespace
     assert cluster.workers[0].wait() == -signal.SIGKILL
     assert sorted(keeper.names) == sorted(t.name for t in plan(study)), "a trial was lost, or kept twice"
     assert keeper.rows == rows_here(study, keeper.names)
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_dies_ends_the_command_clearly(cluster: SimpleNamespace, template: Path) -> None:
+    """Must be the last of the cluster's tests."""
+    study = study_of(template, seeds=30, steps=60)
+    keeper = Keeper(lambda n: cluster.scheduler.kill())
+    with pytest.raises(BalancerError, match=r"dask gave \w+ .* continue with --resume") as caught:
+        run_trials(study, plan(study), Workers("cpu", 1, "dask", cluster.address), keeper, "hint")
+    assert "\n" not in str(caught.value)
+    assert 1 <= len(keeper.names) < 60
