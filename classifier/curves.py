@@ -250,7 +250,7 @@ def threshold_transfer(rows: list[Row], predictions: dict[str, Predictions]) -> 
         many = f" ({tables.short(min(losses))} to {tables.short(max(losses))})" if len(losses) > 1 else ""
         text = f"lost against the best\nthreshold in hindsight:\n{tables.short(float(np.mean(losses)))}{many}"
         paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
-        panel.text(0.5, 0.04, text, transform=panel.transAxes, ha="center", va="bottom", fontsize=7, bbox=paper)
+        panel.text(0.98, 0.03, text, transform=panel.transAxes, ha="right", va="bottom", fontsize=7, bbox=paper)
         panel.set_xscale("logit")
         panel.xaxis.set_major_locator(FixedLocator(TICKS))
         panel.xaxis.set_major_formatter(FixedFormatter([f"{t:g}".removeprefix("0") for t in TICKS]))
