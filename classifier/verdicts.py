@@ -64,7 +64,8 @@ def _reading(c: Contrast) -> str:
         sound, otherwise = CHECKS[c["left"]]
         return "as it must be" if verdict in sound else otherwise
     if verdict == UNSETTLED:
-        return f"not settled at this n (an effect of {short(c['mde'])} would have been found in 80 % of such studies)"
+        found = f"an effect of {short(c['mde'])} would have been found in 80 % of such studies"
+        return "; ".join([f"not settled at this n ({found})", *_ruled_out(c)])
     words = {
         "small": f"a difference, but smaller than the margin of {short_margin()}",
         "no benefit": f"no effect larger than {short_margin()} either way",
@@ -77,6 +78,14 @@ def _reading(c: Contrast) -> str:
     if uses_synthetic(c["coefficients"]) and c["gan_seeds"] < FEWEST_GAN_SEEDS:
         limits.append(f"for {sets_in_words(c['gan_seeds'])}")
     return f"{words} ({', '.join(limits)})" if limits else words
+
+
+def _ruled_out(c: Contrast) -> list[str]:
+    """What the interval of an unsettled contrast excludes all the same: a gain, or a loss, as large as the margin."""
+    if c["p"] is None:  # over patients alone
+        return []
+    gain, loss = c["high"] < MARGIN, c["low"] > -MARGIN
+    return [f"a {what} of {short_margin()} is ruled out" for what, out in (("gain", gain), ("loss", loss)) if out]
 
 
 def short_margin() -> str:
@@ -136,8 +145,14 @@ def _effect(words: str, c: Contrast) -> str:
         "hurts": f"hurt {words} {figures}",
         "small": f"changed something {words}, but less than {short_margin()} {figures}",
         "no benefit": f"made no difference larger than {short_margin()} {words} {figures}",
-        UNSETTLED: f"may or may not have helped {words} {figures}",
+        UNSETTLED: f"{_undecided(c)} {words} {figures}",
     }[c["verdict"]]
+
+
+def _undecided(c: Contrast) -> str:
+    if c["p"] is not None and c["high"] < MARGIN:
+        return f"did not help by {short_margin()}, and may or may not have done harm,"
+    return "may or may not have helped"
 
 
 def _against_copies(words: str, copies: Contrast | None) -> str:

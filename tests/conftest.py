@@ -19,6 +19,11 @@ REAL_DATA = Path(os.environ.get("BALANCER_DATA") or REPOSITORY.parent / "shared"
 for variable in [v for v in os.environ if v.startswith(("BALANCER_", "CLASSIFIER_"))]:
     del os.environ[variable]  # what the developer's shell says must not reach a test
 
+# One thread each where pytest-xdist runs several processes: threads that wait for one another on a busy core cost minutes.
+THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
+if THREADS == 1:
+    os.environ["OMP_NUM_THREADS"] = "1"  # what limit_threads() and worker processes heed
+
 # Hypothesis keeps notes while tests are collected, before any fixture: not in the repository.
 set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "xray-balancer-hypothesis")
 settings.register_profile("toolkit", deadline=None, database=None, derandomize=True, max_examples=60)
@@ -32,11 +37,11 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(autouse=True)
-def two_threads() -> None:
-    """Two torch threads, set only once some test has imported torch: importing it costs seconds."""
+def threads() -> None:
+    """Torch's threads, set only once some test has imported torch: importing it costs seconds."""
     torch = sys.modules.get("torch")
-    if torch is not None and torch.get_num_threads() != 2:
-        torch.set_num_threads(2)
+    if torch is not None and torch.get_num_threads() != THREADS:
+        torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(autouse=True)

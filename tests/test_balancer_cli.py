@@ -24,7 +24,7 @@ TINY = ["--steps", "4", *TINY_GAN, *sets(log_every=1)]
 
 
 @pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch, two_threads: None) -> None:
+def one_thread(monkeypatch: pytest.MonkeyPatch, threads: None) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
 

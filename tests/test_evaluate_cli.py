@@ -25,7 +25,7 @@ SIZE = 24
 
 
 @pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch, two_threads: None) -> None:
+def one_thread(monkeypatch: pytest.MonkeyPatch, threads: None) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
 

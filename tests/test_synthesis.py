@@ -28,7 +28,7 @@ GAN = ["--steps", "3", *TINY_GAN, *sets(lr_generator=0.05)]
 
 
 @pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch, two_threads: None) -> None:
+def one_thread(monkeypatch: pytest.MonkeyPatch, threads: None) -> None:
     """Also in the commands, which look at this variable: nets this small lose by a second thread on a busy machine."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)

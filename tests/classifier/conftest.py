@@ -20,7 +20,7 @@ SIZE = 16
 
 
 @pytest.fixture(autouse=True)
-def one_thread(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def one_thread(threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Images this small train several times faster on one thread, above all on a busy machine."""
     import torch
 

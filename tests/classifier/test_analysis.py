@@ -365,6 +365,16 @@ NULL = {"estimate": 0.003, "low": -0.006, "high": 0.012, "p_holm": 0.8, "verdict
         (
             NULL,
             "combined - augment: +.003 AUROC [-.006, .012], Holm p = .80: "
+            "not settled at this n (an effect of .013 would have been found in 80 % of such studies); a loss of .01 is ruled out",
+        ),
+        (
+            NULL | {"estimate": -0.006, "low": -0.012, "high": -0.001},
+            "combined - augment: -.006 AUROC [-.012, -.001], Holm p = .80: "
+            "not settled at this n (an effect of .013 would have been found in 80 % of such studies); a gain of .01 is ruled out",
+        ),
+        (
+            NULL | {"low": -0.011},
+            "combined - augment: +.003 AUROC [-.011, .012], Holm p = .80: "
             "not settled at this n (an effect of .013 would have been found in 80 % of such studies)",
         ),
         (
@@ -428,6 +438,18 @@ def test_answers(pair: tuple[str, str], begins: str) -> None:
     text = verdicts.answer(contrasts)
     assert text.startswith(f"{begins} GAN balancing ")
     assert text.count("copies of real images") == pair.count("helps")
+
+
+@pytest.mark.parametrize(
+    ("high", "p", "said"),
+    [
+        (0.009, 0.4, "GAN balancing did not help by .01, and may or may not have done harm, with augmentation"),
+        (0.011, 0.4, "GAN balancing may or may not have helped with augmentation"),
+        (0.009, None, "GAN balancing may or may not have helped with augmentation"),
+    ],
+)
+def test_an_unsettled_answer_says_what_is_ruled_out(high: float, p: float | None, said: str) -> None:
+    assert said in verdicts.answer([CONTRAST | NULL | {"low": -0.012, "high": high, "p": p}])
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from balancer.gan import monitor
 
 
 @pytest.fixture(autouse=True)
-def one_thread(two_threads: None) -> None:
+def one_thread(threads: None) -> None:
     """Nets this small gain nothing from a second thread, and lose much when the machine is busy."""
     torch.set_num_threads(1)
 

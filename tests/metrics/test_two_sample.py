@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def one_thread(two_threads: None) -> None:
+def one_thread(threads: None) -> None:
     """Small batches gain nothing from a second thread, and lose much where the cores are busy."""
     torch.set_num_threads(1)
 
