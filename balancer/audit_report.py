@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from balancer.data.audit import Findings, caveats, leaks, short
 from balancer.data.dataset import PHANTOM_NOTICE, Dataset
 from balancer.data.folder import CLASSES
 from balancer.data.properties import measure
+from balancer.pages import render_page
 from balancer.report import Part, Table
 from balancer.run import atomic_file, write_json, write_text
 from balancer.settings import Section
@@ -321,27 +320,14 @@ def render_markdown(findings: Findings, page: list[Part]) -> str:
 
 def render_html(findings: Findings, page: list[Part], figures: Mapping[str, bytes]) -> str:
     """audit.html: one file with the pictures inside; no script, nothing fetched."""
-    import jinja2
-    from markupsafe import Markup, escape
-
-    def inline(text: str) -> Markup:
-        return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("balancer"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["inline"] = inline
-    return environment.get_template("audit.html").render(
+    return render_page(
+        "audit.html",
+        figures,
         title=_title(findings),
         notice=PHANTOM_NOTICE if PHANTOM_NOTICE in findings["data"]["notes"] else "",
         leaking=bool(leaks(findings)),
         verdict=verdict(findings),
         parts=page,
-        figures={name: base64.b64encode(png).decode() for name, png in figures.items()},
         captions=CAPTIONS,
     )
 

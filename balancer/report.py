@@ -6,9 +6,7 @@ Both are renderings of the same :class:`Part` list, so that a figure in one cann
 
 from __future__ import annotations
 
-import base64
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +17,7 @@ from balancer.config import flatten
 from balancer.device import peak_memory_mb
 from balancer.metrics.manifold import NEIGHBOURS
 from balancer.metrics.memorization import PAIRS, p_text
+from balancer.pages import render_page
 from balancer.run import RunDir, atomic_file, write_json, write_text
 from balancer.settings import Section
 
@@ -159,24 +158,7 @@ def render_markdown(report: Report) -> str:
 
 def render_html(report: Report, figures: Mapping[str, bytes]) -> str:
     """report.html: one file, figures (PNG by name) inside it; no script, nothing fetched."""
-    import jinja2
-    from markupsafe import Markup, escape
-
-    def inline(text: str) -> Markup:
-        return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("balancer"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["inline"] = inline
-    pictures = {name: base64.b64encode(png).decode() for name, png in figures.items()}
-    return environment.get_template("report.html").render(
-        report=report, parts=parts(report), figures=pictures, captions=CAPTIONS
-    )
+    return render_page("report.html", figures, report=report, parts=parts(report), captions=CAPTIONS)
 
 
 def _markdown_table(table: Table) -> list[str]:

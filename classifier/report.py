@@ -5,8 +5,6 @@ Both forms of the report are renderings of the same parts. Text may hold `code` 
 
 from __future__ import annotations
 
-import base64
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 
 from balancer.data.dataset import Dataset
 from balancer.data.folder import CLASSES
+from balancer.pages import render_page
 from balancer.plots import png, svg
 from balancer.report import Part, Table
 from balancer.run import atomic_file, write_json, write_text
@@ -322,19 +321,4 @@ def _markdown_table(table: Table) -> list[str]:
 
 def render_html(page: Page, pictures: Mapping[str, bytes]) -> str:
     """report.html: one file, figures (PNG by name) inside it; no script, nothing fetched."""
-    import jinja2
-    from markupsafe import Markup, escape
-
-    def inline(text: str) -> Markup:
-        return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))).replace("\n", "<br>"))
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("classifier"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["inline"] = inline
-    encoded = {name: base64.b64encode(content).decode() for name, content in pictures.items()}
-    return environment.get_template("report.html").render(page=page, pictures=encoded, legends=LEGENDS)
+    return render_page("report.html", pictures, "classifier", page=page, legends=LEGENDS)

@@ -21,6 +21,7 @@ LAYERS = (
         "device",
         "grids",
         "plots",
+        "pages",
         "manifest",
         "events",
         "presets",
