@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import cast
 
 import click
 
 from balancer import __version__
-from balancer.console import HELP, Invocation, Outcome, dry_run, run_command, setting
+from balancer.console import HELP, Invocation, Outcome, dry_run, plain_command, run_command, setting
 from balancer.errors import BalancerError
 from balancer.settings import AuditConfig, EvaluateConfig, GanTrainConfig, SynthesizeConfig
 
@@ -29,6 +30,7 @@ def main() -> None:
       balancer synthesize --n 2534     images, manifest and report   -> runs/synthesize/
       balancer evaluate --real DIR --fake DIR   the report on any images   -> runs/evaluate/
       balancer audit                   leaks, copies and shortcuts in the data -> runs/audit/
+      balancer fetch pneumoniamnist    a data set, its hash checked -> data/
       classifier ablate --regimes all  does it help? table, figures  -> runs/ablate/
     """
 
@@ -158,7 +160,7 @@ def audit(asked: Invocation) -> Outcome:
 
     device = describe_device(resolve_device("cpu"))
     config = cast(AuditConfig, resumed_or_new("audit", asked.resume, asked.explicit, asked.config))
-    data = load_dataset(config.data)
+    data = load_dataset(config.data).as_binary()
     if asked.dry_run:
         return dry_run(config, data.describe(), auditing.estimate_seconds(data), device)
     with open_run("audit", config, request(asked)) as run:
@@ -174,3 +176,18 @@ def audit(asked: Invocation) -> Outcome:
         return Outcome(
             {"run": str(run.path), **audit_report.as_json(findings)}, f"{audit_report.summary(findings)}\n{page}"
         )
+
+
+@plain_command(
+    main,
+    "fetch",
+    click.argument("source", metavar="pneumoniamnist|kaggle"),
+    click.option("--size", type=int, help="Of PneumoniaMNIST: 28, 64, 128 or 224 px. [default: 28]"),
+    click.option("--to", type=click.Path(path_type=Path), metavar="DIR", help="Folder to put it in. [default: data]"),
+    click.option("--force", is_flag=True, help="Replace what is there."),
+)
+def fetch(source: str, size: int | None, to: Path | None, force: bool) -> Outcome:
+    """Download a data set: PneumoniaMNIST from Zenodo, or the chest X-ray folder from Kaggle (extra: kaggle)."""
+    from balancer.data import fetch as fetching
+
+    return fetching.fetch(source, size, to, force)

@@ -16,10 +16,21 @@ from pydantic import BaseModel, ValidationError
 
 from balancer.errors import UsageError, nearest
 from balancer.presets import DEMO, PRESETS
-from balancer.settings import COMMANDS, PHANTOM, RECIPE, DataConfig, GanTrainConfig, Section
+from balancer.settings import (
+    COMMANDS,
+    PHANTOM,
+    RECIPE,
+    ClassifierConfig,
+    DataConfig,
+    GanTrainConfig,
+    Section,
+    StageConfig,
+)
 
 DEFAULT_FOLDER = Path("data/chest_xray")
 
+# Commands that train classifiers: a file that speaks of one of them is often meant for another.
+CLASSIFIERS = {name for name, model in COMMANDS.items() if issubclass(model, ClassifierConfig)}
 log = logging.getLogger("balancer")
 SectionT = TypeVar("SectionT", bound=Section)
 
@@ -60,6 +71,14 @@ def read_config_file(path: Path, command: str) -> dict[str, Any]:
         except UsageError as error:
             raise UsageError(f"config file {path}, section {section}: {error}") from error
     shared = {"data": content["data"]} if content.get("data") and reads_data(command) else {}
+    others = [name for name in content if name in CLASSIFIERS and name != command]
+    if command in CLASSIFIERS and command not in content and others:
+        log.warning(
+            "config file %s has no section %s; what it says of %s does not count here",
+            path,
+            command,
+            " and ".join(others),
+        )
     return without_nulls(merge(shared, content.get(command) or {}))
 
 
@@ -115,7 +134,27 @@ def resolve(command: str, explicit: Mapping[str, Any], inherited: Mapping[str, A
     config = validate(COMMANDS[command], merge(*layers, {"data": {"path": path}}))
     if isinstance(config, GanTrainConfig) and "preset" in said:  # whoever names none overrules none
         _warn_of_overruled(config, explicit)
+    if isinstance(config, ClassifierConfig):
+        _refuse_overruled(config, explicit)
     return config
+
+
+def overruled(config: ClassifierConfig) -> set[str]:
+    """The settings that do nothing, because every stage of training gives its own."""
+    lengths = {"steps": ("steps", "epochs")}
+    return {
+        key
+        for key in StageConfig.model_fields
+        if config.stages
+        and all(any(getattr(stage, n) is not None for n in lengths.get(key, (key,))) for stage in config.stages)
+    }
+
+
+def _refuse_overruled(config: ClassifierConfig, explicit: Mapping[str, Any]) -> None:
+    for key in sorted(explicit.keys() & overruled(config)):
+        raise UsageError(
+            f"setting {key!r} is {explicit[key]!r}, but every stage has its own; leave it out, or change the stages"
+        )
 
 
 def _warn_of_overruled(config: GanTrainConfig, explicit: Mapping[str, Any]) -> None:
@@ -163,8 +202,21 @@ def validate(model: type[SectionT], values: Mapping[str, Any]) -> SectionT:
         path = [str(part) for part in problems[0]["loc"]]
         key = next(name for name in (".".join(path[:n]) for n in range(1, len(path) + 1)) if name in names)
         depth = key.count(".") + 1
+        if key == "stages" and len(path) > depth:
+            raise UsageError(_of_stage(path[depth:], problems)) from error
         same = [p["msg"][:1].lower() + p["msg"][1:] for p in problems if ".".join(map(str, p["loc"][:depth])) == key]
         raise UsageError(f"setting {key!r} is {problems[0]['input']!r}: {', or '.join(same)}") from error
+
+
+def _of_stage(path: list[str], problems: list[Any]) -> str:
+    """The first problem of the stages, with the stage and its key named."""
+    stage = f"stage {int(path[0]) + 1}"
+    if len(path) == 1:
+        return f"{stage} is {problems[0]['input']!r}: expected a mapping such as {{epochs: 10, trainable: head}}"
+    if problems[0]["type"] == "extra_forbidden":
+        return f"unknown setting {path[1]!r} in {stage}; {nearest(path[1], StageConfig.model_fields)}"
+    same = [p["msg"][:1].lower() + p["msg"][1:] for p in problems if list(map(str, p["loc"][1:3])) == path[:2]]
+    return f"{stage}: setting {path[1]!r} is {problems[0]['input']!r}: {', or '.join(same)}"
 
 
 def check_keys(model: type[BaseModel], values: Mapping[str, Any]) -> None:

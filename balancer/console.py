@@ -80,6 +80,12 @@ DATA_OPTIONS = (
         metavar="PATH",
         help="Kaggle-layout folder, MedMNIST .npz, or 'phantom'. [BALANCER_DATA; data/chest_xray if there; else phantom]",
     ),
+    setting(
+        "--task",
+        "data.task",
+        metavar="binary|multiclass",
+        help="NORMAL and PNEUMONIA, or NORMAL, BACTERIAL and VIRAL by the file names. [default: binary]",
+    ),
     setting("--image-size", "data.image_size", type=int, help="Working size in pixels, square."),
     setting(
         "--val-fraction", "data.val_fraction", type=float, help="Share of train carved out for validation, by patient."
@@ -204,6 +210,8 @@ def _explicit(
     data = explicit.get("data")
     if isinstance(data, dict) and data.get("path") is not None:
         explicit["data"] = {**data, "path": data_path(str(data["path"]))}
+    if explicit.get("weights") not in (None, "imagenet", "none"):
+        explicit["weights"] = _folder("weights", explicit["weights"])
     for key in explicit.keys() & set(FOLDERS):
         value = explicit[key]
         explicit[key] = [_folder(key, v) for v in value] if isinstance(value, list | tuple) else _folder(key, value)
@@ -211,11 +219,11 @@ def _explicit(
 
 
 def _folder(key: str, given: Any) -> Any:
-    """A folder made absolute; what is no text is left for the settings model to refuse."""
+    """A path made absolute; what is no text is left for the settings model to refuse."""
     if not isinstance(given, str):
         return given
     if not given.strip():
-        raise UsageError(f"setting {key!r} is empty; give a folder")
+        raise UsageError(f"setting {key!r} is empty; give a path")
     return str(Path(given).expanduser().resolve())
 
 

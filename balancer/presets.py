@@ -71,4 +71,7 @@ DEMO: dict[str, dict[str, Any]] = {
     "synthesize": {"inception": "off"},  # an FID of drawings would cost a download and tens of minutes
     "train": {"steps": 250, "evaluations": 5},
     "ablate": {"steps": 250, "evaluations": 5},
+    "components": {"steps": 250, "evaluations": 5},
+    "crossvalidate": {"steps": 250, "evaluations": 5},
+    "tune": {"steps": 150, "evaluations": 5, "trials": 12},
 }

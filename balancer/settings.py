@@ -31,6 +31,10 @@ def _off(value: Any) -> Any:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 Folders = Annotated[tuple[str, ...], BeforeValidator(_folders)]
+Widths = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_numbers)]
+Shares = Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...], BeforeValidator(_numbers)]
+Trainable = Literal["all", "head"] | Annotated[int, Field(ge=1)]
+Schedule = Literal["constant", "cosine", "step", "plateau", "one_cycle", "triangular"]
 Doses = Annotated[tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(_numbers)]
 
 
@@ -46,6 +50,9 @@ class DataConfig(Section):
     path: str | None = None  # a folder, a MedMNIST .npz, or "phantom"; None: data/chest_xray, else the phantom set
     image_size: int = Field(64, ge=16, le=1024)
     resize: Literal["squash", "pad", "crop"] = "squash"
+    task: Literal["binary", "multiclass"] = (
+        "binary"  # multiclass: PNEUMONIA as BACTERIAL and VIRAL, told by the file names
+    )
     val_fraction: float | None = Field(None, ge=0, lt=1)  # None: 0.15 of a folder, the file's own split of an npz
     split_seed: int = 0
     max_bad: float = Field(0.01, ge=0, le=1)
@@ -134,6 +141,32 @@ class AuditConfig(Section):
     strict: bool = False  # a leak is an error, once the report is written
 
 
+class StageConfig(Section):
+    """A stage of staged fine-tuning; what is None here is as in the settings around it."""
+
+    epochs: float | None = Field(None, gt=0)  # passes over the real images of the training fold; None: steps
+    steps: int | None = Field(None, ge=1)
+    trainable: Trainable | None = None
+    optimizer: Literal["adam", "adamw", "sgd"] | None = None
+    lr: float | None = Field(None, gt=0)
+    weight_decay: float | None = Field(None, ge=0)
+    schedule: Schedule | None = None
+    lr_factor: float | None = Field(None, gt=0, lt=1)
+    lr_patience: int | None = Field(None, ge=0)
+    lr_period: float | None = Field(None, gt=0)
+    lr_low: float | None = Field(None, ge=0)
+    patience: int | None = Field(None, ge=0)
+    evaluations: int | None = Field(None, ge=1)
+
+
+class S2Config(Section):
+    """Sizes of the network s2_cnn: the published search space (seeds.md) is over these."""
+
+    conv: Widths = (32, 64)
+    dense: Widths = ()
+    dropout: Shares = ()
+
+
 class ClassifierConfig(Section):
     """How a classifier is trained, whatever the regime."""
 
@@ -141,25 +174,49 @@ class ClassifierConfig(Section):
     seed: int = 0
     synthetic: Folders | None = None  # synthesis runs, one per GAN seed; None: the newest finished one
     synthetic_count: Annotated[int, Field(ge=1)] | Literal["deficit", "all"] = "deficit"
+    # network
     model: str = "small_cnn"
+    batch_norm: bool = True  # of our own networks
+    s2: S2Config = S2Config()
     weights: str = "none"  # torchvision backbones: imagenet, none, or a state-dict file
-    freeze: bool = False  # train the head only
-    # None: imagenet with ImageNet weights, else per_image. That per-image standardisation helps was first noticed on the
+    head: Literal["linear", "dense"] = (
+        "linear"  # of a backbone: dropout and output; or pooling, dense layer, dropout, output
+    )
+    head_width: int = Field(512, ge=1)  # of the dense layer
+    head_dropout: float = Field(0.0, ge=0, lt=1)
+    head_l2: float = Field(0.0, ge=0)  # L2 penalty on the dense layer's weights, added to the loss
+    outputs: Literal["sigmoid", "softmax"] | None = (
+        None  # one output, or one per class; None: one where there are two classes
+    )
+    trainable: Trainable = "all"  # all, head, or N: the head and the N last layers with weights
+    # None: imagenet with weights of any kind, else per_image. That per-image standardisation helps was first noticed on the
     # official test set of the chest X-rays, with one seed; inside train it is no better and no worse than unit (docs/results.md).
-    normalisation: Literal["per_image", "unit", "imagenet"] | None = None
+    normalisation: Literal["per_image", "unit", "symmetric", "imagenet"] | None = None
     augmentation: str = "mild"
+    # optimisation
     steps: int = Field(1400, ge=1)
     exposure: Literal["steps", "real"] = "steps"  # equal in all regimes: optimiser steps, or passes over real images
     batch_size: int = Field(32, ge=2)
+    accumulate: int = Field(1, ge=1)  # parts that a batch is computed in, one after the other, to save memory
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
-    schedule: Literal["constant", "cosine"] = "cosine"
+    schedule: Schedule = "cosine"
+    lr_factor: float = Field(0.1, gt=0, lt=1)  # of step and plateau: what the learning rate is multiplied by
+    lr_patience: int = Field(3, ge=0)  # of plateau: looks at validation without a better NLL before that
+    lr_period: float = Field(4, gt=0)  # epochs between steps of step, or of half a triangle of triangular
+    lr_low: float = Field(0.0, ge=0)  # the lower end of triangular
+    stages: tuple[StageConfig, ...] = ()  # staged fine-tuning; none: one stage, with the settings here
+    patience: int = Field(0, ge=0)  # looks at validation without a better NLL that end a stage; 0: no early stopping
     ema_decay: float = Field(0.99, ge=0, lt=1)  # of the averaged weights that are looked at and kept; 0: no averaging
     bn_statistics: Literal["running", "clean"] = "clean"  # BatchNorm's, of augmented batches, or re-estimated without
+    # loss
+    class_weights: Literal["none", "balanced", "complement", "positive"] = "none"  # of every regime; see losses
+    positive_factor: float = Field(1.0, gt=0)  # of class_weights positive
     focal_gamma: float = Field(2.0, ge=0)
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)  # a label is learnt as so far from 0 and 1
-    evaluations: int = Field(5, ge=1)  # how often validation is looked at, evenly spread over the steps
+    # watching
+    evaluations: int = Field(5, ge=1)  # how often validation is looked at, evenly spread over the steps of a stage
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     selection: Literal["best_val_nll", "last"] = "last"
     threshold: str = "balanced_accuracy"
@@ -167,7 +224,7 @@ class ClassifierConfig(Section):
     @property
     def input_normalisation(self) -> str:
         """The normalisation in force."""
-        return self.normalisation or ("imagenet" if self.weights == "imagenet" else "per_image")
+        return self.normalisation or ("per_image" if self.weights == "none" else "imagenet")
 
 
 class TrainConfig(ClassifierConfig):
@@ -182,6 +239,42 @@ class AblateConfig(ClassifierConfig):
     regimes: Names = ("all",)
     seeds: int = Field(3, ge=1)
     doses: Doses = ()  # of synthetic images, in deficits, tried beside the main study
+
+
+class TuneConfig(TrainConfig):
+    """`classifier tune`: a search on validation; what the space names overrules the settings of the same name."""
+
+    space: str = "wide"
+    sampler: Literal["grid", "tpe", "random"] | None = None  # None: the space's own
+    pruner: Literal["median", "none"] | None = None  # None: the space's own
+    trials: int | None = Field(None, ge=1)  # None: every point of a grid, else 50
+    seeds: int = Field(1, ge=1)  # trial seeds that the figure of a trial is the mean over
+
+
+class ComponentsConfig(TrainConfig):
+    """`classifier components`: the settings of the whole system; its switches are turned off one at a time."""
+
+    seeds: int = Field(3, ge=1)
+
+
+class CrossvalidateConfig(TrainConfig):
+    """`classifier crossvalidate`: one regime on every fold of the images outside the test set."""
+
+    folds: int = Field(5, ge=2)
+
+
+class ReproduceConfig(Section):
+    """`classifier reproduce`: the settings of each system are in its own file; these say what is run, and what is changed in all."""
+
+    systems: Names = ("all",)
+    seed: int = 0
+    seeds: int = Field(3, ge=1)
+    regimes: Names = ()  # none: those of each system
+    synthetic: Folders | None = None  # as in an ablation
+    share: float = Field(
+        1.0, gt=0, le=1
+    )  # of the passes and steps of every stage, for a machine that is too slow for all
+    changes: tuple[str, ...] = ()  # settings laid over those of each system, as KEY=VALUE
 
 
 # What a recipe is not: which data and class, chance, length, number format, and what is watched and kept.
@@ -208,4 +301,8 @@ COMMANDS: dict[str, type[Section]] = {
     "audit": AuditConfig,
     "train": TrainConfig,
     "ablate": AblateConfig,
+    "tune": TuneConfig,
+    "components": ComponentsConfig,
+    "crossvalidate": CrossvalidateConfig,
+    "reproduce": ReproduceConfig,
 }

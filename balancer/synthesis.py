@@ -20,7 +20,6 @@ from balancer import figures, progress
 from balancer.config import merge, recipe_changes, validate
 from balancer.console import Invocation
 from balancer.data.dataset import Dataset, load_dataset
-from balancer.data.folder import CLASSES
 from balancer.errors import BalancerError
 from balancer.gan.checkpoint import BEST, check_config, read_checkpoint
 from balancer.gan.monitor import CHUNK, generate
@@ -51,6 +50,10 @@ class Source:
     data: Dataset
     precisions: tuple[str, ...] = ()  # what it was trained in, one after the other; empty where not known
 
+    @property
+    def class_name(self) -> str:
+        return self.data.classes[self.label]
+
 
 def configure(asked: Invocation) -> Any:
     """The settings of a new synthesis: data and GAN run are taken over from the run that is named or newest."""
@@ -71,7 +74,7 @@ def open_source(config: SynthesizeConfig, device: torch.device) -> Source:
 
     Raises:
         BalancerError: the run is not finished, its checkpoint is of other settings, or the data now give another
-            split or size than it was trained on.
+            split, size or task than it was trained on.
     """
     run = Path(config.gan_run or "")
     gan = validate(GanTrainConfig, saved_config("gan-train", run))
@@ -91,9 +94,13 @@ def open_source(config: SynthesizeConfig, device: torch.device) -> Source:
             f"{run} was trained on {content['data']['source']} (split {content['split_hash']}), the data here are"
             f" {data.source} (split {data.split_hash}); give the same --data, or train on this one first"
         )
+    if content["class"] not in data.classes:
+        raise BalancerError(
+            f"{run} learnt {content['class']}, the task here has {', '.join(data.classes)}; give --task {gan.data.task}, or train on this one first"
+        )
     G = architecture(gan.architecture).generator(gan.data.image_size, gan.z_dim, gan.generator_width)
     G.load_state_dict(content["G_ema"])
-    label = [c == content["class"] for c in CLASSES].index(True)
+    label = data.classes.index(content["class"])
     return Source(run, G.to(device).eval(), gan, label, content["step"], data, tuple(content.get("precisions", ())))
 
 
@@ -105,11 +112,10 @@ def count(config: SynthesizeConfig, source: Source) -> int:
     """
     if config.n is not None:
         return config.n
-    counts = source.data.counts("train")
-    lacking = max(counts) - counts[source.label]
+    lacking = source.data.deficits[source.label]
     if lacking < 1:
         raise BalancerError(
-            f"{CLASSES[source.label]} lacks no image in the training fold ({counts}); say how many: --n"
+            f"{source.class_name} lacks no image in the training fold ({source.data.counts('train')}); say how many: --n"
         )
     return lacking
 
@@ -130,7 +136,7 @@ def synthesize(config: SynthesizeConfig, source: Source, run: RunDir, device: to
     begin = time.perf_counter()
     fake = export(config, source, run, device)
     exported = time.perf_counter()
-    data, cls = source.data, CLASSES[source.label]
+    data, cls = source.data, source.class_name
     train = image_set(data, "train", source.label, "training fold")
     quality = assess(
         config,
@@ -185,13 +191,13 @@ def image_set(data: Dataset, fold: str, label: int, name: str) -> ImageSet:
 
 def about(config: SynthesizeConfig, source: Source) -> list[str]:
     """Paragraphs on the generator and on what it learnt from."""
-    gan, data, cls = source.config.model_dump(mode="json"), source.data, CLASSES[source.label]
+    gan, data, cls = source.config.model_dump(mode="json"), source.data, source.class_name
     changed = recipe_changes(source.config)
     recipe = f"{gan['preset']} preset" + (" of an earlier version" if changed is None else "")
     recipe += f" (with other {', '.join(changed)})" if changed else ""
     weights = f"averaged weights (EMA {gan['ema_decay']:g})" if gan["ema_decay"] else "weights not averaged"
     trained = f", trained in {', then '.join(source.precisions)}" if source.precisions else ""
-    counts = dict(zip(CLASSES, data.counts("train"), strict=True))
+    counts = dict(zip(data.classes, data.counts("train"), strict=True))
     rule = {"kid": "chosen by KID to", "frechet": "chosen by Fréchet distance to"}.get(gan["selection"])
     chosen = f" of {gan['steps']:,} ({rule} images of the training fold)" if rule else ""
     return [
@@ -209,7 +215,7 @@ def file_name(cls: str, index: int) -> str:
 
 def export(config: SynthesizeConfig, source: Source, run: RunDir, device: torch.device) -> Array:
     """Write the PNG files and, once all are there, the manifest; returns the images (n, H, W) uint8."""
-    n, cls = count(config, source), CLASSES[source.label]
+    n, cls = count(config, source), source.class_name
     (run / file_name(cls, 0)).parent.mkdir(parents=True, exist_ok=True)
     rows: list[tuple[str, int, int, str, str, str]] = []
     chunks: list[Array] = []

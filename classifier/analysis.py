@@ -39,7 +39,7 @@ FACTORIAL = {
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a trial said of the test images, in the order of the data set."""
+    """What a trial said of the images of a fold, in the order of the data set."""
 
     y_true: Array  # (n,) in {0, 1}
     y_score: Array  # (n,) probabilities, without the temperature
@@ -121,8 +121,8 @@ def arm_of(row: Row) -> str:
     return row["regime"] if row.get("dose") in (None, 1.0) else f"{row['regime']}@{row['dose']:g}"
 
 
-def read_predictions(rows: Iterable[Row], run: Path) -> dict[str, Predictions]:
-    """The test predictions of every trial by its folder.
+def read_predictions(rows: Iterable[Row], run: Path, fold: str = "test") -> dict[str, Predictions]:
+    """The predictions of every trial on ``test`` or ``val``, by its folder.
 
     Raises:
         BalancerError: a trial's ``predictions.npz`` is missing or damaged.
@@ -132,14 +132,14 @@ def read_predictions(rows: Iterable[Row], run: Path) -> dict[str, Predictions]:
         path = run / row["folder"] / "predictions.npz"
         try:
             with np.load(path) as saved:
-                y_true, y_score, index = (saved[f"test_{name}"] for name in ("true", "score", "index"))
+                y_true, y_score, index = (saved[f"{fold}_{name}"] for name in ("true", "score", "index"))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise BalancerError(
                 f"{path} cannot be read ({error}); remove its line from results.jsonl and resume, or start a new run"
             ) from error
-        test = row["test"]
+        chosen = row[fold]
         found[row["folder"]] = Predictions(
-            y_true, y_score.astype(np.float64), test["threshold"], test["temperature"], index
+            y_true, y_score.astype(np.float64), chosen["threshold"], chosen["temperature"], index
         )
     return found
 

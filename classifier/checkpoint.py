@@ -11,7 +11,6 @@ from torch import nn
 
 from balancer.config import validate
 from balancer.data.dataset import Dataset
-from balancer.data.folder import CLASSES
 from balancer.device import memory_format
 from balancer.errors import BalancerError, UsageError
 from balancer.settings import ClassifierConfig
@@ -19,7 +18,7 @@ from classifier.models import build_model
 from classifier.regimes import Regime
 from classifier.trainer import Fitted
 
-FORMAT = 2  # raise it whenever the content changes
+FORMAT = 3  # raise it whenever the content changes
 
 
 def save_classifier(
@@ -32,7 +31,7 @@ def save_classifier(
         "config": config.model_dump(mode="json", include=set(ClassifierConfig.model_fields)),
         "regime": regime.name,
         "trial_seed": trial_seed,
-        "classes": list(CLASSES),
+        "classes": list(data.classes),
         "temperature": fitted.temperature,
         "threshold": fitted.threshold,
         "step": fitted.selected_step,
@@ -76,7 +75,9 @@ def load_classifier(path: Path, device: torch.device) -> Loaded:
         )
     try:
         config = validate(ClassifierConfig, content["config"])
-        model = build_model(config.model_copy(update={"weights": "none"})).to(device)
+        # The weights file may be gone; the normalisation that it went with is kept.
+        alone = {"weights": "none", "normalisation": config.input_normalisation}
+        model = build_model(config.model_copy(update=alone)).to(device)
         model.load_state_dict(content["state"])
     except (UsageError, RuntimeError) as error:
         raise BalancerError(f"{path} does not fit its own settings ({str(error).splitlines()[0]})") from error

@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -115,9 +115,15 @@ def run_trials(study: Study, trials: list[Trial], workers: Workers, kept: Kept, 
         return
     attempts_of = _in_processes if workers.backend == "local" else _on_cluster
     enough = threading.Event()
+    with as_one_line(hint), contextlib.closing(attempts_of(study, trials, workers, enough)) as attempts:
+        _collect(attempts, len(trials), kept, enough)
+
+
+@contextlib.contextmanager
+def as_one_line(hint: str) -> Iterator[None]:
+    """What may end trials from outside, as an error that says how to go on."""
     try:
-        with contextlib.closing(attempts_of(study, trials, workers, enough)) as attempts:
-            _collect(attempts, len(trials), kept, enough)
+        yield
     except KeyboardInterrupt as stop:
         raise Interrupted(signal.SIGINT, hint) from stop
     except Interrupted as stop:
@@ -161,19 +167,25 @@ def _collect(attempts: Iterator[_Attempt], total: int, kept: Kept, enough: threa
 def _in_processes(
     study: Study, trials: list[Trial], workers: Workers, enough: threading.Event
 ) -> Generator[_Attempt, None, None]:
-    """Attempts of processes of this machine; joblib gives each its share of the cores, or what OMP_NUM_THREADS says."""
+    """Attempts of processes of this machine."""
     context = study.config, provenance(study), workers.device
     # One trial at a time is taken from this generator, so that none is begun after a failure.
-    tasks = (delayed(_attempt)(trial, *context) for trial in trials if not enough.is_set())
+    calls = (delayed(_attempt)(trial, *context) for trial in trials if not enough.is_set())
+    return in_processes(calls, workers.jobs)
+
+
+def in_processes(calls: Iterable[Any], jobs: int) -> Generator[Any, None, None]:
+    """What joblib's delayed ``calls`` return, as they end; the next is taken when a process of ``jobs`` is free, and closing
+    the generator ends those that run. joblib gives each process its share of the cores, or what OMP_NUM_THREADS says."""
     pool = Parallel(
-        workers.jobs,
+        jobs,
         backend="loky",
         return_as="generator_unordered",
         batch_size=1,
         pre_dispatch="n_jobs",
         initializer=_begin_worker,
     )
-    results = pool(tasks)
+    results = pool(calls)
     try:
         yield from results
     finally:
@@ -250,7 +262,7 @@ def _client(address: str | None) -> Iterator[Client]:
         yield client
 
 
-class _Listener(logging.Handler):
+class Listener(logging.Handler):
     """Keeps what a worker says, for the process that asked."""
 
     def __init__(self) -> None:
@@ -261,6 +273,14 @@ class _Listener(logging.Handler):
         self.said.append((record.levelno, record.getMessage()))
 
 
+def listening() -> Listener:
+    """In a worker: warnings are kept for the process that asked, and no bar is drawn."""
+    listener = Listener()
+    log.handlers, log.propagate = [listener], False
+    log.setLevel(logging.WARNING)
+    return listener
+
+
 def _attempt(
     trial: Trial,
     config: ClassifierConfig,
@@ -269,9 +289,7 @@ def _attempt(
     signalled: Callable[[], int | None] = lambda: None,
 ) -> _Attempt:
     """Run a trial in a worker, whatever comes of it."""
-    listener = _Listener()
-    log.handlers, log.propagate = [listener], False
-    log.setLevel(logging.WARNING)  # no bar, either
+    listener = listening()
     try:
         study = _opened(config)
         listener.said.clear()  # the process that asked has said so itself

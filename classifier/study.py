@@ -18,15 +18,15 @@ import torch
 from balancer.config import config_hash, merge
 from balancer.console import Invocation
 from balancer.data.dataset import Dataset, load_dataset
-from balancer.data.folder import CLASSES
 from balancer.errors import BalancerError, UsageError
 from balancer.run import atomic_file, git_commit, latest_run, saved_config
 from balancer.settings import AblateConfig, ClassifierConfig, TrainConfig
 from classifier import trainer
 from classifier.checkpoint import save_classifier
 from classifier.evaluation import evaluate
+from classifier.models.weights import weights_hash
 from classifier.regimes import GROUPS, Regime, select_regimes
-from classifier.synthetic import SyntheticSet, load_sets
+from classifier.synthetic import SyntheticSet, join, load_sets
 from classifier.training_set import TrainingSet, training_set
 
 log = logging.getLogger("balancer")
@@ -60,16 +60,28 @@ class Study:
 
     config: ClassifierConfig
     data: Dataset
-    synthetic: list[SyntheticSet]  # one per GAN seed
+    synthetic: list[SyntheticSet]  # one per GAN seed; of more than two classes a single one, joined
     regimes: list[Regime]
 
     @property
-    def copies(self) -> int:
-        """How many duplicates the controls add: as many as there are, or would be, synthetic images."""
-        return self.count(self.synthetic[0]) if self.synthetic else self.count(None)
+    def copies(self) -> int | tuple[int, ...]:
+        """How many duplicates the controls add: as many as there are, or would be, synthetic images, of the minority class or,
+        of more than two classes, of each that lacks some."""
+        if len(self.data.classes) == 2:
+            return self.count(self.synthetic[0]) if self.synthetic else self.count(None)
+        if self.synthetic:
+            return tuple(np.bincount(self.synthetic[0].labels, minlength=len(self.data.classes)).tolist())
+        asked = self.config.synthetic_count
+        return tuple(asked if lacking and isinstance(asked, int) else lacking for lacking in self.data.deficits)
 
-    def count(self, images: SyntheticSet | None) -> int:
-        """How many images of a set are used where no dose is named."""
+    def count(self, images: SyntheticSet | None, dose: float | None = None) -> int:
+        """How many images of a set are used: a dose, in deficits, or where none is named what the settings ask for."""
+        if images is not None and len(self.data.classes) > 2:
+            return len(
+                images.images
+            )  # each class has the number asked for since it was read; ablations alone have doses
+        if dose is not None:
+            return round(dose * self.data.deficit)
         asked = self.config.synthetic_count
         if isinstance(asked, int):
             return asked
@@ -80,8 +92,7 @@ class Study:
         chosen = None
         if trial.synthetic_set is not None:
             whole = self.synthetic[trial.synthetic_set]
-            dosed = trial.dose is not None
-            chosen = whole.first(round((trial.dose or 0) * self.data.deficit) if dosed else self.count(whole))
+            chosen = whole.first(self.count(whole, trial.dose))
         return training_set(self.data, trial.regime, chosen, trial.seed + trial.regime.seed_offset, self.copies)
 
 
@@ -95,7 +106,7 @@ class TrialResult:
 
 def recipe_hash(config: ClassifierConfig) -> str:
     """Eight hex digits that name how a classifier is trained and selected: the settings less data, seeds and what is compared."""
-    compared = {"data", "seed", "synthetic", "synthetic_count", "regimes", "regime", "seeds", "doses"}
+    compared = {"data", "seed", "synthetic", "synthetic_count", "regimes", "regime", "seeds", "doses", "folds"}
     return config_hash(config, exclude=compared)
 
 
@@ -116,6 +127,7 @@ def provenance(study: Study) -> dict[str, str]:
         "split_hash": study.data.split_hash,
         "data_fingerprint": study.data.fingerprint,
         "config_hash": config_hash(study.config),
+        "weights_hash": weights_hash(study.config.weights),
         "synthetic_sets_hash": hashlib.sha256(sets.encode()).hexdigest()[:16],
     }
 
@@ -136,10 +148,25 @@ def regimes_of(config: ClassifierConfig) -> list[Regime]:
     return select_regimes((name,))
 
 
+def refuse_multiclass(config: ClassifierConfig, command: str) -> None:
+    """For a command whose figures are of two classes.
+
+    Raises:
+        UsageError: the task is another.
+    """
+    if config.data.task != "binary":
+        raise UsageError(
+            f"task is {config.data.task}; {command} compares two classes, so leave --task out, or train on all classes with "
+            f"`classifier train --task {config.data.task}`"
+        )
+
+
 def configure(asked: Invocation) -> ClassifierConfig:
     """The settings of a new training or ablation; where a regime needs synthetic images, the data settings are taken
     over from the synthesis that is named or newest, so that both work on the same split."""
     config = cast(ClassifierConfig, asked.config())
+    if not isinstance(config, TrainConfig):
+        refuse_multiclass(config, f"classifier {asked.command}")
     if not any(r.synthetic for r in regimes_of(config)):
         return config
     named = [Path(path) for path in config.synthetic or ()]
@@ -175,8 +202,11 @@ def open_study(config: ClassifierConfig) -> Study:
     """Read the data and the synthetic images, refusing before anything is written what does not fit.
 
     Raises:
+        UsageError: an ablation of more than two classes: its endpoint and its family of comparisons are of two.
         BalancerError: a fold is empty, or a synthetic set is of another split or too small.
     """
+    if isinstance(config, AblateConfig):
+        refuse_multiclass(config, "classifier ablate")
     regimes = regimes_of(config)
     trainer.check(config)
     data = load_dataset(config.data, require=("train", "val", "test"))
@@ -188,9 +218,12 @@ def open_study(config: ClassifierConfig) -> Study:
         raise BalancerError(
             f"regime {lacking[0]} needs synthetic images; run `balancer synthesize`, or give --synthetic DIR"
         )
+    if sets and len(data.classes) > 2:
+        sets = [join(sets, data)]
     if len(sets) > 1 and isinstance(config, TrainConfig):
         raise UsageError(
-            f"synthetic names {len(sets)} sets; `classifier train` takes one, `classifier ablate` takes several"
+            f"synthetic names {len(sets)} sets; `classifier train` takes one, `classifier ablate` takes several; "
+            "of one class each they go together with --task multiclass alone"
         )
     n_val = len(data.indices("val"))
     if n_val < 100:
@@ -198,7 +231,8 @@ def open_study(config: ClassifierConfig) -> Study:
     study = Study(config, data, sets, regimes)
     for trial in plan(study):
         if trial.seed == config.seed:
-            study.training_set(trial)  # refuses a count below 1
+            # refuses a count below 1, and a batch larger than the fold
+            trainer.stages(config, study.training_set(trial))
     return study
 
 
@@ -237,7 +271,7 @@ def run_trial(
         "trial_seed": seed,
         "synthetic_set": synthetic_set,
         "dose": dose,
-        "n_train": dict(zip(CLASSES, train.counts, strict=True)),
+        "n_train": dict(zip(data.classes, train.counts, strict=True)),
         "added": train.added,
         "steps": fitted.steps,
         "passes_over_real": round(fitted.passes_over_real, 2),
@@ -284,7 +318,8 @@ def estimate_seconds(study: Study, device: torch.device, steps: int = 10) -> flo
     for trial in plan(study):
         train = study.training_set(trial)
         if trial.regime.name not in known:
-            changes = ({"steps": n, "evaluations": 1, "threshold": "half", "exposure": "steps"} for n in (2, 2 + steps))
+            brief = {"evaluations": 1, "threshold": "half", "exposure": "steps", "stages": ()}  # as if all of it learnt
+            changes = ({**brief, "steps": n} for n in (2, 2 + steps))
             fitted = [
                 trainer.fit(
                     config.model_copy(update=c), trial.regime, 0, train, (data.images[one], data.labels[one]), device
@@ -296,5 +331,6 @@ def estimate_seconds(study: Study, device: torch.device, steps: int = 10) -> flo
             per_step = max(fitted[1].seconds - fitted[0].seconds, 0.0) / steps
             known[trial.regime.name] = per_step, time.perf_counter() - begin
         per_step, evaluation = known[trial.regime.name]
-        total += per_step * trainer.training_steps(config, train) + evaluation * (config.evaluations + 1)
+        looks = sum(stage.evaluations for stage in trainer.stages(config, train))
+        total += per_step * trainer.training_steps(config, train) + evaluation * (looks + 1)
     return total

@@ -1,40 +1,41 @@
-"""Train one classifier under one regime: the same number of optimiser steps whatever the regime."""
+"""Train one classifier under one regime, in one stage or several: the same number of optimiser steps whatever the regime."""
 
 from __future__ import annotations
 
 import copy
-import logging
 import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torchvision.ops import sigmoid_focal_loss
+from tqdm import tqdm
 
 from balancer import progress
 from balancer.augmentation.classical import Augmenter
-from balancer.data.folder import CLASSES
 from balancer.device import autocast, memory_format
 from balancer.errors import BalancerError, Interrupted, UsageError
 from balancer.seeding import derive_seed
-from balancer.settings import ClassifierConfig
+from balancer.settings import ClassifierConfig, Trainable
 from classifier.evaluation import nll
+from classifier.features import HeadStage, worthwhile
+from classifier.losses import Loss, make_loss, with_penalty
 from classifier.models import build_model
+from classifier.models.backbones import Backbone
+from classifier.prediction import predict, to_input
 from classifier.regimes import Regime
+from classifier.schedules import learning_rate
+from classifier.stages import Stage, check_stages, evaluation_steps, stages, stalled
 from classifier.thresholds import fit_temperature, threshold_rule
 from classifier.training_set import Batches, TrainingSet
 
-log = logging.getLogger("balancer")
 Array = np.ndarray
 CLEAN = 2048  # training images that BatchNorm's statistics are re-estimated on
-Loss = Callable[[Tensor, Tensor], Tensor]
-IMAGENET_MEAN, IMAGENET_SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -43,63 +44,31 @@ class Fitted:
 
     model: nn.Module
     temperature: float
-    threshold: float  # on probabilities without the temperature, which changes no decision
-    steps: int
+    threshold: float  # on probabilities without the temperature, which changes no decision; of more than two classes .5, unused
+    steps: int  # that were made: early stopping may leave some out
     selected_step: int
     history: list[dict[str, float]]
-    val_score: Array
+    val_score: Array  # (n,), or (n, C) of more than two classes
     passes_over_real: float
     seconds: float
-
-
-def normalise(images: Tensor, how: str) -> Tensor:
-    """Grey (B, 1, H, W) in 0 to 255 to what the network sees.
-
-    ``per_image`` subtracts each image's mean and divides by its SD, which takes exposure out; ``unit`` divides by 255;
-    ``imagenet`` gives three channels with ImageNet's mean and SD.
-    """
-    if how == "per_image":
-        sd, mean = torch.std_mean(images, dim=(1, 2, 3), keepdim=True)
-        return (images - mean) / (sd + 1e-3)
-    images = images / 255
-    if how == "unit":
-        return images
-    mean, sd = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_SD))
-    return (images - mean) / sd
-
-
-def to_input(pixels: Array | Tensor, config: ClassifierConfig, device: torch.device) -> Tensor:
-    """(B, H, W) uint8 to network input on the device."""
-    whole = torch.from_numpy(np.ascontiguousarray(pixels)) if isinstance(pixels, np.ndarray) else pixels
-    images = whole[:, None].to(device).float()
-    return normalise(images, config.input_normalisation).contiguous(memory_format=memory_format(device))
-
-
-@torch.no_grad()
-def predict(
-    model: nn.Module, pixels: Array, config: ClassifierConfig, device: torch.device, batch_size: int = 128
-) -> Array:
-    """Probabilities of PNEUMONIA (n,) float64 for images (n, H, W) uint8, in evaluation mode and float32.
-
-    They are as the network gives them, without the temperature: one below 1 would round large ones to 1 and tie them.
-    """
-    model.eval()
-    parts = [
-        model(to_input(pixels[i : i + batch_size], config, device)).double().sigmoid().cpu()
-        for i in range(0, len(pixels), batch_size)
-    ]
-    scores: Array = torch.cat(parts).numpy()
-    return scores
 
 
 def check(config: ClassifierConfig) -> None:
     """Refuse unknown names, weights that do not fit and images too small for the network, before anything is written.
 
     The network is built for real: on the meta device RegNets cannot be, and a weights file is not looked at.
+
+    Raises:
+        UsageError: settings that cannot be used.
+        BalancerError: weights that cannot be had or do not fit.
     """
     threshold_rule(config.threshold)
     Augmenter(config.augmentation, 0)
+    check_stages(config)
     model, size = build_model(config).eval(), config.data.image_size
+    for stage in config.stages:
+        if stage.trainable is not None:
+            set_trainable(model, config, stage.trainable)
     try:
         with torch.no_grad():
             model(to_input(np.zeros((2, size, size), np.uint8), config, torch.device("cpu")))
@@ -107,6 +76,20 @@ def check(config: ClassifierConfig) -> None:
         raise UsageError(
             f"{config.model} cannot take {size} px images ({str(error).splitlines()[0]}); give another --image-size or --model"
         ) from error
+
+
+def set_trainable(model: nn.Module, config: ClassifierConfig, trainable: Trainable) -> None:
+    """Say what of a network learns in a stage.
+
+    Raises:
+        UsageError: a part of a network of our own, which learns as a whole, or more layers than a backbone has.
+    """
+    if isinstance(model, Backbone):
+        model.set_trainable(trainable)
+    elif trainable != "all":
+        raise UsageError(
+            f"a stage's trainable is {trainable!r}, which is for torchvision backbones; model is {config.model!r}"
+        )
 
 
 def fit(
@@ -117,75 +100,206 @@ def fit(
     val: tuple[Array, Array],
     device: torch.device,
     signalled: Callable[[], int | None] = lambda: None,
+    on_look: Callable[[int, Array], None] | None = None,
 ) -> Fitted:
     """Train, and select, calibrate and choose the threshold on validation, which is real and never augmented.
 
     The trial seed gives initialisation, batch order, transforms and dropout; the same seed gives the same
     initialisation under every regime (one with a ``seed_offset`` apart).
 
+    Every stage begins with the state that the selection rule keeps so far, the best or the last that was looked at, as it
+    would be predicted with (averaged, if there is averaging), and with a new optimiser. The count of steps, the stream of
+    batches and the average go on.
+
     Args:
         val: images (n, H, W) uint8 and labels (n,).
         signalled: asked after every step; a signal number ends the training.
+        on_look: told the step and the scores (n,) or (n, C) of every look; what it raises ends the training.
 
     Raises:
         Interrupted: when ``signalled`` says so.
-        BalancerError: the loss is not finite.
+        UsageError: stages that do not fit, or a batch larger than the training fold.
+        BalancerError: the loss is not finite, or the device's memory is full.
     """
-    seed, name = trial_seed + regime.seed_offset, f"{regime.name}, seed {trial_seed}"
-    torch.manual_seed(derive_seed(seed, "init"))
-    model = build_model(config).to(device)
-    model = model.to(memory_format=memory_format(device))
-    averaged = average(model, config.ema_decay)
-    torch.manual_seed(derive_seed(seed, "dropout"))
-    optimizer, loss_of = make_optimizer(config, model), make_loss(config, regime, train, device)
-    batches, steps = Batches(config, regime, train, seed, device), training_steps(config, train)
-    looks, best = evaluation_steps(steps, config.evaluations), _Best(config.selection, name)
-    seen_real, losses, begin = 0, [], time.perf_counter()
-    with progress.bar(steps, name, "step") as bar:
-        for step in range(steps):
-            for group in optimizer.param_groups:
-                group["lr"] = config.lr * schedule(config, step / steps)
-            pixels, y, n_real = batches.draw(step)
-            losses.append(train_step(model, optimizer, loss_of, to_input(pixels, config, device), y, config.precision))
-            if averaged is not None:
-                averaged.update_parameters(model)
-            seen_real += n_real
-            bar.update()
-            if (signum := signalled()) is not None:
-                raise Interrupted(signum, f"stopped in {name}")
-            if step + 1 in looks:
-                train_loss, losses = float(torch.stack(losses).mean()), []
-                shown = model if averaged is None else averaged.module
-                if config.bn_statistics == "clean":  # what is predicted on is not augmented either
-                    restate(shown, (to_input(pixels, config, device) for pixels in batches.clean(CLEAN)))
-                score = predict(shown, val[0], config, device)
-                best.look(step + 1, train_loss, nll(val[1], score), score, shown)
+    planned = stages(config, train)
+    training = _Training(config, regime, trial_seed, train, val, device, signalled, on_look)
+    begin = time.perf_counter()
+    with progress.bar(sum(stage.steps for stage in planned), training.name, "step") as bar:
+        try:
+            for stage in planned:
+                training.run(stage, bar)
+        except torch.OutOfMemoryError as error:
+            raise BalancerError(
+                f"{training.name}: the memory of {device} is full at batch_size {config.batch_size}; use a smaller one, or a larger accumulate"
+            ) from error
+    seconds, best, model = time.perf_counter() - begin, training.best, training.model
     model.load_state_dict(best.state)
+    two_classes = best.score.ndim == 1
     return Fitted(
         model.eval(),
         fit_temperature(val[1], best.score),
-        threshold_rule(config.threshold)(val[1], best.score),
-        steps,
+        threshold_rule(config.threshold)(val[1], best.score) if two_classes else 0.5,
+        training.step,
         best.step,
         best.history,
         best.score,
-        seen_real / train.n_real,
-        time.perf_counter() - begin,
+        training.seen_real / train.n_real,
+        seconds,
     )
 
 
+class _Way(Protocol):
+    """How the steps of a stage are computed: through the whole network, or from features computed once."""
+
+    @property
+    def learner(self) -> nn.Module:
+        """What a step trains."""
+
+    @property
+    def averaged(self) -> AveragedModel | None:
+        """The average of that, if there is one."""
+
+    def draw(self, step: int) -> tuple[Tensor, Tensor, int]:
+        """The learner's input (B, ...) and labels (B,) of a batch, and how many of its images are real."""
+
+    def score(self) -> Array:
+        """Probabilities of the validation images."""
+
+
+class _Training:
+    """What a training holds, and goes on with from stage to stage."""
+
+    def __init__(
+        self,
+        config: ClassifierConfig,
+        regime: Regime,
+        trial_seed: int,
+        train: TrainingSet,
+        val: tuple[Array, Array],
+        device: torch.device,
+        signalled: Callable[[], int | None],
+        on_look: Callable[[int, Array], None] | None,
+    ) -> None:
+        seed, self.name = trial_seed + regime.seed_offset, f"{regime.name}, seed {trial_seed}"
+        torch.manual_seed(derive_seed(seed, "init"))
+        model = build_model(config).to(device)
+        self.model = model.to(memory_format=memory_format(device))
+        self.averaged = average(self.model, config.ema_decay)
+        torch.manual_seed(derive_seed(seed, "dropout"))
+        self.loss_of = make_loss(config, regime, train, device)
+        if config.head_l2 and isinstance(self.model, Backbone):
+            self.loss_of = with_penalty(self.loss_of, self.model.first_weight, config.head_l2)
+        self.batches = Batches(config, regime, train, seed, device)
+        self.best = _Best(config.selection, self.name)
+        self.config, self.regime, self.train, self.val, self.device = config, regime, train, val, device
+        self.signalled, self.on_look = signalled, on_look
+        self.step, self.seen_real, self.losses = 0, 0, list[Tensor]()
+
+    def run(self, stage: Stage, bar: tqdm) -> None:
+        """Train for a stage."""
+        self._begin(stage)
+        config, way, seen = self.config, self._way(stage), list[float]()
+        optimizer, looks = make_optimizer(stage, self.model), evaluation_steps(stage.steps, stage.evaluations)
+        for step in range(stage.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(stage.schedule, stage.rates, step, seen)
+            images, y, n_real = way.draw(self.step)
+            loss = train_step(way.learner, optimizer, self.loss_of, images, y, config.precision, config.accumulate)
+            self.losses.append(loss)
+            if way.averaged is not None:
+                way.averaged.update_parameters(way.learner)
+            self.seen_real += n_real
+            self.step += 1
+            bar.update()
+            self.heed()
+            if step + 1 in looks:
+                seen.append(self._look(way))
+                if stalled(seen, stage.patience):
+                    return
+
+    def heed(self) -> None:
+        """End the training if a signal has come."""
+        if (signum := self.signalled()) is not None:
+            raise Interrupted(signum, f"stopped in {self.name}")
+
+    def _begin(self, stage: Stage) -> None:
+        for model in (self.model, None if self.averaged is None else self.averaged.module):
+            if model is not None:
+                if self.best.state:
+                    model.load_state_dict(self.best.state)
+                set_trainable(model, self.config, stage.trainable)
+
+    def _way(self, stage: Stage) -> _Way:
+        config, model, val_images = self.config, self.model, self.val[0]
+        shared = (self.averaged, self.batches, val_images, self.device)
+        if isinstance(model, Backbone) and worthwhile(config, stage, self.regime, model, self.train, len(val_images)):
+            return HeadStage(config, model, *shared, self.train, self.heed)
+        return _WholeNetwork(config, model, *shared)
+
+    def _look(self, way: _Way) -> float:
+        """Look at validation; returns its NLL."""
+        train_loss, self.losses = float(torch.stack(self.losses).mean()), []
+        score = way.score()
+        found = nll(self.val[1], score)
+        shown = self.model if self.averaged is None else self.averaged.module
+        self.best.look(self.step, train_loss, found, score, shown)
+        if self.on_look is not None:
+            self.on_look(self.step, score)
+        return found
+
+
+class _WholeNetwork:
+    """Steps through the whole network, as :class:`_Way` says."""
+
+    def __init__(
+        self,
+        config: ClassifierConfig,
+        model: nn.Module,
+        averaged: AveragedModel | None,
+        batches: Batches,
+        val_images: Array,
+        device: torch.device,
+    ) -> None:
+        self.learner, self.averaged = model, averaged
+        self._config, self._batches, self._val, self._device = config, batches, val_images, device
+
+    def draw(self, step: int) -> tuple[Tensor, Tensor, int]:
+        pixels, y, n_real = self._batches.draw(step)
+        return to_input(pixels, self._config, self._device), y, n_real
+
+    def score(self) -> Array:
+        shown = self.learner if self.averaged is None else self.averaged.module
+        if self._config.bn_statistics == "clean":  # what is predicted on is not augmented either
+            parts = (p for batch in self._batches.clean(CLEAN) for p in np.array_split(batch, self._config.accumulate))
+            restate(shown, (to_input(pixels, self._config, self._device) for pixels in parts))
+        return predict(shown, self._val, self._config, self._device)
+
+
 def train_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, loss_of: Loss, images: Tensor, y: Tensor, precision: str
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_of: Loss,
+    images: Tensor,
+    y: Tensor,
+    precision: str,
+    accumulate: int = 1,
 ) -> Tensor:
-    """One optimiser step on network input (B, C, H, W) and labels (B,); returns the loss, detached."""
+    """One optimiser step on network input (B, ...) and labels (B,); returns the loss, detached.
+
+    With ``accumulate`` the batch is computed in so many parts, one after the other: memory for one, and the gradient of
+    the whole, BatchNorm aside, which sees each part for itself.
+    """
     model.train()
-    with autocast(images.device, precision, on_cpu=True):
-        logits = model(images).float()
-    loss = loss_of(logits, y)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    total = torch.zeros((), device=y.device)
+    for part, truth in zip(images.tensor_split(accumulate), y.tensor_split(accumulate), strict=True):
+        with autocast(images.device, precision, on_cpu=True):
+            logits = model(part).float()
+        loss = loss_of(logits, truth) * (len(truth) / len(y))
+        loss.backward()
+        total += loss.detach()
     optimizer.step()
-    return loss.detach()
+    return total
 
 
 class _Best:
@@ -239,17 +353,8 @@ def restate(model: nn.Module, images: Iterable[Tensor]) -> None:
     model.eval()
 
 
-def make_loss(config: ClassifierConfig, regime: Regime, train: TrainingSet, device: torch.device) -> Loss:
-    """The regime's loss of logits (B,) and labels (B,): cross-entropy, with class weights or focused on what is hard."""
-    if regime.focal:
-        return lambda logits, y: sigmoid_focal_loss(logits, y.float(), -1, config.focal_gamma, "mean")  # -1: no weights
-    weights = torch.from_numpy(class_weights(train.labels, regime.weighted)).float().to(device)
-    targets = torch.tensor([config.label_smoothing, 1 - config.label_smoothing], device=device)
-    return lambda logits, y: F.binary_cross_entropy_with_logits(logits, targets[y], weight=weights[y])
-
-
-def make_optimizer(config: ClassifierConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser over what is not frozen; weight decay is decoupled only in AdamW."""
+def make_optimizer(config: Stage | ClassifierConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser of a stage, or of the settings, over what is not frozen; weight decay is decoupled only in AdamW."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     if config.optimizer == "sgd":
         return torch.optim.SGD(parameters, config.lr, momentum=0.9, nesterov=True, weight_decay=config.weight_decay)
@@ -258,23 +363,11 @@ def make_optimizer(config: ClassifierConfig, model: nn.Module) -> torch.optim.Op
     return kind(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=fused)
 
 
-def schedule(config: ClassifierConfig, done: float) -> float:
-    """The factor on the learning rate at a share of the steps: 1, or half a cosine from 1 towards 0 (Loshchilov & Hutter
-    2017, arXiv:1608.03983)."""
-    return 1.0 if config.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * done))
-
-
 def training_steps(config: ClassifierConfig, train: TrainingSet) -> int:
-    """Optimiser steps: the same in every regime, or so many more that real images are seen as often as without the added ones."""
-    return config.steps if config.exposure == "steps" else round(config.steps * len(train.images) / train.n_real)
+    """Optimiser steps of all stages, at most: the same in every regime, or so many more that real images are seen as often
+    as without the added ones.
 
-
-def evaluation_steps(steps: int, evaluations: int) -> set[int]:
-    """Steps after which validation is looked at: evenly spread, the last one always among them."""
-    return {round(steps * (i + 1) / evaluations) for i in range(evaluations)} - {0} | {steps}
-
-
-def class_weights(labels: Array, weighted: bool) -> Array:
-    """Weight of each class in the loss: 1, or n / (2 n_class), which lets both classes weigh the same."""
-    counts = np.bincount(labels, minlength=len(CLASSES))
-    return len(labels) / (len(CLASSES) * counts) if weighted else np.ones(len(CLASSES))
+    Raises:
+        UsageError: stages that do not fit, or a batch larger than the training fold.
+    """
+    return sum(stage.steps for stage in stages(config, train))

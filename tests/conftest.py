@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -23,6 +24,9 @@ for variable in [v for v in os.environ if v.startswith(("BALANCER_", "CLASSIFIER
 THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
 if THREADS == 1:
     os.environ["OMP_NUM_THREADS"] = "1"  # what limit_threads() and worker processes heed
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell script; tests send it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Hypothesis keeps notes while tests are collected, before any fixture: not in the repository.
 set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "xray-balancer-hypothesis")

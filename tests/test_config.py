@@ -424,8 +424,43 @@ def test_the_hash_names_the_settings() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_what_is_dumped_is_read_back(command: str) -> None:
-    config = resolve(command, DATA if reads_data(command) else {"real": "/a", "image_size": 32})
+    folders = {"evaluate": {"real": "/a", "image_size": 32}}
+    config = resolve(command, DATA if reads_data(command) else folders.get(command, {}))
     assert validate(COMMANDS[command], yaml.safe_load(dump(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"stages": [{"epochs": 3}, {"steps": 5}], "steps": 50}, "setting 'steps' is 50, but every stage has its own"),
+        ({"stages": [{"lr": 0.1}], "lr": 0.2}, "setting 'lr' is 0.2, but every stage has its own"),
+        ({"stages": [{"epochs": 3}, {"epoch": 5}]}, "unknown setting 'epoch' in stage 2; did you mean 'epochs'?"),
+        ({"stages": [{"lr": "fast"}]}, "stage 1: setting 'lr' is 'fast': input should be a valid number"),
+        ({"stages": [{"trainable": "top"}]}, "stage 1: setting 'trainable' is 'top': input should be 'all' or 'head'"),
+        ({"stages": [7]}, "stage 1 is 7: expected a mapping"),
+    ],
+)
+def test_stages_that_do_not_fit_are_named(given: dict, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve("train", {**DATA, **given})
+    assert str(caught.value).startswith(message)
+
+
+def test_a_stage_without_a_length_of_its_own_leaves_steps_in_force() -> None:
+    given = {**DATA, "stages": [{"epochs": 3}, {"trainable": "all"}], "steps": 50, "lr": 0.2}
+    assert resolve("train", given).steps == 50
+
+
+def test_a_file_for_other_commands_is_pointed_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "f.yaml"
+    file.write_text("train: {steps: 3}\nablate: {steps: 3}\ngan_train: {steps: 3}\n")
+    for command in ("train", "gan_train", "synthesize"):
+        read_config_file(file, command)
+    assert caplog.messages == []
+    assert read_config_file(file, "crossvalidate") == {}
+    assert caplog.messages == [
+        f"config file {file} has no section crossvalidate; what it says of train and ablate does not count here"
+    ]
 
 
 # --- the console

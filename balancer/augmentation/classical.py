@@ -74,11 +74,68 @@ def _strong() -> list[A.BasicTransform]:
     ]
 
 
-CLASSICAL: dict[str, Callable[[], list[A.BasicTransform]]] = {"mild": _mild, "strong": _strong, "s2": _s2}
+# The presets below are those of published systems (docs/systems.md), kept to reproduce these. Those with a flip mirror the
+# heart to the right side of the chest, which is an anomaly of its own: do not take them for work of your own.
+
+
+def _s0() -> list[A.BasicTransform]:
+    """The DenseNet-161 system: flip (mirrors the heart), rotation 10, shifts .05, black borders as torchvision's.
+
+    Its random greyscale is left out: on grey images it does nothing.
+    """
+    pose = A.Affine(rotate=(-10, 10), translate_percent=(-0.05, 0.05), border_mode=cv2.BORDER_CONSTANT, p=1)
+    return [A.HorizontalFlip(p=0.5), pose]
+
+
+def _s1() -> list[A.BasicTransform]:
+    """The PneumoniaMNIST system: flip (mirrors the heart) and rotation 10, black borders as torchvision's."""
+    return [A.HorizontalFlip(p=0.5), A.Affine(rotate=(-10, 10), border_mode=cv2.BORDER_CONSTANT, p=1)]
+
+
+def _s3() -> list[A.BasicTransform]:
+    """The ResNet-50 system: rotation of a quarter turn either way, zoom .25, shifts .2, brightness .2, contrast .3.
+
+    In the meaning of Keras's layers: both axes are zoomed alike, by 1 / (1 - .25) to 1 / (1 + .25); what lies beyond the
+    edge is mirrored in; brightness adds up to .2 of the range; contrast changes the distance from the image's mean.
+    """
+    return [
+        A.Affine(
+            rotate=(-90, 90),
+            translate_percent={"x": (-0.2, 0.2), "y": (-0.2, 0.2)},
+            scale=(1 / 1.25, 1 / 0.75),
+            keep_ratio=True,
+            border_mode=cv2.BORDER_REFLECT,
+            p=1,
+        ),
+        A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.0, p=1),
+        A.ColorJitter(brightness=(1, 1), contrast=(0.7, 1.3), saturation=(1, 1), hue=(0, 0), p=1),
+    ]
+
+
+def _s4() -> list[A.BasicTransform]:
+    """The five-backbone system: flip (mirrors the heart), rotation 20, shifts .2, edges repeated as Keras's generator does."""
+    pose = A.Affine(
+        rotate=(-20, 20),
+        translate_percent={"x": (-0.2, 0.2), "y": (-0.2, 0.2)},
+        border_mode=cv2.BORDER_REPLICATE,
+        p=1,
+    )
+    return [A.HorizontalFlip(p=0.5), pose]
+
+
+CLASSICAL: dict[str, Callable[[], list[A.BasicTransform]]] = {
+    "mild": _mild,
+    "strong": _strong,
+    "s0": _s0,
+    "s1": _s1,
+    "s2": _s2,
+    "s3": _s3,
+    "s4": _s4,
+}
 
 
 class Augmenter:
-    """A preset, ready to be applied to grey images. Never flips: the heart is on the left."""
+    """A preset, ready to be applied to grey images. Our own never flip: the heart is on the left."""
 
     def __init__(self, preset: str, seed: int) -> None:
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from PIL import Image
 
 from balancer import progress
 from balancer.data import cache, phantom
-from balancer.data.folder import CLASSES, Record, find_root, read_folder
+from balancer.data.folder import CLASSES, TASKS, Record, find_root, read_folder, told_apart
 from balancer.data.images import read_image, resize_grey, to_grey
 from balancer.data.npz import read_npz
 from balancer.data.split import carve_validation, merge_groups, split_hash, write_split
@@ -29,7 +29,7 @@ PHANTOM_NOTICE = "PHANTOM DATA: drawings, not X-rays. No figure from them says a
 class Dataset:
     """Images and what is known of each, all in the same order.
 
-    ``images`` (n, size, size) uint8, a read-only memory map; ``labels`` (n,) int64 indices into CLASSES; ``folds``
+    ``images`` (n, size, size) uint8, a read-only memory map; ``labels`` (n,) int64 indices into ``classes``; ``folds``
     (n,) of ``train``, ``val``, ``test``.
     """
 
@@ -44,6 +44,7 @@ class Dataset:
     fingerprint: str  # of names and contents of every file
     bad: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # what a report must say of this data
+    classes: tuple[str, ...] = CLASSES  # of the task
 
     def indices(self, fold: str, label: int | None = None) -> np.ndarray:
         """Positions of a fold's images, of one class if given."""
@@ -52,28 +53,42 @@ class Dataset:
 
     def counts(self, fold: str) -> tuple[int, ...]:
         """Images per class in a fold."""
-        return tuple(len(self.indices(fold, label)) for label in range(len(CLASSES)))
+        return tuple(len(self.indices(fold, label)) for label in range(len(self.classes)))
 
     @property
     def minority_class(self) -> int:
         return int(np.argmin(self.counts("train")))
 
     @property
+    def deficits(self) -> tuple[int, ...]:
+        """How many images each class lacks in the training fold to be as many as the largest."""
+        counts = self.counts("train")
+        return tuple(max(counts) - n for n in counts)
+
+    @property
     def deficit(self) -> int:
         """How many minority images the training fold lacks."""
-        counts = self.counts("train")
-        return max(counts) - min(counts)
+        return max(self.deficits)
 
     @property
     def is_phantom(self) -> bool:
         return self.source == PHANTOM
+
+    def as_binary(self) -> Dataset:
+        """The same images in the same folds, with every pneumonia as PNEUMONIA: for what asks about two classes."""
+        if self.classes == CLASSES:
+            return self
+        note = f"The split is that of {len(self.classes)} classes ({', '.join(self.classes)}); {' and '.join(self.classes[1:])} are PNEUMONIA here."
+        labels = np.minimum(self.labels, 1)
+        records = [replace(r, label=min(r.label, 1)) for r in self.records]
+        return replace(self, labels=labels, records=records, classes=CLASSES, notes=[*self.notes, note])
 
     def write_split(self, path: Path) -> None:
         write_split(
             path,
             [r.name for r in self.records],
             self.folds.tolist(),
-            [CLASSES[r.label] for r in self.records],
+            [self.classes[r.label] for r in self.records],
             [r.patient for r in self.records],
             self.digests,
         )
@@ -82,7 +97,7 @@ class Dataset:
         """The facts about the data that a report or env.json holds."""
         return {
             "source": self.source,
-            "counts": {f: dict(zip(CLASSES, self.counts(f), strict=True)) for f in ("train", "val", "test")},
+            "counts": {f: dict(zip(self.classes, self.counts(f), strict=True)) for f in ("train", "val", "test")},
             "patients": len(set(self.groups)),
             "image_size": int(self.images.shape[1]),
             "split_hash": self.split_hash,
@@ -97,10 +112,10 @@ def load_dataset(config: DataConfig, require: Iterable[str] = ("train",)) -> Dat
 
     Args:
         config: with ``path`` resolved.
-        require: folds that the caller needs images of, both classes each.
+        require: folds that the caller needs images of, of every class.
 
     Raises:
-        BalancerError: the data are missing, of another layout, or too damaged.
+        BalancerError: the data are missing, of another layout, or too damaged, or do not tell the classes of the task.
     """
     notes: list[str] = []
     path = config.path or PHANTOM
@@ -109,8 +124,7 @@ def load_dataset(config: DataConfig, require: Iterable[str] = ("train",)) -> Dat
         notes.append(PHANTOM_NOTICE)
         records, decoded = _from_folder(phantom_folder(), config)
     elif Path(path).suffix.lower() == ".npz":
-        records, decoded = _from_npz(Path(path), config)
-        notes.append("The archive names no patients: the split is at image level and may part images of one patient.")
+        records, decoded = _from_npz(Path(path), config, notes)
     else:
         records, decoded = _from_folder(find_root(Path(path)), config)
     if not decoded.kept:
@@ -118,6 +132,8 @@ def load_dataset(config: DataConfig, require: Iterable[str] = ("train",)) -> Dat
             f"none of the {len(records)} files of {path} can be read ({decoded.bad[0][1]}); check --data"
         )
     records = [records[i] for i in decoded.kept]
+    if config.task == "multiclass":
+        records = told_apart(records)
     for name, reason in decoded.bad:
         log.warning("left out: %s cannot be read (%s)", name, reason)
     groups = merge_groups([r.patient for r in records], decoded.digests)
@@ -136,16 +152,15 @@ def load_dataset(config: DataConfig, require: Iterable[str] = ("train",)) -> Dat
         fingerprint=hashlib.sha256(everything.encode()).hexdigest()[:16],
         bad=decoded.bad,
         notes=notes,
+        classes=TASKS[config.task],
     )
     _check_folds(data, require)
     notes += _shared_numbers(data)
     log.info(
-        "data: %s; train %d + %d, val %d + %d, test %d + %d (%s + %s); split %s",
+        "data: %s; train %s, val %s, test %s (%s); split %s",
         path,
-        *data.counts("train"),
-        *data.counts("val"),
-        *data.counts("test"),
-        *CLASSES,
+        *(" + ".join(map(str, data.counts(fold))) for fold in ("train", "val", "test")),
+        " + ".join(data.classes),
         data.split_hash,
     )
     return data
@@ -183,8 +198,21 @@ def _from_folder(root: Path, config: DataConfig) -> tuple[list[Record], cache.De
     return records, decoded
 
 
-def _from_npz(path: Path, config: DataConfig) -> tuple[list[Record], cache.Decoded]:
+def _from_npz(path: Path, config: DataConfig, notes: list[str]) -> tuple[list[Record], cache.Decoded]:
+    if config.task != "binary":
+        raise BalancerError(
+            f"{path} has two classes, {' and '.join(CLASSES)}, and no file names that tell more; leave out --task {config.task}, "
+            "or give a folder of files such as person23_bacteria_86.jpeg"
+        )
     records, arrays = read_npz(path)
+    notes.append("The archive names no patients: the split is at image level and may part images of one patient.")
+    side = min(min(split.shape[1:3]) for split in arrays.values())
+    if side < config.image_size:
+        notes.append(
+            f"The archive's images are {side} px and were enlarged to {config.image_size} px, which adds no detail: figures are those of "
+            f"{side} px images. --image-size {side} works at their own size."
+        )
+        log.warning(notes[-1])
     images = [image for split in arrays.values() for image in split]
     decoded = cache.decode_all(
         [r.name for r in records],
@@ -253,6 +281,7 @@ def _check_folds(data: Dataset, require: Iterable[str]) -> None:
             )
             raise BalancerError(f"{data.source} has no {fold} images; {what}")
         if not all(counts):
+            held = [f"{n} {cls}" for n, cls in zip(counts, data.classes, strict=True)]
             raise BalancerError(
-                f"{data.source}: {fold} holds {counts[0]} {CLASSES[0]} and {counts[1]} {CLASSES[1]} images; expected both"
+                f"{data.source}: {fold} holds {', '.join(held[:-1])} and {held[-1]} images; expected {'both' if len(held) == 2 else 'some of each'}"
             )

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from balancer.errors import BalancerError
 
-CLASSES = ("NORMAL", "PNEUMONIA")  # a label is an index into this; PNEUMONIA is the positive class
+CLASSES = ("NORMAL", "PNEUMONIA")  # the folders; a label is an index into this, and PNEUMONIA is the positive class
+TASKS = {"binary": CLASSES, "multiclass": ("NORMAL", "BACTERIAL", "VIRAL")}  # the classes of a task; 0 is always NORMAL
 SPLITS = ("train", "val", "test")
 SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp"}
 
 _PNEUMONIA = re.compile(r"person(?P<number>\d+)_(?P<kind>bacteria|virus)_\d+", re.IGNORECASE)
+_KINDS = {"bacteria": 1, "virus": 2}  # labels of the multiclass task
 _NORMAL = re.compile(r"(?P<kind>NORMAL2-IM|IM)-(?P<number>\d+)-\d+", re.IGNORECASE)
 
 
@@ -95,6 +97,21 @@ def read_folder(root: Path) -> list[Record]:
                 patient, kind = parse_name(file.stem, label)
                 records.append(Record(file.relative_to(root).as_posix(), label, split, patient, kind))
     return records
+
+
+def told_apart(records: Sequence[Record]) -> list[Record]:
+    """The records with labels of the multiclass task: PNEUMONIA becomes BACTERIAL or VIRAL, as the file name says.
+
+    Raises:
+        BalancerError: a PNEUMONIA file's name says neither.
+    """
+    silent = [r.name for r in records if r.label and r.kind not in _KINDS]
+    if silent:
+        raise BalancerError(
+            f"{len(silent)} of {sum(r.label for r in records)} PNEUMONIA files do not say in their names whether they are bacterial or viral "
+            f"(such as {silent[0]}); expected names such as person23_bacteria_86.jpeg; rename or remove them, or leave out --task multiclass"
+        )
+    return [replace(r, label=_KINDS[r.kind]) if r.label else r for r in records]
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -79,10 +79,22 @@ def _read_arrays(path: Path) -> dict[str, Array]:
         with np.load(path, allow_pickle=False) as loaded:
             return {key: loaded[key] for key in loaded.files}
     except FileNotFoundError as error:
-        raise BalancerError(f"data file {path} does not exist; give --data a MedMNIST .npz") from error
+        raise BalancerError(
+            f"data file {path} does not exist; give --data a MedMNIST .npz, such as `balancer fetch pneumoniamnist` gets"
+        ) from error
     except _DAMAGE as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BalancerError(f"{path} is not a readable MedMNIST archive ({reason}); fetch it again") from error
+        reason = "a web page" if _is_page(path) else (str(error).splitlines() or [type(error).__name__])[0]
+        raise BalancerError(
+            f"{path} is not a readable MedMNIST archive ({reason}); fetch it again (`balancer fetch pneumoniamnist`)"
+        ) from error
+
+
+def _is_page(path: Path) -> bool:
+    """What a log-in or error page leaves behind that was saved under the archive's name."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as handle:
+        return handle.read(64).lstrip().lower().startswith((b"<!doctype", b"<html"))
 
 
 def _check_header(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:

@@ -10,7 +10,6 @@ import torch
 
 from balancer.config import differences, validate
 from balancer.data.dataset import Dataset
-from balancer.data.folder import CLASSES
 from balancer.errors import BalancerError
 from balancer.gan.step import GanState
 from balancer.run import atomic_file
@@ -58,7 +57,7 @@ def _header(config: GanTrainConfig, state: GanState, data: Dataset, label: int) 
         "format": FORMAT,
         "config": config.model_dump(mode="json"),
         "step": state.step,
-        "class": CLASSES[label],
+        "class": data.classes[label],
         "split_hash": data.split_hash,
         "data": data.describe(),
         "precisions": state.precisions,

@@ -15,7 +15,7 @@ from torch import Tensor
 from balancer import progress
 from balancer.augmentation.differentiable import check_policy
 from balancer.data.dataset import Dataset
-from balancer.data.folder import CLASSES
+from balancer.data.folder import TASKS
 from balancer.data.sampling import batch_indices
 from balancer.device import memory_format, peak_memory_mb, resolve_precision, synchronize
 from balancer.errors import BalancerError, Interrupted, UsageError
@@ -38,9 +38,11 @@ def target_label(config: GanTrainConfig, data: Dataset) -> int:
     """The class that the GAN learns: ``target_class``, else the minority class of the training fold."""
     if config.target_class is None:
         return data.minority_class
-    names = [c.lower() for c in CLASSES]
+    names = [c.lower() for c in data.classes]
     if config.target_class.lower() not in names:
-        raise UsageError(f"--class is {config.target_class!r}; expected {' or '.join(CLASSES)}")
+        others = [task for task, classes in TASKS.items() if config.target_class.upper() in classes]
+        hint = f", or --task {others[0]}, which has that class" if others else ""
+        raise UsageError(f"--class is {config.target_class!r}; expected {' or '.join(data.classes)}{hint}")
     return names.index(config.target_class.lower())
 
 
@@ -71,7 +73,7 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
         keep_jsonl(run / "metrics.jsonl", lambda row: row["step"] <= state.step)
     snapshots = Snapshots(config, data, label, run, device, state.step)
     precision = resolve_precision(device, config.precision, on_cpu=True)
-    log.info("learning %s from %d images in %s", CLASSES[label], len(images), precision)
+    log.info("learning %s from %d images in %s", data.classes[label], len(images), precision)
 
     sums: dict[str, Tensor] = {}
     since, begin = state.step, time.perf_counter()
@@ -109,7 +111,7 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
                 save_checkpoint(run / CHECKPOINT, config, state, data, label)
                 raise Interrupted(signum, f"saved at step {step} of {config.steps}; continue with --resume {run.path}")
     return {
-        "class": CLASSES[label],
+        "class": data.classes[label],
         "n_train": len(images),
         "steps": state.step,
         "seconds": time.perf_counter() - start,

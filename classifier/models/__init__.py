@@ -2,32 +2,61 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-if TYPE_CHECKING:
-    from torch import nn
+from torch import nn
 
-    from balancer.settings import ClassifierConfig
+from balancer.errors import UsageError
+from balancer.settings import ClassifierConfig, S2Config
+from classifier.models.cnn import S1CNN, S2CNN, SmallCNN
+from classifier.models.heads import HeadDesign, number_of_outputs
 
-OWN_MODELS = ("small_cnn", "s2_cnn")
+# name -> (settings, number of outputs) -> network
+OWN_MODELS: dict[str, Callable[[ClassifierConfig, int], nn.Module]] = {
+    "small_cnn": lambda c, outputs: SmallCNN(c.data.image_size, batch_norm=c.batch_norm, outputs=outputs),
+    "s1_cnn": lambda c, outputs: S1CNN(c.data.image_size, batch_norm=c.batch_norm, outputs=outputs),
+    "s2_cnn": lambda c, outputs: S2CNN(
+        c.data.image_size, c.s2.conv, c.s2.dense, c.s2.dropout, batch_norm=c.batch_norm, outputs=outputs
+    ),
+}
+# Settings of backbones, which a network of our own leaves as they are.
+FOR_BACKBONES = {
+    "weights": "none",
+    "trainable": "all",
+    "head": "linear",
+    "head_width": 512,
+    "head_dropout": 0.0,
+    "head_l2": 0.0,
+}
 
 
 def build_model(config: ClassifierConfig) -> nn.Module:
-    """The network that the settings name, with one logit per image.
+    """The network that the settings name: images (B, 1 or 3, H, W) to logits.
+
+    Logits are (B,), positive for PNEUMONIA, where there are two classes, whether the network has one output or two
+    (:func:`~classifier.models.heads.as_logits`); (B, C) where there are more.
 
     Raises:
         UsageError: an unknown name, or settings that do not fit it.
         BalancerError: weights that cannot be had or do not fit.
     """
-    from balancer.errors import UsageError
     from classifier.models.backbones import Backbone
-    from classifier.models.cnn import S2CNN, SmallCNN
 
-    size = config.data.image_size
-    if config.model not in OWN_MODELS:
-        return Backbone(config.model, size, config.weights, config.freeze)
-    if config.weights != "none" or config.freeze or config.normalisation == "imagenet":
-        raise UsageError(
-            f"weights, freeze and normalisation imagenet are for torchvision backbones; model is {config.model!r}"
-        )
-    return SmallCNN(size) if config.model == "small_cnn" else S2CNN(size)
+    if config.s2 != S2Config() and config.model != "s2_cnn":
+        raise UsageError(f"s2 holds the sizes of s2_cnn; model is {config.model!r}")
+    if config.model in OWN_MODELS:
+        _refuse(config, FOR_BACKBONES, "torchvision backbones")
+        if config.normalisation == "imagenet":
+            raise UsageError(f"normalisation imagenet is for torchvision backbones; model is {config.model!r}")
+        return OWN_MODELS[config.model](config, number_of_outputs(config))
+    _refuse(config, {"batch_norm": True}, "networks of our own")
+    rescaled = config.input_normalisation == "imagenet"
+    model = Backbone(config.model, config.data.image_size, config.weights, HeadDesign.of(config), rescaled)
+    model.set_trainable(config.trainable)
+    return model
+
+
+def _refuse(config: ClassifierConfig, neutral: dict[str, object], whose: str) -> None:
+    for key, value in neutral.items():
+        if (given := getattr(config, key)) != value:
+            raise UsageError(f"{key} is {given!r}, which is for {whose}; model is {config.model!r}")

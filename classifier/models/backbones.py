@@ -1,21 +1,17 @@
-"""Any torchvision classification network by name, with one output and grey input."""
+"""Any torchvision classification network by name, with a head of ours and grey input."""
 
 from __future__ import annotations
 
-import contextlib
-import re
-import sys
-import urllib.error
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from balancer.errors import BalancerError, UsageError, nearest
+from balancer.errors import UsageError, nearest
+from balancer.settings import Trainable
+from classifier.models.heads import HeadDesign, as_logits, make_head
+from classifier.models.weights import load_weights
 
-# DenseNet files that torchvision publishes say norm.1 for what its code calls norm1.
-_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
+RESCALING = ("inception_v3", "googlenet")  # trained on [-1, 1], they turn ImageNet's normalisation into that
 
 
 def backbone_names() -> list[str]:
@@ -26,63 +22,108 @@ def backbone_names() -> list[str]:
 
 
 class Backbone(nn.Module):
-    """A torchvision network with its last layer replaced by one output; images (B, 1 or 3, H, W) to logits (B,).
+    """A torchvision network with a head of ours; images (B, 1 or 3, H, W) to logits (B,), or (B, C) of more than two classes.
 
     A grey image is repeated over the three channels that the first layer expects, so pretrained filters see what
-    they were trained on. With ``freeze`` only the new head learns, and BatchNorm of the frozen part stays in
-    evaluation mode: its statistics are part of the pretrained function.
+    they were trained on. ``net`` gives features (B, F), ``head`` makes outputs of them. A linear head replaces the last
+    layer alone; a dense one is put on pooled features, so that a classifier on flattened maps (VGG, AlexNet) goes as a
+    whole. What stands between the pooling and the last layer stays: ConvNeXt's LayerNorm, EfficientNet's dropout.
     """
 
-    def __init__(self, name: str, image_size: int, weights: str, freeze: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        image_size: int,
+        weights: str = "none",
+        head: HeadDesign | None = None,
+        imagenet_input: bool = False,
+    ) -> None:
+        """
+        Args:
+            imagenet_input: images come with ImageNet's normalisation.
+
+        Raises:
+            UsageError: an unknown name, or images that it cannot be built for.
+            BalancerError: weights that cannot be had or do not fit.
+        """
         super().__init__()
-        self.net, self.freeze = _build(name, image_size, weights), freeze
-        head_name, head = _last_layer(self.net)
-        new = _one_output(head)
-        if weights not in ("none", "imagenet"):
-            _load_file(self.net, Path(weights), head_name)
-        _replace(self.net, head_name, new)
-        self.head = [new]  # in a list: it is registered inside the network already
-        if freeze:
-            self.requires_grad_(False)
-            new.requires_grad_(True)
+        design = head or HeadDesign()
+        self.name, self._frozen = name, list[nn.Module]()
+        self.net = _build(name, image_size, imagenet_input)
+        removed = _replaced_part(self.net, design)
+        if weights != "none":
+            load_weights(self.net, name, weights, (removed,))
+        self.head = make_head(_take_out(self.net, removed), design)
+
+    @property
+    def first_weight(self) -> Tensor:
+        """Weights (width, F) of the head's first layer: the dense one, where there is one."""
+        return next(module.weight for module in self.head if isinstance(module, nn.Linear))
+
+    def set_trainable(self, trainable: Trainable) -> None:
+        """Say what learns: ``all``, ``head``, or N: the head and the last N layers that own weights (BatchNorm is one).
+
+        All that comes before them stays in evaluation mode: BatchNorm's statistics are part of the pretrained
+        function, and dropout in front of what cannot adapt is noise alone.
+
+        Raises:
+            UsageError: fewer than N layers.
+        """
+        body = list(self.net.modules())
+        layers = [i for i, module in enumerate(body) if next(module.parameters(recurse=False), None) is not None]
+        if isinstance(trainable, int) and trainable > len(layers):
+            raise UsageError(
+                f"trainable is {trainable}, but {self.name} has {len(layers)} layers with weights below its head; use all, head or fewer"
+            )
+        first = {"all": 0, "head": len(body)}[trainable] if isinstance(trainable, str) else layers[-trainable]
+        for i, module in enumerate(body):
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(i >= first)
+        self._frozen = body[:first]
 
     def train(self, mode: bool = True) -> Backbone:
         super().train(mode)
-        if self.freeze:
-            self.net.eval()
-            self.head[0].train(mode)
+        for module in self._frozen:
+            module.training = False
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        logits = self.net(images.expand(-1, 3, -1, -1))
-        return torch.flatten(logits)
+        return as_logits(self.head(self.features(images)))
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 1 or 3, H, W) to (B, F): what the head is given. Frozen layers leave no trace for the gradient."""
+        features: Tensor = self.net(images.expand(-1, 3, -1, -1))
+        return features
 
 
-def _build(name: str, image_size: int, weights: str) -> nn.Module:
+class FromFeatures(nn.Module):
+    """A backbone's own head, not a copy, as a network: features (B, F) to logits."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.head = backbone.head
+
+    def forward(self, features: Tensor) -> Tensor:
+        return as_logits(self.head(features))
+
+
+def _build(name: str, image_size: int, imagenet_input: bool) -> nn.Module:
     from torchvision import models
+
+    from classifier.models import OWN_MODELS
 
     known = backbone_names()
     if name not in known:
-        raise UsageError(f"model is {name!r}; {nearest(name, ['small_cnn', 's2_cnn', *known])}")
+        raise UsageError(f"model is {name!r}; {nearest(name, [*OWN_MODELS, *known])}")
     if name == "inception_v3" and image_size < 75:
         raise UsageError(f"inception_v3 needs images of at least 75 px; got {image_size}")
     more: dict[str, Any] = {"image_size": image_size} if name.startswith("vit_") else {}
-    if name in ("inception_v3", "googlenet"):
-        more["init_weights"] = True
+    if name in RESCALING:
+        more = {"init_weights": True, "transform_input": imagenet_input}
     try:
-        with contextlib.redirect_stdout(
-            sys.stderr
-        ):  # torch.hub announces a download on stdout, which --json keeps clean
-            net: nn.Module = models.get_model(name, weights="DEFAULT" if weights == "imagenet" else None, **more)
-    except (urllib.error.URLError, OSError) as error:
-        raise BalancerError(
-            f"the ImageNet weights of {name} are not cached and cannot be downloaded ({error}); download them on a machine "
-            "with a network into the torch hub cache, or give --weights FILE (a torchvision state dict)"
-        ) from error
+        net: nn.Module = models.get_model(name, weights=None, **more)
     except (ValueError, RuntimeError, AssertionError) as error:
-        raise UsageError(
-            f"{name} cannot be built at {image_size} px with weights {weights!r}: {str(error).splitlines()[0]}"
-        ) from error
+        raise UsageError(f"{name} cannot be built at {image_size} px: {str(error).splitlines()[0]}") from error
     for attribute in ("AuxLogits", "aux1", "aux2"):  # their outputs would turn the training output into a tuple
         if hasattr(net, attribute):
             setattr(net, attribute, None)
@@ -91,58 +132,29 @@ def _build(name: str, image_size: int, weights: str) -> nn.Module:
     return net
 
 
-def _last_layer(net: nn.Module) -> tuple[str, nn.Module]:
-    layers: list[tuple[str, nn.Module]]
-    layers = [(name, module) for name, module in net.named_modules() if isinstance(module, nn.Linear)]
-    if not layers:  # SqueezeNet ends in a 1 x 1 convolution
-        layers = [(name, module) for name, module in net.named_modules() if isinstance(module, nn.Conv2d)]
-    return layers[-1]
+def _replaced_part(net: nn.Module, design: HeadDesign) -> str:
+    """The name of what the head replaces: the last layer or, by a dense head, a classifier of several layers."""
+    classifier = getattr(net, "classifier", None)
+    several = isinstance(classifier, nn.Sequential) and sum(isinstance(part, nn.Linear) for part in classifier) > 1
+    if design.kind == "dense" and several and hasattr(net, "avgpool"):
+        return "classifier"
+    kinds = (nn.Linear, nn.Conv2d)  # SqueezeNet has no Linear: it ends in a 1 x 1 convolution
+    layers = [[name for name, module in net.named_modules() if isinstance(module, kind)] for kind in kinds]
+    return (layers[0] or layers[1])[-1]
 
 
-def _one_output(head: nn.Module) -> nn.Module:
-    if isinstance(head, nn.Conv2d):
-        return nn.Conv2d(head.in_channels, 1, kernel_size=1)
-    assert isinstance(head, nn.Linear), f"unexpected last layer {type(head).__name__}"
-    return nn.Linear(head.in_features, 1)
-
-
-def _replace(net: nn.Module, name: str, new: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(net.get_submodule(parent), child, new)
-    if isinstance(new, nn.Conv2d):  # SqueezeNet has a ReLU behind it: such a logit could never say NORMAL
-        setattr(net.get_submodule(parent), str(int(child) + 1), nn.Identity())
-
-
-def _load_file(net: nn.Module, path: Path, head: str) -> None:
-    """Load a state dict from a file, as tensors only; the last layer's entries are left out, since it is replaced.
-
-    Raises:
-        BalancerError: unreadable, holding code, or made for another architecture.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise BalancerError(f"--weights {path} does not exist; expected imagenet, none or a state-dict file") from error
-    except Exception as error:
-        raise BalancerError(
-            f"--weights {path} is not a plain state dict ({type(error).__name__}); code is never loaded"
-        ) from error
-    if not isinstance(state, dict):
-        raise BalancerError(f"--weights {path} holds a {type(state).__name__}; expected a state dict")
-    state = {
-        key: value for key, value in state.items() if not key.startswith((f"{head}.", "AuxLogits.", "aux1.", "aux2."))
-    }
-    state = {_DENSENET.sub(r"\1\2", key): value for key, value in state.items()}
-    own = {key: value for key, value in net.state_dict().items() if not key.startswith(f"{head}.")}
-    # A count of batches that does nothing; files of before it existed, torchvision's ResNets among them, lack it.
-    own = {key: value for key, value in own.items() if key in state or not key.endswith(".num_batches_tracked")}
-    wrong = [
-        key
-        for key in (own.keys() | state.keys())
-        if key not in own or key not in state or own[key].shape != state[key].shape
-    ]
-    if wrong:
-        raise BalancerError(
-            f"--weights {path} does not fit: {len(wrong)} keys differ, such as {', '.join(sorted(wrong)[:3])}"
-        )
-    net.load_state_dict(state, strict=False)
+def _take_out(net: nn.Module, name: str) -> int:
+    """Put nothing in the place of a part; returns the number of features that the network gives then."""
+    part, (parent_name, _, child) = net.get_submodule(name), name.rpartition(".")
+    parent = net.get_submodule(parent_name)
+    setattr(parent, child, nn.Identity())
+    if isinstance(part, nn.Linear):
+        return part.in_features
+    if isinstance(part, nn.Conv2d):
+        # What follows is a ReLU, behind which no logit could say NORMAL, and the pooling: a linear map of pooled
+        # features is what the pooled 1 x 1 convolution was.
+        setattr(parent, str(int(child) + 1), nn.Identity())
+        return part.in_channels
+    net.avgpool = nn.AdaptiveAvgPool2d(1)
+    maps = net.get_submodule("features")
+    return [module for module in maps.modules() if isinstance(module, nn.Conv2d)][-1].out_channels

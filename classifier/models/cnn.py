@@ -1,20 +1,49 @@
-"""Small CNNs for grey images. Every model of this package gives one logit per image, positive for PNEUMONIA."""
+"""Small CNNs for grey images: logits (B,), positive for PNEUMONIA, or (B, C) of more than two classes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from balancer.errors import UsageError
+from classifier.models.heads import as_logits
+
+
+class S1CNN(nn.Module):
+    """The small CNN of the published PneumoniaMNIST system (PyTorch): 615,521 parameters at 28 px with one output.
+
+    (B, 1, H, W) to logits. Three blocks of twice 3 x 3 convolution, BatchNorm and ReLU, then max-pooling and dropout .25;
+    flatten, 256 and 128 with ReLU, dropout .5 behind each. Convolutions have a bias in front of BatchNorm too: the
+    published count is met with it alone.
+    """
+
+    def __init__(self, image_size: int, batch_norm: bool = True, outputs: int = 1) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        c_in = 1
+        for c_out in (32, 64, 128):
+            for _ in range(2):
+                layers.append(nn.Conv2d(c_in, c_out, 3, padding=1))
+                layers += [nn.BatchNorm2d(c_out)] if batch_norm else []
+                layers.append(nn.ReLU())
+                c_in = c_out
+            layers += [nn.MaxPool2d(2), nn.Dropout(0.25)]
+        self.features = nn.Sequential(*layers, nn.Flatten())
+        first = [nn.Linear(c_in * (image_size // 8) ** 2, 256), nn.ReLU(), nn.Dropout(0.5)]
+        second = [nn.Linear(256, 128), nn.ReLU(), nn.Dropout(0.5)]
+        self.head = nn.Sequential(*first, *second, nn.Linear(128, outputs))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return as_logits(self.head(self.features(images)))
 
 
 class S2CNN(nn.Module):
     """The CNN of the published CNN + DCGAN system (Keras): 97,345 values at 148 px with the defaults.
 
-    (B, 1, H, W) to (B,). Blocks of 3 x 3 convolution without padding, ReLU, max-pooling, BatchNorm after the
-    first block only; then flatten, dense layers with ReLU, dropout, one output.
+    (B, 1, H, W) to logits. Blocks of 3 x 3 convolution without padding, ReLU, max-pooling, BatchNorm after the
+    first block only; then flatten, dense layers with ReLU, each with its dropout (a rate without a layer does nothing),
+    the output.
     """
 
     def __init__(
@@ -24,6 +53,7 @@ class S2CNN(nn.Module):
         dense: Sequence[int] = (),
         dropout: Sequence[float] = (),
         batch_norm: bool = True,
+        outputs: int = 1,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
@@ -42,7 +72,7 @@ class S2CNN(nn.Module):
             layers += [nn.Linear(features, width), nn.ReLU()]
             layers += [nn.Dropout(dropout[i])] if i < len(dropout) else []
             features = width
-        self.layers = nn.Sequential(*layers, nn.Linear(features, 1))
+        self.layers = nn.Sequential(*layers, nn.Linear(features, outputs))
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):  # Keras's Glorot uniform
                 nn.init.xavier_uniform_(module.weight)
@@ -50,18 +80,19 @@ class S2CNN(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.layers(images)
-        return logits.flatten()
+        return as_logits(self.layers(images))
 
 
 class SmallCNN(nn.Module):
-    """Four stages of 3 x 3 convolution, BatchNorm and ReLU, average-pooled, one output; about 300,000 parameters.
+    """Four stages of 3 x 3 convolution, BatchNorm and ReLU, average-pooled, the output; about 300,000 parameters.
 
-    (B, 1, H, W) to (B,), any size of at least 16 px. Pooling over the whole map instead of flattening it keeps the
+    (B, 1, H, W) to logits, any size of at least 16 px. Pooling over the whole map instead of flattening it keeps the
     count small and the net indifferent to where in the image a finding lies (Lin et al. 2014, arXiv:1312.4400).
     """
 
-    def __init__(self, image_size: int, width: int = 16, dropout: float = 0.3) -> None:
+    def __init__(
+        self, image_size: int, width: int = 16, dropout: float = 0.3, batch_norm: bool = True, outputs: int = 1
+    ) -> None:
         super().__init__()
         if image_size < 16:
             raise UsageError(f"small_cnn needs images of at least 16 px; got {image_size}")
@@ -70,19 +101,16 @@ class SmallCNN(nn.Module):
         for stage in range(4):
             c_out = width * 2**stage
             for _ in range(1 if stage == 0 else 2):
-                layers += [
-                    nn.Conv2d(c_in, c_out, 3, padding=1, bias=False),
-                    nn.BatchNorm2d(c_out),
-                    nn.ReLU(inplace=True),
-                ]
+                layers.append(nn.Conv2d(c_in, c_out, 3, padding=1, bias=not batch_norm))
+                layers += [nn.BatchNorm2d(c_out)] if batch_norm else []
+                layers.append(nn.ReLU(inplace=True))
                 c_in = c_out
             layers.append(nn.MaxPool2d(2) if stage < 3 else nn.AdaptiveAvgPool2d(1))
         self.features = nn.Sequential(*layers, nn.Flatten())
-        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(c_in, 1))
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(c_in, outputs))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.features(images))
-        return torch.flatten(logits)
+        return as_logits(self.head(self.features(images)))

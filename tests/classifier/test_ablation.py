@@ -172,19 +172,20 @@ def test_the_run_directory_is_whole(whole: tuple[Path, Result, Args], small_data
 
 def interrupt_second_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGINT arrives in the third step of the second trial."""
-    fit, schedule, fits = trainer.fit, trainer.schedule, []
+    fit, train_step, fits, steps = trainer.fit, trainer.train_step, [], []
 
     def counted(*args: Any) -> Any:
         fits.append(1)
         return fit(*args)
 
-    def rate(config: Any, done: float) -> float:
-        if len(fits) == 2 and done == 2 / 6:
+    def step(*args: Any) -> Any:
+        steps.append(len(fits))
+        if steps.count(2) == 3:
             signal.raise_signal(signal.SIGINT)
-        return schedule(config, done)
+        return train_step(*args)
 
     monkeypatch.setattr(trainer, "fit", counted)
-    monkeypatch.setattr(trainer, "schedule", rate)
+    monkeypatch.setattr(trainer, "train_step", step)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,6 @@ from fakes import synthetic_set
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
-from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from torchvision.transforms.functional import normalize
 
@@ -23,10 +23,11 @@ from balancer.settings import ClassifierConfig, DataConfig
 from classifier import trainer
 from classifier import training_set as training_set_module
 from classifier.models import build_model
+from classifier.prediction import normalise
 from classifier.regimes import REGIMES
 from classifier.thresholds import with_temperature
-from classifier.trainer import Fitted, evaluation_steps, fit, normalise, predict
-from classifier.training_set import TrainingSet, training_set
+from classifier.trainer import Fitted, evaluation_steps, fit, predict
+from classifier.training_set import Batches, TrainingSet, training_set
 
 CPU = torch.device("cpu")
 MakeData = Callable[..., Dataset]
@@ -259,14 +260,6 @@ def test_validation_is_looked_at_evenly(steps: int, evaluations: int) -> None:
 # ---------------------------------------------------------------- loss, schedule, normalisation
 
 
-@given(st.lists(st.integers(0, 1), max_size=40))
-def test_class_weights_are_sklearns_balanced_ones(more: list[int]) -> None:
-    labels = np.array([0, 1, *more])
-    expected = compute_class_weight("balanced", classes=np.array([0, 1]), y=labels)
-    assert trainer.class_weights(labels, weighted=True) == pytest.approx(expected)
-    assert trainer.class_weights(labels, weighted=False).tolist() == [1, 1]
-
-
 @pytest.mark.parametrize("regime", ["baseline", "weighted"])
 def test_the_first_loss_by_hand(data: Dataset, regime: str) -> None:
     """Binary cross-entropy of the first batch under the first weights, classes weighted or not."""
@@ -365,6 +358,7 @@ def test_other_normalisations() -> None:
     images = torch.arange(256.0).view(1, 1, 16, 16)
     unit = normalise(images, "unit")
     assert (unit.min(), unit.max()) == (0, 1)
+    torch.testing.assert_close(normalise(images, "symmetric"), normalize(unit, [0.5], [0.5]))
     expected = normalize(unit.expand(1, 3, 16, 16), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     torch.testing.assert_close(normalise(images, "imagenet"), expected)
 
@@ -412,6 +406,60 @@ def test_augmentation_changes_the_training(data: Dataset) -> None:
 # ---------------------------------------------------------------- the rest
 
 
+@pytest.mark.parametrize("penalty", [0.0, 0.1])
+@pytest.mark.parametrize("parts", [2, 3])
+def test_parts_of_a_batch_have_the_gradient_of_the_whole(parts: int, penalty: float, data: Dataset) -> None:
+    """Without BatchNorm and dropout; parts of unequal size (8 in 3), weighted classes."""
+    images, y = torch.randn(8, 6), torch.tensor([0, 1, 1, 1, 0, 1, 1, 1])
+    train, gradients = training_set(data, REGIMES["weighted"], None, 0, 0), []
+    net = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 1), nn.Flatten(0)).double()
+    loss_of = trainer.make_loss(settings(), REGIMES["weighted"], train, CPU)
+    loss_of = trainer.with_penalty(loss_of, net[0].weight, penalty)
+    for accumulate in (1, parts):
+        still = torch.optim.SGD(net.parameters(), lr=0)
+        loss = trainer.train_step(net, still, loss_of, images.double(), y, "float32", accumulate)
+        gradients.append([loss.double(), *(p.grad.clone() for p in net.parameters())])
+    for whole, part in zip(*gradients, strict=True):
+        torch.testing.assert_close(whole, part, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("outputs", ["sigmoid", "softmax"])
+def test_two_outputs_learn_as_one_does(outputs: str, make_data: MakeData) -> None:
+    data = make_data((30, 30))
+    fitted = run(data, steps=60, batch_size=16, outputs=outputs)
+    assert [p.shape[0] for p in fitted.model.head[1].parameters()] == [1 + (outputs == "softmax")] * 2
+    assert fitted.val_score.shape == (12,)
+    assert fitted.history[-1]["val_nll"] < 0.3
+
+
+def test_three_classes(make_data: MakeData) -> None:
+    """A third class, with a brighter upper half, is told from the others."""
+    data = make_data((20, 40), val=(6, 12))
+    third = np.flatnonzero(data.labels == 1)[::2]
+    images, labels = data.images.copy(), data.labels.copy()
+    labels[third] = 2
+    images[third] = images[third, ::-1]
+    train, val = data.indices("train"), data.indices("val")
+    config = settings(data={"image_size": 16, "task": "multiclass"}, outputs="softmax", steps=60, batch_size=16)
+    config = config.model_copy(update={"selection": "last"})
+    of = TrainingSet(images[train], labels[train], len(train), 0, None, 3)
+    fitted = fit(config, REGIMES["baseline"], 0, of, (images[val], labels[val]), CPU)
+    assert fitted.val_score.shape == (18, 3)
+    assert fitted.val_score.sum(1) == pytest.approx(np.ones(18))
+    assert (fitted.val_score.argmax(1) == labels[val]).mean() > 0.8
+    score = predict(fitted.model, images[val], config, CPU)
+    assert fitted.history[-1]["val_nll"] == pytest.approx(log_loss(labels[val], score))
+    assert fitted.threshold == 0.5
+
+
+def test_looks_are_told(data: Dataset) -> None:
+    train, val, told = training_set(data, REGIMES["baseline"], None, 0, 0), data.indices("val"), []
+    inputs = (settings(), REGIMES["baseline"], 0, train, (data.images[val], data.labels[val]), CPU)
+    fitted = fit(*inputs, on_look=lambda step, score: told.append((step, log_loss(data.labels[val], score))))
+    assert [step for step, _ in told] == [h["step"] for h in fitted.history] == [2, 4, 6]
+    assert [loss for _, loss in told] == pytest.approx([h["val_nll"] for h in fitted.history])
+
+
 def test_passes_over_real_images_are_counted(data: Dataset) -> None:
     for regime, n in (("baseline", 28), ("gan", 40)):
         drawn = np.concatenate([batch_indices(n, 8, step, 5) for step in range(6)])
@@ -450,11 +498,38 @@ def test_a_loss_that_explodes_is_an_error(data: Dataset, steps: int) -> None:
     [
         ({"model": "resnet19"}, "model is 'resnet19'; did you mean"),
         ({"model": "resnet19", "weights": "imagenet"}, "model is 'resnet19'; did you mean"),
-        ({"threshold": "youden"}, "threshold is 'youden'"),
+        ({"threshold": "yuoden"}, "threshold is 'yuoden'"),
         ({"augmentation": "mildly"}, "augmentation is 'mildly'; did you mean 'mild'"),
-        ({"model": "s2_cnn", "weights": "imagenet"}, "weights, freeze and normalisation"),
+        ({"model": "s2_cnn", "weights": "imagenet"}, "weights is 'imagenet', which is for torchvision backbones"),
+        ({"model": "resnet18", "batch_norm": False}, "batch_norm is False, which is for networks of our own"),
+        ({"batch_size": 8, "accumulate": 6}, "accumulate is 6 with batch_size 8"),
+        ({"focal_gamma": 0.5}, "focal_gamma is 0.5"),
+        ({"s2": {"conv": [8]}}, "s2 holds the sizes of s2_cnn; model is 'small_cnn'"),
+        ({"head_width": 64}, "head_width is 64, which is for torchvision backbones"),
+        ({"model": "resnet18", "head_width": 64}, "head_width is 64, but a linear head has no dense layer"),
+        (
+            {"data": DataConfig(task="multiclass"), "outputs": "sigmoid"},
+            "NORMAL, BACTERIAL, VIRAL are 3: use outputs softmax",
+        ),
     ],
 )
 def test_the_check_refuses_what_cannot_work(more: dict[str, str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         trainer.check(settings(**more))
+
+
+def test_full_memory_is_one_line(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore.")
+
+    monkeypatch.setattr(trainer, "train_step", full)
+    with pytest.raises(BalancerError, match="the memory of cpu is full at batch_size 8; use a smaller one") as caught:
+        run(data)
+    assert "\n" not in str(caught.value)
+
+
+def test_oversampling_needs_room_for_every_class(data: Dataset) -> None:
+    two = training_set(data, REGIMES["oversample"], None, 0, 0)
+    three = replace(two, labels=np.arange(len(two.labels)) % 3, n_classes=3)
+    with pytest.raises(UsageError, match="batch_size is 2, but oversample wants all 3 classes in every batch"):
+        Batches(settings(batch_size=2), REGIMES["oversample"], three, 0, CPU)

@@ -10,10 +10,10 @@ from torch import nn
 from balancer.errors import UsageError
 from balancer.settings import ClassifierConfig, DataConfig
 from classifier.models import build_model
-from classifier.models.cnn import S2CNN, SmallCNN
+from classifier.models.cnn import S1CNN, S2CNN, SmallCNN
 
 SIZE = 48
-EVERY = ["small_cnn", "s2_cnn", "resnet18", "mobilenet_v3_small", "squeezenet1_1"]
+EVERY = ["small_cnn", "s1_cnn", "s2_cnn", "resnet18", "mobilenet_v3_small", "squeezenet1_1"]
 
 
 def build(name: str, seed: int = 0, size: int = SIZE) -> nn.Module:
@@ -99,10 +99,52 @@ def test_small_cnn_says_what_it_needs() -> None:
         SmallCNN(15)
 
 
-@pytest.mark.parametrize("name", ["small_cnn", "s2_cnn"])
-@pytest.mark.parametrize("more", [{"weights": "imagenet"}, {"freeze": True}, {"normalisation": "imagenet"}])
+def test_s1_has_the_published_number_of_parameters() -> None:
+    model = S1CNN(28)
+    assert sum(p.numel() for p in model.parameters()) == 615_521
+    dense = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    assert [(m.in_features, m.out_features) for m in dense] == [(1152, 256), (256, 128), (128, 1)]
+    assert [m.p for m in model.modules() if isinstance(m, nn.Dropout)] == [0.25] * 3 + [0.5] * 2
+
+
+@pytest.mark.parametrize("size", [16, 31, 64])
+def test_s1_takes_other_sizes(size: int) -> None:
+    assert S1CNN(size).eval()(images(2, size)).shape == (2,)
+
+
+@pytest.mark.parametrize("make", [SmallCNN, S1CNN, S2CNN])
+def test_without_batch_norm(make: type[nn.Module]) -> None:
+    """None of its layers, and a bias in every convolution."""
+    model = make(28, batch_norm=False)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    assert all(m.bias is not None for m in model.modules() if isinstance(m, nn.Conv2d))
+    assert any(isinstance(m, nn.BatchNorm2d) for m in make(28).modules())
+
+
+def test_the_sizes_of_s2_come_from_the_settings() -> None:
+    sizes = {"conv": (8, 16), "dense": (12,), "dropout": (0.4,)}
+    config = ClassifierConfig(model="s2_cnn", s2=sizes, batch_norm=False, data=DataConfig(image_size=20))
+    model = build_model(config)
+    assert [m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d)] == [8, 16]
+    assert [m.out_features for m in model.modules() if isinstance(m, nn.Linear)] == [12, 1]
+    assert [m.p for m in model.modules() if isinstance(m, nn.Dropout)] == [0.4]
+
+
+@pytest.mark.parametrize("name", ["small_cnn", "s1_cnn", "s2_cnn"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"weights": "imagenet"},
+        {"trainable": "head"},
+        {"trainable": 3},
+        {"head": "dense"},
+        {"head_dropout": 0.5},
+        {"head_l2": 0.1},
+        {"normalisation": "imagenet"},
+    ],
+)
 def test_own_models_refuse_what_is_for_backbones(name: str, more: dict) -> None:
-    with pytest.raises(UsageError, match=f"torchvision backbones; model is '{name}'"):
+    with pytest.raises(UsageError, match=f"{next(iter(more))} .*torchvision backbones; model is '{name}'"):
         build_model(ClassifierConfig(model=name, **more))
 
 
@@ -155,7 +197,7 @@ def test_both_answers_can_be_given(name: str) -> None:
     assert logits.min() < 0 < logits.max()
 
 
-@pytest.mark.parametrize("name", EVERY[2:])
+@pytest.mark.parametrize("name", EVERY[3:])
 def test_grey_is_three_equal_channels(name: str) -> None:
     model, grey = build(name).eval(), images(2)
     with torch.no_grad():
