@@ -20,26 +20,35 @@ def main() -> None:
     \b
       classifier ablate --regimes all   four regimes, paired seeds -> runs/ablate/
       classifier train --regime gan     one classifier             -> runs/train/
+      classifier crossvalidate          one regime, every fold outside test -> runs/crossvalidate/
+      classifier thresholds RUN         every threshold and rule, validation beside test
+      classifier ensemble RUN           the mean of a run's trials, or of several runs
       classifier predict MODEL IMAGE    label and probability
+      classifier reproduce NAME         a published system beside its own figures -> runs/reproduce/
     """
 
 
+SYNTHETIC = setting(
+    "--synthetic",
+    "synthetic",
+    type=click.Path(),
+    multiple=True,
+    metavar="DIR",
+    help="A finished synthesis; ablate takes several, one per GAN seed, train --task multiclass one per class. [default: the newest]",
+)
 TRAIN_SETTINGS = (
-    setting(
-        "--synthetic",
-        "synthetic",
-        type=click.Path(),
-        multiple=True,
-        metavar="DIR",
-        help="A finished synthesis; ablate takes several, one per GAN seed. [default: the newest]",
-    ),
+    SYNTHETIC,
     setting(
         "--synthetic-count",
         "synthetic_count",
         metavar="deficit|all|N",
         help="How many images of each. [default: deficit]",
     ),
-    setting("--model", "model", help="small_cnn, s2_cnn, or a torchvision name such as resnet18. [default: small_cnn]"),
+    setting(
+        "--model",
+        "model",
+        help="small_cnn, s1_cnn, s2_cnn, or a torchvision name such as resnet18. [default: small_cnn]",
+    ),
     setting(
         "--weights", "weights", metavar="imagenet|none|FILE", help="Weights of a torchvision model. [default: none]"
     ),
@@ -54,6 +63,13 @@ TRAIN_SETTINGS = (
         help="What is equal in all regimes: steps, or passes over real images. [default: steps]",
     ),
     setting("--batch-size", "batch_size", type=int, help="Images per step."),
+    setting(
+        "--threshold",
+        "threshold",
+        metavar="RULE",
+        help="How the threshold is chosen on validation: half, balanced_accuracy (the same as youden), f1, sensitivity=S, specificity=S "
+        "or cost=C (a miss costs C false alarms). [default: balanced_accuracy]",
+    ),
 )
 
 
@@ -136,6 +152,197 @@ def _study(asked: Invocation) -> Outcome:
             outcome = ablation.train_one(study, run, device)
         run.finish()
         return outcome
+
+
+@run_command(
+    main,
+    "tune",
+    setting("--space", "space", metavar="wide|s2_grid", help="What is searched. [default: wide]"),
+    setting("--sampler", "sampler", metavar="grid|tpe|random", help="How points are chosen. [default: the space's]"),
+    setting("--pruner", "pruner", metavar="median|none", help="What ends poor trials early. [default: the space's]"),
+    setting("--trials", "trials", type=int, help="How many; --resume may ask for more. [default: the grid, or 50]"),
+    setting("--seeds", "seeds", type=int, help="Trial seeds per point; its figure is their mean. [default: 1]"),
+    setting("--regime", "regime", help="baseline, augment, gan, combined, or a control. [default: baseline]"),
+    *TRAIN_SETTINGS,
+    click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Begin no trial after so long."),
+    click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Trials at the same time."),
+)
+def tune(asked: Invocation) -> Outcome:
+    """Search settings on validation; the test fold is not read. Writes best.yaml, for `train` and `ablate`."""
+    from balancer.config import dump
+    from balancer.device import limit_threads
+    from balancer.run import environment, open_run, request, write_json, write_text
+    from classifier import journal, tune_report
+    from classifier import tune as tuning
+    from classifier.jobs import Workers
+    from classifier.study import estimate_seconds
+
+    limit_threads()
+    jobs, timeout = asked.options["jobs"], asked.options["timeout"]
+    workers = Workers(asked.device, jobs)
+    device, config = workers.here, tuning.configured(asked)
+    study = tuning.opened(config)
+    if asked.dry_run:
+        one = estimate_seconds(study, device) * config.seeds  # without pruning, at the settings given
+        seconds = one * tuning.number_of_trials(config) / jobs
+        seconds = seconds if timeout is None else min(seconds, timeout)
+        return dry_run(config, study.data.describe(), seconds, workers.describe())
+    with open_run(asked.command, config, request(asked)) as run:
+        search = tuning.Search(config, run.path, asked.device)
+        facts = environment(asked.command, workers.describe(), data=study.data.describe())
+        write_json(run / "env.json", facts)
+        (run / "done").unlink(missing_ok=True)  # --resume may ask for more trials
+        write_text(run / "config.yaml", dump(config))
+        found = tuning.run_search(search, jobs, timeout)
+        importances = journal.importances(journal.open_journal(run.path), config.seed)
+        outcome = tune_report.write_outputs(found, importances, search, study.data, run)
+        if len(found) >= search.trials:
+            run.finish()
+        return outcome
+
+
+@run_command(
+    main,
+    "crossvalidate",
+    setting("--regime", "regime", help="baseline, augment, or a control without synthetic images. [default: baseline]"),
+    setting("--folds", "folds", type=int, help="How many, patients whole and classes in equal shares. [default: 5]"),
+    *(option for option in TRAIN_SETTINGS if option is not SYNTHETIC),
+)
+def crossvalidate(asked: Invocation) -> Outcome:
+    """Train and evaluate on every fold of the images outside the test set, which is not looked at."""
+    from classifier import crossval
+
+    return crossval.command(asked)
+
+
+def _names(_context: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
+    """``a,b`` as names."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+RUNS = click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+REGIMES = click.option(
+    "--regimes",
+    metavar="LIST",
+    default="",
+    callback=_names,
+    help="Groups or names, as ablate takes them. [default: all that the runs hold]",
+)
+
+
+@plain_command(
+    main,
+    "thresholds",
+    RUNS,
+    REGIMES,
+    click.option(
+        "--rules",
+        metavar="LIST",
+        default="",
+        callback=_names,
+        help="Rules as --threshold of train takes them. [default: half,balanced_accuracy,f1,sensitivity=0.95,specificity=0.95,cost=5]",
+    ),
+    click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="[default: thresholds in the only RUN]"),
+)
+def thresholds(runs: tuple[Path, ...], regimes: tuple[str, ...], rules: tuple[str, ...], out: Path | None) -> Outcome:
+    """What every threshold gives on validation and on test, and how rules that choose one carry over.
+
+    RUN is the folder of an ablation or of a training; several must share data and split.
+    """
+    from classifier import threshold_study
+
+    return threshold_study.thresholds(runs, regimes, rules, out)
+
+
+@plain_command(
+    main,
+    "ensemble",
+    RUNS,
+    REGIMES,
+    click.option(
+        "--threshold",
+        metavar="RULE",
+        default=str(ClassifierConfig.model_fields["threshold"].default),
+        show_default=True,
+        help="How the ensemble's threshold is chosen on validation.",
+    ),
+    click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="[default: ensemble in the only RUN]"),
+)
+def ensemble(runs: tuple[Path, ...], regimes: tuple[str, ...], threshold: str, out: Path | None) -> Outcome:
+    """Average the trials of each regime and, of several runs, of all of them; figures on test beside the single trials'.
+
+    RUN is the folder of an ablation or of a training; several must share data and split.
+    """
+    from classifier import ensemble as averaging
+
+    return averaging.ensemble(runs, regimes, threshold, out)
+
+
+@plain_command(main, "systems")
+def systems() -> Outcome:
+    """List the published systems that can be reproduced, with what each reported."""
+    from classifier.systems import list_systems
+
+    return list_systems()
+
+
+@run_command(
+    main,
+    "reproduce",
+    click.argument("names", nargs=-1, metavar="[NAME...|all]"),
+    setting("--seeds", "seeds", type=int, help="Trial seeds of each system. [default: 3]"),
+    setting("--regimes", "regimes", metavar="LIST", help="Regimes of every system. [default: each system's own]"),
+    setting(
+        "--synthetic",
+        "synthetic",
+        type=click.Path(),
+        multiple=True,
+        metavar="DIR",
+        help="A finished synthesis, for s2_cnn_gan; one per GAN seed. [default: the newest]",
+    ),
+    setting("--share", "share", type=float, help="Share of each system's training that is run. [default: 1]"),
+    click.option("--smoke", is_flag=True, help="Two steps of each on a few drawings: shows that they run, in minutes."),
+    *WORKER_OPTIONS,
+)
+def reproduce(asked: Invocation) -> Outcome:
+    """Run published systems under one protocol; write a table: published, its own outputs, ours. --set reaches all of them."""
+    from classifier.reproduce import reproduce
+
+    return reproduce(asked)
+
+
+@run_command(
+    main,
+    "components",
+    setting("--regime", "regime", help="Regime of the full system. [default: baseline, or that of the config file]"),
+    setting("--seeds", "seeds", type=int, help="Paired trial seeds. [default: 3]"),
+    *TRAIN_SETTINGS,
+    *WORKER_OPTIONS,
+)
+def components(asked: Invocation) -> Outcome:
+    """Turn off one part of a system at a time (class weights, augmentation, batch norm, transfer, threshold) and compare."""
+    from classifier.components import components
+
+    return components(asked)
+
+
+@plain_command(
+    main,
+    "compare",
+    click.argument("names", nargs=-1, required=True, metavar="NAME|CHECKPOINT..."),
+    click.option("--image-size", type=click.IntRange(min=1), help="Size of the images. [default: that of each]"),
+    click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Images per pass."),
+    click.option("--repeats", type=click.IntRange(min=1), default=10, show_default=True, help="Passes that are timed."),
+    click.option("--out", type=click.Path(path_type=Path), metavar="FILE.csv", help="Also write the table there."),
+    click.option("--device", default="auto", show_default=True),
+)
+def compare(
+    names: tuple[str, ...], image_size: int | None, batch_size: int, repeats: int, out: Path | None, device: str
+) -> Outcome:
+    """Size and speed of systems, networks and checkpoints: parameters, MB, images per second, latency."""
+    from classifier import profile
+
+    return profile.compare(names, image_size, device, profile.Timing(batch_size, repeats, 5 * repeats), out)
 
 
 @plain_command(

@@ -12,12 +12,12 @@ import numpy as np
 from balancer.config import data_path
 from balancer.console import Outcome
 from balancer.data.dataset import load_dataset
-from balancer.data.folder import CLASSES, SUFFIXES, image_files
+from balancer.data.folder import CLASSES, SUFFIXES, TASKS, image_files
 from balancer.data.images import read_image
 from balancer.device import limit_threads, resolve_device
-from balancer.errors import BalancerError
+from balancer.errors import BalancerError, UsageError
 from classifier import evaluation
-from classifier.checkpoint import load_classifier
+from classifier.checkpoint import Loaded, load_classifier
 from classifier.thresholds import with_temperature
 from classifier.trainer import predict as predict_scores
 
@@ -60,8 +60,10 @@ def evaluate_checkpoint(checkpoint: Path, data: str | None, fold: str, device: s
 
 
 def describe(result: dict[str, Any]) -> str:
-    """The metrics as text."""
+    """The metrics as text: those of :func:`classifier.evaluation.evaluate` with ``regime``, ``trial_seed`` and ``fold``."""
     lines = [f"{result['regime']}, seed {result['trial_seed']}, {result['fold']} n = {result['n']}"]
+    if "most_likely" in result:
+        return "\n".join(lines + _describe_classes(result))
     lines.append("  ".join(f"{key} {result[key]:.4f}" for key in evaluation.RANKING))
     for at, threshold in (("at_half", 0.5), ("at_threshold", result["threshold"])):
         figures = result[at]
@@ -72,18 +74,47 @@ def describe(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _describe_classes(result: dict[str, Any]) -> list[str]:
+    figures, names = result["most_likely"], TASKS["multiclass"]
+    columns = [["truth", *names, "sensitivity"]]
+    for name, row, sensitivity in zip(names, figures["confusion"], figures["sensitivity"], strict=True):
+        columns.append([name, *map(str, row), f"{sensitivity:.4f}"])
+    return [
+        "  ".join(f"{key} {result[key]:.4f}" for key in evaluation.MULTICLASS_RANKING),
+        "most likely class: " + "  ".join(f"{key} {figures[key]:.4f}" for key in evaluation.MULTICLASS_DECISION),
+        *("  " + " ".join(f"{cell:>11}" for cell in row) for row in columns),
+    ]
+
+
 def predict_files(checkpoint: Path, images: Sequence[Path], threshold: float | None, device: str) -> Outcome:
-    """Label, probability and threshold for each image.
+    """Label, probability and threshold for each image; of three classes, which need no threshold, the probability of each.
 
     Raises:
+        UsageError: a threshold for three classes.
         BalancerError: a path is missing or a named image cannot be read; in a folder, unreadable ones are reported
             and left out unless none is left.
     """
     limit_threads()
     where = resolve_device(device)
     loaded = load_classifier(checkpoint, where)
-    chosen = float(with_temperature(np.array([loaded.threshold]), loaded.temperature)[0])
-    cut = chosen if threshold is None else threshold
+    task = loaded.config.data.task
+    if threshold is not None and task != "binary":
+        raise UsageError(
+            f"{checkpoint} tells {len(TASKS[task])} classes apart by the most likely one; leave out --threshold"
+        )
+    files, pixels = _readable(images, loaded)
+    scores = with_temperature(predict_scores(loaded.model, pixels, loaded.config, where), loaded.temperature)
+    note = (
+        "trained on drawings, not X-rays"
+        if loaded.content["data"]["source"] == "phantom"
+        else "for research; not a medical device"
+    )
+    answer = _of_two(loaded, files, scores, threshold) if task == "binary" else _of_classes(files, scores, TASKS[task])
+    return Outcome({"checkpoint": str(checkpoint), "note": note, **answer.data}, f"{answer.text}; {note}")
+
+
+def _readable(images: Sequence[Path], loaded: Loaded) -> tuple[list[Path], np.ndarray]:
+    """The files that can be read and their pixels (n, size, size) uint8."""
     size, resize = loaded.config.data.image_size, loaded.config.data.resize
     files, pixels = [], []
     for path in images:
@@ -99,21 +130,38 @@ def predict_files(checkpoint: Path, images: Sequence[Path], threshold: float | N
         raise BalancerError(
             f"none of {len(images)} path(s) gave a readable image; give PNG or JPEG files or a folder of them"
         )
-    scores = with_temperature(predict_scores(loaded.model, np.stack(pixels), loaded.config, where), loaded.temperature)
+    return files, np.stack(pixels)
+
+
+def _of_two(loaded: Loaded, files: list[Path], scores: np.ndarray, threshold: float | None) -> Outcome:
+    """NORMAL or PNEUMONIA by the threshold given, or the one chosen on validation."""
+    chosen = float(with_temperature(np.array([loaded.threshold]), loaded.temperature)[0])
+    cut = chosen if threshold is None else threshold
     rows = [
         {"file": str(f), "label": CLASSES[int(s >= cut)], "probability_pneumonia": float(s)}
         for f, s in zip(files, scores, strict=True)
     ]
-    note = (
-        "trained on drawings, not X-rays"
-        if loaded.content["data"]["source"] == "phantom"
-        else "for research; not a medical device"
-    )
     text = "\n".join(f"{r['label']:<10} p(PNEUMONIA) = {r['probability_pneumonia']:.4f}  {r['file']}" for r in rows)
-    result = {"checkpoint": str(checkpoint), "threshold": cut, "note": note, "predictions": rows}
-    return Outcome(
-        result, f"{text}\nthreshold {cut:.4f} ({'chosen on validation' if threshold is None else 'given'}); {note}"
+    by = "chosen on validation" if threshold is None else "given"
+    return Outcome({"threshold": cut, "predictions": rows}, f"{text}\nthreshold {cut:.4f} ({by})")
+
+
+def _of_classes(files: list[Path], scores: np.ndarray, classes: Sequence[str]) -> Outcome:
+    """The most likely class, with the probability of each and of any pneumonia, for ``scores`` (n, C)."""
+    rows = [
+        {
+            "file": str(f),
+            "label": classes[int(s.argmax())],
+            "probabilities": dict(zip(classes, s.tolist(), strict=True)),
+            "probability_pneumonia": float(1 - s[0]),
+        }
+        for f, s in zip(files, scores, strict=True)
+    ]
+    text = "\n".join(
+        f"{classes[int(s.argmax())]:<10} {'  '.join(f'p({c}) = {p:.4f}' for c, p in zip(classes, s, strict=True))}  {f}"
+        for f, s in zip(files, scores, strict=True)
     )
+    return Outcome({"predictions": rows}, f"{text}\nthe most likely of {len(classes)} classes")
 
 
 def _expand(path: Path) -> list[Path]:

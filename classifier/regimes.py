@@ -15,13 +15,13 @@ class Regime:
     name: str
     group: str = "all"  # all: the 2 x 2 design; controls: balancing without a GAN; checks: what a sound study must find
     augment: bool = False  # classical transforms, on the fly, of every training image, synthetic ones too
-    synthetic: bool = False  # synthetic minority images are added
-    replace: bool = False  # ... in place of the real minority images: train on synthetic, test on real
+    synthetic: bool = False  # synthetic images are added: of the minority class, or of several of three classes
+    replace: bool = False  # ... in place of the real images of their class: train on synthetic, test on real
     duplicate: bool = False  # as many copies of real minority images are added instead
     weighted: bool = False  # the loss weights the classes equally
-    oversample: bool = False  # every batch holds both classes in equal parts
+    oversample: bool = False  # every batch holds the classes in equal parts
     focal: bool = False  # the focal loss (Lin et al. 2017, arXiv:1708.02002)
-    flipped: float = 0.0  # share of the training labels that are turned round
+    flipped: float = 0.0  # share of the training labels that are made another
     permuted: bool = False  # the training labels are shuffled
     seed_offset: int = 0  # added to the trial seed: the same regime, not paired
 

@@ -14,7 +14,6 @@ import numpy as np
 from PIL import Image
 
 from balancer.data.dataset import Dataset
-from balancer.data.folder import CLASSES
 from balancer.data.images import read_image
 from balancer.errors import BalancerError
 from balancer.manifest import MANIFEST_COLUMNS
@@ -25,11 +24,11 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class SyntheticSet:
-    """Images (n, size, size) uint8 of one class, in the order of the manifest."""
+    """Images (n, size, size) uint8 and their labels (n,) int64, in the order of the manifest: of one class, unless joined."""
 
     path: Path
     images: Array
-    label: int
+    labels: Array
     hashes: tuple[str, ...]  # SHA-256 of each file
     generator: str  # names what drew them: of several sets, each must have its own
 
@@ -40,13 +39,15 @@ class SyntheticSet:
 
     def first(self, count: int) -> SyntheticSet:
         """The first ``count`` images."""
-        return replace(self, images=self.images[:count], hashes=self.hashes[:count])
+        return replace(self, images=self.images[:count], labels=self.labels[:count], hashes=self.hashes[:count])
 
 
 def load_sets(
     paths: Sequence[str], data: Dataset, config: DataConfig, count: int | str, dose: float = 0.0
 ) -> list[SyntheticSet]:
     """One set per path, each of a generator of its own.
+
+    Of two classes, all are of the minority class: one per GAN seed. Of more, each is of a class of its own.
 
     Raises:
         BalancerError: as in :func:`load_synthetic`, or two sets come from one generator.
@@ -60,14 +61,31 @@ def load_sets(
     return sets
 
 
+def join(sets: Sequence[SyntheticSet], data: Dataset) -> SyntheticSet:
+    """Sets of different classes as one, which fills each class with its own images.
+
+    Raises:
+        BalancerError: two sets are of one class.
+    """
+    for a, b in combinations(sets, 2):
+        if a.labels[0] == b.labels[0]:
+            raise BalancerError(
+                f"{a.path} and {b.path} both hold {data.classes[a.labels[0]]} images; give --synthetic one set of each class"
+            )
+    hashes = tuple(h for s in sets for h in s.hashes)
+    images, labels = (np.concatenate([getattr(s, name) for s in sets]) for name in ("images", "labels"))
+    return SyntheticSet(sets[0].path, images, labels, hashes, "".join(s.generator for s in sets))
+
+
 def load_synthetic(path: Path, data: Dataset, config: DataConfig, count: int | str, dose: float = 0.0) -> SyntheticSet:
     """Read the first images of a synthesis run, as many as the study can ask for.
 
     Args:
         path: a folder with ``manifest.csv``.
-        data: the real data; the manifest must have been made under the same split.
+        data: the real data; the manifest must have been made under the same split. Of two classes, it must be of the
+            minority class; of more, of any one.
         config: gives the working size.
-        count: ``deficit``, ``all`` or a number.
+        count: ``deficit`` (of the set's class), ``all`` or a number.
         dose: the largest dose, in deficits.
 
     Raises:
@@ -82,18 +100,15 @@ def load_synthetic(path: Path, data: Dataset, config: DataConfig, count: int | s
             f"{path} was made under split {'/'.join(sorted(splits))}, the data here ({data.source}) give {data.split_hash}: it could hold "
             "validation patients; synthesize again from a GAN trained on this split, or give the same --data and split settings"
         )
-    minority = CLASSES[data.minority_class]
-    if classes != {minority}:
-        raise BalancerError(
-            f"{path} holds {'/'.join(sorted(classes))} images; expected {minority}, the minority class here; give --synthetic a set of {minority}"
-        )
-    needed = data.deficit if count == "deficit" else len(rows) if count == "all" else int(count)
+    label = _label(path, classes, data)
+    deficit = data.deficits[label]
+    needed = deficit if count == "deficit" else len(rows) if count == "all" else int(count)
     if needed < 1:
         raise BalancerError(
-            f"{needed} synthetic images would be added (the training fold's deficit is {data.deficit}); "
+            f"{needed} synthetic images would be added (the training fold's deficit is {deficit}); "
             "give --synthetic-count N of at least 1, or all"
         )
-    needed = max(needed, round(dose * data.deficit))
+    needed = max(needed, round(dose * deficit))
     if needed > len(rows):
         raise BalancerError(
             f"the ablation needs {needed} synthetic images, {path / 'manifest.csv'} lists {len(rows)}; "
@@ -102,7 +117,18 @@ def load_synthetic(path: Path, data: Dataset, config: DataConfig, count: int | s
     rows = rows[:needed]
     images = np.stack([_read(path, r, config) for r in rows])
     hashes = tuple(r["sha256"] for r in rows)
-    return SyntheticSet(path, images, data.minority_class, hashes, _generator(path, hashes))
+    return SyntheticSet(path, images, np.full(needed, label), hashes, _generator(path, hashes))
+
+
+def _label(path: Path, classes: set[str], data: Dataset) -> int:
+    """The one class of a manifest."""
+    known = list(data.classes) if len(data.classes) > 2 else [data.classes[data.minority_class]]
+    if len(classes) == 1 and classes <= set(known):
+        return data.classes.index(next(iter(classes)))
+    what = f"one of {', '.join(known)}" if len(known) > 1 else f"{known[0]}, the minority class here"
+    raise BalancerError(
+        f"{path} holds {'/'.join(sorted(classes))} images; expected {what}; give --synthetic a set of {' or '.join(known)}"
+    )
 
 
 def _generator(path: Path, hashes: tuple[str, ...]) -> str:

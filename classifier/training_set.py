@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +11,8 @@ from torch import Tensor
 
 from balancer.augmentation.classical import Augmenter
 from balancer.data.dataset import Dataset
-from balancer.data.folder import CLASSES
 from balancer.data.sampling import batch_indices
-from balancer.errors import BalancerError
+from balancer.errors import BalancerError, UsageError
 from balancer.seeding import derive_seed
 from balancer.settings import ClassifierConfig
 from classifier.regimes import Regime
@@ -31,53 +30,79 @@ class TrainingSet:
     n_real: int
     added: int  # synthetic images or duplicates
     synthetic_digest: str | None
+    n_classes: int = 2
+    of_fold: int | None = None  # real images of the whole training fold; None: n_real
+
+    @property
+    def n_fold(self) -> int:
+        """Real images of the training fold, those too that a regime leaves out: what an epoch is counted in."""
+        return self.n_real if self.of_fold is None else self.of_fold
 
     @property
     def counts(self) -> list[int]:
         """Images per class."""
-        return np.bincount(self.labels, minlength=len(CLASSES)).tolist()
+        return np.bincount(self.labels, minlength=self.n_classes).tolist()
 
 
-def training_set(data: Dataset, regime: Regime, synthetic: SyntheticSet | None, seed: int, copies: int) -> TrainingSet:
-    """The training fold, with what the regime adds to its minority class or does to its labels.
+def training_set(
+    data: Dataset, regime: Regime, synthetic: SyntheticSet | None, seed: int, copies: int | Sequence[int]
+) -> TrainingSet:
+    """The training fold, with what the regime adds to its smaller classes or does to its labels.
 
     Args:
         synthetic: the images to add; none of them counts too (a dose of 0 has no set).
         seed: the trial seed, for the choice of duplicates and of labels to change.
-        copies: how many duplicates the control adds.
+        copies: how many duplicates the control adds: a number, of the minority class, or one for each class.
 
     Raises:
-        BalancerError: the regime wants synthetic images and there are none, or no duplicates are asked for.
+        BalancerError: the regime wants synthetic images and there are none, no duplicates are asked for, or no
+            real image is left.
     """
-    real = data.indices("train")
+    real, n_classes = data.indices("train"), len(data.classes)
+    of_fold = len(real)
+    extra, extra_labels = _added(data, regime, synthetic, seed, copies)
     if regime.replace:
-        real = real[data.labels[real] != data.minority_class]
-    extra = _added(data, regime, synthetic, seed, copies)
+        real = real[~np.isin(data.labels[real], extra_labels)]
+        if not len(real):
+            raise BalancerError(
+                f"regime {regime.name} puts synthetic images in place of the real ones, here of every class; leave one class real"
+            )
     images = np.concatenate([data.images[real], extra])
-    labels = np.concatenate([data.labels[real], np.full(len(extra), data.minority_class)])
+    labels = np.concatenate([data.labels[real], extra_labels])
     digest = synthetic.digest if regime.synthetic and synthetic is not None else None
-    return TrainingSet(images, _changed_labels(labels, regime, seed), len(real), len(extra), digest)
+    return TrainingSet(
+        images, _changed_labels(labels, n_classes, regime, seed), len(real), len(extra), digest, n_classes, of_fold
+    )
 
 
-def _added(data: Dataset, regime: Regime, synthetic: SyntheticSet | None, seed: int, copies: int) -> Array:
-    """The images (m, H, W) that the regime adds to the minority class."""
+def _added(
+    data: Dataset, regime: Regime, synthetic: SyntheticSet | None, seed: int, copies: int | Sequence[int]
+) -> tuple[Array, Array]:
+    """The images (m, H, W) that the regime adds, and their labels (m,)."""
     if regime.synthetic:
         if synthetic is None:
             raise BalancerError(
                 f"regime {regime.name} needs synthetic images; run `balancer synthesize`, or give --synthetic DIR"
             )
-        return synthetic.images
+        return synthetic.images, synthetic.labels
+    copied = np.empty(0, np.int64)
     if regime.duplicate:
-        if copies < 1:
+        asked = {data.minority_class: copies} if isinstance(copies, int) else dict(enumerate(copies))
+        if (total := sum(asked.values())) < 1:
             raise BalancerError(
-                f"regime {regime.name} would add {copies} duplicates (the deficit here is {data.deficit}); give --synthetic-count N"
+                f"regime {regime.name} would add {total} duplicates (the deficit here is {data.deficit}); give --synthetic-count N"
             )
-        minority = data.indices("train", data.minority_class)
-        return data.images[minority[batch_indices(len(minority), copies, 0, derive_seed(seed, "duplicates"))]]
-    return np.empty((0, *data.images.shape[1:]), np.uint8)
+        copied = np.concatenate([_duplicates(data, label, n, seed) for label, n in asked.items()])
+    return data.images[copied], data.labels[copied]
 
 
-def _changed_labels(labels: Array, regime: Regime, seed: int) -> Array:
+def _duplicates(data: Dataset, label: int, count: int, seed: int) -> Array:
+    """Positions (count,) of training images of a class, each as often as any other."""
+    members = data.indices("train", label)
+    return members[batch_indices(len(members), count, 0, derive_seed(seed, "duplicates"))] if count else members[:0]
+
+
+def _changed_labels(labels: Array, n_classes: int, regime: Regime, seed: int) -> Array:
     """Labels spoilt on purpose, in the regimes that check the study itself."""
     rng = np.random.default_rng(derive_seed(seed, "labels"))
     if regime.permuted:
@@ -85,7 +110,7 @@ def _changed_labels(labels: Array, regime: Regime, seed: int) -> Array:
     if regime.flipped:
         labels = labels.copy()
         chosen = rng.choice(len(labels), round(regime.flipped * len(labels)), replace=False)
-        labels[chosen] = 1 - labels[chosen]
+        labels[chosen] = (labels[chosen] + rng.integers(1, n_classes, len(chosen))) % n_classes  # of two, the other
     return labels
 
 
@@ -96,7 +121,13 @@ class Batches:
         self, config: ClassifierConfig, regime: Regime, train: TrainingSet, seed: int, device: torch.device
     ) -> None:
         self._train, self._seed, self._size, self._device = train, seed, config.batch_size, device
-        self._members = [np.flatnonzero(train.labels == k) for k in range(len(CLASSES))] if regime.oversample else None
+        self._members = (
+            [np.flatnonzero(train.labels == k) for k in range(train.n_classes)] if regime.oversample else None
+        )
+        if self._members is not None and config.batch_size < len(self._members):
+            raise UsageError(
+                f"batch_size is {config.batch_size}, but {regime.name} wants all {len(self._members)} classes in every batch"
+            )
         # Without augmentation the whole set lies on the device; with it, the CPU transforms image by image.
         self._augment = Augmenter(config.augmentation, seed) if regime.augment else None
         self._resident = torch.from_numpy(train.images).to(device if self._augment is None else "cpu")
@@ -119,15 +150,15 @@ class Batches:
     def indices(self, step: int) -> Array:
         """Positions (B,) of batch ``step``: shuffled passes over all images, or over each class for itself.
 
-        Oversampling takes half of every batch from each class (the odd one from PNEUMONIA), so that minority images come
-        round as often as their lack in number asks for, and none is skipped.
+        Oversampling takes the same share of every batch from each class (of two, the odd one from PNEUMONIA), so that
+        minority images come round as often as their lack in number asks for, and none is skipped.
         """
         if self._members is None:
             return batch_indices(len(self._train.images), self._size, step, self._seed)
-        counts = (self._size // 2, self._size - self._size // 2)
+        ends = [self._size * k // len(self._members) for k in range(len(self._members) + 1)]
         return np.concatenate(
             [
                 members[batch_indices(len(members), n, step, derive_seed(self._seed, "oversample", label))]
-                for label, (members, n) in enumerate(zip(self._members, counts, strict=True))
+                for label, (members, n) in enumerate(zip(self._members, np.diff(ends).tolist(), strict=True))
             ]
         )

@@ -5,6 +5,7 @@ import math
 import warnings
 
 import albumentations as A
+import cv2
 import numpy as np
 import pytest
 from streams import disturb_global_streams
@@ -28,15 +29,15 @@ def centroid(image: np.ndarray) -> np.ndarray:
     return np.array([(weight * columns).sum(), (weight * rows).sum()]) / weight.sum()
 
 
-def measured(preset: str, draws: int) -> dict[str, np.ndarray]:
-    """Where three spots go under the same draw gives the affine map: rotation, zooms, shear and shifts."""
+def measured(preset: str, draws: int, reach: int = 12) -> dict[str, np.ndarray]:
+    """Where three spots, ``reach`` pixels apart, go under the same draw gives the affine map: rotation, zooms, shear and shifts."""
     augment = Augmenter(preset, seed=3)
     found: dict[str, list[float]] = {k: [] for k in ("angle", "zoom_x", "zoom_y", "shear", "x", "y", "turn")}
     for draw in range(draws):
         origin, right, below = (
-            centroid(augment(dot(*at)[None], np.array([0]), draw)[0]) for at in ((0, 0), (12, 0), (0, 12))
+            centroid(augment(dot(*at)[None], np.array([0]), draw)[0]) for at in ((0, 0), (reach, 0), (0, reach))
         )
-        u, v = (right - origin) / 12, (below - origin) / 12
+        u, v = (right - origin) / reach, (below - origin) / reach
         found["angle"].append(math.degrees(math.atan2(u[1], u[0])))
         found["zoom_x"].append(float(np.hypot(*u)))
         found["zoom_y"].append(float(np.hypot(*v)))
@@ -71,7 +72,58 @@ def test_mild_ranges() -> None:
     assert seen["zoom_x"].max() < 1.17
 
 
-@pytest.mark.parametrize("preset", list(CLASSICAL))
+def test_s3_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter turn either way, both axes zoomed alike by 1 / 1.25 to 1 / .75, shifts of .2."""
+    pose = CLASSICAL["s3"]()[:1]
+    pose[0].border_mode = cv2.BORDER_CONSTANT  # a spot that is mirrored in would be taken for the spot
+    monkeypatch.setitem(CLASSICAL, "s3", lambda: pose)
+    seen = measured("s3", 200, reach=8)
+    assert (seen["turn"] > 0).all(), "turned, but never mirrored"
+    assert 78 < np.abs(seen["angle"]).max() < 94
+    assert seen["angle"].min() < -70 < 70 < seen["angle"].max()
+    assert np.abs(seen["zoom_x"] - seen["zoom_y"]).max() < 0.06, "one zoom for both axes"
+    assert 0.77 < seen["zoom_x"].min() < 0.86
+    assert 1.26 < seen["zoom_x"].max() < 1.37
+    for key in ("x", "y"):
+        assert 0.17 < np.abs(seen[key]).max() < 0.22
+
+
+def test_s3_exposure_is_that_of_keras() -> None:
+    """Brightness adds up to .2 of the range; contrast scales the distance from the image's own mean by .7 to 1.3.
+
+    Keras's rule for two grey levels a and b: the difference becomes f (b - a), their mean moves by the brightness alone.
+    """
+    two = np.full((SIZE, SIZE), 110, np.uint8)
+    two[SIZE // 4 : -SIZE // 4, SIZE // 4 : -SIZE // 4] = 140  # most of it stays in view, whatever the pose
+    exposed = A.Compose(CLASSICAL["s3"]()[1:], strict=True)
+    factors, moved = [], []
+    for seed in range(300):
+        exposed.set_random_seed(seed)
+        image = exposed(image=two)["image"].astype(float)
+        low, high = image[0, 0], image[SIZE // 2, SIZE // 2]
+        factors.append((high - low) / 30)
+        moved.append(image.mean() - two.mean())
+    assert 0.63 < min(factors) < 0.76
+    assert 1.24 < max(factors) < 1.37
+    assert -53 < min(moved) < -44
+    assert 44 < max(moved) < 53
+
+
+@pytest.mark.parametrize(("preset", "angle", "shift"), [("s0", 10, 0.05), ("s1", 10, 0.0), ("s4", 20, 0.2)])
+def test_published_poses(preset: str, angle: float, shift: float) -> None:
+    """Read off what is left once the flip is undone: the map of a mirrored image turns the other way round."""
+    seen = measured(preset, 200, reach=10)
+    mirrored = seen["turn"] < 0
+    assert 0.35 < mirrored.mean() < 0.65
+    turned = np.where(mirrored, (180 - seen["angle"] + 180) % 360 - 180, seen["angle"])
+    assert 0.85 * angle < np.abs(turned).max() < angle + 2.5
+    assert np.abs(seen["zoom_x"] - 1).max() < 0.06
+    for key in ("x", "y"):
+        assert np.abs(seen[key]).max() < shift + 0.02
+        assert np.abs(seen[key]).max() > 0.85 * shift
+
+
+@pytest.mark.parametrize("preset", ["mild", "strong", "s2"])
 def test_never_mirrors(preset: str) -> None:
     assert (measured(preset, 60)["turn"] > 0.4).all(), "the map keeps its orientation"
     rng = np.random.default_rng(0)
@@ -127,10 +179,20 @@ def test_a_sample_depends_on_what_names_it(preset: str) -> None:
         assert not any(np.array_equal(a, b) for a, b in zip(changed, first, strict=True))
 
 
-def test_edges_are_repeated_under_s2_and_black_under_mild() -> None:
+@pytest.mark.parametrize(
+    ("preset", "black"), [("mild", True), ("s0", True), ("s1", True), ("s2", False), ("s4", False)]
+)
+def test_edges_are_black_or_repeated(preset: str, black: bool) -> None:
     grey = np.full((40, 32, 32), 200, dtype=np.uint8)
-    assert (Augmenter("s2", 0)(grey, np.arange(40), 0) == 200).all()
-    assert (Augmenter("mild", 0)(grey, np.arange(40), 0) < 60).any()
+    changed = Augmenter(preset, 0)(grey, np.arange(40), 0)
+    assert (changed < 60).any() if black else (changed == 200).all()
+
+
+def test_edges_are_mirrored_under_s3() -> None:
+    """Of an image that is symmetric about a line beside its edge, no new grey level can come in; black would."""
+    assert CLASSICAL["s3"]()[0].border_mode == cv2.BORDER_REFLECT
+    grey = np.full((40, 32, 32), 100, dtype=np.uint8)
+    assert Augmenter("s3", 0)(grey, np.arange(40), 0).min() >= 100 - 52
 
 
 def test_unknown_preset() -> None:

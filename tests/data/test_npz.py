@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import TINY_GAN, balancer, done
 
+from balancer.data.audit import audit, caveats
 from balancer.data.dataset import load_dataset
 from balancer.data.npz import read_npz
 from balancer.errors import BalancerError
@@ -70,6 +72,38 @@ def test_as_a_data_set(tmp_path: Path, channels: int) -> None:
     grey = grey @ [0.299, 0.587, 0.114] if channels == 3 else grey
     assert np.abs(data.images - grey).max() <= 1
     assert any("image level" in note for note in data.notes)
+
+
+@pytest.mark.parametrize(("size", "working"), [(28, 64), (64, 64), (128, 64), (224, 64), (28, 28)])
+def test_the_published_sizes_and_what_is_said_of_enlarging(
+    tmp_path: Path, size: int, working: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = saved(tmp_path / f"pneumoniamnist_{size}.npz", **arrays(size=size))
+    data = load_dataset(DataConfig(path=str(path), image_size=working))
+    assert data.images.shape[1:] == (working, working)
+    assert {fold: data.counts(fold) for fold in COUNTS} == COUNTS
+    said = [note for note in data.notes if "enlarged" in note]
+    assert len(said) == (size < working)
+    assert all(f"{size} px and were enlarged to {working} px" in note and note in caplog.text for note in said)
+
+
+def test_an_archive_has_two_classes(tmp_path: Path) -> None:
+    path = saved(tmp_path / "x.npz")
+    with pytest.raises(BalancerError, match=r"x\.npz has two classes, NORMAL and PNEUMONIA, .*leave out --task"):
+        load_dataset(DataConfig(path=str(path), image_size=28, task="multiclass"))
+
+
+def test_the_audit_of_an_archive_repeats_what_is_to_be_known(tmp_path: Path) -> None:
+    config = DataConfig(path=str(saved(tmp_path / "x.npz")), image_size=32)
+    told = caveats(audit(load_dataset(config), config))
+    for words in ("names no patients", "were enlarged to 32 px"):
+        assert any(words in caveat for caveat in told)
+
+
+def test_a_gan_can_learn_from_an_archive(tmp_path: Path, runs_cwd: Path) -> None:
+    path = saved(tmp_path / "x.npz")
+    text = done(balancer("gan-train", "--data", path, "--dry-run", *TINY_GAN, "-q")).stdout
+    assert "'NORMAL': 6, 'PNEUMONIA': 14" in text
 
 
 def test_a_fraction_carves_train_and_val_anew(tmp_path: Path) -> None:
@@ -154,6 +188,15 @@ def test_no_file(tmp_path: Path) -> None:
 def test_not_an_archive(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.npz").write_bytes(content)
     assert "fetch it again" in refusal(tmp_path / "x.npz")
+
+
+def test_a_web_page_under_the_archives_name(tmp_path: Path) -> None:
+    """What a download by hand leaves where one had to log in."""
+    for content in (b"<!DOCTYPE html><html>Log in</html>", b"\n <HTML><body>"):
+        (tmp_path / "x.npz").write_bytes(content)
+        message = refusal(tmp_path / "x.npz")
+        assert "(a web page)" in message
+        assert "`balancer fetch pneumoniamnist`" in message
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
