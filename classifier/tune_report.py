@@ -95,7 +95,8 @@ def best_file(point: TuneConfig, chosen: Row, count: int) -> str:
         f"# The best of {count} trials of `classifier tune` (trial {chosen['trial']}, validation NLL {chosen['value']:.4f}, regime {point.regime}).\n"
         "# That figure is optimistic: it was chosen on validation. The test fold was not read.\n"
     )
-    return head + yaml.safe_dump(sections, sort_keys=False)
+    # One by one: sections that share their settings would be written with YAML anchors.
+    return head + "".join(yaml.safe_dump({name: body}, sort_keys=False) for name, body in sections.items())
 
 
 def trials_csv(found: list[Row], parameters: list[str]) -> str:
