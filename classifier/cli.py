@@ -53,7 +53,9 @@ TRAIN_SETTINGS = (
         "--weights", "weights", metavar="imagenet|none|FILE", help="Weights of a torchvision model. [default: none]"
     ),
     setting(
-        "--augmentation", "augmentation", help="Preset of classical transforms: mild, strong or s2. [default: mild]"
+        "--augmentation",
+        "augmentation",
+        help="Preset of classical transforms: mild, strong, or a published system's: s0 to s4. [default: mild]",
     ),
     setting("--steps", "steps", type=int, help="Optimiser steps, the same in every regime."),
     setting(
