@@ -249,7 +249,9 @@ def test_latex_escapes_names_and_keeps_its_columns() -> None:
     assert without.count("\\begin{table}") == 1
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+@pytest.mark.skipif(
+    shutil.which("pdflatex") is None, reason="pdflatex is not installed; the tests above check the table without it"
+)
 def test_latex_compiles_in_a_document_that_loads_booktabs(tmp_path: Path) -> None:
     rows = [row(name, seed, 0.9, synthetic_set="0") for name in REGIMES for seed in range(3)]
     (tmp_path / "table.tex").write_text(tables.latex_tables(tables.summarise(rows), ANALYSIS), encoding="utf-8")
