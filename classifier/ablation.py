@@ -11,13 +11,12 @@ import torch
 from balancer.audit_report import write_audit
 from balancer.console import Outcome
 from balancer.data.audit import audit, leaks
-from balancer.errors import BalancerError
 from balancer.run import RunDir, append_jsonl, deferred_signals, read_jsonl, write_json
 from classifier import inference, report, tables
 from classifier.analysis import analyse, read_groups, read_predictions
 from classifier.jobs import Workers, run_trials
 from classifier.statistics import patient_weights
-from classifier.study import Study, Trial, TrialResult, code_hash, keep, plan, provenance, run_trial
+from classifier.study import Study, Trial, TrialResult, check_provenance, code_hash, code_notes, keep, plan, run_trial
 
 log = logging.getLogger("balancer")
 RESULTS = "results.jsonl"
@@ -41,12 +40,7 @@ def finished_trials(study: Study, run: RunDir) -> list[Row]:
         BalancerError: they were made on other data, another split, other settings or other synthetic sets.
     """
     rows = read_jsonl(run / RESULTS)
-    for name, value in provenance(study).items():
-        if others := {str(row.get(name)) for row in rows} - {value}:
-            raise BalancerError(
-                f"{run / RESULTS} holds trials of {name} {'/'.join(sorted(others))}, {study.data.source} and the settings now "
-                f"give {value}; bring back what was changed, or start a new run"
-            )
+    check_provenance(rows, study, str(run / RESULTS))
     return list({key_of(row): row for row in rows}.values())  # a line that was copied counts once
 
 
@@ -95,8 +89,7 @@ def write_outputs(rows: list[Row], study: Study, run: RunDir) -> Outcome:
     analysis = analyse(rows, read_predictions(rows, run.path), read_groups(run.path), seed=study.config.seed)
     audited = json.loads((run / "audit" / "audit.json").read_text(encoding="utf-8"))
     notes = [*data.notes, *(f"Leak in the data: {leak}." for leak in audited["leaks"]), *analysis["notes"]]
-    if len({row["code_hash"] for row in rows}) > 1:
-        notes.append("The trials were made by more than one version of the code (code_hash in results.jsonl).")
+    notes += code_notes(row["code_hash"] for row in rows)
     sources = ", ".join(f"`{s.path}` ({s.digest})" for s in study.synthetic) or "none"
     note = (
         f"Data `{data.source}`, split `{data.split_hash}`; synthetic sets: {sources}; "

@@ -47,6 +47,10 @@ class Predictions:
     temperature: float  # chosen on validation; changes no decision
     index: Array  # (n,) positions in the data set
 
+    def same_images(self, other: Predictions) -> bool:
+        """Whether both are of the same images with the same labels."""
+        return np.array_equal(self.index, other.index) and np.array_equal(self.y_true, other.y_true)
+
 
 @dataclass(frozen=True)
 class Contrast:
@@ -188,7 +192,7 @@ def analyse(
     test = _common_test(rows, predictions)
     patients = [groups[i] for i in test.index]
     weights = statistics.patient_weights(test.y_true, patients, resamples, seed)
-    resampled = {row["folder"]: _resample(predictions[row["folder"]], weights) for row in rows}
+    resampled = {row["folder"]: resample(predictions[row["folder"]], weights) for row in rows}
     trials = Trials(rows, resampled, min(statistics.patients_per_class(test.y_true, patients)))
     asked = [(c, e) for c in contrasts(rows) if (e := trials.estimate(c.coefficients)) is not None]
     p_holm = adjusted_p(asked)
@@ -221,14 +225,15 @@ def _common_test(rows: Sequence[Row], predictions: Mapping[str, Predictions]) ->
     first = predictions[rows[0]["folder"]]
     for row in rows:
         other = predictions[row["folder"]]
-        if not (np.array_equal(other.index, first.index) and np.array_equal(other.y_true, first.y_true)):
+        if not other.same_images(first):
             raise BalancerError(
                 f"{row['folder']} and {rows[0]['folder']} were tested on different images; analyse trials of one data set"
             )
     return first
 
 
-def _resample(trial: Predictions, weights: Array) -> dict[str, Array]:
+def resample(trial: Predictions, weights: Array) -> dict[str, Array]:
+    """Every test figure of a trial (b,), under each row of ``weights`` (b, n); NLL, Brier and ECE with its temperature."""
     calibrated = with_temperature(trial.y_score, trial.temperature)
     return statistics.weighted_metrics(trial.y_true, trial.y_score, calibrated, trial.threshold, weights)
 
@@ -338,10 +343,8 @@ def _figures(regime: str, trials: Trials) -> dict[str, Any]:
     for metric in trials.metrics:
         e = trials.estimate({regime: 1.0}, metric)
         if e is not None:
-            interval = (
-                statistics.positive_interval(e) if metric == "nll" else statistics.share_interval(e, trials.patients)
-            )
-            metrics[metric] = {"mean": e.value, "sd": e.seed_sd, "low": interval[0], "high": interval[1]}
+            low, high = statistics.metric_interval(metric, e, trials.patients)
+            metrics[metric] = {"mean": e.value, "sd": e.seed_sd, "low": low, "high": high}
     sets = len(cells[0][regime]) if cells else 0
     return {
         "regime": regime,

@@ -6,35 +6,32 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-import numpy as np
-
 from balancer.config import validate
 from balancer.console import Invocation, Outcome, dry_run
 from balancer.device import limit_threads
 from balancer.run import RunDir, environment, open_run, request, resumed_or_new, write_json, write_text
 from balancer.settings import AblateConfig, ComponentsConfig
 from classifier import statistics, tables
-from classifier.analysis import Predictions, Trials, read_groups
+from classifier.analysis import Predictions, Trials, read_groups, resample
 from classifier.jobs import Workers
 from classifier.listing import aligned, csv_text
 from classifier.members import SHARED
 from classifier.models import OWN_MODELS
-from classifier.parts import Part, check_same_data, code_notes, continued_at, run_part
+from classifier.parts import Part, check_same_data, continued_at, run_part
 from classifier.regimes import REGIMES
 from classifier.statistics import Estimate
-from classifier.study import configure, estimate_seconds, open_study
-from classifier.thresholds import with_temperature
+from classifier.study import code_notes, configure, estimate_seconds, open_study
 
 Entry = dict[str, Any]
 FULL = "full"
 RESAMPLES = 2000
-METRICS = {
-    "auroc": "AUROC",
-    "balanced_accuracy_val_threshold": "bal.acc @val",
-    "accuracy_val_threshold": "acc @val",
-    "sensitivity_val_threshold": "sens @val",
-    "specificity_val_threshold": "spec @val",
-}
+METRICS = (
+    "auroc",
+    "balanced_accuracy_val_threshold",
+    "accuracy_val_threshold",
+    "sensitivity_val_threshold",
+    "specificity_val_threshold",
+)
 
 
 @dataclass(frozen=True)
@@ -171,7 +168,7 @@ def compare(config: ComponentsConfig, parts: dict[str, Part]) -> list[Entry]:
     first = next(iter(predictions.values()))
     patients = [read_groups(parts[FULL].folder)[i] for i in first.index]
     weights = statistics.patient_weights(first.y_true, patients, RESAMPLES, config.seed)
-    resampled = {folder: _resampled(p, weights) for folder, p in predictions.items()}
+    resampled = {folder: resample(p, weights) for folder, p in predictions.items()}
     trials = Trials(rows, resampled, min(statistics.patients_per_class(first.y_true, patients)))
     return [_entry(name, trials) for name in dict.fromkeys(row["regime"] for row in rows)]
 
@@ -191,12 +188,6 @@ def _collected(config: ComponentsConfig, parts: dict[str, Part]) -> tuple[dict[s
             found[folder] = replace(found[row["folder"]], threshold=0.5)
             rows.append({**row, "regime": switch.name, "folder": folder})
     return found, rows
-
-
-def _resampled(trial: Predictions, weights: np.ndarray) -> dict[str, np.ndarray]:
-    calibrated = with_temperature(trial.y_score, trial.temperature)
-    figures = statistics.weighted_metrics(trial.y_true, trial.y_score, calibrated, trial.threshold, weights)
-    return {key: figures[key] for key in METRICS}
 
 
 def _entry(name: str, trials: Trials) -> Entry:
@@ -221,7 +212,8 @@ def _difference(estimate: Estimate | None) -> dict[str, Any]:
 
 def write_outputs(config: ComponentsConfig, entries: list[Entry], parts: dict[str, Part], run: RunDir) -> str:
     """``table.md``, ``table.csv`` and ``table.json``; returns what the command prints."""
-    header = ["without", *METRICS.values(), *(f"full − this: {title}" for title in list(METRICS.values())[:2])]
+    titles = [tables.column(metric).title for metric in METRICS]
+    header = ["without", *titles, *(f"full − this: {title}" for title in titles[:2])]
     cells = [_cells(entry) for entry in entries]
     notes = _notes(config, entries, parts)
     lines = [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *cells)]

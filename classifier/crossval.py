@@ -43,14 +43,22 @@ from classifier.regimes import Regime
 from classifier.report import Page, render_markdown
 from classifier.statistics import (
     crossed_estimate,
+    metric_interval,
     patient_weights,
     patients_per_class,
-    positive_interval,
-    share_interval,
     weighted_metrics,
 )
-from classifier.study import Study, Trial, estimate_seconds, keep, provenance, refuse_multiclass, regimes_of, run_trial
-from classifier.tables import bounds, cell, lookup, mean_sd, short
+from classifier.study import (
+    Study,
+    Trial,
+    check_provenance,
+    estimate_seconds,
+    keep,
+    refuse_multiclass,
+    regimes_of,
+    run_trial,
+)
+from classifier.tables import bounds, cell, column, lookup, mean_sd, short
 from classifier.thresholds import with_temperature
 
 log = logging.getLogger("balancer")
@@ -59,18 +67,18 @@ Row = dict[str, Any]
 RESULTS = "folds.jsonl"
 UNUSED = "unused"  # the fold that the test set is put into: no code asks for it
 RESAMPLES = 1000
-FIGURES = {
-    "auroc": ("AUROC", ("auroc",)),
-    "auprc": ("AUPRC", ("auprc",)),
-    "balanced_accuracy_val_threshold": ("balanced accuracy @val", ("at_threshold", "balanced_accuracy")),
-    "sensitivity_val_threshold": ("sensitivity @val", ("at_threshold", "sensitivity")),
-    "specificity_val_threshold": ("specificity @val", ("at_threshold", "specificity")),
-    "accuracy": ("accuracy @.5", ("at_half", "accuracy")),
-    "balanced_accuracy": ("balanced accuracy @.5", ("at_half", "balanced_accuracy")),
-    "nll": ("NLL", ("nll",)),
-    "brier": ("Brier", ("brier",)),
-    "ece": ("ECE", ("ece",)),
-}
+FIGURES = (
+    "auroc",
+    "auprc",
+    "balanced_accuracy_val_threshold",
+    "sensitivity_val_threshold",
+    "specificity_val_threshold",
+    "accuracy",
+    "balanced_accuracy",
+    "nll",
+    "brier",
+    "ece",
+)
 METHOD = (
     "Every image outside the test set was evaluated once, by the classifier that had seen neither it nor another image of its patient. "
     "Mean ± SD is over folds. Pooled figures are of all those images at once, each with the temperature and the threshold (@val) of its "
@@ -225,12 +233,7 @@ def crossvalidate(folds: Folds, run: RunDir, device: torch.device) -> list[Row]:
 def _finished(folds: Folds, run: RunDir) -> dict[int, Row]:
     found = {int(row["fold"]): row for row in read_jsonl(run / RESULTS)}
     for k, row in found.items():
-        for name, value in provenance(folds.turns[k]).items():
-            if row.get(name) != value:
-                raise BalancerError(
-                    f"{run / RESULTS} holds fold {k} of {name} {row.get(name)}, {folds.data.source} and the settings now give {value}; "
-                    "bring back what was changed, or start a new run"
-                )
+        check_provenance([row], folds.turns[k], f"{run / RESULTS}, fold {k}")
     return found
 
 
@@ -255,10 +258,10 @@ def summarise(rows: Sequence[Row], predictions: Mapping[str, Predictions], folds
         "patients": len(set(groups)),
         "figures": {},
     }
-    for key, (_, path) in FIGURES.items():
+    for key in FIGURES:
         e = crossed_estimate(pooled[key][:, None, None], fewest)
-        low, high = positive_interval(e) if key == "nll" else share_interval(e, fewest)
-        of_folds = [lookup(row["test"], path) for row in rows]
+        low, high = metric_interval(key, e, fewest)
+        of_folds = [lookup(row, column(key).path) for row in rows]
         mean, sd = mean_sd(of_folds)
         found["figures"][key] = {"mean": mean, "sd": sd, "pooled": e.value, "low": low, "high": high, "folds": of_folds}
     return found
@@ -284,7 +287,7 @@ def write_outputs(rows: Sequence[Row], folds: Folds, run: RunDir) -> Outcome:
     counts = f"{source}; {result['n']} images of {result['patients']} patients in {len(rows)} folds; regime {result['regime']}"
     header = ["figure", "mean ± SD over folds", "pooled [95 %]"]
     table = [
-        [FIGURES[key][0], cell(f), f"{short(f['pooled'])} {bounds(f['low'], f['high'])}"]
+        [column(key).title, cell(f), f"{short(f['pooled'])} {bounds(f['low'], f['high'])}"]
         for key, f in result["figures"].items()
     ]
     each = Table(*fold_table(rows))

@@ -16,37 +16,37 @@ from typing import Any
 import numpy as np
 
 from balancer.console import Outcome
-from balancer.errors import BalancerError, UsageError
+from balancer.errors import BalancerError
 from balancer.report import Part, Table
 from balancer.run import write_json, write_text
+from classifier.analysis import resample
 from classifier.listing import aligned, csv_text
-from classifier.members import Arm, Finished, Member, read_runs
+from classifier.members import Arm, Finished, Member, output_folder, read_runs
 from classifier.report import Page, render_markdown
 from classifier.statistics import (
     crossed_estimate,
+    metric_interval,
     patient_weights,
     patients_per_class,
-    positive_interval,
-    share_interval,
     weighted_metrics,
 )
-from classifier.tables import bounds, cell, mean_sd, short, signed
+from classifier.tables import bounds, cell, column, mean_sd, short, signed
 from classifier.thresholds import Choice, fit_temperature, threshold_rule, with_temperature
 
 Array = np.ndarray
 RESAMPLES = 2000
 ALL = "all together"
-SHOWN = {
-    "auroc": "AUROC",
-    "auprc": "AUPRC",
-    "balanced_accuracy_val_threshold": "balanced accuracy @val",
-    "sensitivity_val_threshold": "sensitivity @val",
-    "specificity_val_threshold": "specificity @val",
-    "balanced_accuracy": "balanced accuracy @.5",
-    "nll": "NLL",
-    "brier": "Brier",
-    "ece": "ECE",
-}
+SHOWN = (
+    "auroc",
+    "auprc",
+    "balanced_accuracy_val_threshold",
+    "sensitivity_val_threshold",
+    "specificity_val_threshold",
+    "balanced_accuracy",
+    "nll",
+    "brier",
+    "ece",
+)
 METHOD = (
     "An ensemble is the mean of its members' probabilities; its temperature and its threshold (@val) were chosen on the mean "
     "validation scores. Test was used for the figures alone. In brackets 95 % intervals over patients, these trainings taken as they "
@@ -84,8 +84,7 @@ def ensemble(runs: Sequence[Path], regimes: Sequence[str], threshold: str, out: 
         BalancerError: the runs hold no trial, are of different data or splits, or there is nothing to average.
     """
     rule = threshold_rule(threshold)
-    if out is None and len(runs) > 1:
-        raise UsageError(f"{len(runs)} runs are named, so none of them is the place to write to; give --out DIR")
+    folder = output_folder(out, runs, "ensemble")
     finished = read_runs(runs, regimes)
     groups = groups_of(finished, len(runs))
     result: dict[str, Any] = {
@@ -96,7 +95,6 @@ def ensemble(runs: Sequence[Path], regimes: Sequence[str], threshold: str, out: 
         "n_test": len(finished.test_groups),
         "ensembles": compare(groups, finished, rule),
     }
-    folder = out or runs[0] / "ensemble"
     write_outputs(result, finished, folder)
     write_text(folder / "scores.csv", scores_csv(groups, result["ensembles"]))
     text = "\n".join([*result["notes"], finished.counts(), "", aligned(*table(result)), "", METHOD])
@@ -134,11 +132,8 @@ def compare(groups: Sequence[Group], finished: Finished, rule: Choice) -> list[d
     first = finished.arms[0].members[0]
     weights = patient_weights(first.test.y_true, finished.test_groups, RESAMPLES, seed=0)
     fewest = min(patients_per_class(first.test.y_true, finished.test_groups))
-    alone: dict[int, dict[str, Array]] = {}  # by member: one may be in two groups
-    for member in {id(m): m for g in groups for m in g.members}.values():
-        p = member.test
-        calibrated = with_temperature(p.y_score, p.temperature)
-        alone[id(member)] = weighted_metrics(p.y_true, p.y_score, calibrated, p.threshold, weights)
+    members = {id(m): m for g in groups for m in g.members}  # one may be in two groups
+    alone = {key: resample(member.test, weights) for key, member in members.items()}
     return [
         _entry(group, rule, weights, fewest, [[alone[id(m)] for m in arm.members] for arm in group.arms])
         for group in groups
@@ -170,7 +165,7 @@ def _figures(key: str, together: Array, alone: Sequence[Sequence[Array]], fewest
     The arms weigh the same in the members' mean too; the SD is over all members.
     """
     own = crossed_estimate(together[:, None, None], fewest)
-    low, high = positive_interval(own) if key == "nll" else share_interval(own, fewest)
+    low, high = metric_interval(key, own, fewest)
     single = np.mean([np.mean(arm, axis=0) for arm in alone], axis=0)
     gain = crossed_estimate((together - single)[:, None, None], fewest)
     _, sd = mean_sd([float(m[0]) for arm in alone for m in arm])
@@ -199,19 +194,17 @@ def table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     header = ["ensemble", "members", "test figure", "ensemble [95 %]", "single members", "difference [95 %]"]
     rows = []
     for e in result["ensembles"]:
-        for key, title in SHOWN.items():
+        for key in SHOWN:
             f = e["metrics"][key]
             single = cell({"mean": f["members_mean"], "sd": f["members_sd"]})
             difference = f"{signed(f['gain'])} {bounds(f['gain_low'], f['gain_high'])}"
             own = f"{short(f['mean'])} {bounds(f['low'], f['high'])}"
-            rows.append([e["ensemble"], str(len(e["members"])), title, own, single, difference])
+            rows.append([e["ensemble"], str(len(e["members"])), column(key).title, own, single, difference])
     return header, rows
 
 
 def write_outputs(result: dict[str, Any], finished: Finished, folder: Path) -> None:
     """Write ensemble.md, .csv and .json into a folder."""
-    if folder.exists() and not folder.is_dir():
-        raise BalancerError(f"--out {folder} is a file; give a folder")
     folder.mkdir(parents=True, exist_ok=True)
     chosen = [
         [e["ensemble"], str(len(e["members"])), ", ".join(e["arms"]), f"{e['temperature']:.2f}", short(e["threshold"])]

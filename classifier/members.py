@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from balancer.errors import BalancerError
+from balancer.errors import BalancerError, UsageError
 from balancer.run import read_jsonl
 from classifier.analysis import Predictions, read_groups, read_predictions
 from classifier.regimes import select_regimes
@@ -68,6 +66,21 @@ class Finished:
 
     def _folds(self) -> list[tuple[str, list[str]]]:
         return [("validation", self.val_groups), ("test", self.test_groups)]
+
+
+def output_folder(out: Path | None, runs: Sequence[Path], name: str) -> Path:
+    """Where to write what was made of runs: ``out``, or a folder of that name in the only run.
+
+    Raises:
+        UsageError: several runs and no ``out``.
+        BalancerError: it is a file.
+    """
+    if out is None and len(runs) > 1:
+        raise UsageError(f"{len(runs)} runs are named, so none of them is the place to write to; give --out DIR")
+    folder = out or runs[0] / name
+    if folder.exists() and not folder.is_dir():
+        raise BalancerError(f"--out {folder} is a file; give a folder")
+    return folder
 
 
 def read_runs(runs: Sequence[Path], regimes: Sequence[str] = ()) -> Finished:
@@ -149,7 +162,7 @@ def _check_same_images(members: Sequence[Member], runs: Sequence[Path]) -> None:
                 raise BalancerError(f"{where}: trials of {key} {a} and of {b}; give runs on the same data and split")
         for fold in FOLDS:
             a, b = getattr(first, fold), getattr(other, fold)
-            if not (np.array_equal(a.index, b.index) and np.array_equal(a.y_true, b.y_true)):
+            if not a.same_images(b):
                 raise BalancerError(
                     f"{where}: trials with different {fold} images; give runs on the same data and split"
                 )

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from balancer.config import validate
 from balancer.errors import BalancerError, Interrupted
@@ -120,14 +118,7 @@ def check_same_data(parts: Sequence[Part], keys: Sequence[str]) -> None:
                     f"in all parts; {remedy}"
                 )
         for p in part.predictions().values():
-            if not (np.array_equal(p.index, tested.index) and np.array_equal(p.y_true, tested.y_true)):
+            if not p.same_images(tested):
                 raise BalancerError(
                     f"{part.folder} and {first.folder} were tested on different images: expected the same in all parts; {remedy}"
                 )
-
-
-def code_notes(hashes: Iterable[str]) -> list[str]:
-    """What a table must say where the code changed between its trials."""
-    if len(set(hashes)) < 2:
-        return []
-    return ["The trials were made by more than one version of the code (code_hash in results.jsonl)."]

@@ -268,6 +268,11 @@ def positive_interval(estimate: Estimate) -> tuple[float, float]:
     return estimate.value / factor, estimate.value * factor
 
 
+def metric_interval(metric: str, estimate: Estimate, patients: int) -> tuple[float, float]:
+    """The 95 % interval of a regime's own figure: of the NLL, which has no upper end, on the log scale, else of a share."""
+    return positive_interval(estimate) if metric == "nll" else share_interval(estimate, patients)
+
+
 def family_p(estimate: Estimate) -> float:
     """Two-sided p of zero for a family of tests, which reads it at .05 / 4 and the like.
 

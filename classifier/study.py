@@ -6,7 +6,7 @@ import hashlib
 import io
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -120,6 +120,12 @@ def code_hash() -> str:
     return digest.hexdigest()[:16]
 
 
+def code_notes(hashes: Iterable[str]) -> list[str]:
+    """What a table must say where the code changed between its trials."""
+    several = len(set(hashes)) > 1
+    return ["The trials were made by more than one version of the code (code_hash)."] if several else []
+
+
 def provenance(study: Study) -> dict[str, str]:
     """What all trials of one table must share: the split, every image of the data (test too), the settings, the synthetic sets."""
     sets = "".join(s.digest for s in study.synthetic)
@@ -130,6 +136,24 @@ def provenance(study: Study) -> dict[str, str]:
         "weights_hash": weights_hash(study.config.weights),
         "synthetic_sets_hash": hashlib.sha256(sets.encode()).hexdigest()[:16],
     }
+
+
+def check_provenance(rows: Sequence[dict[str, Any]], study: Study, where: str) -> None:
+    """Refuse to continue a run with another study.
+
+    Args:
+        rows: finished trials, each with the :func:`provenance` of its own.
+        where: what holds them, for the message.
+
+    Raises:
+        BalancerError: they were made on other data, another split, other settings, weights or synthetic sets.
+    """
+    for name, value in provenance(study).items():
+        if others := {str(row.get(name)) for row in rows} - {value}:
+            raise BalancerError(
+                f"{where} holds trials of {name} {'/'.join(sorted(others))}, {study.data.source} and the settings now give {value}; "
+                "bring back what was changed, or start a new run"
+            )
 
 
 def regimes_of(config: ClassifierConfig) -> list[Regime]:

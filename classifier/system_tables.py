@@ -9,7 +9,8 @@ import numpy as np
 from balancer.device import peak_memory_mb, resolve_device
 from classifier import smoke, tables
 from classifier.listing import csv_text
-from classifier.parts import Part, code_notes
+from classifier.parts import Part
+from classifier.study import code_notes
 from classifier.systems import SHORT, Figures, System
 
 Entry = dict[str, Any]

@@ -13,6 +13,7 @@ import numpy as np
 
 from balancer.data.folder import CLASSES
 from classifier.evaluation import DECISION
+from classifier.listing import aligned
 from classifier.regimes import REGIMES
 from classifier.statistics import FEWEST_GAN_SEEDS
 
@@ -58,6 +59,7 @@ _AT_THRESHOLD = _decisions(
     {"sensitivity": "sens @val", "specificity": "spec @val", "balanced_accuracy": "bal.acc @val"},
 )
 COLUMNS = (*_OVERALL, *_AT_HALF, *_AT_THRESHOLD)
+_BY_KEY = {column.key: column for column in COLUMNS}
 BLOCKS = {
     "Ranking and calibration": _OVERALL,
     "Decisions at the threshold chosen on validation": _AT_THRESHOLD,
@@ -236,6 +238,11 @@ def contrast_table(analysis: Analysis) -> Cells:
     return header, rows
 
 
+def column(key: str) -> Column:
+    """The column of a figure."""
+    return _BY_KEY[key]
+
+
 def by_family(analysis: Analysis) -> list[dict[str, Any]]:
     """The contrasts in the order of :data:`FAMILIES`."""
     return [c for family in FAMILIES for c in analysis["contrasts"] if c["family"] == family]
@@ -244,17 +251,14 @@ def by_family(analysis: Analysis) -> list[dict[str, Any]]:
 def text_table(entries: list[dict[str, Any]], analysis: Analysis) -> str:
     """The short table, aligned for a terminal; AUROC with its 95 % interval."""
     columns = [c for c in COLUMNS if c.short]
-    table = [["regime", "train N+P", "passes", *(c.short for c in columns)]]
+    rows = []
     for e in entries:
         cells = [cell(e[c.key]) for c in columns]
         if found := interval(analysis, e["regime"], "auroc"):
             cells[0] += f" {bounds(*found)}"
-        table.append(
-            [e["regime"], "+".join(str(e["n_train"][c]) for c in CLASSES), f"{e['passes_over_real']:.1f}", *cells]
-        )
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    lines = ["  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip() for row in table]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+        n_train = "+".join(str(e["n_train"][c]) for c in CLASSES)
+        rows.append([e["regime"], n_train, f"{e['passes_over_real']:.1f}", *cells])
+    return aligned(["regime", "train N+P", "passes", *(c.short for c in columns)], rows)
 
 
 def counts(analysis: Analysis) -> str:

@@ -15,13 +15,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from balancer.console import Outcome
-from balancer.errors import BalancerError, UsageError
 from balancer.plots import BLUE, GREY, PALETTE, png, subplots, svg
 from balancer.report import Part, Table
 from balancer.run import atomic_file, write_json, write_text
 from classifier.analysis import Predictions
 from classifier.listing import aligned, csv_text
-from classifier.members import FOLDS, Arm, Finished, Member, read_runs
+from classifier.members import FOLDS, Arm, Finished, Member, output_folder, read_runs
 from classifier.panels import annotate, fix_ticks
 from classifier.report import Page, render_markdown
 from classifier.statistics import crossed_estimate, patient_weights, patients_per_class, share_interval
@@ -77,11 +76,9 @@ def thresholds(runs: Sequence[Path], regimes: Sequence[str], rules: Sequence[str
         BalancerError: the runs hold no trial, or do not fit together.
     """
     chosen = {name: threshold_rule(name) for name in rules or RULES}
-    if out is None and len(runs) > 1:
-        raise UsageError(f"{len(runs)} runs are named, so none of them is the place to write to; give --out DIR")
+    folder = output_folder(out, runs, "thresholds")
     finished = read_runs(runs, regimes)
     result = study(finished, chosen)
-    folder = out or runs[0] / "thresholds"
     write_outputs(result, finished, folder)
     header, rows = rule_table(result)
     text = "\n".join([*finished.notes, finished.counts(), "", aligned(header, rows), "", *headlines(result), WARNING])
@@ -229,8 +226,6 @@ def headlines(result: dict[str, Any]) -> list[str]:
 
 def write_outputs(result: dict[str, Any], finished: Finished, folder: Path) -> None:
     """Write the study's tables and its figure into a folder."""
-    if folder.exists() and not folder.is_dir():
-        raise BalancerError(f"--out {folder} is a file; give a folder")
     folder.mkdir(parents=True, exist_ok=True)
     header, rows = rule_table(result)
     page = Page(

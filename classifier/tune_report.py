@@ -18,6 +18,7 @@ from balancer.settings import ClassifierConfig, TuneConfig
 from classifier import tune_figures
 from classifier.journal import ENOUGH, Row
 from classifier.panels import annotate
+from classifier.study import code_notes
 from classifier.tables import plural
 from classifier.tune import Search
 from classifier.tune_figures import best, whole
@@ -187,9 +188,7 @@ def _notes(found: list[Row], search: Search, n_val: int) -> list[str]:
         notes.append(
             f"{len(failed)} points could not be trained, such as trial {failed[0]['trial']}: {failed[0]['why']}."
         )
-    if len({row["code_hash"] for row in found}) > 1:
-        notes.append("The trials were made by more than one version of the code.")
-    return notes
+    return notes + code_notes(row["code_hash"] for row in found)
 
 
 def _short(value: float) -> str:
