@@ -187,7 +187,12 @@ def test_folds_of_other_data_are_refused(classifier: Run, finished: tuple[Path, 
     before = (run / "folds.jsonl").read_text()
     try:
         (run / "folds.jsonl").write_text(before.replace(rows_of(run)[1]["split_hash"], "0" * 16))
-        refused(classifier("crossvalidate", "--resume", run, "-q"), 1, "fold 1 holds trials of split_hash 0000", "start a new run")
+        refused(
+            classifier("crossvalidate", "--resume", run, "-q"),
+            1,
+            "fold 1 holds trials of split_hash 0000",
+            "start a new run",
+        )
     finally:
         (run / "folds.jsonl").write_text(before)
 
