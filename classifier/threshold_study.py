@@ -206,7 +206,7 @@ def rule_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             rows.append([arm["arm"], r["rule"], cell(r["threshold"]), *cells[:2], gap, *cells[2:]])
         best = arm["hindsight"]
         known = [cell(best["threshold"]), "–", cell(best["balanced_accuracy"])]
-        rows.append([arm["arm"], "best on test, no choice", *known, *["–"] * 5])
+        rows.append([arm["arm"], "best of the sweep on test, no choice", *known, *["–"] * 5])
     return header, rows
 
 

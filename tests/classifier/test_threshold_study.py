@@ -121,7 +121,7 @@ def test_the_command(classifier: Run, run: Path, tmp_path: Path) -> None:
     asked = ("thresholds", run, "--regimes", "gan", "--rules", "cost=2, youden", "--out", out)
     told = done(classifier(*asked))
     assert "cost=2" in told.stdout
-    assert "best on test, no choice" in told.stdout
+    assert "best of the sweep on test, no choice" in told.stdout
     assert "baseline" not in told.stdout
     tables = {f"thresholds.{suffix}" for suffix in ("csv", "json", "md", "png", "svg")}
     assert {p.name for p in out.iterdir()} == {"sweep.csv", *tables}
