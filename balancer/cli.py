@@ -8,9 +8,9 @@ from typing import cast
 import click
 
 from balancer import __version__
-from balancer.console import HELP, Invocation, Outcome, dry_run, plain_command, run_command, setting
-from balancer.errors import BalancerError
-from balancer.settings import AuditConfig, EvaluateConfig, GanTrainConfig, SynthesizeConfig
+from balancer.core.command import HELP, CommandArgs, CommandResult, dry_run, plain_command, run_command, setting
+from balancer.core.errors import BalancerError
+from balancer.core.settings import AuditConfig, EvaluateConfig, GanTrainConfig, SynthesizeConfig
 
 INCEPTION = setting(
     "--inception-weights",
@@ -47,24 +47,26 @@ def main() -> None:
     setting("--steps", "steps", type=int, help="Optimiser steps."),
     setting("--batch-size", "batch_size", type=int, help="Images per step."),
 )
-def gan_train(asked: Invocation) -> Outcome:
+def gan_train(args: CommandArgs) -> CommandResult:
     """Train a DCGAN on the minority class of the training fold."""
+    from balancer.core.device import describe_device, limit_threads, resolve_device
+    from balancer.core.run import environment, open_run, request, resumed_or_new, write_json
     from balancer.data.dataset import load_dataset
-    from balancer.device import describe_device, limit_threads, resolve_device
     from balancer.gan import trainer
-    from balancer.run import environment, open_run, request, resumed_or_new, write_json
 
     limit_threads()
-    device = resolve_device(asked.device)
-    config = cast(GanTrainConfig, resumed_or_new("gan-train", asked.resume, asked.explicit, asked.config))
+    device = resolve_device(args.device)
+    config = cast(GanTrainConfig, resumed_or_new("gan-train", args.resume, args.explicit, args.config))
     trainer.check(config)
     data = load_dataset(config.data)
     trainer.target_label(config, data)
-    if asked.dry_run:
+    if args.dry_run:
         return dry_run(config, data.describe(), trainer.estimate_seconds(config, data, device), describe_device(device))
-    with open_run("gan-train", config, request(asked)) as run:
+    with open_run("gan-train", config, request(args)) as run:
         if run.finished:
-            return Outcome({"run": str(run.path), "finished": True}, f"{run.path} is finished already; nothing to do")
+            return CommandResult(
+                {"run": str(run.path), "finished": True}, f"{run.path} is finished already; nothing to do"
+            )
         if not run.resumed:  # else what it was started on stays on record, also when the data have changed since
             data.write_split(run / "split.csv")
             write_json(run / "env.json", environment("gan-train", describe_device(device), data=data.describe()))
@@ -75,7 +77,7 @@ def gan_train(asked: Invocation) -> Outcome:
             f"{summary['class']}: {summary['steps']} steps on {summary['n_train']} images in {summary['seconds']:.0f} s"
             f" (loss_D {summary['loss_D']:.3f}, loss_G {summary['loss_G']:.3f})\n{run.path}"
         )
-        return Outcome({"run": str(run.path), **summary}, text)
+        return CommandResult({"run": str(run.path), **summary}, text)
 
 
 @run_command(
@@ -85,30 +87,32 @@ def gan_train(asked: Invocation) -> Outcome:
     setting("--gan-run", "gan_run", metavar="DIR", help="A finished gan-train run. [default: the newest]"),
     INCEPTION,
 )
-def synthesize(asked: Invocation) -> Outcome:
+def synthesize(args: CommandArgs) -> CommandResult:
     """Export synthetic images of the GAN's class, with a manifest and a quality report."""
     from balancer import synthesis
-    from balancer.device import describe_device, limit_threads, resolve_device
-    from balancer.report import summary
-    from balancer.run import environment, open_run, request, resumed_or_new, write_json
+    from balancer.core.device import describe_device, limit_threads, resolve_device
+    from balancer.core.run import environment, open_run, request, resumed_or_new, write_json
+    from balancer.quality.report import summary
 
     limit_threads()
-    device = resolve_device(asked.device)
+    device = resolve_device(args.device)
     config = cast(
-        SynthesizeConfig, resumed_or_new("synthesize", asked.resume, asked.explicit, lambda: synthesis.configure(asked))
+        SynthesizeConfig, resumed_or_new("synthesize", args.resume, args.explicit, lambda: synthesis.configure(args))
     )
     source = synthesis.open_source(config, device)
-    if asked.dry_run:
+    if args.dry_run:
         return dry_run(
             config, source.data.describe(), synthesis.estimate_seconds(config, source, device), describe_device(device)
         )
-    with open_run("synthesize", config, request(asked)) as run:
+    with open_run("synthesize", config, request(args)) as run:
         if run.finished:
-            return Outcome({"run": str(run.path), "finished": True}, f"{run.path} is finished already; nothing to do")
+            return CommandResult(
+                {"run": str(run.path), "finished": True}, f"{run.path} is finished already; nothing to do"
+            )
         write_json(run / "env.json", environment("synthesize", describe_device(device), data=source.data.describe()))
         report = synthesis.synthesize(config, source, run, device)
         run.finish()
-        return Outcome({"run": str(run.path), **report}, f"{summary(report)}\n{run / 'report.html'}")
+        return CommandResult({"run": str(run.path), **report}, f"{summary(report)}\n{run / 'report.html'}")
 
 
 @run_command(
@@ -122,27 +126,29 @@ def synthesize(asked: Invocation) -> Outcome:
     INCEPTION,
     data_options=False,
 )
-def evaluate(asked: Invocation) -> Outcome:
+def evaluate(args: CommandArgs) -> CommandResult:
     """Quality report on any folder of synthetic images beside a folder of real ones."""
     from balancer import evaluation
-    from balancer.device import describe_device, limit_threads, resolve_device
-    from balancer.report import summary
-    from balancer.run import environment, open_run, request, resumed_or_new, write_json
+    from balancer.core.device import describe_device, limit_threads, resolve_device
+    from balancer.core.run import environment, open_run, request, resumed_or_new, write_json
+    from balancer.quality.report import summary
 
     limit_threads()
-    device = resolve_device(asked.device)
-    config = cast(EvaluateConfig, resumed_or_new("evaluate", asked.resume, asked.explicit, asked.config))
+    device = resolve_device(args.device)
+    config = cast(EvaluateConfig, resumed_or_new("evaluate", args.resume, args.explicit, args.config))
     inputs = evaluation.open_inputs(config)
-    if asked.dry_run:
+    if args.dry_run:
         seconds = evaluation.estimate_seconds(config, inputs)
         return dry_run(config, inputs.describe(), seconds, describe_device(device))
-    with open_run("evaluate", config, request(asked)) as run:
+    with open_run("evaluate", config, request(args)) as run:
         if run.finished:
-            return Outcome({"run": str(run.path), "finished": True}, f"{run.path} is finished already; nothing to do")
+            return CommandResult(
+                {"run": str(run.path), "finished": True}, f"{run.path} is finished already; nothing to do"
+            )
         write_json(run / "env.json", environment("evaluate", describe_device(device), data=inputs.describe()))
         report = evaluation.evaluate(config, inputs, run, device)
         run.finish()
-        return Outcome({"run": str(run.path), **report}, f"{summary(report)}\n{run / 'report.html'}")
+        return CommandResult({"run": str(run.path), **report}, f"{summary(report)}\n{run / 'report.html'}")
 
 
 @run_command(
@@ -150,22 +156,24 @@ def evaluate(asked: Invocation) -> Outcome:
     "audit",
     setting("--strict", "strict", is_flag=True, help="End with an error if anything leaks between folds."),
 )
-def audit(asked: Invocation) -> Outcome:
+def audit(args: CommandArgs) -> CommandResult:
     """Look for leaks between folds, copies and shortcuts in a data set; needs no GPU."""
-    from balancer import audit_report
-    from balancer.data import audit as auditing
+    from balancer.audit import findings as auditing
+    from balancer.audit import report as audit_report
+    from balancer.core.device import describe_device, resolve_device
+    from balancer.core.run import environment, open_run, request, resumed_or_new, write_json
     from balancer.data.dataset import load_dataset
-    from balancer.device import describe_device, resolve_device
-    from balancer.run import environment, open_run, request, resumed_or_new, write_json
 
     device = describe_device(resolve_device("cpu"))
-    config = cast(AuditConfig, resumed_or_new("audit", asked.resume, asked.explicit, asked.config))
+    config = cast(AuditConfig, resumed_or_new("audit", args.resume, args.explicit, args.config))
     data = load_dataset(config.data).as_binary()
-    if asked.dry_run:
+    if args.dry_run:
         return dry_run(config, data.describe(), auditing.estimate_seconds(data), device)
-    with open_run("audit", config, request(asked)) as run:
+    with open_run("audit", config, request(args)) as run:
         if run.finished:
-            return Outcome({"run": str(run.path), "finished": True}, f"{run.path} is finished already; nothing to do")
+            return CommandResult(
+                {"run": str(run.path), "finished": True}, f"{run.path} is finished already; nothing to do"
+            )
         write_json(run / "env.json", environment("audit", device, data=data.describe()))
         findings = auditing.audit(data, config.data, config.seed)
         audit_report.write_audit(run.path, data, config.data, findings)
@@ -173,7 +181,7 @@ def audit(asked: Invocation) -> Outcome:
         page = run / "audit.html"
         if config.strict and (leaks := auditing.leaks(findings)):
             raise BalancerError(f"the data leak: {'; '.join(leaks)}; see {page}, or drop --strict")
-        return Outcome(
+        return CommandResult(
             {"run": str(run.path), **audit_report.as_json(findings)}, f"{audit_report.summary(findings)}\n{page}"
         )
 
@@ -186,7 +194,7 @@ def audit(asked: Invocation) -> Outcome:
     click.option("--to", type=click.Path(path_type=Path), metavar="DIR", help="Folder to put it in. [default: data]"),
     click.option("--force", is_flag=True, help="Replace what is there."),
 )
-def fetch(source: str, size: int | None, to: Path | None, force: bool) -> Outcome:
+def fetch(source: str, size: int | None, to: Path | None, force: bool) -> CommandResult:
     """Download a data set: PneumoniaMNIST from Zenodo, or the chest X-ray folder from Kaggle (extra: kaggle)."""
     from balancer.data import fetch as fetching
 

@@ -17,18 +17,18 @@ import numpy as np
 import torch
 from PIL import Image
 
-from balancer import figures
+from balancer.core.errors import BalancerError, UsageError
+from balancer.core.run import RunDir
+from balancer.core.settings import EvaluateConfig
 from balancer.data import cache
 from balancer.data.dataset import PHANTOM_NOTICE
 from balancer.data.folder import SUFFIXES, parse_name
 from balancer.data.images import read_image
 from balancer.data.split import merge_groups
-from balancer.errors import BalancerError, UsageError
 from balancer.metrics.features import inception_weights
-from balancer.quality import ImageSet, assess, report_seconds
-from balancer.report import closest_pairs, provenance, publish
-from balancer.run import RunDir
-from balancer.settings import EvaluateConfig
+from balancer.quality import figures
+from balancer.quality.assess import ImageSet, assess, report_seconds
+from balancer.quality.report import closest_pairs, provenance, publish
 
 log = logging.getLogger("balancer")
 Array = np.ndarray
@@ -329,5 +329,5 @@ def evaluate(config: EvaluateConfig, inputs: Inputs, run: RunDir, device: torch.
 
 
 def estimate_seconds(config: EvaluateConfig, inputs: Inputs) -> float:
-    """Rough; see :func:`balancer.quality.report_seconds`."""
+    """Rough; see :func:`balancer.quality.assess.report_seconds`."""
     return report_seconds(config, inputs.size, sum(len(f.images) for f in inputs.folders.values()))

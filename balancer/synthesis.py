@@ -16,23 +16,24 @@ import numpy as np
 import torch
 from torch import nn
 
-from balancer import figures, progress
-from balancer.config import merge, recipe_changes, validate
-from balancer.console import Invocation
+from balancer.core import progress
+from balancer.core.command import CommandArgs
+from balancer.core.config import merge, recipe_changes, validate
+from balancer.core.errors import BalancerError
+from balancer.core.run import RunDir, latest_run, read_jsonl, saved_config, write_text
+from balancer.core.seeding import derive_seed, generator
+from balancer.core.settings import GanTrainConfig, SynthesizeConfig
 from balancer.data.dataset import Dataset, load_dataset
-from balancer.errors import BalancerError
+from balancer.data.manifest import MANIFEST_COLUMNS
 from balancer.gan.checkpoint import BEST, check_config, read_checkpoint
 from balancer.gan.monitor import CHUNK, generate
 from balancer.gan.networks import architecture
 from balancer.gan.step import sample_z
-from balancer.grids import png_bytes, to_uint8
-from balancer.manifest import MANIFEST_COLUMNS
 from balancer.metrics.features import inception_weights
-from balancer.quality import ImageSet, assess, report_seconds
-from balancer.report import closest_pairs, provenance, publish
-from balancer.run import RunDir, latest_run, read_jsonl, saved_config, write_text
-from balancer.seeding import derive_seed, generator
-from balancer.settings import GanTrainConfig, SynthesizeConfig
+from balancer.quality import figures
+from balancer.quality.assess import ImageSet, assess, report_seconds
+from balancer.quality.report import closest_pairs, provenance, publish
+from balancer.reporting.grids import png_bytes, to_uint8
 
 log = logging.getLogger("balancer")
 Array = np.ndarray
@@ -55,10 +56,10 @@ class Source:
         return self.data.classes[self.label]
 
 
-def configure(asked: Invocation) -> Any:
+def configure(args: CommandArgs) -> Any:
     """The settings of a new synthesis: data and GAN run are taken over from the run that is named or newest."""
-    asked.config()  # a value out of range is a usage error, whatever runs there are
-    given = asked.explicit.get("gan_run")
+    args.config()  # a value out of range is a usage error, whatever runs there are
+    given = args.explicit.get("gan_run")
     path = Path(given) if given else latest_run("gan-train")
     if path is None:
         raise BalancerError(
@@ -66,7 +67,7 @@ def configure(asked: Invocation) -> Any:
         )
     if not given:
         log.info("taking the newest finished GAN run: %s", path)
-    return asked.config(merge({"data": saved_config("gan-train", path)["data"]}, {"gan_run": str(path.resolve())}))
+    return args.config(merge({"data": saved_config("gan-train", path)["data"]}, {"gan_run": str(path.resolve())}))
 
 
 def open_source(config: SynthesizeConfig, device: torch.device) -> Source:

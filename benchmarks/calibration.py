@@ -3,7 +3,7 @@
 Scores are Gaussian: a separation of the classes, plus what makes an image hard for every classifier, for one regime, for one synthetic
 set and for one training; half of each is shared by a patient's images. The separation varies with the trial seed (alike for
 all regimes, and by regime), the GAN seed and both together, so that the expected AUROC is a normal probability. Images
-and patients are as many as in the official test set. Every study goes through classifier.statistics as an ablation's does.
+and patients are as many as in the official test set. Every study goes through classifier.analysis.statistics as an ablation's does.
 
     python benchmarks/calibration.py [--studies 2000] [--resamples 100] [--trial-seeds 5] [--gan-seeds 1,3] [--scenarios ...]
 """
@@ -18,11 +18,11 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from scipy import stats
 
-from balancer import progress
-from balancer.seeding import derive_seed
-from classifier import statistics
-from classifier.analysis import CONFIRMATORY, FACTORIAL
-from classifier.statistics import ALPHA, Estimate
+from balancer.core import progress
+from balancer.core.seeding import derive_seed
+from classifier.analysis import statistics
+from classifier.analysis.contrasts import CONFIRMATORY, FACTORIAL
+from classifier.analysis.statistics import ALPHA, Estimate
 
 Array = np.ndarray
 # Patients with 1, 2, ... images in the official test set, by class: 234 + 390 images of 202 + 202 patients.
@@ -198,16 +198,16 @@ def main() -> None:
     parser.add_argument("--trial-seeds", type=int, default=5)
     parser.add_argument("--gan-seeds", default="1,3")
     parser.add_argument("--scenarios", default=",".join(SCENARIOS))
-    asked = parser.parse_args()
-    begin, k, sizes = time.perf_counter(), asked.trial_seeds, (asked.studies, asked.resamples)
-    errors = (100 * (p * (1 - p) / asked.studies) ** 0.5 for p in (0.95, statistics.POWER))
-    print(f"{asked.studies} studies a line, {k} trial seeds, {asked.resamples} resamples")
+    args = parser.parse_args()
+    begin, k, sizes = time.perf_counter(), args.trial_seeds, (args.studies, args.resamples)
+    errors = (100 * (p * (1 - p) / args.studies) ** 0.5 for p in (0.95, statistics.POWER))
+    print(f"{args.studies} studies a line, {k} trial seeds, {args.resamples} resamples")
     print("Monte Carlo standard error: {:.1f} points of coverage, {:.1f} of power\n".format(*errors))
     powers = ("power, unadjusted", "power, Holm")
     print("| scenario | GAN seeds |", " | ".join([*CONTRASTS, OWN, "family error", *powers]), "|")
     print("| --- | ---: |" + " ---: |" * (len(CONTRASTS) + 2 + len(powers)))
-    for name in asked.scenarios.split(","):
-        for g in map(int, asked.gan_seeds.split(",")):
+    for name in args.scenarios.split(","):
+        for g in map(int, args.gan_seeds.split(",")):
             found = check_intervals(SCENARIOS[name], k, g, *sizes)
             cells = [f"{100 * share:.1f}" for share in (*found.covered.values(), found.rejected)]
             for family, effect in found.detectable.items():

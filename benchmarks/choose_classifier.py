@@ -24,15 +24,15 @@ import numpy as np
 import torch
 from sklearn.model_selection import StratifiedGroupKFold
 
-from balancer.config import resolve
+from balancer.core.config import resolve
+from balancer.core.device import limit_threads
+from balancer.core.run import append_jsonl, read_jsonl
+from balancer.core.settings import TrainConfig
 from balancer.data.dataset import Dataset, load_dataset
-from balancer.device import limit_threads
-from balancer.run import append_jsonl, read_jsonl
-from balancer.settings import TrainConfig
-from classifier import trainer
-from classifier.evaluation import RANKING, evaluate
-from classifier.regimes import REGIMES
-from classifier.training_set import training_set
+from classifier.evaluation.metrics import RANKING, evaluate
+from classifier.training import trainer
+from classifier.training.regimes import REGIMES
+from classifier.training.training_set import training_set
 
 LAST = {"selection": "last", "evaluations": 1}
 EMA = {"ema_decay": 0.99, **LAST}
@@ -91,29 +91,29 @@ def main() -> None:
     parser.add_argument("--only", help="recipes by name, with ; between them")
     parser.add_argument("--folds", type=int, default=2, help="of three")
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     limit_threads()
-    asked.out.mkdir(parents=True, exist_ok=True)
-    log = asked.out / "fits.jsonl"
-    chosen = [n.strip() for n in asked.only.split(";")] if asked.only else list(RECIPES)
+    args.out.mkdir(parents=True, exist_ok=True)
+    log = args.out / "fits.jsonl"
+    chosen = [n.strip() for n in args.only.split(";")] if args.only else list(RECIPES)
     device = torch.device("cpu")
     for name in chosen:
         regime, changes = RECIPES[name]
         path = {"data": {"path": os.environ.get("BALANCER_DATA")}}
         config = resolve("train", {**path, **OLD, **changes})
         assert isinstance(config, TrainConfig)
-        for part, data in parts(load_dataset(config.data), asked.folds):
-            if any((r["recipe"], r["part"], r["seed"]) == (name, part, asked.seed) for r in read_jsonl(log)):
+        for part, data in parts(load_dataset(config.data), args.folds):
+            if any((r["recipe"], r["part"], r["seed"]) == (name, part, args.seed) for r in read_jsonl(log)):
                 continue
-            train = training_set(data, REGIMES[regime], None, asked.seed, 0)
+            train = training_set(data, REGIMES[regime], None, args.seed, 0)
             val, held = data.indices("val"), data.indices("held")
             fitted = trainer.fit(
-                config, REGIMES[regime], asked.seed, train, (data.images[val], data.labels[val]), device
+                config, REGIMES[regime], args.seed, train, (data.images[val], data.labels[val]), device
             )
             score = trainer.predict(fitted.model, data.images[held], config, device)
             found = evaluate(data.labels[held], score, fitted.threshold, fitted.temperature)
             found = {key: found[key] for key in RANKING}
-            row = {"recipe": name, "part": part, "seed": asked.seed, "n_train": len(train.images), "n_held": len(held)}
+            row = {"recipe": name, "part": part, "seed": args.seed, "n_train": len(train.images), "n_held": len(held)}
             append_jsonl(log, {**row, **found, "temperature": fitted.temperature, "seconds": fitted.seconds})
             print(f"{name:<26} {part:<28} NLL {found['nll']:.4f} AUROC {found['auroc']:.4f}", flush=True)
     table(read_jsonl(log))

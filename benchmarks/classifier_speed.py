@@ -18,14 +18,14 @@ import torch.nn.functional as F
 from timing import arguments, compare
 
 from balancer.augmentation.classical import Augmenter
-from balancer.config import resolve
+from balancer.core.config import resolve
+from balancer.core.device import limit_threads, memory_format, resolve_device, resolve_precision
+from balancer.core.settings import TrainConfig
 from balancer.data.dataset import load_dataset, phantom_folder
-from balancer.device import limit_threads, memory_format, resolve_device, resolve_precision
-from balancer.settings import TrainConfig
-from classifier import trainer
 from classifier.models.cnn import SmallCNN
-from classifier.regimes import REGIMES, Regime
-from classifier.training_set import Batches, training_set
+from classifier.training import trainer
+from classifier.training.regimes import REGIMES, Regime
+from classifier.training.training_set import Batches, training_set
 
 
 def ours(config: TrainConfig, regime: Regime, device: torch.device):
@@ -76,9 +76,9 @@ def reference(config: TrainConfig, augment: Augmenter | None, device: torch.devi
 
 
 def main() -> None:
-    asked = arguments(__doc__).parse_args()
+    args = arguments(__doc__).parse_args()
     limit_threads()
-    device = resolve_device(asked.device)
+    device = resolve_device(args.device)
     config = resolve("train", {"data": {"path": os.environ.get("BALANCER_DATA")}})
     assert isinstance(config, TrainConfig)
     root = phantom_folder() if config.data.path == "phantom" else Path(str(config.data.path))
@@ -90,7 +90,7 @@ def main() -> None:
         for precision in ("float32", "auto"):
             used = config.model_copy(update={"precision": precision})
             print(f"ours in {resolve_precision(device, precision, on_cpu=True)}:")
-            compare({"reference": plain, "ours": ours(used, regime, device)}, asked, config.batch_size, device)
+            compare({"reference": plain, "ours": ours(used, regime, device)}, args, config.batch_size, device)
 
 
 if __name__ == "__main__":

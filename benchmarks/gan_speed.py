@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from timing import arguments, compare
 from torch import Tensor
 
-from balancer.device import limit_threads, resolve_device
+from balancer.core.device import limit_threads, resolve_device
+from balancer.core.settings import DataConfig, GanTrainConfig
 from balancer.gan.networks import DCGANDiscriminator, DCGANGenerator
 from balancer.gan.step import build_state, train_step
 from balancer.gan.trainer import next_batch
-from balancer.settings import DataConfig, GanTrainConfig
 
 
 def ours(config: GanTrainConfig, pixels: Tensor, device: torch.device):
@@ -64,17 +64,17 @@ def reference(config: GanTrainConfig, pixels: Tensor, device: torch.device):
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--image-size", type=int, default=64)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     limit_threads()
-    device = resolve_device(asked.device)
-    config = GanTrainConfig(data=DataConfig(image_size=asked.image_size), ema_decay=0.0, diffaugment=())
-    shape = (1147, 1, asked.image_size, asked.image_size)
+    device = resolve_device(args.device)
+    config = GanTrainConfig(data=DataConfig(image_size=args.image_size), ema_decay=0.0, diffaugment=())
+    shape = (1147, 1, args.image_size, args.image_size)
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
     for precision in ("float32", "auto"):
         print(f"precision: {precision}")
         ours_config = config.model_copy(update={"precision": precision})
         loops = {"reference": reference(config, pixels, device), "ours": ours(ours_config, pixels, device)}
-        compare(loops, asked, config.batch_size, device)
+        compare(loops, args, config.batch_size, device)
 
 
 if __name__ == "__main__":

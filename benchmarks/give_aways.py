@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from balancer.config import validate
-from balancer.device import limit_threads, resolve_device
+from balancer.core.config import validate
+from balancer.core.device import limit_threads, resolve_device
+from balancer.core.run import saved_config
+from balancer.core.settings import GanTrainConfig, SynthesizeConfig
 from balancer.metrics.features import random_subset
 from balancer.metrics.two_sample import pixel_two_sample
-from balancer.quality import halved
-from balancer.run import saved_config
-from balancer.settings import GanTrainConfig, SynthesizeConfig
+from balancer.quality.assess import halved
 from balancer.synthesis import images_of, open_source
 
 Array = np.ndarray
@@ -46,18 +46,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("gan_run", type=Path)
     parser.add_argument("--only", default=",".join(ALTERATIONS), help="alterations, parted by commas")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     limit_threads()
     device = resolve_device("cpu")
-    trained = validate(GanTrainConfig, saved_config("gan-train", asked.gan_run))
-    source = open_source(SynthesizeConfig(gan_run=str(asked.gan_run), data=trained.data, inception="off"), device)
+    trained = validate(GanTrainConfig, saved_config("gan-train", args.gan_run))
+    source = open_source(SynthesizeConfig(gan_run=str(args.gan_run), data=trained.data, inception="off"), device)
     data, val, train = source.data, source.data.indices("val", source.label), source.data.indices("train", source.label)
     n = min(len(val), len(train))
     val, other = val[random_subset(len(val), n, 0, "real")], train[random_subset(len(train), n, 0, "other")]
     fake = np.concatenate(list(images_of(source, 0, n, device)))
     groups, other_groups = ([data.groups[i] for i in side] for side in (val, other))
     print(f"| both sides altered, n = {n} + {n} | synthetic | other real images |\n| --- | ---: | ---: |")
-    for name in asked.only.split(","):
+    for name in args.only.split(","):
         label, alter = ALTERATIONS[name]
         real, synthetic, control = (
             np.clip(np.rint(alter(x.astype(float))), 0, 255).astype(np.uint8)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from balancer.cli import main as balancer
-from balancer.run import read_jsonl
+from balancer.core.run import read_jsonl
 
 PAPER = ["preset=dcgan"]
 EMA = [*PAPER, "ema_decay=0.99"]
@@ -131,13 +131,13 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(RECIPES), help="recipes, parted by commas")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of every run")
     parser.add_argument("--table", action="store_true", help="train nothing, print what there is")
-    asked = parser.parse_args()
-    recipes = [name.strip() for name in asked.only.split(",")]
-    seeds = [int(seed) for seed in asked.seeds.split(",")]
-    for seed in [] if asked.table else seeds:
+    args = parser.parse_args()
+    recipes = [name.strip() for name in args.only.split(",")]
+    seeds = [int(seed) for seed in args.seeds.split(",")]
+    for seed in [] if args.table else seeds:
         for recipe in recipes:
-            train(asked.out / f"{recipe}-{seed}", recipe, seed, asked.steps, asked.set)
-    table(asked.out, recipes, seeds)
+            train(args.out / f"{recipe}-{seed}", recipe, seed, args.steps, args.set)
+    table(args.out, recipes, seeds)
 
 
 if __name__ == "__main__":

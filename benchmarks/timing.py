@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 
-from balancer.device import describe_device, synchronize
+from balancer.core.device import describe_device, synchronize
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
@@ -22,24 +22,24 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 
 
 def compare(
-    loops: dict[str, Callable[[], None]], asked: argparse.Namespace, batch_size: int, device: torch.device
+    loops: dict[str, Callable[[], None]], args: argparse.Namespace, batch_size: int, device: torch.device
 ) -> None:
     """Print images per second of ``reference`` and ``ours``, and the ratio: median (minimum to maximum) over rounds."""
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     for step in loops.values():
         for _ in range(3):
             step()
-    for _ in range(asked.rounds):
+    for _ in range(args.rounds):
         for name, step in loops.items():
             synchronize(device)
             begin = time.perf_counter()
-            for _ in range(asked.steps):
+            for _ in range(args.steps):
                 step()
             synchronize(device)
-            seconds[name].append((time.perf_counter() - begin) / asked.steps)
+            seconds[name].append((time.perf_counter() - begin) / args.steps)
     for name, found in seconds.items():
         per_step = statistics.median(found)
         print(f"{name:<10} {1 / per_step:8.2f} steps/s {batch_size / per_step:9.1f} images/s")
     ratios = [r / o for r, o in zip(seconds["reference"], seconds["ours"], strict=True)]
-    spread = f"{min(ratios):.2f} to {max(ratios):.2f} over {asked.rounds} rounds"
+    spread = f"{min(ratios):.2f} to {max(ratios):.2f} over {args.rounds} rounds"
     print(f"ratio      {statistics.median(ratios):8.2f}  ({spread}), {describe_device(device)}")

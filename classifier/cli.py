@@ -8,8 +8,8 @@ from typing import cast
 import click
 
 from balancer import __version__
-from balancer.console import HELP, Invocation, Outcome, dry_run, plain_command, run_command, setting
-from balancer.settings import AblateConfig, ClassifierConfig
+from balancer.core.command import HELP, CommandArgs, CommandResult, dry_run, plain_command, run_command, setting
+from balancer.core.settings import AblateConfig, ClassifierConfig
 
 
 @click.group(context_settings={**HELP, "auto_envvar_prefix": "CLASSIFIER"})
@@ -106,9 +106,9 @@ WORKER_OPTIONS = (
     *TRAIN_SETTINGS,
     *WORKER_OPTIONS,
 )
-def ablate(asked: Invocation) -> Outcome:
+def ablate(args: CommandArgs) -> CommandResult:
     """Train under every regime with paired seeds; write the table, the figures, the report and every trial's result."""
-    return _study(asked)
+    return _study(args)
 
 
 @run_command(
@@ -117,34 +117,32 @@ def ablate(asked: Invocation) -> Outcome:
     setting("--regime", "regime", help="baseline, augment, gan, combined, or a control. [default: baseline]"),
     *TRAIN_SETTINGS,
 )
-def train(asked: Invocation) -> Outcome:
+def train(args: CommandArgs) -> CommandResult:
     """Train one classifier under one regime and evaluate it."""
-    return _study(asked)
+    return _study(args)
 
 
-def _study(asked: Invocation) -> Outcome:
+def _study(args: CommandArgs) -> CommandResult:
     """Both commands make a run of trials; `train` makes one, in this process."""
-    from balancer.device import limit_threads
-    from balancer.run import environment, open_run, request, resumed_or_new, write_json
-    from classifier import ablation
-    from classifier.jobs import Workers
-    from classifier.study import configure, estimate_seconds, open_study
+    from balancer.core.device import limit_threads
+    from balancer.core.run import environment, open_run, request, resumed_or_new, write_json
+    from classifier.experiments import ablation
+    from classifier.experiments.jobs import Workers
+    from classifier.experiments.study import configure, estimate_seconds, open_study
 
     limit_threads()
-    workers = Workers(asked.device, **asked.options)
+    workers = Workers(args.device, **args.options)
     device = workers.here
-    config = cast(
-        ClassifierConfig, resumed_or_new(asked.command, asked.resume, asked.explicit, lambda: configure(asked))
-    )
+    config = cast(ClassifierConfig, resumed_or_new(args.command, args.resume, args.explicit, lambda: configure(args)))
     study = open_study(config)
     if isinstance(config, AblateConfig):
         ablation.check(study)
     at_once = workers.at_once()  # refuses a cluster out of reach before anything is written
-    if asked.dry_run:
+    if args.dry_run:
         return dry_run(config, study.data.describe(), estimate_seconds(study, device) / at_once, workers.describe())
-    with open_run(asked.command, config, request(asked)) as run:
+    with open_run(args.command, config, request(args)) as run:
         if not run.finished:
-            facts = environment(asked.command, workers.describe(), data=study.data.describe())
+            facts = environment(args.command, workers.describe(), data=study.data.describe())
             write_json(run / "env.json", facts)
             study.data.write_split(run / "split.csv")
         if isinstance(config, AblateConfig):
@@ -169,29 +167,30 @@ def _study(asked: Invocation) -> Outcome:
     click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Begin no trial after so long."),
     click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Trials at the same time."),
 )
-def tune(asked: Invocation) -> Outcome:
+def tune(args: CommandArgs) -> CommandResult:
     """Search settings on validation; the test fold is not read. Writes best.yaml, for `train` and `ablate`."""
-    from balancer.config import dump
-    from balancer.device import limit_threads
-    from balancer.run import environment, open_run, request, write_json, write_text
-    from classifier import journal, tune_report
-    from classifier import tune as tuning
-    from classifier.jobs import Workers
-    from classifier.study import estimate_seconds
+    from balancer.core.config import dump
+    from balancer.core.device import limit_threads
+    from balancer.core.run import environment, open_run, request, write_json, write_text
+    from classifier.experiments.jobs import Workers
+    from classifier.experiments.study import estimate_seconds
+    from classifier.tuning import report as tune_report
+    from classifier.tuning import search as tuning
+    from classifier.tuning import storage as journal
 
     limit_threads()
-    jobs, timeout = asked.options["jobs"], asked.options["timeout"]
-    workers = Workers(asked.device, jobs)
-    device, config = workers.here, tuning.configured(asked)
+    jobs, timeout = args.options["jobs"], args.options["timeout"]
+    workers = Workers(args.device, jobs)
+    device, config = workers.here, tuning.configured(args)
     study = tuning.opened(config)
-    if asked.dry_run:
+    if args.dry_run:
         one = estimate_seconds(study, device) * config.seeds  # without pruning, at the settings given
         seconds = one * tuning.number_of_trials(config) / jobs
         seconds = seconds if timeout is None else min(seconds, timeout)
         return dry_run(config, study.data.describe(), seconds, workers.describe())
-    with open_run(asked.command, config, request(asked)) as run:
-        search = tuning.Search(config, run.path, asked.device)
-        facts = environment(asked.command, workers.describe(), data=study.data.describe())
+    with open_run(args.command, config, request(args)) as run:
+        search = tuning.Search(config, run.path, args.device)
+        facts = environment(args.command, workers.describe(), data=study.data.describe())
         write_json(run / "env.json", facts)
         (run / "done").unlink(missing_ok=True)  # --resume may ask for more trials
         write_text(run / "config.yaml", dump(config))
@@ -210,11 +209,11 @@ def tune(asked: Invocation) -> Outcome:
     setting("--folds", "folds", type=int, help="How many, patients whole and classes in equal shares. [default: 5]"),
     *(option for option in TRAIN_SETTINGS if option is not SYNTHETIC),
 )
-def crossvalidate(asked: Invocation) -> Outcome:
+def crossvalidate(args: CommandArgs) -> CommandResult:
     """Train and evaluate on every fold of the images outside the test set, which is not looked at."""
-    from classifier import crossval
+    from classifier.experiments import crossvalidation as crossval
 
-    return crossval.command(asked)
+    return crossval.command(args)
 
 
 def _names(_context: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
@@ -246,12 +245,14 @@ REGIMES = click.option(
     ),
     click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="[default: thresholds in the only RUN]"),
 )
-def thresholds(runs: tuple[Path, ...], regimes: tuple[str, ...], rules: tuple[str, ...], out: Path | None) -> Outcome:
+def thresholds(
+    runs: tuple[Path, ...], regimes: tuple[str, ...], rules: tuple[str, ...], out: Path | None
+) -> CommandResult:
     """What every threshold gives on validation and on test, and how rules that choose one carry over.
 
     RUN is the folder of an ablation or of a training; several must share data and split.
     """
-    from classifier import threshold_study
+    from classifier.experiments import thresholds as threshold_study
 
     return threshold_study.thresholds(runs, regimes, rules, out)
 
@@ -270,20 +271,20 @@ def thresholds(runs: tuple[Path, ...], regimes: tuple[str, ...], rules: tuple[st
     ),
     click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="[default: ensemble in the only RUN]"),
 )
-def ensemble(runs: tuple[Path, ...], regimes: tuple[str, ...], threshold: str, out: Path | None) -> Outcome:
+def ensemble(runs: tuple[Path, ...], regimes: tuple[str, ...], threshold: str, out: Path | None) -> CommandResult:
     """Average the trials of each regime and, of several runs, of all of them; figures on test beside the single trials'.
 
     RUN is the folder of an ablation or of a training; several must share data and split.
     """
-    from classifier import ensemble as averaging
+    from classifier.experiments import ensemble as averaging
 
     return averaging.ensemble(runs, regimes, threshold, out)
 
 
 @plain_command(main, "systems")
-def systems() -> Outcome:
+def systems() -> CommandResult:
     """List the published systems that can be reproduced, with what each reported."""
-    from classifier.systems import list_systems
+    from classifier.systems.registry import list_systems
 
     return list_systems()
 
@@ -306,11 +307,11 @@ def systems() -> Outcome:
     click.option("--smoke", is_flag=True, help="Two steps of each on a few drawings: shows that they run, in minutes."),
     *WORKER_OPTIONS,
 )
-def reproduce(asked: Invocation) -> Outcome:
+def reproduce(args: CommandArgs) -> CommandResult:
     """Run published systems under one protocol; write a table: published, its own outputs, ours. --set reaches all of them."""
-    from classifier.reproduce import reproduce
+    from classifier.systems.reproduce import reproduce
 
-    return reproduce(asked)
+    return reproduce(args)
 
 
 @run_command(
@@ -321,11 +322,11 @@ def reproduce(asked: Invocation) -> Outcome:
     *TRAIN_SETTINGS,
     *WORKER_OPTIONS,
 )
-def components(asked: Invocation) -> Outcome:
+def components(args: CommandArgs) -> CommandResult:
     """Turn off one part of a system at a time (class weights, augmentation, batch norm, transfer, threshold) and compare."""
-    from classifier.components import components
+    from classifier.experiments.components import components
 
-    return components(asked)
+    return components(args)
 
 
 @plain_command(
@@ -340,9 +341,9 @@ def components(asked: Invocation) -> Outcome:
 )
 def compare(
     names: tuple[str, ...], image_size: int | None, batch_size: int, repeats: int, out: Path | None, device: str
-) -> Outcome:
+) -> CommandResult:
     """Size and speed of systems, networks and checkpoints: parameters, MB, images per second, latency."""
-    from classifier import profile
+    from classifier.systems import profile
 
     return profile.compare(names, image_size, device, profile.Timing(batch_size, repeats, 5 * repeats), out)
 
@@ -357,7 +358,7 @@ def compare(
     click.option("--fold", type=click.Choice(["test", "val", "train"]), default="test", show_default=True),
     click.option("--device", default="auto", show_default=True),
 )
-def evaluate(checkpoint: Path, data: str | None, fold: str, device: str) -> Outcome:
+def evaluate(checkpoint: Path, data: str | None, fold: str, device: str) -> CommandResult:
     """Metrics of a saved classifier on a fold of a data set."""
     from classifier import inference
 
@@ -372,7 +373,7 @@ def evaluate(checkpoint: Path, data: str | None, fold: str, device: str) -> Outc
     click.option("--threshold", type=click.FloatRange(0, 1), help="[default: the one chosen on validation]"),
     click.option("--device", default="auto", show_default=True),
 )
-def predict(checkpoint: Path, images: tuple[Path, ...], threshold: float | None, device: str) -> Outcome:
+def predict(checkpoint: Path, images: tuple[Path, ...], threshold: float | None, device: str) -> CommandResult:
     """Label and probability of PNEUMONIA for images, or for all images in a folder. Research only: no medical device."""
     from classifier import inference
 

@@ -9,22 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from balancer.config import data_path
-from balancer.console import Outcome
+from balancer.core.command import CommandResult
+from balancer.core.config import data_path
+from balancer.core.device import limit_threads, resolve_device
+from balancer.core.errors import BalancerError, UsageError
 from balancer.data.dataset import load_dataset
 from balancer.data.folder import CLASSES, SUFFIXES, TASKS, image_files
 from balancer.data.images import read_image
-from balancer.device import limit_threads, resolve_device
-from balancer.errors import BalancerError, UsageError
-from classifier import evaluation
-from classifier.checkpoint import Loaded, load_classifier
-from classifier.thresholds import with_temperature
-from classifier.trainer import predict as predict_scores
+from classifier.evaluation import metrics as evaluation
+from classifier.evaluation.thresholds import with_temperature
+from classifier.training.checkpoint import Loaded, load_classifier
+from classifier.training.trainer import predict as predict_scores
 
 log = logging.getLogger("balancer")
 
 
-def evaluate_checkpoint(checkpoint: Path, data: str | None, fold: str, device: str) -> Outcome:
+def evaluate_checkpoint(checkpoint: Path, data: str | None, fold: str, device: str) -> CommandResult:
     """Metrics on a fold; says so when the data are not those of the training."""
     limit_threads()
     where = resolve_device(device)
@@ -56,11 +56,11 @@ def evaluate_checkpoint(checkpoint: Path, data: str | None, fold: str, device: s
         "fold": fold,
         **evaluation.evaluate(source.labels[chosen], score, loaded.threshold, loaded.temperature),
     }
-    return Outcome(result, describe(result))
+    return CommandResult(result, describe(result))
 
 
 def describe(result: dict[str, Any]) -> str:
-    """The metrics as text: those of :func:`classifier.evaluation.evaluate` with ``regime``, ``trial_seed`` and ``fold``."""
+    """The metrics as text: those of :func:`classifier.evaluation.metrics.evaluate` with ``regime``, ``trial_seed`` and ``fold``."""
     lines = [f"{result['regime']}, seed {result['trial_seed']}, {result['fold']} n = {result['n']}"]
     if "most_likely" in result:
         return "\n".join(lines + _describe_classes(result))
@@ -86,7 +86,7 @@ def _describe_classes(result: dict[str, Any]) -> list[str]:
     ]
 
 
-def predict_files(checkpoint: Path, images: Sequence[Path], threshold: float | None, device: str) -> Outcome:
+def predict_files(checkpoint: Path, images: Sequence[Path], threshold: float | None, device: str) -> CommandResult:
     """Label, probability and threshold for each image; of three classes, which need no threshold, the probability of each.
 
     Raises:
@@ -110,7 +110,7 @@ def predict_files(checkpoint: Path, images: Sequence[Path], threshold: float | N
         else "for research; not a medical device"
     )
     answer = _of_two(loaded, files, scores, threshold) if task == "binary" else _of_classes(files, scores, TASKS[task])
-    return Outcome({"checkpoint": str(checkpoint), "note": note, **answer.data}, f"{answer.text}; {note}")
+    return CommandResult({"checkpoint": str(checkpoint), "note": note, **answer.data}, f"{answer.text}; {note}")
 
 
 def _readable(images: Sequence[Path], loaded: Loaded) -> tuple[list[Path], np.ndarray]:
@@ -133,7 +133,7 @@ def _readable(images: Sequence[Path], loaded: Loaded) -> tuple[list[Path], np.nd
     return files, np.stack(pixels)
 
 
-def _of_two(loaded: Loaded, files: list[Path], scores: np.ndarray, threshold: float | None) -> Outcome:
+def _of_two(loaded: Loaded, files: list[Path], scores: np.ndarray, threshold: float | None) -> CommandResult:
     """NORMAL or PNEUMONIA by the threshold given, or the one chosen on validation."""
     chosen = float(with_temperature(np.array([loaded.threshold]), loaded.temperature)[0])
     cut = chosen if threshold is None else threshold
@@ -143,10 +143,10 @@ def _of_two(loaded: Loaded, files: list[Path], scores: np.ndarray, threshold: fl
     ]
     text = "\n".join(f"{r['label']:<10} p(PNEUMONIA) = {r['probability_pneumonia']:.4f}  {r['file']}" for r in rows)
     by = "chosen on validation" if threshold is None else "given"
-    return Outcome({"threshold": cut, "predictions": rows}, f"{text}\nthreshold {cut:.4f} ({by})")
+    return CommandResult({"threshold": cut, "predictions": rows}, f"{text}\nthreshold {cut:.4f} ({by})")
 
 
-def _of_classes(files: list[Path], scores: np.ndarray, classes: Sequence[str]) -> Outcome:
+def _of_classes(files: list[Path], scores: np.ndarray, classes: Sequence[str]) -> CommandResult:
     """The most likely class, with the probability of each and of any pneumonia, for ``scores`` (n, C)."""
     rows = [
         {
@@ -161,7 +161,7 @@ def _of_classes(files: list[Path], scores: np.ndarray, classes: Sequence[str]) -
         f"{classes[int(s.argmax())]:<10} {'  '.join(f'p({c}) = {p:.4f}' for c, p in zip(classes, s, strict=True))}  {f}"
         for f, s in zip(files, scores, strict=True)
     )
-    return Outcome({"predictions": rows}, f"{text}\nthe most likely of {len(classes)} classes")
+    return CommandResult({"predictions": rows}, f"{text}\nthe most likely of {len(classes)} classes")
 
 
 def _expand(path: Path) -> list[Path]:

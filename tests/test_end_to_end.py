@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from planted import fields
 
 from balancer.cli import main as balancer
+from balancer.core.settings import AblateConfig, DataConfig
 from balancer.data.dataset import Dataset
 from balancer.data.folder import CLASSES, Record, read_folder
-from balancer.settings import AblateConfig, DataConfig
 from classifier.cli import main as classifier
 
 TINY_GAN = ["--steps", "6", "--batch-size", "8", "--image-size", "32"]
@@ -142,9 +142,10 @@ def smooth_and_rough() -> Dataset:
 @pytest.fixture(scope="module")
 def checks(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """The analysis of the baseline beside the regimes that a sound study must see through."""
-    from classifier.analysis import analyse, read_predictions
-    from classifier.jobs import Workers, run_trials
-    from classifier.study import Study, keep, plan, regimes_of
+    from classifier.analysis.contrasts import analyse
+    from classifier.analysis.results import read_predictions
+    from classifier.experiments.jobs import Workers, run_trials
+    from classifier.experiments.study import Study, keep, plan, regimes_of
 
     small = {"steps": 60, "batch_size": 16, "evaluations": 1, "precision": "float32", "seeds": 5}
     config = AblateConfig(data=DataConfig(image_size=16), regimes=("baseline", "checks"), **small)

@@ -19,8 +19,8 @@ import albumentations as A
 import cv2
 import numpy as np
 
-from balancer.errors import lookup
-from balancer.seeding import derive_seed
+from balancer.core.errors import lookup
+from balancer.core.seeding import derive_seed
 
 Array = np.ndarray
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from balancer.errors import lookup
+from balancer.core.errors import lookup
 
 
 def _uniform(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -22,9 +22,9 @@ import filelock
 import numpy as np
 import platformdirs
 
-from balancer import progress
-from balancer.errors import BalancerError
-from balancer.run import write_json
+from balancer.core import progress
+from balancer.core.errors import BalancerError
+from balancer.core.run import write_json
 
 FORMAT = 2  # raise when decoding changes
 UNREADABLE = "unreadable"  # in place of the digest of a file that cannot be opened

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from balancer import progress
+from balancer.core import progress
+from balancer.core.errors import BalancerError
+from balancer.core.settings import PHANTOM, DataConfig
 from balancer.data import cache, phantom
 from balancer.data.folder import CLASSES, TASKS, Record, find_root, read_folder, told_apart
 from balancer.data.images import read_image, resize_grey, to_grey
 from balancer.data.npz import read_npz
 from balancer.data.split import carve_validation, merge_groups, split_hash, write_split
-from balancer.errors import BalancerError
-from balancer.settings import PHANTOM, DataConfig
 
 log = logging.getLogger("balancer")
 DEFAULT_VAL_FRACTION = 0.15

@@ -24,10 +24,10 @@ from typing import IO, Any
 
 import filelock
 
-from balancer import progress
-from balancer.console import Outcome
+from balancer.core import progress
+from balancer.core.command import CommandResult
+from balancer.core.errors import BalancerError, UsageError, lookup
 from balancer.data.folder import CLASSES, SPLITS, find_root, read_folder
-from balancer.errors import BalancerError, UsageError, lookup
 
 log = logging.getLogger("balancer")
 FOLDER = Path("data")
@@ -62,7 +62,7 @@ KAGGLE = "paultimothymooney/chest-xray-pneumonia"
 KAGGLE_COUNTS = {"train": (1341, 3875), "val": (8, 8), "test": (234, 390)}  # NORMAL, PNEUMONIA
 
 
-def fetch(source: str, size: int | None, to: Path | None, force: bool) -> Outcome:
+def fetch(source: str, size: int | None, to: Path | None, force: bool) -> CommandResult:
     """`balancer fetch`: one of SOURCES into the folder ``to``, by default ``data``.
 
     Raises:
@@ -72,7 +72,7 @@ def fetch(source: str, size: int | None, to: Path | None, force: bool) -> Outcom
     return lookup(SOURCES, source, "source")(size, to or FOLDER, force)
 
 
-def fetch_pneumoniamnist(size: int | None, to: Path, force: bool) -> Outcome:
+def fetch_pneumoniamnist(size: int | None, to: Path, force: bool) -> CommandResult:
     """PneumoniaMNIST at 28 (default), 64, 128 or 224 px."""
     size = size or min(PNEUMONIAMNIST)
     if size not in PNEUMONIAMNIST:
@@ -82,10 +82,10 @@ def fetch_pneumoniamnist(size: int | None, to: Path, force: bool) -> Outcome:
     fetched = fetch_file(archive, path, force)
     told = "fetched" if fetched else "there already"
     text = f"{path}: {told}, MD5 {archive.md5} as published\nuse it with --data {path} --image-size {size}"
-    return Outcome({"path": str(path), "url": archive.url, "md5": archive.md5, "fetched": fetched}, text)
+    return CommandResult({"path": str(path), "url": archive.url, "md5": archive.md5, "fetched": fetched}, text)
 
 
-def fetch_kaggle(size: int | None, to: Path, force: bool) -> Outcome:
+def fetch_kaggle(size: int | None, to: Path, force: bool) -> CommandResult:
     """The chest X-ray folder, by kagglehub: it resumes and checks downloads itself, and knows the user's Kaggle account.
 
     Always into ``chest_xray`` below ``to``: with ``force``, kagglehub empties the folder that it is given.
@@ -115,10 +115,10 @@ def fetch_kaggle(size: int | None, to: Path, force: bool) -> Outcome:
             f"or {by_hand}"
         )
     text = f"{root}: {_told(counts)} images ({' + '.join(CLASSES)}), as published\nuse it with --data {root}, or BALANCER_DATA={root.resolve()}"
-    return Outcome({"path": str(root), "counts": {k: list(v) for k, v in counts.items()}}, text)
+    return CommandResult({"path": str(root), "counts": {k: list(v) for k, v in counts.items()}}, text)
 
 
-SOURCES: dict[str, Callable[[int | None, Path, bool], Outcome]] = {
+SOURCES: dict[str, Callable[[int | None, Path, bool], CommandResult]] = {
     "pneumoniamnist": fetch_pneumoniamnist,
     "kaggle": fetch_kaggle,
 }

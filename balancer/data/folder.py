@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from balancer.errors import BalancerError
+from balancer.core.errors import BalancerError
 
 CLASSES = ("NORMAL", "PNEUMONIA")  # the folders; a label is an index into this, and PNEUMONIA is the positive class
 TASKS = {"binary": CLASSES, "multiclass": ("NORMAL", "BACTERIAL", "VIRAL")}  # the classes of a task; 0 is always NORMAL

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from balancer.core.errors import BalancerError
 from balancer.data.folder import CLASSES, SPLITS, Record
-from balancer.errors import BalancerError
 
 Array = np.ndarray
 _MAX_RATIO = 1032  # deflate cannot do better: a member larger than this times the file is a lie

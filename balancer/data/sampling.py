@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from balancer.seeding import derive_seed
+from balancer.core.seeding import derive_seed
 
 
 @lru_cache(maxsize=8)

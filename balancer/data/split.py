@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from balancer.run import write_text
-from balancer.seeding import derive_seed
+from balancer.core.run import write_text
+from balancer.core.seeding import derive_seed
 
 
 def carve_validation(labels: Sequence[int], groups: Sequence[str], fraction: float, seed: int) -> np.ndarray:

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from balancer.config import differences, validate
+from balancer.core.config import differences, validate
+from balancer.core.errors import BalancerError
+from balancer.core.run import atomic_file
+from balancer.core.settings import GanTrainConfig
 from balancer.data.dataset import Dataset
-from balancer.errors import BalancerError
 from balancer.gan.step import GanState
-from balancer.run import atomic_file
-from balancer.settings import GanTrainConfig
 
 log = logging.getLogger("balancer")
 FORMAT = 2

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from balancer.errors import lookup
+from balancer.core.errors import lookup
 
 
 @dataclass(frozen=True)

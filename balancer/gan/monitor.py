@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from balancer.core.device import exact_float32
+from balancer.core.seeding import generator
+from balancer.core.settings import GanTrainConfig
 from balancer.data.dataset import Dataset
 from balancer.data.split import patient_halves
-from balancer.device import exact_float32
 from balancer.gan.step import sample_z
-from balancer.grids import to_uint8
 from balancer.metrics.features import FeatureNetwork, chest_xray, extract, random_subset
 from balancer.metrics.frechet import frechet_distance
 from balancer.metrics.kernel import kernel_distance
-from balancer.seeding import generator
-from balancer.settings import GanTrainConfig
+from balancer.reporting.grids import to_uint8
 
 CHUNK = 64  # images per pass through G; fixed, so that rounding does not depend on how many are asked for
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from balancer.errors import UsageError, lookup
+from balancer.core.errors import UsageError, lookup
 
 MAX_MULTIPLE = 16  # widest layer, in multiples of the width
 

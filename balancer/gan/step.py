@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from balancer.augmentation.differentiable import diff_augment
-from balancer.device import autocast, memory_format, resolve_precision
+from balancer.core.device import autocast, memory_format, resolve_precision
+from balancer.core.seeding import derive_seed, generator
+from balancer.core.settings import GanTrainConfig
 from balancer.gan.ema import EMA
 from balancer.gan.losses import loss_named
 from balancer.gan.networks import architecture
 from balancer.gan.penalties import lecam, one_centred_penalty, zero_centred_penalty
-from balancer.seeding import derive_seed, generator
-from balancer.settings import GanTrainConfig
 
 # Moving averages that training keeps: ADA's probability and overfitting measure, LeCam's anchors.
 MEMORY = ("augment_p", "r_t", "lecam_real", "lecam_fake")

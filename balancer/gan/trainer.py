@@ -12,23 +12,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from balancer import progress
 from balancer.augmentation.differentiable import check_policy
+from balancer.core import progress
+from balancer.core.device import memory_format, peak_memory_mb, resolve_precision, synchronize
+from balancer.core.errors import BalancerError, Interrupted, UsageError
+from balancer.core.events import Events, check_installed
+from balancer.core.run import RunDir, deferred_signals, keep_jsonl, read_jsonl
+from balancer.core.seeding import generator
+from balancer.core.settings import GanTrainConfig
 from balancer.data.dataset import Dataset
 from balancer.data.folder import TASKS
 from balancer.data.sampling import batch_indices
-from balancer.device import memory_format, peak_memory_mb, resolve_precision, synchronize
-from balancer.errors import BalancerError, Interrupted, UsageError
-from balancer.events import Events, check_installed
 from balancer.gan.checkpoint import BEST, CHECKPOINT, check_finite, load_checkpoint, save_checkpoint, save_generator
 from balancer.gan.losses import loss_named
 from balancer.gan.monitor import generate, measure, open_monitor
 from balancer.gan.networks import architecture
 from balancer.gan.step import GanState, build_state, sample_z, train_step
-from balancer.grids import save_grid, tile, to_uint8
-from balancer.run import RunDir, deferred_signals, keep_jsonl, read_jsonl
-from balancer.seeding import generator
-from balancer.settings import GanTrainConfig
+from balancer.reporting.grids import save_grid, tile, to_uint8
 
 log = logging.getLogger("balancer")
 GRID_IMAGES = 64

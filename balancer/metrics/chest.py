@@ -1,6 +1,6 @@
 """The chest X-ray feature network that ships with the package: the ruler that works offline and is the same everywhere.
 
-``python -m balancer.metrics.chest_training`` trained it, and its docstring says how; ``docs/ruler.md`` shows what it responds to.
+``python -m balancer.metrics.chest_training`` trained it, and its docstring says how; ``docs/feature_response.md`` shows what it responds to.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from balancer.errors import BalancerError
+from balancer.core.errors import BalancerError
 
 WEIGHTS = Path(__file__).with_name("chest-xray-128.safetensors")
 SHA256 = "f7c0733657e7b8119509d5bad84972eaa4a3578acf560c578a753596fb519d2b"  # frozen: figures on other weights are other figures

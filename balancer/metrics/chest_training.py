@@ -28,14 +28,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from balancer import progress
-from balancer.config import data_path
+from balancer.core import progress
+from balancer.core.config import data_path
+from balancer.core.device import limit_threads
+from balancer.core.run import atomic_file
+from balancer.core.seeding import derive_seed, generator
+from balancer.core.settings import DataConfig
 from balancer.data.dataset import Dataset, load_dataset
-from balancer.device import limit_threads
 from balancer.metrics.chest import ChestFeatures
-from balancer.run import atomic_file
-from balancer.seeding import derive_seed, generator
-from balancer.settings import DataConfig
 
 log = logging.getLogger("balancer")
 SEED, PER_CLASS, LR = 20220105, 64, 1e-3
@@ -166,28 +166,28 @@ def main() -> None:
     parser.add_argument("--data", help="the chest X-ray folder")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=1200)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     limit_threads()
     from safetensors.torch import save
 
-    data = load_dataset(DataConfig(path=data_path(asked.data), image_size=ChestFeatures.SIZE))
+    data = load_dataset(DataConfig(path=data_path(args.data), image_size=ChestFeatures.SIZE))
     begin = time.perf_counter()
-    network = train(data, asked.steps)
+    network = train(data, args.steps)
     metadata = {
         "name": "chest-xray-128",
         "data": json.dumps({k: data.describe()[k] for k in ("counts", "split_hash", "fingerprint")}),
         "trained_on": "train fold of Kermany et al. 2018, Cell 172(5), doi:10.1016/j.cell.2018.02.010, CC BY 4.0",
         "licence": "CC BY 4.0, attribution as above",
         "seed": str(SEED),
-        "steps": str(asked.steps),
+        "steps": str(args.steps),
         "torch": torch.__version__,
         "seconds": f"{time.perf_counter() - begin:.0f}",
     }
     tensors = {k: v.contiguous() for k, v in network.state_dict().items()}
-    with atomic_file(asked.out) as handle:
+    with atomic_file(args.out) as handle:
         handle.write(save(tensors, metadata))
-    log.info("%s written", asked.out)
+    log.info("%s written", args.out)
 
 
 if __name__ == "__main__":

@@ -22,12 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from balancer import progress
+from balancer.core import progress
+from balancer.core.device import exact_float32
+from balancer.core.run import atomic_file
+from balancer.core.seeding import derive_seed
 from balancer.data.cache import cache_dir
-from balancer.device import exact_float32
 from balancer.metrics import chest
-from balancer.run import atomic_file
-from balancer.seeding import derive_seed
 
 log = logging.getLogger("balancer")
 Array = np.ndarray

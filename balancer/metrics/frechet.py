@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from balancer.errors import BalancerError
+from balancer.core.errors import BalancerError
 from balancer.metrics.features import Precomputed
 
 

@@ -7,9 +7,9 @@ import warnings
 import numpy as np
 import torch
 
-from balancer.errors import BalancerError
+from balancer.core.errors import BalancerError
+from balancer.core.seeding import derive_seed
 from balancer.metrics.features import Precomputed
-from balancer.seeding import derive_seed
 
 
 def kernel_distance(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from balancer.errors import BalancerError
+from balancer.core.errors import BalancerError
 
 Array = np.ndarray
 NEIGHBOURS = 5  # k of Naeem et al.

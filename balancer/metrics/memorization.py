@@ -32,7 +32,7 @@ from scipy.fft import dctn
 from scipy.ndimage import gaussian_filter
 from scipy.stats import mannwhitneyu
 
-from balancer.errors import BalancerError
+from balancer.core.errors import BalancerError
 
 Array = np.ndarray
 Status = Literal["copies", "closer", "none"]

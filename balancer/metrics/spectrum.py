@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.signal.windows import hann
 
-from balancer.errors import BalancerError
+from balancer.core.errors import BalancerError
 
 Array = np.ndarray
 

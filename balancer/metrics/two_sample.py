@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from balancer import progress
+from balancer.core import progress
+from balancer.core.device import exact_float32, memory_format
+from balancer.core.errors import BalancerError
+from balancer.core.seeding import derive_seed, generator
 from balancer.data.sampling import batch_indices
-from balancer.device import exact_float32, memory_format
-from balancer.errors import BalancerError
-from balancer.seeding import derive_seed, generator
 
 Array = np.ndarray
 Groups = Sequence[str] | Array

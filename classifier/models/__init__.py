@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from torch import nn
 
-from balancer.errors import UsageError
-from balancer.settings import ClassifierConfig, S2Config
+from balancer.core.errors import UsageError
+from balancer.core.settings import ClassifierConfig, S2Config
 from classifier.models.cnn import S1CNN, S2CNN, SmallCNN
 from classifier.models.heads import HeadDesign, number_of_outputs
 

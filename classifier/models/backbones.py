@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from balancer.errors import UsageError, nearest
-from balancer.settings import Trainable
+from balancer.core.errors import UsageError, nearest
+from balancer.core.settings import Trainable
 from classifier.models.heads import HeadDesign, as_logits, make_head
 from classifier.models.weights import load_weights
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from balancer.errors import UsageError
+from balancer.core.errors import UsageError
 from classifier.models.heads import as_logits
 
 

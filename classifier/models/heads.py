@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from balancer.core.errors import UsageError
+from balancer.core.settings import ClassifierConfig
 from balancer.data.folder import TASKS
-from balancer.errors import UsageError
-from balancer.settings import ClassifierConfig
 
 
 @dataclass(frozen=True)

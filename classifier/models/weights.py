@@ -16,7 +16,7 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor, nn
 
-from balancer.errors import BalancerError, UsageError
+from balancer.core.errors import BalancerError, UsageError
 
 log = logging.getLogger("balancer")
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which training scripts save a state dict

@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from balancer.core.settings import DataConfig
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.folder import CLASSES, Record
-from balancer.settings import DataConfig
 
 COLUMNS = ("file", "index", "seed", "sha256", "class", "split_hash")
 SIZE = 16

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from classifier.evaluation import evaluate
-from classifier.thresholds import balanced_accuracy, fit_temperature
+from classifier.evaluation.metrics import evaluate
+from classifier.evaluation.thresholds import balanced_accuracy, fit_temperature
 
 FOLDS = ("train",) * 8 + ("val",) * 60 + ("test",) * 80
 LABELS = np.array([0, 0, 1, 1] * (len(FOLDS) // 4))  # a patient's two images alike

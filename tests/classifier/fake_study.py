@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from balancer.data.dataset import Dataset
-from classifier.evaluation import evaluate
-from classifier.regimes import REGIMES
-from classifier.thresholds import balanced_accuracy, fit_temperature
+from classifier.evaluation.metrics import evaluate
+from classifier.evaluation.thresholds import balanced_accuracy, fit_temperature
+from classifier.training.regimes import REGIMES
 
 Row = dict[str, Any]
 FOUR = ["baseline", "augment", "gan", "combined"]

@@ -3,7 +3,7 @@
 import numpy as np
 
 from balancer.data.dataset import Dataset
-from classifier.synthetic import SyntheticSet
+from classifier.training.synthetic import SyntheticSet
 
 
 def synthetic_set(data: Dataset, n: int) -> SyntheticSet:

@@ -89,7 +89,7 @@ def test_doses_and_exposure_from_flags(classifier: Run, small_args: Args, small_
 def test_who_runs_the_trials_is_no_setting(classifier: Run, small_args: Args, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may differ when a run is resumed, and changes nothing but the time that is foreseen."""
     options = (*small_args, "--dry-run", "--json", "--regimes", "baseline")
-    monkeypatch.setattr("classifier.study.estimate_seconds", lambda study, device: 120.0)
+    monkeypatch.setattr("classifier.experiments.study.estimate_seconds", lambda study, device: 120.0)
     one, four = (json.loads(classifier("ablate", *options, "--jobs", n).stdout) for n in (1, 4))
     assert one["config"] == four["config"]
     assert (one["estimated_seconds"], four["estimated_seconds"]) == (120, 30)

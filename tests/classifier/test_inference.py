@@ -14,7 +14,7 @@ from PIL import Image
 
 from balancer.data.dataset import Dataset
 from balancer.data.images import read_image
-from classifier.checkpoint import load_classifier
+from classifier.training.checkpoint import load_classifier
 
 Run = Callable[..., Result]
 Args = tuple[str, ...]

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from torchvision import models
 
+from balancer.core.settings import ClassifierConfig, DataConfig
 from balancer.data.dataset import Dataset
-from balancer.settings import ClassifierConfig, DataConfig
-from classifier import trainer
-from classifier.regimes import REGIMES
-from classifier.trainer import Fitted
-from classifier.training_set import training_set
+from classifier.training import trainer
+from classifier.training.regimes import REGIMES
+from classifier.training.trainer import Fitted
+from classifier.training.training_set import training_set
 
 
 def resnet(_name: str, weights: None = None) -> nn.Module:

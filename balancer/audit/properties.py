@@ -1,0 +1,169 @@
+"""What can be measured of an image without looking at the anatomy: its size, sharpness, brightness and border.
+
+Every file is read once at its own size; the figures and a small picture of each are kept in the cache under the
+fingerprint of the data set, so that only the first audit of a data set takes time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from balancer.core import progress
+from balancer.core.errors import BalancerError
+from balancer.core.run import atomic_file
+from balancer.data import cache
+from balancer.data.dataset import Dataset, phantom_folder
+from balancer.data.folder import find_root
+from balancer.data.images import resize_grey, to_grey
+
+Array = np.ndarray
+FORMAT = 1  # raise when what is measured changes
+THUMBNAIL = 64  # pixels a side, squashed
+BORDER_SHARE = 0.03  # of the shorter side: the outer ring that counts as border
+BLACK = 8  # grey levels below which a pixel of the border is black
+CHUNK_PIXELS = 1 << 22  # measured at a time, which bounds the memory
+
+
+@dataclass(frozen=True)
+class Property:
+    """One number of an image; ``skewed`` ones are better seen and modelled on a logarithmic scale."""
+
+    key: str
+    words: str
+    skewed: bool = False
+
+
+OF_FILES = (
+    Property("width", "width, px", skewed=True),
+    Property("height", "height, px", skewed=True),
+    Property("aspect", "width / height"),
+    Property("bytes_per_pixel", "file bytes per pixel", skewed=True),
+)
+OF_PIXELS = (
+    Property("sharpness", "sharpness (Laplacian variance)", skewed=True),
+    Property("brightness", "mean brightness, grey levels"),
+    Property("contrast", "contrast (SD), grey levels"),
+    Property("border_brightness", "mean of the border, grey levels"),
+    Property("border_black", "black share of the border"),
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The properties of every image of a data set, in its order.
+
+    ``values`` (n, len(properties)) float64; ``thumbnails`` (n, THUMBNAIL, THUMBNAIL) uint8. ``from_files`` tells whether
+    they were read at the files' own size or, where there are no files, from the working images.
+    """
+
+    properties: tuple[Property, ...]
+    values: Array
+    thumbnails: Array
+    from_files: bool
+
+
+def measure(data: Dataset) -> Measured:
+    """Measure every image: from its file, through the cache, or from the working image where there is no file.
+
+    Raises:
+        BalancerError: a file can no longer be read.
+    """
+    folder = folder_of(data)
+    if folder is None:
+        small = [resize_grey(Image.fromarray(image), THUMBNAIL, "squash") for image in data.images]
+        return Measured(OF_PIXELS, pixel_properties(data.images), np.stack(small), from_files=False)
+    path = _cache_file(data)
+    if not path.exists():
+        values, thumbnails = _read([folder / record.name for record in data.records])
+        with atomic_file(path) as handle:
+            np.savez(handle, values=values, thumbnails=thumbnails)
+    with np.load(path) as stored:
+        return Measured((*OF_FILES, *OF_PIXELS), stored["values"], stored["thumbnails"], from_files=True)
+
+
+def is_measured(data: Dataset) -> bool:
+    """Whether :func:`measure` takes no time."""
+    return folder_of(data) is None or _cache_file(data).exists()
+
+
+def folder_of(data: Dataset) -> Path | None:
+    """The folder below which the records' names are files; None for an archive, which has none."""
+    if Path(data.source).suffix.lower() == ".npz":
+        return None
+    return phantom_folder() if data.is_phantom else find_root(Path(data.source))
+
+
+def pixel_properties(images: Array) -> Array:
+    """OF_PIXELS of grey images.
+
+    Args:
+        images: (n, H, W), grey levels from 0 to 255.
+
+    Returns:
+        (n, len(OF_PIXELS)) float64. Sharpness is the variance of the Laplacian (Pech-Pacheco et al. 2000,
+        doi:10.1109/ICPR.2000.903548; four neighbours, mirrored at the edge): it grows with noise as with fine detail,
+        and depends on the size of the image.
+    """
+    n = max(1, CHUNK_PIXELS // images[0].size)
+    return np.concatenate([_pixel_properties(images[i : i + n]) for i in range(0, len(images), n)])
+
+
+def _pixel_properties(images: Array) -> Array:
+    grey = np.asarray(images, dtype=np.float32)
+    padded = np.pad(grey, ((0, 0), (1, 1), (1, 1)), mode="reflect")
+    sides = padded[:, :-2, 1:-1] + padded[:, 2:, 1:-1] + padded[:, 1:-1, :-2] + padded[:, 1:-1, 2:]
+    width = max(1, round(BORDER_SHARE * min(grey.shape[1:])))
+    ring = np.ones(grey.shape[1:], dtype=bool)
+    ring[width:-width, width:-width] = False
+    border = grey[:, ring]
+    columns = (
+        (sides - 4 * grey).var(axis=(1, 2), dtype=np.float64),
+        grey.mean(axis=(1, 2), dtype=np.float64),
+        grey.std(axis=(1, 2), dtype=np.float64),
+        border.mean(axis=1, dtype=np.float64),
+        (border < BLACK).mean(axis=1),
+    )
+    return np.stack(columns, axis=1)
+
+
+def _cache_file(data: Dataset) -> Path:
+    key = hashlib.sha256(f"{FORMAT} {data.fingerprint}".encode()).hexdigest()[:24]
+    return cache.cache_dir("audit") / f"{key}.npz"
+
+
+def _read(files: list[Path]) -> tuple[Array, Array]:
+    """Values and thumbnails of files, several at a time: PIL and numpy let go of the interpreter lock."""
+    with progress.bar(len(files), "measuring", "image") as bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+
+        def finished() -> Iterator[tuple[Array, Array]]:
+            for found in pool.map(_measure_file, files):
+                yield found
+                bar.update()
+
+        try:
+            values, thumbnails = zip(*finished(), strict=True)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return np.stack(values), np.stack(thumbnails)
+
+
+def _measure_file(file: Path) -> tuple[Array, Array]:
+    try:
+        with Image.open(file) as image:
+            grey = to_grey(image)
+        size = file.stat().st_size
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise BalancerError(f"{file} could be read a moment ago and now cannot ({error}); run again") from error
+    width, height = grey.size
+    of_file = (width, height, width / height, size / (width * height))
+    of_pixels = pixel_properties(np.asarray(grey, dtype=np.float32)[None])[0]
+    return np.array([*of_file, *of_pixels]), resize_grey(grey, THUMBNAIL, "squash")

@@ -1,0 +1,1 @@
+"""What both packages stand on: settings, run directories, the command line, devices, seeds."""

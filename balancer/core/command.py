@@ -1,0 +1,282 @@
+"""What every command line of this toolkit shares: settings from flags, errors as one line, JSON output."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import logging.handlers
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from balancer.core.config import data_path, dump, merge, parse_assignment, read_config_file, resolve
+from balancer.core.errors import BalancerError, Interrupted, UsageError
+from balancer.core.settings import Settings
+
+log = logging.getLogger("balancer")
+# Settings that are folders: made absolute, so that --resume finds them from anywhere.
+FOLDERS = ("gan_run", "synthetic", "real", "fake", "training")
+SETTING = "setting__"  # options whose name begins so carry a setting's path, with __ for the dots
+HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    """What a command has to say: ``data`` under ``--json``, else ``text``."""
+
+    data: dict[str, Any]
+    text: str
+
+
+@dataclass(frozen=True)
+class CommandArgs:
+    """What the user asked for, before defaults are filled in."""
+
+    command: str  # as typed: gan-train
+    explicit: dict[str, Any]  # config file < environment < flags
+    device: str
+    out: Path | None
+    resume: str | None
+    force: bool
+    dry_run: bool
+    options: dict[str, Any] = field(default_factory=dict)  # of this command alone, and no settings of the run
+
+    @property
+    def section(self) -> str:
+        return self.command.replace("-", "_")
+
+    def config(self, inherited: dict[str, Any] | None = None) -> Settings:
+        return resolve(self.section, self.explicit, inherited)
+
+
+class _SettingOption(click.Option):
+    """Its environment variable is named after the flag (BALANCER_GAN_TRAIN_SEED), not after the parameter."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        flag = self.opts[0].lstrip("-").replace("-", "_").upper()
+        given = os.environ.get(f"{ctx.auto_envvar_prefix}_{flag}") if ctx.auto_envvar_prefix else None
+        return given or super().resolve_envvar_value(ctx)
+
+
+def setting(flag: str, key: str, **attributes: Any) -> Callable[[Any], Any]:
+    """A click option that sets the config key ``key`` (dotted for a nested one)."""
+    return click.option(flag, SETTING + key.replace(".", "__"), cls=_SettingOption, default=None, **attributes)
+
+
+DATA_OPTIONS = (
+    setting(
+        "--data",
+        "data.path",
+        envvar="BALANCER_DATA",
+        metavar="PATH",
+        help="Kaggle-layout folder, MedMNIST .npz, or 'phantom'. [BALANCER_DATA; data/chest_xray if there; else phantom]",
+    ),
+    setting(
+        "--task",
+        "data.task",
+        metavar="binary|multiclass",
+        help="NORMAL and PNEUMONIA, or NORMAL, BACTERIAL and VIRAL by the file names. [default: binary]",
+    ),
+    setting("--image-size", "data.image_size", type=int, help="Working size in pixels, square."),
+    setting(
+        "--val-fraction", "data.val_fraction", type=float, help="Share of train carved out for validation, by patient."
+    ),
+    setting("--split-seed", "data.split_seed", type=int, help="Seed of that split, apart from --seed."),
+    setting("--max-bad", "data.max_bad", type=float, help="Share of unreadable files above which the run stops."),
+)
+RUN_OPTIONS = (
+    click.option(
+        "--config",
+        "config_file",
+        cls=_SettingOption,
+        type=click.Path(path_type=Path),
+        metavar="FILE.yaml",
+        help="Settings from a file.",
+    ),
+    click.option(
+        "--set",
+        "assignments",
+        cls=_SettingOption,
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Any setting by name, e.g. data.resize=pad. Repeatable.",
+    ),
+    setting("--seed", "seed", type=int, help="Root seed of the run. [default: 0]"),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
+    click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Run directory. [default: runs/<command>/<stamp>-<hash>]",
+    ),
+    click.option("--resume", metavar="DIR|latest", help="Continue an interrupted run."),
+    click.option("--force", is_flag=True, help="Replace the run that --out holds."),
+    click.option(
+        "--dry-run", is_flag=True, help="Check the data, print the settings and the estimated cost, and stop."
+    ),
+)
+OUTPUT_OPTIONS = (
+    click.option("--json", "as_json", is_flag=True, help="Only JSON on stdout; logs on stderr."),
+    click.option("-q", "--quiet", is_flag=True, help="Warnings and errors only."),
+    click.option("-v", "--verbose", is_flag=True, help="More detail."),
+)
+
+
+def run_command(
+    group: click.Group, name: str, *own: Callable[[Any], Any], data_options: bool = True
+) -> Callable[[Callable[[CommandArgs], CommandResult]], Any]:
+    """Register a command that makes a run: its ``own`` settings and options, then the shared ones.
+
+    ``data_options`` are left out of a command that reads no data set.
+    """
+    data = DATA_OPTIONS if data_options else ()
+
+    def register(body: Callable[[CommandArgs], CommandResult]) -> click.Command:
+        @functools.wraps(body)
+        def callback(
+            config_file: Path | None,
+            assignments: tuple[str, ...],
+            device: str,
+            out: Path | None,
+            resume: str | None,
+            force: bool,
+            dry_run: bool,
+            as_json: bool,
+            quiet: bool,
+            verbose: bool,
+            **flags: Any,
+        ) -> None:
+            with reporting(as_json, quiet, verbose):
+                if resume is not None and (force or out is not None):
+                    raise click.UsageError("--resume names its own directory; drop --out and --force")
+                source = click.get_current_context().get_parameter_source("assignments")
+                flags_win = source is click.core.ParameterSource.ENVIRONMENT
+                options = {key: flags.pop(key) for key in list(flags) if not key.startswith(SETTING)}
+                explicit = _explicit(name.replace("-", "_"), config_file, flags, assignments, flags_win)
+                emit(body(CommandArgs(name, explicit, device, out, resume, force, dry_run, options)), as_json)
+
+        return _with_options(group, name, callback, (*own, *data, *RUN_OPTIONS, *OUTPUT_OPTIONS))
+
+    return register
+
+
+def plain_command(
+    group: click.Group, name: str, *options: Callable[[Any], Any]
+) -> Callable[[Callable[..., CommandResult]], Any]:
+    """Register a command that makes no run directory: only the output options are shared."""
+
+    def register(body: Callable[..., CommandResult]) -> click.Command:
+        @functools.wraps(body)
+        def callback(as_json: bool, quiet: bool, verbose: bool, **values: Any) -> None:
+            with reporting(as_json, quiet, verbose):
+                emit(body(**values), as_json)
+
+        return _with_options(group, name, callback, (*options, *OUTPUT_OPTIONS))
+
+    return register
+
+
+def _with_options(
+    group: click.Group, name: str, callback: Any, options: tuple[Callable[[Any], Any], ...]
+) -> click.Command:
+    for option in reversed(options):
+        callback = option(callback)
+    return group.command(name, context_settings=HELP)(callback)
+
+
+def _explicit(
+    section: str, file: Path | None, flags: dict[str, Any], assignments: tuple[str, ...], flags_win: bool
+) -> dict[str, Any]:
+    """Config file, then flags, then ``--set``; assignments from the environment come before the flags."""
+    layers = [read_config_file(file, section)] if file else []
+    said = [parse_assignment(text) for text in assignments]
+    layers += said if flags_win else []
+    for key, value in flags.items():
+        if value is not None and value != ():
+            nested: Any = value
+            for part in reversed(key.removeprefix(SETTING).split("__")):
+                nested = {part: nested}
+            layers.append(nested)
+    explicit = merge(*layers, *([] if flags_win else said))
+    data = explicit.get("data")
+    if isinstance(data, dict) and data.get("path") is not None:
+        explicit["data"] = {**data, "path": data_path(str(data["path"]))}
+    if explicit.get("weights") not in (None, "imagenet", "none"):
+        explicit["weights"] = _folder("weights", explicit["weights"])
+    for key in explicit.keys() & set(FOLDERS):
+        value = explicit[key]
+        explicit[key] = [_folder(key, v) for v in value] if isinstance(value, list | tuple) else _folder(key, value)
+    return explicit
+
+
+def _folder(key: str, given: Any) -> Any:
+    """A path made absolute; what is no text is left for the settings model to refuse."""
+    if not isinstance(given, str):
+        return given
+    if not given.strip():
+        raise UsageError(f"setting {key!r} is empty; give a path")
+    return str(Path(given).expanduser().resolve())
+
+
+def dry_run(config: Settings, data: dict[str, Any], seconds: float, device: str) -> CommandResult:
+    """What a run would do: settings, data, estimated time. Nothing is written."""
+    split = f", split {data['split_hash']}" if "split_hash" in data else ""
+    checked = f"# data checked: {data['counts']}{split}"
+    text = f"{dump(config)}{checked}\n# estimated {seconds / 60:.1f} minutes on {device}"
+    values = {"config": config.model_dump(mode="json"), "data": data, "estimated_seconds": round(seconds, 1)}
+    return CommandResult({**values, "device": device}, text)
+
+
+def emit(outcome: CommandResult, as_json: bool) -> None:
+    """Print the outcome on stdout in the form asked for."""
+    click.echo(json.dumps(outcome.data, indent=2, allow_nan=False) if as_json else outcome.text)
+
+
+@contextlib.contextmanager
+def reporting(as_json: bool, quiet: bool, verbose: bool) -> Iterator[None]:
+    """Set logging up for one command and turn known errors into one line and their exit code."""
+    from balancer.core.progress import BarHandler
+
+    handler = BarHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
+    early = logging.handlers.MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
+    log.handlers, log.propagate = (
+        [handler, early],
+        False,
+    )  # a run's log.txt begins with what was said before it was made
+    log.setLevel(level)
+    previous = _terminate_politely()
+    try:
+        yield
+    except BalancerError as error:
+        click.echo(f"error: {error}", err=True)
+        raise SystemExit(error.exit_code) from error
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        raise SystemExit(130) from None
+    finally:
+        log.handlers = []
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _terminate_politely() -> Any:
+    """Let SIGTERM unwind the stack, so that temporary files and locks go; returns the previous handler."""
+
+    def terminate(signum: int, _frame: FrameType | None) -> None:
+        raise Interrupted(signum, "stopped")
+
+    try:
+        return signal.signal(signal.SIGTERM, terminate)
+    except ValueError:  # not in the main thread
+        return None

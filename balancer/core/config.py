@@ -1,0 +1,278 @@
+"""Settings put together from layers, later ones winning: defaults, the demonstration sizes (only on the phantom set), what
+an earlier run hands on, the named preset, the config file, the environment, the flags. The models are in ``settings``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from balancer.core.errors import UsageError, nearest
+from balancer.core.presets import DEMO, PRESETS
+from balancer.core.settings import (
+    COMMANDS,
+    PHANTOM,
+    RECIPE,
+    ClassifierConfig,
+    DataConfig,
+    GanTrainConfig,
+    Settings,
+    StageConfig,
+)
+
+DEFAULT_FOLDER = Path("data/chest_xray")
+
+# Commands that train classifiers: a file that speaks of one of them is often meant for another.
+CLASSIFIERS = {name for name, model in COMMANDS.items() if issubclass(model, ClassifierConfig)}
+log = logging.getLogger("balancer")
+SectionT = TypeVar("SectionT", bound=Settings)
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries laid over one another, later ones winning key by key."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+            merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def read_config_file(path: Path, command: str) -> dict[str, Any]:
+    """The section of a YAML file that belongs to a command, over the file's shared ``data`` section.
+
+    A file holds one mapping per command (``gan_train``, ``synthesize``, ``evaluate``, ``audit``, ``train``, ``ablate``) and, for
+    all that read a data set, ``data``. YAML is read with the safe loader: a config file is never executed.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"config file {path} cannot be read: {error.strerror}; give an existing YAML file") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2020-13-45
+        raise UsageError(f"config file {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    content = {} if content is None else content
+    known = {*COMMANDS, "data"}
+    if not isinstance(content, dict):
+        raise UsageError(f"config file {path} holds a {type(content).__name__}; expected sections {sorted(known)}")
+    for section, body in content.items():
+        if section not in known:
+            raise UsageError(f"config file {path} has an unknown section {section!r}; {nearest(str(section), known)}")
+        if body is not None and not isinstance(body, dict):
+            raise UsageError(f"config file {path}: section {section!r} is a {type(body).__name__}; expected a mapping")
+        try:
+            check_keys(DataConfig if section == "data" else COMMANDS[section], body or {})
+        except UsageError as error:
+            raise UsageError(f"config file {path}, section {section}: {error}") from error
+    shared = {"data": content["data"]} if content.get("data") and reads_data(command) else {}
+    others = [name for name in content if name in CLASSIFIERS and name != command]
+    if command in CLASSIFIERS and command not in content and others:
+        log.warning(
+            "config file %s has no section %s; what it says of %s does not count here",
+            path,
+            command,
+            " and ".join(others),
+        )
+    return without_nulls(merge(shared, content.get(command) or {}))
+
+
+def reads_data(command: str) -> bool:
+    """Whether a command works on a data set; ``evaluate`` is given folders of images instead."""
+    return "data" in COMMANDS[command].model_fields
+
+
+def without_nulls(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what is null: in a config file, null says "as if not given", at every level."""
+    kept = {key: without_nulls(v) if isinstance(v, Mapping) else v for key, v in values.items()}
+    return {key: v for key, v in kept.items() if v is not None}
+
+
+def parse_assignment(text: str) -> dict[str, Any]:
+    """``data.image_size=128`` as ``{"data": {"image_size": 128}}``; the value is read as YAML."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(f"--set got {text!r}; expected key=value, as in --set data.image_size=128")
+    try:
+        nested: Any = yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError) as error:
+        raise UsageError(f"--set {key}: {value!r} is not a YAML value") from error
+    for part in reversed(key.strip().split(".")):
+        nested = {part: nested}
+    return nested
+
+
+def resolve(command: str, explicit: Mapping[str, Any], inherited: Mapping[str, Any] | None = None) -> Settings:
+    """The settings of a command from what the user said and what an earlier run hands on.
+
+    Args:
+        command: a key of :data:`COMMANDS`.
+        explicit: config file, environment and flags, already merged in that order.
+        inherited: settings taken over from the run this one builds on, such as its ``data`` section.
+
+    Raises:
+        UsageError: an unknown key or preset, or a value out of range.
+    """
+    said = merge(inherited or {}, explicit)
+    if not reads_data(command):
+        return validate(COMMANDS[command], said)
+    data = said.get("data") or {}
+    if not isinstance(data, Mapping):
+        raise UsageError(f"setting 'data' is {data!r}; expected a mapping, as in --set data.path=FOLDER")
+    path = data_path(data.get("path"))
+    preset = said.get("preset", GanTrainConfig().preset)
+    if command == "gan_train" and preset not in list(PRESETS):  # a list, since what was given may be unhashable
+        raise UsageError(f"preset is {preset!r}; {nearest(str(preset), PRESETS)}")
+    demo = DEMO[command] if path == PHANTOM else {}
+    preset_values = PRESETS[preset] if command == "gan_train" else {}
+    layers = [demo, inherited or {}, preset_values, explicit]
+    config = validate(COMMANDS[command], merge(*layers, {"data": {"path": path}}))
+    if isinstance(config, GanTrainConfig) and "preset" in said:  # whoever names none overrules none
+        _warn_of_overruled(config, explicit)
+    if isinstance(config, ClassifierConfig):
+        _refuse_overruled(config, explicit)
+    return config
+
+
+def overruled(config: ClassifierConfig) -> set[str]:
+    """The settings that do nothing, because every stage of training gives its own."""
+    lengths = {"steps": ("steps", "epochs")}
+    return {
+        key
+        for key in StageConfig.model_fields
+        if config.stages
+        and all(any(getattr(stage, n) is not None for n in lengths.get(key, (key,))) for stage in config.stages)
+    }
+
+
+def _refuse_overruled(config: ClassifierConfig, explicit: Mapping[str, Any]) -> None:
+    for key in sorted(explicit.keys() & overruled(config)):
+        raise UsageError(
+            f"setting {key!r} is {explicit[key]!r}, but every stage has its own; leave it out, or change the stages"
+        )
+
+
+def _warn_of_overruled(config: GanTrainConfig, explicit: Mapping[str, Any]) -> None:
+    """Name what was given beside the preset and is otherwise in it."""
+    pure, used = (flatten(c.model_dump(mode="json")) for c in (preset_config(config.preset), config))
+    fixed = {*RECIPE, *flatten(PRESETS[config.preset])} & flatten(explicit).keys()
+    overruled = [key for key in changed_keys(pure, used) if key in fixed]
+    if overruled:
+        told = "; ".join(f"{key} {used[key]!r} (in the preset {pure[key]!r})" for key in overruled)
+        log.warning("preset %s is overruled by settings given beside it: %s", config.preset, told)
+
+
+def preset_config(name: str) -> GanTrainConfig:
+    """A named preset laid over the defaults."""
+    return validate(GanTrainConfig, merge(PRESETS[name], {"preset": name}))
+
+
+def recipe_changes(config: GanTrainConfig) -> list[str] | None:
+    """The settings of the recipe that are not those of the preset; None if there is no such preset any more."""
+    if config.preset not in PRESETS:
+        return None
+    pure, used = (c.model_dump(include=set(RECIPE)) for c in (preset_config(config.preset), config))
+    return changed_keys(pure, used)
+
+
+def data_path(given: str | None) -> str:
+    """The data that a run reads: what was given, else ``data/chest_xray`` if it is there, else the phantom set.
+
+    A folder is made absolute, so that a later command finds it from wherever it is started.
+    """
+    if given is not None and not given.strip():
+        raise UsageError("the data path is empty; give a folder, a MedMNIST .npz or 'phantom'")
+    if given is None:
+        given = str(DEFAULT_FOLDER) if DEFAULT_FOLDER.is_dir() else PHANTOM
+    return given if given == PHANTOM else str(Path(given).expanduser().resolve())
+
+
+def validate(model: type[SectionT], values: Mapping[str, Any]) -> SectionT:
+    """Build a settings model; the first problem becomes one line that names the key."""
+    check_keys(model, values)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        names, problems = setting_names(model), error.errors()
+        path = [str(part) for part in problems[0]["loc"]]
+        key = next(name for name in (".".join(path[:n]) for n in range(1, len(path) + 1)) if name in names)
+        depth = key.count(".") + 1
+        if key == "stages" and len(path) > depth:
+            raise UsageError(_of_stage(path[depth:], problems)) from error
+        same = [p["msg"][:1].lower() + p["msg"][1:] for p in problems if ".".join(map(str, p["loc"][:depth])) == key]
+        raise UsageError(f"setting {key!r} is {problems[0]['input']!r}: {', or '.join(same)}") from error
+
+
+def _of_stage(path: list[str], problems: list[Any]) -> str:
+    """The first problem of the stages, with the stage and its key named."""
+    stage = f"stage {int(path[0]) + 1}"
+    if len(path) == 1:
+        return f"{stage} is {problems[0]['input']!r}: expected a mapping such as {{epochs: 10, trainable: head}}"
+    if problems[0]["type"] == "extra_forbidden":
+        return f"unknown setting {path[1]!r} in {stage}; {nearest(path[1], StageConfig.model_fields)}"
+    same = [p["msg"][:1].lower() + p["msg"][1:] for p in problems if list(map(str, p["loc"][1:3])) == path[:2]]
+    return f"{stage}: setting {path[1]!r} is {problems[0]['input']!r}: {', or '.join(same)}"
+
+
+def check_keys(model: type[BaseModel], values: Mapping[str, Any]) -> None:
+    """Refuse a key that the model does not have, naming the nearest one that it has."""
+    known = setting_names(model)
+    for key, value in flatten(values).items():
+        if key in known:
+            continue
+        section = key.rpartition(".")[0]
+        if section in known:
+            raise UsageError(f"setting {section!r} is a single value, not a mapping")
+        if any(name.startswith(f"{key}.") for name in known):
+            raise UsageError(f"setting {key!r} is {value!r}; expected a mapping")
+        raise UsageError(f"unknown setting {key!r}; {nearest(key, known)}")
+
+
+def setting_names(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """All settings of a model by their dotted names."""
+    names: list[str] = []
+    for key, field in model.model_fields.items():
+        nested = field.annotation
+        is_section = isinstance(nested, type) and issubclass(nested, BaseModel)
+        names += setting_names(nested, f"{prefix}{key}.") if is_section else [prefix + key]  # type: ignore[arg-type]
+    return names
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"data": {"path": p}}`` as ``{"data.path": p}``."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return flat
+
+
+def changed_keys(saved: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
+    """The asked-for settings, by their dotted names, that the saved ones contradict or lack."""
+    before, after = flatten(saved), flatten(requested)
+    return [k for k in sorted(after) if k not in before or _plain(before[k]) != _plain(after[k])]
+
+
+def differences(saved: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
+    """One phrase for a message per key of :func:`changed_keys`: ``steps (saved 4000, asked 200)``."""
+    before, after = flatten(saved), flatten(requested)
+    return [f"{k} (saved {before.get(k)!r}, asked {after[k]!r})" for k in changed_keys(saved, requested)]
+
+
+def dump(section: Settings) -> str:
+    """A section as YAML."""
+    return yaml.safe_dump(section.model_dump(mode="json"), sort_keys=False)
+
+
+def config_hash(section: Settings, exclude: set[str] | None = None) -> str:
+    """Eight hex digits that name these settings, or what is left of them."""
+    text = json.dumps(section.model_dump(mode="json", exclude=exclude), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

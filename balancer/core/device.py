@@ -1,0 +1,102 @@
+"""Where tensors live: the only place that asks what hardware there is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import sys
+
+import torch
+
+from balancer.core.errors import BalancerError, UsageError
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """Turn ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps`` into a device that is really there.
+
+    ``auto`` takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        UsageError: the name is none of these.
+        BalancerError: the device is named and absent.
+    """
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in {"cpu", "cuda", "mps"}:
+        raise UsageError(f"--device is {name!r}; expected auto, cpu, cuda, cuda:N or mps")
+    if device.type == "cuda" and (not cuda or (device.index or 0) >= torch.cuda.device_count()):
+        raise BalancerError(
+            f"--device is {name!r} but torch sees {torch.cuda.device_count()} CUDA device(s); use --device auto or cpu"
+        )
+    if device.type == "mps" and not mps:
+        raise BalancerError("--device is 'mps' but torch sees no MPS device; use --device auto or cpu")
+    return device
+
+
+def describe_device(device: torch.device) -> str:
+    """The device in words, for reports: ``cpu (2 threads)`` or the GPU's name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({torch.get_num_threads()} threads)"
+
+
+def limit_threads() -> None:
+    """Use the processors this process may run on, not those that the machine has (containers, taskset)."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(allowed)
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
+    """Channels last on CPU and CUDA, where convolutions are faster in it; contiguous on MPS."""
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for queued work, so that a clock read afterwards tells the truth."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak memory so far in MB: of the device when it is CUDA, else of this process (resident set)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
+
+
+def autocast(device: torch.device, precision: str, on_cpu: bool = False) -> torch.autocast:
+    """bfloat16 autocast where :func:`resolve_precision` says so, else one that does nothing."""
+    return torch.autocast(
+        device.type, torch.bfloat16, enabled=resolve_precision(device, precision, on_cpu) == "bfloat16"
+    )
+
+
+def resolve_precision(device: torch.device, precision: str, on_cpu: bool = False) -> str:
+    """``float32`` or ``bfloat16``: ``auto`` is bfloat16 on CUDA and, with ``on_cpu``, on CPUs that compute in it."""
+    if precision != "auto":
+        return precision
+    units = device.type == "cuda" or (on_cpu and device.type == "cpu" and has_bfloat16_units())
+    return "bfloat16" if units else "float32"
+
+
+def has_bfloat16_units() -> bool:
+    """Whether the CPU multiplies bfloat16 natively, at about twice the rate of float32; emulated, it is slower."""
+    asks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public name for them yet
+    return any(getattr(torch.cpu, ask, lambda: False)() for ask in asks)
+
+
+def exact_float32(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Convolutions in true float32: on CUDA, cuDNN would otherwise round their inputs to TF32's 10 bits."""
+    if device.type != "cuda":
+        return contextlib.nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)

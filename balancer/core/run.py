@@ -1,0 +1,345 @@
+"""Run directories: what a command leaves behind, written so that a kill at any moment leaves no half-written file.
+
+    config.yaml  env.json  metrics.jsonl  log.txt  (the outputs)  done
+
+``done`` is written last: a directory without it is an interrupted run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import logging.handlers
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+import filelock
+import yaml
+
+import balancer
+from balancer.core.config import config_hash, differences, dump, merge, validate
+from balancer.core.errors import BalancerError
+from balancer.core.settings import COMMANDS, Settings
+
+log = logging.getLogger("balancer")
+RUNS = Path("runs")
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that appears under its name only when it is whole (same-folder temporary, fsync, rename)."""
+    temporary = path.parent / f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp"
+    try:
+        with temporary.open("wb") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically, as UTF-8."""
+    with atomic_file(path) as handle:
+        handle.write(text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically; a number that is not finite is refused, since JSON has none."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
+    """Append one line in one write, under a lock, so that two processes cannot mix their lines."""
+    line = (json.dumps(row, allow_nan=False) + "\n").encode()
+    with filelock.FileLock(path.with_name(f".{path.name}.lock")), path.open("ab") as handle:
+        if handle.tell() and not _ends_with_newline(path):
+            line = b"\n" + line  # a torn last line must not swallow this one
+        handle.write(line)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file; a line torn by a kill is skipped with a warning."""
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1) if path.exists() else ():
+        try:
+            if line.strip():
+                rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            log.warning("%s: line %d is torn and was skipped", path, number)
+    return rows
+
+
+def keep_jsonl(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
+    """Drop the rows of a JSON-lines file that are not wanted."""
+    rows = [row for row in read_jsonl(path) if wanted(row)]
+    write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as handle:
+        handle.seek(-1, os.SEEK_END)
+        return handle.read(1) == b"\n"
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What the user said about the run directory."""
+
+    out: Path | None = None
+    resume: str | None = None  # a directory or "latest"
+    force: bool = False
+
+
+def request(args: Any) -> RunRequest:
+    """The run-directory part of a command line's :class:`balancer.core.command.CommandArgs`."""
+    return RunRequest(args.out, args.resume, args.force)
+
+
+class RunDir:
+    """A run directory, locked for as long as the command runs."""
+
+    def __init__(self, path: Path, resumed: bool) -> None:
+        self.path, self.resumed = path, resumed
+        whole = path.resolve()  # "." has no name of its own
+        self._lock = filelock.FileLock(str(whole.parent / f".{whole.name}.lock"))
+        try:
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise BalancerError(f"{path} is in use by another process; wait for it or choose another --out") from error
+        self._handler: logging.Handler | None = None
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "done").exists()
+
+    def log_to_file(self) -> None:
+        self._handler = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        for early in [h for h in log.handlers if isinstance(h, logging.handlers.MemoryHandler)]:
+            early.setTarget(self._handler)
+            early.flush()
+            log.removeHandler(early)
+        log.addHandler(self._handler)
+
+    def metrics(self, row: Mapping[str, Any]) -> None:
+        append_jsonl(self.path / "metrics.jsonl", row)
+
+    def finish(self) -> None:
+        write_text(self.path / "done", time.strftime("%Y-%m-%dT%H:%M:%S%z\n"))
+
+    def __enter__(self) -> RunDir:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._handler is not None:
+            log.removeHandler(self._handler)
+            self._handler.close()
+        Path(self._lock.lock_file).unlink(missing_ok=True)  # while held: later, it could be another process's lock
+        self._lock.release()
+
+
+def saved_config(command: str, path: Path) -> dict[str, Any]:
+    """The resolved settings of an existing run.
+
+    Raises:
+        BalancerError: the directory holds no run of this command.
+    """
+    try:
+        values = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        env = json.loads((path / "env.json").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, ValueError) as error:
+        raise BalancerError(
+            f"{path} holds no {command} run (no readable config.yaml and env.json); give a folder under {RUNS / command}"
+        ) from error
+    if not isinstance(values, dict) or not isinstance(env, dict):
+        raise BalancerError(f"{path} holds no {command} run (config.yaml and env.json are not mappings)")
+    if env.get("command") != command:
+        raise BalancerError(f"{path} holds a {env.get('command')} run; expected a {command} run")
+    return dict(values)
+
+
+def latest_run(command: str, finished: bool = True) -> Path | None:
+    """The newest run of a command under ``runs/``: the newest finished one, or the newest unfinished one."""
+    marker = "done" if finished else "config.yaml"
+    found = [p.parent for p in (RUNS / command).glob(f"*/{marker}")]
+    found = [p for p in found if finished or not (p / "done").exists()]
+    return max(found, key=lambda p: (p / marker).stat().st_mtime_ns, default=None)
+
+
+def resumed_path(command: str, resume: str) -> Path:
+    """The directory that ``--resume`` names; ``latest`` is the newest unfinished run."""
+    if resume != "latest":
+        return Path(resume)
+    path = latest_run(command, finished=False)
+    if path is None:
+        raise BalancerError(
+            f"--resume latest: no unfinished {command} run under {RUNS / command}; start one without it"
+        )
+    return path
+
+
+def resumed_config(command: str, model: type[Settings], path: Path, explicit: Mapping[str, Any]) -> Settings:
+    """The saved settings of a run, refusing what the user now asks for otherwise.
+
+    Only what was said explicitly is compared, so ``--resume latest`` alone continues any run.
+    """
+    saved = saved_config(command, path)
+    # Validated before they are compared: YAML reads 1e-4 as a string, and it is the number that counts.
+    before, asked = validate(model, saved), validate(model, merge(saved, explicit))
+    changed = differences(before.model_dump(mode="json"), asked.model_dump(mode="json"))
+    if changed:
+        raise BalancerError(
+            f"{path} was started with other settings: {'; '.join(changed)}; drop them or start a new run"
+        )
+    return before
+
+
+def resumed_or_new(
+    command: str, resume: str | None, explicit: Mapping[str, Any], new: Callable[[], Settings]
+) -> Settings:
+    """The saved settings of the run to resume, else what ``new`` resolves."""
+    if resume is None:
+        return new()
+    return resumed_config(command, COMMANDS[command.replace("-", "_")], resumed_path(command, resume), explicit)
+
+
+def open_run(command: str, config: Settings, request: RunRequest) -> RunDir:
+    """Make (or, with ``resume``, reopen) the run directory of a command, named as in ``gan-train``.
+
+    Raises:
+        BalancerError: ``--out`` holds a run or other files already, or another process has it.
+    """
+    if request.resume is not None:
+        run = RunDir(resumed_path(command, request.resume), resumed=True)
+        run.log_to_file()
+        return run
+    path = request.out or _new_path(command, config)
+    if path.exists() and not path.is_dir():
+        raise BalancerError(f"--out {path} is a file; give a new folder")
+    if path.exists() and any(path.iterdir()):
+        _clear(command, path, request.force)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        run = RunDir(path, resumed=False)
+        path.mkdir(exist_ok=True)
+        write_text(path / "config.yaml", dump(config))
+    except OSError as error:
+        raise BalancerError(
+            f"run directory {path} cannot be made ({error.strerror}); give --out another folder"
+        ) from error
+    run.log_to_file()
+    return run
+
+
+def _new_path(command: str, config: Settings) -> Path:
+    """``runs/<command>/<stamp>-<hash>``, with a number when the same run was started within the same second."""
+    path = first = RUNS / command / f"{time.strftime('%Y%m%d-%H%M%S')}-{config_hash(config)}"
+    number = 1
+    while path.exists():
+        number += 1
+        path = first.with_name(f"{first.name}-{number}")
+    return path
+
+
+def _clear(command: str, path: Path, force: bool) -> None:
+    """Empty a folder that holds a run, if told to; never one that holds anything else."""
+    if not (path / "config.yaml").exists():
+        raise BalancerError(f"--out {path} is not empty and holds no run; give a new or empty folder")
+    if not force:
+        raise BalancerError(
+            f"--out {path} holds a run already; use --resume {path}, --force to replace it, or a new folder"
+        )
+    if (path / "env.json").exists():
+        saved_config(command, path)  # refuses a run of another command: it may be the input of this one
+    with RunDir(path, resumed=False):  # another process may be writing there
+        shutil.rmtree(path)
+
+
+def environment(command: str, device: str, **more: Any) -> dict[str, Any]:
+    """What a reader needs to repeat the run: versions, device, code, data."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    def installed(name: str) -> str | None:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return None
+
+    packages = ["torch", "torchvision", "torchmetrics", "albumentations", "numpy", "scipy", "scikit-learn", "pillow"]
+    return {
+        "command": command,
+        "argv": sys.argv[1:],
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "balancer": balancer.__version__,
+        "git_commit": git_commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: installed(name) for name in packages},
+        "device": device,
+        **more,
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the code that runs, with ``-dirty`` if it was changed; None outside a checkout.
+
+    An installed copy may lie inside somebody else's repository, which does not track this file.
+    """
+    here = Path(__file__).resolve()
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)
+        return git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*") or None
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+@contextlib.contextmanager
+def deferred_signals() -> Iterator[Callable[[], int | None]]:
+    """Hold SIGINT and SIGTERM back until the work reaches a safe point.
+
+    Yields a function that gives the number of the signal received, or None. A second signal of the same
+    kind acts at once, for a user who does not want to wait.
+    """
+    received: list[int] = []
+    previous: dict[int, Any] = {}
+
+    def note(signum: int, _frame: FrameType | None) -> None:
+        received.append(signum)
+        signal.signal(signum, previous[signum])
+        log.warning("%s: stopping at the next safe point", signal.Signals(signum).name)
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        try:
+            previous[signum] = signal.signal(signum, note)
+        except ValueError:  # not in the main thread: the caller's own handling stays
+            break
+    try:
+        yield lambda: received[0] if received else None
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,1 @@
+"""How results are shown: documents, pages, plots, sheets of images."""

@@ -1,0 +1,64 @@
+"""Grids of images as PNG files."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from balancer.core.run import atomic_file
+
+Array = np.ndarray
+GAP = 2
+
+
+def to_uint8(images: Tensor) -> Array:
+    """(n, 1, H, W) in [-1, 1] to (n, H, W) uint8, rounded to the nearest grey level."""
+    pixels: Array = ((images.float() + 1) * 127.5).round().clamp(0, 255).byte().squeeze(1).cpu().numpy()
+    return pixels
+
+
+def tile(images: Array, columns: int) -> Array:
+    """(n, H, W) uint8 laid out row by row on a dark ground."""
+    n, height, width = images.shape
+    rows = -(-n // columns)
+    sheet = np.full((rows * (height + GAP) + GAP, columns * (width + GAP) + GAP), 24, dtype=np.uint8)
+    for i, image in enumerate(images):
+        top, left = GAP + i // columns * (height + GAP), GAP + i % columns * (width + GAP)
+        sheet[top : top + height, left : left + width] = image
+    return sheet
+
+
+def png_bytes(pixels: Array) -> bytes:
+    """An 8-bit grey (H, W) or RGB (H, W, 3) array as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def save_grid(path: Path, images: Array, columns: int = 8) -> None:
+    """Write (n, H, W) uint8 as one sheet, small images enlarged without smoothing."""
+    sheet = tile(images, columns)
+    factor = max(1, 128 // images.shape[1])
+    with atomic_file(path) as handle:
+        handle.write(png_bytes(sheet.repeat(factor, 0).repeat(factor, 1)))
+
+
+def side_by_side(panels: dict[str, Array], columns: int = 6) -> bytes:
+    """Several (n, H, W) sets beside one another, each under its title, as a PNG file."""
+    sheets = {title: tile(images, columns) for title, images in panels.items()}
+    factor = max(1, 128 // next(iter(panels.values())).shape[1])
+    sheets = {title: sheet.repeat(factor, 0).repeat(factor, 1) for title, sheet in sheets.items()}
+    head, gutter = 34, 28
+    width = sum(s.shape[1] for s in sheets.values()) + gutter * (len(sheets) - 1)
+    canvas = Image.new("L", (width, head + max(s.shape[0] for s in sheets.values())), 255)
+    draw, left = ImageDraw.Draw(canvas), 0
+    font = ImageFont.load_default(size=20)
+    for title, sheet in sheets.items():
+        draw.text((left + 4, 5), title, fill=0, font=font)
+        canvas.paste(Image.fromarray(sheet), (left, head))
+        left += sheet.shape[1] + gutter
+    return png_bytes(np.asarray(canvas))

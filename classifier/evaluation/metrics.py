@@ -1,0 +1,143 @@
+"""What is reported of a classifier: pure functions of ``y_true`` (n,) and ``y_score``.
+
+With two classes ``y_true`` is in {0, 1} and ``y_score`` (n,) the probability of PNEUMONIA. With C classes, of which 0 is NORMAL,
+``y_score`` is (n, C), each row a distribution; the functions for that are at the end.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn import metrics
+
+from classifier.evaluation.thresholds import with_temperature
+
+Array = np.ndarray
+EPSILON = 1e-7
+CALIBRATION = ("nll", "brier", "ece")
+RANKING = ("auroc", "auprc", *CALIBRATION)
+DECISION = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "precision", "f1")
+MULTICLASS_RANKING = ("auroc", "auprc", "auroc_pneumonia", *CALIBRATION)
+MULTICLASS_DECISION = ("accuracy", "balanced_accuracy", "f1")
+
+
+def ranking_metrics(y_true: Array, y_score: Array) -> dict[str, float]:
+    """AUROC and AUPRC (average precision): what no temperature and no threshold changes."""
+    return {
+        "auroc": float(metrics.roc_auc_score(y_true, y_score)),
+        "auprc": float(metrics.average_precision_score(y_true, y_score)),
+    }
+
+
+def calibration_metrics(y_true: Array, y_score: Array) -> dict[str, float]:
+    """Negative log-likelihood, Brier score and ECE: what a temperature changes."""
+    return {
+        "nll": nll(y_true, y_score),
+        "brier": float(np.mean((y_score - y_true) ** 2)),
+        "ece": expected_calibration_error(y_true, y_score),
+    }
+
+
+def decision_metrics(y_true: Array, y_score: Array, threshold: float) -> dict[str, float]:
+    """Metrics of the decision ``y_score >= threshold``; a ratio with nothing below it is 0."""
+    tn, fp, fn, tp = confusion(y_true, y_score, threshold)
+
+    def ratio(a: int, b: int) -> float:
+        return a / b if b else 0.0
+
+    sensitivity, specificity, precision = ratio(tp, tp + fn), ratio(tn, tn + fp), ratio(tp, tp + fp)
+    return {
+        "accuracy": (tp + tn) / len(y_true),
+        "balanced_accuracy": (sensitivity + specificity) / 2,
+        "sensitivity": sensitivity,
+        "specificity": specificity,
+        "precision": precision,
+        "f1": ratio(2 * tp, 2 * tp + fp + fn),
+    }
+
+
+def confusion(y_true: Array, y_score: Array, threshold: float) -> tuple[int, int, int, int]:
+    """(TN, FP, FN, TP), PNEUMONIA being positive."""
+    matrix = metrics.confusion_matrix(y_true, y_score >= threshold, labels=[0, 1])
+    tn, fp, fn, tp = (int(v) for v in matrix.ravel())
+    return tn, fp, fn, tp
+
+
+def nll(y_true: Array, y_score: Array) -> float:
+    """Mean negative log-likelihood in nats, of two classes or C, probabilities kept off 0 and 1 by 1e-7."""
+    if y_score.ndim == 2:
+        of_truth = np.clip(y_score[np.arange(len(y_true)), y_true], EPSILON, 1 - EPSILON)
+        return float(-np.mean(np.log(of_truth)))
+    p = np.clip(y_score, EPSILON, 1 - EPSILON)
+    return float(-np.mean(np.where(y_true == 1, np.log(p), np.log(1 - p))))
+
+
+def expected_calibration_error(y_true: Array, y_score: Array, bins: int = 15) -> float:
+    """Mean distance of the observed from the stated probability over equal-width bins (Naeini et al. 2015)."""
+    which = np.minimum((y_score * bins).astype(int), bins - 1)
+    gaps = [abs(float((y_true[which == b] - y_score[which == b]).sum())) for b in np.unique(which)]
+    return sum(gaps) / len(y_true)
+
+
+def evaluate(y_true: Array, y_score: Array, threshold: float, temperature: float) -> dict[str, object]:
+    """Everything at once: the threshold-free metrics, and decisions at 0.5 and at ``threshold``; of C classes, which need no
+    threshold, the decision for the most likely one.
+
+    NLL, Brier score and ECE are of the probabilities with the temperature; those without it are under ``uncalibrated``.
+    """
+    if y_score.ndim == 2:
+        return {
+            "n": len(y_true),
+            **multiclass_ranking(y_true, y_score),
+            **multiclass_calibration(y_true, with_temperature(y_score, temperature)),
+            "uncalibrated": multiclass_calibration(y_true, y_score),
+            "most_likely": multiclass_decision(y_true, y_score),
+            "temperature": temperature,
+        }
+    return {
+        "n": len(y_true),
+        **ranking_metrics(y_true, y_score),
+        **calibration_metrics(y_true, with_temperature(y_score, temperature)),
+        "uncalibrated": calibration_metrics(y_true, y_score),
+        "at_half": decision_metrics(y_true, y_score, 0.5) | {"confusion": confusion(y_true, y_score, 0.5)},
+        "at_threshold": decision_metrics(y_true, y_score, threshold)
+        | {"confusion": confusion(y_true, y_score, threshold)},
+        "threshold": threshold,
+        "temperature": temperature,
+    }
+
+
+def multiclass_ranking(y_true: Array, y_score: Array) -> dict[str, float]:
+    """AUROC and AUPRC, each class against the rest, their plain mean over classes (macro); and ``auroc_pneumonia``, of any pneumonia
+    against NORMAL by the probability of not being NORMAL, which can be put beside a two-class network's AUROC."""
+    of_class = [ranking_metrics(y_true == k, y_score[:, k]) for k in range(y_score.shape[1])]
+    return {
+        **{key: float(np.mean([figures[key] for figures in of_class])) for key in ("auroc", "auprc")},
+        "auroc_pneumonia": ranking_metrics(y_true > 0, 1 - y_score[:, 0])["auroc"],
+    }
+
+
+def multiclass_calibration(y_true: Array, y_score: Array) -> dict[str, float]:
+    """NLL; Brier score summed over classes, in [0, 2] (Brier 1950, doi:10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2), so that of two
+    classes it would be twice the usual one; ECE of the probability of the most likely class (Guo et al. 2017, arXiv:1706.04599)."""
+    hit = (y_score.argmax(axis=1) == y_true).astype(float)
+    return {
+        "nll": nll(y_true, y_score),
+        "brier": float(np.mean(((y_score - np.eye(y_score.shape[1])[y_true]) ** 2).sum(axis=1))),
+        "ece": expected_calibration_error(hit, y_score.max(axis=1)),
+    }
+
+
+def multiclass_decision(y_true: Array, y_score: Array) -> dict[str, object]:
+    """The decision for the most likely class: accuracy, the mean of the classes' sensitivities (balanced accuracy) and of their
+    F1 (macro); the sensitivities themselves; ``confusion`` (C, C), rows the truth. A ratio with nothing below it is 0."""
+    classes = range(y_score.shape[1])
+    matrix = metrics.confusion_matrix(y_true, y_score.argmax(axis=1), labels=list(classes))
+    hits, of_truth, of_decision = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
+    sensitivity = hits / np.maximum(of_truth, 1)
+    return {
+        "accuracy": float(hits.sum() / len(y_true)),
+        "balanced_accuracy": float(sensitivity.mean()),
+        "f1": float((2 * hits / np.maximum(of_truth + of_decision, 1)).mean()),
+        "sensitivity": sensitivity.tolist(),
+        "confusion": matrix.tolist(),
+    }

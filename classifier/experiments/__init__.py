@@ -1,0 +1,1 @@
+"""The trials of a command, who runs them, and commands that repeat or compare trials."""

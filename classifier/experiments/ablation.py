@@ -1,0 +1,138 @@
+"""`classifier ablate` and `classifier train`: run the trials that are missing, keep each as it ends, write the outputs."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import torch
+
+from balancer.audit.findings import audit, leaks
+from balancer.audit.report import write_audit
+from balancer.core.command import CommandResult
+from balancer.core.run import RunDir, append_jsonl, deferred_signals, read_jsonl, write_json
+from classifier import inference
+from classifier.analysis.contrasts import analyse
+from classifier.analysis.results import read_groups, read_predictions
+from classifier.analysis.statistics import patient_weights
+from classifier.experiments.jobs import Workers, run_trials
+from classifier.experiments.study import (
+    Study,
+    Trial,
+    TrialResult,
+    check_provenance,
+    code_hash,
+    code_notes,
+    keep,
+    plan,
+    run_trial,
+)
+from classifier.report import page as report
+from classifier.report import tables
+
+log = logging.getLogger("balancer")
+RESULTS = "results.jsonl"
+Row = dict[str, Any]
+
+
+def check(study: Study) -> None:
+    """Refuse, before hours of training, a test set that no interval can be had from.
+
+    Raises:
+        BalancerError: fewer than two patients in a class of the test set.
+    """
+    test = study.data.indices("test")
+    patient_weights(study.data.labels[test], [study.data.groups[i] for i in test], resamples=0, seed=0)
+
+
+def finished_trials(study: Study, run: RunDir) -> list[Row]:
+    """The rows of ``results.jsonl``, one per trial.
+
+    Raises:
+        BalancerError: they were made on other data, another split, other settings or other synthetic sets.
+    """
+    rows = read_jsonl(run / RESULTS)
+    check_provenance(rows, study, str(run / RESULTS))
+    return list({key_of(row): row for row in rows}.values())  # a line that was copied counts once
+
+
+def key_of(row: Row) -> tuple[Any, ...]:
+    """What names a trial: see :attr:`classifier.experiments.study.Trial.key`."""
+    return row["regime"], row["trial_seed"], row["synthetic_set"], row["dose"]
+
+
+def ablate(study: Study, run: RunDir, workers: Workers) -> list[Row]:
+    """Run the trials that ``results.jsonl`` does not hold yet; returns all rows, in the order of the plan.
+
+    Raises:
+        Interrupted: a signal came; finished trials are kept.
+        BalancerError: the finished trials of a resumed run do not belong to this study, or a trial failed.
+    """
+    trials = plan(study)
+    rows = finished_trials(study, run)
+    done = {key_of(row) for row in rows}
+    missing = [t for t in trials if t.key not in done]
+    if done:
+        log.info("%d of %d trials were done before", len(trials) - len(missing), len(trials))
+
+    def kept(trial: Trial, result: TrialResult) -> None:
+        row = keep(result, run.path, run / "trials" / trial.name)
+        append_jsonl(run / RESULTS, row)
+        rows.append(row)
+        log.info(
+            "[%d/%d] %s: validation NLL %.4f at step %d, %.0f s",
+            len(rows),
+            len(trials),
+            trial.name,
+            row["val"]["nll"],
+            row["selected_step"],
+            row["seconds"],
+        )
+
+    hint = f"finished trials are kept in {run / RESULTS}; continue with --resume {run.path}"
+    run_trials(study, missing, workers, kept, hint)
+    position = {trial.key: i for i, trial in enumerate(trials)}
+    return sorted((row for row in rows if key_of(row) in position), key=lambda row: position[key_of(row)])
+
+
+def write_outputs(rows: list[Row], study: Study, run: RunDir) -> CommandResult:
+    """Analysis, tables, figures and report from the results alone; returns what the command prints."""
+    data = study.data
+    analysis = analyse(rows, read_predictions(rows, run.path), read_groups(run.path), seed=study.config.seed)
+    audited = json.loads((run / "audit" / "audit.json").read_text(encoding="utf-8"))
+    notes = [*data.notes, *(f"Leak in the data: {leak}." for leak in audited["leaks"]), *analysis["notes"]]
+    notes += code_notes(row["code_hash"] for row in rows)
+    sources = ", ".join(f"`{s.path}` ({s.digest})" for s in study.synthetic) or "none"
+    note = (
+        f"Data `{data.source}`, split `{data.split_hash}`; synthetic sets: {sources}; "
+        f"recipe `{rows[0]['recipe_hash']}`, code `{code_hash()}`."
+    )
+    write_json(run / "analysis.json", {**analysis, "notes": notes})
+    report.write_outputs(rows, analysis, data, run.path, note, notes)
+    table = tables.text_table(tables.summarise(rows), analysis)
+    text = "\n".join([*notes, "", table, "", *analysis["headline"], "", analysis["verdict"]])
+    return CommandResult({"run": str(run.path), **analysis, "notes": notes}, f"{text}\n{run / 'report.html'}")
+
+
+def write_data_audit(study: Study, run: RunDir) -> None:
+    """The audit of the data, beside every ablation: made once, before the first trial."""
+    if not (run / "audit" / "audit.html").exists():  # written last
+        findings = audit(study.data, study.config.data)
+        for leak in leaks(findings):
+            log.warning("leak in the data: %s", leak)
+        write_audit(run / "audit", study.data, study.config.data, findings)
+
+
+def train_one(study: Study, run: RunDir, device: torch.device) -> CommandResult:
+    """`classifier train`: one trial, straight into the run directory."""
+    if run.finished:
+        return CommandResult({"run": str(run.path), "finished": True}, f"{run.path} is finished already; nothing to do")
+    with deferred_signals() as signalled:
+        row = keep(run_trial(study, plan(study)[0], device, signalled), run.path, run.path)
+    for entry in row["history"]:
+        run.metrics(entry)
+    write_json(run / "result.json", row)
+    result = {**row["test"], "regime": row["regime"], "trial_seed": row["trial_seed"], "fold": "test"}
+    text = f"{inference.describe(result)}\n{run / 'model.pt'}"
+    return CommandResult({"run": str(run.path), **row}, text)

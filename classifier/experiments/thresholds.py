@@ -1,0 +1,320 @@
+"""`classifier thresholds`: what decisions cost at every threshold, and how the rules that choose one carry over to test.
+
+Every threshold here is on the probabilities with the temperature, as `classifier predict` states them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from balancer.core.command import CommandResult
+from balancer.core.run import atomic_file, write_json, write_text
+from balancer.reporting.document import Section, Table, aligned, csv_text
+from balancer.reporting.numbers import bounds, short, signed
+from balancer.reporting.plots import BLUE, GREY, PALETTE, png, subplots, svg
+from classifier.analysis.results import FOLDS, Arm, Finished, Member, Predictions, mean_sd, output_folder, read_runs
+from classifier.analysis.statistics import crossed_estimate, patient_weights, patients_per_class, share_interval
+from classifier.evaluation.thresholds import Choice, threshold_rule, with_temperature
+from classifier.report.axes import annotate, fix_ticks
+from classifier.report.page import Page, render_markdown
+from classifier.report.tables import cell
+
+Array = np.ndarray
+RULES = ("half", "balanced_accuracy", "f1", "sensitivity=0.95", "specificity=0.95", "cost=5")
+GRID = np.arange(5, 96) / 100
+METRICS = {"balanced_accuracy": "balanced accuracy", "sensitivity": "sensitivity", "specificity": "specificity"}
+SWEEP_RESAMPLES = 200  # a standard error needs no more
+RESAMPLES = 2000
+MARKERS = "os^vDP*X"
+WARNING = (
+    "The test curves show what a threshold would have given. No threshold may be taken from them, and no rule may be picked by its "
+    "test columns: it would be chosen on the images that it is then judged by. Fix the rule first; what it gives on test is the "
+    "figure to report."
+)
+CAPTION = (
+    "Rows are arms. Blue: test; grey: validation; bands are pointwise 95 % intervals of the mean over trials. Each rule "
+    "stands at the mean of the thresholds that it chose on validation: hollow, what it reached there; filled, what it gives on test."
+)
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Figures of one fold's decisions in every trial, by the keys of :data:`METRICS`."""
+
+    values: dict[str, Array]  # (1 + resamples of patients, trial seeds, synthetic sets, thresholds)
+    patients: int  # in the class that has fewer
+
+    def figure(self, metric: str, k: int) -> dict[str, float | None]:
+        """Mean, SD over trial seeds and 95 % interval at the k-th threshold."""
+        found = crossed_estimate(self.values[metric][..., k], self.patients)
+        low, high = share_interval(found, self.patients)
+        return {"mean": found.value, "sd": found.seed_sd, "low": low, "high": high}
+
+    def observed(self, metric: str) -> Array:
+        """(trial seeds, thresholds), averaged over synthetic sets."""
+        means: Array = self.values[metric][0].mean(axis=1)
+        return means
+
+
+def thresholds(runs: Sequence[Path], regimes: Sequence[str], rules: Sequence[str], out: Path | None) -> CommandResult:
+    """Read the runs, write thresholds.{md,csv,json,png,svg} and sweep.csv into ``out``, and tell the table.
+
+    Args:
+        rules: as :func:`classifier.evaluation.thresholds.threshold_rule` takes them; none: :data:`RULES`.
+        out: a folder, made where it is missing; None: ``thresholds`` in the only run.
+
+    Raises:
+        UsageError: an unknown rule or regime, or several runs and no ``out``.
+        BalancerError: the runs hold no trial, or do not fit together.
+    """
+    chosen = {name: threshold_rule(name) for name in rules or RULES}
+    folder = output_folder(out, runs, "thresholds")
+    finished = read_runs(runs, regimes)
+    result = study(finished, chosen)
+    write_outputs(result, finished, folder)
+    header, rows = rule_table(result)
+    text = "\n".join([*finished.notes, finished.counts(), "", aligned(header, rows), "", *headlines(result), WARNING])
+    return CommandResult({"out": str(folder), **result}, f"{text}\n{folder / 'thresholds.md'}")
+
+
+def study(finished: Finished, rules: Mapping[str, Choice]) -> dict[str, Any]:
+    """Everything that is reported, ready for JSON: per arm the sweep over :data:`GRID`, the rules, and the best in hindsight."""
+    return {
+        "data": finished.source,
+        "notes": finished.notes,
+        "n_val": len(finished.val_groups),
+        "n_test": len(finished.test_groups),
+        "thresholds": GRID.tolist(),
+        "arms": [_arm(arm, finished, rules) for arm in finished.arms],
+    }
+
+
+def _arm(arm: Arm, finished: Finished, rules: Mapping[str, Choice]) -> dict[str, Any]:
+    cells = arm.cells()
+    swept = {
+        fold: decisions(_shown(cells, fold), [[GRID] * len(c) for c in cells], finished.groups(fold), SWEEP_RESAMPLES)
+        for fold in FOLDS
+    }
+    best = swept["test"].values["balanced_accuracy"][0].argmax(axis=2)  # of each trial
+    return {
+        "arm": arm.name,
+        "trial_seeds": len(cells),
+        "synthetic_sets": len(cells[0]) if cells[0][0].row.get("synthetic_set") is not None else 0,
+        "sweep": {fold: {m: _curve(swept[fold], m) for m in METRICS} for fold in FOLDS},
+        "rules": _rules(cells, finished, rules),
+        "hindsight": {
+            "threshold": _mean_sd(GRID[best].mean(axis=1)),
+            "balanced_accuracy": _mean_sd(swept["test"].values["balanced_accuracy"][0].max(axis=2).mean(axis=1)),
+        },
+    }
+
+
+def _rules(cells: list[list[Member]], finished: Finished, rules: Mapping[str, Choice]) -> list[dict[str, Any]]:
+    """What each rule chose on validation, trial by trial, and what that gives there and on test."""
+    chosen = [[np.array([r(m.val.y_true, m.val.y_score) for r in rules.values()]) for m in c] for c in cells]
+    found = {
+        fold: decisions([[getattr(m, fold) for m in c] for c in cells], chosen, finished.groups(fold), RESAMPLES)
+        for fold in FOLDS
+    }
+    stated = np.array(
+        [
+            np.mean([with_temperature(t, m.val.temperature) for t, m in zip(of_seed, c, strict=True)], axis=0)
+            for of_seed, c in zip(chosen, cells, strict=True)
+        ]
+    )
+    gaps = {metric: found["test"].observed(metric) - found["val"].observed(metric) for metric in METRICS}
+    return [
+        {
+            "rule": name,
+            "threshold": _mean_sd(stated[:, k]),
+            **{fold: {metric: found[fold].figure(metric, k) for metric in METRICS} for fold in FOLDS},
+            "gap": {metric: _mean_sd(gaps[metric][:, k]) for metric in METRICS},
+        }
+        for k, name in enumerate(rules)
+    ]
+
+
+def _shown(cells: list[list[Member]], fold: str) -> list[list[Predictions]]:
+    """The fold's predictions with each trial's temperature."""
+    found = [[getattr(m, fold) for m in of_seed] for of_seed in cells]
+    return [[replace(p, y_score=with_temperature(p.y_score, p.temperature)) for p in of_seed] for of_seed in found]
+
+
+def decisions(
+    trials: Sequence[Sequence[Predictions]],
+    at: Sequence[Sequence[Array]],
+    groups: Sequence[str],
+    resamples: int,
+) -> Decisions:
+    """Decide every trial's images at its own thresholds, on the sample and on resamples of its patients.
+
+    Args:
+        trials: trial seeds x synthetic sets, on the same images.
+        at: for each of them the thresholds (T,) for ``y_score``.
+        groups: patient of each image.
+    """
+    y_true = trials[0][0].y_true
+    weights = patient_weights(y_true, groups, resamples, seed=0)
+    pairs = [
+        [_weighted(p, t, weights) for p, t in zip(of_seed, thresholds, strict=True)]
+        for of_seed, thresholds in zip(trials, at, strict=True)
+    ]
+    sensitivity, specificity = (np.stack([np.stack([p[i] for p in c], 1) for c in pairs], 1) for i in (0, 1))
+    values = dict(zip(METRICS, ((sensitivity + specificity) / 2, sensitivity, specificity), strict=True))
+    return Decisions(values, min(patients_per_class(y_true, groups)))
+
+
+def _weighted(trial: Predictions, at: Array, weights: Array) -> tuple[Array, Array]:
+    """Sensitivity and specificity (b, T) of ``y_score >= at`` under each row of ``weights`` (b, n)."""
+    called = (trial.y_score[:, None] >= at).astype(float)
+    shares = []
+    for label in (1, 0):
+        mine = trial.y_true == label
+        shares.append(weights[:, mine] @ called[mine] / weights[:, mine].sum(axis=1, keepdims=True))
+    return shares[0], 1 - shares[1]
+
+
+def _curve(found: Decisions, metric: str) -> dict[str, list[float | None]]:
+    points = [found.figure(metric, k) for k in range(len(GRID))]
+    return {key: [p[key] for p in points] for key in ("mean", "low", "high")}
+
+
+def _mean_sd(of_seeds: Array) -> dict[str, float | None]:
+    mean, sd = mean_sd(of_seeds.tolist())
+    return {"mean": mean, "sd": sd}
+
+
+def rule_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Rules down, figures across, arm by arm; the last line of an arm is what only hindsight knows."""
+    header = ["arm", "rule", "threshold", "val bal.acc", "test bal.acc [95 %]", "test - val"]
+    header += ["val sens", "test sens", "val spec", "test spec"]
+    rows = []
+    for arm in result["arms"]:
+        for r in arm["rules"]:
+            of = [r[fold][m] for m in METRICS for fold in FOLDS]
+            cells = [cell(f) for f in of]
+            cells[1] += f" {bounds(of[1]['low'], of[1]['high'])}"
+            gap = signed(r["gap"]["balanced_accuracy"]["mean"])
+            rows.append([arm["arm"], r["rule"], cell(r["threshold"]), *cells[:2], gap, *cells[2:]])
+        best = arm["hindsight"]
+        known = [cell(best["threshold"]), "–", cell(best["balanced_accuracy"])]
+        rows.append([arm["arm"], "best of the sweep on test, no choice", *known, *["–"] * 5])
+    return header, rows
+
+
+def headlines(result: dict[str, Any]) -> list[str]:
+    """A sentence per arm: what validation promised, what test gave, and what choosing on test would have claimed."""
+    found = []
+    for arm in result["arms"]:
+        best = arm["hindsight"]["balanced_accuracy"]["mean"]
+        for r in (r for r in arm["rules"] if r["rule"] in ("balanced_accuracy", "youden")):
+            promised, given = (r[fold]["balanced_accuracy"]["mean"] for fold in FOLDS)
+            found.append(
+                f"{arm['arm']}: the threshold with the best balanced accuracy on validation promises {short(promised)} and gives "
+                f"{short(given)} on test; one taken from the test curve would claim {short(best)}, {short(best - given)} too much."
+            )
+    return found
+
+
+def write_outputs(result: dict[str, Any], finished: Finished, folder: Path) -> None:
+    """Write the study's tables and its figure into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    header, rows = rule_table(result)
+    page = Page(
+        "How thresholds carry over from validation to test",
+        finished.notes,
+        WARNING,
+        headlines(result),
+        [
+            Section("Rules", [f"{finished.counts()}. Mean ± SD over trial seeds."], Table(header, rows, numeric=2)),
+            Section("Every threshold", ["![Decisions against the threshold](thresholds.png)", CAPTION]),
+        ],
+    )
+    write_text(folder / "thresholds.md", render_markdown(page))
+    write_text(folder / "thresholds.csv", _rules_csv(result))
+    write_text(folder / "sweep.csv", _sweep_csv(result))
+    write_json(folder / "thresholds.json", result)
+    figure = draw(result, finished.counts())
+    picture = png(figure, dpi=150)
+    figure.set_layout_engine("none")  # the SVG keeps the places that were found for the PNG
+    for name, content in (("thresholds.png", picture), ("thresholds.svg", svg(figure))):
+        with atomic_file(folder / name) as handle:
+            handle.write(content)
+
+
+def _rules_csv(result: dict[str, Any]) -> str:
+    header = ["arm", "rule", "fold", "metric", "threshold_mean", "threshold_sd", "mean", "sd", "low", "high"]
+    rows = [
+        [arm["arm"], r["rule"], fold, m, *r["threshold"].values(), *r[fold][m].values()]
+        for arm in result["arms"]
+        for r in arm["rules"]
+        for fold in FOLDS
+        for m in METRICS
+    ]
+    return csv_text(header, rows)
+
+
+def _sweep_csv(result: dict[str, Any]) -> str:
+    rows = [
+        [arm["arm"], fold, m, threshold, *(arm["sweep"][fold][m][key][k] for key in ("mean", "low", "high"))]
+        for arm in result["arms"]
+        for fold in FOLDS
+        for m in METRICS
+        for k, threshold in enumerate(result["thresholds"])
+    ]
+    return csv_text(["arm", "fold", "metric", "threshold", "mean", "low", "high"], rows)
+
+
+def draw(result: dict[str, Any], note: str) -> Figure:
+    """The sweep of every arm, a row each, with the rules where they fall."""
+    arms = result["arms"]
+    figure, grid = subplots(len(arms), len(METRICS), 10.4, 2.3 * len(arms) + 1.1)
+    lowest = {m: min(min(arm["sweep"][fold][m]["low"]) for arm in arms for fold in FOLDS) for m in METRICS}
+    for arm, line in zip(arms, grid, strict=True):
+        for (metric, title), axes in zip(METRICS.items(), line, strict=True):
+            for fold, colour in (("val", GREY), ("test", BLUE)):
+                curve = arm["sweep"][fold][metric]
+                axes.fill_between(GRID, curve["low"], curve["high"], color=colour, alpha=0.18, linewidth=0)
+                axes.plot(GRID, curve["mean"], color=colour, linewidth=1.4)
+            for k, r in enumerate(arm["rules"]):
+                for fold, face in (("val", "white"), ("test", None)):
+                    _mark(axes, k, r["threshold"]["mean"], r[fold][metric]["mean"], face)
+            axes.set(xlim=(0, 1), ylim=(min(lowest[metric], 0.9) - 0.03, 1.02))
+            axes.tick_params(labelsize=7)
+            axes.grid(alpha=0.2)
+            fix_ticks(axes.yaxis, 5)
+            axes.set_title(f"{arm['arm']}: {title}" if metric == "balanced_accuracy" else title, fontsize=8.5)
+    for axes in grid[-1]:
+        axes.set_xlabel("threshold", fontsize=8)
+    figure.legend(handles=_legend(arms[0]["rules"]), loc="outside upper center", ncols=5, fontsize=7.5, frameon=False)
+    annotate(figure, note)
+    return figure
+
+
+def _mark(axes: Any, k: int, x: float, y: float, face: str | None) -> None:
+    colour = PALETTE[(k + 2) % len(PALETTE)]
+    marker = MARKERS[k % len(MARKERS)]
+    axes.plot(x, y, marker, color=colour, markerfacecolor=face or colour, markersize=4.5, clip_on=False, zorder=3)
+
+
+def _legend(rules: list[dict[str, Any]]) -> list[Line2D]:
+    lines = [Line2D([], [], color=c, linewidth=1.6, label=n) for n, c in (("validation", GREY), ("test", BLUE))]
+    marks = [
+        Line2D(
+            [],
+            [],
+            marker=MARKERS[k % len(MARKERS)],
+            color=PALETTE[(k + 2) % len(PALETTE)],
+            linestyle="",
+            label=r["rule"],
+        )
+        for k, r in enumerate(rules)
+    ]
+    return lines + marks

@@ -1,0 +1,177 @@
+"""`classifier compare`: how large and how fast networks are, measured here and now, side by side."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from balancer.core.command import CommandResult
+from balancer.core.config import validate
+from balancer.core.device import describe_device, limit_threads, memory_format, resolve_device, synchronize
+from balancer.core.errors import BalancerError, UsageError, nearest
+from balancer.core.run import write_text
+from balancer.core.settings import ClassifierConfig, DataConfig
+from balancer.reporting.document import aligned, csv_text
+from classifier.models import OWN_MODELS, build_model
+from classifier.models.backbones import backbone_names
+from classifier.systems.registry import SYSTEMS
+from classifier.training.checkpoint import load_classifier
+from classifier.training.trainer import to_input
+
+log = logging.getLogger("balancer")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How a network is timed."""
+
+    batch_size: int = 32
+    repeats: int = 10  # of the batch
+    single_repeats: int = 50  # of one image
+    warm_up: int = 2  # runs before the clock, which choose kernels and fill caches
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Size and speed of one network, in evaluation mode and float32."""
+
+    name: str
+    model: str
+    image_size: int
+    parameters: int
+    trainable: int  # in the last stage of its training
+    megabytes: float  # of the state, buffers too, at four bytes a value
+    images_per_second: float  # of the median batch
+    latency_ms: float  # of one image, median
+    latency_p95_ms: float
+
+
+def compare(
+    names: Sequence[str], image_size: int | None, device: str, timing: Timing, out: Path | None
+) -> CommandResult:
+    """Profile systems, networks and checkpoints by name or path; write a CSV file where ``out`` says so.
+
+    Raises:
+        UsageError: a name that is none of these.
+        BalancerError: a file that is no checkpoint.
+    """
+    limit_threads()
+    where = resolve_device(device)
+    if out is not None and not out.parent.is_dir():
+        raise UsageError(f"--out {out}: there is no folder {out.parent}; make it first")
+    found = []
+    for name in names:
+        log.info("%s", name)
+        model, config = network(name, image_size, where)
+        found.append(profile(name, model, config, where, timing))
+        del model  # before the next one is built
+    rows = [list(asdict(p).values()) for p in found]
+    titles = list(Profile.__dataclass_fields__)
+    if out is not None:
+        write_text(
+            out,
+            csv_text(
+                [*titles, "device", "batch_size"], [[*r, describe_device(where), timing.batch_size] for r in rows]
+            ),
+        )
+    header = ["name", "network", "px", "parameters", "trainable", "MB", "images/s", "latency ms", "p95 ms"]
+    note = (
+        f"{describe_device(where)}, torch {torch.__version__}, float32; images/s at batch {timing.batch_size}, median of {timing.repeats}; "
+        f"latency of one image, median of {timing.single_repeats}. Reading and decoding files is not in it."
+    )
+    values = {"device": describe_device(where), "threads": torch.get_num_threads(), **asdict(timing)}
+    text = f"{aligned(header, [_cells(p) for p in found])}\n\n{note}"
+    return CommandResult({**values, "networks": [asdict(p) for p in found]}, text if out is None else f"{text}\n{out}")
+
+
+def network(name: str, image_size: int | None, device: torch.device) -> tuple[nn.Module, ClassifierConfig]:
+    """The network that a system, a torchvision name, one of ours or a checkpoint names, with its settings.
+
+    Weights do not change size or speed: a system's network is built with random ones, so nothing is downloaded.
+    """
+    if Path(name).exists():
+        loaded = load_classifier(Path(name), device)
+        return loaded.model, _resized(loaded.config, image_size)
+    if name in SYSTEMS:
+        system = SYSTEMS[name].config()
+        last = system.stages[-1].trainable if system.stages else None
+        values = {"weights": "none", "normalisation": system.input_normalisation, "trainable": last or system.trainable}
+        config: ClassifierConfig = _resized(system.model_copy(update=values), image_size)
+    elif name in OWN_MODELS or name in backbone_names():
+        config = _resized(ClassifierConfig(model=name), image_size)
+    else:
+        known = [*SYSTEMS, *OWN_MODELS, *backbone_names()]
+        raise UsageError(f"{name!r} is no system, no network and no file; {nearest(name, known)}")
+    model = build_model(config)
+    return model.to(device).to(memory_format=memory_format(device)).eval(), config
+
+
+def _resized(config: ClassifierConfig, image_size: int | None) -> ClassifierConfig:
+    if image_size is None:
+        return config
+    data = validate(DataConfig, {**config.data.model_dump(), "image_size": image_size})
+    return config.model_copy(update={"data": data})
+
+
+def profile(name: str, model: nn.Module, config: ClassifierConfig, device: torch.device, timing: Timing) -> Profile:
+    """Count and time a network.
+
+    Raises:
+        BalancerError: it cannot take images of that size.
+    """
+    sizes = {id(p): (p.numel(), p.requires_grad) for p in model.parameters()}
+    state = [v for v in model.state_dict().values() if v.is_floating_point()]
+    try:
+        batch = seconds(model, _images(config, timing.batch_size, device), device, timing.warm_up, timing.repeats)
+        single = seconds(model, _images(config, 1, device), device, timing.warm_up, timing.single_repeats)
+    except (RuntimeError, ValueError, AssertionError) as error:  # too small for a pooling or a patch
+        reason = str(error).splitlines()[0]
+        raise BalancerError(
+            f"{name} cannot take {config.data.image_size} px images ({reason}); give --image-size"
+        ) from error
+    return Profile(
+        name=name,
+        model=config.model,
+        image_size=config.data.image_size,
+        parameters=sum(n for n, _ in sizes.values()),
+        trainable=sum(n for n, learns in sizes.values() if learns),
+        megabytes=sum(v.numel() for v in state) * 4 / 1e6,
+        images_per_second=timing.batch_size / float(np.median(batch)),
+        latency_ms=1000 * float(np.median(single)),
+        latency_p95_ms=1000 * float(np.percentile(single, 95)),
+    )
+
+
+def _images(config: ClassifierConfig, count: int, device: torch.device) -> Tensor:
+    size = config.data.image_size
+    pixels = np.random.default_rng(0).integers(0, 256, (count, size, size), dtype=np.uint8)
+    return to_input(pixels, config, device)
+
+
+@torch.inference_mode()
+def seconds(model: nn.Module, images: Tensor, device: torch.device, warm_up: int, repeats: int) -> list[float]:
+    """Time of each of ``repeats`` passes over a batch (B, C, H, W), after ``warm_up`` passes that are not counted."""
+    for _ in range(warm_up):
+        model(images)
+    found = []
+    for _ in range(repeats):
+        synchronize(device)
+        begin = time.perf_counter()
+        model(images)
+        synchronize(device)
+        found.append(time.perf_counter() - begin)
+    return found
+
+
+def _cells(p: Profile) -> list[str]:
+    sizes: list[Any] = [p.image_size, f"{p.parameters:,}", f"{p.trainable:,}", f"{p.megabytes:.1f}"]
+    speeds = [f"{p.images_per_second:.1f}", f"{p.latency_ms:.2f}", f"{p.latency_p95_ms:.2f}"]
+    return [p.name, p.model, *(str(s) for s in sizes), *speeds]

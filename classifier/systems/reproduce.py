@@ -1,0 +1,284 @@
+"""`classifier reproduce`: the published systems under one protocol, side by side with what each of them reported."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, cast
+
+from balancer.core.command import CommandArgs, CommandResult
+from balancer.core.config import data_path, flatten, merge, overruled, parse_assignment, resolve
+from balancer.core.device import limit_threads
+from balancer.core.errors import BalancerError, Interrupted, UsageError
+from balancer.core.run import (
+    RunDir,
+    environment,
+    open_run,
+    request,
+    resumed_config,
+    resumed_path,
+    saved_config,
+    write_json,
+    write_text,
+)
+from balancer.core.settings import AblateConfig, ReproduceConfig, Settings, StageConfig
+from classifier.experiments.jobs import Workers
+from classifier.experiments.study import configure, estimate_seconds, open_study, refuse_multiclass
+from classifier.experiments.substudies import Part, check_same_data, continued_at, run_part
+from classifier.systems import smoke
+from classifier.systems import tables as system_tables
+from classifier.systems.registry import System, select_systems
+
+log = logging.getLogger("balancer")
+Explicit = dict[str, Any]
+NOT_COMPARED = {"seed", "seeds", "regimes", "synthetic", "data.path"}
+PERIODIC = ("step", "triangular")  # schedules that lr_period is the length of
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A real run, or a smoke run: another command, so that neither is continued as the other, or found as its newest."""
+
+    command: str
+    smoke: bool
+
+
+REAL, SMOKE = Kind("reproduce", False), Kind("reproduce-smoke", True)
+
+
+def reproduce(args: CommandArgs) -> CommandResult:
+    """Run the systems that are args for and write ``table.{md,csv,json}``; a system that fails leaves the others alone.
+
+    Raises:
+        UsageError: an unknown system, or a setting that none of them has.
+        BalancerError: a system failed; the table of the others is written.
+        Interrupted: a signal came; finished trials are kept.
+    """
+    limit_threads()
+    options = dict(args.options)
+    kind, names = SMOKE if options.pop("smoke") else REAL, options.pop("names")
+    if kind.smoke and args.dry_run:
+        raise UsageError("--smoke is over in minutes and writes no results; drop --dry-run")
+    args = replace(args, explicit=_own(args.explicit, names, kind))
+    workers = Workers(args.device, **options)
+    config = _settings(args, kind)
+    systems = select_systems(config.systems)
+    for system in systems:
+        settings = resolve("ablate", explicit_settings(system, config))  # refuses a change that no run could take
+        refuse_multiclass(cast(AblateConfig, settings), "classifier reproduce")
+    workers.at_once()
+    if args.dry_run:
+        return _dry_run(systems, config, workers)
+    with open_run(kind.command, config, request(args)) as run:
+        if not run.finished:
+            write_json(run / "env.json", environment(kind.command, workers.describe()))
+        with continued_at(run.path):
+            entries = run_systems(systems, config, kind, run, workers)
+        text = write_outputs(entries, kind, run)
+        failed = [e for e in entries if e["error"]]
+        if failed:
+            log.info("%s", text)
+            raise BalancerError(
+                f"{len(failed)} of {len(systems)} systems failed, first {failed[0]['system']} ({failed[0]['error']}); the table of the "
+                f"others is {run / 'table.md'}; mend it and continue with --resume {run.path}"
+            )
+        run.finish()
+        return CommandResult(
+            {"run": str(run.path), "smoke": kind.smoke, "entries": entries}, f"{text}\n{run / 'table.md'}"
+        )
+
+
+def _own(explicit: Explicit, names: tuple[str, ...], kind: Kind) -> Explicit:
+    """What was said, as settings of this command: those of a classifier become changes that are laid over every system's."""
+    own = {key: value for key, value in explicit.items() if key in ReproduceConfig.model_fields}
+    others = flatten({key: value for key, value in explicit.items() if key not in own})
+    if kind.smoke:
+        if dropped := sorted({*own, *others} - {"data.path", "systems"}):
+            raise UsageError(
+                f"--smoke brings its own data and sizes, but {', '.join(dropped)} was given; drop that or --smoke"
+            )
+        if "data.path" in others:  # often from the environment
+            log.info("--smoke runs on a few drawings of its own, not on %s", others["data.path"])
+        return {"systems": names} if names else own
+    if others:
+        own["changes"] = [*own.get("changes", ()), *(f"{key}={json.dumps(v)}" for key, v in sorted(others.items()))]
+    return {**own, "systems": names} if names else own
+
+
+def _settings(args: CommandArgs, kind: Kind) -> ReproduceConfig:
+    """The settings of a new run, the data's path among them, or those that a run to resume was begun with."""
+    if args.resume is not None:
+        path = resumed_path(kind.command, args.resume)
+        saved = list(saved_config(kind.command, path).get("changes", ()))
+        new = [text for text in args.explicit.get("changes", ()) if text not in saved]
+        explicit = {**args.explicit, "changes": [*saved, *new]}
+        return cast(ReproduceConfig, resumed_config(kind.command, ReproduceConfig, path, explicit))
+    config: Settings = args.config()
+    assert isinstance(config, ReproduceConfig), "the section of this command"
+    if kind.smoke or "path" in _changes(config).get("data", {}):
+        return config
+    return config.model_copy(update={"changes": (*config.changes, f"data.path={json.dumps(data_path(None))}")})
+
+
+def _changes(config: ReproduceConfig) -> Explicit:
+    return merge(*(parse_assignment(text) for text in config.changes))
+
+
+def explicit_settings(system: System, config: ReproduceConfig) -> Explicit:
+    """The settings of a system's file with what this run changes laid over them."""
+    given: Explicit = {"seed": config.seed, "seeds": config.seeds}
+    given |= {"regimes": list(config.regimes)} if config.regimes else {}
+    given |= {"synthetic": list(config.synthetic)} if config.synthetic else {}
+    explicit = merge(system.settings(), given, _changes(config))
+    if config.share < 1:
+        explicit |= shortened(cast(AblateConfig, resolve("ablate", explicit)), config.share)
+    return explicit
+
+
+def shortened(config: AblateConfig, share: float) -> Explicit:
+    """Settings for a share of every stage's passes or steps, at least a step of each, and of the periods of its schedule.
+
+    What no stage takes from the settings around the stages is left alone there: it would be refused.
+    """
+    scaled: dict[str, Callable[[Any], Any]] = {
+        "epochs": lambda whole: whole * share,
+        "steps": lambda whole: max(1, round(whole * share)),
+        "lr_period": lambda whole: whole * share,
+    }
+    stages = [stage.model_dump(exclude_none=True) for stage in config.stages]
+    for stage in stages:
+        stage.update({key: scaled[key](stage[key]) for key in scaled.keys() & stage.keys()})
+    periodic = any(s.lr_period is None and (s.schedule or config.schedule) in PERIODIC for s in _stages(config))
+    around = {"steps", *(["lr_period"] if periodic else [])} - overruled(config)
+    return {"stages": stages, **{key: scaled[key](getattr(config, key)) for key in around}}
+
+
+def configured(system: System, config: ReproduceConfig) -> AblateConfig:
+    """The settings of a system's study; where it needs synthetic images, with those that are named or newest."""
+    args = CommandArgs("ablate", explicit_settings(system, config), "auto", None, None, False, False)
+    return cast(AblateConfig, configure(args))
+
+
+def run_systems(
+    systems: list[System], config: ReproduceConfig, kind: Kind, run: RunDir, workers: Workers
+) -> list[dict[str, Any]]:
+    """One entry per system and regime; a system that fails has one entry that says why."""
+    data = smoke.draw_data(run.path) if kind.smoke else None
+    entries: list[dict[str, Any]] = []
+    first: Part | None = None
+    for number, system in enumerate(systems, 1):
+        log.info("[%d/%d] %s: %s", number, len(systems), system.name, system.title)
+        settings: Callable[[], AblateConfig] = partial(configured, system, config)
+        if data is not None:
+            settings = partial(smoke.configured, system, data, run / system.name)
+        try:
+            part = _run_system(settings, kind, run / system.name, workers)
+            first = first or part
+            check_same_data(
+                [first, part], ["data_fingerprint"]
+            )  # the split may differ: a system has its own val_fraction
+            entries += system_tables.smoke_entries(system, part) if kind.smoke else _entries(system, part)
+        except Interrupted:
+            raise
+        except (BalancerError, RuntimeError, OSError) as error:  # of the device's memory, a library, the disk
+            reason = _reason(error)
+            log.warning("%s failed: %s", system.name, reason)
+            log.debug("where it failed:", exc_info=True)
+            entries.append(system_tables.failure(system, reason))
+        gc.collect()  # before the next network is built: two of the large ones need not fit
+    return entries
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error; with its kind where it was not written for the user."""
+    said = (str(error).splitlines() or [""])[0]
+    return said if isinstance(error, BalancerError) else f"{type(error).__name__}: {said}".removesuffix(": ")
+
+
+def _run_system(settings: Callable[[], AblateConfig], kind: Kind, folder: Path, workers: Workers) -> Part:
+    """The study of one system. Several regimes are a question of their own: they get an ablation's report too."""
+    if not kind.smoke:
+        return run_part(folder, settings, workers, report=True)
+    with smoke.silent():
+        part = run_part(folder / "study", settings, workers, report=False, smoke_notice=smoke.NOTICE)
+    smoke.forget_weights(part.folder)
+    return part
+
+
+def _entries(system: System, part: Part) -> list[dict[str, Any]]:
+    """One entry per regime of a finished study, with what departs from the system's file."""
+    path = {"data": {"path": part.config.data.path}}
+    pure = cast(AblateConfig, resolve("ablate", merge(system.settings(), path)))
+    return system_tables.entries(system, part, changed(pure, part.config))
+
+
+def changed(pure: AblateConfig, used: AblateConfig) -> list[str]:
+    """Where a run's settings are not those of the system's file: ``data.image_size 64 instead of 148``."""
+    before, now = (flatten(c.model_dump(mode="json", exclude={"stages"})) for c in (pure, used))
+    keys = [key for key in now if key not in NOT_COMPARED and now[key] != before[key]]
+    return [*(f"{key} {now[key]} instead of {before[key]}" for key in keys), *_changed_stages(pure, used)]
+
+
+def _changed_stages(pure: AblateConfig, used: AblateConfig) -> list[str]:
+    """Of stages, how long they are, and in each what else differs; what a stage leaves out is as around it."""
+    before, now = (" + ".join(_length(stage, c) for stage in _stages(c)) for c in (pure, used))
+    found = [f"stages {now} instead of {before}"] if now != before else []
+    pairs = zip_longest(_stages(used), _stages(pure)[: len(_stages(used))], fillvalue=StageConfig())
+    for number, (stage, old) in enumerate(pairs, 1):
+        for key in StageConfig.model_fields:
+            if key in ("epochs", "steps") or getattr(stage, key) == getattr(old, key):
+                continue
+            a, b = (_in_force(s, c, key) for s, c in ((stage, used), (old, pure)))
+            found += [f"stage {number} {key} {a} instead of {b}"] if a != b else []
+    return found
+
+
+def _stages(config: AblateConfig) -> tuple[StageConfig, ...]:
+    return config.stages or (StageConfig(),)
+
+
+def _in_force(stage: StageConfig, config: AblateConfig, key: str) -> Any:
+    own = getattr(stage, key)
+    return getattr(config, key) if own is None else own
+
+
+def _length(stage: StageConfig, config: AblateConfig) -> str:
+    return f"{_in_force(stage, config, 'steps')} steps" if stage.epochs is None else f"{stage.epochs:g} epochs"
+
+
+def write_outputs(entries: list[dict[str, Any]], kind: Kind, run: RunDir) -> str:
+    """``table.md``, ``table.csv`` and ``table.json``; returns the table for a terminal."""
+    markdown = system_tables.smoke_markdown(entries) if kind.smoke else system_tables.markdown(entries)
+    write_json(run / "table.json", {"smoke": kind.smoke, "entries": entries})
+    write_text(run / "table.csv", system_tables.csv_table(entries, kind.smoke))
+    write_text(run / "table.md", markdown)
+    return markdown.strip()
+
+
+def _dry_run(systems: list[System], config: ReproduceConfig, workers: Workers) -> CommandResult:
+    """What would be run, and how long each system would take; nothing is written."""
+    found: dict[str, Any] = {}
+    lines = []
+    for system in systems:
+        try:
+            settings = configured(system, config)
+            seconds = estimate_seconds(open_study(settings), workers.here) / workers.at_once()
+            found[system.name] = {
+                "config": settings.model_dump(mode="json"),
+                "estimated_seconds": round(seconds, 1),
+                "error": None,
+            }
+            lines.append(f"{system.name}: estimated {seconds / 60:.1f} minutes")
+        except BalancerError as error:
+            found[system.name] = {"config": None, "estimated_seconds": None, "error": str(error)}
+            lines.append(f"{system.name}: cannot be run: {error}")
+    total = sum(s["estimated_seconds"] or 0 for s in found.values())
+    lines.append(f"estimated {total / 60:.1f} minutes in all on {workers.describe()}")
+    values = {"systems": found, "estimated_seconds": total, "device": workers.describe()}
+    return CommandResult(values, "\n".join(lines))

@@ -1,0 +1,1 @@
+"""One classifier: what it is trained on and how."""

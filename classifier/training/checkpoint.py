@@ -1,0 +1,85 @@
+"""A trained classifier on disk: everything that prediction needs, as tensors and plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import nn
+
+from balancer.core.config import validate
+from balancer.core.device import memory_format
+from balancer.core.errors import BalancerError, UsageError
+from balancer.core.settings import ClassifierConfig
+from balancer.data.dataset import Dataset
+from classifier.models import build_model
+from classifier.training.regimes import Regime
+from classifier.training.trainer import Fitted
+
+FORMAT = 3  # raise it whenever the content changes
+
+
+def save_classifier(
+    handle: IO[bytes], config: ClassifierConfig, regime: Regime, trial_seed: int, data: Dataset, fitted: Fitted
+) -> None:
+    """Write everything that prediction needs."""
+    content = {
+        "format": FORMAT,
+        "kind": "classifier",
+        "config": config.model_dump(mode="json", include=set(ClassifierConfig.model_fields)),
+        "regime": regime.name,
+        "trial_seed": trial_seed,
+        "classes": list(data.classes),
+        "temperature": fitted.temperature,
+        "threshold": fitted.threshold,
+        "step": fitted.selected_step,
+        "data": data.describe(),
+        "state": fitted.model.state_dict(),
+    }
+    torch.save(content, handle)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A classifier read from disk."""
+
+    model: nn.Module
+    config: ClassifierConfig
+    temperature: float
+    threshold: float
+    content: dict[str, Any]
+
+
+def load_classifier(path: Path, device: torch.device) -> Loaded:
+    """Read a classifier checkpoint, as tensors and plain values only.
+
+    Raises:
+        BalancerError: missing, damaged, or not such a checkpoint.
+    """
+    path = path / "model.pt" if path.is_dir() else path
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError as error:
+        raise BalancerError(
+            f"{path} does not exist; give a model.pt made by `classifier train` or `classifier ablate`"
+        ) from error
+    except Exception as error:  # torch.load raises many kinds for a damaged file
+        raise BalancerError(
+            f"{path} is not a readable checkpoint ({type(error).__name__}); train again or give another model.pt"
+        ) from error
+    if not isinstance(content, dict) or content.get("kind") != "classifier" or content.get("format") != FORMAT:
+        raise BalancerError(
+            f"{path} is not a classifier checkpoint of format {FORMAT}; give a model.pt of this program"
+        )
+    try:
+        config = validate(ClassifierConfig, content["config"])
+        # The weights file may be gone; the normalisation that it went with is kept.
+        alone = {"weights": "none", "normalisation": config.input_normalisation}
+        model = build_model(config.model_copy(update=alone)).to(device)
+        model.load_state_dict(content["state"])
+    except (UsageError, RuntimeError) as error:
+        raise BalancerError(f"{path} does not fit its own settings ({str(error).splitlines()[0]})") from error
+    model = model.to(memory_format=memory_format(device)).eval()
+    return Loaded(model, config, float(content["temperature"]), float(content["threshold"]), content)

@@ -1,0 +1,327 @@
+"""The audit finds what was planted, calls only what is proven a leak, and finds on the real set what is known of it."""
+
+import io
+import json
+from collections import Counter
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageFilter
+
+from balancer.audit import shortcuts as data_shortcuts
+from balancer.audit.duplicates import BITS, COPY, SUSPECT, _aligned, _bands, perceptual_hash
+from balancer.audit.findings import audit, caveats, estimate_seconds, image_level_overlap, leaks, short
+from balancer.audit.properties import measure
+from balancer.core.settings import DataConfig
+from balancer.data.dataset import Dataset, load_dataset
+from balancer.data.images import resize_grey
+from balancer.data.phantom import draw_image, draw_patient
+
+SETTINGS = {"image_size": 16}
+
+
+@pytest.fixture(autouse=True)
+def quick_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intervals are for test_shortcuts.py to check."""
+    monkeypatch.setattr(data_shortcuts, "RESAMPLES", 50)
+
+
+def findings_of(folder: Path, **settings: object) -> dict:
+    config = DataConfig.model_validate({"path": str(folder), **SETTINGS, **settings})
+    found = audit(load_dataset(config), config)
+    json.dumps(found, allow_nan=False)
+    return found
+
+
+def files(folder: Path, split: str, cls: str) -> list[Path]:
+    return sorted((folder / split / cls).iterdir())
+
+
+def copy(source: Path, target: Path) -> str:
+    target.write_bytes(source.read_bytes())
+    return target.name
+
+
+def drawing(seed: int) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(draw_image(draw_patient(rng), 1, rng, 96))
+
+
+def side(found: list[dict], right: str) -> dict:
+    return next(across for across in found if across["right"] == right)
+
+
+# --- a clean set
+
+
+def test_a_clean_set_has_no_leak(chest_folder: Path) -> None:
+    found = findings_of(chest_folder)
+    assert leaks(found) == []
+    assert found["counts"]["splits"] == {
+        "train": {"NORMAL": 24, "PNEUMONIA": 60},
+        "val": {"NORMAL": 2, "PNEUMONIA": 2},
+        "test": {"NORMAL": 10, "PNEUMONIA": 16},
+    }
+    used = found["counts"]["folds"]
+    assert used["test"] == {"NORMAL": 10, "PNEUMONIA": 16}
+    assert used["train"]["PNEUMONIA"] + used["val"]["PNEUMONIA"] == 62
+    names = [
+        p
+        for split in ("train", "val", "test")
+        for cls in ("NORMAL", "PNEUMONIA")
+        for p in files(chest_folder, split, cls)
+    ]
+    assert found["patients"]["narrow"]["patients"] == len({p.stem.rsplit("-", 1)[0].rsplit("_", 1)[0] for p in names})
+    train = Counter(p.stem.rsplit("-", 1)[0].rsplit("_", 1)[0] for p in names if p.parent.parent.name == "train")
+    several = [n for n in train.values() if n > 1]
+    assert found["patients"]["narrow"]["train_several"] == len(several)
+    assert found["patients"]["narrow"]["train_images_of_several"] == sum(several)
+    assert found["patients"]["narrow"]["train_most"] == 4
+    assert (found["identical"]["groups"], found["near"]["copies"]) == (0, [])
+
+
+def test_nothing_depends_on_the_working_size_but_what_a_classifier_sees(chest_folder: Path) -> None:
+    small, large = (findings_of(chest_folder, image_size=size) for size in (16, 32))
+    for part in ("counts", "patients", "identical", "near"):
+        assert small[part] == large[part]
+    small_rows, large_rows = (f["shortcuts"]["properties"] for f in (small, large))
+    for a, b in zip(small_rows, large_rows, strict=True):
+        assert (
+            a.pop("working") != b.pop("working") or a["constant"] or a["key"] in ("width", "height", "bytes_per_pixel")
+        )
+        assert a == b
+
+
+# --- identical files
+
+
+def test_identical_files_are_counted_where_they_are(chest_folder: Path) -> None:
+    train, test = (files(chest_folder, split, "PNEUMONIA") for split in ("train", "test"))
+    patient = train[0].stem.rsplit("_", 1)[0]
+    inside = [copy(train[0], train[0].with_name(f"{patient}_99{i}.png")) for i in range(2)]
+    across = copy(train[5], test[0].with_name("person900_bacteria_1.png"))
+    found = findings_of(chest_folder)["identical"]
+    assert (found["groups"], found["files"], found["across_splits"], found["label_conflicts"]) == (2, 5, 1, 0)
+    assert found["in_split"] == {"train": 1, "val": 0, "test": 0}
+    assert found["across_patients"] == 1
+    listed = [{Path(name).name for name in group["names"]} for group in found["list"]]
+    assert listed == [{train[0].name, *inside}, {train[5].name, across}]
+    assert side(found["folds"], "test")["groups"] == 1
+    assert side(found["folds"], "validation")["groups"] == 0, "copies are kept together"
+
+
+def test_a_file_in_train_and_test_is_a_leak(chest_folder: Path) -> None:
+    copy(files(chest_folder, "train", "NORMAL")[0], chest_folder / "test" / "NORMAL" / "IM-0900-0001.png")
+    assert leaks(findings_of(chest_folder)) == ["1 identical file both in train or validation and in test"]
+
+
+def test_a_file_under_both_classes_is_a_leak(chest_folder: Path) -> None:
+    copy(files(chest_folder, "train", "NORMAL")[0], chest_folder / "train" / "PNEUMONIA" / "person900_virus_1.png")
+    found = findings_of(chest_folder)
+    assert found["identical"]["label_conflicts"] == 1
+    assert leaks(found) == ["1 identical file under both classes"]
+
+
+def test_the_sources_own_validation_can_leak(chest_folder: Path) -> None:
+    copy(files(chest_folder, "train", "NORMAL")[0], chest_folder / "val" / "NORMAL" / "IM-0900-0001.png")
+    assert leaks(findings_of(chest_folder, val_fraction=0)) == ["1 identical file both in train and in validation"]
+    assert leaks(findings_of(chest_folder)) == [], "carved anew, copies stay together"
+
+
+# --- patients
+
+
+def test_a_patient_in_train_and_test_is_a_leak(chest_folder: Path) -> None:
+    """person1 of train is viral and has one image; now test has two of the same kind."""
+    test = files(chest_folder, "test", "PNEUMONIA")
+    for i in range(2):
+        test[i].rename(test[i].with_name(f"person1_virus_{900 + i}.png"))
+    found = findings_of(chest_folder)
+    assert side(found["patients"]["narrow"]["splits"], "test")["patients"] == {"NORMAL": 0, "PNEUMONIA": 1}
+    assert side(found["patients"]["narrow"]["splits"], "test")["images"]["PNEUMONIA"] == [1, 2]
+    assert leaks(found) == ["1 patient both in train or validation and in test (1 and 2 images)"]
+
+
+def test_the_same_number_of_another_kind_is_a_caveat(chest_folder: Path) -> None:
+    test = files(chest_folder, "test", "PNEUMONIA")
+    test[0].rename(test[0].with_name("person1_bacteria_900.png"))
+    found = findings_of(chest_folder)
+    assert leaks(found) == []
+    assert sum(side(found["patients"]["narrow"]["folds"], "test")["patients"].values()) == 0
+    assert side(found["patients"]["cautious"]["folds"], "test")["patients"] == {"NORMAL": 0, "PNEUMONIA": 1}
+    assert [c for c in caveats(found) if "1 PNEUMONIA patient numbers occur both in test and outside it" in c]
+
+
+def test_numbers_shared_with_the_sources_own_validation_are_a_caveat(chest_folder: Path) -> None:
+    val = files(chest_folder, "val", "PNEUMONIA")
+    val[0].rename(val[0].with_name("person1_bacteria_900.png"))
+    found = findings_of(chest_folder, val_fraction=0)
+    assert leaks(found) == []
+    assert [c for c in caveats(found) if "1 patient number both in train and in validation" in c]
+
+
+def test_names_that_tell_no_patient(chest_folder: Path) -> None:
+    """Equal names of another scheme in two splits are not called one patient."""
+    for split in ("train", "test"):
+        for i, file in enumerate(files(chest_folder, split, "NORMAL")):
+            file.rename(file.with_name(f"scan{i}.png"))
+    found = findings_of(chest_folder)
+    assert leaks(found) == []
+    assert found["patients"]["images"] - found["patients"]["named"] == 34
+    assert [c for c in caveats(found) if c.startswith("34 of 114 file names tell no patient")]
+
+
+def test_an_archive_without_patients(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {f"{s}_images": rng.integers(0, 256, (12, 28, 28), dtype=np.uint8) for s in ("train", "val", "test")}
+    labels = {f"{s}_labels": np.arange(12) % 2 for s in ("train", "val", "test")}
+    arrays["test_images"][2] = arrays["train_images"][4]
+    np.savez(tmp_path / "set.npz", **arrays, **labels)
+    found = findings_of(tmp_path / "set.npz")
+    assert (found["patients"]["narrow"], found["patients"]["cautious"], found["patients"]["named"]) == (None, None, 0)
+    assert [c for c in caveats(found) if "names no patients" in c]
+    assert leaks(found) == ["1 identical file both in train or validation and in test"]
+    assert not found["shortcuts"]["from_files"]
+
+
+# --- near duplicates
+
+
+def test_a_reencoded_and_trimmed_image_in_test_is_a_leak(chest_folder: Path) -> None:
+    original = drawing(1)
+    original.save(chest_folder / "train" / "PNEUMONIA" / "person900_virus_1.png")
+    changed = original.crop((1, 1, 95, 95)).point(lambda grey: 0.9 * grey + 10)
+    changed.save(chest_folder / "test" / "PNEUMONIA" / "person901_virus_1.jpeg", quality=60)
+    found = findings_of(chest_folder)
+    assert leaks(found) == ["1 near duplicate between train or validation and test"]
+    (pair,) = found["near"]["copies"]
+    assert pair["names"] == ["train/PNEUMONIA/person900_virus_1.png", "test/PNEUMONIA/person901_virus_1.jpeg"]
+    assert pair["same_patient"] is False
+    assert pair["correlation"] >= COPY
+    assert found["near"]["same_patient"] == found["near"]["across_classes"] == 0
+
+
+def test_a_near_duplicate_within_train_is_reported_and_no_leak(chest_folder: Path) -> None:
+    drawing(2).save(chest_folder / "train" / "PNEUMONIA" / "person900_virus_1.png")
+    drawing(2).save(chest_folder / "train" / "PNEUMONIA" / "person900_virus_2.jpeg", quality=60)
+    found = findings_of(chest_folder)
+    assert leaks(found) == []
+    assert (len(found["near"]["copies"]), found["near"]["same_patient"]) == (1, 1)
+
+
+def test_a_pair_below_the_threshold_is_shown_and_no_leak(chest_folder: Path) -> None:
+    drawing(3).save(chest_folder / "train" / "PNEUMONIA" / "person900_virus_1.png")
+    blurred = drawing(3).filter(ImageFilter.GaussianBlur(2.2))
+    blurred.save(chest_folder / "test" / "PNEUMONIA" / "person901_virus_1.png")
+    found = findings_of(chest_folder)
+    (pair,) = found["near"]["closest"]
+    assert SUSPECT <= pair["correlation"] < COPY
+    assert found["near"]["suspects"] == [pair]
+    assert leaks(found) == []
+    assert [c for c in caveats(found) if pair["names"][0] in c]
+
+
+def test_unreadable_files_are_a_caveat(chest_folder: Path) -> None:
+    files(chest_folder, "train", "PNEUMONIA")[0].write_bytes(b"no image")
+    found = findings_of(chest_folder, max_bad=0.1)
+    assert len(found["data"]["unreadable"]) == 1
+    assert "1 file could not be read and was left out." in caveats(found)
+
+
+# --- what an image-level split would leak
+
+
+@given(st.lists(st.sampled_from("abcd"), min_size=2, max_size=9), st.floats(0.1, 0.9))
+def test_image_level_overlap_is_the_mean_over_all_splits(keys: list[str], fraction: float) -> None:
+    n, m = len(keys), round(fraction * len(keys))
+    if m == 0:
+        return
+    shares = []
+    for chosen in combinations(range(n), m):
+        train = {keys[i] for i in range(n) if i not in chosen}
+        shares.append(np.mean([keys[i] in train for i in chosen]))
+    assert image_level_overlap(keys, fraction) == pytest.approx(np.mean(shares))
+
+
+def test_image_level_overlap_by_simulation() -> None:
+    """Patients of 1 to 12 images, too many splits to list."""
+    rng = np.random.default_rng(0)
+    keys = np.repeat(np.arange(200), rng.integers(1, 13, 200))
+    m, shares = round(0.2 * len(keys)), []
+    for _ in range(300):
+        order = rng.permutation(len(keys))
+        shares.append(np.isin(keys[order[:m]], keys[order[m:]]).mean())
+    expected = image_level_overlap([str(k) for k in keys], 0.2)
+    assert expected == pytest.approx(np.mean(shares), abs=4 * np.std(shares) / 300**0.5)
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.9414, ".941"), (1.0, "1.000"), (0.0, ".000")])
+def test_shares_are_written_without_their_zero(value: float, text: str) -> None:
+    assert short(value) == text
+
+
+def test_what_was_measured_costs_less(chest_folder: Path) -> None:
+    files(chest_folder, "test", "NORMAL")[0].unlink()  # else another test has measured the same set
+    data = load_dataset(DataConfig(path=str(chest_folder), image_size=16))
+    first = estimate_seconds(data)
+    measure(data)
+    assert estimate_seconds(data) < first
+
+
+# --- the real set
+
+
+@pytest.fixture(scope="module")
+def real(real_data: Path) -> tuple[Dataset, dict]:
+    config = DataConfig(path=str(real_data))
+    data = load_dataset(config)
+    return data, audit(data, config)
+
+
+@pytest.mark.realdata
+def test_the_real_set_has_the_published_findings(real: tuple[Dataset, dict]) -> None:
+    found = real[1]
+    narrow, cautious, identical = found["patients"]["narrow"], found["patients"]["cautious"], found["identical"]
+    assert (narrow["patients"], narrow["train_several"], narrow["train_most"]) == (4097, 643, 30)
+    assert not any(n for across in narrow["splits"] for n in across["patients"].values())
+    shared = side(cautious["splits"], "test")
+    assert shared["patients"] == {"NORMAL": 94, "PNEUMONIA": 170}
+    assert shared["images"]["PNEUMONIA"] == [457, 320]
+    assert narrow["image_level"]["expected"] == pytest.approx(0.39, abs=0.01)
+    assert (identical["groups"], identical["files"]) == (30, 62)
+    assert identical["in_split"] == {"train": 24, "val": 0, "test": 6}
+    assert (identical["across_splits"], identical["label_conflicts"]) == (0, 0)
+    sharpness = next(r for r in found["shortcuts"]["properties"] if r["key"] == "sharpness")
+    assert {cls: round(m) for cls, m in sharpness["medians"].items()} == {"NORMAL": 197, "PNEUMONIA": 130}
+    assert sharpness["classes"]["high"] < 0.25, "normal images are sharper"
+    assert found["shortcuts"]["together"]["auroc"] > 0.85
+    assert leaks(found) == []
+
+
+@pytest.mark.realdata
+def test_on_the_real_set_the_threshold_parts_copies_from_patients(real: tuple[Dataset, dict], real_data: Path) -> None:
+    """What the docstring of balancer.audit.duplicates says, with fewer copies."""
+    data, found = real
+    assert found["near"]["copies"] == []
+    assert [{Path(n).name for n in p["names"]} for p in found["near"]["suspects"]] == [
+        {"person1565_bacteria_4095.jpeg", "person1637_bacteria_4339.jpeg"}
+    ]
+    assert found["near"]["unrelated_most"] < 0.88
+    thumbnails = measure(data).thumbnails
+    chosen = np.random.default_rng(0).choice(len(thumbnails), 30, replace=False)
+    for change in (lambda p: p.crop((3, 3, 221, 221)), lambda p: p.point(lambda grey: 0.8 * grey + 30), _jpeg):
+        pictures = [Image.open(real_data / data.records[i].name).convert("L") for i in chosen]
+        copies = np.stack([resize_grey(change(picture), 64, "squash") for picture in pictures])
+        bits = (perceptual_hash(thumbnails[chosen]) != perceptual_hash(copies)).sum(axis=1)
+        assert bits.max() <= BITS
+        assert _aligned(_bands(thumbnails[chosen]), _bands(copies)).min() >= COPY
+
+
+def _jpeg(picture: Image.Image) -> Image.Image:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=15)
+    return Image.open(buffer)

@@ -1,0 +1,152 @@
+"""Copies are found however they were made, and images of two patients are not taken for copies."""
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageFilter
+
+from balancer.audit import duplicates
+from balancer.audit.duplicates import BITS, COPY, identical_files, near_duplicates, perceptual_hash
+from balancer.data.images import resize_grey
+from balancer.data.phantom import draw_image, draw_patient
+
+SIZE = 128
+
+
+def thumbnail(picture: Image.Image) -> np.ndarray:
+    return resize_grey(picture, 64, "squash")
+
+
+@pytest.fixture(scope="module")
+def drawings() -> list[Image.Image]:
+    """One drawing each of 40 patients."""
+    rngs = [np.random.default_rng(seed) for seed in range(40)]
+    return [Image.fromarray(draw_image(draw_patient(rng), seed % 2, rng, SIZE)) for seed, rng in enumerate(rngs)]
+
+
+def as_jpeg(picture: Image.Image) -> Image.Image:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=30)
+    return Image.open(buffer)
+
+
+COPIES = {
+    "re-encoded": as_jpeg,
+    "brighter": lambda p: p.point(lambda grey: min(255, 0.8 * grey + 30)),
+    "steeper": lambda p: p.point(lambda grey: 255 * (grey / 255) ** 1.4),
+    "trimmed by 2 px": lambda p: p.crop((2, 2, SIZE - 2, SIZE - 2)),
+    "trimmed by 1 px at the left and 2 at the foot": lambda p: p.crop((1, 0, SIZE, SIZE - 2)),
+    "smaller": lambda p: p.resize((70, 70), Image.Resampling.LANCZOS),
+    "blurred": lambda p: p.filter(ImageFilter.GaussianBlur(1)),
+    "all at once": lambda p: as_jpeg(p.crop((1, 1, SIZE - 1, SIZE - 1)).point(lambda grey: 0.9 * grey + 10)),
+}
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_a_copy_is_found_and_nothing_else(drawings: list[Image.Image], how: str) -> None:
+    copies = [COPIES[how](drawings[i]) for i in (3, 8)]
+    thumbnails = np.stack([thumbnail(p) for p in (*drawings, *copies)])
+    found = near_duplicates(thumbnails, [str(i) for i in range(len(thumbnails))])
+    assert {(p.first, p.second) for p in found.pairs if p.correlation >= COPY} == {(3, 40), (8, 41)}
+    assert (found.compared, found.blank) == (42, 0)
+
+
+def test_the_likest_pair_comes_first(drawings: list[Image.Image]) -> None:
+    copies = [drawings[5].filter(ImageFilter.GaussianBlur(radius)) for radius in (1, 2)]
+    thumbnails = np.stack([thumbnail(p) for p in (*drawings[:10], *copies)])
+    found = near_duplicates(thumbnails, [str(i) for i in range(12)])
+    assert [p.correlation for p in found.pairs] == sorted((p.correlation for p in found.pairs), reverse=True)
+    assert [(p.first, p.second) for p in found.pairs[:3]] == [(5, 10), (10, 11), (5, 11)]
+
+
+def test_other_images_are_no_copies(drawings: list[Image.Image]) -> None:
+    mirrored = [p.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for p in drawings[:5]]
+    turned = [p.transpose(Image.Transpose.ROTATE_180) for p in drawings[:5]]
+    thumbnails = np.stack([thumbnail(p) for p in (*drawings, *mirrored, *turned)])
+    found = near_duplicates(thumbnails, [str(i) for i in range(len(thumbnails))])
+    assert not [p for p in found.pairs if p.correlation >= COPY]
+
+
+def test_of_identical_files_only_the_first_is_compared(drawings: list[Image.Image]) -> None:
+    thumbnails = np.stack([thumbnail(p) for p in (drawings[0], drawings[0], as_jpeg(drawings[0]), drawings[1])])
+    found = near_duplicates(thumbnails, ["a", "a", "b", "c"])
+    assert found.compared == 3
+    assert [(p.first, p.second) for p in found.pairs if p.correlation >= COPY] == [(0, 2)]
+
+
+def test_blank_images_are_counted_and_not_compared(drawings: list[Image.Image]) -> None:
+    blank = [np.full((64, 64), grey, dtype=np.uint8) for grey in (0, 0, 128)]
+    thumbnails = np.stack([*blank, thumbnail(drawings[0])])
+    found = near_duplicates(thumbnails, list("abcd"))
+    assert (found.pairs, found.compared, found.blank, found.candidates) == ([], 1, 3, 0)
+
+
+def test_when_hashes_propose_too_many_the_likest_are_compared(
+    drawings: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series = [drawings[0].filter(ImageFilter.GaussianBlur(radius)) for radius in (0, 0.5, 2, 4)]
+    thumbnails = np.stack([thumbnail(p) for p in series])
+    everything = near_duplicates(thumbnails, list("abcd"))
+    assert everything.candidates == len(everything.pairs) == 6
+    monkeypatch.setattr(duplicates, "MOST_CANDIDATES", 2)
+    some = near_duplicates(thumbnails, list("abcd"))
+    assert some.candidates == 6
+    assert sorted(p.bits for p in some.pairs) == sorted(p.bits for p in everything.pairs)[:2]
+
+
+def test_candidates_are_all_pairs_within_the_distance() -> None:
+    """More images than one chunk, some of them near across the chunks; the reference compares bit by bit."""
+    rng = np.random.default_rng(0)
+    bits = rng.random((duplicates.CHUNK + 90, 256)) < 0.5
+    for first, second, apart in ((0, 1, 0), (3, 600, BITS), (4, 601, BITS + 1), (511, 512, 20), (598, 599, BITS - 1)):
+        bits[second] = bits[first]
+        bits[second, rng.choice(256, apart, replace=False)] ^= True
+    found = duplicates._candidates(np.where(bits, np.float32(1), np.float32(-1)))
+    distance = (bits[:, None] ^ bits[None]).sum(axis=2)
+    expected = [(a, b, distance[a, b]) for a, b in zip(*np.nonzero(np.triu(distance <= BITS, 1)), strict=True)]
+    assert len(expected) == 4
+    assert sorted(map(tuple, found.tolist())) == expected
+
+
+@given(factor=st.floats(0.3, 0.9), offset=st.floats(0, 20), seed=st.integers(0, 50))
+def test_the_hash_ignores_brightness_and_contrast(factor: float, offset: float, seed: int) -> None:
+    image = np.random.default_rng(seed).uniform(0, 200, (1, 64, 64))
+    assert (perceptual_hash(image) == perceptual_hash(factor * image + offset)).mean() > 0.98
+
+
+def test_alignment_finds_the_best_of_all_warps() -> None:
+    """Against warping every image and asking numpy for the correlation."""
+    rng = np.random.default_rng(1)
+    images, others = (duplicates._bands(rng.integers(0, 256, (3, 64, 64))) for _ in range(2))
+    warps, edge = duplicates._warps(64), duplicates.EDGE
+    target = images[:, edge:-edge, edge:-edge]
+    target = target - target.mean(axis=(1, 2), keepdims=True)
+    target /= np.linalg.norm(target, axis=(1, 2), keepdims=True)
+    moved = others[:, :, edge:-edge]
+    choice, fit = duplicates._best_warp(warps, target, moved)
+    for k in range(3):
+        each = [np.corrcoef((warp @ moved[k]).ravel(), target[k].ravel())[0, 1] for warp in warps]
+        assert choice[k] == np.argmax(each)
+        assert fit[k] == pytest.approx(max(each), abs=1e-4)
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_what_was_shifted_lies_on_its_original_again(axis: int) -> None:
+    rng = np.random.default_rng(2)
+    wide = duplicates._bands(np.asarray(rng.integers(0, 256, (2, 70, 70))))
+    images, shifted = wide[:, 3:67, 3:67], np.roll(wide, 2, axis)[:, 3:67, 3:67]
+    assert duplicates._aligned(images, shifted) == pytest.approx(1, abs=1e-3)
+    too_far = np.roll(wide, 3, axis)[:, 3:67, 3:67]
+    assert (duplicates._aligned(images, too_far) < 0.9).all()
+
+
+@given(st.lists(st.sampled_from("abcde"), max_size=12))
+def test_identical_files_are_grouped(digests: list[str]) -> None:
+    groups = identical_files(digests)
+    assert all(len(group) > 1 and len({digests[i] for i in group}) == 1 for group in groups)
+    assert {i for group in groups for i in group} == {i for i, d in enumerate(digests) if digests.count(d) > 1}
+    assert len({digests[group[0]] for group in groups}) == len(groups)
+    assert groups == sorted(groups)

@@ -1,0 +1,234 @@
+"""Properties are what they are called, and a planted shortcut is found with an interval that knows the patients."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from scipy.ndimage import laplace
+from sklearn.metrics import roc_auc_score
+
+from balancer.audit import properties
+from balancer.audit.properties import BLACK, OF_PIXELS, measure, pixel_properties
+from balancer.audit.shortcuts import _folds, _weighted_auroc, clustered_auroc, shortcuts
+from balancer.core.errors import BalancerError
+from balancer.core.settings import DataConfig
+from balancer.data.dataset import Dataset, load_dataset
+
+RNG = np.random.default_rng(0)
+
+
+def load(folder: Path) -> Dataset:
+    return load_dataset(DataConfig(path=str(folder), image_size=16))
+
+
+def row(found: dict, key: str) -> dict:
+    return next(r for r in found["properties"] if r["key"] == key)
+
+
+@pytest.mark.parametrize("shape", [(224, 224), (40, 90), (17, 16), (3, 3)])
+def test_pixel_properties(shape: tuple[int, int]) -> None:
+    images = RNG.integers(0, 256, (2, *shape)).astype(np.uint8)
+    images[:, : shape[0] // 2] //= 40
+    width = max(1, round(0.03 * min(shape)))
+    for image, found in zip(images, pixel_properties(images), strict=True):
+        grey = image.astype(float)
+        border = [
+            grey[y, x]
+            for y in range(shape[0])
+            for x in range(shape[1])
+            if min(y, x, shape[0] - 1 - y, shape[1] - 1 - x) < width
+        ]
+        black = np.mean(np.array(border) < BLACK)
+        expected = [laplace(grey, mode="mirror").var(), grey.mean(), grey.std(), np.mean(border), black]
+        assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_many_images_are_measured_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = RNG.integers(0, 256, (7, 20, 20)).astype(np.uint8)
+    at_once = pixel_properties(images)
+    monkeypatch.setattr(properties, "CHUNK_PIXELS", 3 * 400)
+    assert (pixel_properties(images) == at_once).all()
+
+
+def test_files_are_measured_at_their_own_size_and_once(chest_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    big = chest_folder / "train" / "NORMAL" / "IM-0001-0001.png"
+    pixels = RNG.integers(0, 256, (60, 90), dtype=np.uint8)
+    Image.fromarray(pixels).save(big)
+    data = load(chest_folder)
+    assert not properties.is_measured(data)
+    measured = measure(data)
+    assert measured.from_files
+    i = [record.name for record in data.records].index("train/NORMAL/IM-0001-0001.png")
+    found = dict(zip([p.key for p in measured.properties], measured.values[i], strict=True))
+    assert (found["width"], found["height"], found["aspect"]) == (90, 60, 1.5)
+    assert found["bytes_per_pixel"] == big.stat().st_size / 5400
+    assert found["brightness"] == pytest.approx(pixels.mean(), rel=1e-5)
+    assert measured.thumbnails.shape == (len(data.records), 64, 64)
+    monkeypatch.setattr(properties, "_measure_file", None)  # a second reading would call it
+    assert properties.is_measured(data)
+    assert (measure(data).values == measured.values).all()
+
+
+def test_changed_files_are_measured_again(chest_folder: Path) -> None:
+    before = measure(load(chest_folder))
+    file = sorted((chest_folder / "test" / "PNEUMONIA").iterdir())[-1]
+    Image.fromarray(np.full((50, 50), 200, dtype=np.uint8)).save(file)
+    after = measure(load(chest_folder))
+    changed = (before.values != after.values).any(axis=1)
+    assert changed.sum() == 1
+    assert after.values[changed][0, 0] == 50
+
+
+def test_a_file_that_vanished_is_named(chest_folder: Path) -> None:
+    file = sorted((chest_folder / "train" / "NORMAL").iterdir())[0]
+    Image.fromarray(RNG.integers(0, 256, (30, 30), dtype=np.uint8)).save(
+        file
+    )  # else another test has measured the same set
+    data = load(chest_folder)
+    file.unlink()
+    with pytest.raises(BalancerError, match=file.name) as caught:
+        measure(data)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_archive_is_measured_on_its_working_images(tmp_path: Path) -> None:
+    arrays = {f"{s}_images": RNG.integers(0, 256, (12, 28, 28), dtype=np.uint8) for s in ("train", "val", "test")}
+    labels = {f"{s}_labels": np.arange(12) % 2 for s in ("train", "val", "test")}
+    np.savez(tmp_path / "set.npz", **arrays, **labels)
+    data = load(tmp_path / "set.npz")
+    measured = measure(data)
+    assert not measured.from_files
+    assert measured.properties == OF_PIXELS
+    assert (measured.values == pixel_properties(data.images)).all()
+    found = shortcuts(data, measured)
+    assert all(r["working"] is None for r in found["properties"]), "the same twice"
+
+
+SCORES = st.lists(st.tuples(st.integers(0, 4), st.booleans(), st.integers(0, 3)), min_size=2, max_size=40)
+
+
+@given(SCORES)
+def test_auroc_is_scikit_learns_ties_and_weights_included(images: list[tuple[int, bool, int]]) -> None:
+    score, y, weight = (np.array(column) for column in zip(*images, strict=True))
+    if 0 < y.sum() < len(y):
+        found = clustered_auroc(y, score, np.arange(len(y)), seed=0)
+        assert found is not None
+        assert found["auroc"] == pytest.approx(roc_auc_score(y, score))
+    else:
+        assert clustered_auroc(y, score, np.arange(len(y)), seed=0) is None
+    order = np.argsort(score, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(score[order]) != 0])
+    weighted = _weighted_auroc(weight[None, order].astype(np.float32), y[order], starts)[0]
+    if (weight[y] > 0).any() and (weight[~y] > 0).any():
+        assert weighted == pytest.approx(roc_auc_score(y, score, sample_weight=weight))
+    else:
+        assert np.isnan(weighted)
+
+
+def test_copies_of_a_patients_images_add_no_certainty() -> None:
+    """Each image five times: the same interval if they are known to be one patient's, a narrower one if not."""
+    y = np.arange(60) % 3 == 0
+    score = RNG.normal(size=60) + y
+    once = clustered_auroc(y, score, np.arange(60), seed=1)
+    grouped = clustered_auroc(np.repeat(y, 5), np.repeat(score, 5), np.repeat(np.arange(60), 5), seed=1)
+    ignored = clustered_auroc(np.repeat(y, 5), np.repeat(score, 5), np.arange(300), seed=1)
+    assert once is not None
+    assert grouped == pytest.approx(once)
+    assert ignored is not None
+    assert ignored["high"] - ignored["low"] < 0.6 * (once["high"] - once["low"])
+
+
+def test_the_interval_covers_as_often_as_it_says() -> None:
+    """100 samples of 80 images; the truth is Phi(1 / sqrt(2))."""
+    truth, inside = 0.7602, 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        y = np.arange(80) % 2 == 0
+        found = clustered_auroc(y, rng.normal(size=80) + y, np.arange(80), seed)
+        assert found is not None
+        inside += found["low"] <= truth <= found["high"]
+    assert 0.90 <= inside / 100 <= 0.99
+
+
+def test_one_patient_in_a_class_gives_no_interval() -> None:
+    y = np.array([True, True, False, False])
+    found = clustered_auroc(y, np.arange(4), np.array([7, 7, 1, 2]), seed=0)
+    assert found == {"auroc": 0.0, "low": None, "high": None}
+
+
+def frame(file: Path, grey: int) -> None:
+    """Give an image a frame of that grey."""
+    pixels = np.array(Image.open(file))
+    pixels[[0, -1]] = grey
+    pixels[:, [0, -1]] = grey
+    Image.fromarray(pixels).save(file)
+
+
+def test_without_a_shortcut_none_is_found(chest_folder: Path) -> None:
+    data = load(chest_folder)
+    found = shortcuts(data, measure(data))
+    assert found["n"] == {"NORMAL": 24, "PNEUMONIA": 60}
+    assert found["n_test"] == {"NORMAL": 10, "PNEUMONIA": 16}
+    assert found["patients"] == len({r.patient for r in data.records if r.split == "train"})
+    for prop in found["properties"]:
+        assert prop["constant"] == (
+            prop["key"] in ("width", "height", "aspect", "bytes_per_pixel")
+        )  # noise: PNG cannot shorten it
+        assert (prop["classes"] is None) == prop["constant"]
+        if not prop["constant"]:
+            assert prop["classes"]["low"] < 0.55
+            assert prop["classes"]["high"] > 0.45
+    assert found["together"]["auroc"] == pytest.approx(0.5, abs=0.2)
+
+
+def test_a_planted_shortcut_is_found_also_at_working_size(chest_folder: Path) -> None:
+    for file in (chest_folder / "train" / "NORMAL").iterdir():
+        frame(file, 0)
+    data = load(chest_folder)
+    found = shortcuts(data, measure(data))
+    black = row(found, "border_black")
+    assert black["medians"]["NORMAL"] == 1
+    assert black["medians"]["PNEUMONIA"] < 0.1
+    assert black["classes"] == {"auroc": 0, "low": 0, "high": 0}, "larger in NORMAL without exception"
+    assert row(found, "border_brightness")["working"]["auroc"] > 0.95
+    assert found["together"]["auroc"] > 0.97
+    assert found["together_working"]["auroc"] > 0.9
+    assert found["together"]["folds"] == 5
+    assert black["shift"]["NORMAL"]["auroc"] == 0, "test has no frames"
+    assert 0.25 < black["shift"]["PNEUMONIA"]["auroc"] < 0.75
+
+
+def test_size_tells_the_files_apart_and_not_the_working_images(chest_folder: Path) -> None:
+    for file in (chest_folder / "train" / "PNEUMONIA").iterdir():
+        Image.fromarray(RNG.integers(0, 256, (32, 44), dtype=np.uint8)).save(file)
+    data = load(chest_folder)
+    found = shortcuts(data, measure(data))
+    assert row(found, "width")["classes"]["auroc"] == 1
+    assert row(found, "width")["working"] is None
+    assert found["together"]["auroc"] > 0.97
+    assert found["together_working"]["auroc"] < 0.8
+
+
+def test_the_same_seed_gives_the_same_figures(chest_folder: Path) -> None:
+    data = load(chest_folder)
+    measured = measure(data)
+    assert shortcuts(data, measured, 3) == shortcuts(data, measured, 3)
+    assert shortcuts(data, measured, 3) != shortcuts(data, measured, 4)
+
+
+def test_no_fit_sees_a_patient_that_it_scores() -> None:
+    y, patients = np.arange(90) % 30 // 20, np.arange(90) % 30
+    folds = _folds(y, patients, seed=0)
+    assert folds is not None
+    assert sorted(np.concatenate([scored for _, scored in folds]).tolist()) == list(range(90))
+    for fitted, scored in folds:
+        assert not set(patients[fitted]) & set(patients[scored])
+        assert set(y[fitted]) == {0, 1}
+
+
+@pytest.mark.parametrize("patients", [[0, 0, 1, 2], [0, 1, 2, 2]])
+def test_a_class_of_one_patient_cannot_be_cross_validated(patients: list[int]) -> None:
+    assert _folds(np.array([0, 0, 1, 1]), np.array(patients), seed=0) is None

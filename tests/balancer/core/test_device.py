@@ -1,0 +1,75 @@
+"""Devices: what is named and absent is an error that says what to do."""
+
+import os
+
+import pytest
+import torch
+
+from balancer.core.device import autocast, limit_threads, memory_format, peak_memory_mb, resolve_device
+from balancer.core.errors import BalancerError, UsageError
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, cuda: int = 0, mps: bool = False) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "chosen"), [(0, False, "cpu"), (0, True, "mps"), (1, False, "cuda"), (2, True, "cuda")]
+)
+def test_auto_takes_cuda_then_mps_then_cpu(monkeypatch: pytest.MonkeyPatch, cuda: int, mps: bool, chosen: str) -> None:
+    pretend(monkeypatch, cuda, mps)
+    assert resolve_device() == resolve_device("auto") == torch.device(chosen)
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda", "cuda:0", "cuda:1", "mps"])
+def test_a_device_that_is_there_is_taken(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    pretend(monkeypatch, 2, True)
+    assert resolve_device(name) == torch.device(name)
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "CPU", "cuda:x", "cuda:-1", "xpu", "meta", "cuda 0"])
+def test_an_unknown_name_is_a_usage_error(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    pretend(monkeypatch, 1, True)
+    with pytest.raises(UsageError, match="expected auto, cpu, cuda, cuda:N or mps") as caught:
+        resolve_device(name)
+    assert repr(name) in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "cuda", "says"),
+    [("cuda", 0, "0 CUDA"), ("cuda:0", 0, "0 CUDA"), ("cuda:2", 2, "2 CUDA"), ("mps", 1, "no MPS")],
+)
+def test_an_absent_device_is_an_error_with_a_way_out(
+    monkeypatch: pytest.MonkeyPatch, name: str, cuda: int, says: str
+) -> None:
+    pretend(monkeypatch, cuda)
+    with pytest.raises(BalancerError, match=says) as caught:
+        resolve_device(name)
+    assert "--device auto or cpu" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no processor affinity on this system")
+def test_threads_are_the_processors_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0})
+    limit_threads()
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    limit_threads()
+    assert torch.get_num_threads() == 2
+
+
+def test_layout_autocast_and_memory() -> None:
+    cpu = torch.device("cpu")
+    assert memory_format(cpu) == torch.channels_last
+    assert memory_format(torch.device("mps")) == torch.contiguous_format
+    for precision, dtype in {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16}.items():
+        with autocast(cpu, precision):
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype, precision
+    assert 10 < peak_memory_mb(cpu) < 100_000

@@ -1,0 +1,528 @@
+"""Run directories: whole files or none, one user at a time, resumed as they were started."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import filelock
+import pytest
+import yaml
+
+from balancer.core import run as run_module
+from balancer.core.config import resolve, validate
+from balancer.core.errors import BalancerError, Interrupted, UsageError
+from balancer.core.run import (
+    RUNS,
+    RunDir,
+    RunRequest,
+    append_jsonl,
+    atomic_file,
+    deferred_signals,
+    environment,
+    git_commit,
+    keep_jsonl,
+    latest_run,
+    open_run,
+    read_jsonl,
+    resumed_config,
+    resumed_or_new,
+    resumed_path,
+    saved_config,
+    write_json,
+    write_text,
+)
+from balancer.core.settings import GanTrainConfig, SynthesizeConfig
+
+CONFIG = GanTrainConfig(
+    seed=3, steps=4000, z_dim=100, lr_generator=1e-4, lr_discriminator=2e-4, diffaugment=("cutout",)
+)
+
+
+def started(path: Path, config: GanTrainConfig = CONFIG, done: bool = False) -> Path:
+    """A run that was started, and finished if asked."""
+    with open_run("gan-train", config, RunRequest(out=path)) as run:
+        write_json(run / "env.json", environment("gan-train", "cpu"))
+        if done:
+            run.finish()
+    return path
+
+
+def refusal(*args: object) -> str:
+    with pytest.raises(BalancerError) as caught:
+        open_run(*args)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- files
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt()])
+@pytest.mark.parametrize("before", [b"old", None])
+def test_a_file_is_whole_or_as_it_was(tmp_path: Path, error: BaseException, before: bytes | None) -> None:
+    path = tmp_path / "x.bin"
+    if before is not None:
+        path.write_bytes(before)
+
+    def fail() -> None:
+        with atomic_file(path) as handle:
+            handle.write(b"half of the new")
+            handle.flush()
+            assert (path.read_bytes() if path.exists() else None) == before, "seen before it is whole"
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    assert (path.read_bytes() if path.exists() else None) == before
+    assert [p.name for p in tmp_path.iterdir()] == (["x.bin"] if before else [])
+
+
+def test_a_file_replaces_the_old_one_and_can_be_read_by_others(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    write_text(path, "old, and longer")
+    write_text(path, "néw")
+    assert path.read_text(encoding="utf-8") == "néw"
+    assert [p.name for p in tmp_path.iterdir()] == ["x.txt"]
+    (tmp_path / "plain.txt").touch()
+    assert path.stat().st_mode == (tmp_path / "plain.txt").stat().st_mode
+
+
+@pytest.mark.slow
+def test_kills_leave_whole_files_only(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom balancer.core.run import write_text\n"
+        "print('ready', flush=True)\n"
+        "while True:\n    for c in 'ab':\n        write_text(Path(sys.argv[1]), c * 300_000)\n"
+    )
+    path = tmp_path / "x.txt"
+    for pause in (0.01, 0.03, 0.05, 0.08):
+        process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()
+        while not path.exists():
+            time.sleep(0.001)
+        time.sleep(pause)
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        text = path.read_text()
+        assert len(text) == 300_000
+        assert len(set(text)) == 1
+
+
+def test_json_has_no_nan(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"a": [1, 2.5, None]})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "x.json", {"a": float("nan")})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": [1, 2.5, None]}
+
+
+# --- JSON lines
+
+
+def test_rows_are_appended(tmp_path: Path) -> None:
+    path, rows = tmp_path / "x.jsonl", [{"step": 1}, {"text": "a\nb\u2028c é"}, {}]
+    assert read_jsonl(path) == []
+    for row in rows:
+        append_jsonl(path, row)
+    assert read_jsonl(path) == rows
+    assert len(path.read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_a_torn_last_line_swallows_nothing(tmp_path: Path, cut: int, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "x.jsonl"
+    append_jsonl(path, {"step": 1})
+    append_jsonl(path, {"step": 2})
+    path.write_bytes(path.read_bytes()[:-cut])
+    append_jsonl(path, {"step": 3})
+    with caplog.at_level(logging.WARNING, "balancer"):
+        steps = [row["step"] for row in read_jsonl(path)]
+    whole = cut == 1  # only the line's end was lost
+    assert steps == ([1, 2, 3] if whole else [1, 3])
+    assert ("line 2 is torn" in caplog.text) == (not whole)
+
+
+def test_a_file_that_is_all_torn(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"a": 1')
+    assert read_jsonl(path) == []
+    append_jsonl(path, {"b": 2})
+    assert read_jsonl(path) == [{"b": 2}]
+
+
+def test_a_row_that_json_cannot_hold_is_not_begun(tmp_path: Path) -> None:
+    append_jsonl(tmp_path / "x.jsonl", {"a": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        append_jsonl(tmp_path / "x.jsonl", {"loss": float("inf")})
+    assert read_jsonl(tmp_path / "x.jsonl") == [{"a": 1}]
+
+
+def test_unwanted_rows_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    for step in range(5):
+        append_jsonl(path, {"step": step})
+    with path.open("a") as handle:
+        handle.write('{"step": 5, "lo')
+    keep_jsonl(path, lambda row: row["step"] < 3)
+    assert path.read_text() == '{"step": 0}\n{"step": 1}\n{"step": 2}\n'
+    keep_jsonl(path, lambda row: False)
+    assert read_jsonl(path) == []
+
+
+def rows_of(who: str) -> list[dict]:
+    return [{"who": who, "i": i, "long": who * 3000} for i in range(40)]
+
+
+def test_threads_do_not_mix_their_lines(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    threads = [threading.Thread(target=lambda w=w: [append_jsonl(path, r) for r in rows_of(w)]) for w in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = read_jsonl(path)
+    assert len(found) == 120
+    for who in "abc":
+        assert [r for r in found if r["who"] == who] == rows_of(who)
+
+
+def test_a_writer_waits_for_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    thread = threading.Thread(target=append_jsonl, args=(path, {"a": 1}))
+    with filelock.FileLock(path.with_name(f".{path.name}.lock")):
+        thread.start()
+        thread.join(timeout=0.2)
+        assert read_jsonl(path) == []
+    thread.join(timeout=10)
+    assert read_jsonl(path) == [{"a": 1}]
+
+
+def test_processes_do_not_mix_their_lines(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    code = (
+        "import sys, os, time\nfrom pathlib import Path\nfrom balancer.core.run import append_jsonl\n"
+        "path, who = Path(sys.argv[1]), sys.argv[2]\n"
+        "while not path.with_suffix('.go').exists(): time.sleep(0.005)\n"
+        "for i in range(40): append_jsonl(path, {'who': who, 'i': i, 'long': who * 3000})\n"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(path), who]) for who in "ab"]
+    time.sleep(0.6)
+    path.with_suffix(".go").touch()
+    assert [w.wait(timeout=60) for w in writers] == [0, 0]
+    found = read_jsonl(path)
+    assert len(found) == 80
+    for who in "ab":
+        assert [r for r in found if r["who"] == who] == rows_of(who)
+
+
+# --- directories
+
+
+def test_a_new_run(runs_cwd: Path) -> None:
+    with open_run("gan-train", CONFIG, RunRequest()) as run:
+        assert run.path.parent == RUNS / "gan-train"
+        assert yaml.safe_load((run / "config.yaml").read_text()) == CONFIG.model_dump(mode="json")
+        assert not run.resumed
+        run.metrics({"step": 1})
+        logging.getLogger("balancer").warning("hear hear")
+        assert not run.finished
+        run.finish()
+        assert run.finished
+    assert read_jsonl(run / "metrics.jsonl") == [{"step": 1}]
+    assert "WARNING hear hear" in (run / "log.txt").read_text()
+    logging.getLogger("balancer").warning("after the end")
+    assert "after the end" not in (run / "log.txt").read_text()
+
+
+def test_the_name_tells_the_settings_apart(runs_cwd: Path) -> None:
+    names = []
+    for config in (CONFIG, CONFIG.model_copy(update={"seed": 4})):
+        with open_run("gan-train", config, RunRequest()) as run:
+            names.append(run.path.name)
+    assert names[0].split("-")[-1] != names[1].split("-")[-1]
+
+
+def test_the_same_run_twice_in_a_second_makes_two_folders(runs_cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module.time, "strftime", lambda *_: "20260101-000000")
+    paths = []
+    for _ in range(3):
+        with open_run("gan-train", CONFIG, RunRequest(force=True)) as run:
+            write_text(run / "mine.txt", str(len(paths)))
+            paths.append(run.path)
+    assert len(set(paths)) == 3
+    assert [(path / "mine.txt").read_text() for path in paths] == ["0", "1", "2"]
+
+
+def test_a_run_in_use_refuses_a_second_user(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with open_run("gan-train", CONFIG, RunRequest(out=path)) as run:
+        write_json(run / "env.json", environment("gan-train", "cpu"))
+        assert "in use" in refusal("gan-train", CONFIG, RunRequest(resume=str(path)))
+        assert "in use" in refusal("gan-train", CONFIG, RunRequest(out=path, force=True))
+        assert (run / "config.yaml").exists(), "--force removed a run that is in use"
+        other = "from balancer.core.run import *; from pathlib import Path; import sys; RunDir(Path(sys.argv[1]), True)"
+        done = subprocess.run([sys.executable, "-c", other, str(path)], capture_output=True, text=True, timeout=60)
+        assert "in use by another process" in done.stderr
+    with open_run("gan-train", CONFIG, RunRequest(resume=str(path))) as run:
+        assert run.resumed
+    assert [p.name for p in tmp_path.iterdir()] == ["run"], "a lock was left behind"
+
+
+def test_a_lock_goes_with_its_process(tmp_path: Path) -> None:
+    code = (
+        "import os, sys\nfrom pathlib import Path\nfrom balancer.core.run import RunDir\n"
+        "run = RunDir(Path(sys.argv[1]), False)\nos._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], timeout=60).returncode == 9
+    with RunDir(tmp_path / "run", resumed=False):
+        pass
+
+
+def test_leaving_does_not_remove_the_next_users_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever comes between release and removal would hold a lock that nobody else can see."""
+    first = RunDir(tmp_path / "run", resumed=False)
+    release, later = first._lock.release, []
+
+    def release_and_let_another_in() -> None:
+        release()
+        later.append(RunDir(tmp_path / "run", resumed=False))
+
+    monkeypatch.setattr(first._lock, "release", release_and_let_another_in)
+    first.__exit__(None, None, None)
+    with later[0], pytest.raises(BalancerError, match="in use"):
+        RunDir(tmp_path / "run", resumed=False)
+
+
+def test_out_may_be_new_or_empty(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "deep/new"):
+        assert (started(tmp_path / name) / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_out_with_other_files_is_never_touched(tmp_path: Path, force: bool) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    assert "holds no run" in refusal("gan-train", CONFIG, RunRequest(out=tmp_path, force=force))
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_out_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "x").touch()
+    assert "is a file" in refusal("gan-train", CONFIG, RunRequest(out=tmp_path / "x", force=True))
+
+
+def test_out_with_a_run_needs_force(tmp_path: Path) -> None:
+    path = started(tmp_path / "run", done=True)
+    (path / "generator.pt").touch()
+    message = refusal("gan-train", CONFIG, RunRequest(out=path))
+    assert "--resume" in message
+    assert "--force" in message
+    assert (path / "generator.pt").exists()
+    with open_run("gan-train", GanTrainConfig(seed=9), RunRequest(out=path, force=True)) as run:
+        assert not run.finished
+        assert sorted(p.name for p in path.iterdir()) == ["config.yaml", "log.txt"]
+        assert yaml.safe_load((run / "config.yaml").read_text())["seed"] == 9
+
+
+# --- resume
+
+
+@pytest.mark.parametrize(
+    "explicit",
+    [
+        {},
+        {"seed": 3},
+        {"lr_generator": "1e-4"},  # so YAML reads it
+        {"lr_generator": 0.0001, "lr_discriminator": "2e-4", "steps": 4000.0, "z_dim": "100"},
+        {"diffaugment": ["cutout"]},
+        {"diffaugment": ("cutout",)},
+        {"diffaugment": "cutout"},
+        {"data": {"image_size": CONFIG.data.image_size}},
+        {"data": {}},
+    ],
+)
+def test_what_is_unchanged_is_resumed(tmp_path: Path, explicit: dict) -> None:
+    path = started(tmp_path / "run")
+    assert resumed_config("gan-train", GanTrainConfig, path, explicit) == CONFIG
+
+
+def test_what_is_changed_is_refused_and_listed(tmp_path: Path) -> None:
+    path = started(tmp_path / "run")
+    asked = {"seed": 3, "steps": 7, "data": {"image_size": 32, "resize": "squash"}, "diffaugment": []}
+    with pytest.raises(BalancerError) as caught:
+        resumed_config("gan-train", GanTrainConfig, path, asked)
+    message = str(caught.value)
+    assert "steps (saved 4000, asked 7)" in message
+    assert f"data.image_size (saved {CONFIG.data.image_size}, asked 32)" in message
+    assert "diffaugment (saved ['cutout'], asked [])" in message
+    assert "seed" not in message
+    assert "resize" not in message
+    assert "\n" not in message
+
+
+def test_an_unknown_or_senseless_setting_is_no_difference_but_a_mistake(tmp_path: Path) -> None:
+    path = started(tmp_path / "run")
+    with pytest.raises(UsageError, match="did you mean 'steps'"):
+        resumed_config("gan-train", GanTrainConfig, path, {"stepz": 7})
+    with pytest.raises(UsageError, match="'steps'"):
+        resumed_config("gan-train", GanTrainConfig, path, {"steps": "many"})
+
+
+def test_only_a_run_of_the_command_is_resumed(tmp_path: Path) -> None:
+    path = started(tmp_path / "run")
+    with pytest.raises(BalancerError, match="holds a gan-train run; expected a synthesize run"):
+        resumed_config("synthesize", SynthesizeConfig, path, {})
+    for broken in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(BalancerError, match="holds no gan-train run"):
+            saved_config("gan-train", broken)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        *(("config.yaml", content) for content in (b"", b"[1]", b"a: [", b"\xff\xfe\x00")),
+        *(("env.json", content) for content in (b"", b"[]", b"\xff", b"{")),
+    ],
+)
+def test_a_damaged_run_is_one_line(tmp_path: Path, file: str, content: bytes) -> None:
+    path = started(tmp_path / "run")
+    (path / file).write_bytes(content)
+    with pytest.raises(BalancerError, match="holds no gan-train run") as caught:
+        saved_config("gan-train", path)
+    assert "\n" not in str(caught.value)
+
+
+def aged(path: Path, seconds: int) -> None:
+    for file in ("config.yaml", "done"):
+        if (path / file).exists():
+            os.utime(path / file, (seconds, seconds))
+
+
+def test_latest_picks_the_newest_of_its_kind(runs_cwd: Path) -> None:
+    assert latest_run("gan-train") is None
+    with pytest.raises(BalancerError, match="no unfinished gan-train run"):
+        resumed_path("gan-train", "latest")
+    folder = RUNS / "gan-train"
+    for name, second, done in [("z-old", 10, True), ("a-new", 20, True), ("m-newest", 15, True)]:
+        aged(started(folder / name, done=done), second)
+    aged(folder / "m-newest", 30)
+    aged(started(folder / "b-unfinished"), 25)
+    aged(started(folder / "c-unfinished"), 24)
+    started(RUNS / "synthesize" / "other", done=True)
+    (folder / "stray").mkdir()
+    assert latest_run("gan-train") == folder / "m-newest"
+    assert latest_run("gan-train", finished=False) == resumed_path("gan-train", "latest") == folder / "b-unfinished"
+    assert resumed_path("gan-train", "some/where") == Path("some/where")
+
+
+def test_resumed_or_new(runs_cwd: Path) -> None:
+    fresh = GanTrainConfig(seed=8)
+    assert resumed_or_new("gan-train", None, {"seed": 1}, lambda: fresh) is fresh
+    started(RUNS / "gan-train" / "x")
+    assert resumed_or_new("gan-train", "latest", {}, lambda: fresh) == CONFIG
+
+
+def test_the_environment_is_json_and_says_what_ran(tmp_path: Path) -> None:
+    write_json(tmp_path / "env.json", environment("gan-train", "cpu", data={"n": 1}))
+    env = json.loads((tmp_path / "env.json").read_text())
+    assert env["command"] == "gan-train"
+    assert env["data"] == {"n": 1}
+    assert env["versions"]["numpy"]
+    commit = git_commit()
+    assert env["git_commit"] == commit
+    assert commit is None or len(commit.removesuffix("-dirty")) >= 12
+
+
+# --- signals
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_and_a_second_acts_at_once(signum: signal.Signals) -> None:
+    def terminate(number: int, _frame: object) -> None:
+        raise Interrupted(number, "stopped")
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    interrupt = signal.default_int_handler  # a shell starts background jobs with SIGINT ignored
+    inherited = signal.signal(signal.SIGINT, interrupt)
+    expected = KeyboardInterrupt if signum == signal.SIGINT else Interrupted
+    reached = []
+
+    def work() -> None:
+        with deferred_signals() as received:
+            assert received() is None
+            os.kill(os.getpid(), signum)
+            reached.append("after the first")
+            assert received() == signum
+            os.kill(os.getpid(), signum)
+            time.sleep(1)  # cut short
+            reached.append("after the second")
+
+    try:
+        with pytest.raises(expected):
+            work()
+        assert reached == ["after the first"]
+        assert signal.getsignal(signal.SIGTERM) is terminate
+        assert signal.getsignal(signal.SIGINT) is interrupt
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, inherited)
+
+
+def test_either_signal_is_held_after_the_other() -> None:
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with deferred_signals() as received:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+            assert received() == signal.SIGTERM, "the first is the one reported"
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_without_signals_nothing_changes_and_threads_may_use_it() -> None:
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with deferred_signals() as received:
+        assert received() is None
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    seen: list = []
+
+    def work() -> None:
+        with deferred_signals() as received:
+            seen.append(received())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [None]
+
+
+def test_interrupted_says_which_signal() -> None:
+    assert Interrupted(signal.SIGINT, "saved").exit_code == 130
+    assert Interrupted(signal.SIGTERM, "saved").exit_code == 143
+    assert str(Interrupted(signal.SIGTERM, "state saved")) == "SIGTERM: state saved"
+
+
+def test_the_saved_config_is_a_valid_one(tmp_path: Path) -> None:
+    assert validate(GanTrainConfig, saved_config("gan-train", started(tmp_path / "run"))) == CONFIG
+
+
+def test_force_never_replaces_a_run_of_another_command(runs_cwd: Path) -> None:
+    """It may be the very run that this command reads."""
+    with open_run("gan-train", resolve("gan_train", {}), RunRequest(out=Path("mine"))) as run:
+        write_json(run / "env.json", {"command": "gan-train"})
+    with pytest.raises(BalancerError, match="holds a gan-train run; expected a synthesize run"):
+        open_run("synthesize", resolve("synthesize", {}), RunRequest(out=Path("mine"), force=True))
+    assert (Path("mine") / "config.yaml").exists()
+
+
+def test_a_run_directory_that_cannot_be_made_is_one_line(runs_cwd: Path) -> None:
+    Path("file").touch()
+    with pytest.raises(BalancerError, match="run directory file/sub cannot be made"):
+        open_run("gan-train", resolve("gan_train", {}), RunRequest(out=Path("file/sub")))

@@ -1,0 +1,298 @@
+"""The decoded images: made once, made again when they must be, never half made."""
+
+import hashlib
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from balancer.core.errors import BalancerError
+from balancer.core.settings import DataConfig
+from balancer.data import cache, dataset
+from balancer.data.cache import cache_dir, decode_all, stat_stamp
+from balancer.data.dataset import load_dataset
+
+SIZE = 4
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("BALANCER_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+class Files:
+    """Small files of SIZE x SIZE bytes that count how often each is hashed and decoded."""
+
+    def __init__(self, root: Path, n: int = 6) -> None:
+        root.mkdir(parents=True)
+        self.root, self.names = root, [f"{i}.bin" for i in range(n)]
+        for i, name in enumerate(self.names):
+            (root / name).write_bytes(bytes([i]) * SIZE * SIZE)
+        self.hashed: list[int] = []
+        self.decoded: list[int] = []
+
+    def digest(self, i: int) -> str:
+        self.hashed.append(i)
+        return hashlib.sha256((self.root / self.names[i]).read_bytes()).hexdigest()
+
+    def decode(self, i: int) -> np.ndarray:
+        self.decoded.append(i)
+        content = (self.root / self.names[i]).read_bytes()
+        if len(content) != SIZE * SIZE:
+            raise OSError(f"{len(content)} bytes\nand a second line")
+        return np.frombuffer(content, np.uint8).reshape(SIZE, SIZE)
+
+    def load(self, max_bad: float = 0.5, decode: Callable | None = None, **settings: str | int) -> cache.Decoded:
+        self.hashed.clear()
+        self.decoded.clear()
+        stamp = stat_stamp(self.root, self.names)
+        return decode_all(
+            self.names, stamp, self.digest, decode or self.decode, {"size": SIZE, "resize": "pad", **settings}, max_bad
+        )
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path / "files")
+
+
+def later(path: Path) -> None:
+    os.utime(path, ns=(1, path.stat().st_mtime_ns + 10**9))
+
+
+def test_images_come_in_the_order_asked_for(files: Files) -> None:
+    found = files.load()
+    assert found.images.shape == (6, SIZE, SIZE)
+    assert [np.unique(image).tolist() for image in found.images] == [[i] for i in range(6)]
+    assert (found.kept, found.bad) == (list(range(6)), [])
+    assert found.digests == [hashlib.sha256(bytes([i]) * SIZE * SIZE).hexdigest() for i in range(6)]
+
+
+def test_images_are_a_read_only_map(files: Files) -> None:
+    images = files.load().images
+    assert isinstance(images, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        images[0] = 1
+
+
+def test_a_second_start_reads_no_file(files: Files) -> None:
+    first = files.load()
+    assert (len(files.hashed), len(files.decoded)) == (6, 6)
+    second = files.load()
+    assert (files.hashed, files.decoded) == ([], [])
+    assert np.array_equal(first.images, second.images)
+    assert first.digests == second.digests
+
+
+def test_touched_files_are_hashed_again_not_decoded(files: Files) -> None:
+    files.load()
+    later(files.root / "3.bin")
+    files.load()
+    assert (len(files.hashed), files.decoded) == (6, [])
+
+
+def test_changed_content_is_decoded(files: Files) -> None:
+    files.load()
+    (files.root / "3.bin").write_bytes(b"\x63" * SIZE * SIZE)
+    later(files.root / "3.bin")
+    found = files.load()
+    assert len(files.decoded) == 6
+    assert np.unique(found.images[3]) == [99]
+
+
+@pytest.mark.parametrize("settings", [{"resize": "crop"}, {"anything": 1}])
+def test_other_settings_are_decoded_and_kept_apart(files: Files, settings: dict) -> None:
+    files.load()
+    files.load(**settings)
+    assert (files.hashed, len(files.decoded)) == ([], 6)
+    files.load()
+    assert files.decoded == []
+
+
+def test_a_new_format_is_decoded(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.load()
+    monkeypatch.setattr(cache, "FORMAT", cache.FORMAT + 1)
+    files.load()
+    assert len(files.decoded) == 6
+
+
+def test_sets_of_equal_names_sizes_and_times_are_told_apart(tmp_path: Path) -> None:
+    one, other = Files(tmp_path / "one"), Files(tmp_path / "other")
+    (other.root / "2.bin").write_bytes(b"\x37" * SIZE * SIZE)
+    for name in one.names:
+        os.utime(one.root / name, ns=(1, 10**18))
+        os.utime(other.root / name, ns=(1, 10**18))
+    one.load()
+    assert np.unique(other.load().images[2]) == [0x37]
+
+
+def test_a_copy_elsewhere_is_hashed_not_decoded(tmp_path: Path) -> None:
+    Files(tmp_path / "one").load()
+    copy = Files(tmp_path / "copy")
+    copy.load()
+    assert (len(copy.hashed), copy.decoded) == (6, [])
+
+
+def test_unreadable_files_are_listed_and_left_out(files: Files) -> None:
+    (files.root / "1.bin").write_bytes(b"short")
+    (files.root / "4.bin").write_bytes(b"")
+    for _ in range(2):  # the second time from the cache
+        found = files.load()
+        assert found.bad == [("1.bin", "5 bytes"), ("4.bin", "0 bytes")]
+        assert found.kept == [0, 2, 3, 5]
+        assert [int(image[0, 0]) for image in found.images] == [0, 2, 3, 5]
+        assert found.digests[1] == hashlib.sha256(b"\x02" * SIZE * SIZE).hexdigest()
+    assert files.decoded == []
+
+
+def test_too_many_unreadable_files_are_an_error(files: Files) -> None:
+    for name in ("1.bin", "4.bin"):
+        (files.root / name).write_bytes(b"short")
+    for _ in range(2):
+        with pytest.raises(BalancerError) as caught:
+            files.load(max_bad=0.3)
+        message = str(caught.value)
+        assert "2 of 6 files" in message
+        assert "--max-bad 0.3" in message
+        assert "1.bin: 5 bytes" in message
+        assert "\n" not in message
+    assert files.load(max_bad=2 / 6).kept == [0, 2, 3, 5], "exactly the share allowed is allowed"
+
+
+def test_nothing_readable_at_all(files: Files) -> None:
+    for name in files.names:
+        (files.root / name).write_bytes(b"")
+    assert files.load(max_bad=1).images.shape == (0, SIZE, SIZE)
+
+
+def test_a_file_that_cannot_be_opened_is_asked_for_again(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Permissions are mended without a trace in size or time of change."""
+
+    def denied(i: int) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    def no_image(i: int) -> np.ndarray:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as context:
+        context.setattr(files, "digest", denied)
+        assert len(files.load(max_bad=1, decode=no_image).bad) == 6
+    assert files.load().kept == list(range(6))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("bug"), MemoryError()])
+def test_an_interruption_leaves_nothing_half_made(files: Files, empty_cache: Path, error: BaseException) -> None:
+    calls = []
+
+    def decode(i: int) -> np.ndarray:
+        calls.append(i)
+        if len(calls) == 4:
+            raise error
+        return files.decode(i)
+
+    with pytest.raises(type(error)):
+        files.load(decode=decode)
+    assert not [p for p in (empty_cache / "images").iterdir() if p.is_dir()]
+    assert files.load().kept == list(range(6))
+    assert len(files.decoded) == 6
+
+
+def test_a_killed_process_leaves_nothing_half_made(files: Files) -> None:
+    code = (
+        "import os, sys, numpy as np, hashlib\nfrom pathlib import Path\nfrom balancer.data.cache import *\n"
+        f"root, names = Path({str(files.root)!r}), {files.names!r}\n"
+        "def decode(i):\n    if i == 4: os._exit(9)\n    return np.zeros((4, 4), np.uint8)\n"
+        "digest = lambda i: hashlib.sha256((root / names[i]).read_bytes()).hexdigest()\n"
+        "decode_all(names, stat_stamp(root, names), digest, decode, {'size': 4, 'resize': 'pad'}, 0.5)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, cwd=files.root)
+    assert done.returncode == 9, done.stderr
+    found = files.load()
+    assert len(files.decoded) == 6
+    assert int(found.images[5, 0, 0]) == 5
+
+
+def test_a_folder_without_its_last_file_is_made_again(files: Files, empty_cache: Path) -> None:
+    files.load()
+    (meta,) = empty_cache.glob("images/*/meta.json")
+    meta.unlink()
+    (meta.parent / "images.npy").write_bytes(b"half")
+    assert int(files.load().images[5, 0, 0]) == 5
+    assert len(files.decoded) == 6
+
+
+def test_two_at_once_decode_once(files: Files) -> None:
+    files.load(resize="warm-up")  # so that both only decode
+    counts: list[int] = []
+
+    def decode(i: int) -> np.ndarray:
+        counts.append(i)
+        return np.full((SIZE, SIZE), i, dtype=np.uint8)
+
+    results: list[cache.Decoded] = []
+    threads = [threading.Thread(target=lambda: results.append(files.load(decode=decode))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(counts) == list(range(6))
+    assert all(np.array_equal(r.images, results[0].images) for r in results)
+    assert len(results) == 3
+
+
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: Files) -> None:
+    monkeypatch.setenv("BALANCER_CACHE", str(tmp_path / "elsewhere" / "deep"))
+    files.load()
+    assert list((tmp_path / "elsewhere" / "deep" / "images").glob("*/images.npy"))
+    monkeypatch.setenv("BALANCER_CACHE", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_dir().name == "xray-balancer"
+    if sys.platform == "linux":
+        assert cache_dir() == tmp_path / "xdg" / "xray-balancer"
+
+
+def test_a_cache_that_cannot_be_made_is_one_line(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("BALANCER_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(BalancerError, match="BALANCER_CACHE") as caught:
+        files.load()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_whole_data_set(
+    chest_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    decoded: list[Path] = []
+    read = dataset.read_image
+    monkeypatch.setattr(dataset, "read_image", lambda path, *a: (decoded.append(path), read(path, *a))[1])
+    config = DataConfig(path=str(chest_folder), image_size=16, max_bad=0.05)
+
+    def decodes(config: DataConfig) -> int:
+        decoded.clear()
+        load_dataset(config)
+        return len(decoded)
+
+    assert decodes(config) == 114
+    assert decodes(config) == 0
+    assert decodes(config.model_copy(update={"val_fraction": 0.3, "split_seed": 5})) == 0, "a split decodes nothing"
+    image = sorted((chest_folder / "train" / "NORMAL").iterdir())[0]
+    later(image)
+    assert decodes(config) == 0
+    assert decodes(config.model_copy(update={"image_size": 17})) == 114
+    assert decodes(config.model_copy(update={"resize": "pad"})) == 114
+    image.write_bytes(image.read_bytes()[:100])
+    with caplog.at_level(logging.WARNING, "balancer"):
+        data = load_dataset(config)
+    assert [name for name, _ in data.bad] == [f"train/NORMAL/{image.name}"]
+    assert image.name in caplog.text
+    assert len(data.records) == len(data.images) == len(data.digests) == 113
+    assert image.name not in [Path(r.name).name for r in data.records if r.split == "train"]
+    with pytest.raises(BalancerError, match="1 of 114 files"):
+        load_dataset(config.model_copy(update={"max_bad": 0.0}))

@@ -1,0 +1,210 @@
+"""The Kaggle layout: what is read, what is ignored, what is refused, and whose image it is."""
+
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from balancer.core.errors import BalancerError
+from balancer.data.folder import find_root, image_files, parse_name, read_folder
+
+
+def count(root: Path) -> Counter:
+    return Counter((r.split, r.label) for r in read_folder(root))
+
+
+EXPECTED = {("train", 0): 24, ("train", 1): 60, ("val", 0): 2, ("val", 1): 2, ("test", 0): 10, ("test", 1): 16}
+
+
+def one_line(caught: pytest.ExceptionInfo) -> str:
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_every_image_once_with_its_class_and_split(chest_folder: Path) -> None:
+    records = read_folder(chest_folder)
+    assert Counter((r.split, r.label) for r in records) == EXPECTED
+    assert {r.name for r in records} == {p.relative_to(chest_folder).as_posix() for p in chest_folder.rglob("*.png")}
+    for record in records:
+        split, cls, _ = record.name.split("/")
+        assert (split, ("NORMAL", "PNEUMONIA").index(cls)) == (record.split, record.label)
+
+
+def test_sorted_by_name_within_split_and_class(chest_folder: Path) -> None:
+    records = read_folder(chest_folder)
+    order = {"train": 0, "val": 1, "test": 2}
+    assert records == sorted(records, key=lambda r: (order[r.split], r.label, r.name))
+
+
+@pytest.mark.parametrize("below", ["", "chest_xray", "chest_xray/chest_xray"])
+def test_nested_folders_are_looked_into(chest_folder: Path, tmp_path: Path, below: str) -> None:
+    outer = tmp_path / "outer"
+    (outer / below).parent.mkdir(parents=True, exist_ok=True)
+    chest_folder.rename(outer / below)
+    assert find_root(outer) == outer / below
+    assert count(find_root(outer)) == EXPECTED
+
+
+def test_the_outermost_of_two_copies_is_taken(chest_folder: Path) -> None:
+    shutil.copytree(chest_folder, chest_folder / "chest_xray")  # so is the Kaggle archive
+    assert find_root(chest_folder) == chest_folder
+    assert count(chest_folder) == EXPECTED
+
+
+def test_case_of_folder_names_does_not_matter(chest_folder: Path) -> None:
+    for split in ("train", "val", "test"):
+        (chest_folder / split / "NORMAL").rename(chest_folder / split / "normal")
+        (chest_folder / split / "PNEUMONIA").rename(chest_folder / split / "Pneumonia")
+    (chest_folder / "train").rename(chest_folder / "Train")
+    assert find_root(chest_folder) == chest_folder
+    assert count(chest_folder) == EXPECTED
+
+
+def test_exact_spelling_is_preferred(chest_folder: Path) -> None:
+    shutil.copytree(chest_folder / "train" / "PNEUMONIA", chest_folder / "train" / "normal")
+    assert count(chest_folder) == EXPECTED
+
+
+def test_clutter_is_ignored(chest_folder: Path) -> None:
+    picture = next((chest_folder / "train" / "NORMAL").iterdir())
+    for clutter in (
+        "__MACOSX/train/NORMAL/._IM-0001-0001.png",
+        "train/.ipynb_checkpoints/IM-0001-0001.png",
+        "train/__MACOSX/IM-0001-0001.png",
+        "train/AAA_stray/IM-0001-0001.png",
+        "train/NORMAL2/IM-0001-0001.png",
+        "train/ZZZ/person1_virus_1.png",
+        "train/IM-0001-0001.png",
+        "train/NORMAL/.hidden.png",
+        "train/NORMAL/._IM-0001-0001.png",
+        "train/NORMAL/.ipynb_checkpoints/IM-0001-0001.png",
+        "train/NORMAL/deeper/IM-0001-0001.png",
+        "train/NORMAL/.DS_Store",
+        "train/NORMAL/Thumbs.db",
+        "train/NORMAL/readme.txt",
+        "train/NORMAL/no_suffix",
+        "extra/NORMAL/IM-0001-0001.png",
+    ):
+        target = chest_folder / clutter
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture, target)
+    (chest_folder / "train" / "NORMAL" / "folder.png").mkdir()
+    assert count(chest_folder) == EXPECTED
+
+
+def test_suffixes_in_any_case(tmp_path: Path) -> None:
+    names = ["a.JPEG", "b.jpg", "c.PNG", "d.tif", "e.tiff", "f.bmp", "g.gif", "h.webp", "i.txt", "j.npy"]
+    for name in names:
+        (tmp_path / name).touch()
+    assert [p.name for p in image_files(tmp_path)] == names[:8]
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_val_and_test_may_be_absent(chest_folder: Path, split: str) -> None:
+    shutil.rmtree(chest_folder / split)
+    assert count(chest_folder) == {key: n for key, n in EXPECTED.items() if key[0] != split}
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+@pytest.mark.parametrize("cls", ["NORMAL", "PNEUMONIA"])
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_missing_or_empty_class_is_named(chest_folder: Path, split: str, cls: str, empty: bool) -> None:
+    shutil.rmtree(chest_folder / split / cls)
+    if empty:
+        (chest_folder / split / cls).mkdir()
+        (chest_folder / split / cls / "notes.txt").touch()
+    with pytest.raises(BalancerError) as caught:
+        read_folder(chest_folder)
+    message = one_line(caught)
+    assert cls in message
+    assert str(chest_folder / split) in message
+    assert ("holds no image" in message) == empty
+
+
+def test_a_stray_folder_does_not_stand_in_for_a_class(chest_folder: Path) -> None:
+    (chest_folder / "train" / "NORMAL").rename(chest_folder / "train" / "NORMAL2")
+    with pytest.raises(BalancerError, match="no NORMAL folder"):
+        read_folder(chest_folder)
+
+
+def test_no_train(chest_folder: Path) -> None:
+    shutil.rmtree(chest_folder / "train")
+    with pytest.raises(BalancerError, match="no train folder") as caught:
+        find_root(chest_folder)
+    assert "test, val" in one_line(caught)
+
+
+def test_a_file_named_train_is_no_train_folder(tmp_path: Path) -> None:
+    (tmp_path / "train").touch()
+    with pytest.raises(BalancerError, match="no train folder"):
+        find_root(tmp_path)
+
+
+@pytest.mark.parametrize("file", [True, False])
+def test_no_root(tmp_path: Path, file: bool) -> None:
+    if file:
+        (tmp_path / "data").touch()
+    with pytest.raises(BalancerError, match="is a file" if file else "does not exist") as caught:
+        find_root(tmp_path / "data")
+    assert "BALANCER_DATA" in one_line(caught)
+
+
+@pytest.mark.parametrize(
+    ("stem", "label", "patient", "kind"),
+    [
+        ("person1_bacteria_1", 1, "PNEUMONIA-1", "bacteria"),
+        ("person1000_virus_1681", 1, "PNEUMONIA-1000", "virus"),
+        ("person1000_bacteria_2931", 1, "PNEUMONIA-1000", "bacteria"),
+        ("person23_bacteria_86_1", 1, "PNEUMONIA-23", "bacteria"),
+        ("PERSON23_Virus_86", 1, "PNEUMONIA-23", "virus"),
+        ("IM-0115-0001", 0, "NORMAL-115", "IM"),
+        ("im-0115-0001", 0, "NORMAL-115", "IM"),
+        ("IM-0529-0001-0002", 0, "NORMAL-529", "IM"),
+        ("NORMAL2-IM-0115-0001", 0, "NORMAL-115", "NORMAL2-IM"),
+        ("NORMAL2-IM-0995-0001-0001", 0, "NORMAL-995", "NORMAL2-IM"),
+        # nothing is read into a name of the other class or of another scheme: its own patient
+        ("IM-0115-0001", 1, "PNEUMONIA-file-IM-0115-0001", ""),
+        ("person1_bacteria_1", 0, "NORMAL-file-person1_bacteria_1", ""),
+        ("person1_fungus_1", 1, "PNEUMONIA-file-person1_fungus_1", ""),
+        ("person_bacteria_1", 1, "PNEUMONIA-file-person_bacteria_1", ""),
+        ("xIM-0115-0001", 0, "NORMAL-file-xIM-0115-0001", ""),
+        ("scan 7", 0, "NORMAL-file-scan 7", ""),
+        ("", 1, "PNEUMONIA-file-", ""),
+    ],
+)
+def test_patients_from_names(stem: str, label: int, patient: str, kind: str) -> None:
+    assert parse_name(stem, label) == (patient, kind)
+
+
+@pytest.mark.realdata
+def test_the_real_set_has_the_published_counts(real_data: Path) -> None:
+    records = read_folder(find_root(real_data))
+    assert Counter((r.split, r.label) for r in records) == {
+        ("train", 0): 1341,
+        ("train", 1): 3875,
+        ("val", 0): 8,
+        ("val", 1): 8,
+        ("test", 0): 234,
+        ("test", 1): 390,
+    }
+    assert all(r.kind for r in records), "a name does not parse"
+    assert not any("-file-" in r.patient for r in records)
+
+
+@pytest.mark.realdata
+def test_the_real_set_has_the_published_patients(real_data: Path) -> None:
+    records = read_folder(find_root(real_data))
+    by_split = {s: Counter((r.kind, r.patient) for r in records if r.split == s) for s in ("train", "val", "test")}
+    assert len(set().union(*by_split.values())) == 4097
+    several = [n for n in by_split["train"].values() if n > 1]
+    assert (len(several), max(several)) == (643, 30)
+    assert not by_split["train"].keys() & by_split["test"].keys()
+    # the same from the names alone, by a pattern written apart from the reader's
+    pattern = re.compile(r"(person|(?:NORMAL2-)?IM-)0*(\d+)(?:_(bacteria|virus))?")
+    assert len({pattern.match(Path(r.name).name).groups() for r in records}) == 4097
+    # the cautious key, the number within the class, sees numbers in both train and test
+    numbers = {s: {r.patient for r in records if r.split == s} for s in ("train", "test")}
+    shared = Counter(p.split("-")[0] for p in numbers["train"] & numbers["test"])
+    assert shared == {"PNEUMONIA": 170, "NORMAL": 94}

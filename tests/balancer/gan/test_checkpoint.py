@@ -1,0 +1,277 @@
+"""Checkpoints: whole or not there, of this program and these settings or refused, never executed."""
+
+import logging
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gan_helpers import CPU, assert_same, config, dataset, run_at, run_training
+
+from balancer.core.errors import BalancerError
+from balancer.data.dataset import Dataset
+from balancer.gan import checkpoint
+from balancer.gan.checkpoint import (
+    BEST,
+    CHECKPOINT,
+    FORMAT,
+    GENERATOR_KEYS,
+    KEYS,
+    check_config,
+    load_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+    save_generator,
+)
+from balancer.gan.step import GanState, build_state, train_step
+
+
+class Bomb:
+    """Unpickling this makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return Path.touch, (self.path,)
+
+
+def stepped(taken: int = 2, **changes: Any) -> GanState:
+    settings = config(**changes)
+    state = build_state(settings, CPU)
+    for step in range(taken):
+        train_step(settings, state, torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(step)))
+    return state
+
+
+def content_of(state: GanState) -> dict[str, Any]:
+    parts = {name: part.state_dict() for name, part in state.parts().items()}
+    return {**parts, "memory": state.memory, "step": state.step, "best": state.best}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of two steps; copied, never changed."""
+    folder = tmp_path_factory.mktemp("trained")
+    settings = config(steps=2)
+    with run_at(folder / "run", settings):
+        save_checkpoint(folder / "run" / CHECKPOINT, settings, stepped(), dataset(), 0)
+    return folder / "run"
+
+
+@pytest.fixture
+def path(trained: Path, tmp_path: Path) -> Path:
+    """A checkpoint in a run folder of its own."""
+    with run_at(tmp_path / "run", config(steps=2)):
+        (tmp_path / "run" / CHECKPOINT).write_bytes((trained / CHECKPOINT).read_bytes())
+    return tmp_path / "run" / CHECKPOINT
+
+
+def resume(path: Path, data: Dataset, **changes: Any) -> None:
+    run_training(path.parent, config(**{"steps": 2, **changes}), data, resume=True)
+
+
+def test_a_round_trip_restores_everything(tmp_path: Path) -> None:
+    """Weights, buffers, averages, optimisers, ADA's and LeCam's memory, the step and the best snapshot."""
+    changes = {
+        "preset": "sngan_diffaug",
+        "ada_target": -0.5,
+        "ada_images": 50,
+        "lecam_weight": 0.1,
+        "steps": 9,
+    }
+    state = stepped(3, **changes)
+    state.best = {"step": 2, "kid": -0.25, "frechet": 3.5}
+    assert all(value.any() for value in state.memory.values()), "something to restore"
+    save_checkpoint(tmp_path / CHECKPOINT, config(**changes), state, dataset(), 0)
+    other = build_state(config(**{**changes, "seed": 5}), CPU)
+    load_checkpoint(tmp_path / CHECKPOINT, config(**changes), other, dataset(), CPU)
+    assert_same(content_of(state), content_of(other))
+    content = read_checkpoint(tmp_path / CHECKPOINT, CPU)
+    assert content.keys() == KEYS | {"format", "precisions"}
+    assert (content["format"], content["class"], content["split_hash"]) == (FORMAT, "NORMAL", "0123456789abcdef")
+
+
+def test_a_generator_alone(tmp_path: Path) -> None:
+    """`best.pt` holds what synthesis needs and no more, and cannot be resumed from."""
+    state = stepped()
+    save_generator(tmp_path / BEST, config(), state, dataset(), 1)
+    content = read_checkpoint(tmp_path / BEST, CPU)
+    assert content.keys() == GENERATOR_KEYS | {"format", "precisions"}
+    assert (content["step"], content["class"]) == (2, "PNEUMONIA")
+    assert_same(content["G_ema"], state.ema.network.state_dict())
+    save_checkpoint(tmp_path / CHECKPOINT, config(), state, dataset(), 1)
+    assert (tmp_path / BEST).stat().st_size < (tmp_path / CHECKPOINT).stat().st_size / 3
+    with pytest.raises(BalancerError, match="another configuration"):
+        load_checkpoint(tmp_path / BEST, config(), build_state(config(), CPU), dataset(), CPU)
+
+
+@pytest.fixture
+def bfloat16_units(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Pretend that the CPU has them, or has none."""
+    return lambda there: monkeypatch.setattr("balancer.core.device.has_bfloat16_units", lambda: there)
+
+
+def test_the_precision_is_written_down(
+    tmp_path: Path, bfloat16_units: Callable[[bool], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What ``auto`` came to on this machine, not what was asked for."""
+    for asked, units, expected in (
+        ("auto", True, "bfloat16"),
+        ("auto", False, "float32"),
+        ("float32", True, "float32"),
+        ("bfloat16", False, "bfloat16"),
+    ):
+        bfloat16_units(units)
+        run = tmp_path / f"{asked}-{units}"
+        with caplog.at_level(logging.INFO, "balancer"):
+            run_training(run, config(precision=asked, steps=1))
+        assert f"images in {expected}" in caplog.text
+        caplog.clear()
+        for name in (BEST, CHECKPOINT):
+            assert read_checkpoint(run / name, CPU)["precisions"] == [expected]
+
+
+def test_going_on_in_another_precision_is_said_and_written_down(
+    tmp_path: Path, bfloat16_units: Callable[[bool], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Started on one machine, interrupted, resumed on a second and on a third."""
+    settings = config(precision="auto")
+    path = tmp_path / CHECKPOINT
+    for units, expected in ((False, ["float32"]), (False, ["float32"]), (True, ["float32", "bfloat16"])):
+        bfloat16_units(units)
+        state = build_state(settings, CPU)
+        if path.exists():
+            load_checkpoint(path, settings, state, dataset(), CPU)
+        assert state.precisions == expected
+        assert ("continues in bfloat16, was trained in float32: the weights will not be" in caplog.text) == units
+        save_checkpoint(path, settings, state, dataset(), 0)
+    assert read_checkpoint(path, CPU)["precisions"] == ["float32", "bfloat16"]
+
+
+def test_a_checkpoint_that_does_not_name_its_precision(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of an earlier version, the same format: it is resumed, and goes on not to know."""
+    content = torch.load(path, weights_only=True)
+    del content["precisions"]
+    torch.save(content, path)
+    resume(path, dataset())
+    state = build_state(config(steps=2), CPU)
+    load_checkpoint(path, config(steps=2), state, dataset(), CPU)
+    assert (state.step, state.precisions) == (2, [])
+    assert "continues in" not in caplog.text
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("part", ["G", "D"])
+def test_weights_that_are_not_finite_are_never_written(part: str, value: float, tmp_path: Path) -> None:
+    state = stepped()
+    save_checkpoint(tmp_path / CHECKPOINT, config(), state, dataset(), 0)
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    with torch.no_grad():
+        next(getattr(state, part).parameters())[0, 0, 0, 0] = value
+    with pytest.raises(BalancerError, match=r"diverged by step 2: weights are not finite; lower the learning rates"):
+        save_checkpoint(tmp_path / CHECKPOINT, config(), state, dataset(), 0)
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = stepped()
+    save_checkpoint(tmp_path / CHECKPOINT, config(), state, dataset(), 0)
+    before = (tmp_path / CHECKPOINT).read_bytes()
+
+    def full(_content: object, handle: Any) -> None:
+        handle.write(b"half a checkp")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.torch, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        save_checkpoint(tmp_path / CHECKPOINT, config(), state, dataset(), 0)
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [CHECKPOINT]
+
+
+def test_a_checkpoint_with_code_is_refused(path: Path, tmp_path: Path) -> None:
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, "extra": Bomb(tmp_path / "exploded")}, path)
+    with pytest.raises(BalancerError, match="not a readable GAN checkpoint"):
+        resume(path, dataset())
+    path.write_bytes(pickle.dumps(Bomb(tmp_path / "exploded"), protocol=2))
+    with pytest.raises(BalancerError, match="not a readable GAN checkpoint"):
+        resume(path, dataset())
+    assert not (tmp_path / "exploded").exists()
+    pickle.loads(path.read_bytes())
+    assert (tmp_path / "exploded").exists(), "the bomb works"
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.3, 0.99])
+def test_a_truncated_checkpoint_is_refused(keep: float, path: Path) -> None:
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(keep * len(whole))])
+    with pytest.raises(BalancerError, match="not a readable GAN checkpoint"):
+        resume(path, dataset())
+
+
+def test_a_checkpoint_of_another_split_is_refused(path: Path) -> None:
+    with pytest.raises(BalancerError, match=r"0123456789abcdef.*fedcba9876543210"):
+        resume(path, dataset("fedcba9876543210"))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"generator_width": 4}, {"loss": "hinge"}, {"optimizer": "rmsprop"}, {"r1_weight": 0.5}, {"seed": 3}]
+)
+def test_a_checkpoint_of_another_configuration_is_refused(changes: dict[str, Any], path: Path) -> None:
+    """A file copied in from another run: one line that says what differs, not a traceback and not silence."""
+    with pytest.raises(BalancerError, match=f"{CHECKPOINT}.*{next(iter(changes))} ") as caught:
+        resume(path, dataset(), **{"discriminator_norm": "none", **changes})
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_that_a_later_version_adds_take_their_defaults(path: Path) -> None:
+    content = read_checkpoint(path, CPU)
+    del content["config"]["tensorboard"], content["config"]["lecam_weight"]
+    check_config(path, content, config(steps=2))
+    with pytest.raises(BalancerError, match="lecam_weight"):
+        check_config(path, content, config(steps=2, lecam_weight=0.5))
+
+
+@pytest.mark.parametrize("missing", sorted(KEYS - {"config", "step", "class", "split_hash", "data", "G_ema"}))
+def test_a_checkpoint_with_a_part_missing_is_refused(missing: str, path: Path) -> None:
+    content = torch.load(path, weights_only=True)
+    del content[missing]
+    torch.save(content, path)
+    with pytest.raises(BalancerError, match="another configuration"):
+        resume(path, dataset())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"format": FORMAT},
+        {"format": 1, **dict.fromkeys(KEYS, 0)},
+        {"format": 3, **dict.fromkeys(KEYS, 0)},
+        [1, 2],
+        torch.zeros(3),
+    ],
+)
+def test_something_else_is_refused(content: Any, tmp_path: Path) -> None:
+    """The format before this one too: it has neither memory nor a best snapshot."""
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(BalancerError, match=r"x\.pt is not a GAN checkpoint of format 2; train again"):
+        read_checkpoint(tmp_path / "x.pt", CPU)
+
+
+def test_a_missing_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(BalancerError, match="does not exist"):
+        read_checkpoint(tmp_path / "x.pt", CPU)
+
+
+def test_a_run_killed_before_its_first_snapshot_starts_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = config()
+    with run_at(tmp_path / "run", settings):
+        pass
+    with caplog.at_level(logging.INFO, "balancer"):
+        assert run_training(tmp_path / "run", settings, resume=True)["steps_run"] == 8
+    assert "resumed at" not in caplog.text

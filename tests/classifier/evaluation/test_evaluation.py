@@ -1,0 +1,163 @@
+"""Metrics against scikit-learn, and the calibration error against its definition."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics
+
+from classifier.evaluation.metrics import (
+    CALIBRATION,
+    DECISION,
+    RANKING,
+    calibration_metrics,
+    confusion,
+    decision_metrics,
+    evaluate,
+    expected_calibration_error,
+    nll,
+    ranking_metrics,
+)
+
+Array = np.ndarray
+
+
+@st.composite
+def cases(draw: st.DrawFn, both: bool = True) -> tuple[Array, Array]:
+    """Labels and scores; scores are multiples of 1/64, so that ties are common and arithmetic on them is exact."""
+    n = draw(st.integers(2, 40))
+    y_true = draw(st.lists(st.integers(0, 1), min_size=n, max_size=n))
+    if both:
+        y_true[:2] = [0, 1]
+    y_score = draw(st.lists(st.integers(0, 64), min_size=n, max_size=n))
+    return np.array(y_true), np.array(y_score) / 64
+
+
+THRESHOLD = st.integers(0, 64).map(lambda k: k / 64)
+
+
+@given(cases())
+def test_ranking_metrics_agree_with_sklearn(case: tuple[Array, Array]) -> None:
+    y_true, y_score = case
+    clipped = np.clip(y_score, 1e-7, 1 - 1e-7)
+    assert {**ranking_metrics(y_true, y_score), **calibration_metrics(y_true, y_score)} == pytest.approx(
+        {
+            "auroc": metrics.roc_auc_score(y_true, y_score),
+            "auprc": metrics.average_precision_score(y_true, y_score),
+            "nll": metrics.log_loss(y_true, clipped),
+            "brier": metrics.brier_score_loss(y_true, y_score),
+            "ece": expected_calibration_error(y_true, y_score),
+        }
+    )
+
+
+@given(cases(both=False), THRESHOLD)
+def test_decision_metrics_agree_with_sklearn(case: tuple[Array, Array], threshold: float) -> None:
+    y_true, y_score = case
+    decided = np.array([s >= threshold for s in y_score], dtype=int)
+    sensitivity = metrics.recall_score(y_true, decided, zero_division=0)
+    specificity = metrics.recall_score(y_true, decided, pos_label=0, zero_division=0)
+    assert decision_metrics(y_true, y_score, threshold) == pytest.approx(
+        {
+            "accuracy": metrics.accuracy_score(y_true, decided),
+            "balanced_accuracy": (sensitivity + specificity) / 2,
+            "sensitivity": sensitivity,
+            "specificity": specificity,
+            "precision": metrics.precision_score(y_true, decided, zero_division=0),
+            "f1": metrics.f1_score(y_true, decided, zero_division=0),
+        }
+    )
+    if 0 < y_true.sum() < len(y_true):
+        expected = metrics.balanced_accuracy_score(y_true, decided)
+        assert decision_metrics(y_true, y_score, threshold)["balanced_accuracy"] == pytest.approx(expected)
+
+
+@given(cases(both=False), THRESHOLD)
+def test_confusion_counts_every_image_once(case: tuple[Array, Array], threshold: float) -> None:
+    y_true, y_score = case
+    pairs = [(int(t), bool(s >= threshold)) for t, s in zip(y_true, y_score, strict=True)]
+    by_hand = [pairs.count(p) for p in ((0, False), (0, True), (1, False), (1, True))]
+    assert list(confusion(y_true, y_score, threshold)) == by_hand
+
+
+@given(cases(both=False), st.sampled_from([1, 2, 10, 15]))
+def test_calibration_error_is_its_definition(case: tuple[Array, Array], bins: int) -> None:
+    """Exact fractions, bin by bin; the last bin holds the score 1."""
+    y_true, y_score = case
+    total = Fraction(0)
+    for b in range(bins):
+        low, high = Fraction(b, bins), Fraction(b + 1, bins)
+        inside = [
+            (int(t), Fraction(float(s)))
+            for t, s in zip(y_true, y_score, strict=True)
+            if low <= Fraction(float(s)) and (Fraction(float(s)) < high or b == bins - 1)
+        ]
+        if inside:
+            observed = Fraction(sum(t for t, _ in inside), len(inside))
+            stated = sum((s for _, s in inside), Fraction(0)) / len(inside)
+            total += abs(observed - stated) * Fraction(len(inside), len(y_true))
+    assert expected_calibration_error(y_true, y_score, bins) == pytest.approx(float(total), abs=1e-12)
+
+
+def test_calibration_error_by_hand() -> None:
+    """Ten images at .75 of which five are positive, ten at .05 without one: (.25 + .05) / 2."""
+    y_score = np.repeat([0.75, 0.05], 10)
+    y_true = np.array([1] * 5 + [0] * 15)
+    assert expected_calibration_error(y_true, y_score) == pytest.approx(0.15)
+
+
+def test_a_score_of_one_is_in_the_last_bin() -> None:
+    """With .95, not in a bin of its own: |(0 - 1) + (1 - .95)| / 2."""
+    assert expected_calibration_error(np.array([0, 1]), np.array([1.0, 0.95])) == pytest.approx(0.475)
+
+
+def test_the_threshold_itself_is_positive() -> None:
+    y_true, y_score = np.array([0, 1]), np.array([0.3, 0.3])
+    assert confusion(y_true, y_score, 0.3) == (0, 1, 0, 1)
+    assert confusion(y_true, y_score, np.nextafter(0.3, 1)) == (1, 0, 1, 0)
+
+
+@pytest.mark.parametrize(("score", "matrix"), [(0.0, (3, 0, 2, 0)), (1.0, (0, 3, 0, 2))])
+def test_one_answer_for_everything(score: float, matrix: tuple[int, ...]) -> None:
+    """No division by zero, no NaN: NaN cannot be written as JSON."""
+    y_true, y_score = np.array([0, 1, 0, 1, 0]), np.full(5, score)
+    result = evaluate(y_true, y_score, 0.5, 1.0)
+    assert result["at_half"]["confusion"] == matrix
+    assert result["auroc"] == 0.5
+    assert result["at_half"]["balanced_accuracy"] == 0.5
+    assert all(np.isfinite([result[k] for k in RANKING] + [result["at_half"][k] for k in DECISION]))
+
+
+def test_certain_and_wrong_is_expensive_but_finite() -> None:
+    assert nll(np.array([1]), np.array([0.0])) == pytest.approx(-np.log(1e-7))
+    assert nll(np.array([1, 0]), np.array([1.0, 0.0])) == pytest.approx(0, abs=1e-6)
+
+
+def test_evaluate_reports_both_thresholds() -> None:
+    y_true, y_score = np.array([0, 0, 1, 1]), np.array([0.1, 0.6, 0.7, 0.9])
+    result = evaluate(y_true, y_score, 0.65, 1.0)
+    assert (result["n"], result["threshold"]) == (4, 0.65)
+    assert result["at_half"]["confusion"] == (1, 1, 0, 2)
+    assert result["at_threshold"]["confusion"] == (2, 0, 0, 2)
+    assert result["at_threshold"]["accuracy"] == 1
+    assert result["auroc"] == 1
+
+
+def test_the_temperature_changes_calibration_alone() -> None:
+    y_true, y_score = np.array([0, 1, 1, 0, 1]), np.array([0.2, 0.7, 0.999, 0.6, 0.4])
+    plain, hot = (evaluate(y_true, y_score, 0.65, t) for t in (1.0, 2.5))
+    assert plain["uncalibrated"] == pytest.approx({k: plain[k] for k in CALIBRATION})
+    assert hot["uncalibrated"] == plain["uncalibrated"]
+    softened = 1 / (1 + (1 / y_score - 1) ** (1 / 2.5))
+    assert hot["brier"] == pytest.approx(metrics.brier_score_loss(y_true, softened))
+    assert hot["nll"] == pytest.approx(metrics.log_loss(y_true, softened))
+    changed = {k for k in plain if plain[k] != hot[k]}
+    assert changed == {*CALIBRATION, "temperature"}
+
+
+def test_scores_that_a_temperature_would_tie_keep_their_order() -> None:
+    """Validation that is told apart perfectly asks for the lowest temperature, at which .999 and .9999 both become 1."""
+    y_true, y_score = np.array([0, 0, 1]), np.array([0.1, 0.999, 0.9999])
+    assert evaluate(y_true, y_score, 0.5, 0.05)["auroc"] == 1

@@ -1,0 +1,617 @@
+"""Ablations end to end on a tiny folder: outputs recomputed, interruption, resumption, refusals."""
+
+import contextlib
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+import yaml
+from click.testing import Result
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
+from balancer.audit.findings import leaks
+from balancer.core.errors import BalancerError
+from balancer.core.run import RunDir, write_json
+from balancer.core.settings import AblateConfig, DataConfig, TrainConfig
+from balancer.data.dataset import Dataset, load_dataset
+from classifier.evaluation.thresholds import balanced_accuracy
+from classifier.experiments import ablation, jobs, study
+from classifier.training import trainer
+from classifier.training.regimes import REGIMES
+
+Run = Callable[..., Result]
+Args = tuple[str, ...]
+Make = Callable[..., Path]
+FOUR = ["baseline", "augment", "gan", "combined"]
+PLAN = [(regime, seed) for seed in (5, 6) for regime in FOUR]
+
+
+@pytest.fixture(autouse=True)
+def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures take most of a small ablation's time; only :func:`whole`, made before this, draws them."""
+
+    def audit(folder: Path, _data: object, _config: object, findings: dict[str, Any]) -> None:
+        folder.mkdir()
+        write_json(folder / "audit.json", {"leaks": leaks(findings)})
+        (folder / "audit.html").touch()
+
+    monkeypatch.setattr(ablation, "write_audit", audit)
+    monkeypatch.setattr(ablation.report, "write_outputs", lambda *args: None)
+
+
+@pytest.fixture(scope="module")
+def whole(
+    small_args: Args, small_synthesis: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Result, Args]:
+    """One uninterrupted ablation of four regimes and two seeds, what it printed, and its options."""
+    from click.testing import CliRunner
+
+    from classifier.cli import main
+
+    torch.set_num_threads(1)  # as in the tests: another number of threads adds up in another order
+    out = tmp_path_factory.mktemp("whole") / "run"
+    options = ("ablate", *small_args, "--synthetic", str(small_synthesis), "--seeds", "2", "--seed", "5")
+    result = CliRunner(env={"OMP_NUM_THREADS": "1"}).invoke(main, [*options, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    return out, result, options
+
+
+def rows_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
+
+
+def lasting(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without the time taken, and the code, which someone may change while the tests run."""
+    return {k: v for k, v in row.items() if k not in ("seconds", "git_commit", "code_hash")}
+
+
+def predictions(run: Path, regime: str, seed: int) -> dict[str, np.ndarray]:
+    with np.load(run / "trials" / f"{regime}-{seed}" / "predictions.npz") as saved:
+        return dict(saved)
+
+
+def analysis(run: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((run / "analysis.json").read_text())
+    return loaded
+
+
+# ---------------------------------------------------------------- outputs
+
+
+def test_one_line_per_trial_in_pairs(whole: tuple[Path, Result, Args]) -> None:
+    rows = rows_of(whole[0])
+    assert [(r["regime"], r["trial_seed"]) for r in rows] == PLAN
+    assert {r["steps"] for r in rows} == {6}
+    assert {len(r["history"]) for r in rows} == {3}
+
+
+def test_scores_are_those_of_the_saved_predictions(whole: tuple[Path, Result, Args], small_data: Dataset) -> None:
+    """Every reported figure from the arrays on disk, and the arrays from the data."""
+    for row in rows_of(whole[0]):
+        saved = predictions(whole[0], row["regime"], row["trial_seed"])
+        for fold in ("val", "test"):
+            truth, score = saved[f"{fold}_true"], saved[f"{fold}_score"]
+            assert np.array_equal(saved[f"{fold}_index"], small_data.indices(fold))
+            assert np.array_equal(truth, small_data.labels[small_data.indices(fold)])
+            assert row[fold]["auroc"] == pytest.approx(roc_auc_score(truth, score))
+            expected = balanced_accuracy_score(truth, score >= row["val"]["threshold"])
+            assert row[fold]["at_threshold"]["balanced_accuracy"] == pytest.approx(expected)
+            assert row[fold]["n"] == len(truth)
+        assert row["test"]["threshold"] == balanced_accuracy(saved["val_true"], saved["val_score"])
+
+
+def test_the_classes_end_balanced_where_images_are_added(whole: tuple[Path, Result, Args], small_data: Dataset) -> None:
+    normal, pneumonia = small_data.counts("train")
+    for row in rows_of(whole[0]):
+        added = small_data.deficit if REGIMES[row["regime"]].synthetic else 0
+        assert row["n_train"] == {"NORMAL": normal + added, "PNEUMONIA": pneumonia}
+        assert row["added"] == added
+        assert (row["synthetic_hash"] is not None) == bool(added)
+        assert row["split_hash"] == small_data.split_hash
+
+
+def test_means_and_differences_recomputed(whole: tuple[Path, Result, Args]) -> None:
+    rows, found = rows_of(whole[0]), analysis(whole[0])
+    by_seed = {r: [x["test"]["auroc"] for x in rows if x["regime"] == r] for r in FOUR}
+    assert [e["regime"] for e in found["regimes"]] == FOUR
+    for entry in found["regimes"]:
+        of_regime = by_seed[entry["regime"]]
+        assert entry["metrics"]["auroc"]["mean"] == pytest.approx(np.mean(of_regime))
+        assert entry["metrics"]["auroc"]["sd"] == pytest.approx(np.std(of_regime, ddof=1))
+    for contrast in found["contrasts"]:
+        gaps = sum(weight * np.array(by_seed[arm]) for arm, weight in contrast["coefficients"].items())
+        assert contrast["estimate"] == pytest.approx(gaps.mean())
+        assert contrast["low"] < contrast["estimate"] < contrast["high"]
+    assert {c["name"] for c in found["contrasts"]} >= {"gan - baseline", "combined - augment"}
+    assert (found["n_test"], found["gan_seeds"], found["trial_seeds"]) == (26, 1, [5, 6])
+
+
+def test_what_is_printed_is_what_was_found(whole: tuple[Path, Result, Args]) -> None:
+    run, result, _ = whole
+    found = analysis(run)
+    for entry in found["regimes"]:
+        auroc = entry["metrics"]["auroc"]
+        cell = f"{auroc['mean']:.3f} ± {auroc['sd']:.3f}".replace("0.", ".")
+        (line,) = [x for x in result.stdout.splitlines() if x.startswith(entry["regime"] + "  ")]
+        assert cell in line
+    assert len(found["headline"]) == 2
+    for text in (*found["headline"], *found["notes"], found["verdict"]):
+        assert text in result.stdout
+    assert result.stdout.rstrip().endswith(str(run / "report.html"))
+
+
+def test_the_run_directory_is_whole(whole: tuple[Path, Result, Args], small_data: Dataset) -> None:
+    run = whole[0]
+    kept = {"config.yaml", "env.json", "split.csv", "log.txt", "done", "results.jsonl"}
+    made = {"analysis.json", "report.html", "report.md", "table.md", "table.csv", "table.json", "table.tex", "figures"}
+    assert kept | made | {"audit", "trials"} <= {p.name for p in run.iterdir()}
+    assert {"audit.json", "audit.md", "audit.html"} <= {p.name for p in (run / "audit").iterdir()}
+    assert {p.suffix for p in (run / "figures").iterdir()} == {".png", ".svg"}
+    assert not list(run.rglob("*.tmp"))
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert (config["steps"], config["seeds"], config["seed"], config["regimes"]) == (6, 2, 5, ["all"])
+    assert json.loads((run / "env.json").read_text())["data"]["split_hash"] == small_data.split_hash
+    assert {p.name for p in (run / "trials").iterdir()} == {f"{r}-{s}" for r, s in PLAN}
+    with (run / "split.csv").open(newline="") as handle:
+        assert [r["fold"] for r in csv.DictReader(handle)] == small_data.folds.tolist()
+
+
+# ---------------------------------------------------------------- interruption and resumption
+
+
+def interrupt_second_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGINT arrives in the third step of the second trial."""
+    fit, train_step, fits, steps = trainer.fit, trainer.train_step, [], []
+
+    def counted(*args: Any) -> Any:
+        fits.append(1)
+        return fit(*args)
+
+    def step(*args: Any) -> Any:
+        steps.append(len(fits))
+        if steps.count(2) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return train_step(*args)
+
+    monkeypatch.setattr(trainer, "fit", counted)
+    monkeypatch.setattr(trainer, "train_step", step)
+
+
+@pytest.fixture
+def stopped(whole: tuple[Path, Result, Args], classifier: Run, tmp_path: Path) -> Path:
+    """The same ablation, stopped in its second trial."""
+    out = tmp_path / "stopped"
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_second_trial(patch)
+        result = classifier(*whole[2], "--out", out)
+    assert result.exit_code == 130, result.output
+    assert f"finished trials are kept in {out / 'results.jsonl'}; continue with --resume {out}" in result.stderr
+    assert not (out / "done").exists()
+    assert not (out / "analysis.json").exists()
+    assert [(r["regime"], r["trial_seed"]) for r in rows_of(out)] == PLAN[:1]
+    return out
+
+
+def test_resumed_it_ends_as_if_never_stopped(
+    whole: tuple[Path, Result, Args], stopped: Path, classifier: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = (stopped / "trials" / "baseline-5" / "model.pt").stat().st_mtime_ns
+    original, made = trainer.fit, []
+
+    def fit(config: Any, regime: Any, seed: int, *args: Any) -> Any:
+        made.append((regime.name, seed))
+        return original(config, regime, seed, *args)
+
+    monkeypatch.setattr(trainer, "fit", fit)
+    result = classifier("ablate", "--resume", stopped, "-q", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert made == PLAN[1:], "a finished trial was run again, or one left out"
+    assert (stopped / "trials" / "baseline-5" / "model.pt").stat().st_mtime_ns == first
+    assert list(map(lasting, rows_of(stopped))) == list(map(lasting, rows_of(whole[0])))
+    for regime, seed in PLAN:
+        mine, other = predictions(stopped, regime, seed), predictions(whole[0], regime, seed)
+        assert all(np.array_equal(mine[k], other[k]) for k in other)
+    assert analysis(stopped) == analysis(whole[0])
+    assert (stopped / "done").exists()
+
+
+def test_a_torn_last_line_is_run_again(whole: tuple[Path, Result, Args], stopped: Path, classifier: Run) -> None:
+    with (stopped / "results.jsonl").open("a") as handle:
+        handle.write('{"regime": "augment", "trial_se')
+    result = classifier("ablate", "--resume", stopped, "-q", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert "line 2 is torn" in result.stderr
+    lines = (stopped / "results.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for i, line in enumerate(lines) if i != 1]
+    assert list(map(lasting, rows)) == list(map(lasting, rows_of(whole[0])))
+    assert analysis(stopped) == analysis(whole[0])
+
+
+def test_resuming_refuses_other_settings(stopped: Path, classifier: Run) -> None:
+    result = classifier("ablate", "--resume", stopped, "--steps", "7", "-q")
+    refused(result, 1, "steps (saved 6, asked 7)")
+
+
+@pytest.mark.parametrize("name", ["split_hash", "data_fingerprint", "config_hash", "synthetic_sets_hash"])
+def test_trials_of_another_study_are_refused(name: str, whole: tuple[Path, Result, Args], tmp_path: Path) -> None:
+    """As when a results file is copied together, or data, settings or synthetic images change between two commands."""
+    row = rows_of(whole[0])[0]
+    results = json.dumps(row) + "\n" + json.dumps({**row, "trial_seed": 6, name: "e" * 16}) + "\n"
+    (tmp_path / "results.jsonl").write_text(results)
+    opened = study.open_study(AblateConfig.model_validate(yaml.safe_load((whole[0] / "config.yaml").read_text())))
+    with pytest.raises(BalancerError, match=f"holds trials of {name} {'e' * 16}.* give {row[name]}; bring back"):
+        ablation.finished_trials(opened, RunDir(tmp_path, resumed=True))
+    assert (tmp_path / "results.jsonl").read_text() == results
+
+
+def test_a_run_of_an_older_program_is_refused(stopped: Path, classifier: Run) -> None:
+    """Its rows lack what is needed to tell whether they belong to this study."""
+    old = {k: v for k, v in rows_of(stopped)[0].items() if k not in ("synthetic_set", "dose", "synthetic_sets_hash")}
+    (stopped / "results.jsonl").write_text(json.dumps(old) + "\n")
+    result = classifier("ablate", "--resume", stopped, "-q", "--device", "cpu")
+    refused(result, 1, "holds trials of synthetic_sets_hash None")
+
+
+def test_a_finished_run_resumed_trains_nothing(
+    whole: tuple[Path, Result, Args], classifier: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = analysis(whole[0])
+    monkeypatch.setattr(trainer, "fit", None)
+    result = classifier("ablate", "--resume", whole[0], "-q", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert analysis(whole[0]) == before
+    assert before["verdict"] in result.stdout
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 240
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that run; one that has ended may stay listed where nobody asks for its exit code."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += [process] if process.status() != psutil.STATUS_ZOMBIE else []
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_two_processes_killed_at_work_lose_nothing_that_was_finished(
+    signum: int, whole: tuple[Path, Result, Args], classifier: Run, tmp_path: Path
+) -> None:
+    """Ctrl-C reaches every process of the terminal, ``kill`` only the first; a process that is killed outright says nothing."""
+    out, results = tmp_path / "run", tmp_path / "run" / "results.jsonl"
+    code = "import sys; from classifier.cli import main; main()"
+    command = [sys.executable, "-c", code, *whole[2], "--jobs", "2", "--out", str(out)]
+    with (tmp_path / "stderr").open("wb") as errors:
+        # A shell that runs these tests in the background makes them ignore SIGINT, and whatever they start.
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        wait_for(lambda: process.poll() is not None or (results.exists() and results.read_bytes().endswith(b"\n")))
+        family = psutil.Process(process.pid).children(recursive=True)
+        (os.killpg if signum == signal.SIGINT else os.kill)(process.pid, signum)
+        printed, _ = process.communicate(timeout=120)
+    told = (tmp_path / "stderr").read_text()
+    assert printed == b""
+    if signum != signal.SIGKILL:
+        assert process.returncode == 128 + signum
+        assert f"continue with --resume {out}" in told.splitlines()[-1]
+        assert "Traceback" not in told
+        assert "leaked" not in told
+    wait_for(lambda: not alive(family))
+    assert not alive(family), "a worker outlives the process that it works for"
+    before = rows_of(out)
+    assert 1 <= len(before) < 8
+    assert not list(out.rglob("*.tmp"))
+    result = classifier("ablate", "--resume", out, "-q", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    rows = rows_of(out)
+    assert rows[: len(before)] == before
+    by_trial = {(r["regime"], r["trial_seed"]): lasting(r) for r in rows}
+    assert len(rows) == 8
+    assert by_trial == {(r["regime"], r["trial_seed"]): lasting(r) for r in rows_of(whole[0])}
+    assert analysis(out) == analysis(whole[0])
+
+
+# ---------------------------------------------------------------- one trial
+
+
+def test_the_test_fold_is_read_once_and_after_everything_else(
+    small_data: Dataset, small_args: Args, monkeypatch: pytest.MonkeyPatch, classifier: Run, tmp_path: Path
+) -> None:
+    events: list[str] = []
+    fit, predict = trainer.fit, trainer.predict
+    test = small_data.images[small_data.indices("test")]
+
+    def fit_(*args: Any) -> Any:
+        events.append("fit begins")
+        fitted = fit(*args)
+        events.append("fit ends")
+        return fitted
+
+    def predict_(model: Any, pixels: np.ndarray, *args: Any) -> Any:
+        events.append("test" if pixels.shape == test.shape and np.array_equal(pixels, test) else "val")
+        return predict(model, pixels, *args)
+
+    monkeypatch.setattr(trainer, "fit", fit_)
+    monkeypatch.setattr(trainer, "predict", predict_)
+    result = classifier("train", *small_args, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert events == ["fit begins", "val", "val", "val", "fit ends", "test"]
+
+
+# ---------------------------------------------------------------- command line
+
+
+def test_one_seed_has_no_sd(small_args: Args, classifier: Run, tmp_path: Path) -> None:
+    options = ("--regimes", "weighted,baseline", "--seeds", "1")
+    result = classifier("ablate", *small_args, *options, "--out", tmp_path / "r")
+    assert result.exit_code == 0, result.output
+    assert "One trial seed: intervals are over patients alone, and no claim can rest on them." in result.stdout
+    assert "± n/a" in result.stdout
+    found = analysis(tmp_path / "r")
+    assert [e["regime"] for e in found["regimes"]] == ["baseline", "weighted"]
+    assert all(e["metrics"]["auroc"]["sd"] is None for e in found["regimes"])
+    assert [(c["name"], c["verdict"], c["p"]) for c in found["contrasts"]] == [
+        ("weighted - baseline", "not settled", None)
+    ]
+
+
+def test_controls_match_the_synthetic_count(
+    small_args: Args, small_synthesis: Path, small_data: Dataset, classifier: Run, tmp_path: Path
+) -> None:
+    more = ("--seeds", "1", "--synthetic-count", "4", "--regimes")
+    result = classifier(
+        "ablate", *small_args, *more, "gan,duplicate", "--synthetic", small_synthesis, "--out", tmp_path / "a"
+    )
+    assert result.exit_code == 0, result.output
+    assert [(r["regime"], r["added"]) for r in rows_of(tmp_path / "a")] == [("gan", 4), ("duplicate", 4)]
+    result = classifier("ablate", *small_args, *more, "duplicate", "--out", tmp_path / "b")
+    assert result.exit_code == 0, result.output
+    assert [r["added"] for r in rows_of(tmp_path / "b")] == [4], "without a synthesis the number asked for is lost"
+
+
+def test_json_alone_on_stdout(small_args: Args, classifier: Run, tmp_path: Path) -> None:
+    options = [a for a in small_args if a != "-q"]
+    result = classifier("ablate", *options, "--regimes", "baseline", "--seeds", "1", "--json", "--out", tmp_path / "r")
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert answer == {"run": str(tmp_path / "r"), **analysis(tmp_path / "r")}
+    assert "data: " in result.stderr
+
+
+@pytest.mark.parametrize("command", ["ablate", "train"])
+def test_a_dry_run_writes_nothing(
+    command: str, small_args: Args, small_synthesis: Path, classifier: Run, runs_cwd: Path
+) -> None:
+    regimes = ("--regimes", "all", "--seeds", "2") if command == "ablate" else ("--regime", "gan")
+    result = classifier(command, *small_args, *regimes, "--synthetic", small_synthesis, "--dry-run", "--json")
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert answer["config"]["steps"] == 6
+    assert answer["estimated_seconds"] >= 0
+    assert list(runs_cwd.iterdir()) == []
+
+
+# ---------------------------------------------------------------- several synthetic sets, doses, exposure
+
+
+def names(run: Path) -> list[str]:
+    return [row["folder"].removeprefix("trials/") for row in rows_of(run)]
+
+
+def test_synthetic_sets_are_crossed_with_seeds(
+    small_args: Args, small_synthesis: Path, small_data: Dataset, make_manifest: Make, classifier: Run, tmp_path: Path
+) -> None:
+    other = make_manifest(tmp_path / "other", small_data.deficit, small_data.split_hash, first=500)
+    options = ("--regimes", "baseline,gan", "--seeds", "2", "--synthetic", small_synthesis, "--synthetic", other)
+    result = classifier("ablate", *small_args, *options, "--out", tmp_path / "r")
+    assert result.exit_code == 0, result.output
+    rows = rows_of(tmp_path / "r")
+    assert names(tmp_path / "r") == ["baseline-0", "gan-0", "gan-set1-0", "baseline-1", "gan-1", "gan-set1-1"]
+    assert [r["synthetic_set"] for r in rows] == [None, "0", "1"] * 2
+    assert len({r["synthetic_hash"] for r in rows}) == 3, "two sets, and none"
+    assert rows[1]["test"]["auroc"] != rows[2]["test"]["auroc"]
+    (contrast,) = analysis(tmp_path / "r")["contrasts"]
+    assert (contrast["trial_seeds"], contrast["gan_seeds"]) == (2, 2)
+    assert yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())["synthetic"] == [
+        str(small_synthesis),
+        str(other),
+    ]
+
+
+def test_two_sets_of_one_generator_are_refused(
+    small_args: Args, small_synthesis: Path, classifier: Run, runs_cwd: Path
+) -> None:
+    result = classifier("ablate", *small_args, "--synthetic", small_synthesis, "--synthetic", small_synthesis)
+    refused(result, 1, "come from one generator")
+    assert list(runs_cwd.iterdir()) == []
+
+
+def test_doses_are_tried_beside_the_study(
+    small_args: Args, small_synthesis: Path, small_data: Dataset, classifier: Run, tmp_path: Path
+) -> None:
+    """And the regimes that they are read against are added."""
+    options = ("--regimes", "combined,gan", "--seeds", "1", "--dose", "0,1,.5", "--synthetic", small_synthesis)
+    result = classifier("ablate", *small_args, *options, "--out", tmp_path / "r")
+    assert result.exit_code == 0, result.output
+    expected = ["baseline-0", "augment-0", "gan-0", "gan@0.5-0", "combined-0", "combined@0.5-0"]
+    assert names(tmp_path / "r") == expected
+    for row in rows_of(tmp_path / "r"):
+        assert row["added"] == round((row["dose"] or 0) * small_data.deficit)
+    doses = [c["name"] for c in analysis(tmp_path / "r")["contrasts"] if c["family"] == "dose"]
+    assert sorted(doses) == ["combined@0.5 - augment", "gan@0.5 - baseline"]
+
+
+def test_equal_passes_over_real_images(
+    small_args: Args, small_synthesis: Path, small_data: Dataset, classifier: Run, tmp_path: Path
+) -> None:
+    options = ("--regimes", "baseline,gan", "--seeds", "1", "--exposure", "real", "--synthetic", small_synthesis)
+    result = classifier("ablate", *small_args, *options, "--out", tmp_path / "r")
+    assert result.exit_code == 0, result.output
+    alone, beside = rows_of(tmp_path / "r")
+    real = sum(small_data.counts("train"))
+    assert (alone["steps"], beside["steps"]) == (6, round(6 * (real + small_data.deficit) / real))
+    assert alone["passes_over_real"] == pytest.approx(6 * 8 / real, abs=0.01)
+    assert beside["passes_over_real"] == pytest.approx(alone["passes_over_real"], rel=0.2)
+
+
+def test_the_recipe_is_named_apart_from_the_data_and_the_study() -> None:
+    one = AblateConfig(data=DataConfig(path="/a", split_seed=1), regimes=("gan",), seeds=3, doses=(0.5,), seed=4)
+    other = TrainConfig(data=DataConfig(path="/b"), regime="combined", synthetic=("/s",))
+    assert study.recipe_hash(one) == study.recipe_hash(other)
+    assert study.recipe_hash(one) != study.recipe_hash(one.model_copy(update={"steps": 7}))
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def refused(result: Result, code: int, *phrases: str) -> None:
+    """One line, and the exit code."""
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    (line,) = [x for x in result.stderr.splitlines() if x.startswith("error: ")]
+    assert not [p for p in phrases if p not in line], line
+    assert "Traceback" not in result.stderr
+
+
+def test_no_synthesis(small_args: Args, classifier: Run, runs_cwd: Path) -> None:
+    refused(classifier("ablate", *small_args), 1, "no finished synthesis", "`balancer synthesize`", "--synthetic DIR")
+    refused(classifier("train", *small_args, "--regime", "gan"), 1, "no finished synthesis")
+    assert list(runs_cwd.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "phrases"),
+    [
+        (("--regimes", "all,nothing"), 2, ("regime is 'nothing'",)),
+        (("--regimes", ""), 2, ("no regime given",)),
+        (("--regimes", "gann"), 2, ("did you mean 'gan'?",)),
+        (("--synthetic-count", "10000"), 1, ("needs 10000 synthetic images",)),
+        (("--synthetic-count", "0"), 2, ("synthetic_count", "greater than or equal to 1")),
+        (("--synthetic-count", "most"), 2, ("synthetic_count", "'most'")),
+        (("--synthetic-count", "--5"), 2, ("synthetic_count",)),
+        (("--seeds", "0"), 2, ("'seeds'",)),
+        (("--model", "resnt18"), 2, ("did you mean 'resnet18'?",)),
+        (("--augmentation", "heavy"), 2, ("augmentation is 'heavy'",)),
+        (("--set", "threshold=best"), 2, ("threshold is 'best'",)),
+        (("--set", "stepz=3"), 2, ("did you mean 'steps'?",)),
+        (("--device", "tpu"), 2, ("--device is 'tpu'",)),
+        (("--exposure", "images"), 2, ("setting 'exposure' is 'images'",)),
+        (("--dose", "-1"), 2, ("setting 'doses'", "greater than or equal to 0")),
+        (("--dose", "0.5", "--regimes", "baseline"), 2, ("no regime here uses synthetic images",)),
+        (("--dose", "9"), 1, ("run `balancer synthesize --n",)),
+        (("--scheduler", "tcp://127.0.0.1:1"), 2, ("add --backend dask",)),
+        (("--backend", "dask"), 2, ("needs --scheduler ADDRESS",)),
+        (("--backend", "dask", "--scheduler", "nonsense://x"), 1, ("no dask scheduler answers at nonsense://x",)),
+    ],
+)
+def test_refusals_before_anything_is_written(
+    options: Args, code: int, phrases: Args, small_args: Args, small_synthesis: Path, classifier: Run, tmp_path: Path
+) -> None:
+    result = classifier("ablate", *small_args, "--synthetic", small_synthesis, *options, "--out", tmp_path / "run")
+    refused(result, code, *phrases)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_synthesis_of_another_split(small_args: Args, small_synthesis: Path, classifier: Run, runs_cwd: Path) -> None:
+    result = classifier("ablate", *small_args, "--synthetic", small_synthesis, "--split-seed", "1")
+    refused(result, 1, "was made under split", "validation patients")
+    assert not (runs_cwd / "runs").exists()
+
+
+@pytest.mark.parametrize(("fold", "cls"), [("test", "NORMAL"), ("test", None)])
+def test_a_test_set_without_both_classes(
+    fold: str, cls: str | None, small_args: Args, chest_folder: Path, classifier: Run, runs_cwd: Path
+) -> None:
+    shutil.rmtree(chest_folder / fold / cls if cls else chest_folder / fold)
+    more = ("--regimes", "baseline", "--data", chest_folder)
+    refused(classifier("ablate", *small_args, *more), 1, "test", "NORMAL")
+    assert not (runs_cwd / "runs").exists()
+
+
+def test_a_test_class_of_which_nothing_can_be_read(
+    small_args: Args, chest_folder: Path, classifier: Run, runs_cwd: Path
+) -> None:
+    for file in (chest_folder / "test" / "NORMAL").iterdir():
+        file.write_bytes(b"")
+    more = ("--regimes", "baseline", "--data", chest_folder, "--max-bad", "0.5")
+    refused(classifier("ablate", *small_args, *more), 1, "test holds 0 NORMAL and 16 PNEUMONIA images; expected both")
+
+
+def test_a_test_class_of_one_patient(
+    small_args: Args, chest_folder: Path, classifier: Run, runs_cwd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused before the first trial, not after the last."""
+    for file in sorted((chest_folder / "test" / "NORMAL").iterdir())[1:]:
+        file.unlink()
+    monkeypatch.setattr(jobs, "run_trial", None)
+    more = ("--regimes", "baseline", "--data", chest_folder)
+    refused(classifier("ablate", *small_args, *more), 1, "test set has 1 patient(s) of class 0")
+    assert not (runs_cwd / "runs").exists()
+
+
+def test_a_leak_is_told_with_the_results(small_args: Args, chest_folder: Path, classifier: Run, tmp_path: Path) -> None:
+    original = next((chest_folder / "train" / "NORMAL").iterdir())
+    shutil.copy(original, chest_folder / "test" / "NORMAL" / "IM-9999-0001.png")
+    options = ("--regimes", "baseline", "--seeds", "1", "--data", chest_folder)
+    result = classifier("ablate", *small_args, *options, "--out", tmp_path / "r")
+    assert result.exit_code == 0, result.output
+    assert "leak in the data: 1 identical file both in" in result.stderr
+    assert "Leak in the data: 1 identical file both in" in result.stdout
+
+
+def test_without_validation_images(small_args: Args, chest_folder: Path, classifier: Run, runs_cwd: Path) -> None:
+    shutil.rmtree(chest_folder / "val")
+    more = ("--regimes", "baseline", "--data", chest_folder, "--val-fraction", "0")
+    refused(classifier("ablate", *small_args, *more), 1, "has no val images; raise --val-fraction above 0")
+
+
+def test_few_validation_images_are_warned_of(small_args: Args, classifier: Run, tmp_path: Path) -> None:
+    result = classifier("train", *small_args, "--out", tmp_path / "run")
+    assert "validation holds 14 images" in result.stderr or "validation holds 13 images" in result.stderr
+
+
+def test_the_newest_finished_synthesis_is_taken_with_its_split(
+    small_args: Args, classifier: Run, make_manifest: Callable[..., Path], runs_cwd: Path, template: Path
+) -> None:
+    """A synthesis run hands its data settings on: here another split seed, which no flag repeats."""
+    config = DataConfig(path=str(template), image_size=16, split_seed=7)
+    data = load_dataset(config)
+    run = make_manifest(runs_cwd / "runs" / "synthesize" / "one", data.deficit, data.split_hash)
+    (run / "config.yaml").write_text(yaml.safe_dump({"data": config.model_dump(mode="json")}))
+    (run / "env.json").write_text(json.dumps({"command": "synthesize"}))
+    (run / "done").write_text("")
+    options = [a for a in small_args if a != "-q"]
+    result = classifier("train", *options, "--regime", "gan", "--out", runs_cwd / "r")
+    assert result.exit_code == 0, result.output
+    assert "taking the newest finished synthesis: runs/synthesize/one" in result.stderr
+    saved = yaml.safe_load((runs_cwd / "r" / "config.yaml").read_text())
+    assert saved["data"]["split_seed"] == 7
+    assert json.loads((runs_cwd / "r" / "result.json").read_text())["split_hash"] == data.split_hash
+
+
+def test_copies_follow_the_synthetic_set(small_data: Dataset) -> None:
+    for count, copies in (("deficit", small_data.deficit), ("all", small_data.deficit), (9, 9)):
+        assert study.Study(AblateConfig(synthetic_count=count), small_data, [], []).copies == copies

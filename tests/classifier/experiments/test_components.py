@@ -1,0 +1,202 @@
+"""`classifier components`: one switch at a time, paired differences against scikit-learn."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import sets
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
+from balancer.core.config import read_config_file, resolve
+from balancer.core.errors import BalancerError
+from balancer.core.settings import AblateConfig, ComponentsConfig
+from classifier.experiments import components, jobs
+from classifier.experiments.components import FULL, SWITCHES, compare, left_out, variants_of
+from classifier.experiments.substudies import Section
+from classifier.systems.registry import SYSTEMS
+from classifier.training.regimes import REGIMES
+
+TRUE = np.array([0] * 8 + [1] * 8)
+
+
+def settings(name: str) -> ComponentsConfig:
+    values = {**read_config_file(SYSTEMS[name].file, "components"), "data": {"path": "/x", "image_size": 32}}
+    return resolve("components", values)
+
+
+def changed(one: AblateConfig, other: AblateConfig) -> set[str]:
+    a, b = one.model_dump(), other.model_dump()
+    return {key for key in a if a[key] != b[key]}
+
+
+def test_one_switch_at_a_time() -> None:
+    variants = variants_of(settings("s1_cnn28"))
+    assert list(variants) == [FULL, "class weighting", "augmentation", "batch norm"]
+    full = variants[FULL]
+    assert full.regimes == ("augment",)
+    assert {n: changed(full, v) for n, v in variants.items() if n != FULL} == {
+        "class weighting": {"class_weights"},
+        "augmentation": {"regimes"},
+        "batch norm": {"batch_norm"},
+    }
+    assert variants["augmentation"].regimes == ("baseline",)
+    assert left_out(settings("s1_cnn28")) == {"transfer": "weights is none: nothing is transferred"}
+
+
+def test_transfer_goes_and_the_normalisation_stays() -> None:
+    variants = variants_of(settings("s3_resnet50"))
+    assert changed(variants[FULL], variants["transfer"]) <= {"weights", "normalisation", "stages"}
+    assert variants["transfer"].weights == "none"
+    assert variants["transfer"].input_normalisation == variants[FULL].input_normalisation == "imagenet"
+    assert set(left_out(settings("s3_resnet50"))) == {"batch norm"}
+
+
+@pytest.mark.parametrize("name", ["s0_densenet161", "s1_resnet18", "s3_resnet50"])
+def test_without_transfer_no_layer_is_frozen(name: str) -> None:
+    """Layers frozen at random values would tell what random features are worth. Lengths and rates stay."""
+    variants = variants_of(settings(name))
+    full, off = variants[FULL], variants["transfer"]
+    assert any((stage.trainable or full.trainable) != "all" for stage in full.stages), "the system freezes some"
+    assert [stage.trainable or off.trainable for stage in off.stages] == ["all"] * len(full.stages)
+    rest = {"trainable"}
+    assert [s.model_dump(exclude=rest) for s in off.stages] == [s.model_dump(exclude=rest) for s in full.stages]
+
+
+@pytest.mark.parametrize("kind", ["none", "balanced"])
+def test_the_weights_of_a_weighted_regime_are_off_too(kind: str) -> None:
+    """There class_weights decides nothing: turned off alone, it would leave the full system as it is."""
+    variants = variants_of(ComponentsConfig(regime="weighted_augment", class_weights=kind))
+    off = variants["class weighting"]
+    assert (off.regimes, off.class_weights) == (("augment",), "none")
+    assert variants["augmentation"].regimes == ("weighted",)
+
+
+def test_what_a_plain_system_lacks_is_said() -> None:
+    plain = ComponentsConfig(threshold="half", batch_norm=False)
+    assert list(variants_of(plain)) == [FULL]
+    assert set(left_out(plain)) == {switch.name for switch in SWITCHES}
+
+
+@pytest.mark.parametrize("name", [r.name for r in REGIMES.values() if r.augment])
+def test_every_regime_has_one_without_augmentation(name: str) -> None:
+    (other,) = variants_of(ComponentsConfig(regime=name, class_weights="none"))["augmentation"].regimes
+    assert other in (name.removesuffix("_augment"), {"augment": "baseline", "combined": "gan"}.get(name))
+    assert not REGIMES[other].augment
+
+
+def part(folder: Path, scores: list[np.ndarray], thresholds: list[float]) -> Section:
+    """A finished study of one regime, whose trials said ``scores``; every image is a patient."""
+    folder.mkdir()
+    lines = [f"{i},test,X,p{i},{i:064x}" for i in range(len(TRUE))]
+    (folder / "split.csv").write_text("\n".join(["name,fold,label,patient,sha256", *lines]) + "\n")
+    rows = []
+    for seed, (score, threshold) in enumerate(zip(scores, thresholds, strict=True)):
+        trial = folder / f"trials/x-{seed}"
+        trial.mkdir(parents=True)
+        np.savez(trial / "predictions.npz", test_true=TRUE, test_score=score, test_index=np.arange(len(TRUE)))
+        test = {"threshold": threshold, "temperature": 1.0, "n": len(TRUE)}
+        rows.append({"regime": "augment", "trial_seed": seed, "synthetic_set": None, "dose": None, "test": test})
+        rows[-1]["folder"] = f"trials/x-{seed}"
+    return Section(folder, AblateConfig(), {}, rows)
+
+
+def test_differences_are_those_of_the_same_seeds(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    full = [np.clip(0.3 * TRUE + rng.uniform(0, 0.7, 16), 0, 1) for _ in range(3)]
+    plain = [rng.uniform(0, 1, 16) for _ in range(3)]
+    thresholds = [0.3, 0.4, 0.6]
+    config = ComponentsConfig(class_weights="balanced", batch_norm=False)
+    parts = {FULL: part(tmp_path / "a", full, thresholds), "class weighting": part(tmp_path / "b", plain, thresholds)}
+    found = {e["variant"]: e for e in compare(config, parts)}
+    assert list(found) == [FULL, "class weighting", "threshold"]
+    aurocs = [[roc_auc_score(TRUE, s) for s in scores] for scores in (full, plain)]
+    assert found[FULL]["figures"]["auroc"]["mean"] == pytest.approx(np.mean(aurocs[0]))
+    difference = found["class weighting"]["full_minus_this"]["auroc"]
+    assert difference["value"] == pytest.approx(np.mean(aurocs[0]) - np.mean(aurocs[1]))
+    assert difference["low"] < difference["value"] < difference["high"]
+    at_half = [balanced_accuracy_score(TRUE, s >= 0.5) for s in full]
+    chosen = [balanced_accuracy_score(TRUE, s >= t) for s, t in zip(full, thresholds, strict=True)]
+    of_threshold = found["threshold"]
+    assert of_threshold["figures"]["balanced_accuracy_val_threshold"]["mean"] == pytest.approx(np.mean(at_half))
+    gained = of_threshold["full_minus_this"]["balanced_accuracy_val_threshold"]["value"]
+    assert gained == pytest.approx(np.mean(chosen) - np.mean(at_half))
+    assert of_threshold["full_minus_this"]["auroc"]["value"] == 0, "a threshold ranks nothing"
+
+
+def test_variants_of_other_data_are_not_compared(tmp_path: Path) -> None:
+    """A finished variant is only read after --resume: the data may have changed before the next was trained."""
+    config = ComponentsConfig(class_weights="balanced", batch_norm=False)
+
+    def parts(name: str, **differs: str) -> dict[str, Section]:
+        made = [part(tmp_path / f"{name}{i}", [np.linspace(0, 1, 16)], [0.5]) for i in (0, 1)]
+        for one in made:
+            one.rows[0].update(data_fingerprint="f", split_hash="5")
+        made[1].rows[0].update(differs)
+        return {FULL: made[0], "class weighting": made[1]}
+
+    assert compare(config, parts("same"))
+    for key in ("data_fingerprint", "split_hash"):
+        with pytest.raises(BalancerError, match=f"{key}1 has {key} other, .*{key}0 .: expected the same data") as error:
+            compare(config, parts(key, **{key: "other"}))
+        assert "\n" not in str(error.value)
+    moved = parts("moved")
+    shown = {"test_true": TRUE, "test_score": np.linspace(0, 1, 16), "test_index": np.arange(16)[::-1]}
+    np.savez(moved["class weighting"].folder / "trials/x-0/predictions.npz", **shown)
+    with pytest.raises(BalancerError, match=r"moved1 and .*moved0 were tested on different images"):
+        compare(config, moved)
+
+
+def test_the_table_says_that_the_code_changed(tmp_path: Path) -> None:
+    config = ComponentsConfig(class_weights="balanced", batch_norm=False, weights="imagenet")
+    env = {"data": {"source": "x", "notes": ["NOTE"]}}
+    made = [part(tmp_path / name, [np.linspace(0, 1, 16)], [0.5]) for name in "ab"]
+    parts = {FULL: replace(made[0], env=env), "class weighting": made[1]}
+    said = []
+    for code in ("1", "2"):
+        made[0].rows[0]["code_hash"], made[1].rows[0]["code_hash"] = "1", code
+        said.append("\n".join(components._notes(config, compare(config, parts), parts)))
+    assert ["more than one version of the code" in text for text in said] == [False, True]
+    assert "Without transfer: all layers learn" in said[0]
+
+
+def test_one_seed_has_no_p(tmp_path: Path) -> None:
+    one = part(tmp_path / "a", [np.linspace(0, 1, 16)], [0.5])
+    other = part(tmp_path / "b", [np.linspace(1, 0, 16)], [0.5])
+    config = ComponentsConfig(class_weights="balanced", threshold="half")
+    found = compare(config, {FULL: one, "class weighting": other})
+    assert found[1]["full_minus_this"]["auroc"]["value"] == 1
+    assert found[1]["full_minus_this"]["auroc"]["p"] is None
+
+
+def test_the_command(classifier, small_args, tmp_path: Path, monkeypatch) -> None:
+    trained = []
+    real = jobs.run_trial
+    monkeypatch.setattr(jobs, "run_trial", lambda s, t, *rest: trained.append(t.name) or real(s, t, *rest))
+    options = (
+        "--regime",
+        "augment",
+        "--model",
+        "s1_cnn",
+        *sets(class_weights="balanced", bn_statistics="running"),
+        "--seeds",
+        2,
+    )
+    result = classifier("components", *small_args, *options, "--out", tmp_path / "r", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    names = [e["variant"] for e in found["entries"]]
+    assert names == [FULL, "class weighting", "augmentation", "batch norm", "threshold"]
+    assert len(trained) == 2 * 4, "the threshold is read off the full system"
+    assert set(found["left_out"]) == {"transfer"}
+    table = (tmp_path / "r/table.md").read_text()
+    assert "2 paired trial seeds" in table
+    assert "Left out, transfer" in table
+    assert (tmp_path / "r/table.csv").read_text().count("\n") == 6
+    again = classifier("components", "--resume", tmp_path / "r", "--device", "cpu", "-q", "--json")
+    assert json.loads(again.stdout)["entries"] == found["entries"]
+    assert len(trained) == 8
+    monkeypatch.setattr(components, "estimate_seconds", lambda study, device: 30.0)
+    dry = classifier("components", *small_args, *options, "--dry-run", "--json")
+    assert json.loads(dry.stdout)["estimated_seconds"] == 120

@@ -1,0 +1,353 @@
+"""Trials in several processes and on a cluster: the same results as in one, each once, whatever dies on the way."""
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+from balancer.core.errors import BalancerError, Interrupted, UsageError
+from balancer.core.settings import AblateConfig, DataConfig
+from classifier.experiments import jobs
+from classifier.experiments.jobs import Workers, run_trials
+from classifier.experiments.study import Study, Trial, TrialResult, open_study, plan, provenance
+from classifier.training.regimes import REGIMES
+
+NEEDS_A_SET = Trial(REGIMES["gan"], 0)  # fails where it runs: there is no synthetic set
+
+
+def study_of(folder: Path, **more: Any) -> Study:
+    """Two regimes on a folder of noise; a trial takes a fraction of a second."""
+    small = {"steps": 6, "batch_size": 8, "evaluations": 2, "precision": "float32", "seeds": 2}
+    data = DataConfig(path=str(folder), image_size=16)
+    return open_study(AblateConfig(data=data, regimes=("baseline", "augment"), **{**small, **more}))
+
+
+class Keeper:
+    """What was kept; ``then`` is called with the number of trials so far."""
+
+    def __init__(self, then: Callable[[int], object] = lambda n: None) -> None:
+        self.results: list[tuple[Trial, TrialResult]] = []
+        self.then = then
+
+    def __call__(self, trial: Trial, result: TrialResult) -> None:
+        self.results.append((trial, result))
+        self.then(len(self.results))
+
+    @property
+    def names(self) -> list[str]:
+        return [trial.name for trial, _ in self.results]
+
+    @property
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """By trial, without the time taken, and the code, which someone may change while the tests run."""
+        passing = ("seconds", "git_commit", "code_hash")
+        return {t.name: {k: v for k, v in r.row.items() if k not in passing} for t, r in self.results}
+
+
+def rows_here(study: Study, names: list[str]) -> dict[str, dict[str, Any]]:
+    """The rows that these trials give in this process."""
+    keeper = Keeper()
+    run_trials(study, [t for t in plan(study) if t.name in names], Workers("cpu"), keeper, "")
+    return keeper.rows
+
+
+# ---------------------------------------------------------------- who runs them
+
+
+@pytest.mark.parametrize(
+    ("options", "phrase"),
+    [
+        ({"jobs": 0}, "--jobs is 0"),
+        ({"jobs": -1}, "--jobs is -1"),
+        ({"backend": "dask"}, "needs --scheduler"),
+        ({"scheduler": "tcp://127.0.0.1:1"}, "add --backend dask"),
+        ({"backend": "dask", "scheduler": "tcp://127.0.0.1:1", "jobs": 2}, "start as many workers"),
+    ],
+)
+def test_options_that_do_not_go_together(options: dict[str, Any], phrase: str) -> None:
+    with pytest.raises(UsageError, match=phrase):
+        Workers(**options)
+
+
+def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(BalancerError, match=r"pip install 'xray-balancer\[cluster\]'"):
+        Workers(backend="dask", scheduler="tcp://127.0.0.1:1").at_once()
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense://x", "x:y:z"])
+def test_an_address_where_nobody_answers(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "PATIENCE", 1)
+    with pytest.raises(BalancerError, match="no dask scheduler answers at") as caught:
+        Workers(backend="dask", scheduler=address).at_once()
+    assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------- one attempt, and what becomes of many
+
+
+@pytest.fixture
+def study(template: Path) -> Study:
+    return study_of(template)
+
+
+def attempt(study: Study, trial: Trial, **other: str) -> jobs._Attempt:
+    return jobs._attempt(trial, study.config, provenance(study) | other, "cpu")
+
+
+def test_an_attempt_brings_the_result_and_what_was_said_in_it(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What opening the data gives rise to was said by the process that asked, and is not said again."""
+    original = jobs.run_trial
+
+    def warn(*args: Any) -> TrialResult:
+        logging.getLogger("balancer").warning("%s is odd", "this")
+        logging.getLogger("balancer").info("this is not")
+        return original(*args)
+
+    monkeypatch.setattr(jobs, "run_trial", warn)
+    jobs._opened.cache_clear()
+    first, again = (attempt(study, plan(study)[1]) for _ in range(2))
+    assert first.said == again.said == [(logging.WARNING, "this is odd")]
+    assert first.result is not None
+    assert (first.result.row["regime"], first.result.row["trial_seed"]) == ("augment", 0)
+    assert {*first.result.files} == {"predictions.npz", "model.pt"}
+
+
+def test_other_data_than_those_of_the_parent_are_refused(study: Study) -> None:
+    found = attempt(study, plan(study)[0], data_fingerprint="e" * 16)
+    assert found.result is None
+    assert isinstance(found.error, BalancerError)
+    assert f"data_fingerprint {study.data.fingerprint}, expected {'e' * 16}" in str(found.error)
+
+
+def test_an_unforeseen_error_tells_where_it_happened(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "run_trial", lambda *args: {}["oops"])
+    found = attempt(study, plan(study)[0])
+    assert isinstance(found.error, KeyError)
+    assert "test_jobs.py" in found.error.__notes__[0]
+
+
+def test_a_cluster_worker_with_threads_is_refused(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    import distributed
+
+    worker = SimpleNamespace(address="tcp://w:1", state=SimpleNamespace(nthreads=4))
+    monkeypatch.setattr(distributed, "get_worker", lambda: worker)
+    found = jobs._cluster_attempt(plan(study)[0], study.config, provenance(study), "cpu")
+    assert "dask worker tcp://w:1" in str(found.error)
+    assert "runs 4 tasks at once; start it with --nthreads 1" in str(found.error)
+
+
+def ended(seed: int, error: Exception | None = None, said: tuple[str, ...] = ()) -> jobs._Attempt:
+    result = TrialResult({}, {}) if error is None else None
+    return jobs._Attempt(Trial(REGIMES["baseline"], seed), result, error, [(logging.WARNING, text) for text in said])
+
+
+def test_after_a_failure_what_runs_beside_it_is_kept(caplog: pytest.LogCaptureFixture) -> None:
+    enough, keeper = threading.Event(), Keeper()
+    first, second = BalancerError("first"), BalancerError("second")
+    attempts = [ended(0, said=("odd",)), ended(1, first), ended(2), ended(3, second), ended(4)]
+    begun_after: list[bool] = []
+
+    def watched() -> Iterator[jobs._Attempt]:
+        for found in attempts:
+            begun_after.append(enough.is_set())
+            yield found
+
+    with pytest.raises(BalancerError) as caught:
+        jobs._collect(watched(), len(attempts), keeper, enough)
+    assert caught.value is first
+    assert keeper.names == ["baseline-0", "baseline-2", "baseline-4"]
+    assert begun_after == [False, False, True, True, True]
+    assert caplog.messages == ["odd"]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_until_a_trial_is_written(signum: int) -> None:
+    written: list[int] = []
+
+    def write(n: int) -> None:
+        signal.raise_signal(signum)
+        written.append(n)
+
+    with pytest.raises(Interrupted) as caught:
+        jobs._collect(iter([ended(0), ended(1)]), 2, Keeper(write), threading.Event())
+    assert written == [1]
+    assert caught.value.exit_code == 128 + signum
+
+
+def test_a_signal_after_the_last_step_is_not_forgotten(study: Study) -> None:
+    keeper = Keeper(lambda n: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Interrupted, match="SIGTERM: the hint"):
+        run_trials(study, plan(study)[:1], Workers("cpu"), keeper, "the hint")
+    assert keeper.names == ["baseline-0"]
+
+
+# ---------------------------------------------------------------- processes
+
+
+def begin_and_fail(study: Study) -> list[Trial]:
+    """Two good trials, one that cannot be run, and more than can be under way when that is noticed."""
+    good = plan(study)
+    return [*good[:2], NEEDS_A_SET, *good[2:]]
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_rows_and_stop_after_a_failure(
+    template: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    study, keeper = study_of(template, seeds=12), Keeper()
+    caplog.clear()
+    with pytest.raises(BalancerError, match="regime gan needs synthetic images"):
+        run_trials(study, begin_and_fail(study), Workers("cpu", 2), keeper, "hint")
+    assert {"baseline-0", "augment-0"} <= set(keeper.names)
+    assert len(keeper.names) == len(set(keeper.names)) < len(plan(study))
+    assert keeper.rows == rows_here(study, keeper.names)
+    assert caplog.messages == [], "a worker's warnings of the data are not to be repeated"
+
+
+def worker_pids() -> list[int]:
+    children = psutil.Process().children(recursive=True)
+    return [p.pid for p in children if any("popen_loky" in part for part in p.cmdline())]
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_ends_the_command_clearly(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    study, threads = study_of(template, seeds=30, steps=100), []
+
+    def kill(n: int) -> None:
+        if n == 1:
+            threads.extend(psutil.Process(pid).environ()["OMP_NUM_THREADS"] for pid in worker_pids())
+            os.kill(worker_pids()[0], signal.SIGKILL)
+
+    keeper = Keeper(kill)
+    with pytest.raises(BalancerError, match="a worker process died"):
+        run_trials(study, plan(study), Workers("cpu", 2), keeper, "hint")
+    assert 1 <= len(keeper.names) < 60
+    assert threads == [str(max(1, len(os.sched_getaffinity(0)) // 2))] * 2
+    assert worker_pids() == []
+
+
+# ---------------------------------------------------------------- a cluster
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """A scheduler and two workers, each a process of its own, on the loopback interface."""
+    folder = tmp_path_factory.mktemp("cluster")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    started: list[subprocess.Popen] = []
+
+    def start(kind: str, *options: str) -> subprocess.Popen:
+        command = [
+            sys.executable,
+            "-m",
+            f"distributed.cli.dask_{kind}",
+            "--scheduler-file",
+            str(folder / "at"),
+            *options,
+        ]
+        with (folder / f"{kind}-{len(started)}.log").open("wb") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=output, cwd=folder, env=environment)
+        started.append(process)
+        return process
+
+    scheduler = start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+    workers = [start("worker", "--nthreads", "1", "--no-nanny", "--no-dashboard") for _ in range(2)]
+    try:
+        deadline = time.monotonic() + 240
+        while not (folder / "at").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        address = json.loads((folder / "at").read_text())["address"]
+        with _client(address) as client:
+            client.wait_for_workers(2, timeout=240)
+        yield SimpleNamespace(address=address, workers=workers, scheduler=scheduler)
+    finally:
+        for process in reversed(started):
+            process.kill()
+            process.wait()
+
+
+@contextlib.contextmanager
+def _client(address: str) -> Iterator[Any]:
+    from distributed import Client
+
+    with Client(address, timeout=60, set_as_default=False) as client:
+        yield client
+
+
+@pytest.mark.slow
+def test_an_interrupted_cluster_stops_working(cluster: SimpleNamespace, template: Path) -> None:
+    study, keeper = study_of(template, seeds=1, steps=1_000_000), Keeper()
+
+    def when_under_way() -> None:
+        deadline = time.monotonic() + 120
+        with _client(cluster.address) as client:
+            while sum(map(len, client.processing().values())) < 2 and time.monotonic() < deadline:
+                time.sleep(0.1)
+        time.sleep(1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=when_under_way)
+    thread.start()
+    with pytest.raises(Interrupted, match="the hint") as caught:
+        run_trials(study, plan(study), Workers("cpu", 1, "dask", cluster.address), keeper, "the hint")
+    thread.join()
+    assert caught.value.exit_code == 130
+    with _client(cluster.address) as client:
+        busy: dict[str, int] = {}
+        for _ in range(300):
+            busy = client.run(lambda dask_worker: dask_worker.state.executing_count)
+            if not any(busy.values()):
+                break
+            time.sleep(0.1)
+        assert list(busy.values()) == [0, 0]
+
+
+@pytest.mark.slow
+def test_workers_that_see_other_data_say_so(cluster: SimpleNamespace, chest_folder: Path) -> None:
+    study = study_of(chest_folder)
+    next((chest_folder / "test" / "NORMAL").iterdir()).unlink()
+    with pytest.raises(BalancerError, match=r"dask worker tcp://127\.0\.0\.1:\d+ .*data_fingerprint"):
+        run_trials(study, plan(study), Workers("cpu", 1, "dask", cluster.address), Keeper(), "hint")
+
+
+@pytest.mark.slow
+def test_the_trial_of_a_killed_worker_is_run_by_another(cluster: SimpleNamespace, template: Path) -> None:
+    """After all tests that need both workers: one ends here."""
+    study = study_of(template, seeds=3, steps=60)
+    workers = Workers("cpu", 1, "dask", cluster.address)
+    assert workers.at_once() == 2
+
+    def kill(n: int) -> None:
+        if n == 2:
+            cluster.workers[0].kill()
+
+    keeper = Keeper(kill)
+    run_trials(study, plan(study), workers, keeper, "hint")
+    assert cluster.workers[0].wait() == -signal.SIGKILL
+    assert sorted(keeper.names) == sorted(t.name for t in plan(study)), "a trial was lost, or kept twice"
+    assert keeper.rows == rows_here(study, keeper.names)
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_dies_ends_the_command_clearly(cluster: SimpleNamespace, template: Path) -> None:
+    """Must be the last of the cluster's tests."""
+    study = study_of(template, seeds=30, steps=60)
+    keeper = Keeper(lambda n: cluster.scheduler.kill())
+    with pytest.raises(BalancerError, match=r"dask gave \w+ .* continue with --resume") as caught:
+        run_trials(study, plan(study), Workers("cpu", 1, "dask", cluster.address), keeper, "hint")
+    assert "\n" not in str(caught.value)
+    assert 1 <= len(keeper.names) < 60

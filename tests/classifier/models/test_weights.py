@@ -1,0 +1,247 @@
+"""Weights to begin from: they arrive key by key, code is never run, and what does not fit is named."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import tiny
+import torch
+from click.testing import Result
+from safetensors.torch import save_file
+from torch import nn
+from torchvision import models
+
+from balancer.core.errors import BalancerError, UsageError
+from classifier.models.backbones import Backbone
+from classifier.models.heads import HeadDesign
+from classifier.models.weights import weights_hash
+from classifier.training import trainer
+
+State = dict[str, torch.Tensor]
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> State:
+    """torchvision's networks are small here; the weights of one of them."""
+    monkeypatch.setattr(models, "get_model", tiny.resnet)
+    torch.manual_seed(0)
+    return {k: v + 1 for k, v in tiny.resnet("").state_dict().items()}
+
+
+def arrived(model: Backbone, saved: State, removed: str) -> list[str]:
+    """Keys of a file that are not in the model as they were; those of the part that the head replaces aside."""
+    loaded = model.net.state_dict()
+    kept = {k: v for k, v in saved.items() if not k.startswith(removed) and not k.endswith("num_batches_tracked")}
+    assert len(kept) > 10
+    return [k for k, v in kept.items() if not torch.equal(loaded[k], v)]
+
+
+# ---------------------------------------------------------------- what loads
+
+
+@pytest.mark.parametrize("head", [HeadDesign(), HeadDesign("dense", 2, 9)])
+@pytest.mark.parametrize("form", ["plain", "safetensors", "state_dict", "model"])
+def test_every_form_arrives_key_by_key(form: str, head: HeadDesign, small: State, tmp_path: Path) -> None:
+    file = tmp_path / ("w.safetensors" if form == "safetensors" else "w.pth")
+    if form == "safetensors":
+        save_file(small, file)
+    else:
+        torch.save(small if form == "plain" else {form: small, "epoch": 3}, file)
+    assert arrived(Backbone("resnet18", 32, str(file), head), small, "fc.") == []
+
+
+def test_the_original_resnet_arrives(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    saved = models.resnet18(num_classes=7).state_dict()
+    torch.save(saved, tmp_path / "w.pth")
+    assert arrived(Backbone("resnet18", 32, str(tmp_path / "w.pth")), saved, "fc.") == []
+
+
+def test_a_dense_head_takes_the_convolutions_of_a_vgg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "get_model", tiny.vgg)
+    saved = {f"{k}": v + 1 for k, v in tiny.vgg("").state_dict().items()}
+    torch.save(saved, tmp_path / "w.pth")
+    pooled = Backbone("vgg16", 32, str(tmp_path / "w.pth"), HeadDesign("dense")).net.state_dict()
+    assert set(pooled) == {k for k in saved if k.startswith("features")}
+    assert all(torch.equal(pooled[k], saved[k]) for k in pooled)
+    whole = Backbone("vgg16", 32, str(tmp_path / "w.pth")).net.state_dict()
+    assert torch.equal(whole["classifier.3.weight"], saved["classifier.3.weight"])
+
+
+def test_files_without_batch_counters_load(small: State, tmp_path: Path) -> None:
+    """torchvision's published ResNet files were saved before BatchNorm counted its batches."""
+    torch.save({k: v for k, v in small.items() if not k.endswith("num_batches_tracked")}, tmp_path / "w.pth")
+    assert arrived(Backbone("resnet18", 32, str(tmp_path / "w.pth")), small, "fc.") == []
+
+
+def test_published_densenet_names_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision's DenseNet files say denselayer1.norm.1.weight and are renamed when torchvision loads them."""
+    monkeypatch.setattr(models, "get_model", tiny.densenet)
+    saved = {k: v + 1 for k, v in tiny.densenet("").state_dict().items()}
+    old = {}
+    for key, value in saved.items():
+        for part in ("norm1", "norm2", "conv1", "conv2"):
+            key = key.replace(f"{part}.", f"{part[:-1]}.{part[-1]}.") if "denselayer" in key else key
+        old[key] = value
+    assert "features.denseblock2.denselayer2.norm.2.running_var" in old
+    torch.save(old, tmp_path / "w.pth")
+    assert arrived(Backbone("densenet121", 64, str(tmp_path / "w.pth")), saved, "classifier.") == []
+
+
+def test_a_classifier_of_ours_is_a_start_too(small: State, tmp_path: Path) -> None:
+    """Its network below the head, whatever head it had."""
+    first = Backbone("resnet18", 32, head=HeadDesign("dense", 2, 5))
+    content = {"kind": "classifier", "format": 3, "config": {}, "state": first.state_dict()}
+    torch.save(content, tmp_path / "model.pt")
+    assert arrived(Backbone("resnet18", 32, str(tmp_path / "model.pt")), dict(first.net.state_dict()), "-") == []
+
+
+# ---------------------------------------------------------------- what does not
+
+
+def refused(state: object, tmp_path: Path, name: str = "resnet18") -> str:
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(BalancerError) as caught:
+        Backbone(name, 32, str(tmp_path / "w.pth"))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_weights_of_another_network_are_refused_with_the_first_keys(tmp_path: Path) -> None:
+    message = refused(models.squeezenet1_1().state_dict(), tmp_path)
+    assert "does not fit resnet18: 100 missing (conv1.weight, bn1.weight, bn1.bias, ...); 52 unexpected" in message
+
+
+def test_missing_unexpected_and_wrongly_shaped_keys_are_told_apart(small: State, tmp_path: Path) -> None:
+    state = {k: v for k, v in small.items() if k != "bn1.weight"} | {"conv1.weight": torch.zeros(32, 3, 7, 7)}
+    state["extra"] = torch.zeros(1)
+    message = refused(state, tmp_path)
+    assert "1 missing (bn1.weight); 1 unexpected (extra); 1 of another shape" in message
+    assert "(conv1.weight (32, 3, 7, 7) where (64, 3, 7, 7) is needed)" in message
+
+
+class Code:
+    """Unpickled, it would make a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.marker,)
+
+
+def test_a_file_with_code_is_never_run(tmp_path: Path) -> None:
+    assert "code is never loaded" in refused({"a": Code(tmp_path / "ran")}, tmp_path, "squeezenet1_1")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_file_that_holds_other_things(tmp_path: Path) -> None:
+    assert "holds a list; expected a state dict" in refused([torch.zeros(1)], tmp_path, "squeezenet1_1")
+    message = refused({"conv1.weight": torch.zeros(1), "epoch": 3}, tmp_path, "squeezenet1_1")
+    assert "entries that are no tensors (epoch)" in message
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+@pytest.mark.parametrize("content", [None, b"", b"<html>", "cut"])
+def test_a_file_that_cannot_be_read(name: str, content: bytes | str | None, tmp_path: Path) -> None:
+    file = tmp_path / name
+    if content == "cut":
+        whole = {"a": torch.zeros(5000)}
+        save_file(whole, file) if name.endswith("safetensors") else torch.save(whole, file)
+        file.write_bytes(file.read_bytes()[:9000])
+    elif isinstance(content, bytes):
+        file.write_bytes(content)
+    with pytest.raises(BalancerError, match=r"does not exist|is not a plain state dict") as caught:
+        Backbone("squeezenet1_1", 32, str(file))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_found_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(BalancerError, match=r"none\.pth does not exist"):
+        trainer.check(tiny.settings(model="squeezenet1_1", weights=str(tmp_path / "none.pth")))
+
+
+# ---------------------------------------------------------------- ImageNet weights by name
+
+
+@pytest.fixture
+def published(small: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host, here a folder, with weights under a name that holds their hash; torch's cache is empty. The file's place there."""
+    host, hub = tmp_path / "host", tmp_path / "hub"
+    host.mkdir()
+    torch.save(small, host / "w.pth")
+    digits = hashlib.sha256((host / "w.pth").read_bytes()).hexdigest()[:8]
+    file = (host / "w.pth").rename(host / f"resnet18-{digits}.pth")
+    found = SimpleNamespace(DEFAULT=SimpleNamespace(url=file.as_uri()))
+    monkeypatch.setattr(models, "get_model_weights", lambda _name: found)
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(hub))
+    return hub / "checkpoints" / file.name
+
+
+def test_imagenet_weights_are_downloaded_once(published: Path, small: State, tmp_path: Path) -> None:
+    assert arrived(Backbone("resnet18", 32, "imagenet"), small, "fc.") == []
+    assert published.exists()
+    for file in (tmp_path / "host").iterdir():
+        file.unlink()
+    assert arrived(Backbone("resnet18", 32, "imagenet"), small, "fc.") == []
+
+
+def test_a_damaged_download_is_not_kept(published: Path, tmp_path: Path) -> None:
+    (file,) = (tmp_path / "host").iterdir()
+    file.write_bytes(b"<html>please log in</html>")
+    with pytest.raises(BalancerError, match=r"came damaged .*invalid hash value"):
+        Backbone("resnet18", 32, "imagenet")
+    assert not published.exists()
+
+
+def test_a_cached_file_that_was_cut_short_is_noticed(published: Path) -> None:
+    Backbone("resnet18", 32, "imagenet")
+    published.write_bytes(published.read_bytes()[:-100])
+    with pytest.raises(BalancerError, match="is not the file that torchvision publishes"):
+        Backbone("resnet18", 32, "imagenet")
+
+
+def test_offline_is_one_clear_error_that_says_both_ways(
+    published: Path, classifier: Callable[..., Result], small_args: tuple[str, ...], tmp_path: Path
+) -> None:
+    for file in (tmp_path / "host").iterdir():
+        file.unlink()
+    result = classifier("train", *small_args, "--model", "resnet18", "--weights", "imagenet", "--out", tmp_path / "run")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: the ImageNet weights of resnet18 are not cached and cannot be downloaded")
+    assert f"put {(tmp_path / 'host' / published.name).as_uri()} at {published}" in result.stderr
+    assert "or give --weights FILE" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_names_that_torchvision_publishes_hold_a_hash() -> None:
+    """Of every network that a system needs: what is downloaded can be checked."""
+    from classifier.models.weights import _HASH
+
+    for name in ("densenet161", "resnet18", "resnet50", "densenet121", "convnext_base", "resnet101", "vgg16"):
+        assert _HASH.search(models.get_model_weights(name).DEFAULT.url.rsplit("/", 1)[1])
+
+
+def test_a_network_without_published_weights(small: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "get_model_weights", lambda _name: SimpleNamespace())
+    with pytest.raises(UsageError, match="publishes no ImageNet weights of resnet18"):
+        Backbone("resnet18", 32, "imagenet")
+
+
+def test_rescaling_networks_go_by_the_normalisation() -> None:
+    """GoogLeNet learnt on [-1, 1]; torchvision turns ImageNet's normalisation into that."""
+    with torch.device("meta"):
+        nets: list[nn.Module] = [Backbone("googlenet", 64, imagenet_input=b).net for b in (False, True)]
+    assert [net.transform_input for net in nets] == [False, True]
+
+
+def test_the_hash_names_the_content_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "w.safetensors"
+    assert (weights_hash("none"), weights_hash("imagenet")) == ("none", "imagenet")
+    file.write_bytes(b"abc")
+    assert weights_hash(str(file)) == "ba7816bf8f01cfea"  # FIPS 180-2's example
+    with pytest.raises(BalancerError, match="cannot be read"):
+        weights_hash(str(tmp_path / "none.pt"))

@@ -1,0 +1,395 @@
+"""Figures: they open, nothing overlaps or leaves the page, and what they draw is what the trials say."""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from fake_study import FOUR, run_study
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+from scipy.stats import norm
+from sklearn import metrics
+from sklearn.calibration import calibration_curve
+
+from balancer.data.dataset import Dataset
+from balancer.reporting.numbers import bounds, signed
+from balancer.reporting.plots import png, svg
+from classifier.analysis.contrasts import analyse
+from classifier.analysis.results import Predictions, lookup, main_rows, read_predictions, values
+from classifier.report import axes as panels
+from classifier.report import curves, effects, figures, tables
+from classifier.report.failures import Failures, contact_sheet, find_failures, short_name, shown_regime
+from classifier.training.regimes import REGIMES
+
+Row = dict[str, Any]
+ALWAYS = {"seeds", "roc", "precision_recall", "gap", "thresholds", "reliability", "confusion", "training"}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A fake study with its figures."""
+
+    rows: list[Row]
+    analysis: dict[str, Any]
+    predictions: dict[str, Predictions]
+    data: Dataset
+    figures: dict[str, Figure]
+
+
+def draw(run: Path, data: Dataset, regimes: list[str], seeds: int, **more: Any) -> Drawn:
+    rows = run_study(run, data, regimes, seeds, **more)
+    predictions = read_predictions(rows, run)
+    analysis = analyse(rows, predictions, data.groups, resamples=40)
+    failures = find_failures(main_rows(rows), predictions, data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curves, "RESAMPLES", 20)
+        made = figures.draw_all(rows, analysis, predictions, data, failures)
+    return Drawn(rows, analysis, predictions, data, made)
+
+
+@pytest.fixture(scope="module")
+def data(make_data: Callable[..., Dataset]) -> Dataset:
+    return make_data((30, 40), (20, 30), (23, 39))
+
+
+@pytest.fixture(scope="module")
+def four(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Drawn:
+    return draw(tmp_path_factory.mktemp("four"), data, FOUR, 2, sets=3, doses=(0.5,))
+
+
+@pytest.fixture(scope="module")
+def one(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Drawn:
+    return draw(tmp_path_factory.mktemp("one"), data, ["baseline"], 1, looks=1)
+
+
+@pytest.fixture(scope="module")
+def every(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Drawn:
+    return draw(tmp_path_factory.mktemp("every"), data, list(REGIMES), 1)
+
+
+@pytest.fixture(params=["one", "four", "every"])
+def drawn(request: pytest.FixtureRequest) -> Drawn:
+    return request.getfixturevalue(request.param)
+
+
+def shown(axes: Axes, dimension: int) -> list[Text]:
+    """Tick labels that are drawn: matplotlib also keeps some for ticks outside the axes."""
+    if not axes.axison:
+        return []
+    low, high = (axes.get_xlim, axes.get_ylim)[dimension]()
+    labels = (axes.get_xticklabels, axes.get_yticklabels)[dimension](which="both")
+    inside = [t for t in labels if min(low, high) <= t.get_position()[dimension] <= max(low, high)]
+    return [t for t in inside if t.get_text() and t.get_visible()]
+
+
+def words(figure: Figure) -> list[str]:
+    return [t.get_text() for t in figure.findobj(Text) if t.get_text()]
+
+
+def test_figures_are_drawn_where_there_is_something_to_say(one: Drawn, four: Drawn, every: Drawn) -> None:
+    assert set(one.figures) - {"failures"} == ALWAYS
+    assert set(four.figures) == ALWAYS | {"forest", "dose", "failures"}
+    assert set(every.figures) - {"failures"} == ALWAYS | {"forest"}
+    assert plt.get_fignums() == [], "figures are left open"
+
+
+def test_every_figure_opens(four: Drawn) -> None:
+    for name, figure in four.figures.items():
+        with Image.open(io.BytesIO(png(figure, dpi=50))) as image:
+            pixels = np.asarray(image.convert("L"))
+        assert min(pixels.shape) > 140
+        assert (pixels < 200).mean() > 0.005, f"{name} is blank"
+        edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+        assert edge.min() > 200, f"{name}: something leaves the page"
+        assert words(figure)[-1].startswith("memory; test n = 62 images of 62 patients; 2 trial seeds")
+
+
+def test_svg_is_the_same_each_time_and_needs_no_font(four: Drawn) -> None:
+    first, again = (svg(effects.forest(four.analysis) or Figure()) for _ in range(2))
+    assert first == again
+    assert b"<svg" in first[:1000]
+    assert b"<text" not in first
+    assert b"<dc:date" not in first
+
+
+def test_titles_and_labels_keep_apart_and_on_the_page(drawn: Drawn) -> None:
+    for name, figure in drawn.figures.items():
+        figure.draw_without_rendering()  # another test may have laid it out at another resolution
+        page, boxes = figure.bbox, []
+        for axes in figure.axes:
+            texts = [axes.title, axes.xaxis.label, axes.yaxis.label] if axes.axison else [axes.title]
+            texts += [*shown(axes, 0), *axes.texts]
+            boxes += [(t.get_text(), t.get_window_extent()) for t in texts if t.get_text()]
+            ticks = [t.get_window_extent() for t in shown(axes, 1)]
+            assert not [1 for i, b in enumerate(ticks) for o in ticks[:i] if b.overlaps(o)], name
+        for i, (text, box) in enumerate(boxes):
+            assert page.x0 - 1 <= box.x0 <= box.x1 <= page.x1 + 1, (name, text)  # exact to a pixel
+            assert page.y0 - 1 <= box.y0 <= box.y1 <= page.y1 + 1, (name, text)
+            assert not [other for other, o in boxes[:i] if box.overlaps(o)], (name, text)
+
+
+def test_regimes_keep_their_colours_apart_where_it_matters() -> None:
+    assert set(panels.COLOURS) == set(REGIMES)
+    assert len({panels.COLOURS[name] for name in FOUR}) == 4
+    controls = {panels.COLOURS[n] for n in REGIMES if n not in FOUR}
+    assert not controls & {panels.COLOURS[name] for name in FOUR}
+    assert all(panels.COLOURS[n] == panels.COLOURS[f"{n}_augment"] for n in REGIMES if f"{n}_augment" in REGIMES)
+
+
+def test_the_forest_holds_every_contrast_and_the_margin(four: Drawn) -> None:
+    (axes,) = four.figures["forest"].axes
+    asked = [c for c in four.analysis["contrasts"] if c["family"] != "dose"]
+    labels = [t.get_text() for t in axes.get_yticklabels()]
+    assert {c["name"] for c in asked} | {tables.FAMILIES[c["family"]] for c in asked} == set(labels)
+    written, (low, high) = words(four.figures["forest"]), axes.get_xlim()
+    squares = {line.get_ydata()[0]: line.get_xdata()[0] for line in axes.lines if line.get_marker() == "s"}
+    for c in asked:
+        assert f"{signed(c['estimate'])} {bounds(c['low'], c['high'])}" in written
+        if low <= c["estimate"] <= high:
+            assert squares[labels.index(c["name"])] == c["estimate"]
+    (band,) = axes.patches
+    assert (band.get_x(), band.get_width()) == pytest.approx((-0.01, 0.02))
+
+
+def test_a_check_that_fails_by_far_does_not_flatten_the_forest() -> None:
+    def contrast(left: str, family: str, estimate: float) -> dict[str, Any]:
+        ends = {"estimate": estimate, "low": estimate - 0.02, "high": estimate + 0.02}
+        name = {"name": left, "left": left, "family": family, "p": 0.5, "p_holm": None, "verdict": "not settled"}
+        return name | ends
+
+    asked = [contrast("gan", "confirmatory", 0.01), contrast("weighted", "exploratory", -0.02)]
+    asked += [contrast("synthetic_only", "exploratory", -0.2), contrast("permuted", "check", -0.4)]
+    figure = effects.forest({"contrasts": asked, "margin": 0.01})
+    assert figure is not None
+    (axes,) = figure.axes
+    low, high = axes.get_xlim()
+    assert -0.06 < low < -0.04
+    assert 0.03 < high < 0.06
+    arrows = {(x.get_xdata()[0], x.get_ydata()[0]) for x in axes.lines if x.get_marker() == "<"}
+    labels = [t.get_text() for t in axes.get_yticklabels()]
+    assert arrows == {(low, labels.index("synthetic_only")), (low, labels.index("permuted"))}
+    assert "-.400 [-.420, -.380]" in words(figure)
+
+
+def test_seeds_shows_every_trial_and_joins_those_of_a_seed(four: Drawn) -> None:
+    """A missing trial leaves a gap and shifts nothing."""
+    rows = [r for r in main_rows(four.rows) if (r["regime"], r["trial_seed"]) != ("augment", 1)]
+    (axes,) = figures.seeds(rows, four.analysis).axes
+    points = np.concatenate([np.asarray(c.get_offsets()) for c in axes.collections])
+    expected = sorted((FOUR.index(r["regime"]), r["test"]["auroc"]) for r in rows)
+    assert sorted((round(y), x) for x, y in points) == [pytest.approx(e) for e in expected]
+    joined = [line.get_xdata() for line in axes.lines if len(line.get_xdata()) == 4]
+    means = {n: values(rows, n, tables.AUROC) for n in FOUR}
+    np.testing.assert_allclose(joined, [[means[n].get(s, np.nan) for n in FOUR] for s in range(2)])
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [t.get_text() for t in legend.get_texts()] == [f"synthetic set {i}" for i in range(3)]
+
+
+def test_the_gap_joins_validation_to_test(four: Drawn) -> None:
+    for axes, path in zip(four.figures["gap"].axes, (("auroc",), ("at_threshold", "balanced_accuracy")), strict=True):
+        joined = [tuple(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 2 and line.get_alpha()]
+        main = main_rows(four.rows)
+        assert sorted(joined) == sorted(tuple(lookup(r, (f, *path)) for f in ("val", "test")) for r in main)
+
+
+def test_the_dose_response_begins_at_the_reference(four: Drawn) -> None:
+    left, right = four.figures["dose"].axes
+    gan = next(line for line in left.lines if line.get_label() == "gan")
+    expected = [np.mean([r["test"]["auroc"] for r in four.rows if r["regime"] == "baseline"])]
+    for dose in (0.5, 1.0):
+        expected.append(np.mean([r["test"]["auroc"] for r in four.rows if (r["regime"], r["dose"]) == ("gan", dose)]))
+    np.testing.assert_allclose(gan.get_ydata(), expected)
+    estimates = {c["name"]: c["estimate"] for c in four.analysis["contrasts"]}
+    difference = next(line for line in right.lines if line.get_label() == "combined - augment")
+    names = [f"combined{dose} - augment" for dose in ("@0.5", "")]
+    np.testing.assert_allclose(difference.get_ydata(), [estimates[n] for n in names])
+
+
+def test_confusion_shows_mean_counts(four: Drawn) -> None:
+    figure = four.figures["confusion"]
+    assert len(figure.axes) == 8
+    main = main_rows(four.rows)
+    for axes in figure.axes:
+        regime, at = axes.get_title().split("\n")
+        key = {"threshold .5": "at_half", "validation's threshold": "at_threshold"}[at]
+        counts = np.mean([r["test"][key]["confusion"] for r in main if r["regime"] == regime], axis=0)
+        assert [float(t.get_text().split("\n")[0]) for t in axes.texts] == pytest.approx(counts, abs=0.051)
+        shares = [int(t.get_text().split("(")[1].rstrip("%)")) for t in axes.texts]
+        assert shares[0] + shares[1] in (99, 100, 101)
+
+
+def test_training_curves_mark_the_step_kept(four: Drawn) -> None:
+    dots = [d for a in four.figures["training"].axes for x in a.lines if x.get_marker() == "o" for d in [x.get_data()]]
+    main = main_rows(four.rows)
+    expected = sorted((r["selected_step"], min(h["val_nll"] for h in r["history"])) for r in main)
+    assert sorted((float(x[0]), float(y[0])) for x, y in dots) == [pytest.approx(e) for e in expected]
+    for axes in four.figures["training"].axes:
+        assert len([float(t.get_text()) for t in shown(axes, 1)]) >= 2, "an axis without numbers"
+
+
+def test_one_seed_claims_no_spread(one: Drawn) -> None:
+    written = [w for f in one.figures.values() for w in words(f)]
+    assert any("1 trial seed" in w for w in written)
+    assert not [w for w in written if "±" in w or " to " in w]
+
+
+LABELS = st.integers(0, 2**31).map(
+    lambda seed: (np.random.default_rng(seed).permutation(np.repeat([0, 1], [7, 9])), np.random.default_rng(seed + 1))
+)
+
+
+@settings(max_examples=10, deadline=None)
+@given(LABELS, st.integers(1, 12))
+def test_weights_count_images(labels: tuple[np.ndarray, np.random.Generator], levels: int) -> None:
+    """A weight of w is the same as the image w times, in every curve, ties or not."""
+    y_true, rng = labels
+    y_score, weights = rng.integers(0, levels + 1, 16) / levels, rng.integers(0, 3, 16)
+    weights[[np.flatnonzero(y_true == 0)[0], np.flatnonzero(y_true == 1)[0]]] = 1
+    repeated = np.repeat(y_true, weights), np.repeat(y_score, weights)
+    ones = np.ones((1, weights.sum()))
+    for curve in (curves.roc_points, curves.precision_points):
+        np.testing.assert_allclose(curve(y_true, y_score, weights[None].astype(float)), curve(*repeated, ones))
+
+
+@settings(max_examples=30, deadline=None)
+@given(LABELS, st.integers(1, 12))
+def test_curves_agree_with_scikit_learn(labels: tuple[np.ndarray, np.random.Generator], levels: int) -> None:
+    y_true, rng = labels
+    y_score, ones = rng.integers(0, levels + 1, 16) / levels, np.ones((1, 16))
+    fpr, tpr, _ = metrics.roc_curve(y_true, y_score, drop_intermediate=False)
+    np.testing.assert_allclose(curves.roc_points(y_true, y_score, ones)[0], np.interp(curves.GRID, fpr, tpr))
+    precision, recall, _ = metrics.precision_recall_curve(y_true, y_score)
+    reached = [precision[np.flatnonzero(recall >= r)[-1]] for r in curves.GRID]
+    np.testing.assert_allclose(curves.precision_points(y_true, y_score, ones)[0], reached)
+
+
+def test_the_mean_roc_encloses_the_mean_auroc(four: Drawn) -> None:
+    groups = [four.data.groups[i] for i in four.data.indices("test")]
+    for name in ("baseline", "gan"):
+        trials = curves.cells(main_rows(four.rows), name, four.predictions)
+        assert (len(trials), len(trials[0])) == (2, 3 if name == "gan" else 1)
+        band = curves.band(trials, groups, curves.roc_points)
+        mean = np.mean(list(values(main_rows(four.rows), name, tables.AUROC).values()))
+        assert np.trapezoid(band.mean, curves.GRID) + 0.005 == pytest.approx(mean, abs=0.01)
+        assert ((band.low >= 0) & (band.low <= band.mean) & (band.mean <= band.high) & (band.high <= 1)).all()
+        np.testing.assert_allclose(band.trials.mean(axis=0), band.mean)
+
+
+def test_the_band_has_the_standard_error_of_a_share() -> None:
+    """One trial, one operating point: the sensitivity of two score levels is a share of 400 independent patients."""
+    rng = np.random.default_rng(0)
+    y_true = np.repeat([0, 1], [400, 400])
+    y_score = np.concatenate([rng.random(400) < 0.1, rng.random(400) < 0.7]).astype(float)
+    trial = Predictions(y_true, y_score, 0.5, 1.0, np.arange(800))
+    band = curves.band([[trial]], [str(i) for i in range(800)], curves.roc_points)
+    fpr, tpr = y_score[:400].mean(), y_score[400:].mean()
+    at = int(
+        np.argmin(abs(curves.GRID - 0.5))
+    )  # on the line from the operating point to (1, 1): 1 - (1 - tpr)(1 - x) / (1 - fpr)
+    slope = (1 - curves.GRID[at]) / (1 - fpr)
+    error = slope * (tpr * (1 - tpr) / 400 + ((1 - tpr) / (1 - fpr)) ** 2 * fpr * (1 - fpr) / 400) ** 0.5
+    assert band.high[at] - band.low[at] == pytest.approx(2 * 1.97 * error, rel=0.2)
+
+
+def test_a_trial_seed_that_lacks_a_set_is_left_out(four: Drawn) -> None:
+    rows = [r for r in main_rows(four.rows) if (r["trial_seed"], r["synthetic_set"]) != (0, "2")]
+    (trials,) = curves.cells(rows, "gan", four.predictions)
+    assert [p is four.predictions[f"trials/gan-1-{s}-1.0"] for s, p in enumerate(trials)] == [True] * 3
+
+
+def test_bins_agree_with_scikit_learn() -> None:
+    rng = np.random.default_rng(2)
+    p = rng.random((3, 300))
+    y = (rng.random((3, 300)) < p).astype(int)
+    stated, observed, low, high, count = curves.binned(list(y), list(p))
+    expected_observed, expected_stated = calibration_curve(y.ravel(), p.ravel(), n_bins=curves.BINS)
+    np.testing.assert_allclose(stated, expected_stated)
+    np.testing.assert_allclose(observed, expected_observed)
+    assert count.sum() == pytest.approx(300)
+    assert ((low <= observed) & (observed <= high) & (low >= 0) & (high <= 1)).all()
+    n = np.round(count)  # the images of one trial, not of three
+    share, z = np.round(observed * n) / n, norm.ppf(0.975)
+    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))  # Wilson 1927
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    np.testing.assert_allclose(low, np.minimum(middle - half, observed), atol=1e-12)
+    np.testing.assert_allclose(high, np.maximum(middle + half, observed), atol=1e-12)
+    empty = curves.binned([np.array([0, 1])], [np.array([0.05, 0.95])])
+    assert len(empty[0]) == 2
+    assert empty[4].tolist() == [1, *[0] * 8, 1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(LABELS, arrays(float, 16, elements=st.sampled_from([0, 0.1, 0.4, 0.5, 0.9, 1])), st.floats(-0.1, 1.1))
+def test_threshold_transfer_by_brute_force(
+    labels: tuple[np.ndarray, np.random.Generator], y_score: np.ndarray, threshold: float
+) -> None:
+    y_true = labels[0]
+    cuts, reached = curves.balanced_accuracies(y_true, y_score)
+    for cut, value in zip(cuts, reached, strict=True):
+        assert value == pytest.approx(metrics.balanced_accuracy_score(y_true, y_score >= cut))
+    trial = Predictions(y_true, y_score, threshold, 1.0, np.arange(16))
+    best = max(metrics.balanced_accuracy_score(y_true, y_score >= c) for c in [*cuts, 2])
+    chosen = metrics.balanced_accuracy_score(y_true, y_score >= threshold)
+    assert curves.transfer_loss(trial) == pytest.approx(best - chosen)
+
+
+def planted(data: Dataset) -> tuple[list[Row], dict[str, Predictions]]:
+    """Three perfect trials, but that all miss one sick child, two call one healthy one sick and one errs once."""
+    index = data.indices("test")
+    y_true = data.labels[index]
+    rows, predictions = [], {}
+    for k in range(3):
+        score = np.where(y_true == 1, 0.9, 0.1)
+        score[y_true.argmax()] = 0.2  # the first PNEUMONIA
+        score[0] = 0.8 if k < 2 else 0.1  # a NORMAL
+        score[1] = 0.95 if k == 0 else 0.1  # another NORMAL, wrong in one trial only
+        predictions[f"t{k}"] = Predictions(y_true, score, 0.5, 1.0, index)
+        rows.append({"regime": "combined", "folder": f"t{k}", "test": {"temperature": 1.0}})
+    return rows, predictions
+
+
+def test_failures_are_what_most_trials_get_wrong(data: Dataset) -> None:
+    found = find_failures(*planted(data), data)
+    (false,), (missed,) = found.of_class
+    index = data.indices("test")
+    assert (false.index, false.name, false.wrong) == (index[0], data.records[index[0]].name, 2)
+    assert false.probability == pytest.approx((0.8 + 0.8 + 0.1) / 3)
+    assert (missed.index, missed.label, missed.wrong) == (index[23], 1, 3)
+    assert missed.probability == pytest.approx(0.2)
+    assert (found.regime, found.trials, found.tested) == ("combined", 3, 62)
+
+
+def test_failures_are_shown_as_images(data: Dataset) -> None:
+    figure = contact_sheet(find_failures(*planted(data), data), data)
+    assert figure is not None
+    images = [np.asarray(image.get_array()) for axes in figure.axes for image in axes.images]
+    index = data.indices("test")
+    assert [image.tolist() for image in images] == [data.images[index[i]].tolist() for i in (0, 23)]
+    written = " ".join(words(figure))
+    assert f"{data.records[index[23]].name}\np = .200, wrong 3/3" in written
+    assert contact_sheet(Failures("gan", 3, 62, ([], [])), data) is None
+
+
+def test_the_failures_shown_are_of_a_regime_that_tries() -> None:
+    assert shown_regime([{"regime": n} for n in REGIMES]) == "combined"
+    assert shown_regime([{"regime": n} for n in ("baseline", "weighted", "synthetic_only", "permuted")]) == "weighted"
+    assert shown_regime([{"regime": "permuted"}]) == "permuted"
+
+
+def test_long_names_are_cut_in_the_middle() -> None:
+    assert short_name("test/NORMAL/IM-0025-0001.jpeg") == "IM-0025-0001.jpeg"
+    cut = short_name("a" * 40 + "b" * 40)
+    assert len(cut) <= 30
+    assert cut[0] == "a"
+    assert cut[-1] == "b"

@@ -1,0 +1,116 @@
+"""Class weights and losses against torch and scikit-learn."""
+
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.utils.class_weight import compute_class_weight
+from torch import Tensor
+
+from balancer.core.errors import UsageError
+from balancer.core.settings import ClassifierConfig
+from classifier.training.losses import CLASS_WEIGHTS, class_weights, make_loss, with_penalty
+from classifier.training.regimes import REGIMES
+from classifier.training.training_set import TrainingSet
+
+LABELS = {2: np.array([0, 1, 1, 1, 0, 1, 1]), 3: np.array([0, 2, 1, 1, 0, 1, 2, 2, 2])}
+
+
+def loss_of(classes: int, regime: str = "baseline", **more: Any):
+    task = {"data": {"task": "multiclass"}, "outputs": "softmax"} if classes == 3 else {}
+    labels = LABELS[classes]
+    train = TrainingSet(np.zeros((len(labels), 4, 4), np.uint8), labels, len(labels), 0, None, classes)
+    return make_loss(ClassifierConfig(**task, **more), REGIMES[regime], train, torch.device("cpu"))
+
+
+def batch(classes: int, n: int = 40) -> tuple[Tensor, Tensor]:
+    source = torch.Generator().manual_seed(classes)
+    y = torch.randint(classes, (n,), generator=source)
+    return 2 * torch.randn((n,) if classes == 2 else (n, classes), generator=source), y
+
+
+def test_the_menu_of_the_settings_is_what_there_is() -> None:
+    assert set(get_args(ClassifierConfig.model_fields["class_weights"].annotation)) == set(CLASS_WEIGHTS)
+
+
+@given(st.lists(st.integers(0, 2), max_size=40))
+def test_class_weights(more: list[int]) -> None:
+    labels = np.array([0, 1, 2, *more])
+    n = np.bincount(labels)
+    balanced = compute_class_weight("balanced", classes=np.array([0, 1, 2]), y=labels)
+    assert class_weights("balanced", labels, 3) == pytest.approx(balanced)
+    assert class_weights("none", labels, 3).tolist() == [1, 1, 1]
+    assert class_weights("complement", labels, 3) == pytest.approx([1 - k / len(labels) for k in n])
+    two = np.minimum(labels, 1)
+    assert class_weights("positive", two, 2, 0.5) == pytest.approx([1, 0.5 * sum(two == 0) / sum(two == 1)])
+
+
+def test_positive_is_for_two_classes() -> None:
+    with pytest.raises(UsageError, match="class_weights is 'positive', which is for two classes; of 3"):
+        class_weights("positive", LABELS[3], 3)
+
+
+def test_positive_is_torchs_pos_weight() -> None:
+    logits, y = batch(2)
+    expected = F.binary_cross_entropy_with_logits(logits, y.float(), pos_weight=torch.tensor(0.5 * 2 / 5))
+    assert loss_of(2, class_weights="positive", positive_factor=0.5)(logits, y) == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("kind", ["none", "balanced", "complement"])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_weighted_cross_entropy_is_torchs_sum_over_the_batch(kind: str, classes: int) -> None:
+    logits, y = batch(classes)
+    weights = torch.tensor(class_weights(kind, LABELS[classes], classes)).float()
+    whole = torch.stack([torch.zeros_like(logits), logits], dim=1) if classes == 2 else logits
+    expected = F.cross_entropy(whole, y, weight=weights, reduction="sum") / len(y)
+    assert float(loss_of(classes, class_weights=kind)(logits, y)) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_two_outputs_are_their_difference_in_loss_and_gradient() -> None:
+    """What makes two outputs work wherever one does: cross-entropy of both is binary cross-entropy of l1 - l0."""
+    outputs, y = torch.randn(30, 2, requires_grad=True), batch(2, 30)[1]
+    (expected,) = torch.autograd.grad(F.cross_entropy(outputs, y), outputs)
+    loss = loss_of(2)(outputs[:, 1] - outputs[:, 0], y)
+    torch.testing.assert_close(torch.autograd.grad(loss, outputs)[0], expected)
+    assert float(loss.detach()) == pytest.approx(float(F.cross_entropy(outputs.detach(), y)))
+
+
+def test_the_regime_with_weights_is_balanced_whatever_the_settings_say() -> None:
+    logits, y = batch(2)
+    expected = loss_of(2, class_weights="balanced")(logits, y)
+    for kind in CLASS_WEIGHTS:
+        assert loss_of(2, "weighted", class_weights=kind)(logits, y) == expected
+
+
+def test_smoothed_labels_of_three_classes_are_torchs() -> None:
+    """torch spreads its smoothing over all classes, the true one too: 1.5 times ours of three."""
+    logits, y = batch(3)
+    expected = F.cross_entropy(logits, y, label_smoothing=0.15)
+    assert float(loss_of(3, label_smoothing=0.1)(logits, y)) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+def test_the_focal_loss_of_three_classes(gamma: float) -> None:
+    logits, y = batch(3)
+    p = torch.softmax(logits.double(), 1)[torch.arange(len(y)), y]
+    expected = ((1 - p) ** gamma * -p.log()).mean()
+    assert float(loss_of(3, "focal", focal_gamma=gamma)(logits, y)) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_class_weights_hold_for_the_focal_loss_too(classes: int) -> None:
+    logits, y = batch(classes)
+    weights = class_weights("complement", LABELS[classes], classes)
+    each = torch.stack([loss_of(classes, "focal")(logits[i : i + 1], y[i : i + 1]) for i in range(len(y))])
+    found = loss_of(classes, "focal", class_weights="complement")(logits, y)
+    assert float(found) == pytest.approx(float(np.mean(each.numpy() * weights[y.numpy()])), rel=1e-5)
+
+
+def test_the_penalty_is_the_sum_of_squares() -> None:
+    logits, y, weight = *batch(2), torch.arange(6.0).view(2, 3)
+    plain, penalised = loss_of(2), with_penalty(loss_of(2), weight, 0.02)
+    assert float(penalised(logits, y) - plain(logits, y)) == pytest.approx(0.02 * 55, rel=1e-5)
