@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: install test lint format demo bench clean
+.PHONY: install test test-nightly lint format demo bench clean
 
 install: $(READY)
 
@@ -22,6 +22,10 @@ lint: $(READY)
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+# All tests, also the long ones: simulations, real signals to whole processes, searches by two processes.
+test-nightly: lint
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m ""
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -1,5 +1,6 @@
 """What all tests share: a cache of their own, no data set from the environment, a tiny data set, the real one if there."""
 
+import functools
 import logging
 import os
 import shutil
@@ -16,14 +17,17 @@ from hypothesis.configuration import set_hypothesis_home_dir
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-REAL_DATA = Path(os.environ.get("BALANCER_DATA") or REPOSITORY.parent / "shared" / "data" / "chest_xray").resolve()
+# The workers of pytest-xdist inherit the environment below, so the path of the real data needs a name that is not deleted.
+os.environ.setdefault(
+    "XRAY_TEST_DATA",
+    str(Path(os.environ.get("BALANCER_DATA") or REPOSITORY.parent / "shared" / "data" / "chest_xray").resolve()),
+)
+REAL_DATA = Path(os.environ["XRAY_TEST_DATA"])
 for variable in [v for v in os.environ if v.startswith(("BALANCER_", "CLASSIFIER_"))]:
-    del os.environ[variable]  # what the developer's shell says must not reach a test
+    del os.environ[variable]  # the settings of the developer's shell must not reach a test
 
-# One thread each where pytest-xdist runs several processes: threads that wait for one another on a busy core cost minutes.
-THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
-if THREADS == 1:
-    os.environ["OMP_NUM_THREADS"] = "1"  # what limit_threads() and worker processes heed
+# Networks as small as those of the tests gain nothing from a second thread, and lose minutes by it on a busy machine.
+os.environ["OMP_NUM_THREADS"] = "1"  # torch, limit_threads() and worker processes read it
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell script; tests send it
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -42,10 +46,10 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(autouse=True)
 def threads() -> None:
-    """Torch's threads, set only once some test has imported torch: importing it costs seconds."""
+    """Undo what an earlier test did to torch's threads. Torch is not imported for this alone, which costs seconds."""
     torch = sys.modules.get("torch")
-    if torch is not None and torch.get_num_threads() != THREADS:
-        torch.set_num_threads(THREADS)
+    if torch is not None and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +98,14 @@ def real_data() -> Path:
     if not REAL_DATA.is_dir():
         pytest.skip(f"no chest X-rays at {REAL_DATA}; set BALANCER_DATA")
     return REAL_DATA
+
+
+@pytest.fixture
+def five_pixel_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train the pixel network of the two-sample test for 5 steps a fold in place of 200: this test is not about its power."""
+    from balancer.metrics import two_sample
+
+    monkeypatch.setattr(two_sample, "pixel_two_sample", functools.partial(two_sample.pixel_two_sample, steps=5))
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from classifier.cli import main as classifier
 
 TINY_GAN = ["--steps", "6", "--batch-size", "8", "--image-size", "32"]
 TINY_GAN += ["--set", "generator_width=4", "--set", "discriminator_width=4"]
-TINY_TRAIN = ["--steps", "4", "--set", "evaluations=2", "--seeds", "2"]
+TINY_TRAIN = ["--steps", "4", "--set", "evaluations=2"]
+FOUR = ["baseline", "augment", "gan", "combined"]
 
 
 def run(command, *arguments: str):
@@ -30,22 +31,23 @@ def run(command, *arguments: str):
     return json.loads(result.stdout)
 
 
-def three_commands(data: list[str], *report: str) -> tuple[dict, dict, dict]:
+def three_commands(data: list[str], regimes: str, seeds: int, *report: str) -> tuple[dict, dict, dict]:
     gan = run(balancer, "gan-train", *data, *TINY_GAN)
     synthesis = run(balancer, "synthesize", *data, "--inception-weights", "off", "--set", "kid_subsets=5", *report)
-    study = run(classifier, "ablate", "--regimes", "all", *data, *TINY_TRAIN)
+    study = run(classifier, "ablate", "--regimes", regimes, "--seeds", str(seeds), *data, *TINY_TRAIN)
     return gan, synthesis, study
 
 
-def check(gan: dict, synthesis: dict, study: dict, deficit: int) -> None:
+def check(gan: dict, synthesis: dict, study: dict, regimes: list[str], seeds: int) -> None:
+    deficit = synthesis["data"]["counts"]["train"]["PNEUMONIA"] - gan["n_train"]
     assert gan["class"] == "NORMAL"
     assert Path(synthesis["gan_run"]) == Path(gan["run"]).resolve()
     assert synthesis["n"] == deficit == len(list((Path(synthesis["run"]) / "images/NORMAL").iterdir()))
-    assert [e["regime"] for e in study["regimes"]] == ["baseline", "augment", "gan", "combined"]
-    assert [e["trial_seeds"] for e in study["regimes"]] == [2] * 4
+    assert [e["regime"] for e in study["regimes"]] == regimes
+    assert [e["trial_seeds"] for e in study["regimes"]] == [seeds] * len(regimes)
     run_dir = Path(study["run"])
     rows = [json.loads(line) for line in (run_dir / "results.jsonl").read_text().splitlines()]
-    assert len(rows) == 8
+    assert len(rows) == seeds * len(regimes)
     for row in rows:
         counts = [row["n_train"][c] for c in CLASSES]
         balanced = row["regime"] in ("gan", "combined")
@@ -70,8 +72,9 @@ def check(gan: dict, synthesis: dict, study: dict, deficit: int) -> None:
 
 @pytest.mark.slow
 def test_three_commands_on_the_phantom_set(runs_cwd):
-    gan, synthesis, study = three_commands([], "--set", "two_sample=false")  # slow; real ones go through it
-    check(gan, synthesis, study, deficit=synthesis["data"]["counts"]["train"]["PNEUMONIA"] - gan["n_train"])
+    no_two_sample = ("--set", "two_sample=false")  # slow; the real images go through it
+    gan, synthesis, study = three_commands([], "baseline,combined", 1, *no_two_sample)
+    check(gan, synthesis, study, ["baseline", "combined"], seeds=1)
     assert any("drawings" in note for note in study["notes"])
     assert "drawings" in (Path(synthesis["run"]) / "report.md").read_text()
     assert "drawings" in (Path(study["run"]) / "table.md").read_text()
@@ -92,8 +95,8 @@ def real_subset(real_data, tmp_path) -> Path:
 @pytest.mark.realdata
 @pytest.mark.slow
 def test_three_commands_and_a_prediction_on_real_images(real_subset, runs_cwd):
-    gan, synthesis, study = three_commands(["--data", str(real_subset)])
-    check(gan, synthesis, study, deficit=synthesis["data"]["counts"]["train"]["PNEUMONIA"] - gan["n_train"])
+    gan, synthesis, study = three_commands(["--data", str(real_subset)], "all", 2)
+    check(gan, synthesis, study, FOUR, seeds=2)
     image = next((real_subset / "test/NORMAL").iterdir())
     model = Path(study["run"]) / "trials/combined-0/model.pt"
     answer = run(classifier, "predict", str(model), str(image))
@@ -139,15 +142,22 @@ def smooth_and_rough() -> Dataset:
     return Dataset("memory", *whole, records, names, names, "0" * 16, "f" * 16)
 
 
-@pytest.fixture(scope="module")
-def checks(tmp_path_factory: pytest.TempPathFactory) -> dict:
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((3, 30), id="3 seeds of 30 steps"),
+        pytest.param((5, 60), id="5 seeds of 60 steps", marks=pytest.mark.nightly),
+    ],
+)
+def checks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict:
     """The analysis of the baseline beside the regimes that a sound study must see through."""
     from classifier.analysis.contrasts import analyse
     from classifier.analysis.results import read_predictions
     from classifier.experiments.jobs import Workers, run_trials
     from classifier.experiments.study import Study, keep, plan, regimes_of
 
-    small = {"steps": 60, "batch_size": 16, "evaluations": 1, "precision": "float32", "seeds": 5}
+    seeds, steps = request.param
+    small = {"steps": steps, "batch_size": 16, "evaluations": 1, "precision": "float32", "seeds": seeds}
     config = AblateConfig(data=DataConfig(image_size=16), regimes=("baseline", "checks"), **small)
     study, run, rows = Study(config, smooth_and_rough(), [], regimes_of(config)), tmp_path_factory.mktemp("checks"), []
     run_trials(study, plan(study), Workers("cpu"), lambda t, r: rows.append(keep(r, run, run / t.name)), "")

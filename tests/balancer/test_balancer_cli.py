@@ -23,12 +23,6 @@ from balancer.gan.checkpoint import read_checkpoint
 TINY = ["--steps", "4", *TINY_GAN, *sets(log_every=1)]
 
 
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch, threads: None) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
-
-
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_help(flag: str) -> None:
     text = done(balancer(flag)).stdout

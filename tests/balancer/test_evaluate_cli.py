@@ -1,6 +1,5 @@
 """`balancer evaluate` as a user types it: any two folders, and one clear line where there is nothing to compare."""
 
-import functools
 import json
 import os
 import pickle
@@ -11,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from commands import QUICK_REPORT, balancer, done, refused
 from PIL import Image
@@ -19,15 +17,8 @@ from planted import fields
 
 from balancer import evaluation
 from balancer.data.dataset import PHANTOM_NOTICE
-from balancer.metrics import two_sample
 
 SIZE = 24
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch, threads: None) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
 
 
 def write(folder: Path, images: np.ndarray, name: str = "image_{:03d}.png") -> Path:
@@ -52,7 +43,7 @@ def report_of(*args: object, out: str = "out") -> dict[str, Any]:
     return dict(json.loads(Path(out, "report.json").read_text()))
 
 
-def test_a_complete_run(real: Path, fake: Path, runs_cwd: Path) -> None:
+def test_a_complete_run(real: Path, fake: Path, runs_cwd: Path, five_pixel_steps: None) -> None:
     settings = ["--inception-weights", "off", "--set", "kid_subsets=2", "--set", "kid_subset_size=4"]
     result = done(balancer("evaluate", "--real", real, "--fake", fake, *settings, "--json"))
     content = json.loads(result.stdout)
@@ -163,7 +154,7 @@ def test_one_synthetic_image_is_still_looked_up(real: Path, runs_cwd: Path) -> N
 
 
 @pytest.mark.parametrize("count", [2, 3, 7])
-def test_few_images_give_a_report_with_notes(count: int, fake: Path, runs_cwd: Path) -> None:
+def test_few_images_give_a_report_with_notes(count: int, fake: Path, runs_cwd: Path, five_pixel_steps: None) -> None:
     few = write(runs_cwd / "few", fields(count, 5, SIZE))
     report = report_of("--real", few, "--fake", fake, "--set", "two_sample=true", "--set", "kid_subset_size=100")
     notes = " ".join(report["quality"]["notes"])
@@ -410,8 +401,7 @@ def test_other_weights_are_refused_and_never_run(content: bytes, real: Path, fak
 # --- the run
 
 
-def test_black_images_give_no_nan(runs_cwd: Path, real: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(two_sample, "pixel_two_sample", functools.partial(two_sample.pixel_two_sample, steps=5))
+def test_black_images_give_no_nan(runs_cwd: Path, real: Path, five_pixel_steps: None) -> None:
     write(runs_cwd / "black", np.zeros((12, SIZE, SIZE), np.uint8))
     write(runs_cwd / "white", np.full((12, SIZE, SIZE), 255, np.uint8))
     for i, (a, b) in enumerate((("black", "white"), (real, "black"), ("black", real))):

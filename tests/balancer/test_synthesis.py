@@ -27,13 +27,6 @@ SIZE = 16
 GAN = ["--steps", "3", *TINY_GAN, *sets(lr_generator=0.05)]
 
 
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch, threads: None) -> None:
-    """Also in the commands, which look at this variable: nets this small lose by a second thread on a busy machine."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def chest(_chest_template: Path) -> Path:
     return _chest_template

@@ -19,15 +19,6 @@ COLUMNS = ("file", "index", "seed", "sha256", "class", "split_hash")
 SIZE = 16
 
 
-@pytest.fixture(autouse=True)
-def one_thread(threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images this small train several times faster on one thread, above all on a busy machine."""
-    import torch
-
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # what limit_threads() heeds
-    torch.set_num_threads(1)
-
-
 def in_memory(train: tuple[int, int], val: tuple[int, int] = (6, 6), test: tuple[int, int] = (5, 7)) -> Dataset:
     """Noise; PNEUMONIA has a brighter lower half, so that there is something to learn."""
     rng, images, labels, folds = np.random.default_rng(3), [], [], []
@@ -95,6 +86,12 @@ def classifier() -> Callable[..., Result]:
         return CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=True)
 
     return run
+
+
+@pytest.fixture
+def no_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skip the throw-away trainings by which a dry run estimates its time: this test is about settings."""
+    monkeypatch.setattr("classifier.experiments.study.estimate_seconds", lambda study, device: 120.0)
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,7 @@ def dry(result: Result) -> dict:
 
 
 def test_flag_over_environment_over_file_over_default(
-    classifier: Run, small_args: Args, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    classifier: Run, small_args: Args, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_estimate: None
 ) -> None:
     options = [*small_args[:4], "--dry-run", "--json", "-q", "--regimes", "baseline"]
     default = dry(classifier("ablate", *options))
@@ -56,7 +56,9 @@ def test_flag_over_environment_over_file_over_default(
     assert (config["steps"], config["batch_size"], config["seeds"]) == (15, 14, 4)
 
 
-def test_lists_and_numbers_from_flags(classifier: Run, small_args: Args, small_synthesis: Path) -> None:
+def test_lists_and_numbers_from_flags(
+    classifier: Run, small_args: Args, small_synthesis: Path, no_estimate: None
+) -> None:
     options = (*small_args, "--dry-run", "--json", "--synthetic", small_synthesis)
     config = dry(classifier("ablate", *options, "--regimes", "gan, baseline", "--synthetic-count", "3"))
     assert (config["regimes"], config["synthetic_count"]) == (["gan", "baseline"], 3)
@@ -64,7 +66,7 @@ def test_lists_and_numbers_from_flags(classifier: Run, small_args: Args, small_s
 
 
 def test_synthetic_sets_from_everywhere(
-    classifier: Run, small_args: Args, runs_cwd: Path, monkeypatch: pytest.MonkeyPatch
+    classifier: Run, small_args: Args, runs_cwd: Path, monkeypatch: pytest.MonkeyPatch, no_estimate: None
 ) -> None:
     """One path or several, made absolute; a comma may be part of a name."""
     options = (*small_args, "--dry-run", "--json", "--regimes", "baseline")
@@ -79,17 +81,20 @@ def test_synthetic_sets_from_everywhere(
     assert dry(classifier("ablate", *options))["synthetic"] == two
 
 
-def test_doses_and_exposure_from_flags(classifier: Run, small_args: Args, small_synthesis: Path) -> None:
+def test_doses_and_exposure_from_flags(
+    classifier: Run, small_args: Args, small_synthesis: Path, no_estimate: None
+) -> None:
     options = (*small_args, "--dry-run", "--json", "--synthetic", small_synthesis, "--regimes", "gan")
     config = dry(classifier("ablate", *options, "--dose", "0.5, 0.25", "--exposure", "real"))
     assert (config["doses"], config["exposure"]) == ([0.5, 0.25], "real")
     assert dry(classifier("ablate", *options, "--set", "doses=.5"))["doses"] == [0.5]
 
 
-def test_who_runs_the_trials_is_no_setting(classifier: Run, small_args: Args, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_runs_the_trials_is_no_setting(
+    classifier: Run, small_args: Args, monkeypatch: pytest.MonkeyPatch, no_estimate: None
+) -> None:
     """It may differ when a run is resumed, and changes nothing but the time that is foreseen."""
     options = (*small_args, "--dry-run", "--json", "--regimes", "baseline")
-    monkeypatch.setattr("classifier.experiments.study.estimate_seconds", lambda study, device: 120.0)
     one, four = (json.loads(classifier("ablate", *options, "--jobs", n).stdout) for n in (1, 4))
     assert one["config"] == four["config"]
     assert (one["estimated_seconds"], four["estimated_seconds"]) == (120, 30)
@@ -114,7 +119,7 @@ def test_train_takes_one_synthetic_set(
 
 
 def test_a_run_is_not_overwritten_unasked(classifier: Run, small_args: Args, tmp_path: Path) -> None:
-    options = ("train", *small_args, "--out", tmp_path / "run")
+    options = ("train", *small_args, "--steps", "1", "--set", "evaluations=1", "--out", tmp_path / "run")
     assert classifier(*options).exit_code == 0
     again = classifier(*options)
     assert again.exit_code == 1
@@ -138,7 +143,8 @@ def test_without_out_the_run_goes_under_runs(classifier: Run, small_args: Args, 
 def test_a_process_of_its_own(small_args: Args, tmp_path: Path) -> None:
     """stdout holds JSON alone also where libraries write to it, and imports stay inside the commands."""
     code = "from classifier.cli import main; main()"
-    command = [sys.executable, "-c", code, "train", *small_args[:-1], "--json", "--out", str(tmp_path / "run")]
+    short = ("--steps", "2", "--set", "evaluations=1", "--json", "--out", str(tmp_path / "run"))
+    command = [sys.executable, "-c", code, "train", *small_args[:-1], *short]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["regime"] == "baseline"

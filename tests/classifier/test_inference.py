@@ -26,10 +26,9 @@ def trained(small_args: Args, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run directory of one small training."""
     from classifier.cli import main
 
-    torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("trained") / "run"
     options = ["train", *small_args, "--regime", "duplicate_augment", "--seed", "3", "--out", str(out)]
-    result = CliRunner(env={"OMP_NUM_THREADS": "1"}).invoke(main, options)
+    result = CliRunner().invoke(main, options)
     assert result.exit_code == 0, result.output
     return out
 

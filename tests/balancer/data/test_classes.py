@@ -169,12 +169,8 @@ def test_the_class_of_a_gan(chest_folder: Path) -> None:
         target_label(GanTrainConfig(target_class="COVID"), two)
 
 
-def test_a_gan_of_one_class_fills_that_class(
-    chest_folder: Path, runs_cwd: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gan_of_one_class_fills_that_class(chest_folder: Path, runs_cwd: Path) -> None:
     """gan-train and synthesize as typed: the class is that of the GAN, the number is what that class lacks."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
     data = load(chest_folder)
     tiny = ["--data", chest_folder, *TINY_GAN, "--steps", 1, "-q"]
     done(balancer("gan-train", *tiny, "--task", "multiclass", "--class", "VIRAL", "--out", "gan"))

@@ -21,11 +21,6 @@ from balancer.metrics.features import chest_xray, extract
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def one_thread(threads: None) -> None:
-    torch.set_num_threads(1)
-
-
 def stripes(height: int, width: int) -> np.ndarray:
     rows, columns = np.mgrid[:height, :width]
     return ((3 * columns + 5 * rows) % 256).astype(np.uint8)

@@ -32,12 +32,6 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def one_thread(threads: None) -> None:
-    """Small batches gain nothing from a second thread, and lose much where the cores are busy."""
-    torch.set_num_threads(1)
-
-
-@pytest.fixture
 def fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     """For hundreds of intervals in seconds."""
     monkeypatch.setattr(two_sample, "RESAMPLES", 300)
@@ -319,7 +313,6 @@ def test_pixels_of_one_distribution() -> None:
     assert result.low < 0.5 < result.high
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     ("shape", "steps", "final"),
     [

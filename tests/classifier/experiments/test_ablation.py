@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-import torch
 import yaml
 from click.testing import Result
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
@@ -60,10 +59,9 @@ def whole(
 
     from classifier.cli import main
 
-    torch.set_num_threads(1)  # as in the tests: another number of threads adds up in another order
     out = tmp_path_factory.mktemp("whole") / "run"
     options = ("ablate", *small_args, "--synthetic", str(small_synthesis), "--seeds", "2", "--seed", "5")
-    result = CliRunner(env={"OMP_NUM_THREADS": "1"}).invoke(main, [*options, "--out", str(out)])
+    result = CliRunner().invoke(main, [*options, "--out", str(out)])
     assert result.exit_code == 0, result.output
     return out, result, options
 
@@ -291,7 +289,14 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "signum",
+    [
+        pytest.param(signal.SIGINT, marks=pytest.mark.nightly),
+        pytest.param(signal.SIGTERM, marks=pytest.mark.nightly),
+        signal.SIGKILL,
+    ],
+)
 def test_two_processes_killed_at_work_lose_nothing_that_was_finished(
     signum: int, whole: tuple[Path, Result, Args], classifier: Run, tmp_path: Path
 ) -> None:

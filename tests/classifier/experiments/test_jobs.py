@@ -247,7 +247,6 @@ def test_a_process_that_is_killed_ends_the_command_clearly(template: Path, monke
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     """A scheduler and two workers, each a process of its own, on the loopback interface."""
     folder = tmp_path_factory.mktemp("cluster")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     started: list[subprocess.Popen] = []
 
     def start(kind: str, *options: str) -> subprocess.Popen:
@@ -260,7 +259,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespac
             *options,
         ]
         with (folder / f"{kind}-{len(started)}.log").open("wb") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=output, cwd=folder, env=environment)
+            process = subprocess.Popen(command, stdout=output, stderr=output, cwd=folder)
         started.append(process)
         return process
 
