@@ -74,7 +74,7 @@ def measure(monitor: Monitor, G: nn.Module, device: torch.device) -> dict[str, f
 
 def _kid(real: np.ndarray, fake: np.ndarray) -> float:
     """Over all images at once: unbiased, and less noisy than a mean over subsets."""
-    return kernel_distance(real, fake, subsets=1, subset_size=len(real), seed=0)[0]
+    return kernel_distance(real, fake, subsets=1, subset_size=len(real), seed=0).mean
 
 
 @torch.no_grad()

@@ -105,7 +105,7 @@ def curves(
             worse = np.clip(np.rint(degrade(images, level, others)), 0, 255).astype(np.uint8)
             features = extract(network, worse, device, f"{name} {level:g}")
             found[name][0].append(frechet_distance(reference, features))
-            found[name][1].append(kernel_distance(reference, features, 50, min(100, n // 2), seed)[0])
+            found[name][1].append(kernel_distance(reference, features, 50, min(100, n // 2), seed).mean)
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,10 +13,16 @@ from balancer.core.seeding import derive_seed
 from balancer.metrics.features import Precomputed
 
 
-def kernel_distance(
-    real: np.ndarray, fake: np.ndarray, subsets: int, subset_size: int, seed: int
-) -> tuple[float, float]:
-    """Mean and SD over random subsets, through torchmetrics; may be slightly negative, being unbiased.
+@dataclass(frozen=True)
+class KernelDistance:
+    """The kernel distance over random subsets of the images; the mean is unbiased, so it can fall slightly below 0."""
+
+    mean: float
+    sd: float  # over subsets; 0 with one subset
+
+
+def kernel_distance(real: np.ndarray, fake: np.ndarray, subsets: int, subset_size: int, seed: int) -> KernelDistance:
+    """Return the kernel distance between two sets of features, through torchmetrics.
 
     Args:
         real, fake: features (n, dim).
@@ -42,4 +49,4 @@ def kernel_distance(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "kid"))
         mean, sd = metric.compute()
-    return float(mean), float(sd)
+    return KernelDistance(float(mean), float(sd))

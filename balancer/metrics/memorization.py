@@ -24,7 +24,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -33,6 +33,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import mannwhitneyu
 
 from balancer.core.errors import BalancerError
+from balancer.reporting.numbers import p_equals
 
 Array = np.ndarray
 Status = Literal["copies", "closer", "none"]
@@ -70,11 +71,19 @@ ALPHA = 0.01  # p-value below which a test counts
 CHUNK = 256  # images compared at a time, which bounds the memory
 
 
+class ClosePair(NamedTuple):
+    """A synthetic image and the training image that is nearest to it."""
+
+    synthetic: int  # position among the synthetic images
+    training: int  # position among the training images
+    distance: float
+
+
 @dataclass(frozen=True)
 class Memorization:
     """What was found. Distances are RMS differences in standard deviations of an image; see :func:`_nearest`.
 
-    ``closeness`` and ``p_value`` answer question 2 of the module, ``membership`` and ``membership_p`` question 3. Both p-values are
+    ``nearer_probability`` and ``nearer_p`` answer question 2 of the module, ``membership_auroc`` and ``membership_p`` question 3. Both p-values are
     one-sided and conditional on this set of synthetic images. Real images enter them one a patient (the patient's first), because
     images of one patient are not independent.
     """
@@ -87,14 +96,18 @@ class Memorization:
     exact_copies: int  # synthetic images equal to a training image in every pixel
     near_copies: int  # others that are near copies of a training image
     near_threshold: float  # distance of a near copy by pixels alone
-    closeness: float  # P(a synthetic image is nearer to the training images than a baseline image); .5 expected
-    p_value: float
+    nearer_probability: (
+        float  # P(a synthetic image is nearer to the training images than a baseline image); .5 expected
+    )
+    nearer_p: float
     median_fake: float  # distance to the nearest training image
-    median_held_out: float  # the same of the baseline
-    membership: float | None  # P(a training patient is nearer to the synthetic images than a held-out one); .5 expected
+    median_baseline: float  # the same of the baseline
+    membership_auroc: (
+        float | None
+    )  # P(a training patient is nearer to the synthetic images than a held-out one); .5 expected
     membership_p: float | None  # None, both, without held-out images
     duplicates_within: int  # synthetic images that are exact or near copies of another synthetic image
-    closest: tuple[tuple[int, int, float], ...]  # (synthetic, training, distance), nearest first
+    closest: tuple[ClosePair, ...]  # nearest first
     status: Status
     verdict: str  # a sentence for the report
 
@@ -127,17 +140,17 @@ def memorization(
     to_train, within = _nearest(fake_prints, train_prints), _nearest(fake_prints, fake_prints, (each, each))
     others = _nearest(train_prints.at(first), train_prints, (patients[first], patients)).distance
     if held_out is None:
-        baseline, membership, membership_p = others, None, None
+        baseline, membership_auroc, membership_p = others, None, None
     else:
         _check_apart(train_groups, held_groups)
         held_prints = _prints(held_out[_first_of_each(_patients(held_out, held_groups, "held-out"))])
         baseline = _nearest(held_prints, train_prints).distance
         # Now from the patients' side, where training and held-out ones face the same synthetic images.
-        membership, membership_p = _nearer(to_train.back[first], _nearest(fake_prints, held_prints).back)
+        membership_auroc, membership_p = _nearer(to_train.back[first], _nearest(fake_prints, held_prints).back)
     thresholds, exact = _thresholds(others), _identical(fake, train)
     near = _is_near(to_train, thresholds) & ~exact
-    closeness, p_value = _nearer(to_train.distance, baseline)
-    status, verdict = _judge(int(exact.sum()), int(near.sum()), len(fake), p_value, membership_p)
+    nearer_probability, nearer_p = _nearer(to_train.distance, baseline)
+    status, verdict = _judge(int(exact.sum()), int(near.sum()), len(fake), nearer_p, membership_p)
     return Memorization(
         n_train=len(train),
         n_held_out=0 if held_out is None else len(held_out),
@@ -147,11 +160,11 @@ def memorization(
         exact_copies=int(exact.sum()),
         near_copies=int(near.sum()),
         near_threshold=thresholds[0],
-        closeness=closeness,
-        p_value=p_value,
+        nearer_probability=nearer_probability,
+        nearer_p=nearer_p,
         median_fake=float(np.median(to_train.distance)),
-        median_held_out=float(np.median(baseline)),
-        membership=membership,
+        median_baseline=float(np.median(baseline)),
+        membership_auroc=membership_auroc,
         membership_p=membership_p,
         duplicates_within=int(_is_near(within, thresholds).sum()),
         closest=_closest(to_train, pairs),
@@ -263,9 +276,9 @@ def _thresholds(others: Array) -> tuple[float, float]:
     return float(median * pixels), float(median * hashed)
 
 
-def _closest(found: _Nearest, pairs: int) -> tuple[tuple[int, int, float], ...]:
+def _closest(found: _Nearest, pairs: int) -> tuple[ClosePair, ...]:
     order = np.argsort(found.distance, kind="stable")[:pairs]
-    return tuple((int(i), int(found.index[i]), float(found.distance[i])) for i in order)
+    return tuple(ClosePair(int(i), int(found.index[i]), float(found.distance[i])) for i in order)
 
 
 def _is_near(found: _Nearest, thresholds: tuple[float, float]) -> Array:
@@ -294,28 +307,19 @@ def _judge(exact: int, near: int, n_fake: int, p: float, membership_p: float | N
         what = "copy of a training image" if exact + near == 1 else "copies of training images"
         return "copies", f"{kinds} {what} among {n_fake:,} synthetic images: {advice}."
     clean = f"no exact or near copy among {n_fake:,}"
-    likeness = (
-        f"Closer to the training images than {'other' if membership_p is None else 'unseen'} patients are ({p_text(p)})"
-    )
+    likeness = f"Closer to the training images than {'other' if membership_p is None else 'unseen'} patients are ({p_equals(p)})"
     if membership_p is not None and membership_p < ALPHA:
-        apart = f"Closer to the training images than to unseen patients ({p_text(membership_p)})"
+        apart = f"Closer to the training images than to unseen patients ({p_equals(membership_p)})"
         return "closer", f"{apart}: the generator may have memorised; {clean}."
     if p >= ALPHA:
         real = "other patients'" if membership_p is None else "held-out real"
-        nearer = f"synthetic images are no closer to training images than {real} ones are ({p_text(p)})"
+        nearer = f"synthetic images are no closer to training images than {real} ones are ({p_equals(p)})"
         return "none", f"No sign of copying: {nearer}; {clean}."
     if membership_p is None:
         doubt = "the generator may have memorised, or draws only typical images; held-out images would tell"
         return "closer", f"{likeness}: {doubt}; {clean}."
-    even = f"not clearly closer to them than to unseen patients ({p_text(membership_p)})"
+    even = f"not clearly closer to them than to unseen patients ({p_equals(membership_p)})"
     return "none", f"{likeness}, but {even}: typical rather than copied; {clean}."
-
-
-def p_text(p: float) -> str:
-    """``p = .41``, ``p = .008``, ``p < .001``."""
-    if p < 0.001:
-        return "p < .001"
-    return f"p = {p:.{3 if p < 0.01 else 2}f}".replace("0.", ".", 1)
 
 
 def _check(sets: dict[str, Array]) -> None:

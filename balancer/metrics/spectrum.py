@@ -17,7 +17,7 @@ from balancer.core.errors import BalancerError
 
 Array = np.ndarray
 
-FLOOR = 1 / 12  # grey levels squared: what rounding to whole grey levels alone puts at every frequency
+ROUNDING_POWER = 1 / 12  # grey levels squared: what rounding to whole grey levels alone puts at every frequency
 CHUNK = 256  # images transformed at once
 # Where up-convolutions of stride 2 leave their grid: the last one repeats every 2 pixels, the one before it every 4.
 # (vertical, horizontal) in cycles/pixel, one of each pair f and -f, which are equal in a real image.
@@ -33,7 +33,7 @@ GRID_POINTS = (
     (0.5, 0.25),
 )
 RING = 2  # bins from a grid point to its neighbourhood: under the Hann window a line ends one bin short of it
-SHARP_DB, CHECKERBOARD_DB = 1.0, 3.0  # what reading() calls equal, and what it calls a peak
+SHARP_DB, CHECKERBOARD_DB = 1.0, 3.0  # what interpretation() calls equal, and what it calls a peak
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class Spectrum:
     """Synthetic against real spectra; all but ``frequency`` (cycles/pixel, up to .5) in dB.
 
     ``real``, ``fake``: mean over images, 0 dB being white noise of SD 1 grey level; ``real_sd``: SD over real images;
-    ``difference``: fake - real. ``rms_db``: root mean square of the difference over frequencies; ``floor_db``: the same
+    ``difference``: fake - real. ``rms_db``: root mean square of the difference over frequencies; ``rms_db_real_baseline``: the same
     between two patient-disjoint real sets. ``high_db``: mean difference over the top third of frequencies, positive for
     too much fine detail or noise, negative for blur. ``checkerboard_db``: by how much synthetic images stand out more
     than real ones at the worst of nine grid points; as a maximum, .5 to 1.5 where there is nothing, and up to 3 where
-    noise flattens the steep spectrum of very small images (28 px). ``high_floor_db``, ``checkerboard_floor_db``: the same two
+    noise flattens the steep spectrum of very small images (28 px). ``high_db_real_baseline``, ``checkerboard_db_real_baseline``: the same two
     of the other real images.
     """
 
@@ -55,11 +55,11 @@ class Spectrum:
     real_sd: tuple[float, ...]
     difference: tuple[float, ...]
     rms_db: float
-    floor_db: float
+    rms_db_real_baseline: float
     high_db: float
-    high_floor_db: float
+    high_db_real_baseline: float
     checkerboard_db: float
-    checkerboard_floor_db: float
+    checkerboard_db_real_baseline: float
 
 
 def compare_spectra(real: Array, fake: Array, other_real: Array) -> Spectrum:
@@ -88,11 +88,11 @@ def compare_spectra(real: Array, fake: Array, other_real: Array) -> Spectrum:
         real_sd=_floats(real_db.std(axis=0)),
         difference=_floats(difference),
         rms_db=_rms(difference),
-        floor_db=_rms(other_difference),
+        rms_db_real_baseline=_rms(other_difference),
         high_db=float(difference[top].mean()),
-        high_floor_db=float(other_difference[top].mean()),
+        high_db_real_baseline=float(other_difference[top].mean()),
         checkerboard_db=float((grid_peaks(fake) - real_peaks).max()),
-        checkerboard_floor_db=float((grid_peaks(other_real) - real_peaks).max()),
+        checkerboard_db_real_baseline=float((grid_peaks(other_real) - real_peaks).max()),
     )
 
 
@@ -124,7 +124,7 @@ def radial_spectrum(images: Array) -> tuple[Array, Array]:
     for x in _windowed(images):
         power = np.abs(np.fft.fft2(x)).reshape(len(x), -1)[:, order[: starts[-1]]] ** 2
         parts.append(np.add.reduceat(power, starts[:-1], axis=1) / np.diff(starts))
-    return np.arange(1, side // 2 + 1) / side, _decibels(np.maximum(np.concatenate(parts), FLOOR))
+    return np.arange(1, side // 2 + 1) / side, _decibels(np.maximum(np.concatenate(parts), ROUNDING_POWER))
 
 
 def grid_peaks(images: Array) -> Array:
@@ -147,18 +147,18 @@ def grid_peaks(images: Array) -> Array:
             _carriers(fy + offsets / height, height) @ x @ _carriers(fx + offsets / width, width).T
             for fy, fx in GRID_POINTS
         ]
-        power = np.maximum(np.abs(np.stack(zooms, axis=1)) ** 2, FLOOR)  # (m, 9, 5, 5)
+        power = np.maximum(np.abs(np.stack(zooms, axis=1)) ** 2, ROUNDING_POWER)  # (m, 9, 5, 5)
         ratios.append(power[..., RING, RING] / power[..., ring].mean(axis=-1))
     return _decibels(np.concatenate(ratios).mean(axis=0))
 
 
-def reading(spectrum: Spectrum) -> str:
+def interpretation(spectrum: Spectrum) -> str:
     """The comparison in plain words."""
-    tolerance = max(SHARP_DB, spectrum.floor_db)
+    tolerance = max(SHARP_DB, spectrum.rms_db_real_baseline)
     if abs(spectrum.high_db) <= tolerance:
         text = f"as sharp as real images within {tolerance:.1f} dB"
         if spectrum.rms_db > 2 * tolerance:
-            text += f", but {spectrum.rms_db:.1f} dB off over all frequencies (two real sets: {spectrum.floor_db:.1f})"
+            text += f", but {spectrum.rms_db:.1f} dB off over all frequencies (two real sets: {spectrum.rms_db_real_baseline:.1f})"
     elif spectrum.high_db < 0:
         text = f"{-spectrum.high_db:.1f} dB less fine detail than real images: blurred"
     else:

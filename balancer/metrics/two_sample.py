@@ -20,6 +20,7 @@ from balancer.core.device import exact_float32, memory_format
 from balancer.core.errors import BalancerError
 from balancer.core.seeding import derive_seed, generator
 from balancer.data.sampling import batch_indices
+from balancer.reporting.numbers import percent
 
 Array = np.ndarray
 Groups = Sequence[str] | Array
@@ -151,7 +152,7 @@ def estimate_pixel_seconds(side: int) -> float:
     return 15 * (min(side, FULL_BATCH_SIDE) / 64) ** 2
 
 
-def reading(result: TwoSample) -> str:
+def interpretation(result: TwoSample) -> str:
     """The result in plain words. An interval wholly under .5 is chance as well: it does not tell them apart."""
     low, high = (f"{x:.2f}".replace("0.", ".", 1) for x in (result.low, result.high))
     share = f"{percent(result.auroc)} of pairs [{low}, {high}]"
@@ -162,13 +163,6 @@ def reading(result: TwoSample) -> str:
         )
     verdict = next(words for bound, words in BANDS if result.auroc < bound)
     return f"a classifier ({result.classifier}) tells them apart in {share}: {verdict}"
-
-
-def percent(share: float) -> str:
-    """``0.834`` as ``83 %``; what is not quite nothing or everything does not read as such."""
-    if 0 < share <= 0.005 or 0.995 <= share < 1:
-        return "under 1 %" if share < 0.5 else "over 99 %"
-    return f"{100 * share:.0f} %"
 
 
 def deal_patients(groups: Groups, folds: int, seed: int) -> Array:

@@ -276,9 +276,9 @@ def kid_subset_size(settings: QualityConfig, n: int) -> int:
 def _pair(settings: QualityConfig, real: Array, other: Array) -> dict[str, Any]:
     """Distances and overlap of two sets of features with equal counts."""
     size = kid_subset_size(settings, len(real))
-    kid, kid_sd = kernel_distance(real, other, settings.kid_subsets, size, settings.seed)
+    kid = kernel_distance(real, other, settings.kid_subsets, size, settings.seed)
     overlap = asdict(manifold_overlap(real, other)) if len(real) > NEIGHBOURS else None
-    return {"frechet": frechet_distance(real, other), "kid": kid, "kid_sd": kid_sd, "overlap": overlap}
+    return {"frechet": frechet_distance(real, other), "kid": kid.mean, "kid_sd": kid.sd, "overlap": overlap}
 
 
 def _shift(settings: QualityConfig, train: ImageSet, test: ImageSet | None) -> tuple[Side, Side, Side, Side] | None:
@@ -309,7 +309,7 @@ def _shift_row(
 
 
 def _memorization(train: ImageSet, held_out: ImageSet | None, fake: Array) -> dict[str, Any]:
-    """Copies, and closeness beside that of held-out patients, or of other training patients where two are not held out."""
+    """Copies, and nearer_probability beside that of held-out patients, or of other training patients where two are not held out."""
     if held_out is None or len(set(held_out.groups)) < 2:
         return asdict(memorization(train.images, fake, train_groups=train.groups))
     return asdict(memorization(train.images, fake, held_out.images, train.groups, held_out.groups))
@@ -341,7 +341,7 @@ def _two_sample(
             run = partial(test, real, images, c.real.groups, seed=settings.seed, other_groups=patients)
             if found := _part("two-sample test", notes, run):
                 names = {"on": on, "compared": compared, "reference": c.reference}
-                rows.append(names | asdict(found) | {"reading": two_sample.reading(found)})
+                rows.append(names | asdict(found) | {"reading": two_sample.interpretation(found)})
     return rows
 
 
@@ -356,7 +356,7 @@ def _spectrum(c: Comparison, fake: Array) -> dict[str, Any]:
     assert c.other is not None, "the comparison that readings go by has a floor"
     found = spectrum.compare_spectra(c.real.images, fake[c.fake], c.other.images)
     curves = {key: np.asarray(v).tolist() if np.ndim(v) else v for key, v in asdict(found).items()}
-    return curves | {"n_real": len(c.fake), "n_fake": len(c.fake), "reading": spectrum.reading(found)}
+    return curves | {"n_real": len(c.fake), "n_fake": len(c.fake), "reading": spectrum.interpretation(found)}
 
 
 def _same_images(fake: Array, sets: list[ImageSet]) -> str | None:

@@ -73,7 +73,7 @@ def spectrum(s: dict[str, Any]) -> bytes:
     left.plot(frequency, fake, color=FAKE, label="synthetic")
     left.set(xlabel="cycles per pixel", ylabel="power, dB", title="Radial power spectrum")
     left.legend(frameon=False, fontsize=8)
-    right.axhspan(-s["floor_db"], s["floor_db"], color=REAL, alpha=0.15, linewidth=0)
+    right.axhspan(-s["rms_db_real_baseline"], s["rms_db_real_baseline"], color=REAL, alpha=0.15, linewidth=0)
     right.axhline(0, color=REAL, linewidth=0.8)
     right.plot(frequency, np.asarray(s["difference"]), color=FAKE)
     right.set(xlabel="cycles per pixel", ylabel="dB", title="Synthetic less real (band: rms of real less real)")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from balancer.metrics.two_sample import percent
+from balancer.reporting.numbers import percent
 
 Quality = dict[str, Any]
 ALIKE = 1.5  # a Fréchet distance up to this many floors reads as what real sets of this size differ by
@@ -143,7 +143,7 @@ def _memorization_rows(quality: Quality) -> Iterator[dict[str, Any]]:
 def _spectrum_rows(quality: Quality) -> Iterator[dict[str, Any]]:
     s = quality["spectrum"]
     if s:
-        figure, floor = f"{s['rms_db']:.1f} dB", f"{s['floor_db']:.1f} dB"
+        figure, floor = f"{s['rms_db']:.1f} dB", f"{s['rms_db_real_baseline']:.1f} dB"
         yield _row("Power spectrum, rms difference", figure, s["n_real"], s["n_fake"], floor, s["reading"])
 
 

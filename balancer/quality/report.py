@@ -17,8 +17,9 @@ from balancer.core.device import peak_memory_mb
 from balancer.core.run import RunDir, atomic_file, write_json, write_text
 from balancer.core.settings import Settings
 from balancer.metrics.manifold import NEIGHBOURS
-from balancer.metrics.memorization import PAIRS, p_text
+from balancer.metrics.memorization import PAIRS
 from balancer.reporting.document import Section, Table, markdown_table
+from balancer.reporting.numbers import p_equals
 from balancer.reporting.pages import render_page
 
 Report = dict[str, Any]
@@ -172,14 +173,14 @@ def _memorization_part(quality: dict[str, Any], shown: bool, pairs: list[dict[st
         [f"near copies (nearer than {m['near_threshold']:.2f}, or by perceptual hash)", str(m["near_copies"])],
         ["synthetic images that copy another synthetic one", str(m["duplicates_within"])],
         ["median distance to the nearest training image", f"{m['median_fake']:.2f}"],
-        ["the same of real images", f"{m['median_held_out']:.2f}"],
-        ["synthetic nearer than real (0.5 expected)", f"{m['closeness']:.2f}, {p_text(m['p_value'])}"],
+        ["the same of real images", f"{m['median_baseline']:.2f}"],
+        ["synthetic nearer than real (0.5 expected)", f"{m['nearer_probability']:.2f}, {p_equals(m['nearer_p'])}"],
     ]
-    if m["membership"] is not None:
+    if m["membership_auroc"] is not None:
         rows.append(
             [
                 "training patients nearer to synthetic images than unseen ones (0.5 expected)",
-                f"{m['membership']:.2f}, {p_text(m['membership_p'])}",
+                f"{m['membership_auroc']:.2f}, {p_equals(m['membership_p'])}",
             ]
         )
     named = [f"pair {i}: `{p['synthetic']}` and `{p['training']}`, {p['distance']:.3f}" for i, p in enumerate(pairs, 1)]
@@ -191,12 +192,12 @@ def _spectrum_part(quality: dict[str, Any], shown: bool) -> Section | None:
     if not s:
         return None
     rows = [
-        ["rms difference over all frequencies", f"{s['rms_db']:.2f}", f"{s['floor_db']:.2f}"],
-        ["difference over the top third of frequencies", f"{s['high_db']:+.2f}", f"{s['high_floor_db']:+.2f}"],
+        ["rms difference over all frequencies", f"{s['rms_db']:.2f}", f"{s['rms_db_real_baseline']:.2f}"],
+        ["difference over the top third of frequencies", f"{s['high_db']:+.2f}", f"{s['high_db_real_baseline']:+.2f}"],
         [
             "checkerboard: excess at the worst grid point of up-convolutions",
             f"{s['checkerboard_db']:+.2f}",
-            f"{s['checkerboard_floor_db']:+.2f}",
+            f"{s['checkerboard_db_real_baseline']:+.2f}",
         ],
     ]
     return Section("Spectrum", [], Table(["", "dB", "floor"], rows), "spectrum" if shown else None)

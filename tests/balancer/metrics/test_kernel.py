@@ -28,28 +28,28 @@ def test_one_subset_of_everything_is_the_mmd() -> None:
     """With the whole sets as the subset, the order drawn cannot matter."""
     for shift in (0.0, 0.8):
         a, b = sample(15, 6, 0), sample(15, 6, 1, shift)
-        mean, sd = kernel_distance(a, b, subsets=3, subset_size=15, seed=0)
-        assert mean == pytest.approx(unbiased_mmd2(a, b), rel=1e-9, abs=1e-12)
-        assert sd == pytest.approx(0, abs=1e-9)
+        distance = kernel_distance(a, b, subsets=3, subset_size=15, seed=0)
+        assert distance.mean == pytest.approx(unbiased_mmd2(a, b), rel=1e-9, abs=1e-12)
+        assert distance.sd == pytest.approx(0, abs=1e-9)
 
 
 def test_agrees_with_torch_fidelity() -> None:
     a, b = sample(20, 5, 0), sample(20, 5, 1, 0.4)
     cubic_kernel = {"kid_kernel_poly_degree": 3, "kid_kernel_poly_gamma": None, "kid_kernel_poly_coef0": 1}
     theirs = kernel_mmd(a, b, kid_kernel="poly", **cubic_kernel)
-    assert kernel_distance(a, b, subsets=1, subset_size=20, seed=0)[0] == pytest.approx(theirs, rel=1e-9)
+    assert kernel_distance(a, b, subsets=1, subset_size=20, seed=0).mean == pytest.approx(theirs, rel=1e-9)
 
 
 def test_subsets_scatter_around_the_mmd() -> None:
     a, b = sample(60, 4, 0), sample(60, 4, 1, 0.7)
-    mean, sd = kernel_distance(a, b, subsets=400, subset_size=30, seed=0)
-    assert sd > 0
-    assert mean == pytest.approx(unbiased_mmd2(a, b), abs=5 * sd / 400**0.5)
+    distance = kernel_distance(a, b, subsets=400, subset_size=30, seed=0)
+    assert distance.sd > 0
+    assert distance.mean == pytest.approx(unbiased_mmd2(a, b), abs=5 * distance.sd / 400**0.5)
 
 
 def test_unbiased_around_zero() -> None:
     """Independent draws of one distribution: the mean over many pairs is 0, so some are negative."""
-    values = [kernel_distance(sample(12, 3, s), sample(12, 3, 1000 + s), 1, 12, 0)[0] for s in range(200)]
+    values = [kernel_distance(sample(12, 3, s), sample(12, 3, 1000 + s), 1, 12, 0).mean for s in range(200)]
     assert min(values) < 0
     assert abs(np.mean(values)) < 4 * np.std(values) / 200**0.5
 

@@ -138,13 +138,13 @@ def test_a_generator_that_half_remembers() -> None:
     fake = quantised(128 + 40 * (0.55 * train + 0.835 * fields(60, 2)))
     found = memorization(quantised(128 + 40 * train), fake, held_out)
     assert (found.exact_copies, found.near_copies, found.status) == (0, 0, "closer")
-    assert min(found.closeness, found.membership) > 0.75
+    assert min(found.nearer_probability, found.membership_auroc) > 0.75
     assert "may have memorised" in found.verdict
     assert "p < .001" in found.verdict
     alone = memorization(quantised(128 + 40 * train), fake)
     assert (alone.baseline, alone.n_held_out, alone.n_baseline, alone.status) == ("training", 0, 60, "closer")
-    assert alone.membership is alone.membership_p is None
-    assert alone.closeness > 0.75
+    assert alone.membership_auroc is alone.membership_p is None
+    assert alone.nearer_probability > 0.75
 
 
 def test_a_generator_of_typical_images_has_not_copied() -> None:
@@ -155,7 +155,7 @@ def test_a_generator_of_typical_images_has_not_copied() -> None:
         for n, variety, seed in ((100, 0.6, 1), (80, 0.6, 2), (100, 0.3, 3))
     )
     found = memorization(train, fake, held_out)
-    assert found.p_value < 1e-6
+    assert found.nearer_p < 1e-6
     assert found.membership_p > 0.05
     assert found.status == "none"
     assert "typical rather than copied" in found.verdict
@@ -164,9 +164,9 @@ def test_a_generator_of_typical_images_has_not_copied() -> None:
 
 def test_p_values_are_uniform_where_nothing_was_copied() -> None:
     found = [memorization(images(16, 0, i), images(20, 1, i), images(16, 2, i)) for i in range(100)]
-    assert kstest([f.p_value for f in found], "uniform").pvalue > 0.05
+    assert kstest([f.nearer_p for f in found], "uniform").pvalue > 0.05
     assert kstest([f.membership_p for f in found], "uniform").pvalue > 0.05
-    assert np.mean([f.closeness for f in found]) == pytest.approx(0.5, abs=0.02)
+    assert np.mean([f.nearer_probability for f in found]) == pytest.approx(0.5, abs=0.02)
     assert sum(f.status != "none" for f in found) <= 4  # 1 expected at ALPHA = .01
     assert sum(f.near_copies + f.exact_copies for f in found) == 0
 
@@ -196,11 +196,11 @@ def test_against_loops() -> None:
     assert [(f, t) for f, t, _ in found.closest] == [(f, to_train[f].argmin()) for f in order]
     assert [d for _, _, d in found.closest] == pytest.approx(nearest[order].tolist(), abs=4e-3)  # float32
     assert found.median_fake == pytest.approx(np.median(nearest), abs=1e-5)
-    assert found.median_held_out == pytest.approx(np.median(baseline), abs=1e-5)
-    assert found.closeness == pytest.approx(np.mean([[f < h for h in baseline] for f in nearest]))
-    assert found.p_value == mannwhitneyu(nearest, baseline, alternative="less").pvalue
+    assert found.median_baseline == pytest.approx(np.median(baseline), abs=1e-5)
+    assert found.nearer_probability == pytest.approx(np.mean([[f < h for h in baseline] for f in nearest]))
+    assert found.nearer_p == mannwhitneyu(nearest, baseline, alternative="less").pvalue
     patients = to_train.min(axis=0), to_held.min(axis=0)
-    assert found.membership == pytest.approx(np.mean([[t < h for h in patients[1]] for t in patients[0]]))
+    assert found.membership_auroc == pytest.approx(np.mean([[t < h for h in patients[1]] for t in patients[0]]))
     assert found.membership_p == mannwhitneyu(*patients, alternative="less").pvalue
     assert found.near_copies == 1
 
@@ -210,7 +210,10 @@ def test_nothing_depends_on_how_many_are_compared_at_a_time(monkeypatch: pytest.
     at_once = memorization(*given)
     monkeypatch.setattr("balancer.metrics.memorization.CHUNK", 7)
     in_parts = memorization(*given)
-    assert (in_parts.closeness, in_parts.membership) == (at_once.closeness, at_once.membership)
+    assert (in_parts.nearer_probability, in_parts.membership_auroc) == (
+        at_once.nearer_probability,
+        at_once.membership_auroc,
+    )
     assert [pair[:2] for pair in in_parts.closest] == [pair[:2] for pair in at_once.closest]
 
 
@@ -250,15 +253,15 @@ def test_one_image_a_patient() -> None:
     once = memorization(train, fake, held_out, *names)
     more = memorization(train, fake, np.concatenate([held_out, images(15, 3)]), names[0], names[1] * 2)
     assert (more.n_held_out, more.n_baseline) == (30, 15)
-    assert (more.p_value, more.membership_p, more.median_held_out) == (
-        once.p_value,
+    assert (more.nearer_p, more.membership_p, more.median_baseline) == (
+        once.nearer_p,
         once.membership_p,
-        once.median_held_out,
+        once.median_baseline,
     )
     twice = np.concatenate([train, train])
     alone = memorization(twice, fake, None, names[0] * 2)
     assert alone.n_baseline == 20
-    assert alone.median_held_out == memorization(train, fake, None).median_held_out
+    assert alone.median_baseline == memorization(train, fake, None).median_baseline
     with pytest.raises(BalancerError, match="half of the 40 training patients have the same image"):
         memorization(twice, fake)
 
@@ -280,7 +283,7 @@ def test_blank_images_are_defined() -> None:
     grey[0, 30, 30] += 1  # a speck that standardising must not blow up
     found = memorization(train, np.concatenate([fake, grey]), held_out)
     assert (found.near_copies, found.duplicates_within, found.status) == (0, 3, "none")
-    assert np.isfinite([found.closeness, found.p_value, found.membership, found.membership_p]).all()
+    assert np.isfinite([found.nearer_probability, found.nearer_p, found.membership_auroc, found.membership_p]).all()
     assert memorization(np.concatenate([train, grey[1:]]), grey, held_out).exact_copies == 2
     assert memorization(np.concatenate([train, grey[:1]]), grey + 1, held_out).near_copies == 3  # brightness cancels
     with pytest.raises(BalancerError, match="or a blank one"):
@@ -333,12 +336,12 @@ def test_xrays_of_unseen_patients_are_no_copies(xrays: Dataset) -> None:
     held_out, groups = unseen[odd], [n for n, o in zip(names, odd, strict=True) if o]
     found = memorization(train, unseen[~odd], held_out, patients, groups)
     assert (found.exact_copies, found.near_copies, found.duplicates_within, found.status) == (0, 0, 0, "none")
-    assert found.closeness == pytest.approx(0.5, abs=0.1)
+    assert found.nearer_probability == pytest.approx(0.5, abs=0.1)
     alone = memorization(train, unseen, None, patients)
     assert (alone.near_copies, alone.status) == (0, "none")
     pneumonia = memorization(train, fold(xrays, "val", 1)[0], unseen, patients, names)
     assert (pneumonia.exact_copies, pneumonia.near_copies, pneumonia.status) == (0, 0, "none")
-    assert pneumonia.closeness < 0.2
+    assert pneumonia.nearer_probability < 0.2
 
 
 @pytest.mark.realdata

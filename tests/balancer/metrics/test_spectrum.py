@@ -17,16 +17,16 @@ from balancer.core.settings import DataConfig
 from balancer.data.dataset import load_dataset
 from balancer.metrics.spectrum import (
     CHECKERBOARD_DB,
-    FLOOR,
     GRID_POINTS,
+    ROUNDING_POWER,
     Spectrum,
     compare_spectra,
     grid_peaks,
+    interpretation,
     radial_spectrum,
-    reading,
 )
 
-ROUNDING_DB = 10 * math.log10(FLOOR)
+ROUNDING_DB = 10 * math.log10(ROUNDING_POWER)
 SIZES = [(16, 16), (28, 28), (45, 45), (64, 48), (101, 101), (256, 256)]
 
 
@@ -146,11 +146,11 @@ def test_figures_follow_from_the_curves() -> None:
     assert s.real_sd == pytest.approx(level["real"].std(0))
     assert s.difference == pytest.approx(difference)
     assert s.rms_db == pytest.approx(math.sqrt((difference**2).mean()))
-    assert s.floor_db == pytest.approx(math.sqrt(((level["other"].mean(0) - s.real) ** 2).mean()))
+    assert s.rms_db_real_baseline == pytest.approx(math.sqrt(((level["other"].mean(0) - s.real) ** 2).mean()))
     assert s.high_db == pytest.approx(difference[-11:].mean())  # 22/64 to 32/64
     assert s.high_db < -5
     swapped = compare_spectra(real, other, fake)
-    assert (s.high_floor_db, s.checkerboard_floor_db) == (swapped.high_db, swapped.checkerboard_db)
+    assert (s.high_db_real_baseline, s.checkerboard_db_real_baseline) == (swapped.high_db, swapped.checkerboard_db)
     assert all(
         type(v) is float for value in asdict(s).values() for v in (value if isinstance(value, tuple) else [value])
     )
@@ -158,10 +158,10 @@ def test_figures_follow_from_the_curves() -> None:
 
 def test_one_distribution_shows_nothing() -> None:
     s = compare_spectra(natural(100, 64, 0), natural(100, 64, 1), natural(100, 64, 2))
-    assert s.rms_db < 2 * s.floor_db < 1
+    assert s.rms_db < 2 * s.rms_db_real_baseline < 1
     assert abs(s.high_db) < 0.2
     assert -0.5 < s.checkerboard_db < 2
-    assert reading(s) == "as sharp as real images within 1.0 dB"
+    assert interpretation(s) == "as sharp as real images within 1.0 dB"
 
 
 @pytest.mark.parametrize("side", [28, 45, 64, 101])
@@ -171,7 +171,7 @@ def test_a_faint_checkerboard_is_seen(side: int, period: int) -> None:
     real, fake, other = (natural(150, side, seed) for seed in range(3))
     planted = compare_spectra(real, to_uint8(fake + 2 * board(side, period)), other)
     assert planted.checkerboard_db > 8
-    assert "a checkerboard peak of" in reading(planted)
+    assert "a checkerboard peak of" in interpretation(planted)
     assert compare_spectra(real, fake, other).checkerboard_db < CHECKERBOARD_DB
     assert compare_spectra(to_uint8(real + 2 * board(side, period)), fake, other).checkerboard_db < CHECKERBOARD_DB
 
@@ -235,18 +235,25 @@ def test_readings() -> None:
         (1.0,),
         (0.0,),
         rms_db=0.5,
-        floor_db=0.3,
+        rms_db_real_baseline=0.3,
         high_db=0.4,
-        high_floor_db=0.1,
+        high_db_real_baseline=0.1,
         checkerboard_db=0.6,
-        checkerboard_floor_db=0.5,
+        checkerboard_db_real_baseline=0.5,
     )
-    assert reading(blank) == "as sharp as real images within 1.0 dB"
-    assert reading(replace(blank, floor_db=1.6, high_db=-1.5)) == "as sharp as real images within 1.6 dB"
-    assert reading(replace(blank, high_db=-7.04)) == "7.0 dB less fine detail than real images: blurred"
-    assert reading(replace(blank, high_db=3.25)) == "3.2 dB more fine detail than real images: noisy"
-    assert reading(replace(blank, rms_db=4.0)).endswith("but 4.0 dB off over all frequencies (two real sets: 0.3)")
-    assert reading(replace(blank, high_db=-7.0, checkerboard_db=9.0)).endswith("blurred; a checkerboard peak of 9.0 dB")
+    assert interpretation(blank) == "as sharp as real images within 1.0 dB"
+    assert (
+        interpretation(replace(blank, rms_db_real_baseline=1.6, high_db=-1.5))
+        == "as sharp as real images within 1.6 dB"
+    )
+    assert interpretation(replace(blank, high_db=-7.04)) == "7.0 dB less fine detail than real images: blurred"
+    assert interpretation(replace(blank, high_db=3.25)) == "3.2 dB more fine detail than real images: noisy"
+    assert interpretation(replace(blank, rms_db=4.0)).endswith(
+        "but 4.0 dB off over all frequencies (two real sets: 0.3)"
+    )
+    assert interpretation(replace(blank, high_db=-7.0, checkerboard_db=9.0)).endswith(
+        "blurred; a checkerboard peak of 9.0 dB"
+    )
 
 
 def test_bad_input_is_one_line() -> None:
@@ -270,11 +277,11 @@ def test_on_real_chests(real_data: Path) -> None:
     assert same.checkerboard_db < CHECKERBOARD_DB
     blurred = compare_spectra(real, to_uint8(gaussian_filter(fake, (0, 1, 1))), other)
     assert blurred.high_db < -8
-    assert "blurred" in reading(blurred)
+    assert "blurred" in interpretation(blurred)
     assert blurred.checkerboard_db < CHECKERBOARD_DB
     for period in (2, 4):
         assert compare_spectra(real, to_uint8(fake + 3 * board(64, period)), other).checkerboard_db > 6
     noisy = compare_spectra(real, to_uint8(fake + 5 * np.random.default_rng(0).normal(size=fake.shape)), other)
-    assert "noisy" in reading(noisy)
+    assert "noisy" in interpretation(noisy)
     assert noisy.checkerboard_db < CHECKERBOARD_DB
-    print(*(reading(s) for s in (same, blurred, noisy)), sep="\n")
+    print(*(interpretation(s) for s in (same, blurred, noisy)), sep="\n")

@@ -46,7 +46,7 @@ def spectrum(**changes: Any) -> dict[str, Any]:
         "real_sd": 0 * real + 2,
         "difference": 0 * real - 2,
     }
-    return {k: v.tolist() for k, v in curves.items()} | {"floor_db": 0.5} | changes
+    return {k: v.tolist() for k, v in curves.items()} | {"rms_db_real_baseline": 0.5} | changes
 
 
 def test_spectrum() -> None:
