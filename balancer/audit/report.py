@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +9,36 @@ from balancer.audit import figures as audit_figures
 from balancer.audit.findings import Findings, caveats, leaks, short
 from balancer.audit.properties import measure
 from balancer.core.config import flatten
-from balancer.core.run import atomic_file, write_json, write_text
+from balancer.core.run import write_json
 from balancer.core.settings import Settings
 from balancer.data.dataset import PHANTOM_NOTICE, Dataset
 from balancer.data.folder import CLASSES
-from balancer.reporting.document import Section, Table
-from balancer.reporting.pages import render_page
+from balancer.reporting.document import Document, Figure, Section, Table
+from balancer.reporting.pages import write_document
 
 LISTED = 10  # groups and pairs that are named; audit.json has all
-CAPTIONS = {
-    "closest": "The likest pairs that are not one file twice, the likest on the left. Below: where they differ once brightness and contrast are "
-    "taken away; black where they agree. In a copy every rib fits.",
-    "histograms": "What can be measured without looking at the lungs, by class, in the official training split. Where the two outlines part, a "
-    "classifier can tell the classes without knowing any medicine.",
-    "extremes": "The training images with the least and the most of a property, each class apart. Blurred, cut off or inverted images "
-    "show up here.",
+FIGURES = {
+    figure.name: figure
+    for figure in (
+        Figure(
+            "closest",
+            "The most similar pairs, without identical files, the most similar on the left. Bottom: where the two differ once "
+            "brightness and contrast are removed, black where they agree. In a copy every rib fits.",
+            "The most similar pairs of images.",
+        ),
+        Figure(
+            "histograms",
+            "Properties that need no look at the lungs, by class, in the official training split. Where the two outlines part, "
+            "a classifier can tell the classes without knowing any medicine.",
+            "Histograms of image properties by class.",
+        ),
+        Figure(
+            "extremes",
+            "The training images with the least and the most of a property, for each class. Blurred, cropped or inverted images "
+            "show up here.",
+            "The training images with the least and the most of four properties.",
+        ),
+    )
 }
 CALIBRATION = (
     "Chest X-rays look alike, so the threshold was set on pairs of different patients: on the set of Kermany et al. 2018 they end at .87, "
@@ -49,13 +63,19 @@ def write_audit(folder: Path, data: Dataset, config: Settings, findings: Finding
     """
     folder.mkdir(parents=True, exist_ok=True)
     figures = draw(data, findings)
-    for name, png in figures.items():
-        with atomic_file(folder / f"{name}.png") as handle:
-            handle.write(png)
-    page = parts(findings, config, set(figures))
     write_json(folder / "audit.json", as_json(findings))
-    write_text(folder / "audit.md", render_markdown(findings, page))
-    write_text(folder / "audit.html", render_html(findings, page, figures))
+    write_document(as_document(findings, config, set(figures)), folder, "audit", figures)
+
+
+def as_document(findings: Findings, config: Settings, shown: set[str]) -> Document:
+    """Return the audit as it is shown; ``shown`` are the names of its figures."""
+    return Document(
+        f"Audit of {findings['data']['source']}",
+        [PHANTOM_NOTICE] if PHANTOM_NOTICE in findings["data"]["notes"] else [],
+        verdict(findings),
+        sections=sections(findings, config, shown),
+        alarm=bool(leaks(findings)),
+    )
 
 
 def as_json(findings: Findings) -> dict[str, Any]:
@@ -89,7 +109,7 @@ def summary(findings: Findings) -> str:
     return "\n".join([verdict(findings), *(f"  - {caveat}" for caveat in caveats(findings))])
 
 
-def parts(findings: Findings, config: Settings, shown: set[str]) -> list[Section]:
+def sections(findings: Findings, config: Settings, shown: set[str]) -> list[Section]:
     """The report below its title and verdict."""
     data = findings["data"]
     made = [
@@ -104,11 +124,11 @@ def parts(findings: Findings, config: Settings, shown: set[str]) -> list[Section
         _near(findings["near"], "closest" in shown),
         _shortcuts(findings["shortcuts"]),
         _shift(findings["shortcuts"]),
-        Section("Extremes", figure="extremes"),
+        Section("Extremes", figure=FIGURES["extremes"]),
         Section("How this was made", table=Table(["", ""], made, numeric=2)),
         Section("References", bullets=list(REFERENCES)),
     ]
-    return [part for part in page if part != Section(part.title)]
+    return [section for section in page if not section.is_empty]
 
 
 def _counts(findings: Findings) -> Section:
@@ -220,7 +240,7 @@ def _near(found: Findings, shown: bool) -> Section:
     ]
     header = ["pair", "files", "fold", "patient", "bits that differ", "correlation"]
     return Section(
-        "Near duplicates", text, Table(header, rows, numeric=4) if rows else None, "closest" if shown else None
+        "Near duplicates", text, Table(header, rows, numeric=4) if rows else None, FIGURES["closest"] if shown else None
     )
 
 
@@ -251,7 +271,7 @@ def _shortcuts(found: Findings) -> Section:
         ]
         for row in found["properties"]
     ]
-    return Section("Shortcuts", [t for t in text if t], Table(header, rows), "histograms")
+    return Section("Shortcuts", [t for t in text if t], Table(header, rows), FIGURES["histograms"])
 
 
 def _shift(found: Findings) -> Section:
@@ -296,43 +316,3 @@ def _auroc(found: dict[str, Any] | None, names: tuple[str, ...]) -> str:
 def _interval(found: dict[str, Any]) -> str:
     between = "" if found["low"] is None else f" [{short(found['low'])}, {short(found['high'])}]"
     return f"{short(found['auroc'])}{between}"
-
-
-def render_markdown(findings: Findings, page: list[Section]) -> str:
-    """audit.md, with the pictures as files beside it."""
-    lines = [f"# {_title(findings)}", ""]
-    lines += [f"> **{PHANTOM_NOTICE}**\n"] if PHANTOM_NOTICE in findings["data"]["notes"] else []
-    lines += [f"**{verdict(findings)}**", ""]
-    for part in page:
-        lines += [f"## {part.title}", ""]
-        for paragraph in part.paragraphs:
-            lines += [paragraph, ""]
-        if part.table:
-            ruler = ["---:" if part.table.is_numeric(i) else "---" for i in range(len(part.table.header))]
-            rows = [
-                [cell.replace("|", "&#124;") for cell in row] for row in (part.table.header, ruler, *part.table.rows)
-            ]
-            lines += [*(f"| {' | '.join(row)} |" for row in rows), ""]
-        if part.figure:
-            lines += [f"![{part.title}]({part.figure}.png)", "", CAPTIONS[part.figure], ""]
-        if part.bullets:
-            lines += [*(f"- {bullet}" for bullet in part.bullets), ""]
-    return "\n".join(lines)
-
-
-def render_html(findings: Findings, page: list[Section], figures: Mapping[str, bytes]) -> str:
-    """audit.html: one file with the pictures inside; no script, nothing fetched."""
-    return render_page(
-        "audit.html",
-        figures,
-        title=_title(findings),
-        notice=PHANTOM_NOTICE if PHANTOM_NOTICE in findings["data"]["notes"] else "",
-        leaking=bool(leaks(findings)),
-        verdict=verdict(findings),
-        parts=page,
-        captions=CAPTIONS,
-    )
-
-
-def _title(findings: Findings) -> str:
-    return f"Audit of {findings['data']['source']}"

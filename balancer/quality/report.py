@@ -14,22 +14,41 @@ import torch
 
 from balancer.core.config import flatten
 from balancer.core.device import peak_memory_mb
-from balancer.core.run import RunDir, atomic_file, write_json, write_text
+from balancer.core.run import RunDir, write_json
 from balancer.core.settings import Settings
 from balancer.metrics.manifold import NEIGHBOURS
 from balancer.metrics.memorization import PAIRS
-from balancer.reporting.document import Section, Table, markdown_table
+from balancer.reporting.document import Document, Figure, Section, Table
 from balancer.reporting.numbers import p_equals
-from balancer.reporting.pages import render_page
+from balancer.reporting.pages import write_document
 
 Report = dict[str, Any]
-CAPTIONS = {
-    "grid": "Synthetic images beside real ones, both drawn at random, not chosen.",
-    "closest": "The synthetic images that lie nearest to a training image, that image, and the absolute difference on the same grey "
-    "scale: black where they agree.",
-    "spectrum": "Power at each spatial frequency, averaged over directions. At the right end, synthetic below real is blur, above it "
-    "noise or a checkerboard.",
-    "training": "Distances to training-fold images while the generator was trained.",
+FIGURES = {
+    figure.name: figure
+    for figure in (
+        Figure(
+            "grid",
+            "Both sides are drawn at random; none is chosen.",
+            "Synthetic images beside real images.",
+        ),
+        Figure(
+            "closest",
+            "Top: the synthetic images nearest to a training image. Middle: that training image. Bottom: their absolute difference on "
+            "the same grey scale, black where the two agree.",
+            "The closest pairs of a synthetic and a training image.",
+        ),
+        Figure(
+            "spectrum",
+            "Power at each spatial frequency, averaged over directions. At the right end, a synthetic curve below the real one "
+            "means blur; above it, noise or a checkerboard.",
+            "Radial power spectra of synthetic and real images.",
+        ),
+        Figure(
+            "training",
+            "Distances to images of the training fold while the generator was trained.",
+            "KID and Fréchet distance over the training steps.",
+        ),
+    )
 }
 CAVEATS = (
     "A distance means something only beside its floor, at its count and on its named feature network: compare it with no figure that "
@@ -49,15 +68,15 @@ REFERENCES = (
 )
 
 
-def parts(report: Report) -> list[Section]:
+def sections(report: Report) -> list[Section]:
     """The report below its title, data notes and verdict; parts that have nothing to say are left out."""
     quality, shown = report["quality"], report["figures"]
     made = [
         _main_part(quality),
-        Section("Synthetic beside real", figure="grid"),
+        Section("Synthetic beside real", figure=FIGURES["grid"]),
         _memorization_part(quality, "closest" in shown, report["closest"]),
         _spectrum_part(quality, "spectrum" in shown),
-        Section("Over training", figure="training") if "training" in shown else None,
+        Section("Over training", figure=FIGURES["training"]) if "training" in shown else None,
         _distance_part(quality),
         _overlap_part(quality),
         _two_sample_part(quality),
@@ -97,13 +116,20 @@ def closest_pairs(quality: dict[str, Any], fake: Sequence[str], train: Sequence[
 def publish(run: RunDir, report: Report, figures: Mapping[str, bytes]) -> Report:
     """Write report.json, report.md, report.html and the figures; returns the report with the names of its figures."""
     report = report | {"figures": sorted(figures)}
-    for name, png in figures.items():
-        with atomic_file(run / f"{name}.png") as handle:
-            handle.write(png)
     write_json(run / "report.json", report)
-    write_text(run / "report.md", render_markdown(report))
-    write_text(run / "report.html", render_html(report, figures))
+    write_document(as_document(report), run.path, "report", figures)
     return report
+
+
+def as_document(report: Report) -> Document:
+    """Return the report as it is shown."""
+    return Document(
+        report["title"],
+        report["data"]["notes"],
+        report["quality"]["verdict"],
+        introduction=report["about"],
+        sections=sections(report),
+    )
 
 
 def summary(report: Report) -> str:
@@ -114,30 +140,6 @@ def summary(report: Report) -> str:
             f"  {r['metric']}: {r['figure']} (floor {r['floor']}; n = {r['n_real']} and {r['n_fake']}): {r['reading']}"
         )
     return "\n".join([*lines, *report["quality"]["notes"]])
-
-
-def render_markdown(report: Report) -> str:
-    """report.md, with the figures as files beside it."""
-    lines = [f"# {report['title']}", "", *(f"> **{note}**\n" for note in report["data"]["notes"])]
-    lines += [f"**{report['quality']['verdict']}**", ""]
-    for paragraph in report["about"]:
-        lines += [paragraph, ""]
-    for part in parts(report):
-        lines += [f"## {part.title}", ""]
-        for paragraph in part.paragraphs:
-            lines += [paragraph, ""]
-        if part.table:
-            lines += [*markdown_table(part.table), ""]
-        if part.figure:
-            lines += [f"![{part.title}]({part.figure}.png)", "", CAPTIONS[part.figure], ""]
-        if part.bullets:
-            lines += [*(f"- {bullet}" for bullet in part.bullets), ""]
-    return "\n".join(lines)
-
-
-def render_html(report: Report, figures: Mapping[str, bytes]) -> str:
-    """report.html: one file, figures (PNG by name) inside it; no script, nothing fetched."""
-    return render_page("report.html", figures, report=report, parts=parts(report), captions=CAPTIONS)
 
 
 def _main_part(quality: dict[str, Any]) -> Section | None:
@@ -184,7 +186,7 @@ def _memorization_part(quality: dict[str, Any], shown: bool, pairs: list[dict[st
             ]
         )
     named = [f"pair {i}: `{p['synthetic']}` and `{p['training']}`, {p['distance']:.3f}" for i, p in enumerate(pairs, 1)]
-    return Section("Copies", [text], Table(["", ""], rows), "closest" if shown else None, named)
+    return Section("Copies", [text], Table(["", ""], rows), FIGURES["closest"] if shown else None, named)
 
 
 def _spectrum_part(quality: dict[str, Any], shown: bool) -> Section | None:
@@ -200,7 +202,7 @@ def _spectrum_part(quality: dict[str, Any], shown: bool) -> Section | None:
             f"{s['checkerboard_db_real_baseline']:+.2f}",
         ],
     ]
-    return Section("Spectrum", [], Table(["", "dB", "floor"], rows), "spectrum" if shown else None)
+    return Section("Spectrum", [], Table(["", "dB", "floor"], rows), FIGURES["spectrum"] if shown else None)
 
 
 def _distance_part(quality: dict[str, Any]) -> Section | None:

@@ -1,6 +1,7 @@
-"""One document model: sections with text, tables and figures, rendered as Markdown, plain text, CSV and LaTeX.
+"""One document model for every report: a `Document` of sections with text, tables and figures.
 
-HTML pages are rendered from the same sections by :mod:`balancer.reporting.pages`. Text may hold `code` in backticks.
+Markdown, plain text, CSV and LaTeX are made here, HTML in :mod:`balancer.reporting.pages`, all from the same objects, so that no form
+can differ from another. All text is plain: `code` stands in backticks, and a line break may part a cell's figure from its interval.
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text; columns from ``numeric`` on are set flush right, but for the last if ``words``."""
+    """Rows of text cells under a header; an empty header is not shown.
+
+    Columns from ``numeric`` on are set flush right; with ``words``, the last column is text again and set flush left.
+    """
 
     header: list[str]
     rows: list[list[str]]
@@ -22,38 +27,108 @@ class Table:
     words: bool = False
 
     def is_numeric(self, column: int) -> bool:
+        """Return whether the column is set flush right."""
         return self.numeric <= column < len(self.header) - self.words
+
+    def to_markdown(self) -> str:
+        """Return a pipe table."""
+        rule = ["---:" if self.is_numeric(i) else "---" for i in range(len(self.header))]
+        rows = [[_flat(cell).replace("|", "&#124;") for cell in row] for row in (self.header, rule, *self.rows)]
+        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+    def to_text(self) -> str:
+        """Return columns for a terminal, set flush left under a header with a rule below it."""
+        table = [[_flat(cell) for cell in row] for row in (self.header, *self.rows)]
+        widths = [max(len(row[i]) for row in table) for i in range(len(self.header))]
+        lines = ["  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip() for row in table]
+        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+    def to_csv(self) -> str:
+        """Return the cells as CSV; :func:`csv_text` takes numbers in place of text."""
+        return csv_text(self.header, self.rows)
+
+    def to_latex(self, caption: str, label: str) -> str:
+        r"""Return a ``table`` float to ``\input``; it needs the package booktabs. Caption and cells are plain text."""
+        rows = [" & ".join(latex(_flat(cell)) for cell in row) + r" \\" for row in (self.header, *self.rows)]
+        lines = [
+            r"\begin{table}",
+            r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
+            rf"\caption{{{latex(caption)}}}\label{{tab:{label}}}",
+            rf"\begin{{tabular}}{{l{'c' * (len(self.header) - 1)}}}",
+            r"\toprule",
+            rows[0],
+            r"\midrule",
+            *rows[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture: the name of its file without ``.png``, how to read it, and what it shows, for those who cannot see it."""
+
+    name: str
+    caption: str
+    alt: str
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with what stands below it, in this order."""
+    """A heading with what stands below it: paragraphs, figure, table, bullets."""
 
     title: str
     paragraphs: list[str] = field(default_factory=list)
     table: Table | None = None
-    figure: str | None = None
+    figure: Any = None  # Figure | None; Any until classifier/report gives Figures
     bullets: list[str] = field(default_factory=list)
 
-
-def markdown_table(table: Table) -> list[str]:
-    def row(cells: list[str]) -> str:
-        return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
-
-    ruler = ["---:" if table.is_numeric(i) else "---" for i in range(len(table.header))]
-    return [row(table.header), row(ruler), *map(row, table.rows)]
+    @property
+    def is_empty(self) -> bool:
+        """Return whether nothing stands below the heading."""
+        return not (self.paragraphs or self.figure or self.table or self.bullets)
 
 
-def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns set flush left under a header with a rule below it."""
-    table = [list(header), *map(list, rows)]
-    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
-    lines = ["  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip() for row in table]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+@dataclass(frozen=True)
+class Document:
+    """A report: what to know first, the verdict, its reasons, and the sections.
+
+    Attributes:
+        warnings: shown first. The phantom notice, which begins with ``PHANTOM``, is shown largest.
+        headline: sentences that give the verdict's reasons, as a list.
+        introduction: paragraphs between the headline and the first section.
+        alarm: show the verdict in red.
+    """
+
+    title: str
+    warnings: list[str]
+    verdict: str
+    headline: list[str] = field(default_factory=list)
+    sections: list[Section] = field(default_factory=list)
+    introduction: list[str] = field(default_factory=list)
+    alarm: bool = False
+
+
+def to_markdown(document: Document, picture_folder: str = "") -> str:
+    """Return the document as Markdown, with pictures as PNG files in ``picture_folder``, relative to the document."""
+    blocks = [f"# {document.title}", *(f"> **{warning}**" for warning in document.warnings), f"**{document.verdict}**"]
+    blocks += [*_bullets(document.headline), *document.introduction]
+    for section in document.sections:
+        blocks += [f"## {section.title}", *section.paragraphs]
+        if section.figure:
+            path = f"{picture_folder}/" * bool(picture_folder) + f"{section.figure.name}.png"
+            blocks += [f"![{section.figure.alt}]({path})", section.figure.caption]
+        if section.table:
+            blocks.append(section.table.to_markdown())
+        blocks += _bullets(section.bullets)
+    return "\n\n".join(blocks) + "\n"
 
 
 def csv_text(header: Sequence[str], rows: Sequence[Sequence[str | float | int | None]]) -> str:
-    """CSV with six decimals; None is an empty cell."""
+    """Return CSV with six decimals; None is an empty cell."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(header)
@@ -62,27 +137,29 @@ def csv_text(header: Sequence[str], rows: Sequence[Sequence[str | float | int | 
     return buffer.getvalue()
 
 
-def latex_table(header: list[str], rows: list[list[str]], text: str, label: str) -> str:
-    lines = [
-        "\\begin{table}",
-        "\\centering\\footnotesize\\setlength{\\tabcolsep}{3pt}",
-        f"\\caption{{{text}}}\\label{{tab:{label}}}",
-        f"\\begin{{tabular}}{{l{'c' * (len(header) - 1)}}}",
-        "\\toprule",
-        " & ".join(header) + " \\\\",
-        "\\midrule",
-        *(" & ".join(latex(c) for c in row) + " \\\\" for row in rows),
-        "\\bottomrule",
-        "\\end{tabular}",
-        "\\end{table}",
-        "",
-    ]
-    return "\n".join(lines)
-
-
 def latex(text: str) -> str:
-    """Plain text for LaTeX: what it would take as a command is escaped, signs become maths."""
-    return "".join(_LATEX.get(c, c) for c in re.sub(r"(?<!\w)-", "−", text))  # the hyphens left are within words
+    """Return plain text for LaTeX: commands are escaped, backticks dropped, signs set as maths."""
+    text = re.sub(r"(?<!\w)-", "−", text.replace("`", ""))  # hyphens within words stay
+    return "".join(_LATEX.get(c, c) for c in text)
+
+
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return ``Table.to_text``; goes when its last caller has moved."""
+    return Table(list(header), [list(row) for row in rows]).to_text()
+
+
+def latex_table(header: list[str], rows: list[list[str]], text: str, label: str) -> str:
+    """Return a table whose header and caption are LaTeX already; goes when its last caller has moved."""
+    table = Table(["HEADER"] * len(header), rows).to_latex("CAPTION", label)
+    return table.replace(" & ".join(["HEADER"] * len(header)), " & ".join(header)).replace("CAPTION", text)
+
+
+def _flat(cell: str) -> str:
+    return cell.replace("\n", " ")
+
+
+def _bullets(items: Sequence[str]) -> list[str]:
+    return ["\n".join(f"- {item}" for item in items)] if items else []
 
 
 _LATEX = {c: f"\\{c}" for c in "_%&#${}"} | {

@@ -1,45 +1,81 @@
-"""Number formats: one place for how figures are written in tables, sentences and pages."""
+"""Number formats: the one place for how figures are written in tables, sentences and pages."""
 
 from __future__ import annotations
 
+DASH = "–"  # in a cell that has no figure
 
-def short(value: float) -> str:
-    """``.934``, without a zero before the point."""
-    text = f"{round(value, 3) + 0.0:.3f}"  # + 0.0 makes a rounded -0 a 0
+
+def short(value: float, digits: int = 3) -> str:
+    """Return ``.934``: a figure without the zero before its point."""
+    text = f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0 makes a rounded -0 a 0
     return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
 
 
-def signed(value: float) -> str:
-    """``+.012``, as differences are written."""
-    text = short(value)
+def signed(value: float, digits: int = 3) -> str:
+    """Return ``+.012``, as differences are written."""
+    text = short(value, digits)
     return text if text.startswith("-") else f"+{text}"
 
 
-def bounds(low: float, high: float) -> str:
-    """``[.004, .020]``."""
-    return f"[{short(low)}, {short(high)}]"
+def short_or_dash(value: float | None, digits: int = 3) -> str:
+    """Return :func:`short`, or a dash for None."""
+    return DASH if value is None else short(value, digits)
+
+
+def bounds(low: float, high: float, digits: int = 3) -> str:
+    """Return the interval ``[.004, .020]``."""
+    return f"[{short(low, digits)}, {short(high, digits)}]"
+
+
+def mean_sd(mean: float, sd: float | None, digits: int = 3) -> str:
+    """Return ``.934 ± .012``; ``n/a`` stands for the SD of a single value."""
+    return f"{short(mean, digits)} ± {'n/a' if sd is None else short(sd, digits)}"
 
 
 def p_value(p: float | None) -> str:
-    """``.03``, ``.004``, ``< .001``; a dash where a test was not made."""
+    """Return ``.03``, ``.004`` or ``< .001`` for a cell; a dash where no test was made."""
     if p is None:
-        return "–"
-    return "< .001" if p < 0.001 else f"{p:.{3 if p < 0.01 else 2}f}".removeprefix("0")
+        return DASH
+    return "< .001" if p < 0.001 else short(p, 3 if p < 0.01 else 2)
 
 
 def p_equals(p: float) -> str:
-    """``p = .41``, ``p = .008``, ``p < .001``."""
-    text = p_value(p)
-    return f"p {text}" if text.startswith("<") else f"p = {text}"
+    """Return ``p = .03`` or ``p < .001`` for a sentence."""
+    value = p_value(p)
+    return f"p {value}" if value.startswith("<") else f"p = {value}"
 
 
-def percent(share: float) -> str:
-    """``83 %`` for a share in [0, 1]; ``under 1 %`` and ``over 99 %`` keep what is not quite 0 or 1 apart from them."""
-    if 0 < share <= 0.005 or 0.995 <= share < 1:
-        return "under 1 %" if share < 0.5 else "over 99 %"
-    return f"{100 * share:.0f} %"
+def percent(share: float, digits: int = 0) -> str:
+    """Return ``83 %`` for 0.834; what is not quite nothing or everything does not read as such."""
+    least = 0.005 * 0.1**digits
+    if 0 < share <= least or 1 - least <= share < 1:
+        smallest = f"{0.1**digits:.{digits}f}"
+        return f"under {smallest} %" if share < 0.5 else f"over {100 - float(smallest):.{digits}f} %"
+    return f"{100 * share:.{digits}f} %"
+
+
+def decibels(value: float, digits: int = 1, sign: bool = False) -> str:
+    """Return ``9.1 dB``, or ``+9.1 dB`` with ``sign``."""
+    return f"{round(value, digits) + 0.0:{'+' if sign else ''}.{digits}f} dB"
+
+
+def times(ratio: float) -> str:
+    """Return ``1.4 times``, ``38 times`` or ``over 1,000 times``."""
+    if ratio > 1000:
+        return "over 1,000 times"
+    return f"{ratio:.1f} times" if ratio < 10 else f"{ratio:.0f} times"
+
+
+def seconds(value: float) -> str:
+    """Return ``12 s``."""
+    return f"{value:,.0f} s"
+
+
+def megabytes(value: float) -> str:
+    """Return ``2,048 MB``."""
+    return f"{value:,.0f} MB"
 
 
 def plural(n: int, noun: str) -> str:
-    """``1 trial seed``, ``3 trial seeds``."""
-    return f"{n} {noun}" + ("" if n == 1 else "s")
+    """Return ``1 trial seed`` or ``3 trial seeds``."""
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")

@@ -5,16 +5,24 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping
+from pathlib import Path
+
+from balancer.core.run import atomic_file, write_text
+from balancer.reporting.document import Document, to_markdown
+
+
+def to_html(document: Document, pictures: Mapping[str, bytes]) -> str:
+    """Return the document as an HTML page.
+
+    Args:
+        document: what to show; every text in it is escaped, and `code` in backticks is set as code.
+        pictures: PNG files by the name of their figure.
+    """
+    return render_page("document.html", pictures, document=document)
 
 
 def render_page(template: str, pictures: Mapping[str, bytes], package: str = "balancer", **values: object) -> str:
-    """A page from a package's template, which extends ``base.html`` of this one.
-
-    Args:
-        template: a file of the package's ``templates`` folder.
-        pictures: PNG files by name; the template gets them in base64, as ``pictures``.
-        values: what else the template speaks of. Its filter ``inline`` escapes a text and sets `code` in it.
-    """
+    """Return a page from a package's own template; goes when its last caller has moved to :func:`to_html`."""
     import jinja2
     from markupsafe import Markup, escape
 
@@ -31,3 +39,23 @@ def render_page(template: str, pictures: Mapping[str, bytes], package: str = "ba
     environment.filters["inline"] = inline
     encoded = {name: base64.b64encode(png).decode() for name, png in pictures.items()}
     return environment.get_template(template).render(pictures=encoded, **values)
+
+
+def write_document(
+    document: Document, folder: Path, name: str, pictures: Mapping[str, bytes], picture_folder: str = ""
+) -> None:
+    """Write ``<name>.md``, ``<name>.html`` and the pictures, the page last.
+
+    Args:
+        document: what to write.
+        folder: an existing folder.
+        name: of the files, such as ``report``.
+        pictures: PNG files by the name of their figure.
+        picture_folder: where the pictures go, relative to ``folder``; made if need be.
+    """
+    (folder / picture_folder).mkdir(exist_ok=True)
+    for figure, png in pictures.items():
+        with atomic_file(folder / picture_folder / f"{figure}.png") as handle:
+            handle.write(png)
+    write_text(folder / f"{name}.md", to_markdown(document, picture_folder))
+    write_text(folder / f"{name}.html", to_html(document, pictures))

@@ -16,7 +16,9 @@ from balancer.core.settings import QualityConfig
 from balancer.data.dataset import PHANTOM_NOTICE
 from balancer.metrics import two_sample
 from balancer.quality.assess import ImageSet, assess
-from balancer.quality.report import closest_pairs, parts, render_html, render_markdown, summary
+from balancer.quality.report import as_document, closest_pairs, sections, summary
+from balancer.reporting.document import to_markdown
+from balancer.reporting.pages import to_html
 
 PNG = b"\x89PNG\r\n\x1a\n"
 FIGURES = {name: PNG + name.encode() for name in ("grid", "closest", "spectrum", "training")}
@@ -50,9 +52,9 @@ def report(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_both_forms_hold_every_part_and_every_cell(report: dict[str, Any]) -> None:
-    markdown, page = render_markdown(report), render_html(report, FIGURES)
+    markdown, page = to_markdown(as_document(report)), to_html(as_document(report), FIGURES)
     plain = html.unescape(re.sub(r"<[^>]+>", "", page))
-    made = parts(report)
+    made = sections(report)
     assert [p.title for p in made] == [
         "In short",
         "Synthetic beside real",
@@ -84,7 +86,7 @@ def test_both_forms_hold_every_part_and_every_cell(report: dict[str, Any]) -> No
 def test_figures_state_counts_and_floors(report: dict[str, Any]) -> None:
     table, overlap = (
         [line for line in part.splitlines() if line.startswith(("| chest-xray", "| random"))]
-        for part in re.split("## Distances|## Overlap|## Two-sample", render_markdown(report))[1:3]
+        for part in re.split("## Distances|## Overlap|## Two-sample", to_markdown(as_document(report)))[1:3]
     )
     assert len(table) == len(overlap) == 4
     for line, more, row in zip(table, overlap, report["quality"]["distances"], strict=True):
@@ -100,13 +102,13 @@ def test_figures_state_counts_and_floors(report: dict[str, Any]) -> None:
 
 def test_the_page_stands_alone(report: dict[str, Any]) -> None:
     """Figures inside, nothing fetched, no script."""
-    page = render_html(report, FIGURES)
+    page = to_html(as_document(report), FIGURES)
     assert not re.findall(r"<script|<link|<iframe|@import|url\(|\bon\w+=", page)
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert [base64.b64decode(s.removeprefix("data:image/png;base64,")) for s in sources] == [
         FIGURES[name] for name in ("grid", "closest", "spectrum", "training")
     ]
-    assert re.findall(r"!\[[^]]*\]\(([^)]*)\)", render_markdown(report)) == [
+    assert re.findall(r"!\[[^]]*\]\(([^)]*)\)", to_markdown(as_document(report))) == [
         "grid.png",
         "closest.png",
         "spectrum.png",
@@ -119,18 +121,18 @@ def test_nothing_from_outside_is_taken_as_html(report: dict[str, Any]) -> None:
     report["title"] = report["about"][0] = nasty
     report["data"]["notes"] = report["quality"]["notes"] = [nasty]
     report["made"]["data"] = report["closest"][0]["synthetic"] = nasty
-    page = render_html(report, FIGURES)
+    page = to_html(as_document(report), FIGURES)
     assert "<script" not in page
     assert "<b>" not in page
     assert "<code>&lt;b&gt;code&lt;/b&gt;</code>" in page
-    rows = [line for line in render_markdown(report).splitlines() if line.startswith("| data |")]
+    rows = [line for line in to_markdown(as_document(report)).splitlines() if line.startswith("| data |")]
     assert rows[0].count("|") == 3, "a bar in a cell does not end it"
 
 
 def test_the_phantom_banner_is_loud(report: dict[str, Any]) -> None:
-    assert "PHANTOM" not in render_markdown(report)
+    assert "PHANTOM" not in to_markdown(as_document(report))
     report["data"]["notes"] = [PHANTOM_NOTICE, "Another note."]
-    page, markdown = render_html(report, FIGURES), render_markdown(report)
+    page, markdown = to_html(as_document(report), FIGURES), to_markdown(as_document(report))
     assert f"> **{PHANTOM_NOTICE}**" in markdown
     assert markdown.index(PHANTOM_NOTICE) < markdown.index(report["quality"]["verdict"])
     assert f'<p class="note phantom" role="note">{PHANTOM_NOTICE}</p>' in page
@@ -138,7 +140,7 @@ def test_the_phantom_banner_is_loud(report: dict[str, Any]) -> None:
 
 
 def test_no_figure_is_called_fid_without_inception(report: dict[str, Any]) -> None:
-    text = render_markdown(report).split("## Caveats")[0]
+    text = to_markdown(as_document(report)).split("## Caveats")[0]
     for line in text.splitlines():
         if "FID" in line:
             assert "FID was not computed" in line or "not FIDs" in line, line
@@ -156,22 +158,29 @@ def test_missing_parts_are_left_out(report: dict[str, Any]) -> None:
         "reference": None,
     }
     report["figures"], report["closest"] = ["grid"], []
-    assert [p.title for p in parts(report)] == ["Synthetic beside real", "How this was made", "Caveats", "References"]
-    render_html(report, {"grid": PNG})
-    render_markdown(report)
+    assert [p.title for p in sections(report)] == [
+        "Synthetic beside real",
+        "How this was made",
+        "Caveats",
+        "References",
+    ]
+    to_html(as_document(report), {"grid": PNG})
+    to_markdown(as_document(report))
 
 
 def test_no_floor_is_a_dash(report: dict[str, Any]) -> None:
     row = report["quality"]["distances"][0]
     row |= {"frechet_floor": None, "kid_floor": None, "kid_sd_floor": None, "overlap_floor": None}
-    line = next(x for x in render_markdown(report).splitlines() if x.startswith("| chest-xray-128 | training fold"))
+    line = next(
+        x for x in to_markdown(as_document(report)).splitlines() if x.startswith("| chest-xray-128 | training fold")
+    )
     assert line.count("| – |") == 2
-    render_html(report, FIGURES)
+    to_html(as_document(report), FIGURES)
 
 
 def test_every_subset_size_is_given(report: dict[str, Any]) -> None:
     report["quality"]["distances"][0]["kid_subset_size"] = 77
-    assert "subsets of 77 and 6 images" in render_markdown(report)
+    assert "subsets of 77 and 6 images" in to_markdown(as_document(report))
 
 
 def test_summary(report: dict[str, Any]) -> None:
@@ -186,4 +195,4 @@ def test_the_template_is_packaged() -> None:
 
     project = Path(__file__).resolve().parents[3] / "pyproject.toml"
     assert "templates/*.html" in project.read_text()
-    assert (Path(balancer.__file__).parent / "templates" / "report.html").is_file()
+    assert (Path(balancer.__file__).parent / "templates" / "document.html").is_file()

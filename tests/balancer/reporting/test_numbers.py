@@ -1,31 +1,54 @@
-"""How figures are written."""
+"""Number formats."""
+
+from collections.abc import Callable
 
 import pytest
 
-from balancer.reporting.numbers import p_equals, percent
+from balancer.reporting import numbers
 
 
 @pytest.mark.parametrize(
-    ("share", "text"),
+    ("form", "values", "text"),
     [
-        (0.0, "0 %"),
-        (1e-9, "under 1 %"),
-        (0.005, "under 1 %"),
-        (0.0051, "1 %"),
-        (0.834, "83 %"),
-        (0.9949, "99 %"),
-        (0.995, "over 99 %"),
-        (1 - 1e-9, "over 99 %"),
-        (1.0, "100 %"),
+        (numbers.short, (0.9341,), ".934"),
+        (numbers.short, (-0.5, 1), "-.5"),
+        (numbers.short, (1.0,), "1.000"),
+        (numbers.short, (10.25, 2), "10.25"),
+        (numbers.short, (-0.0001,), ".000"),
+        (numbers.signed, (0.012,), "+.012"),
+        (numbers.signed, (-0.0004,), "+.000"),
+        (numbers.short_or_dash, (None,), "–"),
+        (numbers.bounds, (-0.004, 0.02), "[-.004, .020]"),
+        (numbers.mean_sd, (0.934, 0.012), ".934 ± .012"),
+        (numbers.mean_sd, (0.934, None), ".934 ± n/a"),
+        (numbers.p_value, (None,), "–"),
+        (numbers.p_value, (0.0312,), ".03"),
+        (numbers.p_value, (0.0099,), ".010"),
+        (numbers.p_value, (0.0009,), "< .001"),
+        (numbers.p_equals, (0.41,), "p = .41"),
+        (numbers.p_equals, (0.0001,), "p < .001"),
+        (numbers.p_equals, (1.0,), "p = 1.00"),
+        (numbers.percent, (0.834,), "83 %"),
+        (numbers.percent, (0.0,), "0 %"),
+        (numbers.percent, (1e-9,), "under 1 %"),
+        (numbers.percent, (0.005,), "under 1 %"),
+        (numbers.percent, (0.0051,), "1 %"),
+        (numbers.percent, (0.9949,), "99 %"),
+        (numbers.percent, (0.995,), "over 99 %"),
+        (numbers.percent, (1 - 1e-9,), "over 99 %"),
+        (numbers.percent, (1.0,), "100 %"),
+        (numbers.percent, (0.1234, 1), "12.3 %"),
+        (numbers.percent, (0.9999, 1), "over 99.9 %"),
+        (numbers.decibels, (9.14,), "9.1 dB"),
+        (numbers.decibels, (-0.001, 2, True), "+0.00 dB"),
+        (numbers.times, (1.44,), "1.4 times"),
+        (numbers.times, (38.2,), "38 times"),
+        (numbers.times, (2e3,), "over 1,000 times"),
+        (numbers.seconds, (1234.4,), "1,234 s"),
+        (numbers.megabytes, (2048.3,), "2,048 MB"),
+        (numbers.plural, (1, "trial seed"), "1 trial seed"),
+        (numbers.plural, (1200, "trial seed"), "1,200 trial seeds"),
     ],
 )
-def test_percent(share: float, text: str) -> None:
-    """Neither 0 % nor 100 % where that is not so."""
-    assert percent(share) == text
-
-
-@pytest.mark.parametrize(
-    ("p", "text"), [(0.41, "p = .41"), (0.00841, "p = .008"), (0.0004, "p < .001"), (1.0, "p = 1.00")]
-)
-def test_p_equals(p: float, text: str) -> None:
-    assert p_equals(p) == text
+def test_formats(form: Callable[..., str], values: tuple[object, ...], text: str) -> None:
+    assert form(*values) == text
