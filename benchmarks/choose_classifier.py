@@ -112,7 +112,7 @@ def main() -> None:
             )
             score = trainer.predict(fitted.model, data.images[held], config, device)
             found = evaluate(data.labels[held], score, fitted.threshold, fitted.temperature)
-            found = {key: found[key] for key in RANKING}
+            found = {key: getattr(found, key) for key in RANKING}
             row = {"recipe": name, "part": part, "seed": args.seed, "n_train": len(train.images), "n_held": len(held)}
             append_jsonl(log, {**row, **found, "temperature": fitted.temperature, "seconds": fitted.seconds})
             print(f"{name:<26} {part:<28} NLL {found['nll']:.4f} AUROC {found['auroc']:.4f}", flush=True)

@@ -17,6 +17,7 @@ from balancer.data.dataset import load_dataset
 from balancer.data.folder import CLASSES, SUFFIXES, TASKS, image_files
 from balancer.data.images import read_image
 from classifier.evaluation import metrics as evaluation
+from classifier.evaluation.fold_metrics import BinaryMetrics, MulticlassMetrics
 from classifier.evaluation.thresholds import with_temperature
 from classifier.training.checkpoint import Loaded, load_classifier
 from classifier.training.trainer import predict as predict_scores
@@ -48,40 +49,43 @@ def evaluate_checkpoint(checkpoint: Path, data: str | None, fold: str, device: s
             )
     chosen = source.indices(fold)
     score = predict_scores(loaded.model, source.images[chosen], loaded.config, where)
+    regime, seed = loaded.content["regime"], loaded.content["trial_seed"]
+    metrics = evaluation.evaluate(source.labels[chosen], score, loaded.threshold, loaded.temperature)
     result: dict[str, Any] = {
         "checkpoint": str(checkpoint),
-        "regime": loaded.content["regime"],
-        "trial_seed": loaded.content["trial_seed"],
+        "regime": regime,
+        "trial_seed": seed,
         "data": source.source,
         "fold": fold,
-        **evaluation.evaluate(source.labels[chosen], score, loaded.threshold, loaded.temperature),
+        **metrics.to_json(),
     }
-    return CommandResult(result, describe(result))
+    return CommandResult(result, describe(metrics, regime, seed, fold))
 
 
-def describe(result: dict[str, Any]) -> str:
-    """The metrics as text: those of :func:`classifier.evaluation.metrics.evaluate` with ``regime``, ``trial_seed`` and ``fold``."""
-    lines = [f"{result['regime']}, seed {result['trial_seed']}, {result['fold']} n = {result['n']}"]
-    if "most_likely" in result:
-        return "\n".join(lines + _describe_classes(result))
-    lines.append("  ".join(f"{key} {result[key]:.4f}" for key in evaluation.RANKING))
-    for at, threshold in (("at_half", 0.5), ("at_threshold", result["threshold"])):
-        figures = result[at]
-        lines.append(
-            f"threshold {threshold:.4f}: " + "  ".join(f"{key} {figures[key]:.4f}" for key in evaluation.DECISION)
-        )
-        lines.append("  TN {} FP {} FN {} TP {}".format(*figures["confusion"]))
+def describe(metrics: BinaryMetrics | MulticlassMetrics, regime: str, trial_seed: int, fold: str) -> str:
+    """Return the metrics of a fold as text."""
+    title = f"{regime}, seed {trial_seed}, {fold} n = {metrics.n}"
+    if isinstance(metrics, MulticlassMetrics):
+        return "\n".join([title, *_describe_classes(metrics)])
+    lines = [title, _figures(metrics, evaluation.RANKING)]
+    for threshold, decisions in ((0.5, metrics.at_half), (metrics.threshold, metrics.at_threshold)):
+        lines.append(f"threshold {threshold:.4f}: {_figures(decisions, evaluation.DECISION)}")
+        lines.append("  TN {} FP {} FN {} TP {}".format(*decisions.confusion))
     return "\n".join(lines)
 
 
-def _describe_classes(result: dict[str, Any]) -> list[str]:
-    figures, names = result["most_likely"], TASKS["multiclass"]
+def _figures(metrics: object, keys: Sequence[str]) -> str:
+    return "  ".join(f"{key} {getattr(metrics, key):.4f}" for key in keys)
+
+
+def _describe_classes(metrics: MulticlassMetrics) -> list[str]:
+    decisions, names = metrics.most_likely, TASKS["multiclass"]
     columns = [["truth", *names, "sensitivity"]]
-    for name, row, sensitivity in zip(names, figures["confusion"], figures["sensitivity"], strict=True):
+    for name, row, sensitivity in zip(names, decisions.confusion, decisions.sensitivity, strict=True):
         columns.append([name, *map(str, row), f"{sensitivity:.4f}"])
     return [
-        "  ".join(f"{key} {result[key]:.4f}" for key in evaluation.MULTICLASS_RANKING),
-        "most likely class: " + "  ".join(f"{key} {figures[key]:.4f}" for key in evaluation.MULTICLASS_DECISION),
+        _figures(metrics, evaluation.MULTICLASS_RANKING),
+        f"most likely class: {_figures(decisions, evaluation.MULTICLASS_DECISION)}",
         *("  " + " ".join(f"{cell:>11}" for cell in row) for row in columns),
     ]
 

@@ -160,7 +160,7 @@ def checks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     small = {"steps": steps, "batch_size": 16, "evaluations": 1, "precision": "float32", "seeds": seeds}
     config = AblateConfig(data=DataConfig(image_size=16), regimes=("baseline", "checks"), **small)
     study, run, rows = Study(config, smooth_and_rough(), [], regimes_of(config)), tmp_path_factory.mktemp("checks"), []
-    run_trials(study, plan(study), Workers("cpu"), lambda t, r: rows.append(keep(r, run, run / t.name)), "")
+    run_trials(study, plan(study), Workers("cpu"), lambda t, r: rows.append(keep(r, run, run / t.name).to_json()), "")
     return analyse(rows, read_predictions(rows, run), study.data.groups)
 
 

@@ -6,8 +6,9 @@ import csv
 import json
 import logging
 import zipfile
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from balancer.core.errors import BalancerError, UsageError
 from balancer.core.run import read_jsonl
 from balancer.data.split import merge_groups
 from balancer.reporting.numbers import plural
+from classifier.evaluation.fold_metrics import BinaryMetrics, MulticlassMetrics, Validation, fold_metrics
+from classifier.evaluation.thresholds import with_temperature
 from classifier.training.regimes import REGIMES, select_regimes
 
 log = logging.getLogger("balancer")
@@ -24,6 +27,122 @@ Array = np.ndarray
 Row = dict[str, Any]
 FOLDS = ("val", "test")
 SHARED = ("data_fingerprint", "split_hash")  # what trials must have in common to be put together
+
+
+@dataclass(frozen=True)
+class TrialPredictions:
+    """What a trial predicted for the images of one fold, in the order of the data set."""
+
+    y_true: Array  # (n,) in {0, 1}, or in 0 to C - 1
+    y_score: Array  # (n,) probabilities of class 1, or (n, C) of each class; uncalibrated, float64
+    threshold: float  # chosen on validation, on y_score; unused if there are more than two classes
+    temperature: float  # chosen on validation; changes no decision
+    index: Array  # (n,) positions in the data set
+
+    @property
+    def calibrated(self) -> Array:
+        """Return the probabilities with the temperature, in the shape of ``y_score``."""
+        return with_temperature(self.y_score, self.temperature)
+
+    @property
+    def decisions(self) -> Array:
+        """Return whether each image is called PNEUMONIA: (n,) bool."""
+        decisions: Array = self.y_score >= self.threshold
+        return decisions
+
+    def same_images(self, other: TrialPredictions) -> bool:
+        """Return whether both are of the same images with the same labels."""
+        return np.array_equal(self.index, other.index) and np.array_equal(self.y_true, other.y_true)
+
+
+Predictions = TrialPredictions
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """One trial: its line of ``results.jsonl`` and, once they are read, its predictions."""
+
+    regime: str
+    trial_seed: int
+    synthetic_set: str | None  # position of the set in the study's list; None if the regime uses no synthetic images
+    dose: float | None  # synthetic images in deficits; None if the regime uses none, or the settings gave a number
+    n_train: dict[str, int]  # training images by class
+    added: int  # synthetic images or duplicates among them
+    steps: int
+    passes_over_real: float
+    selected_step: int
+    history: tuple[Validation, ...]
+    val: BinaryMetrics | MulticlassMetrics
+    test: BinaryMetrics | MulticlassMetrics
+    seconds: float
+    # What made the trial. A run of an older version may lack a hash.
+    split_hash: str | None = None
+    data_fingerprint: str | None = None
+    config_hash: str | None = None
+    weights_hash: str | None = None
+    synthetic_sets_hash: str | None = None
+    recipe_hash: str | None = None
+    synthetic_hash: str | None = None  # None if the regime uses no synthetic images
+    code_hash: str | None = None
+    git_commit: str | None = None
+    folder: str = ""  # of predictions.npz and model.pt, relative to the run
+    fold: int | None = None  # of a cross-validation
+    predictions: Mapping[str, TrialPredictions] = field(default_factory=dict, repr=False, compare=False)  # by fold
+
+    @property
+    def key(self) -> tuple[str, int, str | None, float | None]:
+        """Return what names the trial within its study."""
+        return self.regime, self.trial_seed, self.synthetic_set, self.dose
+
+    @property
+    def is_main(self) -> bool:
+        """Return whether the trial belongs to the study proper, not to the dose response alone."""
+        return self.dose in (None, 1.0)
+
+    @property
+    def arm(self) -> str:
+        """Return ``gan``, or ``gan@0.5`` if the dose is not the deficit."""
+        return self.regime if self.is_main else f"{self.regime}@{self.dose:g}"
+
+    def metric(self, path: str) -> float:
+        """Return one metric, such as ``test.auroc`` or ``val.at_threshold.f1``."""
+        return float(attrgetter(path)(self))
+
+    def binary(self, fold: str) -> BinaryMetrics:
+        """Return the metrics of a fold.
+
+        Raises:
+            BalancerError: the trial is of a multiclass task.
+        """
+        metrics: BinaryMetrics | MulticlassMetrics = getattr(self, fold)
+        if isinstance(metrics, MulticlassMetrics):
+            raise BalancerError(
+                f"trial {self.folder} decides between several classes, without a threshold; give runs with task binary"
+            )
+        return metrics
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the trial as a line of ``results.jsonl`` holds it."""
+        values = asdict(replace(self, predictions={}))
+        del values["predictions"]
+        return {key: value for key, value in values.items() if key != "fold" or value is not None}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> TrialResult:
+        """Return the trial that a line of ``results.jsonl`` holds.
+
+        Raises:
+            BalancerError: a value is missing or has another name.
+        """
+        try:
+            optional = {"synthetic_set": None, "dose": None}
+            history = tuple(Validation(**entry) for entry in values["history"])
+            folds = {fold: fold_metrics(values[fold]) for fold in FOLDS}
+            return cls(**{**optional, **values, **folds, "history": history})
+        except (KeyError, TypeError, ValueError) as error:
+            raise BalancerError(
+                f"trial {values.get('folder')} was written by another version ({error}); start a new run"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -191,21 +310,6 @@ def _environment(run: Path) -> dict[str, Any]:
             f"{run} is a smoke run, a few steps on drawings; expected results: give a run made without --smoke"
         )
     return found
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a trial said of the images of a fold, in the order of the data set."""
-
-    y_true: Array  # (n,) in {0, 1}
-    y_score: Array  # (n,) probabilities, without the temperature
-    threshold: float  # chosen on validation
-    temperature: float  # chosen on validation; changes no decision
-    index: Array  # (n,) positions in the data set
-
-    def same_images(self, other: Predictions) -> bool:
-        """Whether both are of the same images with the same labels."""
-        return np.array_equal(self.index, other.index) and np.array_equal(self.y_true, other.y_true)
 
 
 def read_predictions(rows: Iterable[Row], run: Path, fold: str = "test") -> dict[str, Predictions]:

@@ -9,6 +9,13 @@ from __future__ import annotations
 import numpy as np
 from sklearn import metrics
 
+from classifier.evaluation.fold_metrics import (
+    BinaryMetrics,
+    CalibrationMetrics,
+    DecisionMetrics,
+    MulticlassDecision,
+    MulticlassMetrics,
+)
 from classifier.evaluation.thresholds import with_temperature
 
 Array = np.ndarray
@@ -78,32 +85,40 @@ def expected_calibration_error(y_true: Array, y_score: Array, bins: int = 15) ->
     return sum(gaps) / len(y_true)
 
 
-def evaluate(y_true: Array, y_score: Array, threshold: float, temperature: float) -> dict[str, object]:
-    """Everything at once: the threshold-free metrics, and decisions at 0.5 and at ``threshold``; of C classes, which need no
-    threshold, the decision for the most likely one.
+def evaluate(y_true: Array, y_score: Array, threshold: float, temperature: float) -> BinaryMetrics | MulticlassMetrics:
+    """Return every metric of one fold.
 
-    NLL, Brier score and ECE are of the probabilities with the temperature; those without it are under ``uncalibrated``.
+    Args:
+        y_true: (n,) in {0, 1}, or in 0 to C - 1.
+        y_score: (n,) probabilities of class 1, or (n, C) of each class; uncalibrated.
+        threshold: of the decisions at_threshold. Multiclass decisions are for the most likely class and ignore it.
+        temperature: of NLL, Brier score and ECE; the metrics under ``uncalibrated`` are without it.
     """
     if y_score.ndim == 2:
-        return {
-            "n": len(y_true),
+        return MulticlassMetrics(
+            n=len(y_true),
             **multiclass_ranking(y_true, y_score),
             **multiclass_calibration(y_true, with_temperature(y_score, temperature)),
-            "uncalibrated": multiclass_calibration(y_true, y_score),
-            "most_likely": multiclass_decision(y_true, y_score),
-            "temperature": temperature,
-        }
-    return {
-        "n": len(y_true),
+            uncalibrated=CalibrationMetrics(**multiclass_calibration(y_true, y_score)),
+            most_likely=multiclass_decision(y_true, y_score),
+            temperature=temperature,
+        )
+    return BinaryMetrics(
+        n=len(y_true),
         **ranking_metrics(y_true, y_score),
         **calibration_metrics(y_true, with_temperature(y_score, temperature)),
-        "uncalibrated": calibration_metrics(y_true, y_score),
-        "at_half": decision_metrics(y_true, y_score, 0.5) | {"confusion": confusion(y_true, y_score, 0.5)},
-        "at_threshold": decision_metrics(y_true, y_score, threshold)
-        | {"confusion": confusion(y_true, y_score, threshold)},
-        "threshold": threshold,
-        "temperature": temperature,
-    }
+        uncalibrated=CalibrationMetrics(**calibration_metrics(y_true, y_score)),
+        at_half=_decide(y_true, y_score, 0.5),
+        at_threshold=_decide(y_true, y_score, threshold),
+        threshold=threshold,
+        temperature=temperature,
+    )
+
+
+def _decide(y_true: Array, y_score: Array, threshold: float) -> DecisionMetrics:
+    return DecisionMetrics(
+        **decision_metrics(y_true, y_score, threshold), confusion=confusion(y_true, y_score, threshold)
+    )
 
 
 def multiclass_ranking(y_true: Array, y_score: Array) -> dict[str, float]:
@@ -127,17 +142,17 @@ def multiclass_calibration(y_true: Array, y_score: Array) -> dict[str, float]:
     }
 
 
-def multiclass_decision(y_true: Array, y_score: Array) -> dict[str, object]:
+def multiclass_decision(y_true: Array, y_score: Array) -> MulticlassDecision:
     """The decision for the most likely class: accuracy, the mean of the classes' sensitivities (balanced accuracy) and of their
     F1 (macro); the sensitivities themselves; ``confusion`` (C, C), rows the truth. A ratio with nothing below it is 0."""
     classes = range(y_score.shape[1])
     matrix = metrics.confusion_matrix(y_true, y_score.argmax(axis=1), labels=list(classes))
     hits, of_truth, of_decision = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
     sensitivity = hits / np.maximum(of_truth, 1)
-    return {
-        "accuracy": float(hits.sum() / len(y_true)),
-        "balanced_accuracy": float(sensitivity.mean()),
-        "f1": float((2 * hits / np.maximum(of_truth + of_decision, 1)).mean()),
-        "sensitivity": sensitivity.tolist(),
-        "confusion": matrix.tolist(),
-    }
+    return MulticlassDecision(
+        accuracy=float(hits.sum() / len(y_true)),
+        balanced_accuracy=float(sensitivity.mean()),
+        f1=float((2 * hits / np.maximum(of_truth + of_decision, 1)).mean()),
+        sensitivity=sensitivity.tolist(),
+        confusion=matrix.tolist(),
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -19,8 +20,8 @@ from classifier.analysis.statistics import patient_weights
 from classifier.experiments.jobs import Workers, run_trials
 from classifier.experiments.study import (
     Study,
+    TrainedTrial,
     Trial,
-    TrialResult,
     check_provenance,
     code_hash,
     code_notes,
@@ -76,8 +77,8 @@ def ablate(study: Study, run: RunDir, workers: Workers) -> list[Row]:
     if done:
         log.info("%d of %d trials were done before", len(trials) - len(missing), len(trials))
 
-    def kept(trial: Trial, result: TrialResult) -> None:
-        row = keep(result, run.path, run / "trials" / trial.name)
+    def kept(trial: Trial, trained: TrainedTrial) -> None:
+        row = keep(trained, run.path, run / "trials" / trial.name).to_json()
         append_jsonl(run / RESULTS, row)
         rows.append(row)
         log.info(
@@ -129,10 +130,9 @@ def train_one(study: Study, run: RunDir, device: torch.device) -> CommandResult:
     if run.finished:
         return CommandResult({"run": str(run.path), "finished": True}, f"{run.path} is finished already; nothing to do")
     with deferred_signals() as signalled:
-        row = keep(run_trial(study, plan(study)[0], device, signalled), run.path, run.path)
-    for entry in row["history"]:
-        run.metrics(entry)
-    write_json(run / "result.json", row)
-    result = {**row["test"], "regime": row["regime"], "trial_seed": row["trial_seed"], "fold": "test"}
-    text = f"{inference.describe(result)}\n{run / 'model.pt'}"
-    return CommandResult({"run": str(run.path), **row}, text)
+        trial = keep(run_trial(study, plan(study)[0], device, signalled), run.path, run.path)
+    for validation in trial.history:
+        run.metrics(asdict(validation))
+    write_json(run / "result.json", trial.to_json())
+    text = f"{inference.describe(trial.test, trial.regime, trial.trial_seed, 'test')}\n{run / 'model.pt'}"
+    return CommandResult({"run": str(run.path), **trial.to_json()}, text)

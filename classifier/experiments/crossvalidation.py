@@ -223,7 +223,7 @@ def crossvalidate(folds: Folds, run: RunDir, device: torch.device) -> list[Row]:
                 continue
             trial = Trial(study.regimes[0], study.config.seed + k)
             result = run_trial(study, trial, device, signalled)
-            done[k] = {"fold": k, **keep(result, run.path, run / "folds" / str(k))}
+            done[k] = {"fold": k, **keep(result, run.path, run / "folds" / str(k)).to_json()}
             append_jsonl(run / RESULTS, done[k])
             row = done[k]["test"]
             log.info("fold %d of %d: AUROC %.4f, NLL %.4f", k + 1, len(folds.turns), row["auroc"], row["nll"])

@@ -31,13 +31,13 @@ from balancer.core.device import describe_device, limit_threads, resolve_device
 from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.run import deferred_signals
 from balancer.core.settings import ClassifierConfig
-from classifier.experiments.study import Study, Trial, TrialResult, open_study, provenance, run_trial
+from classifier.experiments.study import Study, TrainedTrial, Trial, open_study, provenance, run_trial
 
 if TYPE_CHECKING:
     from distributed import Client
 
 log = logging.getLogger("balancer")
-Kept = Callable[[Trial, TrialResult], None]
+Kept = Callable[[Trial, TrainedTrial], None]
 PATIENCE = 10  # seconds to wait for a scheduler and for its first worker
 
 
@@ -92,7 +92,7 @@ class _Attempt:
     """What a worker sends back."""
 
     trial: Trial
-    result: TrialResult | None
+    result: TrainedTrial | None
     error: Exception | None  # a value, so that an error in one trial loses none of those that ended before it
     said: list[tuple[int, str]]  # level and text of each warning
 

@@ -7,7 +7,7 @@ import io
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +21,8 @@ from balancer.core.errors import BalancerError, UsageError
 from balancer.core.run import atomic_file, git_commit, latest_run, saved_config
 from balancer.core.settings import AblateConfig, ClassifierConfig, TrainConfig
 from balancer.data.dataset import Dataset, load_dataset
+from classifier.analysis.results import TrialPredictions, TrialResult
+from classifier.evaluation.fold_metrics import Validation
 from classifier.evaluation.metrics import evaluate
 from classifier.models.weights import weights_hash
 from classifier.training import trainer
@@ -97,10 +99,10 @@ class Study:
 
 
 @dataclass(frozen=True)
-class TrialResult:
-    """The trial's line of ``results.jsonl`` and the files of its folder, by name."""
+class TrainedTrial:
+    """A trial's result, with its predictions by fold, and the files of its folder by name."""
 
-    row: dict[str, Any]
+    result: TrialResult
     files: dict[str, bytes]
 
 
@@ -280,7 +282,7 @@ def plan(study: Study) -> list[Trial]:
 
 def run_trial(
     study: Study, trial: Trial, device: torch.device, signalled: Callable[[], int | None] = lambda: None
-) -> TrialResult:
+) -> TrainedTrial:
     """Train, select on validation, then open the test set once."""
     data, config, begin = study.data, study.config, time.perf_counter()
     train = study.training_set(trial)
@@ -290,29 +292,37 @@ def run_trial(
     )
     score = trainer.predict(fitted.model, data.images[test], config, device)
     name, seed, synthetic_set, dose = trial.key
-    row = {
-        "regime": name,
-        "trial_seed": seed,
-        "synthetic_set": synthetic_set,
-        "dose": dose,
-        "n_train": dict(zip(data.classes, train.counts, strict=True)),
-        "added": train.added,
-        "steps": fitted.steps,
-        "passes_over_real": round(fitted.passes_over_real, 2),
-        "selected_step": fitted.selected_step,
-        "history": fitted.history,
-        "val": evaluate(data.labels[val], fitted.val_score, fitted.threshold, fitted.temperature),
-        "test": evaluate(data.labels[test], score, fitted.threshold, fitted.temperature),
-        "seconds": round(time.perf_counter() - begin, 1),
-        **provenance(study),
-        "recipe_hash": recipe_hash(config),
-        "synthetic_hash": train.synthetic_digest,  # None where the regime uses none
-        "code_hash": code_hash(),
-        "git_commit": git_commit(),
+    predictions = {
+        fold: TrialPredictions(
+            data.labels[index], y_score.astype(np.float64), fitted.threshold, fitted.temperature, index
+        )
+        for fold, index, y_score in (("val", val, fitted.val_score), ("test", test, score))
     }
-    predictions, model = io.BytesIO(), io.BytesIO()
+    result = TrialResult(
+        regime=name,
+        trial_seed=seed,
+        synthetic_set=synthetic_set,
+        dose=dose,
+        n_train=dict(zip(data.classes, train.counts, strict=True)),
+        added=train.added,
+        steps=fitted.steps,
+        passes_over_real=round(fitted.passes_over_real, 2),
+        selected_step=fitted.selected_step,
+        history=tuple(Validation(int(h["step"]), h["train_loss"], h["val_nll"]) for h in fitted.history),
+        val=evaluate(data.labels[val], fitted.val_score, fitted.threshold, fitted.temperature),
+        test=evaluate(data.labels[test], score, fitted.threshold, fitted.temperature),
+        seconds=round(time.perf_counter() - begin, 1),
+        **provenance(study),
+        recipe_hash=recipe_hash(config),
+        synthetic_hash=train.synthetic_digest,
+        code_hash=code_hash(),
+        git_commit=git_commit(),
+        fold=None,
+        predictions=predictions,
+    )
+    arrays, model = io.BytesIO(), io.BytesIO()
     np.savez(
-        predictions,
+        arrays,
         val_index=val,
         val_true=data.labels[val],
         val_score=fitted.val_score,
@@ -321,16 +331,16 @@ def run_trial(
         test_score=score,
     )
     save_classifier(model, config, trial.regime, trial.seed, data, fitted)
-    return TrialResult(row, {"predictions.npz": predictions.getvalue(), "model.pt": model.getvalue()})
+    return TrainedTrial(result, {"predictions.npz": arrays.getvalue(), "model.pt": model.getvalue()})
 
 
-def keep(result: TrialResult, run: Path, folder: Path) -> dict[str, Any]:
-    """Write the files of a trial; returns its row with the folder named, relative to the run."""
+def keep(trained: TrainedTrial, run: Path, folder: Path) -> TrialResult:
+    """Write the files of a trial. Return its result with the folder named, relative to the run."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in result.files.items():
+    for name, content in trained.files.items():
         with atomic_file(folder / name) as handle:
             handle.write(content)
-    return {**result.row, "folder": folder.relative_to(run).as_posix()}
+    return replace(trained.result, folder=folder.relative_to(run).as_posix())
 
 
 def estimate_seconds(study: Study, device: torch.device, steps: int = 10) -> float:

@@ -48,8 +48,8 @@ def fake_run(
                 np.savez(folder / "predictions.npz", **arrays, **{f"{f}_index": i for f, i in INDEX.items()})
                 row = {"regime": regime, "trial_seed": seed, "synthetic_set": of_set, "dose": 1.0 if of_set else None}
                 row |= {"folder": folder.relative_to(path).as_posix(), "data_fingerprint": fingerprint}
-                row |= {"split_hash": "5" * 16, "val": evaluate(val, val_score, *chosen)}
-                rows.append(row | {"test": evaluate(test, test_score, *chosen)})
+                row |= {"split_hash": "5" * 16, "val": evaluate(val, val_score, *chosen).to_json()}
+                rows.append(row | {"test": evaluate(test, test_score, *chosen).to_json()})
     if single:
         (path / "result.json").write_text(json.dumps(rows[0]))
     else:

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 
 from balancer.data.dataset import Dataset
+from classifier.analysis.results import TrialPredictions, TrialResult
+from classifier.evaluation.fold_metrics import Validation
 from classifier.evaluation.metrics import evaluate
 from classifier.evaluation.thresholds import balanced_accuracy, fit_temperature
 from classifier.training.regimes import REGIMES
@@ -63,7 +65,38 @@ def _trial(run: Path, data: Dataset, key: Row, hard: np.ndarray, rng: np.random.
         "passes_over_real": 10.1,
         "history": history,
         "selected_step": min(history, key=lambda h: h["val_nll"])["step"],
-        "val": evaluate(val_true, val_score, *choices),
-        "test": evaluate(test_true, test_score, *choices),
+        "val": evaluate(val_true, val_score, *choices).to_json(),
+        "test": evaluate(test_true, test_score, *choices).to_json(),
         "folder": folder.relative_to(run).as_posix(),
     }
+
+
+def fake_predictions(y_true: np.ndarray, y_score: np.ndarray) -> TrialPredictions:
+    """Predictions for images in a row, at the threshold .45 and the temperature 1.3."""
+    return TrialPredictions(y_true, y_score, 0.45, 1.3, np.arange(len(y_true)))
+
+
+def trial_result(regime: str = "baseline", trial_seed: int = 0, **more: Any) -> TrialResult:
+    """A trial with four validation and four test images, or with the ``predictions`` given by fold."""
+    scores = fake_predictions(np.array([0, 0, 1, 1]), np.array([0.1, 0.6, 0.4, 0.9]))
+    predictions = more.pop("predictions", {})
+    folds = {
+        fold: evaluate(p.y_true, p.y_score, p.threshold, p.temperature)
+        for fold in ("val", "test")
+        for p in [predictions.get(fold, scores)]
+    }
+    synthetic = REGIMES[regime].synthetic if regime in REGIMES else False
+    values: dict[str, Any] = {
+        "synthetic_set": "0" if synthetic else None,
+        "dose": 1.0 if synthetic else None,
+        "n_train": {"NORMAL": 1139 + 2154 * synthetic, "PNEUMONIA": 3293},
+        "added": 2154 * synthetic,
+        "steps": 40,
+        "passes_over_real": 10.1,
+        "selected_step": 40,
+        "history": (Validation(20, 0.7, 0.6), Validation(40, 0.5, 0.4)),
+        "seconds": 1.0,
+        "folder": f"trials/{regime}-{trial_seed}",
+        **folds,
+    }
+    return TrialResult(regime=regime, trial_seed=trial_seed, predictions=predictions, **{**values, **more})

@@ -62,7 +62,7 @@ class Fake:
                 "synthetic_set": synthetic_set,
                 "dose": float(dose) if dose else (1.0 if synthetic_set else None),
                 "val": {"auroc": 0.99},
-                "test": evaluate(self.y_true, score, trial.threshold, trial.temperature),
+                "test": evaluate(self.y_true, score, trial.threshold, trial.temperature).to_json(),
                 "folder": folder,
             }
         )

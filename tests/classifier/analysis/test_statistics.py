@@ -75,7 +75,7 @@ def test_an_image_that_counts_thrice_is_three_images(temperature: float) -> None
         y_true, y_score, with_temperature(y_score, temperature), 0.37, np.vstack([np.ones(len(y_true)), counts])
     )
     for row, times in enumerate([np.ones(len(y_true), int), *counts.astype(int)]):
-        expected = evaluate(np.repeat(y_true, times), np.repeat(y_score, times), 0.37, temperature)
+        expected = evaluate(np.repeat(y_true, times), np.repeat(y_score, times), 0.37, temperature).to_json()
         for key, values in found.items():
             name = key.removesuffix("_val_threshold")
             place = expected["at_threshold" if key != name else "at_half"]

@@ -1,5 +1,6 @@
 """Metrics against scikit-learn, and the calibration error against its definition."""
 
+import json
 from fractions import Fraction
 
 import numpy as np
@@ -8,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics
 
+from classifier.evaluation.fold_metrics import BinaryMetrics, fold_metrics
 from classifier.evaluation.metrics import (
     CALIBRATION,
-    DECISION,
-    RANKING,
     calibration_metrics,
     confusion,
     decision_metrics,
@@ -124,10 +124,11 @@ def test_one_answer_for_everything(score: float, matrix: tuple[int, ...]) -> Non
     """No division by zero, no NaN: NaN cannot be written as JSON."""
     y_true, y_score = np.array([0, 1, 0, 1, 0]), np.full(5, score)
     result = evaluate(y_true, y_score, 0.5, 1.0)
-    assert result["at_half"]["confusion"] == matrix
-    assert result["auroc"] == 0.5
-    assert result["at_half"]["balanced_accuracy"] == 0.5
-    assert all(np.isfinite([result[k] for k in RANKING] + [result["at_half"][k] for k in DECISION]))
+    assert isinstance(result, BinaryMetrics)
+    assert result.at_half.confusion == matrix
+    assert result.auroc == 0.5
+    assert result.at_half.balanced_accuracy == 0.5
+    json.dumps(result.to_json(), allow_nan=False)
 
 
 def test_certain_and_wrong_is_expensive_but_finite() -> None:
@@ -138,16 +139,18 @@ def test_certain_and_wrong_is_expensive_but_finite() -> None:
 def test_evaluate_reports_both_thresholds() -> None:
     y_true, y_score = np.array([0, 0, 1, 1]), np.array([0.1, 0.6, 0.7, 0.9])
     result = evaluate(y_true, y_score, 0.65, 1.0)
-    assert (result["n"], result["threshold"]) == (4, 0.65)
-    assert result["at_half"]["confusion"] == (1, 1, 0, 2)
-    assert result["at_threshold"]["confusion"] == (2, 0, 0, 2)
-    assert result["at_threshold"]["accuracy"] == 1
-    assert result["auroc"] == 1
+    assert isinstance(result, BinaryMetrics)
+    assert (result.n, result.threshold) == (4, 0.65)
+    assert result.at_half.confusion == (1, 1, 0, 2)
+    assert result.at_threshold.confusion == (2, 0, 0, 2)
+    assert result.at_threshold.accuracy == 1
+    assert result.auroc == 1
+    assert fold_metrics(json.loads(json.dumps(result.to_json()))) == result
 
 
 def test_the_temperature_changes_calibration_alone() -> None:
     y_true, y_score = np.array([0, 1, 1, 0, 1]), np.array([0.2, 0.7, 0.999, 0.6, 0.4])
-    plain, hot = (evaluate(y_true, y_score, 0.65, t) for t in (1.0, 2.5))
+    plain, hot = (evaluate(y_true, y_score, 0.65, t).to_json() for t in (1.0, 2.5))
     assert plain["uncalibrated"] == pytest.approx({k: plain[k] for k in CALIBRATION})
     assert hot["uncalibrated"] == plain["uncalibrated"]
     softened = 1 / (1 + (1 / y_score - 1) ** (1 / 2.5))
@@ -160,4 +163,4 @@ def test_the_temperature_changes_calibration_alone() -> None:
 def test_scores_that_a_temperature_would_tie_keep_their_order() -> None:
     """Validation that is told apart perfectly asks for the lowest temperature, at which .999 and .9999 both become 1."""
     y_true, y_score = np.array([0, 0, 1]), np.array([0.1, 0.999, 0.9999])
-    assert evaluate(y_true, y_score, 0.5, 0.05)["auroc"] == 1
+    assert evaluate(y_true, y_score, 0.5, 0.05).auroc == 1

@@ -16,12 +16,13 @@ from typing import Any
 
 import psutil
 import pytest
+from fake_study import trial_result
 
 from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.settings import AblateConfig, DataConfig
 from classifier.experiments import jobs
 from classifier.experiments.jobs import Workers, run_trials
-from classifier.experiments.study import Study, Trial, TrialResult, open_study, plan, provenance
+from classifier.experiments.study import Study, TrainedTrial, Trial, open_study, plan, provenance
 from classifier.training.regimes import REGIMES
 
 NEEDS_A_SET = Trial(REGIMES["gan"], 0)  # fails where it runs: there is no synthetic set
@@ -38,10 +39,10 @@ class Keeper:
     """What was kept; ``then`` is called with the number of trials so far."""
 
     def __init__(self, then: Callable[[int], object] = lambda n: None) -> None:
-        self.results: list[tuple[Trial, TrialResult]] = []
+        self.results: list[tuple[Trial, TrainedTrial]] = []
         self.then = then
 
-    def __call__(self, trial: Trial, result: TrialResult) -> None:
+    def __call__(self, trial: Trial, result: TrainedTrial) -> None:
         self.results.append((trial, result))
         self.then(len(self.results))
 
@@ -53,7 +54,7 @@ class Keeper:
     def rows(self) -> dict[str, dict[str, Any]]:
         """By trial, without the time taken, and the code, which someone may change while the tests run."""
         passing = ("seconds", "git_commit", "code_hash")
-        return {t.name: {k: v for k, v in r.row.items() if k not in passing} for t, r in self.results}
+        return {t.name: {k: v for k, v in r.result.to_json().items() if k not in passing} for t, r in self.results}
 
 
 def rows_here(study: Study, names: list[str]) -> dict[str, dict[str, Any]]:
@@ -111,7 +112,7 @@ def test_an_attempt_brings_the_result_and_what_was_said_in_it(study: Study, monk
     """What opening the data gives rise to was said by the process that asked, and is not said again."""
     original = jobs.run_trial
 
-    def warn(*args: Any) -> TrialResult:
+    def warn(*args: Any) -> TrainedTrial:
         logging.getLogger("balancer").warning("%s is odd", "this")
         logging.getLogger("balancer").info("this is not")
         return original(*args)
@@ -121,7 +122,7 @@ def test_an_attempt_brings_the_result_and_what_was_said_in_it(study: Study, monk
     first, again = (attempt(study, plan(study)[1]) for _ in range(2))
     assert first.said == again.said == [(logging.WARNING, "this is odd")]
     assert first.result is not None
-    assert (first.result.row["regime"], first.result.row["trial_seed"]) == ("augment", 0)
+    assert (first.result.result.regime, first.result.result.trial_seed) == ("augment", 0)
     assert {*first.result.files} == {"predictions.npz", "model.pt"}
 
 
@@ -150,7 +151,7 @@ def test_a_cluster_worker_with_threads_is_refused(study: Study, monkeypatch: pyt
 
 
 def ended(seed: int, error: Exception | None = None, said: tuple[str, ...] = ()) -> jobs._Attempt:
-    result = TrialResult({}, {}) if error is None else None
+    result = TrainedTrial(trial_result(), {}) if error is None else None
     return jobs._Attempt(Trial(REGIMES["baseline"], seed), result, error, [(logging.WARNING, text) for text in said])
 
 

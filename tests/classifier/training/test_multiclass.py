@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +17,8 @@ from balancer.core.errors import BalancerError, UsageError
 from balancer.core.settings import AblateConfig, ClassifierConfig, DataConfig, TrainConfig
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.folder import TASKS
-from classifier.evaluation.metrics import MULTICLASS_RANKING, evaluate, nll
+from classifier.evaluation.fold_metrics import MulticlassMetrics, fold_metrics
+from classifier.evaluation.metrics import MULTICLASS_RANKING, evaluate, multiclass_decision, nll
 from classifier.experiments.study import Study, open_study, plan
 from classifier.inference import describe
 from classifier.training.regimes import REGIMES
@@ -44,7 +44,8 @@ def case(seed: int, n: int = 60) -> tuple[Array, Array]:
 @given(st.integers(0, 10_000), st.integers(3, 80))
 def test_figures_agree_with_sklearn(seed: int, n: int) -> None:
     y_true, y_score = case(seed, n)
-    found, decided = evaluate(y_true, y_score, 0.5, 1.0), y_score.argmax(axis=1)
+    result, decided = evaluate(y_true, y_score, 0.5, 1.0), y_score.argmax(axis=1)
+    found = result.to_json()
     one_hot = np.eye(3)[y_true]
     assert {key: found[key] for key in ("auroc", "auprc", "nll", "brier", "auroc_pneumonia")} == pytest.approx(
         {
@@ -65,21 +66,21 @@ def test_figures_agree_with_sklearn(seed: int, n: int) -> None:
             "f1": metrics.f1_score(y_true, decided, labels=[0, 1, 2], average="macro", zero_division=0),
         }
     )
-    json.dumps(found, allow_nan=False)
+    assert fold_metrics(json.loads(json.dumps(found, allow_nan=False))) == result
 
 
 def test_calibration_error_is_of_the_most_likely_class() -> None:
     """Ten at .8 of which six are right, ten at .5 of which all are: (.2 + .5) / 2."""
     y_score = np.repeat([[0.8, 0.1, 0.1], [0.2, 0.3, 0.5]], 10, axis=0)
     y_true = np.r_[np.zeros(6, int), np.ones(4, int), np.full(10, 2)]
-    assert evaluate(y_true, y_score, 0.5, 1.0)["ece"] == pytest.approx(0.35)
+    assert evaluate(y_true, y_score, 0.5, 1.0).ece == pytest.approx(0.35)
 
 
 def test_of_two_columns_the_figures_are_those_of_one() -> None:
     """The classes of the two-class task, as two columns: the same AUROC, NLL and decisions at .5, and twice the Brier score."""
     rng = np.random.default_rng(1)
     y_true, p = np.r_[0, 1, rng.integers(0, 2, 50)], rng.random(52)
-    one, two = (evaluate(y_true, score, 0.5, 1.0) for score in (p, np.stack([1 - p, p], axis=1)))
+    one, two = (evaluate(y_true, score, 0.5, 1.0).to_json() for score in (p, np.stack([1 - p, p], axis=1)))
     for key, factor in {"auroc": 1, "nll": 1, "brier": 2}.items():
         assert two[key] == pytest.approx(factor * one[key])
     tn, fp, fn, tp = one["at_half"]["confusion"]
@@ -89,7 +90,7 @@ def test_of_two_columns_the_figures_are_those_of_one() -> None:
 
 def test_the_temperature_changes_calibration_alone() -> None:
     y_true, y_score = case(3)
-    plain, hot = (evaluate(y_true, y_score, 0.5, t) for t in (1.0, 2.5))
+    plain, hot = (evaluate(y_true, y_score, 0.5, t).to_json() for t in (1.0, 2.5))
     assert {k for k in plain if plain[k] != hot[k]} == {"nll", "brier", "ece", "temperature"}
     softened = y_score ** (1 / 2.5)
     assert hot["nll"] == pytest.approx(metrics.log_loss(y_true, softened / softened.sum(axis=1, keepdims=True)))
@@ -101,19 +102,20 @@ def test_certain_and_wrong_is_expensive_but_finite() -> None:
 
 def test_a_class_that_is_never_called_is_zero_not_nan() -> None:
     y_true = np.array([0, 1, 2, 2])
-    told = evaluate(y_true, np.tile([0.1, 0.2, 0.7], (4, 1)), 0.5, 1.0)["most_likely"]
-    assert told["sensitivity"] == [0, 0, 1]
-    assert told["f1"] == pytest.approx(2 * 2 / 6 / 3)
+    decisions = multiclass_decision(y_true, np.tile([0.1, 0.2, 0.7], (4, 1)))
+    assert decisions.sensitivity == [0, 0, 1]
+    assert decisions.f1 == pytest.approx(2 * 2 / 6 / 3)
 
 
 def test_the_figures_as_text() -> None:
     y_true, y_score = case(4)
-    result: dict[str, Any] = evaluate(y_true, y_score, 0.5, 1.0)
-    lines = describe({**result, "regime": "baseline", "trial_seed": 3, "fold": "test"}).splitlines()
+    result = evaluate(y_true, y_score, 0.5, 1.0)
+    assert isinstance(result, MulticlassMetrics)
+    lines = describe(result, "baseline", 3, "test").splitlines()
     assert lines[0] == "baseline, seed 3, test n = 60"
-    assert all(f"{key} {result[key]:.4f}" in lines[1] for key in MULTICLASS_RANKING)
+    assert all(f"{key} {getattr(result, key):.4f}" in lines[1] for key in MULTICLASS_RANKING)
     assert lines[3].split() == ["truth", *THREE, "sensitivity"]
-    for name, row, line in zip(THREE, result["most_likely"]["confusion"], lines[4:], strict=True):
+    for name, row, line in zip(THREE, result.most_likely.confusion, lines[4:], strict=True):
         assert line.split()[:4] == [name, *map(str, row)]
 
 
