@@ -20,6 +20,7 @@ from timing import arguments, compare
 from balancer.augmentation.classical import Augmenter
 from balancer.core.config import resolve
 from balancer.core.device import limit_threads, memory_format, resolve_device, resolve_precision
+from balancer.core.ema import exponential_average
 from balancer.core.settings import TrainConfig
 from balancer.data.dataset import load_dataset, phantom_folder
 from classifier.models.cnn import SmallCNN
@@ -32,7 +33,8 @@ def ours(config: TrainConfig, regime: Regime, device: torch.device):
     train = training_set(load_dataset(config.data), regime, None, 0, 0)
     model = SmallCNN(config.data.image_size).to(device).to(memory_format=memory_format(device))
     optimizer, loss_of = trainer.make_optimizer(config, model), trainer.make_loss(config, regime, train, device)
-    batches, averaged, count = Batches(config, regime, train, 0, device), trainer.average(model, config.ema_decay), 0
+    batches, count = Batches(config, regime, train, 0, device), 0
+    averaged = exponential_average(model, config.ema_decay) if config.ema_decay else None
 
     def step() -> None:
         nonlocal count

@@ -36,7 +36,7 @@ def save_checkpoint(path: Path, config: GanTrainConfig, state: GanState, data: D
 
 def save_generator(path: Path, config: GanTrainConfig, state: GanState, data: Dataset, label: int) -> None:
     """Write the averaged generator alone."""
-    _write(path, {**_header(config, state, data, label), "G_ema": state.ema.network.state_dict()})
+    _write(path, {**_header(config, state, data, label), "G_ema": state.ema.module.state_dict()})
 
 
 def check_finite(state: GanState, folder: Path) -> None:
@@ -117,6 +117,7 @@ def load_checkpoint(path: Path, config: GanTrainConfig, state: GanState, data: D
             part.load_state_dict(content[name])
         state.memory = {name: content["memory"][name].to(device) for name in state.memory}
         state.step, state.best = content["step"], content["best"]
+        state.ema.n_averaged.fill_(state.step + 1)  # not saved: the first weights and one update a step
         state.precisions = _continued(content.get("precisions", []), state.precisions)
     except (KeyError, ValueError, RuntimeError, AttributeError) as error:
         raise BalancerError(f"{path} is of another configuration than config.yaml beside it; train again") from error

@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from balancer.augmentation.differentiable import diff_augment
 from balancer.core.device import autocast, memory_format, resolve_precision
+from balancer.core.ema import exponential_average
 from balancer.core.seeding import derive_seed, generator
 from balancer.core.settings import GanTrainConfig
-from balancer.gan.ema import EMA
 from balancer.gan.losses import loss_named
 from balancer.gan.networks import architecture
 from balancer.gan.penalties import lecam, one_centred_penalty, zero_centred_penalty
@@ -31,7 +32,7 @@ class GanState:
 
     G: nn.Module
     D: nn.Module
-    ema: EMA
+    ema: AveragedModel
     optimizer_G: torch.optim.Optimizer
     optimizer_D: torch.optim.Optimizer
     memory: dict[str, Tensor]  # scalars on the training device
@@ -43,7 +44,7 @@ class GanState:
         return {
             "G": self.G,
             "D": self.D,
-            "G_ema": self.ema.network,
+            "G_ema": self.ema.module,
             "optimizer_G": self.optimizer_G,
             "optimizer_D": self.optimizer_D,
         }
@@ -59,9 +60,10 @@ def build_state(config: GanTrainConfig, device: torch.device) -> GanState:
     for net in (G, D):
         net.to(device).to(memory_format=memory_format(device))
     optimizers = _optimizer(config, G, config.lr_generator), _optimizer(config, D, config.lr_discriminator)
+    ema = exponential_average(G, config.ema_decay, warm_up=True).eval().requires_grad_(False)
     memory = {name: torch.zeros((), device=device) for name in MEMORY}
     precisions = [resolve_precision(device, config.precision, on_cpu=True)]
-    return GanState(G, D, EMA(G, config.ema_decay), *optimizers, memory, precisions)
+    return GanState(G, D, ema, *optimizers, memory, precisions)
 
 
 def _optimizer(config: GanTrainConfig, net: nn.Module, lr: float) -> torch.optim.Optimizer:
@@ -113,7 +115,7 @@ def train_step(config: GanTrainConfig, state: GanState, real_images: Tensor) -> 
     loss_G.backward()
     state.optimizer_G.step()
 
-    state.ema.update(state.G, state.step)
+    state.ema.update_parameters(state.G)
     state.step += 1
     return {**scalars, "loss_G": loss_G.detach()}
 

@@ -148,10 +148,10 @@ class Snapshots:
         begin = time.perf_counter()
         run, step, config = self._run, state.step, self._config
         check_finite(state, run.path)
-        grid = to_uint8(generate(state.ema.network, self._fixed_z))
+        grid = to_uint8(generate(state.ema.module, self._fixed_z))
         save_grid(run / "grids" / f"step_{step:06d}.png", grid)
         self.events.image("fixed z", tile(grid, 8), step)
-        quality = measure(self._monitor, state.ema.network, self._device) if self._monitor else {}
+        quality = measure(self._monitor, state.ema.module, self._device) if self._monitor else {}
         if quality:
             self._stop_if_collapsed(step, quality["diversity"])
             run.metrics({"step": step, **quality})

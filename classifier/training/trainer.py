@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from balancer.augmentation.classical import Augmenter
 from balancer.core import progress
 from balancer.core.device import autocast, memory_format
+from balancer.core.ema import exponential_average
 from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.seeding import derive_seed
 from balancer.core.settings import ClassifierConfig, Trainable
@@ -184,7 +185,7 @@ class _Training:
         torch.manual_seed(derive_seed(seed, "init"))
         model = build_model(config).to(device)
         self.model = model.to(memory_format=memory_format(device))
-        self.averaged = average(self.model, config.ema_decay)
+        self.averaged = exponential_average(self.model, config.ema_decay) if config.ema_decay else None
         torch.manual_seed(derive_seed(seed, "dropout"))
         self.loss_of = make_loss(config, regime, train, device)
         if config.head_l2 and isinstance(self.model, Backbone):
@@ -321,12 +322,6 @@ class _Best:
         self.history.append({"step": step, "train_loss": train_loss, "val_nll": val_nll})
         if self.rule == "last" or val_nll < self.nll:
             self.nll, self.step, self.state, self.score = val_nll, step, copy.deepcopy(model.state_dict()), score
-
-
-def average(model: nn.Module, decay: float) -> AveragedModel | None:
-    """An exponential moving average of weights and BatchNorm statistics (Polyak & Juditsky 1992; Tarvainen & Valpola
-    2017, arXiv:1703.01780), or None where ``decay`` is 0."""
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay else None
 
 
 @torch.no_grad()

@@ -101,7 +101,7 @@ def test_a_generator_alone(tmp_path: Path) -> None:
     content = read_checkpoint(tmp_path / BEST, CPU)
     assert content.keys() == GENERATOR_KEYS | {"format", "precisions"}
     assert (content["step"], content["class"]) == (2, "PNEUMONIA")
-    assert_same(content["G_ema"], state.ema.network.state_dict())
+    assert_same(content["G_ema"], state.ema.module.state_dict())
     save_checkpoint(tmp_path / CHECKPOINT, config(), state, dataset(), 1)
     assert (tmp_path / BEST).stat().st_size < (tmp_path / CHECKPOINT).stat().st_size / 3
     with pytest.raises(BalancerError, match="another configuration"):

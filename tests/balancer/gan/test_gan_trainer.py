@@ -283,7 +283,7 @@ def test_the_best_snapshot_is_kept(selection: str, step: int, tmp_path: Path, mo
     save = trainer.save_checkpoint
 
     def keeping(path: Path, settings: Any, state: Any, *rest: Any) -> None:
-        generators[state.step] = {k: v.clone() for k, v in state.ema.network.state_dict().items()}
+        generators[state.step] = {k: v.clone() for k, v in state.ema.module.state_dict().items()}
         save(path, settings, state, *rest)
 
     monkeypatch.setattr(trainer, "save_checkpoint", keeping)
@@ -331,7 +331,7 @@ def test_a_generator_of_one_image_is_a_collapse(tmp_path: Path, monkeypatch: pyt
         state = build_state(settings, device)
         with torch.no_grad():
             next(state.G.parameters()).zero_()
-            next(state.ema.network.parameters()).zero_()
+            next(state.ema.module.parameters()).zero_()
         next(state.G.parameters()).requires_grad_(False)
         return state
 
@@ -459,11 +459,11 @@ def test_snapshots_and_exports_are_never_augmented(tmp_path: Path, monkeypatch: 
         train_step(settings, state, torch.rand(4, 1, 16, 16))
     with run_at(tmp_path / "run", settings) as run:
         trainer.Snapshots(settings, dataset(), 0, run, CPU, 0).take(state)
-    source = Source(tmp_path, state.ema.network, settings, 0, 1, dataset())
+    source = Source(tmp_path, state.ema.module, settings, 0, 1, dataset())
     (images,) = images_of(source, 0, 5, CPU)
     z = torch.cat([sample_z(settings, 1, generator(0, "z", i)) for i in range(64)])
     with torch.no_grad():
-        expected = state.ema.network.eval()(z)[:5, 0]
+        expected = state.ema.module.eval()(z)[:5, 0]
     np.testing.assert_allclose(images, (expected.numpy() + 1) * 127.5, atol=0.51)
 
 

@@ -132,7 +132,7 @@ def test_twenty_steps_against_a_plain_loop(recipe: str) -> None:
     z = torch.randn(
         16, settings.z_dim, generator=generator(1)
     )  # not weights: a bias before BatchNorm moves by rounding alone
-    for mine, theirs, given in ((G, state.G, z), (average, state.ema.network, z), (D, state.D, reals(settings, 99))):
+    for mine, theirs, given in ((G, state.G, z), (average, state.ema.module, z), (D, state.D, reals(settings, 99))):
         torch.testing.assert_close(mine.train()(given), theirs.train()(given), rtol=1e-4, atol=1e-4)
     assert state.memory["lecam_real"].item() == pytest.approx(anchor_real, abs=1e-5)
     assert state.memory["lecam_fake"].item() == pytest.approx(anchor_fake, abs=1e-5)
@@ -276,14 +276,14 @@ def test_the_average_ramps_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """It starts as a copy, and follows G by 1 - min(decay, (1 + step) / (10 + step)), running statistics too."""
     settings = small(ema_decay=0.15)
     state = build_state(settings, CPU)
-    mine = {k: v.clone() for k, v in state.ema.network.state_dict().items()}
+    mine = {k: v.clone() for k, v in state.ema.module.state_dict().items()}
     assert_same(mine, state.G.state_dict())
     for step in range(3):
         train_step(settings, state, reals(settings, step))
         decay = (0.1, 0.15, 0.15)[step]
         for key, value in state.G.state_dict().items():
             mine[key] = decay * mine[key] + (1 - decay) * value if value.is_floating_point() else value
-            torch.testing.assert_close(state.ema.network.state_dict()[key], mine[key], rtol=1e-4, atol=1e-7, msg=key)
+            torch.testing.assert_close(state.ema.module.state_dict()[key], mine[key], rtol=1e-4, atol=1e-7, msg=key)
 
 
 def test_rmsprop_is_keras_s() -> None:
@@ -455,7 +455,7 @@ def test_augmentation_does_not_leak(leaks: bool, monkeypatch: pytest.MonkeyPatch
     for step in range(250):
         train_step(settings, state, toy_images(16, generator(step, "toy")))
     monkeypatch.undo()
-    images = generate(state.ema.network, sample_z(settings, 64, generator(0, "look")))
+    images = generate(state.ema.module, sample_z(settings, 64, generator(0, "look")))
     (centre, light), (_, real_light) = where_and_how_bright(images), where_and_how_bright(toy_images(64, generator(1)))
     shifted, uneven = centre.std(axis=0).max() > 0.4, light.std() > 0.12
     assert (bool(shifted), bool(uneven)) == (leaks, leaks)

@@ -1,0 +1,39 @@
+"""Exponential moving average of a network's weights, for the GAN and the classifier."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
+def exponential_average(model: nn.Module, decay: float, warm_up: bool = False) -> AveragedModel:
+    """Return an exponential moving average of a network's weights and buffers.
+
+    Call ``update_parameters(model)`` after every optimiser step; ``module`` is the averaged network. Floating-point buffers
+    (BatchNorm's running statistics) are averaged like the weights, because they belong to the averaged weights. Integer
+    buffers are copied. Polyak & Juditsky 1992; Tarvainen & Valpola 2017, arXiv:1703.01780; for GANs Yazici et al. 2019,
+    arXiv:1806.04498.
+
+    Args:
+        decay: share of the average that an update keeps, in [0, 1]; 0 follows the network exactly.
+        warm_up: start from the network as it is, with decay ``min(decay, n / (9 + n))`` at update ``n`` = 1, 2, ..., so
+            that the random weights are soon forgotten. Otherwise the first update copies the network.
+    """
+    average = AveragedModel(model, use_buffers=True)
+    if warm_up:
+        average.n_averaged.fill_(1)  # at 0 the first update copies
+
+    @torch.no_grad()
+    def update(averaged: Tensors, current: Tensors, _count: Tensor | int) -> None:
+        n = int(average.n_averaged)  # on the CPU; reading the copy on the device would wait for the GPU
+        weight = 1 - (min(decay, n / (9 + n)) if warm_up else decay)
+        if averaged[0].is_floating_point():
+            torch._foreach_lerp_(averaged, current, weight)
+        else:
+            torch._foreach_copy_(averaged, current)
+
+    average.multi_avg_fn = update
+    return average
