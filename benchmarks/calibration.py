@@ -20,6 +20,8 @@ from scipy import stats
 
 from balancer.core import progress
 from balancer.core.seeding import derive_seed
+from balancer.metrics.classification import weighted_auroc
+from balancer.metrics.resampling import patient_weights
 from classifier.analysis import statistics
 from classifier.analysis.contrasts import CONFIRMATORY, FACTORIAL
 from classifier.analysis.statistics import ALPHA, Estimate
@@ -114,10 +116,10 @@ def draw(scenario: Scenario, regimes: Iterable[str], k: int, g: int, shift: Mapp
 
 def aurocs(study: Study, resamples: int, seed: int) -> dict[str, Array]:
     """AUROC (1 + resamples, K, G) of each regime, for the same resamples of patients."""
-    weights = statistics.patient_weights(study.y_true, study.patient, resamples, seed)
+    weights = patient_weights(study.y_true, study.patient, resamples, seed)
     found = {}
     for regime, scores in study.scores.items():
-        cells = [[statistics.weighted_auroc(study.y_true, s, weights) for s in row] for row in scores]
+        cells = [[weighted_auroc(study.y_true, s, weights) for s in row] for row in scores]
         found[regime] = np.moveaxis(np.array(cells), -1, 0)
     return found
 

@@ -11,6 +11,7 @@ has moved. The second reads test images; no test label, and no figure from here,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,18 @@ from balancer.audit.properties import OF_PIXELS, Measured, Property, pixel_prope
 from balancer.core.seeding import derive_seed
 from balancer.data.dataset import Dataset
 from balancer.data.folder import CLASSES
+from balancer.metrics.resampling import (
+    FEWER_RESAMPLES as RESAMPLES,
+)
+from balancer.metrics.resampling import (
+    AurocInterval,
+    auroc_interval,
+    patients_per_class,
+    stratified_folds,
+)
 
 Array = np.ndarray
-RESAMPLES = 1000
-CONFIDENCE = 0.95
 FOLDS = 5
-CHUNK = 50  # resamples at a time, which bounds the memory
 
 
 def shortcuts(data: Dataset, measured: Measured, seed: int = 0) -> dict[str, Any]:
@@ -46,7 +53,8 @@ def shortcuts(data: Dataset, measured: Measured, seed: int = 0) -> dict[str, Any
     def ask(mask: Array, y: Array, scores: Array, *names: str) -> dict[str, float | None] | None:
         if np.ptp(scores) == 0:
             return None
-        return clustered_auroc(y[mask], scores[mask], groups[mask], derive_seed(seed, "shortcuts", *names))
+        stream = derive_seed(seed, "shortcuts", *names)
+        return _as_dict(auroc_interval(y[mask], scores[mask], groups[mask], RESAMPLES, stream))
 
     def together(properties: Sequence[Property], values: Array) -> dict[str, Any] | None:
         return _together(properties, values[train], data.labels[train], groups[train], seed)
@@ -83,57 +91,13 @@ def shortcuts(data: Dataset, measured: Measured, seed: int = 0) -> dict[str, Any
     }
 
 
-def clustered_auroc(y_true: Array, y_score: Array, groups: Array, seed: int) -> dict[str, float | None] | None:
-    """AUROC, ties counted half, with a percentile interval that resamples whole groups (RESAMPLES of them).
-
-    Args:
-        y_true: (n,) bool; y_score: (n,); groups: (n,) int, images of one patient alike.
-        seed: of the resampling.
-
-    Returns:
-        ``auroc``, ``low`` and ``high``, these two None where a class has fewer than two groups; None without both classes.
-    """
-    if y_true.all() or not y_true.any():
-        return None
-    order = np.argsort(y_score, kind="stable")
-    y, members = y_true[order], np.unique(groups[order], return_inverse=True)[1]
-    starts = np.flatnonzero(np.r_[True, np.diff(y_score[order]) != 0])
-    n = int(members.max()) + 1
-    estimate = float(_weighted_auroc(np.ones((1, len(y))), y, starts)[0])
-    if min(len(np.unique(members[y])), len(np.unique(members[~y]))) < 2:
-        return {"auroc": estimate, "low": None, "high": None}
-    rng = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(0, RESAMPLES, CHUNK):
-        times = rng.multinomial(n, np.full(n, 1 / n), size=CHUNK).astype(np.float32)
-        drawn.append(_weighted_auroc(times[:, members], y, starts))
-    low, high = np.nanquantile(np.concatenate(drawn), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return {"auroc": estimate, "low": float(low), "high": float(high)}
-
-
-def _weighted_auroc(weights: Array, y: Array, starts: Array) -> Array:
-    """AUROC of each row of ``weights`` (b, n); images in order of score, ``starts`` where a new score begins.
-
-    Not a number where a resample lacks a class.
-    """
-    positive = np.add.reduceat(weights * y, starts, axis=1, dtype=np.float64)
-    negative = np.add.reduceat(weights * ~y, starts, axis=1, dtype=np.float64)
-    below = np.cumsum(negative, axis=1) - negative / 2
-    pairs = positive.sum(axis=1) * negative.sum(axis=1)
-    area: Array = (positive * below).sum(axis=1) / np.where(pairs == 0, np.nan, pairs)
-    return area
-
-
-def _folds(y: Array, patients: Array, seed: int) -> list[tuple[Array, Array]] | None:
-    """Positions to fit on and to score, patients kept together; None where a class has too few of them."""
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    n = min(FOLDS, *(len(np.unique(patients[y == label])) for label in range(len(CLASSES))))
+def _folds(y: Array, patients: Array, seed: int) -> Array | None:
+    """Return the fold (n,) of each image, patients kept together; None where a class has too few patients."""
+    n = min(FOLDS, *patients_per_class(y, patients))
     if n < 2:
         return None
-    split = StratifiedGroupKFold(n, shuffle=True, random_state=derive_seed(seed, "shortcuts", "folds") % 2**32)
-    folds = list(split.split(y, y, patients))
-    return folds if all(len(np.unique(y[fitted])) == len(CLASSES) for fitted, _ in folds) else None
+    fold = stratified_folds(y, patients, n, derive_seed(seed, "shortcuts", "folds"))
+    return fold if all(len(np.unique(y[fold != k])) == len(CLASSES) for k in range(n)) else None
 
 
 def _together(
@@ -144,7 +108,7 @@ def _together(
     The interval takes the fits as given. None where there are too few patients.
     """
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import cross_val_predict
+    from sklearn.model_selection import PredefinedSplit, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
@@ -154,9 +118,15 @@ def _together(
     skewed = np.array([prop.skewed for prop in properties])
     x = np.where(skewed, np.log1p(np.where(skewed, values, 0)), values)
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    score = cross_val_predict(model, x, y, cv=folds, method="decision_function")
-    found = clustered_auroc(y == 1, score, patients, derive_seed(seed, "shortcuts", "together"))
-    return None if found is None else {**found, "folds": len(folds), "properties": [prop.key for prop in properties]}
+    score = cross_val_predict(model, x, y, cv=PredefinedSplit(folds), method="decision_function")
+    found = auroc_interval(y == 1, score, patients, RESAMPLES, derive_seed(seed, "shortcuts", "together"))
+    if found is None:
+        return None
+    return {**asdict(found), "folds": int(folds.max()) + 1, "properties": [prop.key for prop in properties]}
+
+
+def _as_dict(interval: AurocInterval | None) -> dict[str, float | None] | None:
+    return None if interval is None else asdict(interval)
 
 
 def _median(values: Array) -> float | None:

@@ -7,7 +7,7 @@ finds, one trained on the balanced set can find too, and take for the class.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,13 +20,13 @@ from balancer.core.device import exact_float32, memory_format
 from balancer.core.errors import BalancerError
 from balancer.core.seeding import derive_seed, generator
 from balancer.data.sampling import batch_indices
+from balancer.metrics.classification import ordered_pairs
+from balancer.metrics.resampling import RESAMPLES, Groups, even_folds, group_numbers, resample_groups
 from balancer.reporting.numbers import percent
 
 Array = np.ndarray
-Groups = Sequence[str] | Array
 Scorer = Callable[[Array, int], Array]  # which images to train on (mask), the fold -> scores of the others
 
-RESAMPLES = 2000
 BATCH, LR, WEIGHT_DECAY = 64, 3e-3, 1e-2
 SMALLEST_SIDE = 8  # pixels
 # Above 128 px a side a batch holds fewer images, down to 16, since each has more to see.
@@ -165,25 +165,6 @@ def interpretation(result: TwoSample) -> str:
     return f"a classifier ({result.classifier}) tells them apart in {share}: {verdict}"
 
 
-def deal_patients(groups: Groups, folds: int, seed: int) -> Array:
-    """The fold (n,) of each image, a patient's images all in one.
-
-    Patients are dealt in rounds, those with most images first; in each round the fold that holds fewest images
-    gets the largest. So folds differ by at most one patient, and by at most the images of one patient.
-    """
-    _, patient, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
-    rng = np.random.default_rng(derive_seed(seed, "two-sample", "folds"))
-    order = rng.permutation(len(sizes))
-    order = order[np.argsort(-sizes[order], kind="stable")]
-    fold_of_patient, filled = np.zeros(len(sizes), dtype=np.int64), np.zeros(folds, dtype=np.int64)
-    for start in range(0, len(order), folds):
-        dealt = order[start : start + folds]
-        neediest = np.argsort(filled, kind="stable")[: len(dealt)]
-        fold_of_patient[dealt] = neediest
-        filled[neediest] += sizes[dealt]
-    return fold_of_patient[patient]
-
-
 def _cross_validate(
     classifier: str, score: Scorer, labels: Array, groups: Groups, other_groups: Groups | None, seed: int, folds: int
 ) -> TwoSample:
@@ -200,26 +181,22 @@ def _cross_validate(
         raise BalancerError(
             f"expected 2 or more folds and 2 or more patients a fold; got {folds} folds and {patients} patients"
         )
-    fold_real = deal_patients(groups, folds, seed)
+    fold_real = even_folds(groups, folds, derive_seed(seed, "two-sample", "folds"))
     if other_groups is None:  # as many synthetic as real images in each fold, and so in each training part
         fold_fake = np.random.default_rng(derive_seed(seed, "two-sample", "synthetic folds")).permutation(fold_real)
     else:
-        fold_fake = deal_patients(other_groups, folds, derive_seed(seed, "two-sample", "other"))
+        other_seed = derive_seed(seed, "two-sample", "other")
+        fold_fake = even_folds(other_groups, folds, derive_seed(other_seed, "two-sample", "folds"))
     fold = np.concatenate([fold_real, fold_fake])
     scores = np.empty(len(labels))
     for k in range(folds):
         scores[fold == k] = score(fold != k, k)
     if not np.isfinite(scores).all():
         raise BalancerError(f"the {classifier} diverged: {int((~np.isfinite(scores)).sum())} scores are not finite")
-    units = np.concatenate([_numbered(groups), np.arange(n_fake) if other_groups is None else _numbered(other_groups)])
+    of_fake = np.arange(n_fake) if other_groups is None else group_numbers(other_groups)
+    units = np.concatenate([group_numbers(groups), of_fake])
     auroc, low, high = fold_auroc(scores, labels, fold, units, derive_seed(seed, "two-sample", "bootstrap"))
     return TwoSample(classifier, auroc, low, high, n_real, n_fake, folds)
-
-
-def _numbered(groups: Groups) -> Array:
-    """Patients (n,) as numbers."""
-    numbers: Array = np.unique(np.asarray(groups), return_inverse=True)[1]
-    return numbers
 
 
 def fold_auroc(scores: Array, labels: Array, fold: Array, units: Array, seed: int) -> tuple[float, float, float]:
@@ -246,30 +223,18 @@ def fold_auroc(scores: Array, labels: Array, fold: Array, units: Array, seed: in
         seed: of the resamples.
     """
     rng = np.random.default_rng(seed)
-    won, pairs = 0.0, 0
-    won_resampled, pairs_resampled = np.zeros(RESAMPLES), np.zeros(RESAMPLES)
+    ordered, pairs = np.zeros(1 + RESAMPLES), np.zeros(1 + RESAMPLES)  # first the sample itself
     for k in np.unique(fold):
-        real, fake = np.flatnonzero((fold == k) & (labels == 0)), np.flatnonzero((fold == k) & (labels == 1))
-        wins = _wins(scores[real], scores[fake])
-        won, pairs = won + wins.sum(), pairs + wins.size
-        times_real, times_fake = _resample(units[real], rng), _resample(units[fake], rng)
-        won_resampled += ((times_real @ wins) * times_fake).sum(axis=1)
-        pairs_resampled += times_real.sum(axis=1) * times_fake.sum(axis=1)
-    auroc = won / pairs
-    low, high = auroc + 2**0.5 * (np.percentile(won_resampled / pairs_resampled, [2.5, 97.5]) - auroc)
+        inside = np.flatnonzero(fold == k)
+        weights = np.ones((1 + RESAMPLES, len(inside)))
+        for label in (0, 1):
+            of_class = labels[inside] == label
+            weights[1:, of_class] = resample_groups(units[inside][of_class], RESAMPLES, rng)
+        of_fold = ordered_pairs(labels[inside], scores[inside], weights)
+        ordered, pairs = ordered + of_fold[0], pairs + of_fold[1]
+    auroc, resampled = ordered[0] / pairs[0], ordered[1:] / pairs[1:]
+    low, high = auroc + 2**0.5 * (np.percentile(resampled, [2.5, 97.5]) - auroc)
     return float(auroc), float(max(low, 0)), float(min(high, 1))
-
-
-def _wins(real: Array, fake: Array) -> Array:
-    """1 where the synthetic image scores higher than the real one, one half for a tie (n_real, n_fake)."""
-    return np.less.outer(real, fake) + 0.5 * np.equal.outer(real, fake)
-
-
-def _resample(units: Array, rng: np.random.Generator) -> Array:
-    """How often each image is drawn (RESAMPLES, n) when one fewer units are drawn than there are."""
-    unit = np.unique(units, return_inverse=True)[1]
-    m = unit.max() + 1
-    return rng.multinomial(m - 1, np.full(m, 1 / m), size=RESAMPLES)[:, unit].astype(np.float64)
 
 
 class PixelNet(nn.Module):

@@ -10,9 +10,11 @@ import numpy as np
 
 from balancer.core.errors import BalancerError
 from balancer.data.folder import CLASSES
+from balancer.metrics.resampling import CONFIDENCE, RESAMPLES, patient_weights, patients_per_class
 from classifier.analysis import statistics, verdicts
 from classifier.analysis.results import Predictions, main_rows, regimes_in
 from classifier.analysis.statistics import Estimate
+from classifier.evaluation.metrics import weighted_metrics
 from classifier.evaluation.thresholds import with_temperature
 from classifier.training.regimes import GROUPS, REGIMES
 
@@ -110,7 +112,7 @@ def analyse(
     rows: Sequence[Row],
     predictions: Mapping[str, Predictions],
     groups: Sequence[str],
-    resamples: int = 2000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Everything that the trials show, ready for JSON. docs/statistics.md tells the method.
@@ -132,9 +134,9 @@ def analyse(
     rows = [row for row in rows if row["regime"] in REGIMES]
     test = _common_test(rows, predictions)
     patients = [groups[i] for i in test.index]
-    weights = statistics.patient_weights(test.y_true, patients, resamples, seed)
+    weights = patient_weights(test.y_true, patients, resamples, seed)
     resampled = {row["folder"]: resample(predictions[row["folder"]], weights) for row in rows}
-    trials = Trials(rows, resampled, min(statistics.patients_per_class(test.y_true, patients)))
+    trials = Trials(rows, resampled, min(patients_per_class(test.y_true, patients)))
     asked = [(c, e) for c in contrasts(rows) if (e := trials.estimate(c.coefficients)) is not None]
     p_holm = adjusted_p(asked)
     found = [_described(c, e, p_holm.get(c.name), len(p_holm), _references(c, trials, predictions)) for c, e in asked]
@@ -149,7 +151,7 @@ def analyse(
         "trial_seeds": seeds,
         "gan_seeds": len(sets),
         "resamples": resamples,
-        "confidence": statistics.CONFIDENCE,
+        "confidence": CONFIDENCE,
         "margin": verdicts.MARGIN,
         "regimes": regimes,
         "contrasts": found,
@@ -176,7 +178,7 @@ def _common_test(rows: Sequence[Row], predictions: Mapping[str, Predictions]) ->
 def resample(trial: Predictions, weights: Array) -> dict[str, Array]:
     """Every test figure of a trial (b,), under each row of ``weights`` (b, n); NLL, Brier and ECE with its temperature."""
     calibrated = with_temperature(trial.y_score, trial.temperature)
-    return statistics.weighted_metrics(trial.y_true, trial.y_score, calibrated, trial.threshold, weights)
+    return weighted_metrics(trial.y_true, trial.y_score, calibrated, trial.threshold, weights)
 
 
 def contrasts(rows: Sequence[Row]) -> list[Contrast]:

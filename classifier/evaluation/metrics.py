@@ -9,6 +9,14 @@ from __future__ import annotations
 import numpy as np
 from sklearn import metrics
 
+from balancer.metrics.classification import (
+    ECE_BINS,
+    EPSILON,
+    weighted_auroc,
+    weighted_average_precision,
+    weighted_calibration,
+    weighted_decisions,
+)
 from classifier.evaluation.fold_metrics import (
     BinaryMetrics,
     CalibrationMetrics,
@@ -19,7 +27,6 @@ from classifier.evaluation.fold_metrics import (
 from classifier.evaluation.thresholds import with_temperature
 
 Array = np.ndarray
-EPSILON = 1e-7
 CALIBRATION = ("nll", "brier", "ece")
 RANKING = ("auroc", "auprc", *CALIBRATION)
 DECISION = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "precision", "f1")
@@ -46,20 +53,8 @@ def calibration_metrics(y_true: Array, y_score: Array) -> dict[str, float]:
 
 def decision_metrics(y_true: Array, y_score: Array, threshold: float) -> dict[str, float]:
     """Metrics of the decision ``y_score >= threshold``; a ratio with nothing below it is 0."""
-    tn, fp, fn, tp = confusion(y_true, y_score, threshold)
-
-    def ratio(a: int, b: int) -> float:
-        return a / b if b else 0.0
-
-    sensitivity, specificity, precision = ratio(tp, tp + fn), ratio(tn, tn + fp), ratio(tp, tp + fp)
-    return {
-        "accuracy": (tp + tn) / len(y_true),
-        "balanced_accuracy": (sensitivity + specificity) / 2,
-        "sensitivity": sensitivity,
-        "specificity": specificity,
-        "precision": precision,
-        "f1": ratio(2 * tp, 2 * tp + fp + fn),
-    }
+    once = np.ones((1, len(y_true)))
+    return {key: float(value[0]) for key, value in weighted_decisions(y_true, y_score >= threshold, once).items()}
 
 
 def confusion(y_true: Array, y_score: Array, threshold: float) -> tuple[int, int, int, int]:
@@ -78,11 +73,30 @@ def nll(y_true: Array, y_score: Array) -> float:
     return float(-np.mean(np.where(y_true == 1, np.log(p), np.log(1 - p))))
 
 
-def expected_calibration_error(y_true: Array, y_score: Array, bins: int = 15) -> float:
+def expected_calibration_error(y_true: Array, y_score: Array, bins: int = ECE_BINS) -> float:
     """Mean distance of the observed from the stated probability over equal-width bins (Naeini et al. 2015)."""
     which = np.minimum((y_score * bins).astype(int), bins - 1)
     gaps = [abs(float((y_true[which == b] - y_score[which == b]).sum())) for b in np.unique(which)]
     return sum(gaps) / len(y_true)
+
+
+def weighted_metrics(
+    y_true: Array, y_score: Array, calibrated: Array, threshold: float, weights: Array
+) -> dict[str, Array]:
+    """Return the test metrics of :data:`classifier.report.tables.COLUMNS` (b,) under each row of ``weights`` (b, n).
+
+    NLL, Brier score and ECE are of ``calibrated``, the probabilities with the temperature. All else is of ``y_score``.
+    Decisions are ``y_score >= 0.5`` and, with the suffix ``_val_threshold``, ``y_score >= threshold``.
+    """
+    values = {
+        "auroc": weighted_auroc(y_true, y_score, weights),
+        "auprc": weighted_average_precision(y_true, y_score, weights),
+        **weighted_calibration(y_true, calibrated, weights),
+    }
+    for suffix, cut in (("", 0.5), ("_val_threshold", threshold)):
+        decisions = weighted_decisions(y_true, y_score >= cut, weights)
+        values |= {name + suffix: of_name for name, of_name in decisions.items()}
+    return values
 
 
 def evaluate(y_true: Array, y_score: Array, threshold: float, temperature: float) -> BinaryMetrics | MulticlassMetrics:

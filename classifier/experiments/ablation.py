@@ -13,10 +13,10 @@ from balancer.audit.findings import audit, leaks
 from balancer.audit.report import write_audit
 from balancer.core.command import CommandResult
 from balancer.core.run import RunDir, append_jsonl, deferred_signals, read_jsonl, write_json
+from balancer.metrics.resampling import patient_weights
 from classifier import inference
 from classifier.analysis.contrasts import analyse
 from classifier.analysis.results import read_groups, read_predictions
-from classifier.analysis.statistics import patient_weights
 from classifier.experiments.jobs import Workers, run_trials
 from classifier.experiments.study import (
     Study,

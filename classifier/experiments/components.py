@@ -11,6 +11,7 @@ from balancer.core.config import validate
 from balancer.core.device import limit_threads
 from balancer.core.run import RunDir, environment, open_run, request, resumed_or_new, write_json, write_text
 from balancer.core.settings import AblateConfig, ComponentsConfig
+from balancer.metrics.resampling import RESAMPLES, patient_weights, patients_per_class
 from balancer.reporting.document import aligned, csv_text
 from balancer.reporting.numbers import bounds, plural, signed
 from classifier.analysis import statistics
@@ -26,7 +27,6 @@ from classifier.training.regimes import REGIMES
 
 Entry = dict[str, Any]
 FULL = "full"
-RESAMPLES = 2000
 METRICS = (
     "auroc",
     "balanced_accuracy_val_threshold",
@@ -167,9 +167,9 @@ def compare(config: ComponentsConfig, parts: dict[str, Part]) -> list[Entry]:
     predictions, rows = _collected(config, parts)
     first = next(iter(predictions.values()))
     patients = [read_groups(parts[FULL].folder)[i] for i in first.index]
-    weights = statistics.patient_weights(first.y_true, patients, RESAMPLES, config.seed)
+    weights = patient_weights(first.y_true, patients, RESAMPLES, config.seed)
     resampled = {folder: resample(p, weights) for folder, p in predictions.items()}
-    trials = Trials(rows, resampled, min(statistics.patients_per_class(first.y_true, patients)))
+    trials = Trials(rows, resampled, min(patients_per_class(first.y_true, patients)))
     return [_entry(name, trials) for name in dict.fromkeys(row["regime"] for row in rows)]
 
 

@@ -13,7 +13,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from sklearn.model_selection import StratifiedGroupKFold
 
 from balancer.core.command import CommandArgs, CommandResult, dry_run
 from balancer.core.device import describe_device, limit_threads, resolve_device
@@ -34,16 +33,20 @@ from balancer.core.seeding import derive_seed
 from balancer.core.settings import CrossvalidateConfig
 from balancer.data.dataset import DEFAULT_VAL_FRACTION, Dataset, load_dataset
 from balancer.data.split import carve_validation, split_hash
+from balancer.metrics.resampling import (
+    FEWER_RESAMPLES,
+    patient_weights,
+    patients_per_class,
+    stratified_folds,
+)
 from balancer.reporting.document import Section, Table, aligned, csv_text
 from balancer.reporting.numbers import bounds, short
 from classifier.analysis.results import Predictions, lookup, mean_sd, read_predictions
 from classifier.analysis.statistics import (
     crossed_estimate,
     metric_interval,
-    patient_weights,
-    patients_per_class,
-    weighted_metrics,
 )
+from classifier.evaluation.metrics import weighted_metrics
 from classifier.evaluation.thresholds import with_temperature
 from classifier.experiments.jobs import as_one_line
 from classifier.experiments.study import (
@@ -66,7 +69,6 @@ Array = np.ndarray
 Row = dict[str, Any]
 RESULTS = "folds.jsonl"
 UNUSED = "unused"  # the fold that the test set is put into: no code asks for it
-RESAMPLES = 1000
 FIGURES = (
     "auroc",
     "auprc",
@@ -168,12 +170,10 @@ def fold_numbers(data: Dataset, folds: int, seed: int) -> Array:
     """
     pool = np.flatnonzero(data.folds != "test")
     labels, groups = data.labels[pool], np.array([data.groups[i] for i in pool])
-    patients = [len(np.unique(groups[labels == label])) for label in range(len(data.classes))]
+    patients = patients_per_class(labels, groups, len(data.classes))
     number = np.full(len(data.labels), -1)
     if min(patients) >= folds:
-        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=derive_seed(seed, "folds") % 2**32)
-        for k, (_, chosen) in enumerate(splitter.split(labels, labels, groups)):
-            number[pool[chosen]] = k
+        number[pool] = stratified_folds(labels, groups, folds, derive_seed(seed, "folds"))
     held = [len(np.unique(number[pool][labels == label])) for label in range(len(data.classes))]
     if min(patients) < folds or min(held) < folds:
         counted = " and ".join(f"{n} {name}" for n, name in zip(patients, data.classes, strict=True))
@@ -247,7 +247,7 @@ def summarise(rows: Sequence[Row], predictions: Mapping[str, Predictions], folds
     own = [predictions[row["folder"]] for row in rows]
     index, y_true = (np.concatenate([getattr(p, name) for p in own]) for name in ("index", "y_true"))
     groups = [folds.data.groups[i] for i in index]
-    weights = patient_weights(y_true, groups, RESAMPLES, seed=0)
+    weights = patient_weights(y_true, groups, FEWER_RESAMPLES, seed=0)
     fewest = min(patients_per_class(y_true, groups))
     pooled = pool(own, weights)
     regime: Regime = folds.turns[0].regimes[0]

@@ -18,6 +18,7 @@ import numpy as np
 from balancer.core.command import CommandResult
 from balancer.core.errors import BalancerError
 from balancer.core.run import write_json, write_text
+from balancer.metrics.resampling import RESAMPLES, patient_weights, patients_per_class
 from balancer.reporting.document import Section, Table, aligned, csv_text
 from balancer.reporting.numbers import bounds, short, signed
 from classifier.analysis.contrasts import resample
@@ -25,16 +26,13 @@ from classifier.analysis.results import Arm, Finished, Member, mean_sd, output_f
 from classifier.analysis.statistics import (
     crossed_estimate,
     metric_interval,
-    patient_weights,
-    patients_per_class,
-    weighted_metrics,
 )
+from classifier.evaluation.metrics import weighted_metrics
 from classifier.evaluation.thresholds import Choice, fit_temperature, threshold_rule, with_temperature
 from classifier.report.page import Page, render_markdown
 from classifier.report.tables import cell, column
 
 Array = np.ndarray
-RESAMPLES = 2000
 ALL = "all together"
 SHOWN = (
     "auroc",

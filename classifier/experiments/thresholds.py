@@ -16,11 +16,13 @@ from matplotlib.lines import Line2D
 
 from balancer.core.command import CommandResult
 from balancer.core.run import atomic_file, write_json, write_text
+from balancer.metrics.classification import threshold_sweep
+from balancer.metrics.resampling import CURVE_RESAMPLES, RESAMPLES, patient_weights, patients_per_class
 from balancer.reporting.document import Section, Table, aligned, csv_text
 from balancer.reporting.numbers import bounds, short, signed
 from balancer.reporting.plots import BLUE, GREY, PALETTE, png, subplots, svg
 from classifier.analysis.results import FOLDS, Arm, Finished, Member, Predictions, mean_sd, output_folder, read_runs
-from classifier.analysis.statistics import crossed_estimate, patient_weights, patients_per_class, share_interval
+from classifier.analysis.statistics import crossed_estimate, share_interval
 from classifier.evaluation.thresholds import Choice, threshold_rule, with_temperature
 from classifier.report.axes import annotate, fix_ticks
 from classifier.report.page import Page, render_markdown
@@ -30,8 +32,6 @@ Array = np.ndarray
 RULES = ("half", "balanced_accuracy", "f1", "sensitivity=0.95", "specificity=0.95", "cost=5")
 GRID = np.arange(5, 96) / 100
 METRICS = {"balanced_accuracy": "balanced accuracy", "sensitivity": "sensitivity", "specificity": "specificity"}
-SWEEP_RESAMPLES = 200  # a standard error needs no more
-RESAMPLES = 2000
 MARKERS = "os^vDP*X"
 WARNING = (
     "The test curves show what a threshold would have given. No threshold may be taken from them, and no rule may be picked by its "
@@ -99,7 +99,7 @@ def study(finished: Finished, rules: Mapping[str, Choice]) -> dict[str, Any]:
 def _arm(arm: Arm, finished: Finished, rules: Mapping[str, Choice]) -> dict[str, Any]:
     cells = arm.cells()
     swept = {
-        fold: decisions(_shown(cells, fold), [[GRID] * len(c) for c in cells], finished.groups(fold), SWEEP_RESAMPLES)
+        fold: decisions(_shown(cells, fold), [[GRID] * len(c) for c in cells], finished.groups(fold), CURVE_RESAMPLES)
         for fold in FOLDS
     }
     best = swept["test"].values["balanced_accuracy"][0].argmax(axis=2)  # of each trial
@@ -163,22 +163,12 @@ def decisions(
     y_true = trials[0][0].y_true
     weights = patient_weights(y_true, groups, resamples, seed=0)
     pairs = [
-        [_weighted(p, t, weights) for p, t in zip(of_seed, thresholds, strict=True)]
+        [threshold_sweep(y_true, p.y_score, t, weights) for p, t in zip(of_seed, thresholds, strict=True)]
         for of_seed, thresholds in zip(trials, at, strict=True)
     ]
     sensitivity, specificity = (np.stack([np.stack([p[i] for p in c], 1) for c in pairs], 1) for i in (0, 1))
     values = dict(zip(METRICS, ((sensitivity + specificity) / 2, sensitivity, specificity), strict=True))
     return Decisions(values, min(patients_per_class(y_true, groups)))
-
-
-def _weighted(trial: Predictions, at: Array, weights: Array) -> tuple[Array, Array]:
-    """Sensitivity and specificity (b, T) of ``y_score >= at`` under each row of ``weights`` (b, n)."""
-    called = (trial.y_score[:, None] >= at).astype(float)
-    shares = []
-    for label in (1, 0):
-        mine = trial.y_true == label
-        shares.append(weights[:, mine] @ called[mine] / weights[:, mine].sum(axis=1, keepdims=True))
-    return shares[0], 1 - shares[1]
 
 
 def _curve(found: Decisions, metric: str) -> dict[str, list[float | None]]:

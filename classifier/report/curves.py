@@ -15,9 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from scipy.stats import binomtest
 
+from balancer.metrics.classification import precision_at, roc_at
+from balancer.metrics.resampling import CURVE_RESAMPLES, patient_weights, patients_per_class
 from balancer.reporting.numbers import short
 from classifier.analysis.results import Predictions, regimes_in, values
-from classifier.analysis.statistics import crossed_estimate, patient_weights, patients_per_class
+from classifier.analysis.statistics import crossed_estimate
 from classifier.evaluation.thresholds import with_temperature
 from classifier.report import axes as panels
 from classifier.report.axes import COLOURS
@@ -25,49 +27,10 @@ from classifier.training.regimes import REGIMES
 
 Array = np.ndarray
 Row = dict[str, Any]
-Curve = Callable[[Array, Array, Array], Array]
+Curve = Callable[[Array, Array, Array, Array], Array]  # of the grid, y_true, y_score and weights
 GRID = np.linspace(0.005, 0.995, 100)  # of 1 - specificity, or of recall; the corners are the same for every classifier
-RESAMPLES = 200  # a standard error needs no more
 BINS = 10
 TICKS = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
-
-
-def roc_points(y_true: Array, y_score: Array, weights: Array) -> Array:
-    """Sensitivity on :data:`GRID` of 1 - specificity, straight between operating points, under each row of ``weights``.
-
-    Args:
-        y_true: (n,) in {0, 1}.
-        y_score: (n,).
-        weights: (b, n), at least 0.
-
-    Returns:
-        (b, len(GRID)) in [0, 1].
-    """
-    false, true = _passed(y_true, y_score, weights)
-    return np.stack([np.interp(GRID, f, t) for f, t in zip(false, true, strict=True)])
-
-
-def precision_points(y_true: Array, y_score: Array, weights: Array) -> Array:
-    """Precision at the highest threshold that reaches each recall of :data:`GRID`, not interpolated: the area below is the
-    average precision. Arguments and shape as :func:`roc_points`."""
-    false, true = _passed(y_true, y_score, weights)
-    negatives, positives = weights[:, y_true == 0].sum(axis=1), weights[:, y_true == 1].sum(axis=1)
-    found = []
-    for f, t, n, p in zip(false, true, negatives, positives, strict=True):
-        first = np.searchsorted(t, GRID)
-        found.append(t[first] * p / (t[first] * p + f[first] * n))
-    return np.stack(found)
-
-
-def _passed(y_true: Array, y_score: Array, weights: Array) -> tuple[Array, Array]:
-    """Shares of the negatives and of the positives that pass each threshold, from none to all: two (b, thresholds + 1)."""
-    order = np.argsort(-y_score, kind="stable")
-    ends = np.flatnonzero(np.append(np.diff(y_score[order]) != 0, True))  # equal scores pass together
-    shares = []
-    for label in (0, 1):
-        passed = np.cumsum(weights[:, order] * (y_true[order] == label), axis=1)[:, ends]
-        shares.append(np.concatenate([np.zeros((len(weights), 1)), passed / passed[:, -1:]], axis=1))
-    return shares[0], shares[1]
 
 
 @dataclass(frozen=True)
@@ -92,8 +55,10 @@ def band(trials: Sequence[Sequence[Predictions]], groups: Sequence[str], curve: 
         groups: patient of each test image.
     """
     y_true = trials[0][0].y_true
-    weights = patient_weights(y_true, groups, RESAMPLES, seed=0)
-    curves = np.stack([np.stack([curve(y_true, p.y_score, weights) for p in of_seed], 1) for of_seed in trials], 1)
+    weights = patient_weights(y_true, groups, CURVE_RESAMPLES, seed=0)
+    curves = np.stack(
+        [np.stack([curve(GRID, y_true, p.y_score, weights) for p in of_seed], 1) for of_seed in trials], 1
+    )
     fewest = min(patients_per_class(y_true, groups))
     points = [crossed_estimate(curves[..., i], fewest) for i in range(len(GRID))]
     low, high = np.clip([(e.low, e.high) for e in points], 0, 1).T
@@ -111,7 +76,7 @@ def cells(rows: list[Row], regime: str, predictions: dict[str, Predictions]) -> 
 
 def roc(rows: list[Row], predictions: dict[str, Predictions], groups: Sequence[str]) -> Figure:
     """Test ROC of each regime: mean curve, band, a thin line per trial, and the reference's mean dashed."""
-    figure, shown = _with_bands(rows, predictions, groups, roc_points, "auroc", "AUROC")
+    figure, shown = _with_bands(rows, predictions, groups, roc_at, "auroc", "AUROC")
     for panel in shown.values():
         panel.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.7, linestyle=":")
         panel.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
@@ -121,7 +86,7 @@ def roc(rows: list[Row], predictions: dict[str, Predictions], groups: Sequence[s
 
 def precision_recall(rows: list[Row], predictions: dict[str, Predictions], groups: Sequence[str]) -> Figure:
     """Precision against recall on test, drawn as :func:`roc`; dotted: what a blind classifier has."""
-    figure, shown = _with_bands(rows, predictions, groups, precision_points, "auprc", "AUPRC")
+    figure, shown = _with_bands(rows, predictions, groups, precision_at, "auprc", "AUPRC")
     share = float(next(iter(predictions.values())).y_true.mean())
     for panel in shown.values():
         panel.axhline(share, color="#bbbbbb", linewidth=0.7, linestyle=":")

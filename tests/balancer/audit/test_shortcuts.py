@@ -4,15 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from scipy.ndimage import laplace
-from sklearn.metrics import roc_auc_score
 
 from balancer.audit import properties
 from balancer.audit.properties import BLACK, OF_PIXELS, measure, pixel_properties
-from balancer.audit.shortcuts import _folds, _weighted_auroc, clustered_auroc, shortcuts
+from balancer.audit.shortcuts import _folds, shortcuts
 from balancer.core.errors import BalancerError
 from balancer.core.settings import DataConfig
 from balancer.data.dataset import Dataset, load_dataset
@@ -107,58 +104,6 @@ def test_an_archive_is_measured_on_its_working_images(tmp_path: Path) -> None:
     assert all(r["working"] is None for r in found["properties"]), "the same twice"
 
 
-SCORES = st.lists(st.tuples(st.integers(0, 4), st.booleans(), st.integers(0, 3)), min_size=2, max_size=40)
-
-
-@given(SCORES)
-def test_auroc_is_scikit_learns_ties_and_weights_included(images: list[tuple[int, bool, int]]) -> None:
-    score, y, weight = (np.array(column) for column in zip(*images, strict=True))
-    if 0 < y.sum() < len(y):
-        found = clustered_auroc(y, score, np.arange(len(y)), seed=0)
-        assert found is not None
-        assert found["auroc"] == pytest.approx(roc_auc_score(y, score))
-    else:
-        assert clustered_auroc(y, score, np.arange(len(y)), seed=0) is None
-    order = np.argsort(score, kind="stable")
-    starts = np.flatnonzero(np.r_[True, np.diff(score[order]) != 0])
-    weighted = _weighted_auroc(weight[None, order].astype(np.float32), y[order], starts)[0]
-    if (weight[y] > 0).any() and (weight[~y] > 0).any():
-        assert weighted == pytest.approx(roc_auc_score(y, score, sample_weight=weight))
-    else:
-        assert np.isnan(weighted)
-
-
-def test_copies_of_a_patients_images_add_no_certainty() -> None:
-    """Each image five times: the same interval if they are known to be one patient's, a narrower one if not."""
-    y = np.arange(60) % 3 == 0
-    score = RNG.normal(size=60) + y
-    once = clustered_auroc(y, score, np.arange(60), seed=1)
-    grouped = clustered_auroc(np.repeat(y, 5), np.repeat(score, 5), np.repeat(np.arange(60), 5), seed=1)
-    ignored = clustered_auroc(np.repeat(y, 5), np.repeat(score, 5), np.arange(300), seed=1)
-    assert once is not None
-    assert grouped == pytest.approx(once)
-    assert ignored is not None
-    assert ignored["high"] - ignored["low"] < 0.6 * (once["high"] - once["low"])
-
-
-def test_the_interval_covers_as_often_as_it_says() -> None:
-    """100 samples of 80 images; the truth is Phi(1 / sqrt(2))."""
-    truth, inside = 0.7602, 0
-    for seed in range(100):
-        rng = np.random.default_rng(seed)
-        y = np.arange(80) % 2 == 0
-        found = clustered_auroc(y, rng.normal(size=80) + y, np.arange(80), seed)
-        assert found is not None
-        inside += found["low"] <= truth <= found["high"]
-    assert 0.90 <= inside / 100 <= 0.99
-
-
-def test_one_patient_in_a_class_gives_no_interval() -> None:
-    y = np.array([True, True, False, False])
-    found = clustered_auroc(y, np.arange(4), np.array([7, 7, 1, 2]), seed=0)
-    assert found == {"auroc": 0.0, "low": None, "high": None}
-
-
 def frame(file: Path, grey: int) -> None:
     """Give an image a frame of that grey."""
     pixels = np.array(Image.open(file))
@@ -217,16 +162,6 @@ def test_the_same_seed_gives_the_same_figures(chest_folder: Path) -> None:
     measured = measure(data)
     assert shortcuts(data, measured, 3) == shortcuts(data, measured, 3)
     assert shortcuts(data, measured, 3) != shortcuts(data, measured, 4)
-
-
-def test_no_fit_sees_a_patient_that_it_scores() -> None:
-    y, patients = np.arange(90) % 30 // 20, np.arange(90) % 30
-    folds = _folds(y, patients, seed=0)
-    assert folds is not None
-    assert sorted(np.concatenate([scored for _, scored in folds]).tolist()) == list(range(90))
-    for fitted, scored in folds:
-        assert not set(patients[fitted]) & set(patients[scored])
-        assert set(y[fitted]) == {0, 1}
 
 
 @pytest.mark.parametrize("patients", [[0, 0, 1, 2], [0, 1, 2, 2]])

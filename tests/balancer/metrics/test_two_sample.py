@@ -18,9 +18,9 @@ from balancer.core.errors import BalancerError
 from balancer.core.settings import DataConfig
 from balancer.data.dataset import load_dataset
 from balancer.metrics import two_sample
+from balancer.metrics.resampling import even_folds
 from balancer.metrics.two_sample import (
     TwoSample,
-    deal_patients,
     fold_auroc,
     interpretation,
     logistic_two_sample,
@@ -58,26 +58,6 @@ def blur(images: np.ndarray) -> np.ndarray:
 
 
 # ---- folds
-
-
-@given(
-    sizes=st.lists(st.integers(1, 12), min_size=4, max_size=30),
-    folds=st.integers(2, 6),
-    seed=st.integers(0, 10_000),
-)
-def test_folds_keep_patients_whole_and_are_balanced(sizes: list[int], folds: int, seed: int) -> None:
-    groups = np.repeat([f"p{i}" for i in range(len(sizes))], sizes)
-    shuffled = np.random.default_rng(seed).permutation(groups)
-    fold = deal_patients(shuffled, folds, seed)
-    assert fold.shape == groups.shape
-    of_patient = {p: set(fold[shuffled == p].tolist()) for p in set(groups)}
-    assert all(len(f) == 1 for f in of_patient.values())
-    patients = np.bincount([f.pop() for f in of_patient.values()], minlength=folds)
-    images = np.bincount(fold, minlength=folds)
-    assert len(images) == folds
-    assert np.ptp(patients) <= 1
-    assert np.ptp(images) <= max(sizes)
-    assert (deal_patients(shuffled, folds, seed) == fold).all()
 
 
 @given(
@@ -119,17 +99,6 @@ def test_no_patient_is_on_both_sides_of_a_control(sizes: list[int], folds: int, 
 
     two_sample._cross_validate("none", score, np.repeat([0, 1], n), groups, others, seed, folds)
     assert sorted(scored) == list(range(2 * n))
-
-
-def test_folds_are_far_more_even_than_their_bound() -> None:
-    """The neediest fold is served first in each round; in a fixed order the first would get 15 images more than the last."""
-    sizes = np.arange(1, 21)
-    assert np.ptp(np.bincount(deal_patients(np.repeat(sizes, sizes), 4, 0))) <= 3
-
-
-def test_seeds_deal_differently() -> None:
-    groups = np.arange(40)
-    assert (deal_patients(groups, 5, 0) != deal_patients(groups, 5, 1)).any()
 
 
 # ---- AUROC and interval
@@ -182,7 +151,7 @@ def test_coverage_with_fixed_scores_and_clustered_patients(shift: float) -> None
         rng = np.random.default_rng(seed)
         real = 0.9**0.5 * rng.normal(size=20)[patients] + 0.1**0.5 * rng.normal(size=80)
         scores = np.concatenate([real, rng.normal(size=80) + shift])
-        fold_real = deal_patients(patients, 5, seed)
+        fold_real = even_folds(patients, 5, seed)
         fold = np.concatenate([fold_real, rng.permutation(fold_real)])
         for units, hits in ((np.concatenate([patients, np.arange(80)]), covered), (np.tile(np.arange(80), 2), blind)):
             low, high = narrowed(*fold_auroc(scores, labels, fold, units, seed))

@@ -15,6 +15,8 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from balancer.core.errors import BalancerError
+from balancer.metrics.classification import weighted_auroc
+from balancer.metrics.resampling import patient_weights
 from classifier.analysis import contrasts as analysis
 from classifier.analysis import statistics, verdicts
 from classifier.analysis.contrasts import analyse
@@ -142,10 +144,10 @@ def test_families(eight: tuple[Fake, dict[str, Any]]) -> None:
 
 def estimated(fake: Fake, name: str, resamples: int = 150) -> Estimate:
     """A contrast put together by hand from the predictions."""
-    weights = statistics.patient_weights(fake.y_true, fake.groups[10:], resamples, 0)
+    weights = patient_weights(fake.y_true, fake.groups[10:], resamples, 0)
     seeds = sorted({r["trial_seed"] for r in fake.rows})
     left, right = (
-        np.array([[statistics.weighted_auroc(t.y_true, t.y_score, weights) for t in fake.of(arm, k)] for k in seeds])
+        np.array([[weighted_auroc(t.y_true, t.y_score, weights) for t in fake.of(arm, k)] for k in seeds])
         for arm in name.split(" - ")
     )
     return statistics.crossed_estimate(np.moveaxis(left - right, -1, 0), 15)

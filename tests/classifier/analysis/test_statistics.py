@@ -10,28 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from sklearn import metrics
 
-from balancer.core.errors import BalancerError
+from balancer.metrics.classification import weighted_auroc
+from balancer.metrics.resampling import patient_weights
 from classifier.analysis import statistics
 from classifier.analysis.statistics import Estimate, crossed_estimate
-from classifier.evaluation.metrics import evaluate
-from classifier.evaluation.thresholds import with_temperature
 
 Array = np.ndarray
 # Few levels, so that ties are common.
 SCORES = st.lists(st.integers(0, 6).map(lambda v: v / 7), min_size=6, max_size=25)
-
-
-def sample(n: int = 60, seed: int = 0) -> tuple[Array, Array, Array]:
-    """Labels, probabilities, and whole numbers (5, n) as weights."""
-    rng = np.random.default_rng(seed)
-    y_true = (np.arange(n) % 3 > 0).astype(int)
-    y_score = np.round(1 / (1 + np.exp(-rng.normal(y_true - 0.5, 1))), 2)
-    return y_true, y_score, rng.integers(0, 4, (5, n)).astype(float)
 
 
 def clustered(sizes: tuple[tuple[int, ...], tuple[int, ...]], seed: int) -> tuple[Array, Array, Array]:
@@ -44,88 +34,6 @@ def clustered(sizes: tuple[tuple[int, ...], tuple[int, ...]], seed: int) -> tupl
             scores += list(1.2 * label + rng.normal() + rng.normal(size=size))
             number += 1
     return np.array(labels), np.array(patients), np.array(scores)
-
-
-@settings(max_examples=30)
-@given(SCORES, st.integers(0, 999))
-def test_weighted_auroc_and_average_precision_are_sklearns(scores: list[float], seed: int) -> None:
-    rng, y_score = np.random.default_rng(seed), np.array(scores)
-    y_true = np.arange(len(scores)) % 2
-    weights = rng.integers(0, 3, (4, len(scores))) + rng.random((4, 1))
-    for weighted, of_sklearn in (
-        (statistics.weighted_auroc, metrics.roc_auc_score),
-        (statistics.weighted_average_precision, metrics.average_precision_score),
-    ):
-        expected = [of_sklearn(y_true, y_score, sample_weight=w) for w in weights]
-        assert weighted(y_true, y_score, weights) == pytest.approx(expected, abs=1e-12)
-
-
-def test_many_resamples_are_as_good_as_few() -> None:
-    """Work is done in chunks of resamples."""
-    y_true, y_score, counts = sample()
-    many = np.tile(counts, (300, 1))
-    for weighted in (statistics.weighted_auroc, statistics.weighted_average_precision):
-        assert weighted(y_true, y_score, many) == pytest.approx(np.tile(weighted(y_true, y_score, counts), 300))
-
-
-@pytest.mark.parametrize("temperature", [1.0, 2.5])
-def test_an_image_that_counts_thrice_is_three_images(temperature: float) -> None:
-    y_true, y_score, counts = sample()
-    found = statistics.weighted_metrics(
-        y_true, y_score, with_temperature(y_score, temperature), 0.37, np.vstack([np.ones(len(y_true)), counts])
-    )
-    for row, times in enumerate([np.ones(len(y_true), int), *counts.astype(int)]):
-        expected = evaluate(np.repeat(y_true, times), np.repeat(y_score, times), 0.37, temperature).to_json()
-        for key, values in found.items():
-            name = key.removesuffix("_val_threshold")
-            place = expected["at_threshold" if key != name else "at_half"]
-            assert isinstance(place, dict)
-            assert values[row] == pytest.approx(expected[key] if key in expected else place[name], abs=1e-9), key
-
-
-def test_a_ratio_with_nothing_below_it_is_zero() -> None:
-    y_true, y_score = np.array([0, 0, 1, 1]), np.array([0.1, 0.2, 0.3, 0.4])
-    found = statistics.weighted_metrics(y_true, y_score, y_score, 0.05, np.ones((1, 4)))
-    assert (found["precision"][0], found["f1"][0], found["precision_val_threshold"][0]) == (0, 0, 0.5)
-
-
-# Resamples of patients
-
-
-def test_resamples_keep_patients_whole_and_classes_in_size() -> None:
-    y_true = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 0, 1, 0])
-    groups = ["a", "a", "b", "c", "d", "d", "d", "e", "f", "g", "g", "h"]  # g has both classes and is alone in that
-    weights = statistics.patient_weights(y_true, groups, 500, 1)
-    assert weights.shape == (501, 12)
-    assert (weights[0] == 1).all()
-    for name in set(groups):
-        of_patient = weights[:, [i for i, g in enumerate(groups) if g == name]]
-        assert (of_patient == of_patient[:, :1]).all()
-    assert (weights[:, [9, 10]] == 1).all()
-    patients_of = ([0, 2, 3, 11], [4, 7, 8])  # one image of each
-    for images in patients_of:
-        assert weights[:, images].sum(axis=1) == pytest.approx(np.full(501, len(images)))
-    assert weights[1:].mean(axis=0) == pytest.approx(np.ones(12), abs=0.2)
-    assert (weights == statistics.patient_weights(y_true, groups, 500, 1)).all()
-    assert (weights != statistics.patient_weights(y_true, groups, 500, 2)).any()
-
-
-def test_few_patients_bias_no_variance() -> None:
-    """A plain bootstrap of m patients gives (m - 1) / m of the squared standard error of their mean."""
-    values = np.array([1.0, 2, 4, 9])
-    weights = statistics.patient_weights(np.array([1, 1, 1, 1, 0, 0]), list("abcdef"), 40_000, 0)[1:]
-    means = (weights[:, :4] @ values) / weights[:, :4].sum(axis=1)
-    assert means.std() == pytest.approx(stats.sem(values), rel=0.02)
-
-
-@pytest.mark.parametrize(("y_true", "groups"), [([0, 0, 1, 1], "abcc"), ([0, 0, 1, 1], "aacd"), ([1, 1], "ab")])
-def test_one_patient_of_a_class_is_too_few(y_true: list[int], groups: str) -> None:
-    with pytest.raises(BalancerError, match=r"patient\(s\) of class 0 and .* two or more"):
-        statistics.patient_weights(np.array(y_true), list(groups), 10, 0)
-
-
-def test_patients_are_counted_by_class() -> None:
-    assert statistics.patients_per_class(np.array([0, 0, 1, 1, 1]), list("aabca")) == (1, 3)
 
 
 def obuchowski(y_true: Array, patients: Array, scores: Array) -> float:
@@ -144,11 +52,11 @@ def obuchowski(y_true: Array, patients: Array, scores: Array) -> float:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_resampled_auroc_varies_as_that_of_clustered_images_does(seed: int) -> None:
     y_true, patients, scores = clustered(((1,) * 60 + (2,) * 20 + (5,) * 4, (1,) * 50 + (4,) * 20 + (9,) * 3), seed)
-    weights = statistics.patient_weights(y_true, patients, 4000, 0)
-    found = statistics.weighted_auroc(y_true, scores, weights)
+    weights = patient_weights(y_true, patients, 4000, 0)
+    found = weighted_auroc(y_true, scores, weights)
     assert found[1:].var() == pytest.approx(obuchowski(y_true, patients, scores), rel=0.1)
-    alone = statistics.patient_weights(y_true, np.arange(len(y_true)), 4000, 0)
-    as_images = statistics.weighted_auroc(y_true, scores, alone)
+    alone = patient_weights(y_true, np.arange(len(y_true)), 4000, 0)
+    as_images = weighted_auroc(y_true, scores, alone)
     assert as_images[1:].std() == pytest.approx(statistics.delong(y_true, scores, np.zeros(len(scores)))[1], rel=0.06)
     assert found.std() > 1.1 * as_images.std()
 
@@ -240,7 +148,7 @@ def test_each_variance_is_counted_once(sds: tuple[float, ...]) -> None:
     for number in range(studies):
         shapes = ((n, 1, 1), (1, k, 1), (1, 1, g), (n, k, 1), (n, 1, g), (1, k, g), (n, k, g))
         values = sum(s * rng.normal(size=shape) for s, shape in zip(sds, shapes, strict=True))
-        weights = statistics.patient_weights(y_true, groups, 60, number)[:, :n] / n
+        weights = patient_weights(y_true, groups, 60, number)[:, :n] / n
         found.append(crossed_estimate(np.einsum("bn,nkg->bkg", weights, values), n).se ** 2)
     once = {
         "patient": n,
@@ -350,8 +258,10 @@ def test_delong_is_its_definition(scores: list[float], seed: int) -> None:
 
 @pytest.mark.skipif(shutil.which("Rscript") is None, reason="R is not installed")
 def test_delong_is_that_of_proc(tmp_path: Path) -> None:
-    y_true, left, _ = sample(80)
-    right = sample(80, seed=5)[1]
+    y_true = (np.arange(80) % 3 > 0).astype(int)
+    left, right = (
+        np.round(1 / (1 + np.exp(-np.random.default_rng(seed).normal(y_true - 0.5, 1))), 2) for seed in (0, 5)
+    )
     program = f"""
         if (!requireNamespace("pROC", quietly = TRUE)) quit(status = 3)
         y <- c({",".join(map(str, y_true))}); a <- c({",".join(map(str, left))}); b <- c({",".join(map(str, right))})

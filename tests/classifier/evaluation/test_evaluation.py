@@ -19,7 +19,9 @@ from classifier.evaluation.metrics import (
     expected_calibration_error,
     nll,
     ranking_metrics,
+    weighted_metrics,
 )
+from classifier.evaluation.thresholds import with_temperature
 
 Array = np.ndarray
 
@@ -164,3 +166,21 @@ def test_scores_that_a_temperature_would_tie_keep_their_order() -> None:
     """Validation that is told apart perfectly asks for the lowest temperature, at which .999 and .9999 both become 1."""
     y_true, y_score = np.array([0, 0, 1]), np.array([0.1, 0.999, 0.9999])
     assert evaluate(y_true, y_score, 0.5, 0.05).auroc == 1
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_an_image_that_counts_thrice_is_three_images(temperature: float) -> None:
+    rng = np.random.default_rng(0)
+    y_true = (np.arange(60) % 3 > 0).astype(int)
+    y_score = np.round(1 / (1 + np.exp(-rng.normal(y_true - 0.5, 1))), 2)
+    counts = rng.integers(0, 4, (5, 60)).astype(float)
+    found = weighted_metrics(
+        y_true, y_score, with_temperature(y_score, temperature), 0.37, np.vstack([np.ones(len(y_true)), counts])
+    )
+    for row, times in enumerate([np.ones(len(y_true), int), *counts.astype(int)]):
+        expected = evaluate(np.repeat(y_true, times), np.repeat(y_score, times), 0.37, temperature).to_json()
+        for key, values in found.items():
+            name = key.removesuffix("_val_threshold")
+            place = expected["at_threshold" if key != name else "at_half"]
+            assert isinstance(place, dict)
+            assert values[row] == pytest.approx(expected[key] if key in expected else place[name], abs=1e-9), key

@@ -22,6 +22,7 @@ from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
 from balancer.data.dataset import Dataset
+from balancer.metrics.classification import roc_at
 from balancer.reporting.numbers import bounds, signed
 from balancer.reporting.plots import png, svg
 from classifier.analysis.contrasts import analyse
@@ -52,7 +53,7 @@ def draw(run: Path, data: Dataset, regimes: list[str], seeds: int, **more: Any) 
     analysis = analyse(rows, predictions, data.groups, resamples=40)
     failures = find_failures(main_rows(rows), predictions, data)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(curves, "RESAMPLES", 20)
+        patch.setattr(curves, "CURVE_RESAMPLES", 20)
         made = figures.draw_all(rows, analysis, predictions, data, failures)
     return Drawn(rows, analysis, predictions, data, made)
 
@@ -249,37 +250,12 @@ LABELS = st.integers(0, 2**31).map(
 )
 
 
-@settings(max_examples=10, deadline=None)
-@given(LABELS, st.integers(1, 12))
-def test_weights_count_images(labels: tuple[np.ndarray, np.random.Generator], levels: int) -> None:
-    """A weight of w is the same as the image w times, in every curve, ties or not."""
-    y_true, rng = labels
-    y_score, weights = rng.integers(0, levels + 1, 16) / levels, rng.integers(0, 3, 16)
-    weights[[np.flatnonzero(y_true == 0)[0], np.flatnonzero(y_true == 1)[0]]] = 1
-    repeated = np.repeat(y_true, weights), np.repeat(y_score, weights)
-    ones = np.ones((1, weights.sum()))
-    for curve in (curves.roc_points, curves.precision_points):
-        np.testing.assert_allclose(curve(y_true, y_score, weights[None].astype(float)), curve(*repeated, ones))
-
-
-@settings(max_examples=30, deadline=None)
-@given(LABELS, st.integers(1, 12))
-def test_curves_agree_with_scikit_learn(labels: tuple[np.ndarray, np.random.Generator], levels: int) -> None:
-    y_true, rng = labels
-    y_score, ones = rng.integers(0, levels + 1, 16) / levels, np.ones((1, 16))
-    fpr, tpr, _ = metrics.roc_curve(y_true, y_score, drop_intermediate=False)
-    np.testing.assert_allclose(curves.roc_points(y_true, y_score, ones)[0], np.interp(curves.GRID, fpr, tpr))
-    precision, recall, _ = metrics.precision_recall_curve(y_true, y_score)
-    reached = [precision[np.flatnonzero(recall >= r)[-1]] for r in curves.GRID]
-    np.testing.assert_allclose(curves.precision_points(y_true, y_score, ones)[0], reached)
-
-
 def test_the_mean_roc_encloses_the_mean_auroc(four: Drawn) -> None:
     groups = [four.data.groups[i] for i in four.data.indices("test")]
     for name in ("baseline", "gan"):
         trials = curves.cells(main_rows(four.rows), name, four.predictions)
         assert (len(trials), len(trials[0])) == (2, 3 if name == "gan" else 1)
-        band = curves.band(trials, groups, curves.roc_points)
+        band = curves.band(trials, groups, roc_at)
         mean = np.mean(list(values(main_rows(four.rows), name, tables.AUROC).values()))
         assert np.trapezoid(band.mean, curves.GRID) + 0.005 == pytest.approx(mean, abs=0.01)
         assert ((band.low >= 0) & (band.low <= band.mean) & (band.mean <= band.high) & (band.high <= 1)).all()
@@ -292,7 +268,7 @@ def test_the_band_has_the_standard_error_of_a_share() -> None:
     y_true = np.repeat([0, 1], [400, 400])
     y_score = np.concatenate([rng.random(400) < 0.1, rng.random(400) < 0.7]).astype(float)
     trial = Predictions(y_true, y_score, 0.5, 1.0, np.arange(800))
-    band = curves.band([[trial]], [str(i) for i in range(800)], curves.roc_points)
+    band = curves.band([[trial]], [str(i) for i in range(800)], roc_at)
     fpr, tpr = y_score[:400].mean(), y_score[400:].mean()
     at = int(
         np.argmin(abs(curves.GRID - 0.5))

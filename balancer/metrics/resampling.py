@@ -1,0 +1,147 @@
+"""Resamples of patients, folds of patients, and the intervals that come from them: images of one patient stay together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from balancer.core.errors import BalancerError
+from balancer.core.seeding import derive_seed
+from balancer.metrics.classification import weighted_auroc
+
+Array = np.ndarray
+Groups = Sequence[str] | Array  # the patient of each image
+
+# Published figures rest on these numbers: another number draws other resamples.
+RESAMPLES = 2000  # for an interval
+FEWER_RESAMPLES = 1000  # for the intervals of an audit and of a cross-validation
+CURVE_RESAMPLES = 200  # for the standard error at each point of a curve
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class AurocInterval:
+    """An AUROC with its 95 % interval; ``low`` and ``high`` are None where a class has fewer than two patients."""
+
+    auroc: float
+    low: float | None
+    high: float | None
+
+
+def group_numbers(groups: Groups) -> Array:
+    """Return the patient (n,) of each image as a number from 0, in the order of the sorted names."""
+    numbers: Array = np.unique(np.asarray(groups), return_inverse=True)[1]
+    return numbers
+
+
+def patients_per_class(y_true: Array, groups: Groups, classes: int = 2) -> tuple[int, ...]:
+    """Return how many patients have an image of class 0, of class 1, and so on."""
+    patient = group_numbers(groups)
+    return tuple(len(np.unique(patient[y_true == label])) for label in range(classes))
+
+
+def resample_groups(groups: Groups, resamples: int, rng: np.random.Generator, one_fewer: bool = True) -> Array:
+    """Return how often each image counts in each resample of whole patients, (resamples, n) float64.
+
+    Args:
+        groups: patient (n,) of each image; the m patients are drawn with replacement.
+        resamples: number of resamples.
+        rng: source of the draws.
+        one_fewer: draw m - 1 patients and not m, which removes the bias of the variance where m is small
+            (Rao & Wu 1988, JASA 83).
+    """
+    patient = group_numbers(groups)
+    m = int(patient.max()) + 1
+    counts: Array = rng.multinomial(m - one_fewer, np.full(m, 1 / m), size=resamples)[:, patient].astype(np.float64)
+    return counts
+
+
+def patient_weights(y_true: Array, groups: Groups, resamples: int, seed: int) -> Array:
+    """Return how often each test image counts in each resample of patients, the same for every regime and trial seed.
+
+    Patients are drawn with replacement within their class pattern: only class 0, only class 1, or both. Of the m patients of
+    a pattern, m - 1 are drawn and weighted by m / (m - 1) (:func:`resample_groups`). A pattern of one patient stays as it is.
+
+    Args:
+        y_true: (n,) in {0, 1}.
+        groups: patient (n,) of each image.
+        resamples: number of resamples.
+        seed: seed of the resamples.
+
+    Returns:
+        (1 + resamples, n) float64. The first row is all ones: the sample itself. Each column has mean 1.
+
+    Raises:
+        BalancerError: If a class has fewer than two patients.
+    """
+    counts = patients_per_class(y_true, groups)
+    if min(counts) < 2:
+        raise BalancerError(
+            f"the test set has {counts[0]} patient(s) of class 0 and {counts[1]} of class 1; an interval needs two or more"
+            " of each"
+        )
+    patient = group_numbers(groups)
+    has = [np.bincount(patient[y_true == label], minlength=patient.max() + 1) > 0 for label in (0, 1)]
+    rng = np.random.default_rng(derive_seed(seed, "patients"))
+    drawn = np.ones((1 + resamples, len(has[0])))
+    for pattern in (has[0] & ~has[1], has[1] & ~has[0], has[0] & has[1]):
+        m = int(pattern.sum())
+        if m > 1:
+            drawn[1:, pattern] = resample_groups(np.arange(m), resamples, rng) * (m / (m - 1))
+    return drawn[:, patient]
+
+
+def auroc_interval(y_true: Array, y_score: Array, groups: Groups, resamples: int, seed: int) -> AurocInterval | None:
+    """Return the AUROC with a percentile interval over resamples of whole patients; None if a class is missing.
+
+    Args:
+        y_true: (n,) bool.
+        y_score: (n,).
+        groups: patient (n,) of each image.
+        resamples: number of resamples; one that lacks a class is left out.
+        seed: seed of the resamples.
+    """
+    if y_true.all() or not y_true.any():
+        return None
+    auroc = float(weighted_auroc(y_true, y_score, np.ones((1, len(y_true))))[0])
+    if min(patients_per_class(y_true, groups)) < 2:
+        return AurocInterval(auroc, None, None)
+    weights = resample_groups(groups, resamples, np.random.default_rng(seed), one_fewer=False)
+    tail = (1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2
+    low, high = np.nanquantile(weighted_auroc(y_true, y_score, weights), tail)
+    return AurocInterval(auroc, float(low), float(high))
+
+
+def stratified_folds(y_true: Array, groups: Groups, folds: int, seed: int) -> Array:
+    """Return the fold (n,) of each image; patients stay together, and folds hold equal shares of each class where possible.
+
+    Every class needs at least ``folds`` patients (:func:`patients_per_class`).
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    fold = np.empty(len(y_true), dtype=np.int64)
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed % 2**32)
+    for k, (_, chosen) in enumerate(splitter.split(y_true, y_true, np.asarray(groups))):
+        fold[chosen] = k
+    return fold
+
+
+def even_folds(groups: Groups, folds: int, seed: int) -> Array:
+    """Return the fold (n,) of each image of one class; patients stay together, and folds are as even as possible.
+
+    Patients are dealt in rounds, those with most images first. In each round the fold with the fewest images gets the largest
+    patient. So folds differ by at most one patient, and by at most the images of one patient.
+    """
+    patient = group_numbers(groups)
+    sizes = np.bincount(patient)
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    fold_of_patient, filled = np.zeros(len(sizes), dtype=np.int64), np.zeros(folds, dtype=np.int64)
+    for start in range(0, len(order), folds):
+        dealt = order[start : start + folds]
+        neediest = np.argsort(filled, kind="stable")[: len(dealt)]
+        fold_of_patient[dealt] = neediest
+        filled[neediest] += sizes[dealt]
+    return fold_of_patient[patient]
