@@ -107,7 +107,7 @@ def main() -> None:
                 continue
             train = training_set(data, REGIMES[regime], None, args.seed, 0)
             val, held = data.indices("val"), data.indices("held")
-            fitted = trainer.fit(
+            fitted = trainer.train(
                 config, REGIMES[regime], args.seed, train, (data.images[val], data.labels[val]), device
             )
             score = trainer.predict(fitted.model, data.images[held], config, device)

@@ -25,21 +25,27 @@ from balancer.core.settings import TrainConfig
 from balancer.data.dataset import load_dataset, phantom_folder
 from classifier.models.cnn import SmallCNN
 from classifier.training import trainer
+from classifier.training.inputs import ImageInputs
 from classifier.training.regimes import REGIMES, Regime
-from classifier.training.training_set import Batches, training_set
+from classifier.training.training_set import BatchSampler, training_set
 
 
 def ours(config: TrainConfig, regime: Regime, device: torch.device):
     train = training_set(load_dataset(config.data), regime, None, 0, 0)
     model = SmallCNN(config.data.image_size).to(device).to(memory_format=memory_format(device))
     optimizer, loss_of = trainer.make_optimizer(config, model), trainer.make_loss(config, regime, train, device)
-    batches, count = Batches(config, regime, train, 0, device), 0
+    sampler, inputs = (
+        BatchSampler(config, regime, train, 0),
+        ImageInputs(config, regime, train, train.images, 0, device),
+    )
+    labels, count = torch.from_numpy(train.labels).to(device), 0
     averaged = exponential_average(model, config.ema_decay) if config.ema_decay else None
 
     def step() -> None:
         nonlocal count
-        pixels, y, _ = batches.draw(count)
-        trainer.train_step(model, optimizer, loss_of, trainer.to_input(pixels, config, device), y, config.precision)
+        index = sampler.indices(count)
+        y = labels[torch.from_numpy(index).to(device)]
+        trainer.train_step(model, optimizer, loss_of, inputs.batch(index, count), y, config.precision)
         if averaged is not None:
             averaged.update_parameters(model)
         count += 1

@@ -20,7 +20,7 @@ from classifier.evaluation import metrics as evaluation
 from classifier.evaluation.fold_metrics import BinaryMetrics, MulticlassMetrics
 from classifier.evaluation.thresholds import with_temperature
 from classifier.training.checkpoint import Loaded, load_classifier
-from classifier.training.trainer import predict as predict_scores
+from classifier.training.prediction import predict as predict_scores
 
 log = logging.getLogger("balancer")
 

@@ -22,7 +22,6 @@ from balancer.core.run import atomic_file, git_commit, latest_run, saved_config
 from balancer.core.settings import AblateConfig, ClassifierConfig, TrainConfig
 from balancer.data.dataset import Dataset, load_dataset
 from classifier.analysis.results import TrialPredictions, TrialResult
-from classifier.evaluation.fold_metrics import Validation
 from classifier.evaluation.metrics import evaluate
 from classifier.models.weights import weights_hash
 from classifier.training import trainer
@@ -287,7 +286,7 @@ def run_trial(
     data, config, begin = study.data, study.config, time.perf_counter()
     train = study.training_set(trial)
     val, test = data.indices("val"), data.indices("test")
-    fitted = trainer.fit(
+    fitted = trainer.train(
         config, trial.regime, trial.seed, train, (data.images[val], data.labels[val]), device, signalled
     )
     score = trainer.predict(fitted.model, data.images[test], config, device)
@@ -308,7 +307,7 @@ def run_trial(
         steps=fitted.steps,
         passes_over_real=round(fitted.passes_over_real, 2),
         selected_step=fitted.selected_step,
-        history=tuple(Validation(int(h["step"]), h["train_loss"], h["val_nll"]) for h in fitted.history),
+        history=fitted.history,
         val=evaluate(data.labels[val], fitted.val_score, fitted.threshold, fitted.temperature),
         test=evaluate(data.labels[test], score, fitted.threshold, fitted.temperature),
         seconds=round(time.perf_counter() - begin, 1),
@@ -355,7 +354,7 @@ def estimate_seconds(study: Study, device: torch.device, steps: int = 10) -> flo
             brief = {"evaluations": 1, "threshold": "half", "exposure": "steps", "stages": ()}  # as if all of it learnt
             changes = ({**brief, "steps": n} for n in (2, 2 + steps))
             fitted = [
-                trainer.fit(
+                trainer.train(
                     config.model_copy(update=c), trial.regime, 0, train, (data.images[one], data.labels[one]), device
                 )
                 for c in changes
@@ -366,5 +365,5 @@ def estimate_seconds(study: Study, device: torch.device, steps: int = 10) -> flo
             known[trial.regime.name] = per_step, time.perf_counter() - begin
         per_step, evaluation = known[trial.regime.name]
         looks = sum(stage.evaluations for stage in trainer.stages(config, train))
-        total += per_step * trainer.training_steps(config, train) + evaluation * (looks + 1)
+        total += per_step * trainer.total_steps(config, train) + evaluation * (looks + 1)
     return total

@@ -99,9 +99,9 @@ class Backbone(nn.Module):
 class FromFeatures(nn.Module):
     """A backbone's own head, not a copy, as a network: features (B, F) to logits."""
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
-        self.head = backbone.head
+        self.head = backbone.get_submodule("head")
 
     def forward(self, features: Tensor) -> Tensor:
         return as_logits(self.head(features))

@@ -24,7 +24,7 @@ from classifier.models import OWN_MODELS, build_model
 from classifier.models.backbones import backbone_names
 from classifier.systems.registry import SYSTEMS
 from classifier.training.checkpoint import load_classifier
-from classifier.training.trainer import to_input
+from classifier.training.prediction import to_input
 
 log = logging.getLogger("balancer")
 

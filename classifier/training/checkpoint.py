@@ -16,13 +16,13 @@ from balancer.core.settings import ClassifierConfig
 from balancer.data.dataset import Dataset
 from classifier.models import build_model
 from classifier.training.regimes import Regime
-from classifier.training.trainer import Fitted
+from classifier.training.trainer import TrainResult
 
 FORMAT = 3  # raise it whenever the content changes
 
 
 def save_classifier(
-    handle: IO[bytes], config: ClassifierConfig, regime: Regime, trial_seed: int, data: Dataset, fitted: Fitted
+    handle: IO[bytes], config: ClassifierConfig, regime: Regime, trial_seed: int, data: Dataset, fitted: TrainResult
 ) -> None:
     """Write everything that prediction needs."""
     content = {

@@ -1,97 +1,99 @@
-"""Learning rates over a stage of training, each a pure function of the step and of what validation has shown so far."""
+"""Learning-rate schedules over a stage, as torch schedulers that advance after every optimiser step.
+
+Published figures depend on every rate to the last digit. Most schedules here are therefore closed forms in a ``LambdaLR``:
+torch's own ``CosineAnnealingLR``, ``StepLR``, ``CyclicLR`` and ``ReduceLROnPlateau`` multiply from step to step and round
+differently. The tests compare every schedule with torch's own.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from balancer.core.errors import lookup
+from classifier.training.stages import Stage
+
+Factor = Callable[[int], float]  # step of the stage, from 0, to the rate's factor
 
 
-@dataclass(frozen=True)
-class Rates:
-    """What schedules are made of; each uses its own part."""
-
-    lr: float  # the largest
-    steps: int  # of the stage
-    factor: float = 0.1  # step, plateau: what the rate is multiplied by
-    patience: int = 3  # plateau: looks without a better NLL that are borne before that
-    period: int = 1  # step: steps between falls; triangular: steps from the lower end to the upper
-    low: float = 0.0  # triangular: the lower end
+def constant(_stage: Stage, _val_nlls: Sequence[float]) -> Factor:
+    """Return the factor 1 for every step."""
+    return lambda step: 1.0
 
 
-Schedule = Callable[[Rates, int, Sequence[float]], float]
-# One-cycle: share of the steps that the rate rises, what it starts below the largest by, what it ends below its start by.
-RISE, START, END = 0.3, 25, 1e4
+def cosine(stage: Stage, _val_nlls: Sequence[float]) -> Factor:
+    """Return half a cosine from 1 towards 0 (Loshchilov & Hutter 2017, arXiv:1608.03983)."""
+    return lambda step: 0.5 * (1 + math.cos(math.pi * (step / stage.steps)))
 
 
-def constant(rates: Rates, _step: int, _seen: Sequence[float]) -> float:
-    """The same all along."""
-    return rates.lr
+def step_decay(stage: Stage, _val_nlls: Sequence[float]) -> Factor:
+    """Return a factor that is multiplied by ``lr_factor`` after every ``lr_period`` steps."""
+    return lambda step: stage.lr_factor ** (step // stage.lr_period)
 
 
-def cosine(rates: Rates, step: int, _seen: Sequence[float]) -> float:
-    """Half a cosine from the rate towards 0 (Loshchilov & Hutter 2017, arXiv:1608.03983)."""
-    return rates.lr * (0.5 * (1 + math.cos(math.pi * (step / rates.steps))))
+def plateau(stage: Stage, val_nlls: Sequence[float]) -> Factor:
+    """Return a factor that is multiplied by ``lr_factor`` after more than ``lr_patience`` validations without a better NLL."""
+
+    def factor(_step: int) -> float:
+        lowest, waited, falls = math.inf, 0, 0
+        for nll in val_nlls:
+            waited = 0 if nll < lowest else waited + 1
+            lowest = min(lowest, nll)
+            if waited > stage.lr_patience:
+                waited, falls = 0, falls + 1
+        return stage.lr_factor**falls
+
+    return factor
 
 
-def falling(rates: Rates, step: int, _seen: Sequence[float]) -> float:
-    """Multiplied by the factor after every period."""
-    return rates.lr * rates.factor ** (step // rates.period)
+class TriangularLR(LRScheduler):
+    """Up and down between ``lr_low`` and ``lr``, ``lr_period`` steps each way (Smith 2017, arXiv:1506.01186)."""
+
+    def __init__(self, optimizer: Optimizer, stage: Stage) -> None:
+        self.stage = stage
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float | Tensor]:
+        """Return the rate of the current step for every parameter group."""
+        stage = self.stage
+        height = 1 - abs(self.last_epoch / stage.lr_period % 2 - 1)
+        return [stage.lr_low + (stage.lr - stage.lr_low) * height for _ in self.optimizer.param_groups]
 
 
-def plateau(rates: Rates, _step: int, seen: Sequence[float]) -> float:
-    """Multiplied by the factor whenever more looks than the patience in a row brought no better NLL."""
-    lowest, waited, falls = math.inf, 0, 0
-    for nll in seen:
-        waited = 0 if nll < lowest else waited + 1
-        lowest = min(lowest, nll)
-        if waited > rates.patience:
-            waited, falls = 0, falls + 1
-    return rates.lr * rates.factor**falls
+def one_cycle(optimizer: Optimizer, stage: Stage, _val_nlls: Sequence[float]) -> LRScheduler:
+    """Return torch's one-cycle schedule (Smith & Topin 2019, arXiv:1708.07120); momentum is not cycled."""
+    return OneCycleLR(optimizer, stage.lr, total_steps=stage.steps, cycle_momentum=False)
 
 
-def one_cycle(rates: Rates, step: int, _seen: Sequence[float]) -> float:
-    """Up to the rate and far below where it began, in two half cosines (Smith & Topin 2019, arXiv:1708.07120).
-
-    The learning rate alone: momentum is not cycled against it.
-    """
-    top, end = RISE * rates.steps - 1, rates.steps - 1
-    start = rates.lr / START
-    if step <= top:
-        return _half_cosine(start, rates.lr, step / top)
-    return _half_cosine(rates.lr, start / END, (step - top) / (end - top))
+def _scaled(
+    factor: Callable[[Stage, Sequence[float]], Factor],
+) -> Callable[[Optimizer, Stage, Sequence[float]], LRScheduler]:
+    return lambda optimizer, stage, val_nlls: LambdaLR(optimizer, factor(stage, val_nlls))
 
 
-def triangular(rates: Rates, step: int, _seen: Sequence[float]) -> float:
-    """Up and down between two ends, a period each way (Smith 2017, arXiv:1506.01186)."""
-    return rates.low + (rates.lr - rates.low) * (1 - abs(step / rates.period % 2 - 1))
-
-
-def _half_cosine(start: float, end: float, share: float) -> float:
-    return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
-
-
-SCHEDULES: dict[str, Schedule] = {
-    "constant": constant,
-    "cosine": cosine,
-    "step": falling,
-    "plateau": plateau,
+SCHEDULES: dict[str, Callable[[Optimizer, Stage, Sequence[float]], LRScheduler]] = {
+    "constant": _scaled(constant),
+    "cosine": _scaled(cosine),
+    "step": _scaled(step_decay),
+    "plateau": _scaled(plateau),
     "one_cycle": one_cycle,
-    "triangular": triangular,
+    "triangular": lambda optimizer, stage, _val_nlls: TriangularLR(optimizer, stage),
 }
 
 
-def learning_rate(name: str, rates: Rates, step: int, seen: Sequence[float] = ()) -> float:
-    """The learning rate of a step.
+def make_scheduler(stage: Stage, optimizer: Optimizer, val_nlls: Sequence[float]) -> LRScheduler:
+    """Return the scheduler of a stage; call its ``step`` after every optimiser step.
 
     Args:
-        name: a key of SCHEDULES.
-        step: in the stage, from 0.
-        seen: validation NLLs of the stage's looks so far.
+        stage: the stage's settings.
+        optimizer: a new optimiser with learning rate ``stage.lr``.
+        val_nlls: the stage's validation NLLs so far; the caller appends to this list, and ``plateau`` reads it.
 
     Raises:
-        UsageError: no such schedule.
+        UsageError: if there is no such schedule.
     """
-    return lookup(SCHEDULES, name, "schedule")(rates, step, seen)
+    return lookup(SCHEDULES, stage.schedule, "schedule")(optimizer, stage, val_nlls)

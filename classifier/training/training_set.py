@@ -1,15 +1,12 @@
-"""What a regime trains on: the training fold, what is added to it, and which images make up a batch."""
+"""The images that a regime trains on: the training fold and what is added to it; and the images of every batch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from balancer.augmentation.classical import Augmenter
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.seeding import derive_seed
 from balancer.core.settings import ClassifierConfig
@@ -28,57 +25,56 @@ class TrainingSet:
     images: Array
     labels: Array
     n_real: int
-    added: int  # synthetic images or duplicates
+    added: int  # number of synthetic images or duplicates
     synthetic_digest: str | None
     n_classes: int = 2
-    of_fold: int | None = None  # real images of the whole training fold; None: n_real
+    of_fold: int | None = None  # number of real images in the training fold; None: n_real
 
     @property
     def n_fold(self) -> int:
-        """Real images of the training fold, those too that a regime leaves out: what an epoch is counted in."""
+        """Return the number of real images in the training fold, those that a regime leaves out included: one epoch."""
         return self.n_real if self.of_fold is None else self.of_fold
 
     @property
     def counts(self) -> list[int]:
-        """Images per class."""
+        """Return the number of images per class."""
         return np.bincount(self.labels, minlength=self.n_classes).tolist()
 
 
 def training_set(
-    data: Dataset, regime: Regime, synthetic: SyntheticSet | None, seed: int, copies: int | Sequence[int]
+    data: Dataset, regime: Regime, synthetic: SyntheticSet | None, seed: int, duplicates: int | Sequence[int]
 ) -> TrainingSet:
-    """The training fold, with what the regime adds to its smaller classes or does to its labels.
+    """Return the training fold, with what the regime adds to its smaller classes or does to its labels.
 
     Args:
-        synthetic: the images to add; none of them counts too (a dose of 0 has no set).
+        data: the real images.
+        regime: decides what is added, left out or relabelled.
+        synthetic: the images to add; a set of no images is allowed (a dose of 0).
         seed: the trial seed, for the choice of duplicates and of labels to change.
-        copies: how many duplicates the control adds: a number, of the minority class, or one for each class.
+        duplicates: number of real images that a control regime duplicates, of the minority class or per class.
 
     Raises:
-        BalancerError: the regime wants synthetic images and there are none, no duplicates are asked for, or no
-            real image is left.
+        BalancerError: if the regime needs synthetic images or duplicates and there are none, or no real image is left.
     """
     real, n_classes = data.indices("train"), len(data.classes)
-    of_fold = len(real)
-    extra, extra_labels = _added(data, regime, synthetic, seed, copies)
+    n_fold = len(real)
+    added, added_labels = _added(data, regime, synthetic, seed, duplicates)
     if regime.replace:
-        real = real[~np.isin(data.labels[real], extra_labels)]
+        real = real[~np.isin(data.labels[real], added_labels)]
         if not len(real):
             raise BalancerError(
-                f"regime {regime.name} puts synthetic images in place of the real ones, here of every class; leave one class real"
+                f"regime {regime.name} replaces the real images of every class by synthetic ones; leave one class real"
             )
-    images = np.concatenate([data.images[real], extra])
-    labels = np.concatenate([data.labels[real], extra_labels])
+    images = np.concatenate([data.images[real], added])
+    labels = _changed_labels(np.concatenate([data.labels[real], added_labels]), n_classes, regime, seed)
     digest = synthetic.digest if regime.synthetic and synthetic is not None else None
-    return TrainingSet(
-        images, _changed_labels(labels, n_classes, regime, seed), len(real), len(extra), digest, n_classes, of_fold
-    )
+    return TrainingSet(images, labels, len(real), len(added), digest, n_classes, n_fold)
 
 
 def _added(
-    data: Dataset, regime: Regime, synthetic: SyntheticSet | None, seed: int, copies: int | Sequence[int]
+    data: Dataset, regime: Regime, synthetic: SyntheticSet | None, seed: int, duplicates: int | Sequence[int]
 ) -> tuple[Array, Array]:
-    """The images (m, H, W) that the regime adds, and their labels (m,)."""
+    """Return the images (m, H, W) that the regime adds, and their labels (m,)."""
     if regime.synthetic:
         if synthetic is None:
             raise BalancerError(
@@ -87,23 +83,24 @@ def _added(
         return synthetic.images, synthetic.labels
     copied = np.empty(0, np.int64)
     if regime.duplicate:
-        asked = {data.minority_class: copies} if isinstance(copies, int) else dict(enumerate(copies))
-        if (total := sum(asked.values())) < 1:
+        counts = {data.minority_class: duplicates} if isinstance(duplicates, int) else dict(enumerate(duplicates))
+        if (total := sum(counts.values())) < 1:
             raise BalancerError(
-                f"regime {regime.name} would add {total} duplicates (the deficit here is {data.deficit}); give --synthetic-count N"
+                f"regime {regime.name} would add {total} duplicates (the deficit here is {data.deficit});"
+                " give --synthetic-count N"
             )
-        copied = np.concatenate([_duplicates(data, label, n, seed) for label, n in asked.items()])
+        copied = np.concatenate([_duplicates(data, label, n, seed) for label, n in counts.items()])
     return data.images[copied], data.labels[copied]
 
 
 def _duplicates(data: Dataset, label: int, count: int, seed: int) -> Array:
-    """Positions (count,) of training images of a class, each as often as any other."""
+    """Return positions (count,) of training images of a class, each drawn as often as any other."""
     members = data.indices("train", label)
     return members[batch_indices(len(members), count, 0, derive_seed(seed, "duplicates"))] if count else members[:0]
 
 
 def _changed_labels(labels: Array, n_classes: int, regime: Regime, seed: int) -> Array:
-    """Labels spoilt on purpose, in the regimes that check the study itself."""
+    """Return the labels (n,), made wrong on purpose in the regimes that check the study itself."""
     rng = np.random.default_rng(derive_seed(seed, "labels"))
     if regime.permuted:
         return np.asarray(rng.permutation(labels))
@@ -114,47 +111,31 @@ def _changed_labels(labels: Array, n_classes: int, regime: Regime, seed: int) ->
     return labels
 
 
-class Batches:
-    """The batches of one training, each a pure function of the step."""
+class BatchSampler:
+    """The positions of every batch's images in the training set, as a pure function of the step."""
 
-    def __init__(
-        self, config: ClassifierConfig, regime: Regime, train: TrainingSet, seed: int, device: torch.device
-    ) -> None:
-        self._train, self._seed, self._size, self._device = train, seed, config.batch_size, device
-        self._members = (
-            [np.flatnonzero(train.labels == k) for k in range(train.n_classes)] if regime.oversample else None
-        )
-        if self._members is not None and config.batch_size < len(self._members):
+    def __init__(self, config: ClassifierConfig, regime: Regime, train_set: TrainingSet, seed: int) -> None:
+        """Prepare the sampler.
+
+        Raises:
+            UsageError: if the regime oversamples, and a batch is smaller than the number of classes.
+        """
+        self._n, self._size, self._seed = len(train_set.images), config.batch_size, seed
+        classes = range(train_set.n_classes) if regime.oversample else ()
+        self._members = [np.flatnonzero(train_set.labels == label) for label in classes]
+        if config.batch_size < len(self._members):
             raise UsageError(
-                f"batch_size is {config.batch_size}, but {regime.name} wants all {len(self._members)} classes in every batch"
+                f"batch_size is {config.batch_size}, but {regime.name} needs all {len(self._members)} classes in every batch"
             )
-        # Without augmentation the whole set lies on the device; with it, the CPU transforms image by image.
-        self._augment = Augmenter(config.augmentation, seed) if regime.augment else None
-        self._resident = torch.from_numpy(train.images).to(device if self._augment is None else "cpu")
-        self._labels = torch.from_numpy(train.labels).to(device)
-
-    def draw(self, step: int) -> tuple[Tensor | Array, Tensor, int]:
-        """Images (B, H, W) uint8, labels (B,) int64 on the device, and how many of the images are real."""
-        index = self.indices(step)
-        where = torch.from_numpy(index).to(self._device)
-        if self._augment is None:
-            pixels: Tensor | Array = self._resident[where]
-        else:
-            pixels = self._augment(self._train.images[index], index, step)
-        return pixels, self._labels[where], int((index < self._train.n_real).sum())
-
-    def clean(self, count: int) -> Iterator[Array]:
-        """The images of the first batches, about ``count`` in all, without augmentation: (B, H, W) uint8 each."""
-        return (self._train.images[self.indices(step)] for step in range(-(-count // self._size)))
 
     def indices(self, step: int) -> Array:
-        """Positions (B,) of batch ``step``: shuffled passes over all images, or over each class for itself.
+        """Return the positions (B,) of batch ``step``: shuffled passes over all images, or over each class on its own.
 
-        Oversampling takes the same share of every batch from each class (of two, the odd one from PNEUMONIA), so that
-        minority images come round as often as their lack in number asks for, and none is skipped.
+        Oversampling takes the same share of every batch from each class; of two classes PNEUMONIA gets the odd image.
+        Minority images are then drawn more often, each as often as any other of its class.
         """
-        if self._members is None:
-            return batch_indices(len(self._train.images), self._size, step, self._seed)
+        if not self._members:
+            return batch_indices(self._n, self._size, step, self._seed)
         ends = [self._size * k // len(self._members) for k in range(len(self._members) + 1)]
         return np.concatenate(
             [

@@ -117,12 +117,12 @@ def measure(
         trial = replace(first, seed=config.seed + unit)
         numbers = iter(range(LOOKS * unit + 1, LOOKS * (unit + 1)))
 
-        def on_look(_step: int, y_score: Array, numbers: Iterator[int] = numbers) -> None:
+        def on_validation(_step: int, y_score: Array, numbers: Iterator[int] = numbers) -> None:
             report(next(numbers), float(np.mean([*losses, calibrated_nll(y_true, y_score)[0]])))
 
         train = study.training_set(trial)
-        fitted = trainer.fit(
-            config, trial.regime, trial.seed, train, (images, y_true), device, signalled, on_look=on_look
+        fitted = trainer.train(
+            config, trial.regime, trial.seed, train, (images, y_true), device, signalled, on_validation=on_validation
         )
         loss, temperature = calibrated_nll(y_true, fitted.val_score)
         losses.append(loss)

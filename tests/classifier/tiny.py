@@ -11,7 +11,7 @@ from balancer.core.settings import ClassifierConfig, DataConfig
 from balancer.data.dataset import Dataset
 from classifier.training import trainer
 from classifier.training.regimes import REGIMES
-from classifier.training.trainer import Fitted
+from classifier.training.trainer import TrainResult
 from classifier.training.training_set import training_set
 
 
@@ -48,18 +48,29 @@ def settings(**more: Any) -> ClassifierConfig:
     return ClassifierConfig(**{**plain, **size, **more})
 
 
-def train(data: Dataset, config: ClassifierConfig, regime: str = "baseline", seed: int = 0, **more: Any) -> Fitted:
+def train(data: Dataset, config: ClassifierConfig, regime: str = "baseline", seed: int = 0, **more: Any) -> TrainResult:
     chosen, val = REGIMES[regime], data.indices("val")
     of = training_set(data, chosen, None, seed, data.deficit)
-    return trainer.fit(config, chosen, seed, of, (data.images[val], data.labels[val]), torch.device("cpu"), **more)
+    return trainer.train(config, chosen, seed, of, (data.images[val], data.labels[val]), torch.device("cpu"), **more)
 
 
-def recorded(build: Callable[[ClassifierConfig], nn.Module], into: list[dict[str, torch.Tensor]]) -> Any:
-    """``build_model`` that keeps the weights every training begins with."""
+def weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of a network's state."""
+    return {k: v.clone() for k, v in model.state_dict().items()}
+
+
+def recorded(
+    build: Callable[[ClassifierConfig], nn.Module],
+    starts: list[dict[str, torch.Tensor]],
+    made: list[nn.Module] | None = None,
+) -> Any:
+    """``build_model`` that keeps the weights with which every training begins, and the networks."""
 
     def wrapper(config: ClassifierConfig) -> nn.Module:
         model = build(config)
-        into.append({k: v.clone() for k, v in model.state_dict().items()})
+        starts.append(weights(model))
+        if made is not None:
+            made.append(model)
         return model
 
     return wrapper

@@ -27,7 +27,7 @@ from balancer.core.settings import AblateConfig, DataConfig, TrainConfig
 from balancer.data.dataset import Dataset, load_dataset
 from classifier.evaluation.thresholds import balanced_accuracy
 from classifier.experiments import ablation, jobs, study
-from classifier.training import trainer
+from classifier.training import inputs, prediction, trainer
 from classifier.training.regimes import REGIMES
 
 Run = Callable[..., Result]
@@ -171,7 +171,7 @@ def test_the_run_directory_is_whole(whole: tuple[Path, Result, Args], small_data
 
 def interrupt_second_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGINT arrives in the third step of the second trial."""
-    fit, train_step, fits, steps = trainer.fit, trainer.train_step, [], []
+    fit, train_step, fits, steps = trainer.train, trainer.train_step, [], []
 
     def counted(*args: Any) -> Any:
         fits.append(1)
@@ -183,7 +183,7 @@ def interrupt_second_trial(monkeypatch: pytest.MonkeyPatch) -> None:
             signal.raise_signal(signal.SIGINT)
         return train_step(*args)
 
-    monkeypatch.setattr(trainer, "fit", counted)
+    monkeypatch.setattr(trainer, "train", counted)
     monkeypatch.setattr(trainer, "train_step", step)
 
 
@@ -206,13 +206,13 @@ def test_resumed_it_ends_as_if_never_stopped(
     whole: tuple[Path, Result, Args], stopped: Path, classifier: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = (stopped / "trials" / "baseline-5" / "model.pt").stat().st_mtime_ns
-    original, made = trainer.fit, []
+    original, made = trainer.train, []
 
     def fit(config: Any, regime: Any, seed: int, *args: Any) -> Any:
         made.append((regime.name, seed))
         return original(config, regime, seed, *args)
 
-    monkeypatch.setattr(trainer, "fit", fit)
+    monkeypatch.setattr(trainer, "train", fit)
     result = classifier("ablate", "--resume", stopped, "-q", "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert made == PLAN[1:], "a finished trial was run again, or one left out"
@@ -266,7 +266,7 @@ def test_a_finished_run_resumed_trains_nothing(
     whole: tuple[Path, Result, Args], classifier: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = analysis(whole[0])
-    monkeypatch.setattr(trainer, "fit", None)
+    monkeypatch.setattr(trainer, "train", None)
     result = classifier("ablate", "--resume", whole[0], "-q", "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert analysis(whole[0]) == before
@@ -346,7 +346,7 @@ def test_the_test_fold_is_read_once_and_after_everything_else(
     small_data: Dataset, small_args: Args, monkeypatch: pytest.MonkeyPatch, classifier: Run, tmp_path: Path
 ) -> None:
     events: list[str] = []
-    fit, predict = trainer.fit, trainer.predict
+    fit, chunks = trainer.train, prediction.input_chunks
     test = small_data.images[small_data.indices("test")]
 
     def fit_(*args: Any) -> Any:
@@ -355,12 +355,13 @@ def test_the_test_fold_is_read_once_and_after_everything_else(
         events.append("fit ends")
         return fitted
 
-    def predict_(model: Any, pixels: np.ndarray, *args: Any) -> Any:
-        events.append("test" if pixels.shape == test.shape and np.array_equal(pixels, test) else "val")
-        return predict(model, pixels, *args)
+    def chunks_(images: np.ndarray, *args: Any) -> Any:
+        events.append("test" if images.shape == test.shape and np.array_equal(images, test) else "val")
+        return chunks(images, *args)
 
-    monkeypatch.setattr(trainer, "fit", fit_)
-    monkeypatch.setattr(trainer, "predict", predict_)
+    monkeypatch.setattr(trainer, "train", fit_)
+    for module in (prediction, inputs):
+        monkeypatch.setattr(module, "input_chunks", chunks_)
     result = classifier("train", *small_args, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
     assert events == ["fit begins", "val", "val", "val", "fit ends", "test"]

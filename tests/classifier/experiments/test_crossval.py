@@ -141,7 +141,7 @@ def test_the_test_set_is_never_shown(
 
     hidden = {image.tobytes() for image in small_data.images[small_data.indices("test")]}
     shown: set[bytes] = set()
-    fit, predict = study.trainer.fit, study.trainer.predict
+    fit, predict = study.trainer.train, study.trainer.predict
 
     def spy_fit(*args: Any, **more: Any) -> Any:
         shown.update(image.tobytes() for images in (args[3].images, args[4][0]) for image in images)
@@ -151,7 +151,7 @@ def test_the_test_set_is_never_shown(
         shown.update(image.tobytes() for image in args[1])
         return predict(*args, **more)
 
-    monkeypatch.setattr(study.trainer, "fit", spy_fit)
+    monkeypatch.setattr(study.trainer, "train", spy_fit)
     monkeypatch.setattr(study.trainer, "predict", spy_predict)
     done(classifier("crossvalidate", *small_args, *QUICK, "--out", tmp_path / "run"))
     assert len(shown) > 50

@@ -22,12 +22,11 @@ from balancer.data.dataset import Dataset
 from balancer.data.sampling import batch_indices
 from classifier.evaluation.thresholds import with_temperature
 from classifier.models import build_model
-from classifier.training import trainer
-from classifier.training import training_set as training_set_module
-from classifier.training.prediction import normalise
+from classifier.training import inputs, trainer
+from classifier.training.prediction import normalise, predict
 from classifier.training.regimes import REGIMES
-from classifier.training.trainer import Fitted, evaluation_steps, fit, predict
-from classifier.training.training_set import Batches, TrainingSet, training_set
+from classifier.training.trainer import TrainResult, train, validation_steps
+from classifier.training.training_set import BatchSampler, TrainingSet, training_set
 
 CPU = torch.device("cpu")
 MakeData = Callable[..., Dataset]
@@ -49,12 +48,12 @@ def settings(**more: Any) -> ClassifierConfig:
     )
 
 
-def run(data: Dataset, regime: str = "baseline", seed: int = 0, **more: Any) -> Fitted:
+def run(data: Dataset, regime: str = "baseline", seed: int = 0, **more: Any) -> TrainResult:
     chosen, val = REGIMES[regime], data.indices("val")
-    train = training_set(
+    train_set = training_set(
         data, chosen, synthetic_set(data, data.deficit) if chosen.synthetic else None, seed, data.deficit
     )
-    return fit(settings(**more), chosen, seed, train, (data.images[val], data.labels[val]), CPU)
+    return train(settings(**more), chosen, seed, train_set, (data.images[val], data.labels[val]), CPU)
 
 
 @pytest.fixture
@@ -146,7 +145,7 @@ class Guarded(np.ndarray):
 
 @pytest.mark.parametrize("regime", list(REGIMES))
 def test_training_never_reads_the_test_fold(data: Dataset, regime: str) -> None:
-    assert not {"test", "data", "dataset"} & set(inspect.signature(fit).parameters)
+    assert not {"test", "data", "dataset"} & set(inspect.signature(train).parameters)
     guarded = data.images.view(Guarded)
     guarded.shut = frozenset(data.indices("test").tolist())
     object.__setattr__(data, "images", guarded)
@@ -164,14 +163,14 @@ def test_labels_of_the_test_fold_change_nothing(data: Dataset) -> None:
 # ---------------------------------------------------------------- selection
 
 
-def wavering(data: Dataset, selection: str) -> Fitted:
+def wavering(data: Dataset, selection: str) -> TrainResult:
     """A learning rate so high that validation is best before the end."""
     return run(data, lr=0.03, schedule="constant", steps=24, evaluations=8, selection=selection)
 
 
 def test_the_step_with_the_lowest_validation_nll_is_kept(data: Dataset) -> None:
     fitted, val = wavering(data, "best_val_nll"), data.indices("val")
-    losses = {h["step"]: h["val_nll"] for h in fitted.history}
+    losses = {h.step: h.val_nll for h in fitted.history}
     assert fitted.selected_step == min(losses, key=losses.__getitem__) != 24
     assert list(losses) == [3, 6, 9, 12, 15, 18, 21, 24]
     score = np.clip(fitted.val_score, 1e-7, 1 - 1e-7)
@@ -186,7 +185,7 @@ def test_the_last_rule_keeps_the_last_step(data: Dataset) -> None:
     assert fitted.selected_step == 24
     assert fitted.history == wavering(data, "best_val_nll").history
     assert log_loss(data.labels[val], predict(fitted.model, data.images[val], settings(), CPU)) == pytest.approx(
-        fitted.history[-1]["val_nll"], rel=1e-5
+        fitted.history[-1].val_nll, rel=1e-5
     )
 
 
@@ -208,10 +207,10 @@ def test_averaged_weights_are_what_is_looked_at_and_kept(data: Dataset, monkeypa
     for name, parameter in fitted.model.named_parameters():
         torch.testing.assert_close(parameter, expected[name], rtol=1e-4, atol=1e-6)
     score = predict(fitted.model, data.images[val], settings(), CPU)
-    assert fitted.history[-1]["val_nll"] == pytest.approx(log_loss(data.labels[val], score), rel=1e-5)
+    assert fitted.history[-1].val_nll == pytest.approx(log_loss(data.labels[val], score), rel=1e-5)
     plain = run(data, selection="last")
-    assert [h["train_loss"] for h in plain.history] == [h["train_loss"] for h in fitted.history]
-    assert [h["val_nll"] for h in plain.history] != [h["val_nll"] for h in fitted.history]
+    assert [h.train_loss for h in plain.history] == [h.train_loss for h in fitted.history]
+    assert [h.val_nll for h in plain.history] != [h.val_nll for h in fitted.history]
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.8])
@@ -225,7 +224,7 @@ def test_clean_statistics_are_those_of_unaugmented_training_images(data: Dataset
     torch.testing.assert_close(norm.running_mean, out.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(norm.running_var, out.var((0, 2, 3)), rtol=1e-3, atol=1e-4)
     other = run(data, "augment", ema_decay=ema_decay, batch_size=28)
-    assert [h["train_loss"] for h in other.history] == [h["train_loss"] for h in fitted.history], "training is the same"
+    assert [h.train_loss for h in other.history] == [h.train_loss for h in fitted.history], "training is the same"
     assert not torch.allclose(other.model.features[1].running_mean, out.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
 
 
@@ -248,7 +247,7 @@ def test_the_threshold_comes_from_validation_of_the_selected_step(data: Dataset)
 
 @given(st.integers(1, 300), st.integers(1, 40))
 def test_validation_is_looked_at_evenly(steps: int, evaluations: int) -> None:
-    chosen = sorted(evaluation_steps(steps, evaluations))
+    chosen = sorted(validation_steps(steps, evaluations))
     assert len(chosen) == min(steps, evaluations)
     assert chosen[-1] == steps
     gaps = np.diff([0, *chosen])
@@ -264,7 +263,7 @@ def test_validation_is_looked_at_evenly(steps: int, evaluations: int) -> None:
 def test_the_first_loss_by_hand(data: Dataset, regime: str) -> None:
     """Binary cross-entropy of the first batch under the first weights, classes weighted or not."""
     seed, config = 4, settings(steps=1, evaluations=1)
-    loss = run(data, regime, seed, steps=1, evaluations=1).history[0]["train_loss"]
+    loss = run(data, regime, seed, steps=1, evaluations=1).history[0].train_loss
     train = training_set(data, REGIMES[regime], None, seed, data.deficit)
     index = batch_indices(len(train.images), 8, 0, seed)
     torch.manual_seed(derive_seed(seed, "init"))
@@ -282,7 +281,7 @@ def test_the_first_loss_by_hand(data: Dataset, regime: str) -> None:
 def test_focal_loss_of_the_first_batch_by_hand(data: Dataset) -> None:
     """(1 - p of the true class) ** gamma times the cross-entropy, Lin et al. 2017, equation 4."""
     seed, config = 4, settings(steps=1, evaluations=1)
-    loss = run(data, "focal", seed, steps=1, evaluations=1, focal_gamma=1.5).history[0]["train_loss"]
+    loss = run(data, "focal", seed, steps=1, evaluations=1, focal_gamma=1.5).history[0].train_loss
     train = training_set(data, REGIMES["focal"], None, seed, 0)
     index = batch_indices(28, 8, 0, seed)
     torch.manual_seed(derive_seed(seed, "init"))
@@ -380,7 +379,7 @@ def augmented(monkeypatch: pytest.MonkeyPatch) -> list[tuple[np.ndarray, int]]:
             calls.append((indices, draw))
             return np.zeros_like(images)
 
-    monkeypatch.setattr(training_set_module, "Augmenter", Blacken)
+    monkeypatch.setattr(inputs, "Augmenter", Blacken)
     return calls
 
 
@@ -429,7 +428,7 @@ def test_two_outputs_learn_as_one_does(outputs: str, make_data: MakeData) -> Non
     fitted = run(data, steps=60, batch_size=16, outputs=outputs)
     assert [p.shape[0] for p in fitted.model.head[1].parameters()] == [1 + (outputs == "softmax")] * 2
     assert fitted.val_score.shape == (12,)
-    assert fitted.history[-1]["val_nll"] < 0.3
+    assert fitted.history[-1].val_nll < 0.3
 
 
 def test_three_classes(make_data: MakeData) -> None:
@@ -439,25 +438,25 @@ def test_three_classes(make_data: MakeData) -> None:
     images, labels = data.images.copy(), data.labels.copy()
     labels[third] = 2
     images[third] = images[third, ::-1]
-    train, val = data.indices("train"), data.indices("val")
+    train_index, val = data.indices("train"), data.indices("val")
     config = settings(data={"image_size": 16, "task": "multiclass"}, outputs="softmax", steps=60, batch_size=16)
     config = config.model_copy(update={"selection": "last"})
-    of = TrainingSet(images[train], labels[train], len(train), 0, None, 3)
-    fitted = fit(config, REGIMES["baseline"], 0, of, (images[val], labels[val]), CPU)
+    of = TrainingSet(images[train_index], labels[train_index], len(train_index), 0, None, 3)
+    fitted = train(config, REGIMES["baseline"], 0, of, (images[val], labels[val]), CPU)
     assert fitted.val_score.shape == (18, 3)
     assert fitted.val_score.sum(1) == pytest.approx(np.ones(18))
     assert (fitted.val_score.argmax(1) == labels[val]).mean() > 0.8
     score = predict(fitted.model, images[val], config, CPU)
-    assert fitted.history[-1]["val_nll"] == pytest.approx(log_loss(labels[val], score))
+    assert fitted.history[-1].val_nll == pytest.approx(log_loss(labels[val], score))
     assert fitted.threshold == 0.5
 
 
 def test_looks_are_told(data: Dataset) -> None:
-    train, val, told = training_set(data, REGIMES["baseline"], None, 0, 0), data.indices("val"), []
-    inputs = (settings(), REGIMES["baseline"], 0, train, (data.images[val], data.labels[val]), CPU)
-    fitted = fit(*inputs, on_look=lambda step, score: told.append((step, log_loss(data.labels[val], score))))
-    assert [step for step, _ in told] == [h["step"] for h in fitted.history] == [2, 4, 6]
-    assert [loss for _, loss in told] == pytest.approx([h["val_nll"] for h in fitted.history])
+    train_set, val, told = training_set(data, REGIMES["baseline"], None, 0, 0), data.indices("val"), []
+    arguments = (settings(), REGIMES["baseline"], 0, train_set, (data.images[val], data.labels[val]), CPU)
+    fitted = train(*arguments, on_validation=lambda step, score: told.append((step, log_loss(data.labels[val], score))))
+    assert [step for step, _ in told] == [h.step for h in fitted.history] == [2, 4, 6]
+    assert [loss for _, loss in told] == pytest.approx([h.val_nll for h in fitted.history])
 
 
 def test_passes_over_real_images_are_counted(data: Dataset) -> None:
@@ -479,9 +478,11 @@ def test_scores_are_probabilities_whatever_the_batch(data: Dataset) -> None:
 
 def test_a_signal_ends_the_training_at_a_step(data: Dataset) -> None:
     answers: Iterator[int | None] = iter([None, None, 2])
-    train = TrainingSet(data.images, data.labels, len(data.images), 0, None)
+    train_set = TrainingSet(data.images, data.labels, len(data.images), 0, None)
     with pytest.raises(Interrupted, match="SIGINT: stopped in baseline, seed 0") as caught:
-        fit(settings(steps=9), REGIMES["baseline"], 0, train, (data.images, data.labels), CPU, lambda: next(answers))
+        train(
+            settings(steps=9), REGIMES["baseline"], 0, train_set, (data.images, data.labels), CPU, lambda: next(answers)
+        )
     assert caught.value.exit_code == 130
     assert next(answers, "all asked") == "all asked"
 
@@ -523,7 +524,9 @@ def test_full_memory_is_one_line(data: Dataset, monkeypatch: pytest.MonkeyPatch)
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore.")
 
     monkeypatch.setattr(trainer, "train_step", full)
-    with pytest.raises(BalancerError, match="the memory of cpu is full at batch_size 8; use a smaller one") as caught:
+    with pytest.raises(
+        BalancerError, match="the memory of cpu is full at batch_size 8; use a smaller batch_size"
+    ) as caught:
         run(data)
     assert "\n" not in str(caught.value)
 
@@ -531,5 +534,5 @@ def test_full_memory_is_one_line(data: Dataset, monkeypatch: pytest.MonkeyPatch)
 def test_oversampling_needs_room_for_every_class(data: Dataset) -> None:
     two = training_set(data, REGIMES["oversample"], None, 0, 0)
     three = replace(two, labels=np.arange(len(two.labels)) % 3, n_classes=3)
-    with pytest.raises(UsageError, match="batch_size is 2, but oversample wants all 3 classes in every batch"):
-        Batches(settings(batch_size=2), REGIMES["oversample"], three, 0, CPU)
+    with pytest.raises(UsageError, match="batch_size is 2, but oversample needs all 3 classes in every batch"):
+        BatchSampler(settings(batch_size=2), REGIMES["oversample"], three, 0)

@@ -15,7 +15,7 @@ from balancer.data.dataset import Dataset
 from classifier.models.backbones import Backbone
 from classifier.training import frozen_features as features
 from classifier.training import trainer
-from classifier.training.trainer import Fitted
+from classifier.training.trainer import TrainResult
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def data(make_data: Callable[..., Dataset]) -> Dataset:
 def images_seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many images went through the backbone, call by call."""
     monkeypatch.setattr(models, "get_model", tiny.resnet)
-    monkeypatch.setattr(trainer, "CLEAN", 8)
+    monkeypatch.setattr(trainer, "BN_IMAGES", 8)
     seen: list[int] = []
     original = Backbone.features
 
@@ -46,10 +46,10 @@ def config(**more: Any) -> ClassifierConfig:
     return tiny.settings(**{**head, "steps": 12, "evaluations": 3, "ema_decay": 0.8, "lr": 0.01, **more})
 
 
-def whole(monkeypatch: pytest.MonkeyPatch, data: Dataset, settings: ClassifierConfig, **more: Any) -> Fitted:
+def whole(monkeypatch: pytest.MonkeyPatch, data: Dataset, settings: ClassifierConfig, **more: Any) -> TrainResult:
     """The same training through the whole network."""
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "worthwhile", lambda *_: False)
+        patch.setattr(trainer, "can_cache_features", lambda *_: False)
         return tiny.train(data, settings, **more)
 
 
@@ -64,7 +64,7 @@ def test_the_same_weights_as_through_the_whole_network(
     for key, value in slow.model.state_dict().items():
         torch.testing.assert_close(fast.model.state_dict()[key], value, rtol=1e-4, atol=1e-6)
     assert fast.val_score == pytest.approx(slow.val_score, abs=1e-5)
-    assert [h["train_loss"] for h in fast.history] == pytest.approx([h["train_loss"] for h in slow.history], rel=1e-4)
+    assert [h.train_loss for h in fast.history] == pytest.approx([h.train_loss for h in slow.history], rel=1e-4)
     assert fast.passes_over_real == slow.passes_over_real
 
 
@@ -81,7 +81,7 @@ def test_a_stage_over_features_and_one_through_everything(
     stages = (StageConfig(), StageConfig(trainable="all", steps=3, lr=1e-3))
     fast = tiny.train(data, config(stages=stages))
     slow = whole(monkeypatch, data, config(stages=stages))
-    assert [h["step"] for h in fast.history] == [4, 8, 12, 13, 14, 15]
+    assert [h.step for h in fast.history] == [4, 8, 12, 13, 14, 15]
     assert fast.val_score == pytest.approx(slow.val_score, abs=1e-3)
 
 
@@ -109,16 +109,16 @@ def test_otherwise_every_batch_goes_through_the_network(
 
 def test_too_many_features_are_not_kept(data: Dataset, images_seen: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """512 features of 28 + 12 images, 4 bytes each."""
-    monkeypatch.setattr(features, "MOST", 4 * 512 * 40)
+    monkeypatch.setattr(features, "MOST_BYTES", 4 * 512 * 40)
     tiny.train(data, config())
     assert images_seen == [28, 12]
     images_seen.clear()
-    monkeypatch.setattr(features, "MOST", 4 * 512 * 40 - 1)
+    monkeypatch.setattr(features, "MOST_BYTES", 4 * 512 * 40 - 1)
     tiny.train(data, config())
     assert images_seen.count(4) == 12
 
 
 def test_a_signal_ends_the_computation_too(data: Dataset, images_seen: list[int]) -> None:
     with pytest.raises(Interrupted, match="SIGINT: stopped in baseline, seed 0"):
-        tiny.train(data, config(), signalled=lambda: 2)
+        tiny.train(data, config(), interrupt=lambda: 2)
     assert images_seen == [28]

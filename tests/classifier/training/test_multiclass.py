@@ -23,7 +23,7 @@ from classifier.experiments.study import Study, open_study, plan
 from classifier.inference import describe
 from classifier.training.regimes import REGIMES
 from classifier.training.synthetic import join, load_synthetic
-from classifier.training.training_set import Batches, training_set
+from classifier.training.training_set import BatchSampler, training_set
 
 Array = np.ndarray
 THREE = TASKS["multiclass"]
@@ -168,9 +168,9 @@ def test_permuted_labels_keep_the_counts(data: Dataset) -> None:
 @pytest.mark.parametrize("size", [9, 10, 11])
 def test_oversampling_gives_every_class_its_share_of_every_batch(data: Dataset, size: int) -> None:
     train = training_set(data, REGIMES["oversample"], None, 0, 0)
-    batches = Batches(ClassifierConfig(batch_size=size), REGIMES["oversample"], train, 3, CPU)
+    sampler = BatchSampler(ClassifierConfig(batch_size=size), REGIMES["oversample"], train, 3)
     for step in range(20):
-        counts = np.bincount(train.labels[batches.indices(step)], minlength=3)
+        counts = np.bincount(train.labels[sampler.indices(step)], minlength=3)
         assert counts.sum() == size
         assert counts.max() - counts.min() <= 1
 
@@ -229,7 +229,7 @@ def test_synthetic_images_in_place_of_real_ones(data: Dataset, sets: dict[str, P
     train = training_set(data, REGIMES["synthetic_only"], whole, 0, 0)
     assert (train.counts, train.n_real) == ([15, 20, 12], 20)
     everything = replace(whole, labels=np.arange(len(whole.labels)) % 3)
-    with pytest.raises(BalancerError, match="here of every class"):
+    with pytest.raises(BalancerError, match="replaces the real images of every class"):
         training_set(data, REGIMES["synthetic_only"], everything, 0, 0)
 
 

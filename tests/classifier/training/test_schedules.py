@@ -1,6 +1,6 @@
 """Learning rates against torch's own schedulers, step by step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
 import pytest
@@ -12,13 +12,18 @@ from torch.optim import lr_scheduler
 
 from balancer.core.errors import UsageError
 from balancer.core.settings import Schedule
-from classifier.training.schedules import SCHEDULES, Rates, learning_rate
+from classifier.training.schedules import SCHEDULES, make_scheduler
+from classifier.training.stages import Stage
 
-LR = 0.02
+LR, LOW = 0.02, 0.001
 
 
-def torchs(make: Callable[[torch.optim.Optimizer], Any], steps: int) -> list[float]:
-    """The rates that a scheduler of torch, advanced after every step, gives."""
+def stage(schedule: str, steps: int, factor: float = 0.1, patience: int = 0, period: int = 1) -> Stage:
+    return Stage(steps, "all", "sgd", LR, 0.0, schedule, factor, patience, period, LOW, 0, 1)
+
+
+def rates(make: Callable[[torch.optim.Optimizer], Any], steps: int) -> list[float]:
+    """The learning rate of every step under a scheduler that advances after each."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=LR)
     scheduler, seen = make(optimizer), []
     for _ in range(steps):
@@ -28,58 +33,54 @@ def torchs(make: Callable[[torch.optim.Optimizer], Any], steps: int) -> list[flo
     return seen
 
 
-def ours(name: str, rates: Rates) -> list[float]:
-    return [learning_rate(name, rates, step) for step in range(rates.steps)]
+def ours(schedule: str, steps: int, val_nlls: Sequence[float] = (), **more: Any) -> list[float]:
+    return rates(lambda o: make_scheduler(stage(schedule, steps, **more), o, val_nlls), steps)
 
 
 def test_the_menu_of_the_settings_is_what_there_is() -> None:
     assert set(get_args(Schedule)) == set(SCHEDULES)
     with pytest.raises(UsageError, match="schedule is 'cosin'; did you mean 'cosine'"):
-        learning_rate("cosin", Rates(LR, 10), 0)
+        ours("cosin", 10)
 
 
-@pytest.mark.parametrize("steps", [1, 7, 40])
-def test_constant_and_cosine(steps: int) -> None:
-    assert ours("constant", Rates(LR, steps)) == [LR] * steps
-    expected = torchs(lambda o: lr_scheduler.CosineAnnealingLR(o, T_max=steps), steps)
-    assert ours("cosine", Rates(LR, steps)) == pytest.approx(expected)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("steps", [1, 2, 20])
+def test_every_schedule_gives_every_step_a_rate_up_to_the_largest(schedule: str, steps: int) -> None:
+    assert all(0 < rate <= LR for rate in ours(schedule, steps, period=3)[schedule == "triangular" :])
 
 
-@pytest.mark.parametrize(("period", "factor"), [(1, 0.5), (4, 0.1), (100, 0.1)])
-def test_step_is_torchs(period: int, factor: float) -> None:
-    expected = torchs(lambda o: lr_scheduler.StepLR(o, period, factor), 20)
-    assert ours("step", Rates(LR, 20, factor=factor, period=period)) == pytest.approx(expected)
+TORCHS: dict[str, Callable[..., Any]] = {
+    "constant": lambda o, steps, period: lr_scheduler.ConstantLR(o, 1.0),
+    "cosine": lambda o, steps, period: lr_scheduler.CosineAnnealingLR(o, T_max=steps),
+    "step": lambda o, steps, period: lr_scheduler.StepLR(o, period, 0.1),
+    "one_cycle": lambda o, steps, period: lr_scheduler.OneCycleLR(o, LR, total_steps=steps),
+    "triangular": lambda o, steps, period: lr_scheduler.CyclicLR(o, LOW, LR, step_size_up=period, cycle_momentum=False),
+}
 
 
-@pytest.mark.parametrize("steps", [2, 5, 10, 37, 200])
-def test_one_cycle_is_torchs(steps: int) -> None:
-    expected = torchs(lambda o: lr_scheduler.OneCycleLR(o, LR, total_steps=steps), steps)
-    assert ours("one_cycle", Rates(LR, steps)) == pytest.approx(expected)
+@pytest.mark.parametrize("schedule", TORCHS)
+@pytest.mark.parametrize(("steps", "period"), [(1, 1), (7, 3), (40, 1), (40, 8), (200, 100)])
+def test_rates_are_torchs(schedule: str, steps: int, period: int) -> None:
+    expected = rates(lambda o: TORCHS[schedule](o, steps, period), steps)
+    assert ours(schedule, steps, period=period) == pytest.approx(expected)
 
 
-def test_one_cycle_of_a_single_step() -> None:
-    assert 0 < ours("one_cycle", Rates(LR, 1))[0] <= LR
-
-
-@pytest.mark.parametrize("period", [1, 3, 8])
-def test_triangular_is_torchs(period: int) -> None:
-    expected = torchs(
-        lambda o: lr_scheduler.CyclicLR(o, 0.001, LR, step_size_up=period, cycle_momentum=False), 5 * period
-    )
-    rates = ours("triangular", Rates(LR, 5 * period, period=period, low=0.001))
-    assert rates == pytest.approx(expected)
-    assert max(rates) == pytest.approx(LR)
-    assert rates[0] == 0.001
+def test_no_rounding_error_builds_up() -> None:
+    """Published figures depend on every digit of the closed form."""
+    assert ours("step", 40, period=4) == [LR * 0.1 ** (step // 4) for step in range(40)]
+    assert ours("triangular", 60, period=30)[30] == LR
 
 
 @given(st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.4]), max_size=25), st.integers(0, 4))
 def test_plateau_is_torchs(losses: list[float], patience: int) -> None:
-    """With torch's threshold at 0: any lower NLL is better."""
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=LR)
-    scheduler = lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=patience, threshold=0, eps=0)
-    rates = Rates(LR, 100, factor=0.5, patience=patience)
-    assert learning_rate("plateau", rates, 0, []) == LR
-    for n, loss in enumerate(losses, 1):
-        scheduler.step(loss)
-        now = optimizer.param_groups[0]["lr"]
-        assert learning_rate("plateau", rates, 3 * n, losses[:n]) == pytest.approx(now)
+    """A validation after every step. torch's threshold is 0: any lower NLL is better."""
+    optimizers = [torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=LR) for _ in range(2)]
+    reference = lr_scheduler.ReduceLROnPlateau(optimizers[0], factor=0.5, patience=patience, threshold=0, eps=0)
+    val_nlls: list[float] = []
+    scheduler = make_scheduler(stage("plateau", 100, factor=0.5, patience=patience), optimizers[1], val_nlls)
+    for loss in losses:
+        optimizers[1].step()
+        val_nlls.append(loss)
+        scheduler.step()
+        reference.step(loss)
+        assert optimizers[0].param_groups[0]["lr"] == optimizers[1].param_groups[0]["lr"]

@@ -19,7 +19,7 @@ from balancer.data.dataset import Dataset
 from classifier.models import build_model
 from classifier.training import trainer
 from classifier.training.regimes import REGIMES
-from classifier.training.stages import check_stages, stages, stalled
+from classifier.training.stages import check_stages, should_stop, stages
 from classifier.training.training_set import training_set
 
 HEAD = {"trainable": "head", "steps": 2}
@@ -55,11 +55,11 @@ def test_what_a_stage_leaves_open_is_as_around_it(data: Dataset) -> None:
     config = staged({"lr": 0.5, **HEAD}, {"schedule": "step", "lr_period": 2}, lr=0.1, weight_decay=0.3, patience=7)
     first, second = stages(config, train)
     assert (first.steps, first.lr, first.trainable, first.weight_decay, first.patience) == (2, 0.5, "head", 0.3, 7)
-    assert (first.schedule, first.rates.lr, first.rates.period) == ("cosine", 0.5, 28)
+    assert (first.schedule, first.lr, first.lr_period) == ("cosine", 0.5, 28)
     assert (second.steps, second.lr, second.trainable, second.schedule) == (3, 0.1, "all", "step")
-    assert second.rates.period == 14
+    assert second.lr_period == 14
     (only,) = stages(tiny.settings(steps=9), train)
-    assert (only.steps, only.trainable, only.rates.steps) == (9, "all", 9)
+    assert (only.steps, only.trainable, only.lr_factor) == (9, "all", 0.1)
 
 
 def test_equal_exposure_lengthens_every_stage(data: Dataset) -> None:
@@ -67,7 +67,7 @@ def test_equal_exposure_lengthens_every_stage(data: Dataset) -> None:
     train = training_set(data, REGIMES["duplicate"], None, 0, 12)
     config = staged({"steps": 14}, {"epochs": 2}, exposure="real")
     assert [s.steps for s in stages(config, train)] == [20, 20]
-    assert trainer.training_steps(config, train) == 40
+    assert trainer.total_steps(config, train) == 40
 
 
 # ---------------------------------------------------------------- refusals
@@ -77,7 +77,10 @@ def test_equal_exposure_lengthens_every_stage(data: Dataset) -> None:
     ("config", "message"),
     [
         (staged({"epochs": 1, "steps": 5}), "stage 1: epochs is 1 and steps is 5; give one"),
-        (staged({}, {"schedule": "triangular", "lr_low": 0.1, "lr": 0.01}), r"stage 2: lr_low is 0\.1, .*not below lr"),
+        (
+            staged({}, {"schedule": "triangular", "lr_low": 0.1, "lr": 0.01}),
+            r"stage 2: lr_low is 0\.1; .* below lr, which is 0\.01",
+        ),
         (tiny.settings(schedule="triangular", lr=0.1, lr_low=0.1), r"^lr_low is 0\.1"),
         (tiny.settings(batch_size=8, accumulate=5), "accumulate is 5 with batch_size 8; .*at most 4"),
         (
@@ -133,7 +136,7 @@ def test_what_is_frozen_stays_to_the_bit_and_the_rest_moves(
     """Weights and BatchNorm statistics, with averaging and with statistics restated."""
     starts: list[dict[str, torch.Tensor]] = []
     monkeypatch.setattr(trainer, "build_model", tiny.recorded(build_model, starts))
-    monkeypatch.setattr(trainer, "CLEAN", 8)
+    monkeypatch.setattr(trainer, "BN_IMAGES", 8)
     config = tiny.settings(trainable=trainable, ema_decay=0.5, bn_statistics="clean", lr=0.01)
     fitted = tiny.train(data, config, regime)
     layers = layers_of(fitted.model)
@@ -145,17 +148,12 @@ def test_what_is_frozen_stays_to_the_bit_and_the_rest_moves(
 
 def test_a_stage_after_the_other(data: Dataset, small: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """First the head, then the last block and it, then everything."""
+    models_made: list[nn.Module] = []
     seen: list[dict[str, torch.Tensor]] = []
-    monkeypatch.setattr(trainer, "build_model", tiny.recorded(build_model, seen))
-    look = trainer._Best.look
-
-    def watched(self: Any, *args: Any) -> None:
-        look(self, *args)
-        seen.append({k: v.clone() for k, v in args[-1].state_dict().items()})
-
-    monkeypatch.setattr(trainer._Best, "look", watched)
-    fitted = tiny.train(data, staged(HEAD, {"trainable": 2, "lr": 0.01}, {"steps": 1, "lr": 0.1}), "augment")
-    assert [h["step"] for h in fitted.history] == [2, 5, 6]
+    monkeypatch.setattr(trainer, "build_model", tiny.recorded(build_model, seen, models_made))
+    config = staged(HEAD, {"trainable": 2, "lr": 0.01}, {"steps": 1, "lr": 0.1})
+    fitted = tiny.train(data, config, "augment", on_validation=lambda *_: seen.append(tiny.weights(models_made[0])))
+    assert [h.step for h in fitted.history] == [2, 5, 6]
     changed = [{k for k in b if not torch.equal(a[k], b[k])} for a, b in pairwise(seen)]
     head = {"head.0.weight", "head.0.bias"}
     assert changed[0] == head
@@ -210,14 +208,9 @@ def test_a_stage_begins_from_what_the_rule_keeps(
 ) -> None:
     """Looks after steps 1 to 4, the second the best; the first step of the second stage has a learning rate of nearly 0."""
     scripted(monkeypatch, [0.5, 0.1, 0.4, 0.3, 0.2])
+    models_made: list[nn.Module] = []
     seen: list[torch.Tensor] = []
-    look = trainer._Best.look
-
-    def watched(self: Any, *args: Any) -> None:
-        look(self, *args)
-        seen.append(args[-1].state_dict()["head.1.weight"].clone())
-
-    monkeypatch.setattr(trainer._Best, "look", watched)
+    monkeypatch.setattr(trainer, "build_model", tiny.recorded(build_model, [], models_made))
     config = staged(
         {"steps": 4, "evaluations": 4, "lr": 0.01},
         {"steps": 1, "lr": 1e-12},
@@ -227,7 +220,9 @@ def test_a_stage_begins_from_what_the_rule_keeps(
         optimizer="sgd",
         weight_decay=0,
     )
-    fitted = tiny.train(data, config)
+    fitted = tiny.train(
+        data, config, on_validation=lambda *_: seen.append(tiny.weights(models_made[0])["head.1.weight"])
+    )
     torch.testing.assert_close(seen[4], seen[kept - 1], rtol=0, atol=1e-7)
     assert not torch.allclose(seen[1], seen[3], atol=1e-6)
     assert fitted.selected_step == (2 if selection == "best_val_nll" else 5)
@@ -245,7 +240,7 @@ def test_early_stopping_ends_the_stage_and_the_next_goes_on(data: Dataset, monke
         patience=0,
     )
     fitted = tiny.train(data, config)
-    assert [h["step"] for h in fitted.history] == [1, 2, 3, 4, 5, 6, 7]
+    assert [h.step for h in fitted.history] == [1, 2, 3, 4, 5, 6, 7]
     assert (fitted.steps, fitted.selected_step) == (7, 7)
 
 
@@ -253,8 +248,8 @@ def test_early_stopping_ends_the_stage_and_the_next_goes_on(data: Dataset, monke
     ("seen", "patience", "over"),
     [([3, 2, 1], 1, False), ([1, 2], 1, True), ([1, 1], 1, True), ([1, 2, 3], 3, False), ([1, 2, 3], 0, False)],
 )
-def test_stalled(seen: list[float], patience: int, over: bool) -> None:
-    assert stalled(seen, patience) is over
+def test_should_stop(seen: list[float], patience: int, over: bool) -> None:
+    assert should_stop(seen, patience) is over
 
 
 def test_plateau_follows_the_looks(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from balancer.core.errors import BalancerError
 from balancer.core.settings import ClassifierConfig
 from balancer.data.dataset import Dataset
+from classifier.training.inputs import ImageInputs
 from classifier.training.regimes import REGIMES
-from classifier.training.training_set import Batches, TrainingSet, training_set
+from classifier.training.training_set import BatchSampler, TrainingSet, training_set
 
 MakeData = Callable[..., Dataset]
 
@@ -64,7 +65,7 @@ def test_duplicates_balance_the_classes_and_use_every_image_alike(
 def test_duplicates_are_as_many_as_the_synthetic_images(data: Dataset) -> None:
     train = training_set(data, REGIMES["duplicate"], synthetic_set(data, 5), 0, 5)
     assert (train.added, train.synthetic_digest) == (5, None)
-    assert training_set(data, REGIMES["duplicate"], None, 0, copies=3).added == 3
+    assert training_set(data, REGIMES["duplicate"], None, 0, duplicates=3).added == 3
 
 
 def test_which_images_are_duplicated_depends_on_the_seed(data: Dataset) -> None:
@@ -112,8 +113,8 @@ def test_permuted_labels_keep_the_counts(data: Dataset) -> None:
 
 
 def drawn(train: TrainingSet, regime: str, size: int, steps: int) -> list[np.ndarray]:
-    batches = Batches(ClassifierConfig(batch_size=size), REGIMES[regime], train, 3, torch.device("cpu"))
-    return [batches.indices(step) for step in range(steps)]
+    sampler = BatchSampler(ClassifierConfig(batch_size=size), REGIMES[regime], train, 3)
+    return [sampler.indices(step) for step in range(steps)]
 
 
 @pytest.mark.parametrize(("size", "per_class"), [(8, (4, 4)), (7, (3, 4))])
@@ -138,11 +139,10 @@ def test_other_regimes_go_through_all_images_alike(data: Dataset) -> None:
 @pytest.mark.parametrize("regime", ["baseline", "augment", "oversample_augment"])
 def test_a_batch_holds_the_images_and_labels_of_its_positions(data: Dataset, regime: str) -> None:
     train = training_set(data, REGIMES[regime], None, 0, 0)
-    batches = Batches(ClassifierConfig(batch_size=8), REGIMES[regime], train, 3, torch.device("cpu"))
-    pixels, labels, n_real = batches.draw(5)
-    index = batches.indices(5)
-    assert labels.tolist() == train.labels[index].tolist()
-    assert n_real == 8
-    assert np.array_equal(np.asarray(pixels), train.images[index]) == (regime == "baseline")
-    again = batches.draw(5)[0]
-    assert np.array_equal(np.asarray(pixels), np.asarray(again)), "a pure function of the step"
+    config = ClassifierConfig(batch_size=8, normalisation="unit")
+    index = BatchSampler(config, REGIMES[regime], train, 3).indices(5)
+    inputs = ImageInputs(config, REGIMES[regime], train, train.images[:4], 3, torch.device("cpu"))
+    pixels, plain = (255 * inputs.batch(index, 5)[:, 0]).round(), torch.from_numpy(train.images[index]).float()
+    assert torch.equal(pixels, plain) == (regime == "baseline")
+    assert torch.equal((255 * inputs.unaugmented(index)[:, 0]).round(), plain)
+    assert torch.equal((255 * inputs.batch(index, 5)[:, 0]).round(), pixels), "a pure function of the step"

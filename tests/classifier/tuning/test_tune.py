@@ -353,15 +353,17 @@ def test_a_trial_is_the_mean_over_paired_seeds(
     y_true, rng, seen = small_data.labels[val], np.random.default_rng(1), []
     scores = {seed: [rng.random(len(val)) for _ in range(2)] for seed in (7, 8, 9)}
 
-    def fit(_config: Any, regime: Any, seed: int, train: Any, fold: Any, *_: Any, on_look: Any) -> SimpleNamespace:
+    def fit(
+        _config: Any, regime: Any, seed: int, train: Any, fold: Any, *_: Any, on_validation: Any
+    ) -> SimpleNamespace:
         assert np.array_equal(fold[0], small_data.images[val])
         assert np.array_equal(train.images, small_data.images[small_data.indices("train")])
         seen.append(seed)
         for step, score in enumerate(scores[seed], 1):
-            on_look(step, score)
+            on_validation(step, score)
         return SimpleNamespace(val_score=scores[seed][-1])
 
-    monkeypatch.setattr(trainer, "fit", fit)
+    monkeypatch.setattr(trainer, "train", fit)
     reports: dict[int, float] = {}
     found = tune.measure(config, config, reports.__setitem__, CPU, lambda: None)
     expected = {seed: [calibrated_nll(y_true, s)[0] for s in scores[seed]] for seed in scores}
