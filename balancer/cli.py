@@ -198,4 +198,5 @@ def fetch(source: str, size: int | None, to: Path | None, force: bool) -> Comman
     """Download a data set: PneumoniaMNIST from Zenodo, or the chest X-ray folder from Kaggle (extra: kaggle)."""
     from balancer.data import fetch as fetching
 
-    return fetching.fetch(source, size, to, force)
+    result = fetching.fetch(source, size, to, force)
+    return CommandResult(result.to_json(), result.text())

@@ -11,8 +11,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-import socket
-import urllib.error
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,8 @@ from torch import Tensor, nn
 
 from balancer.core import progress
 from balancer.core.device import exact_float32
+from balancer.core.download import download
+from balancer.core.errors import BalancerError
 from balancer.core.run import atomic_file
 from balancer.core.seeding import derive_seed
 from balancer.data.cache import cache_dir
@@ -102,27 +102,22 @@ def inception_weights(given: str) -> Path | None:
     if given == "off":
         return None
     path = Path(given) if given != "auto" else Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
-    if not path.exists() and given == "auto" and not _download(path):
+    if not path.exists() and given == "auto" and not _downloaded(path):
         return None
     missing = f"--inception-weights {path} does not exist; give {INCEPTION_FILE}, auto or off"
     chest.read_weights(path, INCEPTION_SHA256, missing)
     return path
 
 
-def _download(path: Path) -> bool:
+def _downloaded(path: Path) -> bool:
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
     log.info("fetching the Inception weights (91 MB) for FID")
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(20)  # a firewall that swallows packets must not hang the run
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=INCEPTION_SHA256, progress=False)
-    except (OSError, urllib.error.URLError, RuntimeError) as error:
-        log.info("the Inception weights cannot be fetched (%s)", error)
+        download(URL_INCEPTION_V3, path, INCEPTION_SHA256)
+    except BalancerError as error:
+        log.info("FID is left out: %s", error)
         return False
-    finally:
-        socket.setdefaulttimeout(patience)
     return True
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
-import logging
 import re
-import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -16,9 +13,9 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor, nn
 
+from balancer.core.download import download
 from balancer.core.errors import BalancerError, UsageError
 
-log = logging.getLogger("balancer")
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which training scripts save a state dict
 SHOWN = 3  # keys of each kind that a message names
 _HASH = re.compile(r"-([0-9a-f]{8,})\.")  # torchvision names its files by the first digits of their SHA-256
@@ -64,27 +61,16 @@ def imagenet_file(name: str) -> Path:
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(published.url).path).name
     digits = match[1] if (match := _HASH.search(file.name)) else ""
     if not file.exists():
-        _download(name, published.url, file, digits)
+        try:
+            download(published.url, file, digits)
+        except BalancerError as error:
+            raise BalancerError(
+                f"the ImageNet weights of {name} are not cached: {error}, or give --weights FILE (a torchvision state dict)"
+            ) from error
     stat = file.stat()
     if not _sha256(file, stat.st_size, stat.st_mtime_ns).startswith(digits):
         raise BalancerError(f"{file} is not the file that torchvision publishes (its SHA-256 is another); delete it")
     return file
-
-
-def _download(name: str, url: str, file: Path, digits: str) -> None:
-    log.info("downloading the ImageNet weights of %s: %s", name, url)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(file), digits or None, progress=sys.stderr.isatty())
-    except (OSError, http.client.HTTPException) as error:
-        raise BalancerError(
-            f"the ImageNet weights of {name} are not cached and cannot be downloaded ({error}); put {url} at {file}, "
-            "or give --weights FILE (a torchvision state dict)"
-        ) from error
-    except RuntimeError as error:  # torch's word for another hash
-        raise BalancerError(
-            f"the download of {url} came damaged ({error}); try again, or give --weights FILE"
-        ) from error
 
 
 def weights_hash(weights: str) -> str:

@@ -2,7 +2,6 @@
 
 import hashlib
 import pickle
-import urllib.error
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,10 +37,10 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty torch hub cache; a download fails as it does offline."""
 
     def offline(*_args: object, **_kwargs: object) -> None:
-        raise urllib.error.URLError("no route")
+        raise BalancerError("no route")
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    monkeypatch.setattr(features, "download", offline)
     return tmp_path / "hub" / "checkpoints" / INCEPTION_FILE
 
 
@@ -221,12 +220,13 @@ def test_a_file_with_the_right_hash_is_taken(hub: Path, tmp_path: Path, monkeypa
 
 
 def test_auto_downloads_with_the_hash(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(_url: str, to: str, hash_prefix: str, progress: bool) -> None:
-        assert hash_prefix == hashlib.sha256(b"weights").hexdigest()
-        Path(to).write_bytes(b"weights")
+    def download(_url: str, path: Path, digest: str) -> None:
+        assert digest == hashlib.sha256(b"weights").hexdigest()
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"weights")
 
     monkeypatch.setattr(features, "INCEPTION_SHA256", hashlib.sha256(b"weights").hexdigest())
-    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    monkeypatch.setattr(features, "download", download)
     assert inception_weights("auto") == hub
 
 

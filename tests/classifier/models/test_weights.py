@@ -1,7 +1,8 @@
 """Weights to begin from: they arrive key by key, code is never run, and what does not fit is named."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import pytest
 import tiny
 import torch
 from click.testing import Result
+from loopback import Site, serving
 from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
@@ -166,52 +168,55 @@ def test_a_missing_file_is_found_before_anything_is_written(tmp_path: Path) -> N
 # ---------------------------------------------------------------- ImageNet weights by name
 
 
+@dataclass
+class Published:
+    """Weights on a server of this machine, under a name that holds their hash, and their place in torch's cache."""
+
+    site: Site
+    place: Path
+
+
 @pytest.fixture
-def published(small: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A host, here a folder, with weights under a name that holds their hash; torch's cache is empty. The file's place there."""
-    host, hub = tmp_path / "host", tmp_path / "hub"
-    host.mkdir()
-    torch.save(small, host / "w.pth")
-    digits = hashlib.sha256((host / "w.pth").read_bytes()).hexdigest()[:8]
-    file = (host / "w.pth").rename(host / f"resnet18-{digits}.pth")
-    found = SimpleNamespace(DEFAULT=SimpleNamespace(url=file.as_uri()))
-    monkeypatch.setattr(models, "get_model_weights", lambda _name: found)
-    monkeypatch.setattr(torch.hub, "_hub_dir", str(hub))
-    return hub / "checkpoints" / file.name
+def published(small: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Published]:
+    torch.save(small, tmp_path / "w.pth")
+    content = (tmp_path / "w.pth").read_bytes()
+    name = f"resnet18-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    with serving(content, name) as site:
+        found = SimpleNamespace(DEFAULT=SimpleNamespace(url=site.url))
+        monkeypatch.setattr(models, "get_model_weights", lambda _name: found)
+        yield Published(site, tmp_path / "hub" / "checkpoints" / name)
 
 
-def test_imagenet_weights_are_downloaded_once(published: Path, small: State, tmp_path: Path) -> None:
-    assert arrived(Backbone("resnet18", 32, "imagenet"), small, "fc.") == []
-    assert published.exists()
-    for file in (tmp_path / "host").iterdir():
-        file.unlink()
-    assert arrived(Backbone("resnet18", 32, "imagenet"), small, "fc.") == []
+def test_imagenet_weights_are_downloaded_once(published: Published, small: State) -> None:
+    for _ in range(2):
+        assert arrived(Backbone("resnet18", 32, "imagenet"), small, "fc.") == []
+    assert published.place.exists()
+    assert len(published.site.requests) == 1
 
 
-def test_a_damaged_download_is_not_kept(published: Path, tmp_path: Path) -> None:
-    (file,) = (tmp_path / "host").iterdir()
-    file.write_bytes(b"<html>please log in</html>")
-    with pytest.raises(BalancerError, match=r"came damaged .*invalid hash value"):
+def test_a_damaged_download_is_not_kept(published: Published) -> None:
+    published.site.content = b"<html>please log in</html>"
+    with pytest.raises(BalancerError, match=r"gave a file with sha256 .* or give --weights FILE"):
         Backbone("resnet18", 32, "imagenet")
-    assert not published.exists()
+    assert not published.place.exists()
 
 
-def test_a_cached_file_that_was_cut_short_is_noticed(published: Path) -> None:
+def test_a_cached_file_that_was_cut_short_is_noticed(published: Published) -> None:
     Backbone("resnet18", 32, "imagenet")
-    published.write_bytes(published.read_bytes()[:-100])
+    published.place.write_bytes(published.place.read_bytes()[:-100])
     with pytest.raises(BalancerError, match="is not the file that torchvision publishes"):
         Backbone("resnet18", 32, "imagenet")
 
 
 def test_offline_is_one_clear_error_that_says_both_ways(
-    published: Path, classifier: Callable[..., Result], small_args: tuple[str, ...], tmp_path: Path
+    published: Published, classifier: Callable[..., Result], small_args: tuple[str, ...], tmp_path: Path
 ) -> None:
-    for file in (tmp_path / "host").iterdir():
-        file.unlink()
+    published.site.status = 503
     result = classifier("train", *small_args, "--model", "resnet18", "--weights", "imagenet", "--out", tmp_path / "run")
     assert result.exit_code == 1
-    assert result.stderr.startswith("error: the ImageNet weights of resnet18 are not cached and cannot be downloaded")
-    assert f"put {(tmp_path / 'host' / published.name).as_uri()} at {published}" in result.stderr
+    assert result.stderr.startswith("error: the ImageNet weights of resnet18 are not cached: ")
+    assert f"download {published.site.url} by hand and save it as {published.place}" in result.stderr
     assert "or give --weights FILE" in result.stderr
     assert result.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
