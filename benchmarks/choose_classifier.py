@@ -36,7 +36,7 @@ from classifier.training.training_set import training_set
 
 LAST = {"selection": "last", "evaluations": 1}
 EMA = {"ema_decay": 0.99, **LAST}
-CLEAN = {"bn_statistics": "clean", **EMA}
+CLEAN = {"bn_statistics": "reestimated", **EMA}
 # The defaults before the choice; each recipe says what it changes.
 OLD = {
     "augmentation": "mild",

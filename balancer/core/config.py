@@ -31,6 +31,9 @@ DEFAULT_FOLDER = Path("data/chest_xray")
 
 # Commands that train classifiers: a file that speaks of one of them is often meant for another.
 CLASSIFIERS = {name for name, model in COMMANDS.items() if issubclass(model, ClassifierConfig)}
+# Renamed values of settings: (setting, old value) -> new value. Files of earlier versions are read with the new value. Hashes
+# are taken over the old value, so that the hashes of published runs stay valid.
+OLD_SETTINGS = {("bn_statistics", "clean"): "reestimated"}
 log = logging.getLogger("balancer")
 SectionT = TypeVar("SectionT", bound=Settings)
 
@@ -194,6 +197,7 @@ def data_path(given: str | None) -> str:
 
 def validate(model: type[SectionT], values: Mapping[str, Any]) -> SectionT:
     """Build a settings model; the first problem becomes one line that names the key."""
+    values = _renamed(values, OLD_SETTINGS)
     check_keys(model, values)
     try:
         return model.model_validate(values)
@@ -270,8 +274,13 @@ def dump(section: Settings) -> str:
 
 def config_hash(section: Settings, exclude: set[str] | None = None) -> str:
     """Eight hex digits that name these settings, or what is left of them."""
-    text = json.dumps(section.model_dump(mode="json", exclude=exclude), sort_keys=True)
+    to_old = {(name, new): old for (name, old), new in OLD_SETTINGS.items()}
+    text = json.dumps(_renamed(section.model_dump(mode="json", exclude=exclude), to_old), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _renamed(values: Mapping[str, Any], renames: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+    return {key: renames.get((key, v), v) if isinstance(v, str) else v for key, v in values.items()}
 
 
 def _plain(value: Any) -> Any:

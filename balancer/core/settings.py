@@ -203,20 +203,21 @@ class ClassifierConfig(Settings):
     weight_decay: float = Field(1e-2, ge=0)
     schedule: Schedule = "cosine"
     lr_factor: float = Field(0.1, gt=0, lt=1)  # of step and plateau: what the learning rate is multiplied by
-    lr_patience: int = Field(3, ge=0)  # of plateau: looks at validation without a better NLL before that
+    lr_patience: int = Field(3, ge=0)  # of plateau: validations without a better NLL before that
     lr_period: float = Field(4, gt=0)  # epochs between steps of step, or of half a triangle of triangular
     lr_low: float = Field(0.0, ge=0)  # the lower end of triangular
     stages: tuple[StageConfig, ...] = ()  # staged fine-tuning; none: one stage, with the settings here
-    patience: int = Field(0, ge=0)  # looks at validation without a better NLL that end a stage; 0: no early stopping
-    ema_decay: float = Field(0.99, ge=0, lt=1)  # of the averaged weights that are looked at and kept; 0: no averaging
-    bn_statistics: Literal["running", "clean"] = "clean"  # BatchNorm's, of augmented batches, or re-estimated without
+    patience: int = Field(0, ge=0)  # validations without a better NLL that end a stage; 0: no early stopping
+    ema_decay: float = Field(0.99, ge=0, lt=1)  # of the averaged weights that are validated and kept; 0: no averaging
+    # BatchNorm's: running means over augmented batches, or re-estimated on training images without augmentation
+    bn_statistics: Literal["running", "reestimated"] = "reestimated"
     # loss
     class_weights: Literal["none", "balanced", "complement", "positive"] = "none"  # of every regime; see losses
     positive_factor: float = Field(1.0, gt=0)  # of class_weights positive
     focal_gamma: float = Field(2.0, ge=0)
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)  # a label is learnt as so far from 0 and 1
     # watching
-    evaluations: int = Field(5, ge=1)  # how often validation is looked at, evenly spread over the steps of a stage
+    evaluations: int = Field(5, ge=1)  # number of validations, evenly spread over the steps of a stage
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     selection: Literal["best_val_nll", "last"] = "last"
     threshold: str = "balanced_accuracy"

@@ -154,7 +154,7 @@ def train(
 
                 if stage_step in validate_after:
                     # Validation: EMA weights if there are any, BatchNorm statistics of images without augmentation
-                    if config.bn_statistics == "clean":
+                    if config.bn_statistics == "reestimated":
                         update_bn(evaluated, _unaugmented_batches(config, sampler, inputs))
                     score = predict_inputs(evaluated, inputs.validation(), device)
                     figures = Validation(step, float(torch.stack(losses).mean()), nll(val_labels, score))

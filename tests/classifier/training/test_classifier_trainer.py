@@ -216,7 +216,7 @@ def test_averaged_weights_are_what_is_looked_at_and_kept(data: Dataset, monkeypa
 @pytest.mark.parametrize("ema_decay", [0.0, 0.8])
 def test_clean_statistics_are_those_of_unaugmented_training_images(data: Dataset, ema_decay: float) -> None:
     """The first BatchNorm by hand: mean and variance of the first convolution's output over the images as they are."""
-    fitted = run(data, "augment", bn_statistics="clean", ema_decay=ema_decay, batch_size=28)
+    fitted = run(data, "augment", bn_statistics="reestimated", ema_decay=ema_decay, batch_size=28)
     images = trainer.to_input(data.images[data.indices("train")], settings(), CPU)  # each batch holds them all
     convolution, norm = fitted.model.features[0], fitted.model.features[1]
     with torch.no_grad():

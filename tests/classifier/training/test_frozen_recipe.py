@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from balancer.core.config import read_config_file, resolve
+from balancer.core.config import read_config_file, resolve, validate
 from balancer.core.settings import AblateConfig, TrainConfig
 from classifier.experiments.study import recipe_hash
 
@@ -28,6 +28,10 @@ def test_the_frozen_recipe_is_the_default() -> None:
 )
 def test_the_hash_names_the_recipe_and_nothing_else(change: dict, same: bool) -> None:
     assert (recipe_hash(AblateConfig(**change)) == recipe_hash(AblateConfig())) == same
+
+
+def test_settings_of_earlier_versions_are_read() -> None:
+    assert validate(AblateConfig, {"bn_statistics": "clean"}) == AblateConfig()
 
 
 def test_train_and_ablate_share_it() -> None:

@@ -137,7 +137,7 @@ def test_what_is_frozen_stays_to_the_bit_and_the_rest_moves(
     starts: list[dict[str, torch.Tensor]] = []
     monkeypatch.setattr(trainer, "build_model", tiny.recorded(build_model, starts))
     monkeypatch.setattr(trainer, "BN_IMAGES", 8)
-    config = tiny.settings(trainable=trainable, ema_decay=0.5, bn_statistics="clean", lr=0.01)
+    config = tiny.settings(trainable=trainable, ema_decay=0.5, bn_statistics="reestimated", lr=0.01)
     fitted = tiny.train(data, config, regime)
     layers = layers_of(fitted.model)
     free = {"all": len(layers), "head": 0}.get(trainable, trainable)
