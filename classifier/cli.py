@@ -128,16 +128,17 @@ def _study(args: CommandArgs) -> CommandResult:
     from balancer.core.run import environment, open_run, request, resumed_or_new, write_json
     from classifier.experiments import ablation
     from classifier.experiments.jobs import Workers
-    from classifier.experiments.study import configure, estimate_seconds, open_study
+    from classifier.experiments.study import configure, open_study
+    from classifier.experiments.trial import estimate_seconds
 
     limit_threads()
     workers = Workers(args.device, **args.options)
-    device = workers.here
+    device = workers.local_device
     config = cast(ClassifierConfig, resumed_or_new(args.command, args.resume, args.explicit, lambda: configure(args)))
     study = open_study(config)
     if isinstance(config, AblateConfig):
         ablation.check(study)
-    at_once = workers.at_once()  # refuses a cluster out of reach before anything is written
+    at_once = workers.count()  # refuses a cluster out of reach before anything is written
     if args.dry_run:
         return dry_run(config, study.data.describe(), estimate_seconds(study, device) / at_once, workers.describe())
     with open_run(args.command, config, request(args)) as run:
@@ -173,16 +174,15 @@ def tune(args: CommandArgs) -> CommandResult:
     from balancer.core.device import limit_threads
     from balancer.core.run import environment, open_run, request, write_json, write_text
     from classifier.experiments.jobs import Workers
-    from classifier.experiments.study import estimate_seconds
+    from classifier.experiments.trial import estimate_seconds
     from classifier.tuning import report as tune_report
     from classifier.tuning import search as tuning
-    from classifier.tuning import storage as journal
 
     limit_threads()
     jobs, timeout = args.options["jobs"], args.options["timeout"]
     workers = Workers(args.device, jobs)
-    device, config = workers.here, tuning.configured(args)
-    study = tuning.opened(config)
+    device, config = workers.local_device, tuning.configured(args)
+    study = tuning.open_once(config)
     if args.dry_run:
         one = estimate_seconds(study, device) * config.seeds  # without pruning, at the settings given
         seconds = one * tuning.number_of_trials(config) / jobs
@@ -194,10 +194,9 @@ def tune(args: CommandArgs) -> CommandResult:
         write_json(run / "env.json", facts)
         (run / "done").unlink(missing_ok=True)  # --resume may ask for more trials
         write_text(run / "config.yaml", dump(config))
-        found = tuning.run_search(search, jobs, timeout)
-        importances = journal.importances(journal.open_journal(run.path), config.seed)
-        outcome = tune_report.write_outputs(found, importances, search, study.data, run)
-        if len(found) >= search.trials:
+        trials = tuning.run_search(search, jobs, timeout)
+        outcome = tune_report.write_search(trials, search, study.data, run)
+        if len(trials) >= search.trials:
             run.finish()
         return outcome
 

@@ -154,13 +154,21 @@ def checks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     from classifier.analysis.contrasts import analyse
     from classifier.analysis.results import read_predictions
     from classifier.experiments.jobs import Workers, run_trials
-    from classifier.experiments.study import Study, keep, plan, regimes_of
+    from classifier.experiments.plan import regimes_of
+    from classifier.experiments.study import Study
+    from classifier.experiments.trial import save_trial
 
     seeds, steps = request.param
     small = {"steps": steps, "batch_size": 16, "evaluations": 1, "precision": "float32", "seeds": seeds}
     config = AblateConfig(data=DataConfig(image_size=16), regimes=("baseline", "checks"), **small)
     study, run, rows = Study(config, smooth_and_rough(), [], regimes_of(config)), tmp_path_factory.mktemp("checks"), []
-    run_trials(study, plan(study), Workers("cpu"), lambda t, r: rows.append(keep(r, run, run / t.name).to_json()), "")
+    run_trials(
+        study,
+        study.trials,
+        Workers("cpu"),
+        lambda trained: rows.append(save_trial(trained, run, run / trained.trial.name).to_json()),
+        "",
+    )
     return analyse(rows, read_predictions(rows, run), study.data.groups)
 
 

@@ -1,4 +1,4 @@
-"""`classifier ablate` and `classifier train`: run the trials that are missing, keep each as it ends, write the outputs."""
+"""`classifier ablate` and `classifier train`: run the missing trials, keep each as it ends, write the outputs."""
 
 from __future__ import annotations
 
@@ -18,17 +18,8 @@ from classifier import inference
 from classifier.analysis.contrasts import analyse
 from classifier.analysis.results import read_groups, read_predictions
 from classifier.experiments.jobs import Workers, run_trials
-from classifier.experiments.study import (
-    Study,
-    TrainedTrial,
-    Trial,
-    check_provenance,
-    code_hash,
-    code_notes,
-    keep,
-    plan,
-    run_trial,
-)
+from classifier.experiments.study import Study, check_provenance, code_hash, code_notes
+from classifier.experiments.trial import TrainedTrial, run_trial, save_trial
 from classifier.report import page as report
 from classifier.report import tables
 
@@ -38,67 +29,67 @@ Row = dict[str, Any]
 
 
 def check(study: Study) -> None:
-    """Refuse, before hours of training, a test set that no interval can be had from.
+    """Refuse, before hours of training, a test set that allows no interval.
 
     Raises:
-        BalancerError: fewer than two patients in a class of the test set.
+        BalancerError: if a class of the test set has fewer than two patients.
     """
     test = study.data.indices("test")
     patient_weights(study.data.labels[test], [study.data.groups[i] for i in test], resamples=0, seed=0)
 
 
 def finished_trials(study: Study, run: RunDir) -> list[Row]:
-    """The rows of ``results.jsonl``, one per trial.
+    """Return the rows of ``results.jsonl``, one per trial.
 
     Raises:
-        BalancerError: they were made on other data, another split, other settings or other synthetic sets.
+        BalancerError: if they come from other data, another split, other settings or other synthetic sets.
     """
     rows = read_jsonl(run / RESULTS)
     check_provenance(rows, study, str(run / RESULTS))
-    return list({key_of(row): row for row in rows}.values())  # a line that was copied counts once
+    return list({key_of(row): row for row in rows}.values())  # a repeated line counts once
 
 
 def key_of(row: Row) -> tuple[Any, ...]:
-    """What names a trial: see :attr:`classifier.experiments.study.Trial.key`."""
+    """Return what identifies a trial: see :attr:`classifier.experiments.plan.Trial.key`."""
     return row["regime"], row["trial_seed"], row["synthetic_set"], row["dose"]
 
 
 def ablate(study: Study, run: RunDir, workers: Workers) -> list[Row]:
-    """Run the trials that ``results.jsonl`` does not hold yet; returns all rows, in the order of the plan.
+    """Run the trials that ``results.jsonl`` does not hold yet; return all rows in the order of the plan.
 
     Raises:
-        Interrupted: a signal came; finished trials are kept.
-        BalancerError: the finished trials of a resumed run do not belong to this study, or a trial failed.
+        Interrupted: if a signal came; finished trials are kept.
+        BalancerError: if the finished trials of a resumed run do not belong to this study, or a trial failed.
     """
-    trials = plan(study)
+    trials = study.trials
     rows = finished_trials(study, run)
     done = {key_of(row) for row in rows}
     missing = [t for t in trials if t.key not in done]
     if done:
         log.info("%d of %d trials were done before", len(trials) - len(missing), len(trials))
 
-    def kept(trial: Trial, trained: TrainedTrial) -> None:
-        row = keep(trained, run.path, run / "trials" / trial.name).to_json()
+    def write(trained: TrainedTrial) -> None:
+        row = save_trial(trained, run.path, run / "trials" / trained.trial.name).to_json()
         append_jsonl(run / RESULTS, row)
         rows.append(row)
         log.info(
             "[%d/%d] %s: validation NLL %.4f at step %d, %.0f s",
             len(rows),
             len(trials),
-            trial.name,
+            trained.trial.name,
             row["val"]["nll"],
             row["selected_step"],
             row["seconds"],
         )
 
-    hint = f"finished trials are kept in {run / RESULTS}; continue with --resume {run.path}"
-    run_trials(study, missing, workers, kept, hint)
+    resume_note = f"finished trials are kept in {run / RESULTS}; continue with --resume {run.path}"
+    run_trials(study, missing, workers, write, resume_note)
     position = {trial.key: i for i, trial in enumerate(trials)}
     return sorted((row for row in rows if key_of(row) in position), key=lambda row: position[key_of(row)])
 
 
 def write_outputs(rows: list[Row], study: Study, run: RunDir) -> CommandResult:
-    """Analysis, tables, figures and report from the results alone; returns what the command prints."""
+    """Write analysis, tables, figures and report from the results alone; return what the command prints."""
     data = study.data
     analysis = analyse(rows, read_predictions(rows, run.path), read_groups(run.path), seed=study.config.seed)
     audited = json.loads((run / "audit" / "audit.json").read_text(encoding="utf-8"))
@@ -117,7 +108,7 @@ def write_outputs(rows: list[Row], study: Study, run: RunDir) -> CommandResult:
 
 
 def write_data_audit(study: Study, run: RunDir) -> None:
-    """The audit of the data, beside every ablation: made once, before the first trial."""
+    """Write the audit of the data beside the ablation: once, before the first trial."""
     if not (run / "audit" / "audit.html").exists():  # written last
         findings = audit(study.data, study.config.data)
         for leak in leaks(findings):
@@ -126,11 +117,11 @@ def write_data_audit(study: Study, run: RunDir) -> None:
 
 
 def train_one(study: Study, run: RunDir, device: torch.device) -> CommandResult:
-    """`classifier train`: one trial, straight into the run directory."""
+    """Run the single trial of `classifier train`, in the run directory itself."""
     if run.finished:
         return CommandResult({"run": str(run.path), "finished": True}, f"{run.path} is finished already; nothing to do")
-    with deferred_signals() as signalled:
-        trial = keep(run_trial(study, plan(study)[0], device, signalled), run.path, run.path)
+    with deferred_signals() as interrupt:
+        trial = save_trial(run_trial(study, study.trials[0], device, interrupt), run.path, run.path)
     for validation in trial.history:
         run.metrics(asdict(validation))
     write_json(run / "result.json", trial.to_json())

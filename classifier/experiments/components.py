@@ -19,8 +19,9 @@ from classifier.analysis.contrasts import Trials, resample
 from classifier.analysis.results import SHARED, Predictions, read_groups
 from classifier.analysis.statistics import Estimate
 from classifier.experiments.jobs import Workers
-from classifier.experiments.study import code_notes, configure, estimate_seconds, open_study
-from classifier.experiments.substudies import Part, check_same_data, continued_at, run_part
+from classifier.experiments.study import code_notes, configure, open_study
+from classifier.experiments.substudies import Substudy, check_same_data, resume_note_of, run_substudy
+from classifier.experiments.trial import estimate_seconds
 from classifier.models import OWN_MODELS
 from classifier.report import tables
 from classifier.training.regimes import REGIMES
@@ -115,16 +116,18 @@ def components(args: CommandArgs) -> CommandResult:
     variants = variants_of(config)
     study = open_study(variants[FULL])
     if args.dry_run:
-        seconds = sum(estimate_seconds(open_study(v), workers.here) for v in variants.values()) / workers.at_once()
+        seconds = (
+            sum(estimate_seconds(open_study(v), workers.local_device) for v in variants.values()) / workers.count()
+        )
         return dry_run(config, study.data.describe(), seconds, workers.describe())
     for variant in list(variants.values())[1:]:
         open_study(variant)  # refused now, not after hours
     with open_run("components", config, request(args)) as run:
         if not run.finished:
             write_json(run / "env.json", environment("components", workers.describe(), data=study.data.describe()))
-        with continued_at(run.path):
+        with resume_note_of(run.path):
             parts = {
-                name: run_part(run / folder_of(name), variant.model_copy, workers, report=False)
+                name: run_substudy(run / folder_of(name), variant.model_copy, workers, with_report=False)
                 for name, variant in variants.items()
             }
         entries = compare(config, parts)
@@ -155,7 +158,7 @@ def left_out(config: ComponentsConfig) -> dict[str, str]:
     return {s.name: s.lacking for s in SWITCHES if not s.there(config)}
 
 
-def compare(config: ComponentsConfig, parts: dict[str, Part]) -> list[Entry]:
+def compare(config: ComponentsConfig, parts: dict[str, Substudy]) -> list[Entry]:
     """Per variant its figures and, beside them, how much better the full system is, seed by seed.
 
     Differences are paired: the same trial seed on both sides, and the same resamples of test patients.
@@ -173,7 +176,7 @@ def compare(config: ComponentsConfig, parts: dict[str, Part]) -> list[Entry]:
     return [_entry(name, trials) for name in dict.fromkeys(row["regime"] for row in rows)]
 
 
-def _collected(config: ComponentsConfig, parts: dict[str, Part]) -> tuple[dict[str, Predictions], list[Entry]]:
+def _collected(config: ComponentsConfig, parts: dict[str, Substudy]) -> tuple[dict[str, Predictions], list[Entry]]:
     """Every trial's predictions by a name of its own, and its row, whose regime is here the variant."""
     found, rows = {}, []
     for name, part in parts.items():
@@ -210,7 +213,7 @@ def _difference(estimate: Estimate | None) -> dict[str, Any]:
     return {"value": e.value, "low": e.low, "high": e.high, "p": e.p if e.n_trial_seeds > 1 else None}
 
 
-def write_outputs(config: ComponentsConfig, entries: list[Entry], parts: dict[str, Part], run: RunDir) -> str:
+def write_outputs(config: ComponentsConfig, entries: list[Entry], parts: dict[str, Substudy], run: RunDir) -> str:
     """``table.md``, ``table.csv`` and ``table.json``; returns what the command prints."""
     titles = [tables.column(metric).title for metric in METRICS]
     header = ["without", *titles, *(f"full − this: {title}" for title in titles[:2])]
@@ -223,7 +226,7 @@ def write_outputs(config: ComponentsConfig, entries: list[Entry], parts: dict[st
     return "\n".join([aligned(header, cells), "", *notes, str(run / "table.md")])
 
 
-def _notes(config: ComponentsConfig, entries: list[Entry], parts: dict[str, Part]) -> list[str]:
+def _notes(config: ComponentsConfig, entries: list[Entry], parts: dict[str, Substudy]) -> list[str]:
     """What a reader of the table must know."""
     full, seeds = parts[FULL], entries[0]["trial_seeds"]
     test, data = full.rows[0]["test"], full.env["data"]

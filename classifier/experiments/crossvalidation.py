@@ -48,17 +48,10 @@ from classifier.analysis.statistics import (
 )
 from classifier.evaluation.metrics import weighted_metrics
 from classifier.evaluation.thresholds import with_temperature
-from classifier.experiments.jobs import as_one_line
-from classifier.experiments.study import (
-    Study,
-    Trial,
-    check_provenance,
-    estimate_seconds,
-    keep,
-    refuse_multiclass,
-    regimes_of,
-    run_trial,
-)
+from classifier.experiments.jobs import with_resume_note
+from classifier.experiments.plan import Trial, regimes_of
+from classifier.experiments.study import Study, check_provenance, refuse_multiclass
+from classifier.experiments.trial import estimate_seconds, run_trial, save_trial
 from classifier.report.page import Page, render_markdown
 from classifier.report.tables import cell, column
 from classifier.training import trainer
@@ -216,14 +209,14 @@ def crossvalidate(folds: Folds, run: RunDir, device: torch.device) -> list[Row]:
     """
     done = _finished(folds, run)
     hint = f"finished folds are kept in {run / RESULTS}; continue with --resume {run.path}"
-    with as_one_line(hint), deferred_signals() as signalled:
+    with with_resume_note(hint), deferred_signals() as interrupt:
         for k, study in enumerate(folds.turns):
             if k in done:
                 log.info("fold %d was done before", k)
                 continue
             trial = Trial(study.regimes[0], study.config.seed + k)
-            result = run_trial(study, trial, device, signalled)
-            done[k] = {"fold": k, **keep(result, run.path, run / "folds" / str(k)).to_json()}
+            result = run_trial(study, trial, device, interrupt)
+            done[k] = {"fold": k, **save_trial(result, run.path, run / "folds" / str(k)).to_json()}
             append_jsonl(run / RESULTS, done[k])
             row = done[k]["test"]
             log.info("fold %d of %d: AUROC %.4f, NLL %.4f", k + 1, len(folds.turns), row["auroc"], row["nll"])

@@ -1,7 +1,7 @@
-"""Trials as independent jobs: in this process, in several processes of this machine, or on the workers of a cluster.
+"""Run trials as independent jobs: in this process, in several processes of this machine, or on a dask cluster.
 
-A trial's result follows from its settings and seeds, not from who runs it. Only the process that was started by the user
-writes: a worker sends its row and the content of its files back, so nothing needs to be shared but the data.
+A trial's result follows from its settings and seeds, not from the worker that runs it. Only the process that the user
+started writes files. A worker sends back the trial's row and the content of its files, so workers need only the data.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import torch
 from joblib import Parallel, delayed
@@ -31,26 +31,28 @@ from balancer.core.device import describe_device, limit_threads, resolve_device
 from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.run import deferred_signals
 from balancer.core.settings import ClassifierConfig
-from classifier.experiments.study import Study, TrainedTrial, Trial, open_study, provenance, run_trial
+from classifier.experiments.plan import Trial
+from classifier.experiments.study import Study, open_study, provenance
+from classifier.experiments.trial import Interrupt, TrainedTrial, run_trial
 
 if TYPE_CHECKING:
     from distributed import Client
 
 log = logging.getLogger("balancer")
-Kept = Callable[[Trial, TrainedTrial], None]
-PATIENCE = 10  # seconds to wait for a scheduler and for its first worker
+T = TypeVar("T")
+CONNECT_SECONDS = 10  # to wait for a scheduler, and for its first worker
 
 
 @dataclass(frozen=True)
 class Workers:
-    """Who runs the trials.
+    """What runs the trials.
 
     Raises:
-        UsageError: the parts do not go together.
+        UsageError: if the options exclude each other.
     """
 
     device: str = "auto"  # a name; on a cluster each worker resolves it for itself
-    jobs: int = 1  # processes of this machine; the device is theirs together
+    jobs: int = 1  # processes of this machine, which share the device
     backend: Literal["local", "dask"] = "local"
     scheduler: str | None = None  # address of a dask scheduler
 
@@ -65,196 +67,265 @@ class Workers:
             raise UsageError("--jobs is for this machine; with --backend dask, start as many workers as you want")
 
     @property
-    def here(self) -> torch.device:
-        """The device of this machine: where the trials run, or what the time of a cluster's trials is guessed on."""
+    def local_device(self) -> torch.device:
+        """Return the device of this machine. It runs the trials, or serves to estimate the time of a cluster's trials."""
         return resolve_device(self.device if self.backend == "local" else "auto")
 
     def describe(self) -> str:
-        """The devices in words."""
+        """Return the devices in words."""
         if self.backend == "dask":
             return f"dask workers of {self.scheduler}, device {self.device}"
-        return describe_device(self.here) + (f", {self.jobs} jobs" if self.jobs > 1 else "")
+        return describe_device(self.local_device) + (f", {self.jobs} jobs" if self.jobs > 1 else "")
 
-    def at_once(self) -> int:
-        """How many trials run at the same time.
+    def count(self) -> int:
+        """Return the number of trials that run at the same time.
 
         Raises:
-            BalancerError: the cluster cannot be reached or has no worker.
+            BalancerError: if the cluster cannot be reached or has no worker.
         """
         if self.backend == "local":
             return self.jobs
-        with _client(self.scheduler) as client:
+        with _connect(self.scheduler) as client:
             return len(client.nthreads())
 
 
 @dataclass(frozen=True)
-class _Attempt:
-    """What a worker sends back."""
+class Attempt(Generic[T]):
+    """What a worker sends back: a result or an error, and the warnings logged on the way.
 
-    trial: Trial
-    result: TrainedTrial | None
-    error: Exception | None  # a value, so that an error in one trial loses none of those that ended before it
-    said: list[tuple[int, str]]  # level and text of each warning
+    The error is a value, so that one failed job loses no other.
+    """
+
+    result: T | None
+    error: Exception | None
+    warnings: list[tuple[int, str]]  # level and text
 
 
-def run_trials(study: Study, trials: list[Trial], workers: Workers, kept: Kept, hint: str) -> None:
-    """Run the trials, in whatever order they end.
+def run_trials(
+    study: Study, trials: list[Trial], workers: Workers, on_result: Callable[[TrainedTrial], None], resume_note: str
+) -> None:
+    """Run the trials; they end in any order.
 
     Args:
-        kept: called in this process with every finished trial, one at a time; no signal interrupts it.
-        hint: how to go on, for who interrupts the trials or loses a worker.
+        study: the study of the trials.
+        trials: the trials to run.
+        workers: what runs them.
+        on_result: called in this process with every finished trial, one at a time. No signal interrupts the call.
+        resume_note: how to continue, for the message after an interruption or a dead worker.
 
     Raises:
-        Interrupted: SIGINT or SIGTERM came. A trial in this process ends after its step, other workers are stopped at once.
-        BalancerError: a trial failed, once those that ran beside it are kept; or a worker died or is of no use.
+        Interrupted: if SIGINT or SIGTERM came. A trial in this process ends after its step; other workers stop at once.
+        BalancerError: if a trial failed, once the trials beside it are kept, or if a worker died or cannot be used.
     """
     if not trials:
         return
-    if workers.backend == "local" and workers.jobs == 1:
-        _run_here(study, trials, workers.here, kept, hint)
-        return
-    attempts_of = _in_processes if workers.backend == "local" else _on_cluster
-    enough = threading.Event()
-    with as_one_line(hint), contextlib.closing(attempts_of(study, trials, workers, enough)) as attempts:
-        _collect(attempts, len(trials), kept, enough)
+    stop = threading.Event()
+    results: Generator[TrainedTrial, None, None]
+    if workers.backend == "dask":
+        results = collect(_on_cluster(study, trials, workers, stop), stop)
+    elif workers.jobs > 1:
+        context = study.config, provenance(study), workers.device
+        results = run_in_processes((delayed(_attempt_trial)(trial, *context) for trial in trials), workers.jobs)
+    else:
+        device = workers.local_device
+        results = run_in_this_process(lambda trial, interrupt: run_trial(study, trial, device, interrupt), trials)
+    bar = progress.bar(len(trials), "trials", "trial", show=workers.backend == "dask" or workers.jobs > 1)
+    with with_resume_note(resume_note), bar, contextlib.closing(results):
+        for trained in results:
+            with deferred_signals() as interrupt:
+                on_result(trained)
+            bar.update()
+            if (signum := interrupt()) is not None:
+                raise Interrupted(signum, "stopped")
 
 
 @contextlib.contextmanager
-def as_one_line(hint: str) -> Iterator[None]:
-    """What may end trials from outside, as an error that says how to go on."""
+def with_resume_note(resume_note: str) -> Iterator[None]:
+    """Turn whatever stops trials from outside into an error that says how to continue."""
     try:
         yield
     except KeyboardInterrupt as stop:
-        raise Interrupted(signal.SIGINT, hint) from stop
+        raise Interrupted(signal.SIGINT, resume_note) from stop
     except Interrupted as stop:
-        raise Interrupted(stop.signum, hint) from stop
+        raise Interrupted(stop.signum, resume_note) from stop
     except BrokenProcessPool as error:
-        raise BalancerError(f"a worker process died, perhaps for want of memory; {hint} and fewer --jobs") from error
+        raise BalancerError(
+            f"a worker process died, perhaps for want of memory; {resume_note} and fewer --jobs"
+        ) from error
 
 
-def _run_here(study: Study, trials: list[Trial], device: torch.device, kept: Kept, hint: str) -> None:
-    with deferred_signals() as signalled:
-        for trial in trials:
-            try:
-                result = run_trial(study, trial, device, signalled)
-            except Interrupted as stop:
-                raise Interrupted(stop.signum, hint) from stop
-            kept(trial, result)
-            if (signum := signalled()) is not None:  # came after the last step
-                raise Interrupted(signum, hint)
-
-
-def _collect(attempts: Iterator[_Attempt], total: int, kept: Kept, enough: threading.Event) -> None:
-    """Keep what succeeds; after a failure no further trial is begun, and the first error is raised at the end."""
-    error: Exception | None = None
-    with progress.bar(total, "trials", "trial") as bar:
-        for attempt in attempts:
-            for level, text in attempt.said:
-                log.log(level, "%s", text)
-            if attempt.result is None:
-                error = error or attempt.error
-                enough.set()
-                continue
-            with deferred_signals() as signalled:
-                kept(attempt.trial, attempt.result)
-            bar.update()
-            if (signum := signalled()) is not None:
+def run_in_this_process(job: Callable[[Any, Interrupt], T], arguments: Iterable[Any]) -> Generator[T, None, None]:
+    """Yield the result of ``job`` for each argument. A signal that comes between two jobs stops them too."""
+    with deferred_signals() as interrupt:
+        for argument in arguments:
+            yield job(argument, interrupt)
+            if (signum := interrupt()) is not None:
                 raise Interrupted(signum, "stopped")
-    if error is not None:
-        raise error
 
 
-def _in_processes(
-    study: Study, trials: list[Trial], workers: Workers, enough: threading.Event
-) -> Generator[_Attempt, None, None]:
-    """Attempts of processes of this machine."""
-    context = study.config, provenance(study), workers.device
-    # One trial at a time is taken from this generator, so that none is begun after a failure.
-    calls = (delayed(_attempt)(trial, *context) for trial in trials if not enough.is_set())
-    return in_processes(calls, workers.jobs)
+def run_in_processes(calls: Iterable[Any], jobs: int) -> Generator[Any, None, None]:
+    """Yield the results of joblib's delayed ``calls``, each of which returns an :class:`Attempt`, as they end.
 
-
-def in_processes(calls: Iterable[Any], jobs: int) -> Generator[Any, None, None]:
-    """What joblib's delayed ``calls`` return, as they end; the next is taken when a process of ``jobs`` is free, and closing
-    the generator ends those that run. joblib gives each process its share of the cores, or what OMP_NUM_THREADS says."""
+    The next call is taken when a process is free, so none begins after a failure. Closing the generator ends the calls
+    that run. joblib gives each process its share of the cores, or what OMP_NUM_THREADS says.
+    """
+    stop = threading.Event()
     pool = Parallel(
         jobs,
         backend="loky",
         return_as="generator_unordered",
         batch_size=1,
         pre_dispatch="n_jobs",
-        initializer=_begin_worker,
+        initializer=_initialise_worker,
     )
-    results = pool(calls)
+    attempts = pool(call for call in calls if not stop.is_set())
     try:
-        yield from results
+        yield from collect(attempts, stop)
     finally:
-        with warnings.catch_warnings(action="ignore"):  # joblib's, of the trials that this ends
-            results.close()
+        with warnings.catch_warnings(action="ignore"):  # joblib warns of the calls that this ends
+            attempts.close()
         get_reusable_executor(reuse=True).shutdown(kill_workers=True)
 
 
-def _begin_worker() -> None:
-    """Ctrl-C reaches all processes of a terminal, but only the one that asked for the trials is to answer."""
+def collect(attempts: Iterator[Attempt[T]], stop: threading.Event) -> Generator[T, None, None]:
+    """Yield the results and log the warnings of workers. After a failure, set ``stop`` and go on with what still runs.
+
+    Raises:
+        Exception: the first error, once all attempts have ended.
+    """
+    error: Exception | None = None
+    for attempt in attempts:
+        for level, text in attempt.warnings:
+            log.log(level, "%s", text)
+        if attempt.result is not None:
+            yield attempt.result
+        else:
+            error = error or attempt.error
+            stop.set()
+    if error is not None:
+        raise error
+
+
+def _initialise_worker() -> None:
+    """Leave Ctrl-C to the process that the user started: it reaches all processes of a terminal."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    tqdm.set_lock(threading.RLock())  # its own, between processes, would be left behind by a worker that is stopped
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    tqdm.set_lock(threading.RLock())  # tqdm's own lock, between processes, would be left behind by a stopped worker
+    threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
-    """End this process once the one that began it has been killed outright: it would stay for minutes."""
+def _exit_with(parent: int) -> None:
+    """End this process once its parent was killed outright; otherwise the process would stay for minutes."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
 
 
+class WarningCollector(logging.Handler):
+    """Keeps the warnings of a worker for the process that the user started."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.warnings: list[tuple[int, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the level and the text."""
+        self.warnings.append((record.levelno, record.getMessage()))
+
+
+def attempt(prepare: Callable[[], Any], job: Callable[[Any], T]) -> Attempt[T]:
+    """Run ``job`` on what ``prepare`` returns, in a worker, and return the result or the error.
+
+    No bar is drawn. The warnings of ``prepare`` are dropped: the main process has prepared, and warned, the same way.
+    """
+    collector = WarningCollector()
+    log.handlers, log.propagate = [collector], False
+    log.setLevel(logging.WARNING)
+    try:
+        limit_threads()
+        prepared = prepare()
+        collector.warnings.clear()
+        return Attempt(job(prepared), None, collector.warnings)
+    except Exception as error:
+        if not isinstance(error, BalancerError):
+            error.add_note(f"In a worker:\n{traceback.format_exc()}")  # pickling drops the traceback, but not a note
+        return Attempt(None, error, collector.warnings)
+
+
+def _attempt_trial(
+    trial: Trial,
+    config: ClassifierConfig,
+    expected: dict[str, str],
+    device: str,
+    interrupt: Interrupt = lambda: None,
+) -> Attempt[TrainedTrial]:
+    """Run a trial in a worker, on data that must be those of the main process."""
+
+    def job(study: Study) -> TrainedTrial:
+        if differ := [f"{k} {v}, expected {expected[k]}" for k, v in provenance(study).items() if v != expected[k]]:
+            raise BalancerError(
+                f"the data in {config.data.path} are not those of the process that runs the command "
+                f"({'; '.join(differ)}); copy them there"
+            )
+        return run_trial(study, trial, resolve_device(device), interrupt)
+
+    return attempt(lambda: _open_once(config), job)
+
+
+@lru_cache(maxsize=1)
+def _open_once(config: ClassifierConfig) -> Study:
+    """Return the study, opened once per worker."""
+    return open_study(config)
+
+
 def _on_cluster(
-    study: Study, trials: list[Trial], workers: Workers, enough: threading.Event
-) -> Generator[_Attempt, None, None]:
-    """Attempts of dask workers. dask itself runs the trial of a worker that has died again elsewhere."""
+    study: Study, trials: list[Trial], workers: Workers, stop: threading.Event
+) -> Generator[Attempt[TrainedTrial], None, None]:
+    """Yield the attempts of dask workers. If a worker dies, dask runs its trial again elsewhere."""
     from distributed import KilledWorker, as_completed
 
     context = study.config, provenance(study), workers.device
-    with _client(workers.scheduler) as client:
-        futures = {client.submit(_cluster_attempt, trial, *context, pure=False): trial for trial in trials}
+    with _connect(workers.scheduler) as client:
+        futures = {client.submit(_attempt_on_cluster, trial, *context, pure=False): trial for trial in trials}
         for future in as_completed(list(futures), loop=client.loop):
             trial = futures.pop(future)
-            if future.cancelled() and enough.is_set():
+            if future.cancelled() and stop.is_set():
                 continue
             try:
-                attempt = future.result()
+                result = future.result()
             except KilledWorker as error:
                 raise BalancerError(
-                    f"{trial.name}: one worker after another died of it; see the workers' logs, then continue with --resume"
+                    f"{trial.name}: one worker after another died of this trial; see the workers' logs, then continue "
+                    "with --resume"
                 ) from error
             except Exception as error:  # dask's own: the scheduler is gone, or the worker cannot import this package
                 raise BalancerError(
-                    f"{trial.name}: dask gave {type(error).__name__} ({' '.join(str(error).split())}); "
-                    "see that the scheduler runs and that the workers have this package installed, then continue with --resume"
+                    f"{trial.name}: dask gave {type(error).__name__} ({' '.join(str(error).split())}); check that the "
+                    "scheduler runs and that the workers have this package installed, then continue with --resume"
                 ) from error
-            yield attempt
-            if enough.is_set():
+            yield result
+            if stop.is_set():
                 client.cancel([other for other in futures if not other.done()])
 
 
 @contextlib.contextmanager
-def _client(address: str | None) -> Iterator[Client]:
-    """A client of the scheduler, whose tasks end when it closes."""
+def _connect(address: str | None) -> Iterator[Client]:
+    """Open a client of the scheduler; its tasks end when it closes."""
     try:
         from distributed import Client
     except ImportError as error:
         raise BalancerError("--backend dask needs dask; run pip install 'xray-balancer[cluster]'") from error
-    # What it tells in tracebacks, errors here tell in a line.
+    # dask reports in tracebacks what the errors here say in a line.
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     try:
-        client = Client(address, timeout=PATIENCE, set_as_default=False)
+        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:  # ValueError: not an address
         raise BalancerError(
-            f"no dask scheduler answers at {address} ({str(error).splitlines()[0]}); start `dask scheduler`, or mend --scheduler"
+            f"no dask scheduler answers at {address} ({str(error).splitlines()[0]}); start `dask scheduler`, or correct "
+            "--scheduler"
         ) from error
     with client:
         try:
-            client.wait_for_workers(1, timeout=PATIENCE)
+            client.wait_for_workers(1, timeout=CONNECT_SECONDS)
         except TimeoutError as error:
             raise BalancerError(
                 f"the dask scheduler at {address} has no worker; start some: dask worker {address} --nthreads 1"
@@ -262,74 +333,27 @@ def _client(address: str | None) -> Iterator[Client]:
         yield client
 
 
-class Listener(logging.Handler):
-    """Keeps what a worker says, for the process that asked."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.said: list[tuple[int, str]] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.said.append((record.levelno, record.getMessage()))
-
-
-def listening() -> Listener:
-    """In a worker: warnings are kept for the process that asked, and no bar is drawn."""
-    listener = Listener()
-    log.handlers, log.propagate = [listener], False
-    log.setLevel(logging.WARNING)
-    return listener
-
-
-def _attempt(
-    trial: Trial,
-    config: ClassifierConfig,
-    expected: dict[str, str],
-    device: str,
-    signalled: Callable[[], int | None] = lambda: None,
-) -> _Attempt:
-    """Run a trial in a worker, whatever comes of it."""
-    listener = listening()
-    try:
-        study = _opened(config)
-        listener.said.clear()  # the process that asked has said so itself
-        if differ := [f"{k} {v}, expected {expected[k]}" for k, v in provenance(study).items() if v != expected[k]]:
-            raise BalancerError(
-                f"the data in {config.data.path} are not those of the process that asks ({'; '.join(differ)}); copy them there"
-            )
-        return _Attempt(trial, run_trial(study, trial, resolve_device(device), signalled), None, listener.said)
-    except BalancerError as error:
-        return _Attempt(trial, None, error, listener.said)
-    except Exception as error:
-        error.add_note(f"In a worker:\n{traceback.format_exc()}")  # pickling drops the traceback, but not this
-        return _Attempt(trial, None, error, listener.said)
-
-
-@lru_cache(maxsize=1)
-def _opened(config: ClassifierConfig) -> Study:
-    """The study, opened once per worker."""
-    limit_threads()
-    return open_study(config)
-
-
-def _cluster_attempt(trial: Trial, config: ClassifierConfig, expected: dict[str, str], device: str) -> _Attempt:
-    """As :func:`_attempt`, in a dask worker: ends early when nobody waits for the result any more."""
+def _attempt_on_cluster(
+    trial: Trial, config: ClassifierConfig, expected: dict[str, str], device: str
+) -> Attempt[TrainedTrial]:
+    """Run a trial in a dask worker; stop early if nobody waits for the result any more."""
     from distributed import get_worker
 
     worker: Any = get_worker()
-    here = f"dask worker {worker.address} on {platform.node()}"
+    where = f"dask worker {worker.address} on {platform.node()}"
     if worker.state.nthreads > 1:  # torch has one random stream per process: two trials would share it
-        error: Exception = BalancerError(
-            f"{here} runs {worker.state.nthreads} tasks at once; start it with --nthreads 1"
+        return Attempt(
+            None,
+            BalancerError(f"{where} runs {worker.state.nthreads} tasks at once; start it with --nthreads 1"),
+            [],
         )
-        return _Attempt(trial, None, error, [])
     key = worker.get_current_task()
 
-    def signalled() -> int | None:
+    def interrupt() -> int | None:
         task = worker.state.tasks.get(key)
         return signal.SIGTERM if task is None or task.state == "cancelled" else None
 
-    attempt = _attempt(trial, config, expected, device, signalled)
-    if isinstance(attempt.error, BalancerError):
-        return _Attempt(trial, None, BalancerError(f"{here}: {attempt.error}"), attempt.said)
-    return attempt
+    made = _attempt_trial(trial, config, expected, device, interrupt)
+    if isinstance(made.error, BalancerError):
+        return Attempt(None, BalancerError(f"{where}: {made.error}"), made.warnings)
+    return made

@@ -1,7 +1,7 @@
-"""Several studies under one run directory: each in a folder of its own, which is that of an ablation.
+"""Several studies under one run directory, each in a folder of its own that is the run directory of an ablation.
 
-So what is made for the run of an ablation (thresholds, ensembles, evaluation) works on every part, and a part can be
-continued by itself.
+So every command that reads an ablation (thresholds, ensemble, evaluate) reads a substudy too, and a substudy can be
+resumed by itself.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Part:
-    """A finished study, as its folder tells it."""
+class Substudy:
+    """A finished study, read from its folder."""
 
     folder: Path
     config: AblateConfig
@@ -36,36 +36,38 @@ class Part:
     rows: list[Row]  # of results.jsonl, each trial once
 
     def predictions(self) -> dict[str, Predictions]:
-        """What each trial said of the test set, by its folder."""
+        """Return each trial's predictions on the test set, by the trial's folder."""
         return read_predictions(self.rows, self.folder)
 
     def analysis(self) -> dict[str, Any]:
-        """What :func:`classifier.analysis.contrasts.analyse` makes of it."""
+        """Return the result of :func:`classifier.analysis.contrasts.analyse`."""
         return analyse(self.rows, self.predictions(), read_groups(self.folder), seed=self.config.seed)
 
 
-def run_part(
-    folder: Path, configure: Callable[[], AblateConfig], workers: Workers, report: bool, smoke_notice: str = ""
-) -> Part:
-    """Run the trials of a study that its folder does not hold yet; a finished one is only read.
+def run_substudy(
+    folder: Path, configure: Callable[[], AblateConfig], workers: Workers, with_report: bool, smoke_notice: str = ""
+) -> Substudy:
+    """Run the trials of a study that its folder does not hold yet; read a finished study.
 
     Args:
-        configure: gives the settings of a study that was not begun; a begun one keeps its own.
-        report: also write the report, the figures and the audit of an ablation, where several regimes are compared.
-        smoke_notice: of a smoke run: env.json is marked with it, so that nothing takes the part for a result.
+        folder: the run directory of the study.
+        configure: returns the settings of a new study; a started one keeps its own.
+        workers: what runs the trials.
+        with_report: also write the report, the figures and the audit of an ablation, if there are several regimes.
+        smoke_notice: for a smoke run, the note for env.json, so that nothing takes the study for a result.
 
     Raises:
-        Interrupted: a signal came; finished trials are kept.
-        BalancerError: the data, the weights or the synthetic sets cannot be had, or a trial failed.
+        Interrupted: if a signal came; finished trials are kept.
+        BalancerError: if data, weights or synthetic sets are missing, or a trial failed.
     """
     if (folder / "done").exists():
-        return read_part(folder)
-    begun = (folder / "env.json").exists()
-    config = resumed_config("ablate", AblateConfig, folder, {}) if begun else configure()
+        return read_substudy(folder)
+    started = (folder / "env.json").exists()
+    config = resumed_config("ablate", AblateConfig, folder, {}) if started else configure()
     assert isinstance(config, AblateConfig), "resumed as what it was saved as"
     study = open_study(config)
     ablation.check(study)
-    request = RunRequest(resume=str(folder)) if begun else RunRequest(out=folder, force=True)
+    request = RunRequest(resume=str(folder)) if started else RunRequest(out=folder, force=True)
     with open_run("ablate", config, request) as run:
         data = study.data.describe()
         if smoke_notice:
@@ -74,52 +76,55 @@ def run_part(
         write_json(run / "env.json", env)
         study.data.write_split(run / "split.csv")
         rows = ablation.ablate(study, run, workers)
-        if report and len(study.regimes) > 1:
+        if with_report and len(study.regimes) > 1:
             ablation.write_data_audit(study, run)
             ablation.write_outputs(rows, study, run)
         run.finish()
-    return read_part(folder)
+    return read_substudy(folder)
 
 
 @contextlib.contextmanager
-def continued_at(run: Path) -> Iterator[None]:
-    """An interruption tells how to go on with the whole run, not with the part that it came in."""
+def resume_note_of(run: Path) -> Iterator[None]:
+    """Make an interruption say how to resume the run, not the substudy that was interrupted."""
     try:
         yield
     except Interrupted as stop:
         raise Interrupted(stop.signum, f"finished trials are kept in {run}; continue with --resume {run}") from stop
 
 
-def read_part(folder: Path) -> Part:
-    """What a finished study left behind."""
+def read_substudy(folder: Path) -> Substudy:
+    """Read a finished study from its folder."""
     config = validate(AblateConfig, saved_config("ablate", folder))
     env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
     rows = {ablation.key_of(row): row for row in read_jsonl(folder / ablation.RESULTS)}
-    return Part(folder, config, env, list(rows.values()))
+    return Substudy(folder, config, env, list(rows.values()))
 
 
-def check_same_data(parts: Sequence[Part], keys: Sequence[str]) -> None:
-    """Refuse to put studies side by side that were not made of the same images: a finished one is only read, and the data
-    may have changed before the others were trained.
+def check_same_data(substudies: Sequence[Substudy], keys: Sequence[str]) -> None:
+    """Refuse to compare studies of different images.
+
+    A finished study is only read, and the data may have changed before the others were trained.
 
     Args:
-        keys: of the rows, that must be the same in all trials.
+        substudies: the studies to compare.
+        keys: fields of the rows that must be the same in all trials.
 
     Raises:
-        BalancerError: the trials differ in one of them, or were tested on other images.
+        BalancerError: if the trials differ in a key, or were tested on different images.
     """
-    first = parts[0]
+    first = substudies[0]
     row, tested = first.rows[0], next(iter(first.predictions().values()))
-    remedy = "bring the data back, remove the folder that was made of others, and continue with --resume"
-    for part in parts:
+    advice = "bring the data back, remove the folder made of other data, and continue with --resume"
+    for substudy in substudies:
         for key in keys:
-            if others := {str(r.get(key)) for r in part.rows} - {str(row.get(key))}:
+            if others := {str(r.get(key)) for r in substudy.rows} - {str(row.get(key))}:
                 raise BalancerError(
-                    f"{part.folder} has {key} {'/'.join(sorted(others))}, {first.folder} {row.get(key)}: expected the same data "
-                    f"in all parts; {remedy}"
+                    f"{substudy.folder} has {key} {'/'.join(sorted(others))}, {first.folder} {row.get(key)}: expected "
+                    f"the same data in all of them; {advice}"
                 )
-        for p in part.predictions().values():
-            if not p.same_images(tested):
+        for predictions in substudy.predictions().values():
+            if not predictions.same_images(tested):
                 raise BalancerError(
-                    f"{part.folder} and {first.folder} were tested on different images: expected the same in all parts; {remedy}"
+                    f"{substudy.folder} and {first.folder} were tested on different images: expected the same in all "
+                    f"of them; {advice}"
                 )

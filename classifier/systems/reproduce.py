@@ -29,8 +29,9 @@ from balancer.core.run import (
 )
 from balancer.core.settings import AblateConfig, ReproduceConfig, Settings, StageConfig
 from classifier.experiments.jobs import Workers
-from classifier.experiments.study import configure, estimate_seconds, open_study, refuse_multiclass
-from classifier.experiments.substudies import Part, check_same_data, continued_at, run_part
+from classifier.experiments.study import configure, open_study, refuse_multiclass
+from classifier.experiments.substudies import Substudy, check_same_data, resume_note_of, run_substudy
+from classifier.experiments.trial import estimate_seconds
 from classifier.systems import smoke
 from classifier.systems import tables as system_tables
 from classifier.systems.registry import System, select_systems
@@ -72,13 +73,13 @@ def reproduce(args: CommandArgs) -> CommandResult:
     for system in systems:
         settings = resolve("ablate", explicit_settings(system, config))  # refuses a change that no run could take
         refuse_multiclass(cast(AblateConfig, settings), "classifier reproduce")
-    workers.at_once()
+    workers.count()
     if args.dry_run:
         return _dry_run(systems, config, workers)
     with open_run(kind.command, config, request(args)) as run:
         if not run.finished:
             write_json(run / "env.json", environment(kind.command, workers.describe()))
-        with continued_at(run.path):
+        with resume_note_of(run.path):
             entries = run_systems(systems, config, kind, run, workers)
         text = write_outputs(entries, kind, run)
         failed = [e for e in entries if e["error"]]
@@ -171,7 +172,7 @@ def run_systems(
     """One entry per system and regime; a system that fails has one entry that says why."""
     data = smoke.draw_data(run.path) if kind.smoke else None
     entries: list[dict[str, Any]] = []
-    first: Part | None = None
+    first: Substudy | None = None
     for number, system in enumerate(systems, 1):
         log.info("[%d/%d] %s: %s", number, len(systems), system.name, system.title)
         settings: Callable[[], AblateConfig] = partial(configured, system, config)
@@ -201,17 +202,17 @@ def _reason(error: Exception) -> str:
     return said if isinstance(error, BalancerError) else f"{type(error).__name__}: {said}".removesuffix(": ")
 
 
-def _run_system(settings: Callable[[], AblateConfig], kind: Kind, folder: Path, workers: Workers) -> Part:
+def _run_system(settings: Callable[[], AblateConfig], kind: Kind, folder: Path, workers: Workers) -> Substudy:
     """The study of one system. Several regimes are a question of their own: they get an ablation's report too."""
     if not kind.smoke:
-        return run_part(folder, settings, workers, report=True)
+        return run_substudy(folder, settings, workers, with_report=True)
     with smoke.silent():
-        part = run_part(folder / "study", settings, workers, report=False, smoke_notice=smoke.NOTICE)
+        part = run_substudy(folder / "study", settings, workers, with_report=False, smoke_notice=smoke.NOTICE)
     smoke.forget_weights(part.folder)
     return part
 
 
-def _entries(system: System, part: Part) -> list[dict[str, Any]]:
+def _entries(system: System, part: Substudy) -> list[dict[str, Any]]:
     """One entry per regime of a finished study, with what departs from the system's file."""
     path = {"data": {"path": part.config.data.path}}
     pure = cast(AblateConfig, resolve("ablate", merge(system.settings(), path)))
@@ -268,7 +269,7 @@ def _dry_run(systems: list[System], config: ReproduceConfig, workers: Workers) -
     for system in systems:
         try:
             settings = configured(system, config)
-            seconds = estimate_seconds(open_study(settings), workers.here) / workers.at_once()
+            seconds = estimate_seconds(open_study(settings), workers.local_device) / workers.count()
             found[system.name] = {
                 "config": settings.model_dump(mode="json"),
                 "estimated_seconds": round(seconds, 1),

@@ -82,9 +82,7 @@ def synthesis(system: System, data: Path, folder: Path) -> Path:
         _balancer("gan-train", "--preset", preset, "--out", str(gan), *where, *length, *small)
     if not (made / "done").exists():
         small = _sets(kid_subsets=2, kid_subset_size=2, two_sample="false")
-        _balancer(
-            "synthesize", "--gan-run", str(gan), "--out", str(made), "--inception-weights", "off", "--force", *small
-        )
+        _balancer("synthesize", "--gan-run", str(gan), "--out", str(made), "--inception-weights", "off", *where, *small)
     return made
 
 

@@ -10,7 +10,7 @@ from balancer.core.device import peak_memory_mb, resolve_device
 from balancer.reporting.document import csv_text
 from balancer.reporting.numbers import bounds
 from classifier.experiments.study import code_notes
-from classifier.experiments.substudies import Part
+from classifier.experiments.substudies import Substudy
 from classifier.report import tables
 from classifier.systems import smoke
 from classifier.systems.registry import SHORT, Figures, System
@@ -31,7 +31,7 @@ READING = (
 )
 
 
-def entries(system: System, part: Part, changed: list[str]) -> list[Entry]:
+def entries(system: System, part: Substudy, changed: list[str]) -> list[Entry]:
     """One entry per regime of a finished study.
 
     Args:
@@ -62,7 +62,7 @@ def entries(system: System, part: Part, changed: list[str]) -> list[Entry]:
     return found
 
 
-def smoke_entries(system: System, part: Part) -> list[Entry]:
+def smoke_entries(system: System, part: Substudy) -> list[Entry]:
     """One entry per regime: that it ran, how long it took, and the most memory so far. No figure of its predictions."""
     peak = round(peak_memory_mb(resolve_device("auto")))
     return [
@@ -71,7 +71,7 @@ def smoke_entries(system: System, part: Part) -> list[Entry]:
     ]
 
 
-def _head(system: System, part: Part, regime: str | None) -> Entry:
+def _head(system: System, part: Substudy, regime: str | None) -> Entry:
     data = part.env["data"]
     return {
         "system": system.name,

@@ -16,7 +16,7 @@ Params = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Choice:
+class Categorical:
     """A parameter with listed values: what each is called, and the settings that it stands for."""
 
     name: str
@@ -57,7 +57,7 @@ class Space:
 
     name: str
     about: str
-    parameters: tuple[Choice | Range, ...]
+    parameters: tuple[Categorical | Range, ...]
     sampler: str
     pruner: str
     needs: Mapping[str, Any] = field(default_factory=dict)  # settings without which the parameters mean nothing
@@ -68,7 +68,7 @@ class Space:
         """Points, or None where a parameter is continuous."""
         if any(isinstance(p, Range) for p in self.parameters):
             return None
-        return math.prod(len(p.options) for p in self.parameters if isinstance(p, Choice))
+        return math.prod(len(p.options) for p in self.parameters if isinstance(p, Categorical))
 
     def grid(self) -> dict[str, list[Label]]:
         """The values of every parameter by name.
@@ -80,7 +80,7 @@ class Space:
             raise UsageError(
                 f"sampler grid needs listed values, and {', '.join(continuous)} of space {self.name} are continuous; use tpe or random"
             )
-        return {p.name: list(p.options) for p in self.parameters if isinstance(p, Choice)}
+        return {p.name: list(p.options) for p in self.parameters if isinstance(p, Categorical)}
 
     def config(self, base: TuneConfig, params: Params) -> TuneConfig:
         """The settings of a point: ``base`` with what ``params`` stand for.
@@ -98,9 +98,9 @@ class Space:
         return replace(self, parameters=tuple(p for p in self.parameters if augmenting or not p.augmenting))
 
 
-def among(name: str, *values: Any, augmenting: bool = False) -> Choice:
+def among(name: str, *values: Any, augmenting: bool = False) -> Categorical:
     """One setting with listed values; a list of numbers is called ``32-64``, the empty one ``none``."""
-    return Choice(name, {_label(v): _nested(name, v) for v in values}, augmenting)
+    return Categorical(name, {_label(v): _nested(name, v) for v in values}, augmenting)
 
 
 def _label(value: Any) -> Label:
@@ -159,7 +159,7 @@ SPACES = {
             "wide",
             "optimisation, regularisation, input and network size, around the defaults of this toolkit",
             (
-                Choice(
+                Categorical(
                     "network",
                     {
                         "small_cnn": {"model": "small_cnn"},

@@ -1,13 +1,14 @@
-"""The journal of a search: an Optuna study in one append-only file, which several processes share and a kill cannot spoil.
+"""The storage of a search: an Optuna study in one append-only file, shared by several processes and safe from a kill.
 
-Everything that decides the next point is in it, so a search that was interrupted goes on as it would have.
+The file holds everything that decides the next point, so an interrupted search continues as if never stopped.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,80 +16,99 @@ import filelock
 
 from balancer.core.errors import BalancerError
 from balancer.core.seeding import derive_seed
-from classifier.tuning.spaces import Choice, Range, Space
+from classifier.tuning.spaces import Categorical, Range, Space
 
 try:
     import optuna
 except ImportError as missing:
     raise BalancerError("`classifier tune` needs Optuna; run pip install 'xray-balancer[tune]'") from missing
-from optuna import Study as Journal
 from optuna import TrialPruned
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
-__all__ = [
-    "ENDED",
-    "JOURNAL",
-    "Journal",
-    "Row",
-    "TrialPruned",
-    "TrialState",
-]  # Optuna's, for who imports only this module
+__all__ = ["TrialPruned", "TrialState"]  # Optuna's, for modules that import only this one
 
 log = logging.getLogger("balancer")
-JOURNAL = "journal.log"
-ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
-NOTED = ("nll", "temperature", "seconds", "same_as", "why", "code_hash")
-ENOUGH = 10  # finished trials from which on importances are worth a look
-Row = dict[str, Any]
+JOURNAL = "journal.log"  # Optuna's name for such a file
+MIN_TRIALS = 10  # finished trials from which on importances mean something
+
+
+@dataclass(frozen=True)
+class SearchTrial:
+    """A trial that has ended: a point of the space, and its value on validation."""
+
+    trial: int
+    state: str  # complete or pruned
+    value: float | None  # mean of ``nll``; of a pruned trial the value at its last validation
+    validations: dict[int, float]  # value by the number of the validation
+    params: dict[str, Any]
+    nll: list[float] | None  # by trial seed, in nats, after temperature scaling
+    temperature: list[float] | None  # by trial seed
+    seconds: float
+    same_as: int | None  # the earlier trial with the same settings
+    why: str | None  # why the point could not be trained
+    code_hash: str
+
+    @property
+    def complete(self) -> bool:
+        """Return whether the trial was not pruned."""
+        return self.state == "complete"
+
+
+def complete_trials(trials: Sequence[SearchTrial]) -> list[SearchTrial]:
+    """Return the trials that were not pruned, the lowest value first; of equal values the earliest."""
+    return sorted((t for t in trials if t.complete), key=lambda t: (t.value, t.trial))
 
 
 class _Grid(optuna.samplers.GridSampler):
-    """Optuna's, which would end a search by itself; here the number of trials does, and a point that a kill cut short comes
-    again."""
+    """Optuna's sampler, which would end the search by itself. Here the number of trials ends it, and a killed point returns."""
 
     def after_trial(self, *_args: Any, **_kwargs: Any) -> None:
-        pass
+        """Do nothing."""
 
 
-def _grid(space: Space, root: int, _given: int) -> optuna.samplers.BaseSampler:
-    """Every point once, in an order shuffled by the seed of the run."""
-    return _Grid(space.grid(), seed=_seed32(root, "grid"))
+def _grid(space: Space, seed: int, _started: int) -> optuna.samplers.BaseSampler:
+    """Return a sampler of every point once, in an order shuffled by the seed of the run."""
+    return _Grid(space.grid(), seed=_seed32(seed, "grid"))
 
 
-def _tpe(_space: Space, root: int, given: int) -> optuna.samplers.BaseSampler:
-    """Bergstra et al. 2011 (NeurIPS 24), all parameters together (Falkner et al. 2018, arXiv:1807.01774). Points that other
-    workers are at count as bad, so that no two try the same."""
-    return optuna.samplers.TPESampler(seed=_seed32(root, "sampler", given), multivariate=True, constant_liar=True)
+def _tpe(_space: Space, seed: int, started: int) -> optuna.samplers.BaseSampler:
+    """Return the sampler of Bergstra et al. 2011 (NeurIPS 24), over all parameters jointly.
+
+    Jointly: Falkner et al. 2018, arXiv:1807.01774. Points that other workers train count as bad, so that no two workers
+    try the same.
+    """
+    return optuna.samplers.TPESampler(seed=_seed32(seed, "sampler", started), multivariate=True, constant_liar=True)
 
 
-def _random(_space: Space, root: int, given: int) -> optuna.samplers.BaseSampler:
-    """Bergstra & Bengio 2012 (JMLR 13)."""
-    return optuna.samplers.RandomSampler(seed=_seed32(root, "sampler", given))
+def _random(_space: Space, seed: int, started: int) -> optuna.samplers.BaseSampler:
+    """Return the sampler of Bergstra & Bengio 2012 (JMLR 13)."""
+    return optuna.samplers.RandomSampler(seed=_seed32(seed, "sampler", started))
 
 
 def _seed32(root: int, *names: str | int) -> int:
     return derive_seed(root, *names) % 2**32
 
 
-# (space, seed of the run, points given out before) to the sampler of the next point.
+# (space, seed of the run, number of points started before) to the sampler of the next point.
 SAMPLERS: dict[str, Callable[[Space, int, int], optuna.samplers.BaseSampler]] = {
     "grid": _grid,
     "tpe": _tpe,
     "random": _random,
 }
-# The median rule (Golovin et al. 2017, doi:10.1145/3097983.3098043) ends a trial that is worse than half of those before it
-# were at the same look. Halving rules (Li et al. 2020, arXiv:1810.05934) keep a third at a time: with five looks, and schedules
-# whose curves cross, they would end good trials. The first look never decides, and none does before five trials are whole.
+# The median rule (Golovin et al. 2017, doi:10.1145/3097983.3098043) ends a trial that is worse than half of the earlier
+# trials were at the same validation. Halving rules (Li et al. 2020, arXiv:1810.05934) keep a third at a time. With five
+# validations, and schedules whose curves cross, they would end good trials. The first validation never decides, and
+# none does before five trials are complete.
 PRUNERS: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
     "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2, n_min_trials=3),
     "none": optuna.pruners.NopPruner,
 }
 
 
-def open_journal(folder: Path, pruner: str = "none") -> Journal:
-    """The Optuna study of a run, made where there is none."""
+def open_storage(folder: Path, pruner: str = "none") -> optuna.Study:
+    """Return the Optuna study of a run, and make it if there is none."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
     return optuna.create_study(
@@ -97,113 +117,122 @@ def open_journal(folder: Path, pruner: str = "none") -> Journal:
 
 
 def recover(folder: Path) -> None:
-    """Put right what a kill left behind: a lock, a torn line, and trials that nobody runs any more, which are tried again.
+    """Repair what a kill left behind: a lock, a torn line, and trials that no process runs any more.
 
-    Only for who holds the run directory, while no worker is at work.
+    Those trials are tried again. Call this only with the run directory locked, while no worker runs.
 
     Raises:
-        BalancerError: the journal is damaged elsewhere than in its last line.
+        BalancerError: if the file is damaged elsewhere than in its last line.
     """
     journal = folder / JOURNAL
     (folder / f"{JOURNAL}.lock").unlink(missing_ok=True)
     if journal.exists():
         content = journal.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
+        end = content.rfind(b"\n") + 1
+        if end < len(content):
             log.warning("%s: the last line is torn and was dropped", journal)
             with journal.open("r+b") as handle:
-                handle.truncate(whole)
+                handle.truncate(end)
     try:
-        study = open_journal(folder)
+        search = open_storage(folder)
     except (ValueError, KeyError, TypeError) as error:  # not JSON, or no operation of Optuna's
         raise BalancerError(
             f"{journal} is damaged ({type(error).__name__}: {error}); bring back a copy, or start a new run"
         ) from error
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        study.tell(trial.number, state=TrialState.FAIL)
-        study.add_trial(
+    for trial in search.get_trials(states=(TrialState.RUNNING,)):
+        search.tell(trial.number, state=TrialState.FAIL)
+        search.add_trial(
             optuna.create_trial(
                 state=TrialState.WAITING,
                 params=trial.params,
                 distributions=trial.distributions,
-                system_attrs=trial.system_attrs,  # which point of the grid it is
+                system_attrs=trial.system_attrs,  # holds the point of the grid
             )
         )
 
 
-def remember(study: Journal, facts: dict[str, str]) -> None:
-    """Tie a journal to the data that its trials were made on.
+def check_data(search: optuna.Study, provenance: dict[str, str]) -> None:
+    """Record the data that the trials are trained on, and refuse other data.
 
     Raises:
-        BalancerError: it was begun on other data.
+        BalancerError: if earlier trials were trained on other data.
     """
-    before = study.user_attrs.get("data", facts)
-    if changed := [f"{k} {before.get(k)}, now {v}" for k, v in facts.items() if before.get(k) != v]:
+    before = search.user_attrs.get("data", provenance)
+    if changed := [f"{k} {before.get(k)}, now {v}" for k, v in provenance.items() if before.get(k) != v]:
         raise BalancerError(
-            f"the journal holds trials on other data ({'; '.join(changed)}); bring them back, or start a new run"
+            f"{JOURNAL} holds trials on other data ({'; '.join(changed)}); bring them back, or start a new run"
         )
-    study.set_user_attr("data", facts)
+    search.set_user_attr("data", provenance)
 
 
-def ask(study: Journal, folder: Path, space: Space, sampler: str, seed: int) -> optuna.Trial:
-    """The next point, one that a kill cut short before any new one.
+def next_trial(search: optuna.Study, folder: Path, space: Space, sampler: str, seed: int) -> optuna.Trial:
+    """Return the next trial; a point that a kill stopped comes before any new one.
 
-    One process asks at a time, so that no point of a grid is given out twice. The sampler is seeded by the run's seed and the
-    number of points given out before: no two workers draw the same, and an interrupted search goes on with the same draws.
+    One process asks at a time, so that no point of a grid is tried twice. The sampler is seeded by the run's seed and
+    the number of points started before. So no two workers draw the same, and a resumed search draws as it would have.
     """
     with filelock.FileLock(folder / ".ask.lock"):
-        given = sum(t.state != TrialState.FAIL for t in study.get_trials(deepcopy=False))
-        study.sampler = SAMPLERS[sampler](space, seed, given)
-        trial = study.ask()
+        started = sum(t.state != TrialState.FAIL for t in search.get_trials(deepcopy=False))
+        search.sampler = SAMPLERS[sampler](space, seed, started)
+        trial = search.ask()
         for parameter in space.parameters:
             _suggest(trial, parameter)
         return trial
 
 
-def _suggest(trial: optuna.Trial, parameter: Choice | Range) -> None:
-    if isinstance(parameter, Choice):
+def _suggest(trial: optuna.Trial, parameter: Categorical | Range) -> None:
+    if isinstance(parameter, Categorical):
         trial.suggest_categorical(parameter.name, list(parameter.options))
     else:
         trial.suggest_float(parameter.name, parameter.low, parameter.high, log=parameter.log)
 
 
-def twin(study: Journal, settings: str) -> FrozenTrial | None:
-    """A finished trial with the same settings, by their hash; trained with the same seeds, it is the same classifier."""
-    whole = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return next((t for t in whole if t.user_attrs["facts"]["settings"] == settings), None)
+def same_settings(search: optuna.Study, settings_hash: str) -> FrozenTrial | None:
+    """Return a complete trial with the same settings and seeds, which is the same classifier; None if there is none."""
+    complete = search.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return next((t for t in complete if t.user_attrs["facts"]["settings"] == settings_hash), None)
 
 
-def rows(study: Journal) -> list[Row]:
-    """The trials in order of their numbers: ``trial``, ``state`` (complete or pruned), ``value`` (None where there is none),
-    ``looks`` (figure by look), ``params``, and what :func:`classifier.tuning.search.run_next` noted."""
+def read_trials(search: optuna.Study) -> list[SearchTrial]:
+    """Return the trials that have ended, in the order of their numbers."""
     return [
-        {
-            "trial": t.number,
-            "state": t.state.name.lower(),
-            "value": t.value,
-            "looks": {str(look): value for look, value in sorted(t.intermediate_values.items())},
-            "params": dict(t.params),
-            **{key: t.user_attrs["facts"].get(key) for key in NOTED},
-        }
-        for t in study.get_trials(deepcopy=False, states=ENDED)
+        SearchTrial(
+            trial=t.number,
+            state=t.state.name.lower(),
+            value=t.value,
+            validations=dict(sorted(t.intermediate_values.items())),
+            params=dict(t.params),
+            nll=t.user_attrs["facts"].get("nll"),
+            temperature=t.user_attrs["facts"].get("temperature"),
+            seconds=t.user_attrs["facts"]["seconds"],
+            same_as=t.user_attrs["facts"].get("same_as"),
+            why=t.user_attrs["facts"].get("why"),
+            code_hash=t.user_attrs["facts"]["code_hash"],
+        )
+        for t in search.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
     ]
 
 
-def importances(study: Journal, seed: int) -> dict[str, float] | None:
-    """Share of the variance of the log figure that each parameter explains, from 0 to 1, the largest first; None with fewer
-    than ten finished trials, or where all are alike. Functional ANOVA on a random forest (Hutter et al. 2014, ICML 31)."""
-    whole = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if len(whole) < ENOUGH:
+def importance_evaluator(seed: int) -> FanovaImportanceEvaluator:
+    """Return the functional ANOVA on a random forest (Hutter et al. 2014, ICML 31)."""
+    return FanovaImportanceEvaluator(seed=_seed32(seed, "importances"))
+
+
+def importances(search: optuna.Study, seed: int) -> dict[str, float] | None:
+    """Return the share of the variance of log NLL that each parameter explains, in [0, 1], the largest first.
+
+    Return None with fewer than ten complete trials, or if all values are equal.
+    """
+    if len(search.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < MIN_TRIALS:
         return None
-    evaluator = FanovaImportanceEvaluator(seed=_seed32(seed, "importances"))
     try:
-        found = get_param_importances(study, evaluator=evaluator, target=_log_value)
-    except (ValueError, RuntimeError) as error:  # every figure the same
+        shares = get_param_importances(search, evaluator=importance_evaluator(seed), target=log_value)
+    except (ValueError, RuntimeError) as error:  # all values are equal
         log.warning("no importances: %s", error)
         return None
-    return dict(sorted(found.items(), key=lambda pair: -pair[1]))
+    return dict(sorted(shares.items(), key=lambda pair: -pair[1]))
 
 
-def _log_value(trial: FrozenTrial) -> float:
-    """A likelihood a tenth as good is as far away at .1 as at .01."""
+def log_value(trial: FrozenTrial) -> float:
+    """Return the log of the value: a tenth of the NLL counts the same at .1 and at .01."""
     return math.log(max(trial.value or 0.0, 1e-9))

@@ -620,4 +620,4 @@ def test_the_newest_finished_synthesis_is_taken_with_its_split(
 
 def test_copies_follow_the_synthetic_set(small_data: Dataset) -> None:
     for count, copies in (("deficit", small_data.deficit), ("all", small_data.deficit), (9, 9)):
-        assert study.Study(AblateConfig(synthetic_count=count), small_data, [], []).copies == copies
+        assert study.Study(AblateConfig(synthetic_count=count), small_data, [], []).duplicate_count == copies

@@ -14,7 +14,7 @@ from balancer.core.errors import BalancerError
 from balancer.core.settings import AblateConfig, ComponentsConfig
 from classifier.experiments import components, jobs
 from classifier.experiments.components import FULL, SWITCHES, compare, left_out, variants_of
-from classifier.experiments.substudies import Section
+from classifier.experiments.substudies import Substudy
 from classifier.systems.registry import SYSTEMS
 from classifier.training.regimes import REGIMES
 
@@ -86,7 +86,7 @@ def test_every_regime_has_one_without_augmentation(name: str) -> None:
     assert not REGIMES[other].augment
 
 
-def part(folder: Path, scores: list[np.ndarray], thresholds: list[float]) -> Section:
+def part(folder: Path, scores: list[np.ndarray], thresholds: list[float]) -> Substudy:
     """A finished study of one regime, whose trials said ``scores``; every image is a patient."""
     folder.mkdir()
     lines = [f"{i},test,X,p{i},{i:064x}" for i in range(len(TRUE))]
@@ -99,7 +99,7 @@ def part(folder: Path, scores: list[np.ndarray], thresholds: list[float]) -> Sec
         test = {"threshold": threshold, "temperature": 1.0, "n": len(TRUE)}
         rows.append({"regime": "augment", "trial_seed": seed, "synthetic_set": None, "dose": None, "test": test})
         rows[-1]["folder"] = f"trials/x-{seed}"
-    return Section(folder, AblateConfig(), {}, rows)
+    return Substudy(folder, AblateConfig(), {}, rows)
 
 
 def test_differences_are_those_of_the_same_seeds(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_variants_of_other_data_are_not_compared(tmp_path: Path) -> None:
     """A finished variant is only read after --resume: the data may have changed before the next was trained."""
     config = ComponentsConfig(class_weights="balanced", batch_norm=False)
 
-    def parts(name: str, **differs: str) -> dict[str, Section]:
+    def parts(name: str, **differs: str) -> dict[str, Substudy]:
         made = [part(tmp_path / f"{name}{i}", [np.linspace(0, 1, 16)], [0.5]) for i in (0, 1)]
         for one in made:
             one.rows[0].update(data_fingerprint="f", split_hash="5")

@@ -137,11 +137,11 @@ def test_the_test_set_is_never_shown(
     classifier: Run, small_args: Args, small_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever a network is given to learn from, to be selected on or to predict, it is no image of the test set."""
-    from classifier.experiments import study
+    from classifier.experiments import trial
 
     hidden = {image.tobytes() for image in small_data.images[small_data.indices("test")]}
     shown: set[bytes] = set()
-    fit, predict = study.trainer.train, study.trainer.predict
+    fit, predict = trial.trainer.train, trial.trainer.predict
 
     def spy_fit(*args: Any, **more: Any) -> Any:
         shown.update(image.tobytes() for images in (args[3].images, args[4][0]) for image in images)
@@ -151,8 +151,8 @@ def test_the_test_set_is_never_shown(
         shown.update(image.tobytes() for image in args[1])
         return predict(*args, **more)
 
-    monkeypatch.setattr(study.trainer, "train", spy_fit)
-    monkeypatch.setattr(study.trainer, "predict", spy_predict)
+    monkeypatch.setattr(trial.trainer, "train", spy_fit)
+    monkeypatch.setattr(trial.trainer, "predict", spy_predict)
     done(classifier("crossvalidate", *small_args, *QUICK, "--out", tmp_path / "run"))
     assert len(shown) > 50
     assert not shown & hidden

@@ -22,7 +22,9 @@ from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.settings import AblateConfig, DataConfig
 from classifier.experiments import jobs
 from classifier.experiments.jobs import Workers, run_trials
-from classifier.experiments.study import Study, TrainedTrial, Trial, open_study, plan, provenance
+from classifier.experiments.plan import Trial
+from classifier.experiments.study import Study, open_study, provenance
+from classifier.experiments.trial import TrainedTrial
 from classifier.training.regimes import REGIMES
 
 NEEDS_A_SET = Trial(REGIMES["gan"], 0)  # fails where it runs: there is no synthetic set
@@ -39,28 +41,29 @@ class Keeper:
     """What was kept; ``then`` is called with the number of trials so far."""
 
     def __init__(self, then: Callable[[int], object] = lambda n: None) -> None:
-        self.results: list[tuple[Trial, TrainedTrial]] = []
+        self.results: list[TrainedTrial] = []
         self.then = then
 
-    def __call__(self, trial: Trial, result: TrainedTrial) -> None:
-        self.results.append((trial, result))
+    def __call__(self, trained: TrainedTrial) -> None:
+        self.results.append(trained)
         self.then(len(self.results))
 
     @property
     def names(self) -> list[str]:
-        return [trial.name for trial, _ in self.results]
+        return [trained.trial.name for trained in self.results]
 
     @property
     def rows(self) -> dict[str, dict[str, Any]]:
         """By trial, without the time taken, and the code, which someone may change while the tests run."""
         passing = ("seconds", "git_commit", "code_hash")
-        return {t.name: {k: v for k, v in r.result.to_json().items() if k not in passing} for t, r in self.results}
+        rows = {trained.trial.name: trained.result.to_json() for trained in self.results}
+        return {name: {k: v for k, v in row.items() if k not in passing} for name, row in rows.items()}
 
 
 def rows_here(study: Study, names: list[str]) -> dict[str, dict[str, Any]]:
     """The rows that these trials give in this process."""
     keeper = Keeper()
-    run_trials(study, [t for t in plan(study) if t.name in names], Workers("cpu"), keeper, "")
+    run_trials(study, [t for t in study.trials if t.name in names], Workers("cpu"), keeper, "")
     return keeper.rows
 
 
@@ -85,14 +88,14 @@ def test_options_that_do_not_go_together(options: dict[str, Any], phrase: str) -
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(BalancerError, match=r"pip install 'xray-balancer\[cluster\]'"):
-        Workers(backend="dask", scheduler="tcp://127.0.0.1:1").at_once()
+        Workers(backend="dask", scheduler="tcp://127.0.0.1:1").count()
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense://x", "x:y:z"])
 def test_an_address_where_nobody_answers(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "PATIENCE", 1)
+    monkeypatch.setattr(jobs, "CONNECT_SECONDS", 1)
     with pytest.raises(BalancerError, match="no dask scheduler answers at") as caught:
-        Workers(backend="dask", scheduler=address).at_once()
+        Workers(backend="dask", scheduler=address).count()
     assert "\n" not in str(caught.value)
 
 
@@ -104,8 +107,8 @@ def study(template: Path) -> Study:
     return study_of(template)
 
 
-def attempt(study: Study, trial: Trial, **other: str) -> jobs._Attempt:
-    return jobs._attempt(trial, study.config, provenance(study) | other, "cpu")
+def attempt(study: Study, trial: Trial, **other: str) -> jobs.Attempt:
+    return jobs._attempt_trial(trial, study.config, provenance(study) | other, "cpu")
 
 
 def test_an_attempt_brings_the_result_and_what_was_said_in_it(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,16 +121,16 @@ def test_an_attempt_brings_the_result_and_what_was_said_in_it(study: Study, monk
         return original(*args)
 
     monkeypatch.setattr(jobs, "run_trial", warn)
-    jobs._opened.cache_clear()
-    first, again = (attempt(study, plan(study)[1]) for _ in range(2))
-    assert first.said == again.said == [(logging.WARNING, "this is odd")]
+    jobs._open_once.cache_clear()
+    first, again = (attempt(study, study.trials[1]) for _ in range(2))
+    assert first.warnings == again.warnings == [(logging.WARNING, "this is odd")]
     assert first.result is not None
     assert (first.result.result.regime, first.result.result.trial_seed) == ("augment", 0)
     assert {*first.result.files} == {"predictions.npz", "model.pt"}
 
 
 def test_other_data_than_those_of_the_parent_are_refused(study: Study) -> None:
-    found = attempt(study, plan(study)[0], data_fingerprint="e" * 16)
+    found = attempt(study, study.trials[0], data_fingerprint="e" * 16)
     assert found.result is None
     assert isinstance(found.error, BalancerError)
     assert f"data_fingerprint {study.data.fingerprint}, expected {'e' * 16}" in str(found.error)
@@ -135,7 +138,7 @@ def test_other_data_than_those_of_the_parent_are_refused(study: Study) -> None:
 
 def test_an_unforeseen_error_tells_where_it_happened(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "run_trial", lambda *args: {}["oops"])
-    found = attempt(study, plan(study)[0])
+    found = attempt(study, study.trials[0])
     assert isinstance(found.error, KeyError)
     assert "test_jobs.py" in found.error.__notes__[0]
 
@@ -145,45 +148,52 @@ def test_a_cluster_worker_with_threads_is_refused(study: Study, monkeypatch: pyt
 
     worker = SimpleNamespace(address="tcp://w:1", state=SimpleNamespace(nthreads=4))
     monkeypatch.setattr(distributed, "get_worker", lambda: worker)
-    found = jobs._cluster_attempt(plan(study)[0], study.config, provenance(study), "cpu")
+    found = jobs._attempt_on_cluster(study.trials[0], study.config, provenance(study), "cpu")
     assert "dask worker tcp://w:1" in str(found.error)
     assert "runs 4 tasks at once; start it with --nthreads 1" in str(found.error)
 
 
-def ended(seed: int, error: Exception | None = None, said: tuple[str, ...] = ()) -> jobs._Attempt:
-    result = TrainedTrial(trial_result(), {}) if error is None else None
-    return jobs._Attempt(Trial(REGIMES["baseline"], seed), result, error, [(logging.WARNING, text) for text in said])
+def trained(seed: int) -> TrainedTrial:
+    return TrainedTrial(Trial(REGIMES["baseline"], seed), trial_result(), {})
 
 
-def test_after_a_failure_what_runs_beside_it_is_kept(caplog: pytest.LogCaptureFixture) -> None:
-    enough, keeper = threading.Event(), Keeper()
+def test_after_a_failure_the_jobs_beside_it_are_kept(caplog: pytest.LogCaptureFixture) -> None:
+    stop = threading.Event()
     first, second = BalancerError("first"), BalancerError("second")
-    attempts = [ended(0, said=("odd",)), ended(1, first), ended(2), ended(3, second), ended(4)]
-    begun_after: list[bool] = []
+    attempts = [
+        jobs.Attempt("a", None, [(logging.WARNING, "odd")]),
+        jobs.Attempt(None, first, []),
+        jobs.Attempt("b", None, []),
+        jobs.Attempt(None, second, []),
+        jobs.Attempt("c", None, []),
+    ]
+    stopped: list[bool] = []
 
-    def watched() -> Iterator[jobs._Attempt]:
-        for found in attempts:
-            begun_after.append(enough.is_set())
-            yield found
+    def watched() -> Iterator[jobs.Attempt[str]]:
+        for one in attempts:
+            stopped.append(stop.is_set())
+            yield one
 
+    results: list[str] = []
     with pytest.raises(BalancerError) as caught:
-        jobs._collect(watched(), len(attempts), keeper, enough)
+        results.extend(result for result in jobs.collect(watched(), stop))
     assert caught.value is first
-    assert keeper.names == ["baseline-0", "baseline-2", "baseline-4"]
-    assert begun_after == [False, False, True, True, True]
+    assert results == ["a", "b", "c"]
+    assert stopped == [False, False, True, True, True]
     assert caplog.messages == ["odd"]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_waits_until_a_trial_is_written(signum: int) -> None:
+def test_a_signal_waits_until_a_trial_is_written(signum: int, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[int] = []
+    monkeypatch.setattr(jobs, "run_trial", lambda study, trial, *_: trained(trial.seed))
 
     def write(n: int) -> None:
         signal.raise_signal(signum)
         written.append(n)
 
     with pytest.raises(Interrupted) as caught:
-        jobs._collect(iter([ended(0), ended(1)]), 2, Keeper(write), threading.Event())
+        run_trials(study, study.trials, Workers("cpu"), Keeper(write), "hint")
     assert written == [1]
     assert caught.value.exit_code == 128 + signum
 
@@ -191,7 +201,7 @@ def test_a_signal_waits_until_a_trial_is_written(signum: int) -> None:
 def test_a_signal_after_the_last_step_is_not_forgotten(study: Study) -> None:
     keeper = Keeper(lambda n: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(Interrupted, match="SIGTERM: the hint"):
-        run_trials(study, plan(study)[:1], Workers("cpu"), keeper, "the hint")
+        run_trials(study, study.trials[:1], Workers("cpu"), keeper, "the hint")
     assert keeper.names == ["baseline-0"]
 
 
@@ -200,7 +210,7 @@ def test_a_signal_after_the_last_step_is_not_forgotten(study: Study) -> None:
 
 def begin_and_fail(study: Study) -> list[Trial]:
     """Two good trials, one that cannot be run, and more than can be under way when that is noticed."""
-    good = plan(study)
+    good = study.trials
     return [*good[:2], NEEDS_A_SET, *good[2:]]
 
 
@@ -213,7 +223,7 @@ def test_processes_give_the_same_rows_and_stop_after_a_failure(
     with pytest.raises(BalancerError, match="regime gan needs synthetic images"):
         run_trials(study, begin_and_fail(study), Workers("cpu", 2), keeper, "hint")
     assert {"baseline-0", "augment-0"} <= set(keeper.names)
-    assert len(keeper.names) == len(set(keeper.names)) < len(plan(study))
+    assert len(keeper.names) == len(set(keeper.names)) < len(study.trials)
     assert keeper.rows == rows_here(study, keeper.names)
     assert caplog.messages == [], "a worker's warnings of the data are not to be repeated"
 
@@ -235,7 +245,7 @@ def test_a_process_that_is_killed_ends_the_command_clearly(template: Path, monke
 
     keeper = Keeper(kill)
     with pytest.raises(BalancerError, match="a worker process died"):
-        run_trials(study, plan(study), Workers("cpu", 2), keeper, "hint")
+        run_trials(study, study.trials, Workers("cpu", 2), keeper, "hint")
     assert 1 <= len(keeper.names) < 60
     assert threads == [str(max(1, len(os.sched_getaffinity(0)) // 2))] * 2
     assert worker_pids() == []
@@ -303,7 +313,7 @@ def test_an_interrupted_cluster_stops_working(cluster: SimpleNamespace, template
     thread = threading.Thread(target=when_under_way)
     thread.start()
     with pytest.raises(Interrupted, match="the hint") as caught:
-        run_trials(study, plan(study), Workers("cpu", 1, "dask", cluster.address), keeper, "the hint")
+        run_trials(study, study.trials, Workers("cpu", 1, "dask", cluster.address), keeper, "the hint")
     thread.join()
     assert caught.value.exit_code == 130
     with _client(cluster.address) as client:
@@ -321,7 +331,7 @@ def test_workers_that_see_other_data_say_so(cluster: SimpleNamespace, chest_fold
     study = study_of(chest_folder)
     next((chest_folder / "test" / "NORMAL").iterdir()).unlink()
     with pytest.raises(BalancerError, match=r"dask worker tcp://127\.0\.0\.1:\d+ .*data_fingerprint"):
-        run_trials(study, plan(study), Workers("cpu", 1, "dask", cluster.address), Keeper(), "hint")
+        run_trials(study, study.trials, Workers("cpu", 1, "dask", cluster.address), Keeper(), "hint")
 
 
 @pytest.mark.slow
@@ -329,16 +339,16 @@ def test_the_trial_of_a_killed_worker_is_run_by_another(cluster: SimpleNamespace
     """After all tests that need both workers: one ends here."""
     study = study_of(template, seeds=3, steps=60)
     workers = Workers("cpu", 1, "dask", cluster.address)
-    assert workers.at_once() == 2
+    assert workers.count() == 2
 
     def kill(n: int) -> None:
         if n == 2:
             cluster.workers[0].kill()
 
     keeper = Keeper(kill)
-    run_trials(study, plan(study), workers, keeper, "hint")
+    run_trials(study, study.trials, workers, keeper, "hint")
     assert cluster.workers[0].wait() == -signal.SIGKILL
-    assert sorted(keeper.names) == sorted(t.name for t in plan(study)), "a trial was lost, or kept twice"
+    assert sorted(keeper.names) == sorted(t.name for t in study.trials), "a trial was lost, or kept twice"
     assert keeper.rows == rows_here(study, keeper.names)
 
 
@@ -348,6 +358,6 @@ def test_a_scheduler_that_dies_ends_the_command_clearly(cluster: SimpleNamespace
     study = study_of(template, seeds=30, steps=60)
     keeper = Keeper(lambda n: cluster.scheduler.kill())
     with pytest.raises(BalancerError, match=r"dask gave \w+ .* continue with --resume") as caught:
-        run_trials(study, plan(study), Workers("cpu", 1, "dask", cluster.address), keeper, "hint")
+        run_trials(study, study.trials, Workers("cpu", 1, "dask", cluster.address), keeper, "hint")
     assert "\n" not in str(caught.value)
     assert 1 <= len(keeper.names) < 60

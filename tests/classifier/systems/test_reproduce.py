@@ -147,14 +147,14 @@ def test_what_fails_leaves_the_others_alone(
 
 
 def resnet_fails(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    real = reproduce.run_part
+    real = reproduce.run_substudy
 
     def failing(folder, *rest, **more):
         if folder.name == "s1_resnet18":
             raise error
         return real(folder, *rest, **more)
 
-    monkeypatch.setattr(reproduce, "run_part", failing)
+    monkeypatch.setattr(reproduce, "run_substudy", failing)
 
 
 QUICK_RESNET = sets(model="s1_cnn", weights="none", normalisation="unit", head_dropout=0)
@@ -191,7 +191,7 @@ def test_systems_of_other_data_stand_in_no_table(classifier, tiny, tmp_path: Pat
     results = tmp_path / "r/s1_cnn28/results.jsonl"
     results.write_text(json.dumps(json.loads(results.read_text()) | {"data_fingerprint": "0" * 16}) + "\n")
     again = classifier("reproduce", "--resume", tmp_path / "r", "--device", "cpu", "-q")
-    refused(again, 1, "s1_resnet18 has data_fingerprint", f"s1_cnn28 {'0' * 16}: expected the same data in all parts")
+    refused(again, 1, "s1_resnet18 has data_fingerprint", f"s1_cnn28 {'0' * 16}: expected the same data")
     entries = {e["system"]: e for e in json.loads((tmp_path / "r/table.json").read_text())["entries"]}
     assert entries["s1_resnet18"]["error"]
     assert not entries["s1_cnn28"]["error"]
@@ -341,7 +341,9 @@ def test_smoke_keeps_the_design_and_cuts_the_length(name: str, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_smoke_makes_the_gan_of_s2(classifier, runs_cwd: Path) -> None:
+def test_smoke_makes_the_gan_of_s2(classifier, runs_cwd: Path, monkeypatch) -> None:
+    """Also with data named in the environment: a smoke run draws its own."""
+    monkeypatch.setenv("BALANCER_DATA", "phantom")
     result = classifier("reproduce", "s2_cnn_gan", "--smoke", "--device", "cpu", "-q", "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)

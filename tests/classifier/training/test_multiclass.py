@@ -19,7 +19,7 @@ from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.folder import TASKS
 from classifier.evaluation.fold_metrics import MulticlassMetrics, fold_metrics
 from classifier.evaluation.metrics import MULTICLASS_RANKING, evaluate, multiclass_decision, nll
-from classifier.experiments.study import Study, open_study, plan
+from classifier.experiments.study import Study, open_study
 from classifier.inference import describe
 from classifier.training.regimes import REGIMES
 from classifier.training.synthetic import join, load_synthetic
@@ -240,14 +240,14 @@ def test_the_control_adds_as_many_copies_as_there_are_synthetic_images(
     data: Dataset, sets: dict[str, Path], count: int | str, without: tuple[int, ...], beside: tuple[int, ...]
 ) -> None:
     config = TrainConfig(synthetic_count=count, regime="duplicate")
-    assert Study(config, data, [], []).copies == without
+    assert Study(config, data, [], []).duplicate_count == without
     whole = join([load_synthetic(path, data, CONFIG, count) for path in sets.values()], data)
     study = Study(config, data, [whole], [REGIMES["gan"]])
-    assert study.copies == beside
-    (trial,) = plan(study)
+    assert study.duplicate_count == beside
+    (trial,) = study.trials
     assert study.training_set(trial).added == sum(beside)
     only = join([load_synthetic(sets["VIRAL"], data, CONFIG, "all")], data)
-    assert Study(config, data, [only], []).copies == (0, 0, 14)
+    assert Study(config, data, [only], []).duplicate_count == (0, 0, 14)
 
 
 # ---------------------------------------------------------------- the commands

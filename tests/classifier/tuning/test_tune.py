@@ -22,17 +22,17 @@ import yaml
 from click.testing import Result
 from PIL import Image
 
-import classifier as package
 from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.settings import DataConfig, TuneConfig
 from balancer.data.dataset import Dataset
+from balancer.reporting import plots
+from classifier import tuning as package
 from classifier.evaluation.metrics import nll
 from classifier.training import trainer
 from classifier.tuning import figures as tune_figures
-from classifier.tuning import report as tune_report
 from classifier.tuning import search as tune
-from classifier.tuning import storage as journal
-from classifier.tuning.search import Measured, Search, calibrated_nll, fitting_space, run_search
+from classifier.tuning import storage
+from classifier.tuning.search import PointResult, Search, calibrated_nll, fitting_space, run_search
 from classifier.tuning.spaces import SPACES, Range, among, search_space
 
 Run = Callable[..., Result]
@@ -53,43 +53,45 @@ def settings(**more: Any) -> TuneConfig:
     return TuneConfig(**{"data": DataConfig(path="phantom"), "trials": 8, "pruner": "none", **more})
 
 
-def bowl(base: TuneConfig, config: TuneConfig, report: tune.Report, device: torch.device, signalled: Any) -> Measured:
+def bowl(
+    base: TuneConfig, config: TuneConfig, report: tune.Report, device: torch.device, signalled: Any
+) -> PointResult:
     """Lowest at lr 10^-2.5, with a small network's advantage; falls from look to look. Temperature: who measured it."""
     value = 0.05 + (math.log10(config.lr) + 2.5) ** 2 + 0.05 * (config.model != "small_cnn")
     for look in range(1, 6):
         report(look, value + 0.3 / look)
-    return Measured([value], [float(os.getpid())])
+    return PointResult([value], [float(os.getpid())])
 
 
-def slow_bowl(*arguments: Any) -> Measured:
+def slow_bowl(*arguments: Any) -> PointResult:
     time.sleep(0.05)
     return bowl(*arguments)
 
 
-def flat(base: TuneConfig, config: TuneConfig, *_: Any) -> Measured:
+def flat(base: TuneConfig, config: TuneConfig, *_: Any) -> PointResult:
     """One figure per network, so that two that are the same agree."""
     seed = hash((config.s2, config.batch_norm)) % 997
-    return Measured([0.1 + seed / 997], [1.0])
+    return PointResult([0.1 + seed / 997], [1.0])
 
 
 class Stopping:
     """An objective that is stopped by a signal in its n-th call, as Ctrl-C does it."""
 
-    def __init__(self, objective: Callable[..., Measured], at: int) -> None:
+    def __init__(self, objective: Callable[..., PointResult], at: int) -> None:
         self.objective, self.at, self.calls = objective, at, 0
 
-    def __call__(self, *arguments: Any) -> Measured:
+    def __call__(self, *arguments: Any) -> PointResult:
         self.calls += 1
         if self.calls == self.at:
             raise Interrupted(signal.SIGINT, "stopped in a step")
         return self.objective(*arguments)
 
 
-def points(rows: list[journal.Row]) -> list[tuple[Any, ...]]:
-    return [tuple(sorted(row["params"].items())) for row in rows]
+def points(trials: list[storage.SearchTrial]) -> list[tuple[Any, ...]]:
+    return [tuple(sorted(t.params.items())) for t in trials]
 
 
-def search(folder: Path, objective: Callable[..., Measured] = bowl, **more: Any) -> Search:
+def search(folder: Path, objective: Callable[..., PointResult] = bowl, **more: Any) -> Search:
     folder.mkdir(exist_ok=True)
     return Search(settings(**more), folder, "cpu", objective)
 
@@ -157,7 +159,7 @@ def test_how_many_trials() -> None:
 def test_the_grid_comes_whole_and_once(tmp_path: Path) -> None:
     called = []
 
-    def counting(*arguments: Any) -> Measured:
+    def counting(*arguments: Any) -> PointResult:
         called.append(arguments[1])
         return flat(*arguments)
 
@@ -165,9 +167,9 @@ def test_the_grid_comes_whole_and_once(tmp_path: Path) -> None:
     assert len(rows) == 300
     assert set(Counter(points(rows)).values()) == {1}
     assert len(called) == len(set(called)) == 200  # the same network is not trained twice
-    taken_over = [row for row in rows if row["same_as"] is not None]
+    taken_over = [row for row in rows if row.same_as is not None]
     assert len(taken_over) == 100
-    assert all(rows[row["same_as"]]["value"] == row["value"] for row in taken_over)
+    assert all(rows[row.same_as].value == row.value for row in taken_over)
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
@@ -184,7 +186,7 @@ def test_the_seed_gives_the_points(tmp_path: Path, sampler: str) -> None:
 def test_tpe_comes_nearer_than_chance(tmp_path: Path) -> None:
     def late(sampler: str) -> float:
         runs = [run_search(search(tmp_path / f"{sampler}{s}", sampler=sampler, seed=s, trials=30)) for s in range(2)]
-        return float(np.mean([row["value"] for rows in runs for row in rows[15:]]))
+        return float(np.mean([row.value for rows in runs for row in rows[15:]]))
 
     assert late("tpe") < 0.6 * late("random")
 
@@ -199,13 +201,13 @@ def test_an_interrupted_search_goes_on_as_it_would_have(tmp_path: Path, sampler:
         Interrupted, match=r"SIGINT: finished trials are kept in .*journal\.log; continue with --resume"
     ):
         run_search(stopping)
-    assert [row["state"] for row in journal.rows(stopping.journal())].count("complete") < 16
+    assert [row.state for row in storage.read_trials(stopping.storage())].count("complete") < 16
     rows = run_search(search(tmp_path / "cut", objective, **more))
     assert len(set(points(rows))) == len(rows) == 16
     if sampler != "grid":  # Optuna's grid goes by the number of the trial, so another of its points comes last
         assert points(rows) == points(whole)
-        assert [row["value"] for row in rows] == [row["value"] for row in whole]
-    states = Counter(trial.state.name for trial in stopping.journal().get_trials())
+        assert [row.value for row in rows] == [row.value for row in whole]
+    states = Counter(trial.state.name for trial in stopping.storage().get_trials())
     assert states == {"COMPLETE": 16, "FAIL": 1}
     again = Stopping(objective, 1)
     assert len(run_search(search(tmp_path / "cut", again, **more))) == 16  # nothing is left to do
@@ -229,7 +231,7 @@ def test_what_a_kill_leaves_behind_is_put_right(tmp_path: Path) -> None:
     begin = time.monotonic()
     assert len(run_search(search(tmp_path, trials=5))) == 5
     assert time.monotonic() - begin < 20  # Optuna itself would wait 30 s for the lock
-    assert len(journal.rows(first.journal())) == 5
+    assert len(storage.read_trials(first.storage())) == 5
 
 
 def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
@@ -244,36 +246,36 @@ def test_pruning_is_the_median_rule(tmp_path: Path) -> None:
     """Worked out again from the rows: from the second look on, once five are whole, the best look so far must not be above the
     median of what the others showed at the same look."""
     rows = run_search(search(tmp_path, pruner="median", sampler="random", trials=30))
-    assert {row["state"] for row in rows} == {"complete", "pruned"}
+    assert {row.state for row in rows} == {"complete", "pruned"}
     for i, row in enumerate(rows):
-        looks = {int(k): v for k, v in row["looks"].items()}
-        whole = sum(r["state"] == "complete" for r in rows[:i])
+        looks = row.validations
+        whole = sum(r.state == "complete" for r in rows[:i])
         poor = []
         for look in looks:
-            others = [r["looks"][str(look)] for r in rows[:i] if r["state"] == "complete" and str(look) in r["looks"]]
+            others = [r.validations[look] for r in rows[:i] if r.state == "complete" and look in r.validations]
             best = min(v for k, v in looks.items() if k <= look)
             poor.append(whole >= 5 and look >= 2 and len(others) >= 3 and best > np.median(others))
         assert poor[:-1] == [False] * (len(poor) - 1)
-        assert poor[-1] == (row["state"] == "pruned")
-        assert row["state"] == "complete" or row["nll"] is None
+        assert poor[-1] == (row.state == "pruned")
+        assert row.state == "complete" or row.nll is None
 
 
 @pytest.mark.parametrize("error", [BalancerError("the loss is not finite"), torch.cuda.OutOfMemoryError("no memory")])
 def test_a_point_that_cannot_be_trained_does_not_end_the_search(tmp_path: Path, error: Exception) -> None:
-    def diverging(base: TuneConfig, config: TuneConfig, *more: Any) -> Measured:
+    def diverging(base: TuneConfig, config: TuneConfig, *more: Any) -> PointResult:
         if config.lr > 1e-3:
             raise error
         return bowl(base, config, *more)
 
     rows = run_search(search(tmp_path, diverging, sampler="random", trials=10))
-    lost = [row for row in rows if row["why"]]
-    assert {row["why"] for row in lost} == {str(error)}
-    assert all(row["params"]["lr"] > 1e-3 and row["state"] == "pruned" for row in lost)
+    lost = [row for row in rows if row.why]
+    assert {row.why for row in lost} == {str(error)}
+    assert all(row.params["lr"] > 1e-3 and row.state == "pruned" for row in lost)
     assert 0 < len(lost) < len(rows) == 10
 
 
 def test_no_trial_at_all_is_an_error(tmp_path: Path) -> None:
-    def hopeless(*_: Any) -> Measured:
+    def hopeless(*_: Any) -> PointResult:
         raise BalancerError("batch 64 is larger than the training fold")
 
     with pytest.raises(BalancerError, match="no trial of 3 could be finished: trial 0, batch 64 is larger"):
@@ -283,7 +285,7 @@ def test_no_trial_at_all_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_bug_is_not_taken_for_a_poor_trial(tmp_path: Path) -> None:
-    def broken(*_: Any) -> Measured:
+    def broken(*_: Any) -> PointResult:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -298,12 +300,12 @@ def test_timeout_begins_no_further_trial(
     clock.monotonic = clock.perf_counter = lambda: clock.now
     monkeypatch.setattr(tune, "time", clock)
 
-    def lasting(*arguments: Any) -> Measured:
+    def lasting(*arguments: Any) -> PointResult:
         clock.now += 1
         return bowl(*arguments)
 
     rows = run_search(search(tmp_path, lasting, trials=500), timeout=2.5)
-    assert [row["seconds"] for row in rows] == [1, 1, 1]
+    assert [row.seconds for row in rows] == [1, 1, 1]
     assert "497 of 500 trials are left out" in caplog.text
 
 
@@ -311,7 +313,7 @@ def test_timeout_begins_no_further_trial(
 def test_two_processes_share_a_grid(tmp_path: Path) -> None:
     rows = run_search(search(tmp_path, slow_bowl, space="s2_grid", trials=40, seed=5), jobs=2)
     assert len(rows) == len(set(points(rows))) == 40
-    assert len({row["temperature"][0] for row in rows}) == 2
+    assert len({row.temperature[0] for row in rows}) == 2
     alone = run_search(search(tmp_path / "alone", bowl, space="s2_grid", trials=40, seed=5))
     assert set(points(rows)) == set(points(alone))
 
@@ -319,13 +321,13 @@ def test_two_processes_share_a_grid(tmp_path: Path) -> None:
 def test_importances_find_what_matters(tmp_path: Path) -> None:
     one = search(tmp_path, sampler="random", trials=40)
     run_search(one)
-    shares = journal.importances(one.journal(), 0)
+    shares = storage.importances(one.storage(), 0)
     assert shares is not None
     assert max(shares, key=lambda name: shares[name]) == "lr"
     assert sum(shares.values()) == pytest.approx(1)
     few = search(tmp_path / "few", trials=9)
     run_search(few)
-    assert journal.importances(few.journal(), 0) is None
+    assert storage.importances(few.storage(), 0) is None
 
 
 # The figure of a trial
@@ -365,7 +367,7 @@ def test_a_trial_is_the_mean_over_paired_seeds(
 
     monkeypatch.setattr(trainer, "train", fit)
     reports: dict[int, float] = {}
-    found = tune.measure(config, config, reports.__setitem__, CPU, lambda: None)
+    found = tune.train_point(config, config, reports.__setitem__, CPU, lambda: None)
     expected = {seed: [calibrated_nll(y_true, s)[0] for s in scores[seed]] for seed in scores}
     assert seen == [7, 8, 9]
     assert found.nll == [expected[seed][-1] for seed in seen]
@@ -375,7 +377,7 @@ def test_a_trial_is_the_mean_over_paired_seeds(
 
 
 def test_the_test_fold_is_not_in_memory(small_data: Dataset, template: Path) -> None:
-    data = tune.opened(settings(data=DataConfig(path=str(template), image_size=16))).data
+    data = tune.open_once(settings(data=DataConfig(path=str(template), image_size=16))).data
     assert sorted(set(data.folds)) == ["train", "val"]
     assert len(data.images) == len(data.records) == len(data.groups) == len(data.digests) == len(data.labels)
     test = {record.name for record, fold in zip(small_data.records, small_data.folds, strict=True) if fold == "test"}
@@ -460,11 +462,11 @@ def test_a_search_is_resumed_and_made_longer(classifier: Run, template: Path, tm
 
 
 def test_other_data_under_a_journal_are_refused(tmp_path: Path) -> None:
-    study = search(tmp_path).journal()
-    journal.remember(study, {"split_hash": "a", "data_fingerprint": "b"})
-    journal.remember(study, {"split_hash": "a", "data_fingerprint": "b"})
+    study = search(tmp_path).storage()
+    storage.check_data(study, {"split_hash": "a", "data_fingerprint": "b"})
+    storage.check_data(study, {"split_hash": "a", "data_fingerprint": "b"})
     with pytest.raises(BalancerError, match="on other data \\(data_fingerprint b, now c\\)"):
-        journal.remember(study, {"split_hash": "a", "data_fingerprint": "c"})
+        storage.check_data(study, {"split_hash": "a", "data_fingerprint": "c"})
 
 
 @pytest.mark.parametrize(
@@ -503,7 +505,7 @@ def test_a_space_brings_its_settings_and_a_default_said_aloud_is_no_conflict(
     asked = ("model", "optimizer", "lr", "weight_decay", "schedule", "ema_decay", "normalisation", "batch_size")
     assert [grid[k] for k in asked] == ["s2_cnn", "adam", 1e-3, 0.0, "constant", 0.0, "unit", 32]
     assert dry("--space", "s2_grid", "--set", "lr=0.0005")["config"]["lr"] == 0.0005
-    monkeypatch.setattr("classifier.experiments.study.estimate_seconds", lambda study, device: 60.0)
+    monkeypatch.setattr("classifier.experiments.trial.estimate_seconds", lambda study, device: 60.0)
     wide = ("--set", "lr=0.001", "--trials", 4, "--seeds", 3)
     assert dry(*wide, "--jobs", 2)["estimated_seconds"] == 4 * 3 * 60 / 2
     assert dry(*wide, "--timeout", 90)["estimated_seconds"] == 90
@@ -513,21 +515,21 @@ def test_without_optuna_the_extra_is_named(
     classifier: Run, template: Path, runs_cwd: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    for name in ("journal", "tune", "tune_report", "tune_figures"):
-        monkeypatch.delitem(sys.modules, f"classifier.{name}")
+    for name in ("storage", "search", "report", "figures"):
+        monkeypatch.delitem(sys.modules, f"classifier.tuning.{name}")
         monkeypatch.delattr(package, name)
     assert "pip install 'xray-balancer[tune]'" in one_line(classifier(*small(template)), 1)
     assert not list(runs_cwd.iterdir())
 
 
-def test_one_figure_alike_everywhere_can_be_drawn(tmp_path: Path) -> None:
-    """One trial, all figures the same, every trial pruned but one: no warning, no error."""
+def test_figures_of_equal_values_can_be_drawn(tmp_path: Path) -> None:
+    """One trial, and four with the same value: no warning, no error."""
     for name, more in (("one", {"trials": 1}), ("grid", {"space": "s2_grid", "trials": 4})):
-        one = search(tmp_path / name, lambda *_: Measured([0.25], [1.0]), **more)
-        rows = run_search(one)
-        drawn = tune_figures.draw_all(rows, one.space, journal.importances(one.journal(), 0))
-        assert set(drawn) == {"history", "slices", "parallel"}
-    assert "0.2500" not in tune_report._short(0.25)
+        one = search(tmp_path / name, lambda *_: PointResult([0.25], [1.0]), **more)
+        run_search(one)
+        figures = tune_figures.draw_all(one.storage(), one.space, 0, with_importance=False)
+        assert set(figures) == {"history", "slices", "parallel"}
+        assert all(plots.png(figure) for figure in figures.values())
 
 
 def test_a_space_of_which_nothing_can_be_built_is_refused() -> None:

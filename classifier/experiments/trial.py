@@ -1,0 +1,131 @@
+"""Run one trial, write its files, and estimate how long the trials of a study take."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from balancer.core.run import atomic_file, git_commit
+from classifier.analysis.results import TrialPredictions, TrialResult
+from classifier.evaluation.metrics import evaluate
+from classifier.experiments.plan import Trial
+from classifier.experiments.study import Study, code_hash, provenance, recipe_hash
+from classifier.training import trainer
+from classifier.training.checkpoint import save_classifier
+
+Interrupt = Callable[[], int | None]  # returns the number of a signal that came, or None
+
+
+@dataclass(frozen=True)
+class TrainedTrial:
+    """A trial that was run: its result, without the folder, and the files of its folder by name."""
+
+    trial: Trial
+    result: TrialResult
+    files: dict[str, bytes]
+
+
+def run_trial(study: Study, trial: Trial, device: torch.device, interrupt: Interrupt = lambda: None) -> TrainedTrial:
+    """Train, select on validation, then evaluate on the test set once.
+
+    Raises:
+        Interrupted: if ``interrupt`` returns a signal.
+        BalancerError: if the loss is not finite, or memory runs out.
+    """
+    data, config, begin = study.data, study.config, time.perf_counter()
+    train = study.training_set(trial)
+    val, test = data.indices("val"), data.indices("test")
+    fitted = trainer.train(
+        config, trial.regime, trial.seed, train, (data.images[val], data.labels[val]), device, interrupt
+    )
+    score = trainer.predict(fitted.model, data.images[test], config, device)
+    name, seed, synthetic_set, dose = trial.key
+    predictions = {
+        fold: TrialPredictions(
+            data.labels[index], y_score.astype(np.float64), fitted.threshold, fitted.temperature, index
+        )
+        for fold, index, y_score in (("val", val, fitted.val_score), ("test", test, score))
+    }
+    result = TrialResult(
+        regime=name,
+        trial_seed=seed,
+        synthetic_set=synthetic_set,
+        dose=dose,
+        n_train=dict(zip(data.classes, train.counts, strict=True)),
+        added=train.added,
+        steps=fitted.steps,
+        passes_over_real=round(fitted.passes_over_real, 2),
+        selected_step=fitted.selected_step,
+        history=fitted.history,
+        val=evaluate(data.labels[val], fitted.val_score, fitted.threshold, fitted.temperature),
+        test=evaluate(data.labels[test], score, fitted.threshold, fitted.temperature),
+        seconds=round(time.perf_counter() - begin, 1),
+        **provenance(study),
+        recipe_hash=recipe_hash(config),
+        synthetic_hash=train.synthetic_digest,
+        code_hash=code_hash(),
+        git_commit=git_commit(),
+        fold=None,
+        predictions=predictions,
+    )
+    arrays, model = io.BytesIO(), io.BytesIO()
+    np.savez(
+        arrays,
+        val_index=val,
+        val_true=data.labels[val],
+        val_score=fitted.val_score,
+        test_index=test,
+        test_true=data.labels[test],
+        test_score=score,
+    )
+    save_classifier(model, config, trial.regime, trial.seed, data, fitted)
+    return TrainedTrial(trial, result, {"predictions.npz": arrays.getvalue(), "model.pt": model.getvalue()})
+
+
+def save_trial(trained: TrainedTrial, run: Path, folder: Path) -> TrialResult:
+    """Write the files of a trial; return its result with the folder, relative to the run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in trained.files.items():
+        with atomic_file(folder / name) as handle:
+            handle.write(content)
+    return replace(trained.result, folder=folder.relative_to(run).as_posix())
+
+
+def estimate_seconds(study: Study, device: torch.device, steps: int = 10) -> float:
+    """Return the time of all trials on one worker.
+
+    The estimate comes from a few steps of each regime and one validation, on networks that are thrown away.
+    """
+    config, data = study.config, study.data
+    one, val = data.indices("val")[:1], data.indices("val")
+    measured: dict[str, tuple[float, float]] = {}  # seconds per step and per validation, by regime
+    total = 0.0
+    for trial in study.trials:
+        train = study.training_set(trial)
+        if trial.regime.name not in measured:
+            # As if all layers learnt, which is the slowest case.
+            brief = {"evaluations": 1, "threshold": "half", "exposure": "steps", "stages": ()}
+            short, long = (
+                trainer.train(
+                    config.model_copy(update={**brief, "steps": n}),
+                    trial.regime,
+                    0,
+                    train,
+                    (data.images[one], data.labels[one]),
+                    device,
+                )
+                for n in (2, 2 + steps)
+            )
+            begin = time.perf_counter()
+            trainer.predict(long.model, data.images[val], config, device)
+            measured[trial.regime.name] = max(long.seconds - short.seconds, 0.0) / steps, time.perf_counter() - begin
+        per_step, validation = measured[trial.regime.name]
+        validations = sum(stage.evaluations for stage in trainer.stages(config, train))
+        total += per_step * trainer.total_steps(config, train) + validation * (validations + 1)
+    return total
