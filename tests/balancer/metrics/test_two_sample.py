@@ -141,13 +141,15 @@ def narrowed(auroc: float, low: float, high: float) -> tuple[float, float]:
 
 
 @pytest.mark.usefixtures("fewer_resamples")
-@pytest.mark.parametrize("shift", [0.0, 1.2])
-def test_coverage_with_fixed_scores_and_clustered_patients(shift: float) -> None:
+@pytest.mark.parametrize(
+    ("shift", "studies"), [(1.2, 60), *(pytest.param(shift, 300, marks=pytest.mark.nightly) for shift in (0.0, 1.2))]
+)
+def test_coverage_with_fixed_scores_and_clustered_patients(shift: float, studies: int) -> None:
     """20 patients of 4 images whose scores are alike: the interval has to know, or it is far too narrow."""
     truth = norm.cdf(shift / math.sqrt(2))
     labels, patients = np.repeat([0, 1], 80), np.repeat(np.arange(20), 4)
     covered, blind = [], []
-    for seed in range(300):
+    for seed in range(studies):
         rng = np.random.default_rng(seed)
         real = 0.9**0.5 * rng.normal(size=20)[patients] + 0.1**0.5 * rng.normal(size=80)
         scores = np.concatenate([real, rng.normal(size=80) + shift])
@@ -176,10 +178,11 @@ def test_the_interval_resamples_patients() -> None:
 
 
 @pytest.mark.usefixtures("fewer_resamples")
-def test_coverage_of_trained_classifiers_under_the_null() -> None:
+@pytest.mark.parametrize("studies", [60, pytest.param(200, marks=pytest.mark.nightly)])
+def test_coverage_of_trained_classifiers_under_the_null(studies: int) -> None:
     """Folds that train one another vary together; the interval that takes them for independent misses .5 too often."""
     results = []
-    for seed in range(200):
+    for seed in range(studies):
         rng = np.random.default_rng(seed)
         results.append(logistic_two_sample(rng.normal(size=(40, 8)), rng.normal(size=(40, 8)), np.arange(40), seed))
     assert np.mean([r.auroc for r in results]) == pytest.approx(0.5, abs=0.015)
@@ -191,7 +194,7 @@ def test_coverage_of_trained_classifiers_under_the_null() -> None:
 # ---- logistic regression on features
 
 
-@pytest.mark.parametrize("shift", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("shift", [1.0, *(pytest.param(shift, marks=pytest.mark.nightly) for shift in (0.5, 2.0))])
 def test_shifted_gaussians_against_the_closed_form(shift: float) -> None:
     """No classifier does better than Phi(d / sqrt 2); in a few dimensions logistic regression all but reaches it."""
     rng = np.random.default_rng(0)
@@ -288,7 +291,8 @@ def test_pixels_of_one_distribution() -> None:
         ((28, 28), 12, (7, 7)),
         ((20, 47), 12, (3, 6)),
         ((47, 20), 12, (6, 3)),
-        ((256, 256), 12, (8, 8)),
+        ((128, 128), 6, (8, 8)),
+        pytest.param((256, 256), 12, (8, 8), marks=pytest.mark.nightly),
     ],
 )
 def test_any_size(shape: tuple[int, int], steps: int, final: tuple[int, int]) -> None:

@@ -548,7 +548,7 @@ def test_the_simulation_has_the_truth_that_it_states(calibration: ModuleType) ->
     """AUROCs of simulated studies average to the closed form, for seeds that scatter a lot."""
     scenario = calibration.Scenario(0.03, 0.02, 0.08, 0.01, 0.02, 0.02, 0.01)
     gaps = []
-    for number in range(80):
+    for number in range(40):
         study = calibration.draw(scenario, ("baseline", "gan"), 3, 3, {"gan": 0.02}, number)
         assert study.truth == pytest.approx({"baseline": 0.95, "gan": 0.97})
         gaps.append(
@@ -562,15 +562,25 @@ def test_the_simulation_has_the_truth_that_it_states(calibration: ModuleType) ->
     assert (error < 0.003).all()
 
 
-@pytest.mark.parametrize(("name", "sets"), [("no difference at all", 1), ("trial seeds dominate", 3)])
-def test_intervals_cover_and_the_family_keeps_its_level(calibration: ModuleType, name: str, sets: int) -> None:
-    found = calibration.check_intervals(calibration.SCENARIOS[name], 5, sets, studies=80, resamples=60)
+@pytest.mark.parametrize(
+    ("name", "sets", "studies"),
+    [
+        ("trial seeds dominate", 3, 40),
+        pytest.param("no difference at all", 1, 80, marks=pytest.mark.nightly),
+        pytest.param("trial seeds dominate", 3, 80, marks=pytest.mark.nightly),
+    ],
+)
+def test_intervals_cover_and_the_family_keeps_its_level(
+    calibration: ModuleType, name: str, sets: int, studies: int
+) -> None:
+    found = calibration.check_intervals(calibration.SCENARIOS[name], 5, sets, studies=studies, resamples=60)
     assert 0.91 <= np.mean(list(found.covered.values())) <= 0.985
     assert min(found.covered.values()) >= 0.85
     assert found.rejected <= 0.125
     assert found.detectable[None] < found.detectable[4] < 0.06
 
 
+@pytest.mark.nightly
 def test_an_effect_of_the_detectable_size_is_found(calibration: ModuleType) -> None:
     scenario = calibration.SCENARIOS["patients dominate"]
     power = calibration.check_power(scenario, 0.016, None, 5, 1, studies=60, resamples=60)

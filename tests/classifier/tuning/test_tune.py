@@ -309,6 +309,7 @@ def test_timeout_begins_no_further_trial(
     assert "497 of 500 trials are left out" in caplog.text
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_two_processes_share_a_grid(tmp_path: Path) -> None:
     rows = run_search(search(tmp_path, slow_bowl, space="s2_grid", trials=40, seed=5), jobs=2)
@@ -401,11 +402,11 @@ def one_line(result: Result, code: int) -> str:
     return line
 
 
-def test_a_search_and_what_it_leaves(classifier: Run, chest_folder: Path, tmp_path: Path) -> None:
+def test_a_search_and_what_it_leaves(classifier: Run, chest_folder: Path, tmp_path: Path, no_estimate: None) -> None:
     """Twice, the second time with other test images: not a figure may differ."""
     told = []
     for name in ("one", "two"):
-        result = classifier(*small(chest_folder, "--trials", 3, "--seeds", 2, "--out", tmp_path / name, "--json"))
+        result = classifier(*small(chest_folder, "--trials", 2, "--seeds", 2, "--out", tmp_path / name, "--json"))
         assert result.exit_code == 0, result.output
         told.append(json.loads(result.stdout))
         for i, file in enumerate(sorted((chest_folder / "test").rglob("*.png"))):
@@ -493,7 +494,7 @@ def test_bad_options_are_one_line(classifier: Run, template: Path, tmp_path: Pat
 
 
 def test_a_space_brings_its_settings_and_a_default_said_aloud_is_no_conflict(
-    classifier: Run, template: Path, monkeypatch: pytest.MonkeyPatch
+    classifier: Run, template: Path, no_estimate: None
 ) -> None:
     def dry(*options: object) -> dict[str, Any]:
         result = classifier(*small(template, *options, "--dry-run", "--json"))
@@ -505,9 +506,8 @@ def test_a_space_brings_its_settings_and_a_default_said_aloud_is_no_conflict(
     asked = ("model", "optimizer", "lr", "weight_decay", "schedule", "ema_decay", "normalisation", "batch_size")
     assert [grid[k] for k in asked] == ["s2_cnn", "adam", 1e-3, 0.0, "constant", 0.0, "unit", 32]
     assert dry("--space", "s2_grid", "--set", "lr=0.0005")["config"]["lr"] == 0.0005
-    monkeypatch.setattr("classifier.experiments.trial.estimate_seconds", lambda study, device: 60.0)
     wide = ("--set", "lr=0.001", "--trials", 4, "--seeds", 3)
-    assert dry(*wide, "--jobs", 2)["estimated_seconds"] == 4 * 3 * 60 / 2
+    assert dry(*wide, "--jobs", 2)["estimated_seconds"] == 4 * 3 * 120 / 2
     assert dry(*wide, "--timeout", 90)["estimated_seconds"] == 90
 
 
