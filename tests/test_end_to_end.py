@@ -21,7 +21,7 @@ from classifier.cli import main as classifier
 
 TINY_GAN = ["--steps", "6", "--batch-size", "8", "--image-size", "32"]
 TINY_GAN += ["--set", "generator_width=4", "--set", "discriminator_width=4"]
-TINY_TRAIN = ["--steps", "4", "--set", "evaluations=2"]
+TINY_TRAIN = ["--steps", "4", "--set", "evaluations=1"]
 FOUR = ["baseline", "augment", "gan", "combined"]
 
 
@@ -145,8 +145,8 @@ def smooth_and_rough() -> Dataset:
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param((3, 30), id="3 seeds of 30 steps"),
-        pytest.param((5, 60), id="5 seeds of 60 steps", marks=pytest.mark.nightly),
+        pytest.param({"bn_statistics": "running", "ema_decay": 0.0}, id="plain recipe"),
+        pytest.param({}, id="default recipe", marks=pytest.mark.nightly),
     ],
 )
 def checks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict:
@@ -158,8 +158,7 @@ def checks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     from classifier.experiments.study import Study
     from classifier.experiments.trial import save_trial
 
-    seeds, steps = request.param
-    small = {"steps": steps, "batch_size": 16, "evaluations": 1, "precision": "float32", "seeds": seeds}
+    small = {"steps": 60, "batch_size": 16, "evaluations": 1, "precision": "float32", "seeds": 5, **request.param}
     config = AblateConfig(data=DataConfig(image_size=16), regimes=("baseline", "checks"), **small)
     study, run, rows = Study(config, smooth_and_rough(), [], regimes_of(config)), tmp_path_factory.mktemp("checks"), []
     run_trials(

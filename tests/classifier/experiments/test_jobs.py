@@ -33,6 +33,7 @@ NEEDS_A_SET = Trial(REGIMES["gan"], 0)  # fails where it runs: there is no synth
 def study_of(folder: Path, **more: Any) -> Study:
     """Two regimes on a folder of noise; a trial takes a fraction of a second."""
     small = {"steps": 6, "batch_size": 8, "evaluations": 2, "precision": "float32", "seeds": 2}
+    small |= {"bn_statistics": "running"}
     data = DataConfig(path=str(folder), image_size=16)
     return open_study(AblateConfig(data=data, regimes=("baseline", "augment"), **{**small, **more}))
 

@@ -393,6 +393,7 @@ def test_the_test_fold_is_not_in_memory(small_data: Dataset, template: Path) -> 
 def small(folder: Path, *more: object) -> list[object]:
     """Options that make a trial take a fraction of a second."""
     size = ["--image-size", 16, "--steps", 6, "--set", "evaluations=2", "--device", "cpu", "-q"]
+    size += ["--set", "bn_statistics=running"]
     return ["tune", "--data", folder, *size, *more]
 
 
