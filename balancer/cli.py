@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import click
 
 from balancer import __version__
-from balancer.core.command import HELP, CommandArgs, CommandResult, dry_run, plain_command, run_command, setting
+from balancer.core.command import HELP, CommandArgs, CommandResult, execute, plain_command, run_command, setting
 from balancer.core.errors import BalancerError
 from balancer.core.settings import AuditConfig, EvaluateConfig, GanTrainConfig, SynthesizeConfig
 
@@ -49,35 +49,16 @@ def main() -> None:
 )
 def gan_train(args: CommandArgs) -> CommandResult:
     """Train a DCGAN on the minority class of the training fold."""
-    from balancer.core.device import describe_device, limit_threads, resolve_device
-    from balancer.core.run import environment, open_run, request, resumed_or_new, write_json
-    from balancer.data.dataset import load_dataset
-    from balancer.gan import trainer
+    from balancer.api import prepare_gan_training
 
-    limit_threads()
-    device = resolve_device(args.device)
-    config = cast(GanTrainConfig, resumed_or_new("gan-train", args.resume, args.explicit, args.config))
-    trainer.check(config)
-    data = load_dataset(config.data)
-    trainer.target_label(config, data)
-    if args.dry_run:
-        return dry_run(config, data.describe(), trainer.estimate_seconds(config, data, device), describe_device(device))
-    with open_run("gan-train", config, request(args)) as run:
-        if run.finished:
-            return CommandResult(
-                {"run": str(run.path), "finished": True}, f"{run.path} is finished already; nothing to do"
-            )
-        if not run.resumed:  # else what it was started on stays on record, also when the data have changed since
-            data.write_split(run / "split.csv")
-            write_json(run / "env.json", environment("gan-train", describe_device(device), data=data.describe()))
-        summary = trainer.train(config, data, run, device)
-        write_json(run / "summary.json", summary)
-        run.finish()
+    def show(run: Path, summary: dict[str, Any]) -> CommandResult:
         text = (
             f"{summary['class']}: {summary['steps']} steps on {summary['n_train']} images in {summary['seconds']:.0f} s"
-            f" (loss_D {summary['loss_D']:.3f}, loss_G {summary['loss_G']:.3f})\n{run.path}"
+            f" (loss_D {summary['loss_D']:.3f}, loss_G {summary['loss_G']:.3f})\n{run}"
         )
-        return CommandResult({"run": str(run.path), **summary}, text)
+        return CommandResult({"run": str(run), **summary}, text)
+
+    return execute(args, prepare_gan_training(args.settings(GanTrainConfig), args.device), show)
 
 
 @run_command(
@@ -90,29 +71,16 @@ def gan_train(args: CommandArgs) -> CommandResult:
 def synthesize(args: CommandArgs) -> CommandResult:
     """Export synthetic images of the GAN's class, with a manifest and a quality report."""
     from balancer import synthesis
-    from balancer.core.device import describe_device, limit_threads, resolve_device
-    from balancer.core.run import environment, open_run, request, resumed_or_new, write_json
+    from balancer.api import prepare_synthesis
+
+    config = args.settings(SynthesizeConfig, synthesis.configure)
+    return execute(args, prepare_synthesis(config, args.device), _show_quality)
+
+
+def _show_quality(run: Path, report: dict[str, Any]) -> CommandResult:
     from balancer.quality.report import summary
 
-    limit_threads()
-    device = resolve_device(args.device)
-    config = cast(
-        SynthesizeConfig, resumed_or_new("synthesize", args.resume, args.explicit, lambda: synthesis.configure(args))
-    )
-    source = synthesis.open_source(config, device)
-    if args.dry_run:
-        return dry_run(
-            config, source.data.describe(), synthesis.estimate_seconds(config, source, device), describe_device(device)
-        )
-    with open_run("synthesize", config, request(args)) as run:
-        if run.finished:
-            return CommandResult(
-                {"run": str(run.path), "finished": True}, f"{run.path} is finished already; nothing to do"
-            )
-        write_json(run / "env.json", environment("synthesize", describe_device(device), data=source.data.describe()))
-        report = synthesis.synthesize(config, source, run, device)
-        run.finish()
-        return CommandResult({"run": str(run.path), **report}, f"{summary(report)}\n{run / 'report.html'}")
+    return CommandResult({"run": str(run), **report}, f"{summary(report)}\n{run / 'report.html'}")
 
 
 @run_command(
@@ -128,27 +96,9 @@ def synthesize(args: CommandArgs) -> CommandResult:
 )
 def evaluate(args: CommandArgs) -> CommandResult:
     """Quality report on any folder of synthetic images beside a folder of real ones."""
-    from balancer import evaluation
-    from balancer.core.device import describe_device, limit_threads, resolve_device
-    from balancer.core.run import environment, open_run, request, resumed_or_new, write_json
-    from balancer.quality.report import summary
+    from balancer.api import prepare_evaluation
 
-    limit_threads()
-    device = resolve_device(args.device)
-    config = cast(EvaluateConfig, resumed_or_new("evaluate", args.resume, args.explicit, args.config))
-    inputs = evaluation.open_inputs(config)
-    if args.dry_run:
-        seconds = evaluation.estimate_seconds(config, inputs)
-        return dry_run(config, inputs.describe(), seconds, describe_device(device))
-    with open_run("evaluate", config, request(args)) as run:
-        if run.finished:
-            return CommandResult(
-                {"run": str(run.path), "finished": True}, f"{run.path} is finished already; nothing to do"
-            )
-        write_json(run / "env.json", environment("evaluate", describe_device(device), data=inputs.describe()))
-        report = evaluation.evaluate(config, inputs, run, device)
-        run.finish()
-        return CommandResult({"run": str(run.path), **report}, f"{summary(report)}\n{run / 'report.html'}")
+    return execute(args, prepare_evaluation(args.settings(EvaluateConfig), args.device), _show_quality)
 
 
 @run_command(
@@ -158,32 +108,19 @@ def evaluate(args: CommandArgs) -> CommandResult:
 )
 def audit(args: CommandArgs) -> CommandResult:
     """Look for leaks between folds, copies and shortcuts in a data set; needs no GPU."""
-    from balancer.audit import findings as auditing
-    from balancer.audit import report as audit_report
-    from balancer.core.device import describe_device, resolve_device
-    from balancer.core.run import environment, open_run, request, resumed_or_new, write_json
-    from balancer.data.dataset import load_dataset
+    from balancer.api import prepare_audit
+    from balancer.audit.findings import Findings, leaks
+    from balancer.audit.report import as_json, summary
 
-    device = describe_device(resolve_device("cpu"))
-    config = cast(AuditConfig, resumed_or_new("audit", args.resume, args.explicit, args.config))
-    data = load_dataset(config.data).as_binary()
-    if args.dry_run:
-        return dry_run(config, data.describe(), auditing.estimate_seconds(data), device)
-    with open_run("audit", config, request(args)) as run:
-        if run.finished:
-            return CommandResult(
-                {"run": str(run.path), "finished": True}, f"{run.path} is finished already; nothing to do"
-            )
-        write_json(run / "env.json", environment("audit", device, data=data.describe()))
-        findings = auditing.audit(data, config.data, config.seed)
-        audit_report.write_audit(run.path, data, config.data, findings)
-        run.finish()
+    config = args.settings(AuditConfig)
+
+    def show(run: Path, findings: Findings) -> CommandResult:
         page = run / "audit.html"
-        if config.strict and (leaks := auditing.leaks(findings)):
-            raise BalancerError(f"the data leak: {'; '.join(leaks)}; see {page}, or drop --strict")
-        return CommandResult(
-            {"run": str(run.path), **audit_report.as_json(findings)}, f"{audit_report.summary(findings)}\n{page}"
-        )
+        if config.strict and (leaking := leaks(findings)):
+            raise BalancerError(f"the data leak: {'; '.join(leaking)}; see {page}, or drop --strict")
+        return CommandResult({"run": str(run), **as_json(findings)}, f"{summary(findings)}\n{page}")
+
+    return execute(args, prepare_audit(config), show)
 
 
 @plain_command(
@@ -198,5 +135,4 @@ def fetch(source: str, size: int | None, to: Path | None, force: bool) -> Comman
     """Download a data set: PneumoniaMNIST from Zenodo, or the chest X-ray folder from Kaggle (extra: kaggle)."""
     from balancer.data import fetch as fetching
 
-    result = fetching.fetch(source, size, to, force)
-    return CommandResult(result.to_json(), result.text())
+    return CommandResult.of(fetching.fetch(source, size, to, force))

@@ -7,7 +7,7 @@ import hashlib
 import io
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,7 @@ import torch
 from torch import nn
 
 from balancer.core import progress
-from balancer.core.command import CommandArgs
-from balancer.core.config import merge, recipe_changes, validate
+from balancer.core.config import recipe_changes, resolve, validate
 from balancer.core.errors import BalancerError
 from balancer.core.run import RunDir, latest_run, read_jsonl, saved_config, write_text
 from balancer.core.seeding import derive_seed, generator
@@ -56,10 +55,10 @@ class Source:
         return self.data.classes[self.label]
 
 
-def configure(args: CommandArgs) -> Any:
-    """The settings of a new synthesis: data and GAN run are taken over from the run that is named or newest."""
-    args.config()  # a value out of range is a usage error, whatever runs there are
-    given = args.explicit.get("gan_run")
+def configure(explicit: Mapping[str, Any]) -> SynthesizeConfig:
+    """Return the settings of a new synthesis. The data are those of the GAN run that is named, or of the newest one."""
+    resolve(SynthesizeConfig, explicit)  # a value out of range is a usage error, whatever runs there are
+    given = explicit.get("gan_run")
     path = Path(given) if given else latest_run("gan-train")
     if path is None:
         raise BalancerError(
@@ -67,7 +66,8 @@ def configure(args: CommandArgs) -> Any:
         )
     if not given:
         log.info("taking the newest finished GAN run: %s", path)
-    return args.config(merge({"data": saved_config("gan-train", path)["data"]}, {"gan_run": str(path.resolve())}))
+    inherited = {"data": saved_config("gan-train", path)["data"], "gan_run": str(path.resolve())}
+    return resolve(SynthesizeConfig, explicit, inherited)
 
 
 def open_source(config: SynthesizeConfig, device: torch.device) -> Source:

@@ -100,7 +100,7 @@ def main() -> None:
     for name in chosen:
         regime, changes = RECIPES[name]
         path = {"data": {"path": os.environ.get("BALANCER_DATA")}}
-        config = resolve("train", {**path, **OLD, **changes})
+        config = resolve(TrainConfig, {**path, **OLD, **changes})
         assert isinstance(config, TrainConfig)
         for part, data in parts(load_dataset(config.data), args.folds):
             if any((r["recipe"], r["part"], r["seed"]) == (name, part, args.seed) for r in read_jsonl(log)):

@@ -87,7 +87,7 @@ def main() -> None:
     args = arguments(__doc__).parse_args()
     limit_threads()
     device = resolve_device(args.device)
-    config = resolve("train", {"data": {"path": os.environ.get("BALANCER_DATA")}})
+    config = resolve(TrainConfig, {"data": {"path": os.environ.get("BALANCER_DATA")}})
     assert isinstance(config, TrainConfig)
     root = phantom_folder() if config.data.path == "phantom" else Path(str(config.data.path))
     for name in ("baseline", "augment"):

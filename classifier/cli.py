@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import cast
 
 import click
 
 from balancer import __version__
-from balancer.core.command import HELP, CommandArgs, CommandResult, dry_run, plain_command, run_command, setting
-from balancer.core.settings import AblateConfig, ClassifierConfig
+from balancer.core.command import (
+    HELP,
+    CommandArgs,
+    CommandResult,
+    execute,
+    plain_command,
+    run_command,
+    setting,
+    show_run,
+)
+from balancer.core.errors import UsageError
+from balancer.core.settings import AblateConfig, ClassifierConfig, ComponentsConfig, CrossvalidateConfig, TrainConfig
 
 
 @click.group(context_settings={**HELP, "auto_envvar_prefix": "CLASSIFIER"})
@@ -108,7 +118,13 @@ WORKER_OPTIONS = (
 )
 def ablate(args: CommandArgs) -> CommandResult:
     """Train under every regime with paired seeds; write the table, the figures, the report and every trial's result."""
-    return _study(args)
+    from classifier.api import prepare_ablation
+    from classifier.experiments.jobs import Workers
+    from classifier.experiments.study import configure
+
+    workers = Workers(args.device, **args.options)
+    config = args.settings(AblateConfig, partial(configure, AblateConfig))
+    return execute(args, prepare_ablation(config, workers), show_run)
 
 
 @run_command(
@@ -119,40 +135,17 @@ def ablate(args: CommandArgs) -> CommandResult:
 )
 def train(args: CommandArgs) -> CommandResult:
     """Train one classifier under one regime and evaluate it."""
-    return _study(args)
+    from classifier import inference
+    from classifier.analysis.results import TrialResult
+    from classifier.api import prepare_training
+    from classifier.experiments.study import configure
 
+    def show(run: Path, trial: TrialResult) -> CommandResult:
+        text = inference.describe(trial.test, trial.regime, trial.trial_seed, "test")
+        return CommandResult({"run": str(run), **trial.to_json()}, f"{text}\n{run / 'model.pt'}")
 
-def _study(args: CommandArgs) -> CommandResult:
-    """Both commands make a run of trials; `train` makes one, in this process."""
-    from balancer.core.device import limit_threads
-    from balancer.core.run import environment, open_run, request, resumed_or_new, write_json
-    from classifier.experiments import ablation
-    from classifier.experiments.jobs import Workers
-    from classifier.experiments.study import configure, open_study
-    from classifier.experiments.trial import estimate_seconds
-
-    limit_threads()
-    workers = Workers(args.device, **args.options)
-    device = workers.local_device
-    config = cast(ClassifierConfig, resumed_or_new(args.command, args.resume, args.explicit, lambda: configure(args)))
-    study = open_study(config)
-    if isinstance(config, AblateConfig):
-        ablation.check(study)
-    at_once = workers.count()  # refuses a cluster out of reach before anything is written
-    if args.dry_run:
-        return dry_run(config, study.data.describe(), estimate_seconds(study, device) / at_once, workers.describe())
-    with open_run(args.command, config, request(args)) as run:
-        if not run.finished:
-            facts = environment(args.command, workers.describe(), data=study.data.describe())
-            write_json(run / "env.json", facts)
-            study.data.write_split(run / "split.csv")
-        if isinstance(config, AblateConfig):
-            ablation.write_data_audit(study, run)
-            outcome = ablation.write_outputs(ablation.ablate(study, run, workers), study, run)
-        else:
-            outcome = ablation.train_one(study, run, device)
-        run.finish()
-        return outcome
+    config = args.settings(TrainConfig, partial(configure, TrainConfig))
+    return execute(args, prepare_training(config, args.device), show)
 
 
 @run_command(
@@ -170,35 +163,11 @@ def _study(args: CommandArgs) -> CommandResult:
 )
 def tune(args: CommandArgs) -> CommandResult:
     """Search settings on validation; the test fold is not read. Writes best.yaml, for `train` and `ablate`."""
-    from balancer.core.config import dump
-    from balancer.core.device import limit_threads
-    from balancer.core.run import environment, open_run, request, write_json, write_text
-    from classifier.experiments.jobs import Workers
-    from classifier.experiments.trial import estimate_seconds
-    from classifier.tuning import report as tune_report
-    from classifier.tuning import search as tuning
+    from classifier.api import prepare_search
+    from classifier.tuning.search import configure
 
-    limit_threads()
-    jobs, timeout = args.options["jobs"], args.options["timeout"]
-    workers = Workers(args.device, jobs)
-    device, config = workers.local_device, tuning.configured(args)
-    study = tuning.open_once(config)
-    if args.dry_run:
-        one = estimate_seconds(study, device) * config.seeds  # without pruning, at the settings given
-        seconds = one * tuning.number_of_trials(config) / jobs
-        seconds = seconds if timeout is None else min(seconds, timeout)
-        return dry_run(config, study.data.describe(), seconds, workers.describe())
-    with open_run(args.command, config, request(args)) as run:
-        search = tuning.Search(config, run.path, args.device)
-        facts = environment(args.command, workers.describe(), data=study.data.describe())
-        write_json(run / "env.json", facts)
-        (run / "done").unlink(missing_ok=True)  # --resume may ask for more trials
-        write_text(run / "config.yaml", dump(config))
-        trials = tuning.run_search(search, jobs, timeout)
-        outcome = tune_report.write_search(trials, search, study.data, run)
-        if len(trials) >= search.trials:
-            run.finish()
-        return outcome
+    config = configure(args.explicit, args.resume)
+    return execute(args, prepare_search(config, args.device, args.options["jobs"], args.options["timeout"]), show_run)
 
 
 @run_command(
@@ -210,9 +179,9 @@ def tune(args: CommandArgs) -> CommandResult:
 )
 def crossvalidate(args: CommandArgs) -> CommandResult:
     """Train and evaluate on every fold of the images outside the test set, which is not looked at."""
-    from classifier.experiments import crossvalidation as crossval
+    from classifier.api import prepare_crossvalidation
 
-    return crossval.command(args)
+    return execute(args, prepare_crossvalidation(args.settings(CrossvalidateConfig), args.device), show_run)
 
 
 def _names(_context: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
@@ -253,7 +222,7 @@ def thresholds(
     """
     from classifier.experiments import thresholds as threshold_study
 
-    return threshold_study.thresholds(runs, regimes, rules, out)
+    return CommandResult.of(threshold_study.thresholds(runs, regimes, rules, out))
 
 
 @plain_command(
@@ -277,15 +246,15 @@ def ensemble(runs: tuple[Path, ...], regimes: tuple[str, ...], threshold: str, o
     """
     from classifier.experiments import ensemble as averaging
 
-    return averaging.ensemble(runs, regimes, threshold, out)
+    return CommandResult.of(averaging.ensemble(runs, regimes, threshold, out))
 
 
 @plain_command(main, "systems")
 def systems() -> CommandResult:
     """List the published systems that can be reproduced, with what each reported."""
-    from classifier.systems.registry import list_systems
+    from classifier.systems.registry import SYSTEMS, describe, describe_all
 
-    return list_systems()
+    return CommandResult({"systems": [describe(system) for system in SYSTEMS.values()]}, describe_all())
 
 
 @run_command(
@@ -308,9 +277,21 @@ def systems() -> CommandResult:
 )
 def reproduce(args: CommandArgs) -> CommandResult:
     """Run published systems under one protocol; write a table: published, its own outputs, ours. --set reaches all of them."""
-    from classifier.systems.reproduce import reproduce
+    from classifier.api import prepare_reproduction
+    from classifier.experiments.jobs import Workers
+    from classifier.systems import reproduce as reproduction
 
-    return reproduce(args)
+    smoke, names, *options = (args.options[key] for key in ("smoke", "names", "jobs", "backend", "scheduler"))
+    if smoke and args.dry_run:
+        raise UsageError("--smoke is over in minutes and writes no results; drop --dry-run")
+    workers = Workers(args.device, *options)
+    explicit = {**args.explicit, "systems": names} if names else args.explicit
+    config = reproduction.configure(explicit, args.resume, smoke)
+    prepared = prepare_reproduction(config, workers, smoke)
+    if args.dry_run:
+        systems = reproduction.checked_systems(config)
+        return CommandResult.of(reproduction.estimate(systems, config, workers))
+    return execute(args, prepared, show_run)
 
 
 @run_command(
@@ -323,9 +304,13 @@ def reproduce(args: CommandArgs) -> CommandResult:
 )
 def components(args: CommandArgs) -> CommandResult:
     """Turn off one part of a system at a time (class weights, augmentation, batch norm, transfer, threshold) and compare."""
-    from classifier.experiments.components import components
+    from classifier.api import prepare_components
+    from classifier.experiments.jobs import Workers
+    from classifier.experiments.study import configure
 
-    return components(args)
+    workers = Workers(args.device, **args.options)
+    config = args.settings(ComponentsConfig, partial(configure, ComponentsConfig))
+    return execute(args, prepare_components(config, workers), show_run)
 
 
 @plain_command(
@@ -344,7 +329,8 @@ def compare(
     """Size and speed of systems, networks and checkpoints: parameters, MB, images per second, latency."""
     from classifier.systems import profile
 
-    return profile.compare(names, image_size, device, profile.Timing(batch_size, repeats, 5 * repeats), out)
+    timing = profile.Timing(batch_size, repeats, 5 * repeats)
+    return CommandResult.of(profile.compare(names, image_size, device, timing, out))
 
 
 @plain_command(
@@ -361,7 +347,7 @@ def evaluate(checkpoint: Path, data: str | None, fold: str, device: str) -> Comm
     """Metrics of a saved classifier on a fold of a data set."""
     from classifier import inference
 
-    return inference.evaluate_checkpoint(checkpoint, data, fold, device)
+    return CommandResult.of(inference.evaluate_checkpoint(checkpoint, data, fold, device))
 
 
 @plain_command(
@@ -376,4 +362,4 @@ def predict(checkpoint: Path, images: tuple[Path, ...], threshold: float | None,
     """Label and probability of PNEUMONIA for images, or for all images in a folder. Research only: no medical device."""
     from classifier import inference
 
-    return inference.predict_files(checkpoint, images, threshold, device)
+    return CommandResult.of(inference.predict_files(checkpoint, images, threshold, device))

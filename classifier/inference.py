@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from balancer.core.command import CommandResult
 from balancer.core.config import data_path
-from balancer.core.device import limit_threads, resolve_device
+from balancer.core.device import open_device
 from balancer.core.errors import BalancerError, UsageError
 from balancer.data.dataset import load_dataset
 from balancer.data.folder import CLASSES, SUFFIXES, TASKS, image_files
@@ -25,10 +25,30 @@ from classifier.training.prediction import predict as predict_scores
 log = logging.getLogger("balancer")
 
 
-def evaluate_checkpoint(checkpoint: Path, data: str | None, fold: str, device: str) -> CommandResult:
-    """Metrics on a fold; says so when the data are not those of the training."""
-    limit_threads()
-    where = resolve_device(device)
+@dataclass(frozen=True)
+class Evaluation:
+    """What a saved classifier reaches on a fold."""
+
+    checkpoint: Path
+    regime: str
+    trial_seed: int
+    data: str
+    fold: str
+    metrics: BinaryMetrics | MulticlassMetrics
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the metrics, after what they are of."""
+        source = {"checkpoint": str(self.checkpoint), "regime": self.regime, "trial_seed": self.trial_seed}
+        return {**source, "data": self.data, "fold": self.fold, **self.metrics.to_json()}
+
+    def describe(self) -> str:
+        """Return the metrics as text."""
+        return describe(self.metrics, self.regime, self.trial_seed, self.fold)
+
+
+def evaluate_checkpoint(checkpoint: Path, data: str | None, fold: str, device: str) -> Evaluation:
+    """Evaluate a saved classifier on a fold; warn when the data are not those of the training."""
+    where = open_device(device)
     loaded = load_classifier(checkpoint, where)
     config = loaded.config.data
     if data is not None:
@@ -49,17 +69,9 @@ def evaluate_checkpoint(checkpoint: Path, data: str | None, fold: str, device: s
             )
     chosen = source.indices(fold)
     score = predict_scores(loaded.model, source.images[chosen], loaded.config, where)
-    regime, seed = loaded.content["regime"], loaded.content["trial_seed"]
     metrics = evaluation.evaluate(source.labels[chosen], score, loaded.threshold, loaded.temperature)
-    result: dict[str, Any] = {
-        "checkpoint": str(checkpoint),
-        "regime": regime,
-        "trial_seed": seed,
-        "data": source.source,
-        "fold": fold,
-        **metrics.to_json(),
-    }
-    return CommandResult(result, describe(metrics, regime, seed, fold))
+    content = loaded.content
+    return Evaluation(checkpoint, content["regime"], content["trial_seed"], source.source, fold, metrics)
 
 
 def describe(metrics: BinaryMetrics | MulticlassMetrics, regime: str, trial_seed: int, fold: str) -> str:
@@ -90,16 +102,58 @@ def _describe_classes(metrics: MulticlassMetrics) -> list[str]:
     ]
 
 
-def predict_files(checkpoint: Path, images: Sequence[Path], threshold: float | None, device: str) -> CommandResult:
-    """Label, probability and threshold for each image; of three classes, which need no threshold, the probability of each.
+@dataclass(frozen=True)
+class ImagePrediction:
+    """What a classifier says of one image."""
+
+    file: Path
+    label: str
+    probability_pneumonia: float
+    probabilities: dict[str, float] | None = None  # by class; None where there are two classes
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the prediction."""
+        classes = {} if self.probabilities is None else {"probabilities": self.probabilities}
+        pneumonia = {"probability_pneumonia": self.probability_pneumonia}
+        return {"file": str(self.file), "label": self.label, **classes, **pneumonia}
+
+    def describe(self) -> str:
+        """Return the prediction as one line."""
+        if self.probabilities is None:
+            return f"{self.label:<10} p(PNEUMONIA) = {self.probability_pneumonia:.4f}  {self.file}"
+        return f"{self.label:<10} {'  '.join(f'p({c}) = {p:.4f}' for c, p in self.probabilities.items())}  {self.file}"
+
+
+@dataclass(frozen=True)
+class FilePredictions:
+    """What a classifier says of several images."""
+
+    checkpoint: Path
+    note: str
+    images: list[ImagePrediction]
+    rule: str  # how the labels were chosen
+    threshold: float | None  # None where there are more than two classes
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the predictions and the threshold."""
+        threshold = {} if self.threshold is None else {"threshold": self.threshold}
+        images = [image.to_json() for image in self.images]
+        return {"checkpoint": str(self.checkpoint), "note": self.note, **threshold, "predictions": images}
+
+    def describe(self) -> str:
+        """Return a line per image, and how the labels were chosen."""
+        return "\n".join([*(image.describe() for image in self.images), f"{self.rule}; {self.note}"])
+
+
+def predict_files(checkpoint: Path, images: Sequence[Path], threshold: float | None, device: str) -> FilePredictions:
+    """Predict the label and the probabilities of each image. Three classes need no threshold: the most likely one counts.
 
     Raises:
         UsageError: a threshold for three classes.
         BalancerError: a path is missing or a named image cannot be read; in a folder, unreadable ones are reported
             and left out unless none is left.
     """
-    limit_threads()
-    where = resolve_device(device)
+    where = open_device(device)
     loaded = load_classifier(checkpoint, where)
     task = loaded.config.data.task
     if threshold is not None and task != "binary":
@@ -113,8 +167,20 @@ def predict_files(checkpoint: Path, images: Sequence[Path], threshold: float | N
         if loaded.content["data"]["source"] == "phantom"
         else "for research; not a medical device"
     )
-    answer = _of_two(loaded, files, scores, threshold) if task == "binary" else _of_classes(files, scores, TASKS[task])
-    return CommandResult({"checkpoint": str(checkpoint), "note": note, **answer.data}, f"{answer.text}; {note}")
+    if task != "binary":
+        predictions = [_of_classes(file, row, TASKS[task]) for file, row in zip(files, scores, strict=True)]
+        return FilePredictions(checkpoint, note, predictions, f"the most likely of {len(TASKS[task])} classes", None)
+    chosen = float(with_temperature(np.array([loaded.threshold]), loaded.temperature)[0])
+    cut = chosen if threshold is None else threshold
+    predictions = [ImagePrediction(f, CLASSES[int(s >= cut)], float(s)) for f, s in zip(files, scores, strict=True)]
+    source = "chosen on validation" if threshold is None else "given"
+    return FilePredictions(checkpoint, note, predictions, f"threshold {cut:.4f} ({source})", cut)
+
+
+def _of_classes(file: Path, score: np.ndarray, classes: Sequence[str]) -> ImagePrediction:
+    """Return the most likely class, with the probability of each and of any pneumonia, for a score (C,)."""
+    probabilities = dict(zip(classes, score.tolist(), strict=True))
+    return ImagePrediction(file, classes[int(score.argmax())], float(1 - score[0]), probabilities)
 
 
 def _readable(images: Sequence[Path], loaded: Loaded) -> tuple[list[Path], np.ndarray]:
@@ -135,37 +201,6 @@ def _readable(images: Sequence[Path], loaded: Loaded) -> tuple[list[Path], np.nd
             f"none of {len(images)} path(s) gave a readable image; give PNG or JPEG files or a folder of them"
         )
     return files, np.stack(pixels)
-
-
-def _of_two(loaded: Loaded, files: list[Path], scores: np.ndarray, threshold: float | None) -> CommandResult:
-    """NORMAL or PNEUMONIA by the threshold given, or the one chosen on validation."""
-    chosen = float(with_temperature(np.array([loaded.threshold]), loaded.temperature)[0])
-    cut = chosen if threshold is None else threshold
-    rows = [
-        {"file": str(f), "label": CLASSES[int(s >= cut)], "probability_pneumonia": float(s)}
-        for f, s in zip(files, scores, strict=True)
-    ]
-    text = "\n".join(f"{r['label']:<10} p(PNEUMONIA) = {r['probability_pneumonia']:.4f}  {r['file']}" for r in rows)
-    by = "chosen on validation" if threshold is None else "given"
-    return CommandResult({"threshold": cut, "predictions": rows}, f"{text}\nthreshold {cut:.4f} ({by})")
-
-
-def _of_classes(files: list[Path], scores: np.ndarray, classes: Sequence[str]) -> CommandResult:
-    """The most likely class, with the probability of each and of any pneumonia, for ``scores`` (n, C)."""
-    rows = [
-        {
-            "file": str(f),
-            "label": classes[int(s.argmax())],
-            "probabilities": dict(zip(classes, s.tolist(), strict=True)),
-            "probability_pneumonia": float(1 - s[0]),
-        }
-        for f, s in zip(files, scores, strict=True)
-    ]
-    text = "\n".join(
-        f"{classes[int(s.argmax())]:<10} {'  '.join(f'p({c}) = {p:.4f}' for c, p in zip(classes, s, strict=True))}  {f}"
-        for f, s in zip(files, scores, strict=True)
-    )
-    return CommandResult({"predictions": rows}, f"{text}\nthe most likely of {len(classes)} classes")
 
 
 def _expand(path: Path) -> list[Path]:

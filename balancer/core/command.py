@@ -10,17 +10,17 @@ import logging.handlers
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import click
 
-from balancer.core.config import data_path, dump, merge, parse_assignment, read_config_file, resolve
+from balancer.core.config import SettingsT, data_path, dump, merge, parse_assignment, read_config_file
 from balancer.core.errors import BalancerError, Interrupted, UsageError
-from balancer.core.settings import Settings
+from balancer.core.run import AlreadyFinished, PreparedRun, ResultT, RunRequest, perform, resumed_or_new
 
 log = logging.getLogger("balancer")
 # Settings that are folders: made absolute, so that --resume finds them from anywhere.
@@ -29,12 +29,27 @@ SETTING = "setting__"  # options whose name begins so carry a setting's path, wi
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
+class Described(Protocol):
+    """A result that can be shown: as JSON, and as text."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as values that JSON has."""
+
+    def describe(self) -> str:
+        """Return the result as text for a terminal."""
+
+
 @dataclass(frozen=True)
 class CommandResult:
     """What a command has to say: ``data`` under ``--json``, else ``text``."""
 
     data: dict[str, Any]
     text: str
+
+    @classmethod
+    def of(cls, result: Described, **first: str) -> CommandResult:
+        """Return what a command says of a result, with further keys placed before those of the result."""
+        return cls({**first, **result.to_json()}, result.describe())
 
 
 @dataclass(frozen=True)
@@ -50,12 +65,11 @@ class CommandArgs:
     dry_run: bool
     options: dict[str, Any] = field(default_factory=dict)  # of this command alone, and no settings of the run
 
-    @property
-    def section(self) -> str:
-        return self.command.replace("-", "_")
-
-    def config(self, inherited: dict[str, Any] | None = None) -> Settings:
-        return resolve(self.section, self.explicit, inherited)
+    def settings(
+        self, model: type[SettingsT], new: Callable[[Mapping[str, Any]], SettingsT] | None = None
+    ) -> SettingsT:
+        """Return the settings of the run; see :func:`balancer.core.run.resumed_or_new`."""
+        return resumed_or_new(model, self.command, self.resume, self.explicit, new)
 
 
 class _SettingOption(click.Option):
@@ -227,8 +241,34 @@ def _folder(key: str, given: Any) -> Any:
     return str(Path(given).expanduser().resolve())
 
 
-def dry_run(config: Settings, data: dict[str, Any], seconds: float, device: str) -> CommandResult:
-    """What a run would do: settings, data, estimated time. Nothing is written."""
+def execute(
+    args: CommandArgs, prepared: PreparedRun[ResultT], show: Callable[[Path, ResultT], CommandResult]
+) -> CommandResult:
+    """Perform a run, or under ``--dry-run`` say what it would do.
+
+    Args:
+        args: what the user typed.
+        prepared: the run, with its inputs open.
+        show: makes what the command says of the run's folder and result.
+    """
+    if args.dry_run:
+        return dry_run(prepared)
+    try:
+        finished = perform(prepared, RunRequest(args.out, args.resume, args.force))
+    except AlreadyFinished as done:
+        return CommandResult({"run": str(done.run), "finished": True}, str(done))
+    return show(finished.path, finished.result)
+
+
+def show_run(run: Path, result: Described) -> CommandResult:
+    """Return what a command says of a run whose result describes itself."""
+    return CommandResult.of(result, run=str(run))
+
+
+def dry_run(prepared: PreparedRun[Any]) -> CommandResult:
+    """Return the settings, the data and the estimated time of a run. Write nothing."""
+    config, data, device = prepared.config, prepared.data or {}, prepared.device
+    seconds = prepared.estimate_seconds()
     split = f", split {data['split_hash']}" if "split_hash" in data else ""
     checked = f"# data checked: {data['counts']}{split}"
     text = f"{dump(config)}{checked}\n# estimated {seconds / 60:.1f} minutes on {device}"

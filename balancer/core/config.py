@@ -35,7 +35,7 @@ CLASSIFIERS = {name for name, model in COMMANDS.items() if issubclass(model, Cla
 # are taken over the old value, so that the hashes of published runs stay valid.
 OLD_SETTINGS = {("bn_statistics", "clean"): "reestimated"}
 log = logging.getLogger("balancer")
-SectionT = TypeVar("SectionT", bound=Settings)
+SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,20 +110,23 @@ def parse_assignment(text: str) -> dict[str, Any]:
     return nested
 
 
-def resolve(command: str, explicit: Mapping[str, Any], inherited: Mapping[str, Any] | None = None) -> Settings:
-    """The settings of a command from what the user said and what an earlier run hands on.
+def resolve(
+    model: type[SettingsT], explicit: Mapping[str, Any], inherited: Mapping[str, Any] | None = None
+) -> SettingsT:
+    """Return the settings of a command: its defaults, what an earlier run hands on, and what the user set.
 
     Args:
-        command: a key of :data:`COMMANDS`.
+        model: the settings model of the command, a value of :data:`COMMANDS`.
         explicit: config file, environment and flags, already merged in that order.
-        inherited: settings taken over from the run this one builds on, such as its ``data`` section.
+        inherited: settings taken over from the run that this run builds on, such as its ``data`` section.
 
     Raises:
         UsageError: an unknown key or preset, or a value out of range.
     """
     said = merge(inherited or {}, explicit)
+    command = next(name for name, of_command in COMMANDS.items() if of_command is model)
     if not reads_data(command):
-        return validate(COMMANDS[command], said)
+        return validate(model, said)
     data = said.get("data") or {}
     if not isinstance(data, Mapping):
         raise UsageError(f"setting 'data' is {data!r}; expected a mapping, as in --set data.path=FOLDER")
@@ -134,12 +137,17 @@ def resolve(command: str, explicit: Mapping[str, Any], inherited: Mapping[str, A
     demo = DEMO[command] if path == PHANTOM else {}
     preset_values = PRESETS[preset] if command == "gan_train" else {}
     layers = [demo, inherited or {}, preset_values, explicit]
-    config = validate(COMMANDS[command], merge(*layers, {"data": {"path": path}}))
+    config = validate(model, merge(*layers, {"data": {"path": path}}))
     if isinstance(config, GanTrainConfig) and "preset" in said:  # whoever names none overrules none
         _warn_of_overruled(config, explicit)
     if isinstance(config, ClassifierConfig):
         _refuse_overruled(config, explicit)
     return config
+
+
+def explicit_values(config: Settings | None) -> dict[str, Any]:
+    """Return the settings that were given when the model was made, without those left at their defaults."""
+    return {} if config is None else config.model_dump(mode="json", exclude_unset=True)
 
 
 def overruled(config: ClassifierConfig) -> set[str]:
@@ -195,7 +203,7 @@ def data_path(given: str | None) -> str:
     return given if given == PHANTOM else str(Path(given).expanduser().resolve())
 
 
-def validate(model: type[SectionT], values: Mapping[str, Any]) -> SectionT:
+def validate(model: type[SettingsT], values: Mapping[str, Any]) -> SettingsT:
     """Build a settings model; the first problem becomes one line that names the key."""
     values = _renamed(values, OLD_SETTINGS)
     check_keys(model, values)

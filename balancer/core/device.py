@@ -53,6 +53,12 @@ def limit_threads() -> None:
         torch.set_num_threads(allowed)
 
 
+def open_device(name: str) -> torch.device:
+    """Return the device of that name, after :func:`limit_threads`."""
+    limit_threads()
+    return resolve_device(name)
+
+
 def memory_format(device: torch.device) -> torch.memory_format:
     """Channels last on CPU and CUDA, where convolutions are faster in it; contiguous on MPS."""
     return torch.contiguous_format if device.type == "mps" else torch.channels_last

@@ -23,18 +23,19 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import IO, Any, Generic, Literal, TypeVar
 
 import filelock
 import yaml
 
 import balancer
-from balancer.core.config import config_hash, differences, dump, merge, validate
+from balancer.core.config import SettingsT, config_hash, differences, dump, merge, resolve, validate
 from balancer.core.errors import BalancerError
-from balancer.core.settings import COMMANDS, Settings
+from balancer.core.settings import Settings
 
 log = logging.getLogger("balancer")
 RUNS = Path("runs")
+ResultT = TypeVar("ResultT")
 
 
 @contextlib.contextmanager
@@ -105,11 +106,6 @@ class RunRequest:
     out: Path | None = None
     resume: str | None = None  # a directory or "latest"
     force: bool = False
-
-
-def request(args: Any) -> RunRequest:
-    """The run-directory part of a command line's :class:`balancer.core.command.CommandArgs`."""
-    return RunRequest(args.out, args.resume, args.force)
 
 
 class RunDir:
@@ -198,8 +194,8 @@ def resumed_path(command: str, resume: str) -> Path:
     return path
 
 
-def resumed_config(command: str, model: type[Settings], path: Path, explicit: Mapping[str, Any]) -> Settings:
-    """The saved settings of a run, refusing what the user now asks for otherwise.
+def resumed_config(command: str, model: type[SettingsT], path: Path, explicit: Mapping[str, Any]) -> SettingsT:
+    """Return the saved settings of a run; refuse settings that the user now gives otherwise.
 
     Only what was said explicitly is compared, so ``--resume latest`` alone continues any run.
     """
@@ -215,12 +211,24 @@ def resumed_config(command: str, model: type[Settings], path: Path, explicit: Ma
 
 
 def resumed_or_new(
-    command: str, resume: str | None, explicit: Mapping[str, Any], new: Callable[[], Settings]
-) -> Settings:
-    """The saved settings of the run to resume, else what ``new`` resolves."""
-    if resume is None:
-        return new()
-    return resumed_config(command, COMMANDS[command.replace("-", "_")], resumed_path(command, resume), explicit)
+    model: type[SettingsT],
+    command: str,
+    resume: str | None,
+    explicit: Mapping[str, Any],
+    new: Callable[[Mapping[str, Any]], SettingsT] | None = None,
+) -> SettingsT:
+    """Return the saved settings of the run to resume, else those of a new run.
+
+    Args:
+        model: the settings model of the command.
+        command: as in ``gan-train``.
+        resume: a directory or ``latest``; None for a new run.
+        explicit: what the user set.
+        new: makes the settings of a new run from ``explicit``; None for :func:`balancer.core.config.resolve`.
+    """
+    if resume is not None:
+        return resumed_config(command, model, resumed_path(command, resume), explicit)
+    return resolve(model, explicit) if new is None else new(explicit)
 
 
 def open_run(command: str, config: Settings, request: RunRequest) -> RunDir:
@@ -249,6 +257,61 @@ def open_run(command: str, config: Settings, request: RunRequest) -> RunDir:
         ) from error
     run.log_to_file()
     return run
+
+
+@dataclass(frozen=True)
+class PreparedRun(Generic[ResultT]):
+    """A run whose inputs are read and checked. Nothing is written yet."""
+
+    command: str  # as in gan-train
+    config: Settings
+    device: str  # in words, for env.json
+    data: dict[str, Any] | None  # what was read, for env.json
+    estimate_seconds: Callable[[], float]
+    work: Callable[[RunDir], ResultT]
+    # What --resume does with a run that is finished: nothing, write its outputs again, or go on with the work.
+    if_finished: Literal["stop", "rewrite", "extend"] = "stop"
+    keep_environment: bool = False  # a resumed run keeps the env.json of its start
+    is_complete: Callable[[ResultT], bool] = lambda _: True  # False: the run stays open for --resume
+
+
+@dataclass(frozen=True)
+class FinishedRun(Generic[ResultT]):
+    """The folder of a run, and its result."""
+
+    path: Path
+    result: ResultT
+
+
+class AlreadyFinished(BalancerError):
+    """Raised when a run to resume has nothing left to do."""
+
+    def __init__(self, run: Path) -> None:
+        super().__init__(f"{run} is finished already; nothing to do")
+        self.run = run
+
+
+def perform(prepared: PreparedRun[ResultT], request: RunRequest) -> FinishedRun[ResultT]:
+    """Make or reopen the run directory, write env.json, work, and mark the run as finished.
+
+    Raises:
+        AlreadyFinished: the run to resume is finished, and the command does not go on with such a run.
+        BalancerError: as :func:`open_run`, or the work fails.
+        Interrupted: a signal came; what the work had saved is kept.
+    """
+    with open_run(prepared.command, prepared.config, request) as run:
+        if run.finished and prepared.if_finished == "stop":
+            raise AlreadyFinished(run.path)
+        if prepared.if_finished == "extend":
+            (run / "done").unlink(missing_ok=True)
+            write_text(run / "config.yaml", dump(prepared.config))
+        if not run.finished and not (run.resumed and prepared.keep_environment):
+            data = {} if prepared.data is None else {"data": prepared.data}
+            write_json(run / "env.json", environment(prepared.command, prepared.device, **data))
+        result = prepared.work(run)
+        if prepared.is_complete(result):
+            run.finish()
+        return FinishedRun(run.path, result)
 
 
 def _new_path(command: str, config: Settings) -> Path:

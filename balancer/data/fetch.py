@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from balancer.core.download import download
@@ -50,11 +51,11 @@ class FetchedArchive:
     size: int  # side of the images, px
     fetched: bool  # False: it was there already
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, Any]:
         """Return the facts for ``--json``."""
         return {"path": str(self.path), "url": self.archive.url, "md5": self.archive.md5, "fetched": self.fetched}
 
-    def text(self) -> str:
+    def describe(self) -> str:
         """Return the facts and how to use the file."""
         how = "fetched" if self.fetched else "there already"
         use = f"use it with --data {self.path} --image-size {self.size}"
@@ -68,11 +69,11 @@ class FetchedFolder:
     path: Path
     counts: Mapping[str, Sequence[int]]  # images per class, by split
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, Any]:
         """Return the facts for ``--json``."""
         return {"path": str(self.path), "counts": {split: list(n) for split, n in self.counts.items()}}
 
-    def text(self) -> str:
+    def describe(self) -> str:
         """Return the facts and how to use the folder."""
         use = f"use it with --data {self.path}, or BALANCER_DATA={self.path.resolve()}"
         return f"{self.path}: {_listed(self.counts)} images ({' + '.join(CLASSES)}), as published\n{use}"

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from balancer.audit.findings import audit, leaks
 from balancer.audit.report import write_audit
-from balancer.core.command import CommandResult
 from balancer.core.run import RunDir, append_jsonl, deferred_signals, read_jsonl, write_json
 from balancer.metrics.resampling import patient_weights
-from classifier import inference
 from classifier.analysis.contrasts import analyse
-from classifier.analysis.results import read_groups, read_predictions
+from classifier.analysis.results import TrialResult, read_groups, read_predictions
 from classifier.experiments.jobs import Workers, run_trials
 from classifier.experiments.study import Study, check_provenance, code_hash, code_notes
 from classifier.experiments.trial import TrainedTrial, run_trial, save_trial
@@ -26,6 +25,25 @@ from classifier.report import tables
 log = logging.getLogger("balancer")
 RESULTS = "results.jsonl"
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class AblationResult:
+    """What an ablation found."""
+
+    analysis: dict[str, Any]
+    notes: list[str]
+    table: str  # for a terminal
+    report: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the analysis and the notes."""
+        return {**self.analysis, "notes": self.notes}
+
+    def describe(self) -> str:
+        """Return the notes, the table and what follows from it."""
+        headline = [*self.analysis["headline"], "", self.analysis["verdict"]]
+        return "\n".join([*self.notes, "", self.table, "", *headline, str(self.report)])
 
 
 def check(study: Study) -> None:
@@ -88,8 +106,8 @@ def ablate(study: Study, run: RunDir, workers: Workers) -> list[Row]:
     return sorted((row for row in rows if key_of(row) in position), key=lambda row: position[key_of(row)])
 
 
-def write_outputs(rows: list[Row], study: Study, run: RunDir) -> CommandResult:
-    """Write analysis, tables, figures and report from the results alone; return what the command prints."""
+def write_outputs(rows: list[Row], study: Study, run: RunDir) -> AblationResult:
+    """Write analysis, tables, figures and report from the results alone."""
     data = study.data
     analysis = analyse(rows, read_predictions(rows, run.path), read_groups(run.path), seed=study.config.seed)
     audited = json.loads((run / "audit" / "audit.json").read_text(encoding="utf-8"))
@@ -100,11 +118,11 @@ def write_outputs(rows: list[Row], study: Study, run: RunDir) -> CommandResult:
         f"Data `{data.source}`, split `{data.split_hash}`; synthetic sets: {sources}; "
         f"recipe `{rows[0]['recipe_hash']}`, code `{code_hash()}`."
     )
-    write_json(run / "analysis.json", {**analysis, "notes": notes})
-    report.write_outputs(rows, analysis, data, run.path, note, notes)
     table = tables.text_table(tables.summarise(rows), analysis)
-    text = "\n".join([*notes, "", table, "", *analysis["headline"], "", analysis["verdict"]])
-    return CommandResult({"run": str(run.path), **analysis, "notes": notes}, f"{text}\n{run / 'report.html'}")
+    result = AblationResult(analysis, notes, table, run / "report.html")
+    write_json(run / "analysis.json", result.to_json())
+    report.write_outputs(rows, analysis, data, run.path, note, notes)
+    return result
 
 
 def write_data_audit(study: Study, run: RunDir) -> None:
@@ -116,14 +134,11 @@ def write_data_audit(study: Study, run: RunDir) -> None:
         write_audit(run / "audit", study.data, study.config.data, findings)
 
 
-def train_one(study: Study, run: RunDir, device: torch.device) -> CommandResult:
+def train_one(study: Study, run: RunDir, device: torch.device) -> TrialResult:
     """Run the single trial of `classifier train`, in the run directory itself."""
-    if run.finished:
-        return CommandResult({"run": str(run.path), "finished": True}, f"{run.path} is finished already; nothing to do")
     with deferred_signals() as interrupt:
         trial = save_trial(run_trial(study, study.trials[0], device, interrupt), run.path, run.path)
     for validation in trial.history:
         run.metrics(asdict(validation))
     write_json(run / "result.json", trial.to_json())
-    text = f"{inference.describe(trial.test, trial.regime, trial.trial_seed, 'test')}\n{run / 'model.pt'}"
-    return CommandResult({"run": str(run.path), **trial.to_json()}, text)
+    return trial

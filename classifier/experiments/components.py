@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
-from balancer.core.command import CommandArgs, CommandResult, dry_run
 from balancer.core.config import validate
-from balancer.core.device import limit_threads
-from balancer.core.run import RunDir, environment, open_run, request, resumed_or_new, write_json, write_text
+from balancer.core.run import RunDir, write_json, write_text
 from balancer.core.settings import AblateConfig, ComponentsConfig
 from balancer.metrics.resampling import RESAMPLES, patient_weights, patients_per_class
 from balancer.reporting.document import aligned, csv_text
@@ -19,9 +17,8 @@ from classifier.analysis.contrasts import Trials, resample
 from classifier.analysis.results import SHARED, Predictions, read_groups
 from classifier.analysis.statistics import Estimate
 from classifier.experiments.jobs import Workers
-from classifier.experiments.study import code_notes, configure, open_study
+from classifier.experiments.study import code_notes
 from classifier.experiments.substudies import Substudy, check_same_data, resume_note_of, run_substudy
-from classifier.experiments.trial import estimate_seconds
 from classifier.models import OWN_MODELS
 from classifier.report import tables
 from classifier.training.regimes import REGIMES
@@ -103,37 +100,37 @@ SWITCHES = (
 )
 
 
-def components(args: CommandArgs) -> CommandResult:
+@dataclass(frozen=True)
+class Components:
+    """What each part of a system brings."""
+
+    entries: list[Entry]
+    left_out: dict[str, str]  # why, by the name of the switch
+    text: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entries and what is left out."""
+        return {"entries": self.entries, "left_out": self.left_out}
+
+    def describe(self) -> str:
+        """Return the table for a terminal."""
+        return self.text
+
+
+def components(config: ComponentsConfig, run: RunDir, workers: Workers) -> Components:
     """Train the full system and each one without a part; write ``table.{md,csv,json}``.
 
     Raises:
         BalancerError: the data, weights or synthetic images cannot be had, or a trial failed.
         Interrupted: a signal came; finished trials are kept.
     """
-    limit_threads()
-    workers = Workers(args.device, **args.options)
-    config = cast(ComponentsConfig, resumed_or_new("components", args.resume, args.explicit, lambda: configure(args)))
-    variants = variants_of(config)
-    study = open_study(variants[FULL])
-    if args.dry_run:
-        seconds = (
-            sum(estimate_seconds(open_study(v), workers.local_device) for v in variants.values()) / workers.count()
-        )
-        return dry_run(config, study.data.describe(), seconds, workers.describe())
-    for variant in list(variants.values())[1:]:
-        open_study(variant)  # refused now, not after hours
-    with open_run("components", config, request(args)) as run:
-        if not run.finished:
-            write_json(run / "env.json", environment("components", workers.describe(), data=study.data.describe()))
-        with resume_note_of(run.path):
-            parts = {
-                name: run_substudy(run / folder_of(name), variant.model_copy, workers, with_report=False)
-                for name, variant in variants.items()
-            }
-        entries = compare(config, parts)
-        text = write_outputs(config, entries, parts, run)
-        run.finish()
-        return CommandResult({"run": str(run.path), "entries": entries, "left_out": left_out(config)}, text)
+    with resume_note_of(run.path):
+        parts = {
+            name: run_substudy(run / folder_of(name), variant.model_copy, workers, with_report=False)
+            for name, variant in variants_of(config).items()
+        }
+    entries = compare(config, parts)
+    return Components(entries, left_out(config), write_outputs(config, entries, parts, run))
 
 
 def variants_of(config: ComponentsConfig) -> dict[str, AblateConfig]:

@@ -9,26 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 
-from balancer.core.command import CommandArgs, CommandResult, dry_run
-from balancer.core.device import describe_device, limit_threads, resolve_device
 from balancer.core.errors import BalancerError, UsageError
-from balancer.core.run import (
-    RunDir,
-    append_jsonl,
-    deferred_signals,
-    environment,
-    open_run,
-    read_jsonl,
-    request,
-    resumed_or_new,
-    write_json,
-    write_text,
-)
+from balancer.core.run import RunDir, append_jsonl, deferred_signals, read_jsonl, write_json, write_text
 from balancer.core.seeding import derive_seed
 from balancer.core.settings import CrossvalidateConfig
 from balancer.data.dataset import DEFAULT_VAL_FRACTION, Dataset, load_dataset
@@ -51,7 +38,7 @@ from classifier.evaluation.thresholds import with_temperature
 from classifier.experiments.jobs import with_resume_note
 from classifier.experiments.plan import Trial, regimes_of
 from classifier.experiments.study import Study, check_provenance, refuse_multiclass
-from classifier.experiments.trial import estimate_seconds, run_trial, save_trial
+from classifier.experiments.trial import run_trial, save_trial
 from classifier.report.page import Page, render_markdown
 from classifier.report.tables import cell, column
 from classifier.training import trainer
@@ -100,29 +87,20 @@ class Folds:
         replace(self.data, folds=names).write_split(run / "folds.csv")
 
 
-def command(args: CommandArgs) -> CommandResult:
-    """Train and evaluate on every fold, and write the run's files: config.yaml, env.json, folds.csv, folds.jsonl, folds/,
-    table.{md,csv,json}.
+@dataclass(frozen=True)
+class Crossvalidation:
+    """What a cross-validation found."""
 
-    Raises:
-        UsageError, BalancerError: as :func:`open_folds` and :func:`crossvalidate`.
-        Interrupted: a signal came; finished folds are kept.
-    """
-    limit_threads()
-    device = resolve_device(args.device)
-    config = cast(CrossvalidateConfig, resumed_or_new(args.command, args.resume, args.explicit, args.config))
-    folds = open_folds(config)
-    if args.dry_run:
-        seconds = estimate_seconds(folds.turns[0], device) * config.folds
-        return dry_run(config, folds.data.describe(), seconds, describe_device(device))
-    with open_run(args.command, config, request(args)) as run:
-        if not run.finished:
-            facts = environment(args.command, describe_device(device), data=folds.data.describe())
-            write_json(run / "env.json", facts)
-            folds.write(run)
-        outcome = write_outputs(crossvalidate(folds, run, device), folds, run)
-        run.finish()
-        return outcome
+    figures: dict[str, Any]
+    text: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures."""
+        return self.figures
+
+    def describe(self) -> str:
+        """Return the tables for a terminal."""
+        return self.text
 
 
 def open_folds(config: CrossvalidateConfig) -> Folds:
@@ -273,8 +251,8 @@ def pool(own: Sequence[Predictions], weights: Array) -> dict[str, Array]:
     return {key: (at_own if key.endswith("_val_threshold") else figures)[key] for key in FIGURES}
 
 
-def write_outputs(rows: Sequence[Row], folds: Folds, run: RunDir) -> CommandResult:
-    """table.{md,csv,json} from the folds' results alone; returns what the command prints."""
+def write_outputs(rows: Sequence[Row], folds: Folds, run: RunDir) -> Crossvalidation:
+    """Write table.{md,csv,json} from the folds' results alone."""
     result = summarise(rows, read_predictions(rows, run.path), folds)
     source = f"{folds.data.source}, test set left out"
     counts = f"{source}; {result['n']} images of {result['patients']} patients in {len(rows)} folds; regime {result['regime']}"
@@ -302,7 +280,7 @@ def write_outputs(rows: Sequence[Row], folds: Folds, run: RunDir) -> CommandResu
     )
     write_json(run / "table.json", {**result, "notes": folds.data.notes, "source": source})
     told = [*folds.data.notes, counts, "", aligned(each.header, each.rows), "", aligned(header, table), "", METHOD[1]]
-    return CommandResult({"run": str(run.path), **result}, "\n".join([*told, str(run / "table.md")]))
+    return Crossvalidation(result, "\n".join([*told, str(run / "table.md")]))
 
 
 def fold_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from balancer.core.command import CommandResult
 from balancer.core.errors import BalancerError
 from balancer.core.run import write_json, write_text
 from balancer.metrics.resampling import RESAMPLES, patient_weights, patients_per_class
@@ -70,7 +69,25 @@ class Group:
         return mean
 
 
-def ensemble(runs: Sequence[Path], regimes: Sequence[str], threshold: str, out: Path | None) -> CommandResult:
+@dataclass(frozen=True)
+class EnsembleStudy:
+    """Ensembles beside their members, and the folder that holds them."""
+
+    folder: Path
+    finished: Finished
+    result: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the folder and the figures."""
+        return {"out": str(self.folder), **self.result}
+
+    def describe(self) -> str:
+        """Return the notes and the table."""
+        head = [*self.result["notes"], self.finished.counts(), "", aligned(*table(self.result)), ""]
+        return "\n".join([*head, METHOD, str(self.folder / "ensemble.md")])
+
+
+def ensemble(runs: Sequence[Path], regimes: Sequence[str], threshold: str, out: Path | None) -> EnsembleStudy:
     """Average the trials of each regime of each run and, of several runs, all of them; compare with single trials on test.
 
     Args:
@@ -95,8 +112,7 @@ def ensemble(runs: Sequence[Path], regimes: Sequence[str], threshold: str, out: 
     }
     write_outputs(result, finished, folder)
     write_text(folder / "scores.csv", scores_csv(groups, result["ensembles"]))
-    text = "\n".join([*result["notes"], finished.counts(), "", aligned(*table(result)), "", METHOD])
-    return CommandResult({"out": str(folder), **result}, f"{text}\n{folder / 'ensemble.md'}")
+    return EnsembleStudy(folder, finished, result)
 
 
 def groups_of(finished: Finished, n_runs: int) -> list[Group]:

@@ -8,12 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar
 
 import numpy as np
 
-from balancer.core.command import CommandArgs
-from balancer.core.config import config_hash
+from balancer.core.config import config_hash, resolve
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.run import latest_run, saved_config
 from balancer.core.settings import AblateConfig, ClassifierConfig, TrainConfig
@@ -26,6 +25,7 @@ from classifier.training.synthetic import SyntheticSet, join, load_sets
 from classifier.training.training_set import TrainingSet, training_set
 
 log = logging.getLogger("balancer")
+ClassifierT = TypeVar("ClassifierT", bound=ClassifierConfig)
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def refuse_multiclass(config: ClassifierConfig, command: str) -> None:
         )
 
 
-def configure(args: CommandArgs) -> ClassifierConfig:
+def configure(model: type[ClassifierT], explicit: Mapping[str, Any]) -> ClassifierT:
     """Return the settings of a new training or ablation.
 
     A regime with synthetic images takes over the data settings of the named synthesis, or else of the newest one. So
@@ -156,9 +156,9 @@ def configure(args: CommandArgs) -> ClassifierConfig:
         BalancerError: if no finished synthesis exists, or if it resized the images in another way.
         UsageError: if the settings do not fit the command.
     """
-    config = cast(ClassifierConfig, args.config())
-    if not isinstance(config, TrainConfig):
-        refuse_multiclass(config, f"classifier {args.command}")
+    config = resolve(model, explicit)
+    if isinstance(config, AblateConfig):
+        refuse_multiclass(config, "classifier ablate")
     if not any(r.synthetic for r in regimes_of(config)):
         return config
     folders = [Path(path) for path in config.synthetic or ()]
@@ -172,7 +172,7 @@ def configure(args: CommandArgs) -> ClassifierConfig:
         folders = [newest]
     data_settings = {path: _data_settings(path) for path in folders}
     inherited = {"data": data_settings[folders[0]], "synthetic": [str(path.resolve()) for path in folders]}
-    config = cast(ClassifierConfig, args.config(inherited))
+    config = resolve(model, explicit, inherited)
     for path, settings in data_settings.items():
         # Images that were resampled twice would give themselves away.
         for key in sorted({"image_size", "resize"} & settings.keys()):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,8 +89,9 @@ def resume_note_of(run: Path) -> Iterator[None]:
     """Make an interruption say how to resume the run, not the substudy that was interrupted."""
     try:
         yield
-    except Interrupted as stop:
-        raise Interrupted(stop.signum, f"finished trials are kept in {run}; continue with --resume {run}") from stop
+    except (Interrupted, KeyboardInterrupt) as stop:
+        signum = stop.signum if isinstance(stop, Interrupted) else signal.SIGINT
+        raise Interrupted(signum, f"finished trials are kept in {run}; continue with --resume {run}") from stop
 
 
 def read_substudy(folder: Path) -> Substudy:

@@ -14,7 +14,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from balancer.core.command import CommandResult
 from balancer.core.run import atomic_file, write_json, write_text
 from balancer.metrics.classification import threshold_sweep
 from balancer.metrics.resampling import CURVE_RESAMPLES, RESAMPLES, patient_weights, patients_per_class
@@ -63,8 +62,26 @@ class Decisions:
         return means
 
 
-def thresholds(runs: Sequence[Path], regimes: Sequence[str], rules: Sequence[str], out: Path | None) -> CommandResult:
-    """Read the runs, write thresholds.{md,csv,json,png,svg} and sweep.csv into ``out``, and tell the table.
+@dataclass(frozen=True)
+class ThresholdStudy:
+    """What every threshold and rule gives, and the folder that holds it."""
+
+    folder: Path
+    finished: Finished
+    result: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the folder and the figures."""
+        return {"out": str(self.folder), **self.result}
+
+    def describe(self) -> str:
+        """Return the table of the rules and its headlines."""
+        head = [*self.finished.notes, self.finished.counts(), "", aligned(*rule_table(self.result)), ""]
+        return "\n".join([*head, *headlines(self.result), WARNING, str(self.folder / "thresholds.md")])
+
+
+def thresholds(runs: Sequence[Path], regimes: Sequence[str], rules: Sequence[str], out: Path | None) -> ThresholdStudy:
+    """Read the runs; write thresholds.{md,csv,json,png,svg} and sweep.csv into ``out``.
 
     Args:
         rules: as :func:`classifier.evaluation.thresholds.threshold_rule` takes them; none: :data:`RULES`.
@@ -79,9 +96,7 @@ def thresholds(runs: Sequence[Path], regimes: Sequence[str], rules: Sequence[str
     finished = read_runs(runs, regimes)
     result = study(finished, chosen)
     write_outputs(result, finished, folder)
-    header, rows = rule_table(result)
-    text = "\n".join([*finished.notes, finished.counts(), "", aligned(header, rows), "", *headlines(result), WARNING])
-    return CommandResult({"out": str(folder), **result}, f"{text}\n{folder / 'thresholds.md'}")
+    return ThresholdStudy(folder, finished, result)
 
 
 def study(finished: Finished, rules: Mapping[str, Choice]) -> dict[str, Any]:

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from balancer.core.command import CommandResult
 from balancer.core.config import validate
-from balancer.core.device import describe_device, limit_threads, memory_format, resolve_device, synchronize
+from balancer.core.device import describe_device, memory_format, open_device, synchronize
 from balancer.core.errors import BalancerError, UsageError, nearest
 from balancer.core.run import write_text
 from balancer.core.settings import ClassifierConfig, DataConfig
@@ -54,17 +53,46 @@ class Profile:
     latency_p95_ms: float
 
 
-def compare(
-    names: Sequence[str], image_size: int | None, device: str, timing: Timing, out: Path | None
-) -> CommandResult:
+@dataclass(frozen=True)
+class Comparison:
+    """Networks side by side."""
+
+    profiles: list[Profile]
+    device: str  # in words
+    timing: Timing
+    out: Path | None  # the CSV file, if there is one
+
+    def to_json(self) -> dict[str, Any]:
+        """Return how the networks were timed, and their profiles."""
+        how = {"device": self.device, "threads": torch.get_num_threads(), **asdict(self.timing)}
+        return {**how, "networks": [asdict(p) for p in self.profiles]}
+
+    def describe(self) -> str:
+        """Return the table, and how the networks were timed."""
+        header = ["name", "network", "px", "parameters", "trainable", "MB", "images/s", "latency ms", "p95 ms"]
+        timing = self.timing
+        note = (
+            f"{self.device}, torch {torch.__version__}, float32; images/s at batch {timing.batch_size}, "
+            f"median of {timing.repeats}; latency of one image, median of {timing.single_repeats}. "
+            "Reading and decoding files is not in it."
+        )
+        text = f"{aligned(header, [_cells(p) for p in self.profiles])}\n\n{note}"
+        return text if self.out is None else f"{text}\n{self.out}"
+
+    def to_csv(self) -> str:
+        """Return a line per network, with the device and the batch size."""
+        rows = [[*asdict(p).values(), self.device, self.timing.batch_size] for p in self.profiles]
+        return csv_text([*Profile.__dataclass_fields__, "device", "batch_size"], rows)
+
+
+def compare(names: Sequence[str], image_size: int | None, device: str, timing: Timing, out: Path | None) -> Comparison:
     """Profile systems, networks and checkpoints by name or path; write a CSV file where ``out`` says so.
 
     Raises:
         UsageError: a name that is none of these.
         BalancerError: a file that is no checkpoint.
     """
-    limit_threads()
-    where = resolve_device(device)
+    where = open_device(device)
     if out is not None and not out.parent.is_dir():
         raise UsageError(f"--out {out}: there is no folder {out.parent}; make it first")
     found = []
@@ -73,23 +101,10 @@ def compare(
         model, config = network(name, image_size, where)
         found.append(profile(name, model, config, where, timing))
         del model  # before the next one is built
-    rows = [list(asdict(p).values()) for p in found]
-    titles = list(Profile.__dataclass_fields__)
+    comparison = Comparison(found, describe_device(where), timing, out)
     if out is not None:
-        write_text(
-            out,
-            csv_text(
-                [*titles, "device", "batch_size"], [[*r, describe_device(where), timing.batch_size] for r in rows]
-            ),
-        )
-    header = ["name", "network", "px", "parameters", "trainable", "MB", "images/s", "latency ms", "p95 ms"]
-    note = (
-        f"{describe_device(where)}, torch {torch.__version__}, float32; images/s at batch {timing.batch_size}, median of {timing.repeats}; "
-        f"latency of one image, median of {timing.single_repeats}. Reading and decoding files is not in it."
-    )
-    values = {"device": describe_device(where), "threads": torch.get_num_threads(), **asdict(timing)}
-    text = f"{aligned(header, [_cells(p) for p in found])}\n\n{note}"
-    return CommandResult({**values, "networks": [asdict(p) for p in found]}, text if out is None else f"{text}\n{out}")
+        write_text(out, comparison.to_csv())
+    return comparison
 
 
 def network(name: str, image_size: int | None, device: torch.device) -> tuple[nn.Module, ClassifierConfig]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from balancer.core.command import CommandResult
 from balancer.core.config import read_config_file, resolve
 from balancer.core.errors import BalancerError, lookup
 from balancer.core.settings import AblateConfig
@@ -72,9 +71,7 @@ class System:
 
     def config(self) -> AblateConfig:
         """The system's settings, resolved, on whatever data there are."""
-        found = resolve("ablate", {**self.settings(), "data": {**self.settings().get("data", {}), "path": "/"}})
-        assert isinstance(found, AblateConfig), "the section is that of ablate"
-        return found
+        return resolve(AblateConfig, {**self.settings(), "data": {**self.settings().get("data", {}), "path": "/"}})
 
     def claim(self, regime: str) -> Claim | None:
         """What was reported of a regime; None for one that the system does not have."""
@@ -171,11 +168,10 @@ def select_systems(names: Sequence[str]) -> list[System]:
     return [system for system in SYSTEMS.values() if system.name in wanted]
 
 
-def list_systems() -> CommandResult:
-    """What `classifier systems` prints."""
-    described = [describe(system) for system in SYSTEMS.values()]
+def describe_all() -> str:
+    """Return the systems and what each reported, as text."""
     blocks = []
-    for entry in described:
+    for entry in map(describe, SYSTEMS.values()):
         lines = [f"{entry['name']}: {entry['title']}; {entry['model']}, {entry['image_size']} px"]
         for claim in entry["claims"]:
             lines.append(f"  {claim['regime']}: published {claim['published']['text']}")
@@ -184,7 +180,7 @@ def list_systems() -> CommandResult:
         lines += [f"  {entry['note']}"] if entry["note"] else []
         blocks.append("\n".join(lines))
     closing = "Settings: configs/seeds/NAME.yaml. Run: classifier reproduce NAME, or any command with --config."
-    return CommandResult({"systems": described}, "\n".join([*blocks, closing]))
+    return "\n".join([*blocks, closing])
 
 
 def describe(system: System) -> dict[str, Any]:

@@ -6,30 +6,19 @@ import gc
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from balancer.core.command import CommandArgs, CommandResult
 from balancer.core.config import data_path, flatten, merge, overruled, parse_assignment, resolve
-from balancer.core.device import limit_threads
 from balancer.core.errors import BalancerError, Interrupted, UsageError
-from balancer.core.run import (
-    RunDir,
-    environment,
-    open_run,
-    request,
-    resumed_config,
-    resumed_path,
-    saved_config,
-    write_json,
-    write_text,
-)
-from balancer.core.settings import AblateConfig, ReproduceConfig, Settings, StageConfig
+from balancer.core.run import RunDir, resumed_config, resumed_path, saved_config, write_json, write_text
+from balancer.core.settings import AblateConfig, ReproduceConfig, StageConfig
 from classifier.experiments.jobs import Workers
-from classifier.experiments.study import configure, open_study, refuse_multiclass
+from classifier.experiments.study import configure as study_settings
+from classifier.experiments.study import open_study, refuse_multiclass
 from classifier.experiments.substudies import Substudy, check_same_data, resume_note_of, run_substudy
 from classifier.experiments.trial import estimate_seconds
 from classifier.systems import smoke
@@ -43,88 +32,96 @@ PERIODIC = ("step", "triangular")  # schedules that lr_period is the length of
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A real run, or a smoke run: another command, so that neither is continued as the other, or found as its newest."""
+class Reproduction:
+    """What each system gave."""
 
-    command: str
     smoke: bool
+    entries: list[dict[str, Any]]
+    table: Path
+    text: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entries."""
+        return {"smoke": self.smoke, "entries": self.entries}
+
+    def describe(self) -> str:
+        """Return the table for a terminal."""
+        return f"{self.text}\n{self.table}"
 
 
-REAL, SMOKE = Kind("reproduce", False), Kind("reproduce-smoke", True)
+def command_name(smoke: bool) -> str:
+    """Return the command that a run is saved under: a smoke run is no run to continue as a real one."""
+    return "reproduce-smoke" if smoke else "reproduce"
 
 
-def reproduce(args: CommandArgs) -> CommandResult:
-    """Run the systems that are args for and write ``table.{md,csv,json}``; a system that fails leaves the others alone.
+def checked_systems(config: ReproduceConfig) -> list[System]:
+    """Return the systems of the settings, after checking that every system can take the changes.
 
     Raises:
-        UsageError: an unknown system, or a setting that none of them has.
+        UsageError: an unknown system, or a setting that a system does not have.
+    """
+    systems = select_systems(config.systems)
+    for system in systems:
+        refuse_multiclass(resolve(AblateConfig, explicit_settings(system, config)), "classifier reproduce")
+    return systems
+
+
+def reproduce(
+    systems: list[System], config: ReproduceConfig, smoke_run: bool, run: RunDir, workers: Workers
+) -> Reproduction:
+    """Run the systems and write ``table.{md,csv,json}``; a system that fails leaves the others alone.
+
+    Raises:
         BalancerError: a system failed; the table of the others is written.
         Interrupted: a signal came; finished trials are kept.
     """
-    limit_threads()
-    options = dict(args.options)
-    kind, names = SMOKE if options.pop("smoke") else REAL, options.pop("names")
-    if kind.smoke and args.dry_run:
-        raise UsageError("--smoke is over in minutes and writes no results; drop --dry-run")
-    args = replace(args, explicit=_own(args.explicit, names, kind))
-    workers = Workers(args.device, **options)
-    config = _settings(args, kind)
-    systems = select_systems(config.systems)
-    for system in systems:
-        settings = resolve("ablate", explicit_settings(system, config))  # refuses a change that no run could take
-        refuse_multiclass(cast(AblateConfig, settings), "classifier reproduce")
-    workers.count()
-    if args.dry_run:
-        return _dry_run(systems, config, workers)
-    with open_run(kind.command, config, request(args)) as run:
-        if not run.finished:
-            write_json(run / "env.json", environment(kind.command, workers.describe()))
-        with resume_note_of(run.path):
-            entries = run_systems(systems, config, kind, run, workers)
-        text = write_outputs(entries, kind, run)
-        failed = [e for e in entries if e["error"]]
-        if failed:
-            log.info("%s", text)
-            raise BalancerError(
-                f"{len(failed)} of {len(systems)} systems failed, first {failed[0]['system']} ({failed[0]['error']}); the table of the "
-                f"others is {run / 'table.md'}; mend it and continue with --resume {run.path}"
-            )
-        run.finish()
-        return CommandResult(
-            {"run": str(run.path), "smoke": kind.smoke, "entries": entries}, f"{text}\n{run / 'table.md'}"
+    with resume_note_of(run.path):
+        entries = run_systems(systems, config, smoke_run, run, workers)
+    text = write_outputs(entries, smoke_run, run)
+    if failed := [e for e in entries if e["error"]]:
+        log.info("%s", text)
+        raise BalancerError(
+            f"{len(failed)} of {len(systems)} systems failed, first {failed[0]['system']} ({failed[0]['error']}); the table of the "
+            f"others is {run / 'table.md'}; mend it and continue with --resume {run.path}"
         )
+    return Reproduction(smoke_run, entries, run / "table.md", text)
 
 
-def _own(explicit: Explicit, names: tuple[str, ...], kind: Kind) -> Explicit:
-    """What was said, as settings of this command: those of a classifier become changes that are laid over every system's."""
+def configure(explicit: Explicit, resume: str | None = None, smoke_run: bool = False) -> ReproduceConfig:
+    """Return the settings of a new run, with the path of the data, or the settings of the run to resume.
+
+    Settings of a classifier become changes that are laid over those of every system.
+
+    Raises:
+        UsageError: a smoke run is given settings, or an unknown setting.
+    """
+    explicit = _own(explicit, smoke_run)
+    if resume is not None:
+        path = resumed_path(command_name(smoke_run), resume)
+        saved = list(saved_config(command_name(smoke_run), path).get("changes", ()))
+        new = [text for text in explicit.get("changes", ()) if text not in saved]
+        return resumed_config(command_name(smoke_run), ReproduceConfig, path, {**explicit, "changes": [*saved, *new]})
+    config = resolve(ReproduceConfig, explicit)
+    if smoke_run or "path" in _changes(config).get("data", {}):
+        return config
+    return config.model_copy(update={"changes": (*config.changes, f"data.path={json.dumps(data_path(None))}")})
+
+
+def _own(explicit: Explicit, smoke_run: bool) -> Explicit:
+    """Return the user's settings as settings of this command."""
     own = {key: value for key, value in explicit.items() if key in ReproduceConfig.model_fields}
     others = flatten({key: value for key, value in explicit.items() if key not in own})
-    if kind.smoke:
+    if smoke_run:
         if dropped := sorted({*own, *others} - {"data.path", "systems"}):
             raise UsageError(
                 f"--smoke brings its own data and sizes, but {', '.join(dropped)} was given; drop that or --smoke"
             )
         if "data.path" in others:  # often from the environment
             log.info("--smoke runs on a few drawings of its own, not on %s", others["data.path"])
-        return {"systems": names} if names else own
+        return own
     if others:
         own["changes"] = [*own.get("changes", ()), *(f"{key}={json.dumps(v)}" for key, v in sorted(others.items()))]
-    return {**own, "systems": names} if names else own
-
-
-def _settings(args: CommandArgs, kind: Kind) -> ReproduceConfig:
-    """The settings of a new run, the data's path among them, or those that a run to resume was begun with."""
-    if args.resume is not None:
-        path = resumed_path(kind.command, args.resume)
-        saved = list(saved_config(kind.command, path).get("changes", ()))
-        new = [text for text in args.explicit.get("changes", ()) if text not in saved]
-        explicit = {**args.explicit, "changes": [*saved, *new]}
-        return cast(ReproduceConfig, resumed_config(kind.command, ReproduceConfig, path, explicit))
-    config: Settings = args.config()
-    assert isinstance(config, ReproduceConfig), "the section of this command"
-    if kind.smoke or "path" in _changes(config).get("data", {}):
-        return config
-    return config.model_copy(update={"changes": (*config.changes, f"data.path={json.dumps(data_path(None))}")})
+    return own
 
 
 def _changes(config: ReproduceConfig) -> Explicit:
@@ -138,7 +135,7 @@ def explicit_settings(system: System, config: ReproduceConfig) -> Explicit:
     given |= {"synthetic": list(config.synthetic)} if config.synthetic else {}
     explicit = merge(system.settings(), given, _changes(config))
     if config.share < 1:
-        explicit |= shortened(cast(AblateConfig, resolve("ablate", explicit)), config.share)
+        explicit |= shortened(resolve(AblateConfig, explicit), config.share)
     return explicit
 
 
@@ -162,15 +159,14 @@ def shortened(config: AblateConfig, share: float) -> Explicit:
 
 def configured(system: System, config: ReproduceConfig) -> AblateConfig:
     """The settings of a system's study; where it needs synthetic images, with those that are named or newest."""
-    args = CommandArgs("ablate", explicit_settings(system, config), "auto", None, None, False, False)
-    return cast(AblateConfig, configure(args))
+    return study_settings(AblateConfig, explicit_settings(system, config))
 
 
 def run_systems(
-    systems: list[System], config: ReproduceConfig, kind: Kind, run: RunDir, workers: Workers
+    systems: list[System], config: ReproduceConfig, smoke_run: bool, run: RunDir, workers: Workers
 ) -> list[dict[str, Any]]:
     """One entry per system and regime; a system that fails has one entry that says why."""
-    data = smoke.draw_data(run.path) if kind.smoke else None
+    data = smoke.draw_data(run.path) if smoke_run else None
     entries: list[dict[str, Any]] = []
     first: Substudy | None = None
     for number, system in enumerate(systems, 1):
@@ -179,12 +175,12 @@ def run_systems(
         if data is not None:
             settings = partial(smoke.configured, system, data, run / system.name)
         try:
-            part = _run_system(settings, kind, run / system.name, workers)
+            part = _run_system(settings, smoke_run, run / system.name, workers)
             first = first or part
             check_same_data(
                 [first, part], ["data_fingerprint"]
             )  # the split may differ: a system has its own val_fraction
-            entries += system_tables.smoke_entries(system, part) if kind.smoke else _entries(system, part)
+            entries += system_tables.smoke_entries(system, part) if smoke_run else _entries(system, part)
         except Interrupted:
             raise
         except (BalancerError, RuntimeError, OSError) as error:  # of the device's memory, a library, the disk
@@ -202,9 +198,9 @@ def _reason(error: Exception) -> str:
     return said if isinstance(error, BalancerError) else f"{type(error).__name__}: {said}".removesuffix(": ")
 
 
-def _run_system(settings: Callable[[], AblateConfig], kind: Kind, folder: Path, workers: Workers) -> Substudy:
+def _run_system(settings: Callable[[], AblateConfig], smoke_run: bool, folder: Path, workers: Workers) -> Substudy:
     """The study of one system. Several regimes are a question of their own: they get an ablation's report too."""
-    if not kind.smoke:
+    if not smoke_run:
         return run_substudy(folder, settings, workers, with_report=True)
     with smoke.silent():
         part = run_substudy(folder / "study", settings, workers, with_report=False, smoke_notice=smoke.NOTICE)
@@ -215,7 +211,7 @@ def _run_system(settings: Callable[[], AblateConfig], kind: Kind, folder: Path, 
 def _entries(system: System, part: Substudy) -> list[dict[str, Any]]:
     """One entry per regime of a finished study, with what departs from the system's file."""
     path = {"data": {"path": part.config.data.path}}
-    pure = cast(AblateConfig, resolve("ablate", merge(system.settings(), path)))
+    pure = resolve(AblateConfig, merge(system.settings(), path))
     return system_tables.entries(system, part, changed(pure, part.config))
 
 
@@ -253,33 +249,54 @@ def _length(stage: StageConfig, config: AblateConfig) -> str:
     return f"{_in_force(stage, config, 'steps')} steps" if stage.epochs is None else f"{stage.epochs:g} epochs"
 
 
-def write_outputs(entries: list[dict[str, Any]], kind: Kind, run: RunDir) -> str:
+def write_outputs(entries: list[dict[str, Any]], smoke_run: bool, run: RunDir) -> str:
     """``table.md``, ``table.csv`` and ``table.json``; returns the table for a terminal."""
-    markdown = system_tables.smoke_markdown(entries) if kind.smoke else system_tables.markdown(entries)
-    write_json(run / "table.json", {"smoke": kind.smoke, "entries": entries})
-    write_text(run / "table.csv", system_tables.csv_table(entries, kind.smoke))
+    markdown = system_tables.smoke_markdown(entries) if smoke_run else system_tables.markdown(entries)
+    write_json(run / "table.json", {"smoke": smoke_run, "entries": entries})
+    write_text(run / "table.csv", system_tables.csv_table(entries, smoke_run))
     write_text(run / "table.md", markdown)
     return markdown.strip()
 
 
-def _dry_run(systems: list[System], config: ReproduceConfig, workers: Workers) -> CommandResult:
-    """What would be run, and how long each system would take; nothing is written."""
-    found: dict[str, Any] = {}
-    lines = []
+@dataclass(frozen=True)
+class Estimates:
+    """What each system would be run with, and how long it would take."""
+
+    systems: dict[str, dict[str, Any]]  # settings, seconds and error, by the name of the system
+    device: str  # in words
+
+    @property
+    def seconds(self) -> float:
+        """Return the time of all systems."""
+        return float(sum(system["estimated_seconds"] or 0 for system in self.systems.values()))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the estimates."""
+        return {"systems": self.systems, "estimated_seconds": self.seconds, "device": self.device}
+
+    def describe(self) -> str:
+        """Return a line per system and the total."""
+        lines = [
+            f"{name}: estimated {system['estimated_seconds'] / 60:.1f} minutes"
+            if system["error"] is None
+            else f"{name}: cannot be run: {system['error']}"
+            for name, system in self.systems.items()
+        ]
+        return "\n".join([*lines, f"estimated {self.seconds / 60:.1f} minutes in all on {self.device}"])
+
+
+def estimate(systems: list[System], config: ReproduceConfig, workers: Workers) -> Estimates:
+    """Return what would be run, and how long each system would take; write nothing."""
+    estimates: dict[str, dict[str, Any]] = {}
     for system in systems:
         try:
             settings = configured(system, config)
             seconds = estimate_seconds(open_study(settings), workers.local_device) / workers.count()
-            found[system.name] = {
+            estimates[system.name] = {
                 "config": settings.model_dump(mode="json"),
                 "estimated_seconds": round(seconds, 1),
                 "error": None,
             }
-            lines.append(f"{system.name}: estimated {seconds / 60:.1f} minutes")
         except BalancerError as error:
-            found[system.name] = {"config": None, "estimated_seconds": None, "error": str(error)}
-            lines.append(f"{system.name}: cannot be run: {error}")
-    total = sum(s["estimated_seconds"] or 0 for s in found.values())
-    lines.append(f"estimated {total / 60:.1f} minutes in all on {workers.describe()}")
-    values = {"systems": found, "estimated_seconds": total, "device": workers.describe()}
-    return CommandResult(values, "\n".join(lines))
+            estimates[system.name] = {"config": None, "estimated_seconds": None, "error": str(error)}
+    return Estimates(estimates, workers.describe())

@@ -6,18 +6,14 @@ They show that a system's settings run from end to end on this machine, and noth
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click
-
+from balancer import api
 from balancer.core.config import merge, overruled, read_config_file, resolve
-from balancer.core.errors import BalancerError, Interrupted
-from balancer.core.settings import AblateConfig
+from balancer.core.settings import AblateConfig, DataConfig, GanTrainConfig, SynthesizeConfig
 from balancer.data.phantom import PhantomSpec, write_phantom
 from classifier.systems.registry import System
 from classifier.training.regimes import select_regimes
@@ -26,8 +22,7 @@ log = logging.getLogger("balancer")
 NOTICE = "SMOKE: two steps on a few drawings with random weights; it shows that the systems run, and no more."
 STEPS, SIZE, BATCH = 2, 32, 4
 DRAWN = PhantomSpec(size=SIZE, train=(14, 20), val=(4, 4), test=(8, 12))
-DATA = {"image_size": SIZE, "val_fraction": 0.3}
-INTERRUPTED = {128 + signum: signum for signum in (signal.SIGINT, signal.SIGTERM)}  # by exit code
+DATA: dict[str, Any] = {"image_size": SIZE, "val_fraction": 0.3}
 
 
 def draw_data(run: Path) -> Path:
@@ -40,9 +35,7 @@ def configured(system: System, data: Path, folder: Path) -> AblateConfig:
     explicit = shrunk(system, data)
     if any(regime.synthetic for regime in select_regimes(explicit["regimes"])):
         explicit["synthetic"] = [str(synthesis(system, data, folder))]
-    config = resolve("ablate", explicit)
-    assert isinstance(config, AblateConfig), "the section is that of ablate"
-    return config
+    return resolve(AblateConfig, explicit)
 
 
 def shrunk(system: System, data: Path) -> dict[str, Any]:
@@ -72,18 +65,26 @@ def shrunk(system: System, data: Path) -> dict[str, Any]:
 
 
 def synthesis(system: System, data: Path, folder: Path) -> Path:
-    """A few images of a GAN of two steps, made by the ordinary commands with the system's own settings; made once."""
-    gan, made = folder / "gan", folder / "synthesis"
-    where = ["--data", str(data), "--image-size", str(SIZE), "--val-fraction", str(DATA["val_fraction"]), "--force"]
-    preset = read_config_file(system.file, "gan_train").get("preset", "dcgan")
+    """Return a synthesis of a few images, by a GAN of two steps with the preset of the system's file. Make it once."""
+    gan, images = folder / "gan", folder / "synthesis"
     if not (gan / "done").exists():
-        small = _sets(snapshot_every=STEPS, snapshot_images=4, generator_width=4, discriminator_width=4)
-        length = ["--steps", str(STEPS), "--batch-size", str(BATCH)]
-        _balancer("gan-train", "--preset", preset, "--out", str(gan), *where, *length, *small)
-    if not (made / "done").exists():
-        small = _sets(kid_subsets=2, kid_subset_size=2, two_sample="false")
-        _balancer("synthesize", "--gan-run", str(gan), "--out", str(made), "--inception-weights", "off", *where, *small)
-    return made
+        config = GanTrainConfig(
+            data=DataConfig(path=str(data.resolve()), **DATA),
+            preset=read_config_file(system.file, "gan_train").get("preset", "dcgan"),
+            steps=STEPS,
+            batch_size=BATCH,
+            generator_width=4,
+            discriminator_width=4,
+            snapshot_every=STEPS,
+            snapshot_images=4,
+        )
+        api.train_gan(config, gan, force=True)
+    if not (images / "done").exists():
+        settings = SynthesizeConfig(
+            gan_run=str(gan.resolve()), inception="off", kid_subsets=2, kid_subset_size=2, two_sample=False
+        )
+        api.synthesize(settings, images, force=True)
+    return images
 
 
 def forget_weights(folder: Path) -> None:
@@ -100,39 +101,4 @@ def silent() -> Iterator[None]:
     try:
         yield
     finally:
-        log.setLevel(level)
-
-
-def _sets(**settings: object) -> list[str]:
-    return [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-
-
-def _balancer(*arguments: str) -> None:
-    """A `balancer` command in this process, which spares a second import of everything. Its summary, figures too, is dropped.
-
-    Raises:
-        Interrupted: a signal came.
-        BalancerError: it failed, or ended otherwise than well.
-    """
-    from balancer.cli import main
-
-    with _own_log(), contextlib.redirect_stdout(io.StringIO()):
-        try:
-            main([*arguments, "--quiet"], prog_name="balancer", standalone_mode=False)
-        except click.Abort as stop:  # click's, for Ctrl-C while the command was not yet begun
-            raise Interrupted(signal.SIGINT, "stopped") from stop
-        except SystemExit as end:
-            if isinstance(end.code, int) and end.code in INTERRUPTED:
-                raise Interrupted(INTERRUPTED[end.code], "stopped") from end
-            raise BalancerError(f"`balancer {arguments[0]}` of the smoke run ended with exit code {end.code}") from end
-
-
-@contextlib.contextmanager
-def _own_log() -> Iterator[None]:
-    """A command sets logging up for itself; here that is undone once it ends."""
-    handlers, level = list(log.handlers), log.level
-    try:
-        yield
-    finally:
-        log.handlers = handlers
         log.setLevel(level)

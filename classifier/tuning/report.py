@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from balancer.core.command import CommandResult
 from balancer.core.config import overruled, without_nulls
 from balancer.core.run import RunDir, atomic_file, write_json, write_text
 from balancer.core.settings import ClassifierConfig, TuneConfig
@@ -72,16 +72,29 @@ class SearchSummary:
     best: SearchTrial
     importances: dict[str, float] | None
     notes: list[str]
+    verdict: str
+    run: Path
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of tune.json: the best trial without its validations."""
         values = asdict(self)
-        del values["best"]["validations"]
+        del values["best"]["validations"], values["verdict"], values["run"]
         return values
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the search has run all its trials."""
+        return sum(self.trials.values()) >= self.wanted
 
-def write_search(trials: list[SearchTrial], search: Search, data: Dataset, run: RunDir) -> CommandResult:
-    """Write all outputs; return what the command prints."""
+    def describe(self) -> str:
+        """Return the notes and the best point, for a terminal."""
+        params = [f"  {name} {value}" for name, value in self.best.params.items()]
+        files = [str(self.run / name) for name in ("best.yaml", "report.md")]
+        return "\n".join([*self.notes, "", self.verdict, *params, OPTIMISM, *files])
+
+
+def write_search(trials: list[SearchTrial], search: Search, data: Dataset, run: RunDir) -> SearchSummary:
+    """Write all outputs."""
     config, space, study = search.config, search.space, search.storage()
     best, n_val = complete_trials(trials)[0], len(data.indices("val"))
     summary = SearchSummary(
@@ -94,6 +107,8 @@ def write_search(trials: list[SearchTrial], search: Search, data: Dataset, run: 
         best=best,
         importances=storage.importances(study, config.seed),
         notes=[*data.notes, *_notes(trials, search, n_val)],
+        verdict=_verdict(best, trials),
+        run=run.path,
     )
     write_text(run / "best.yaml", best_file(space.config(config, best.params), best, len(trials)))
     write_text(run / "trials.csv", trials_csv(trials, [p.name for p in space.parameters]))
@@ -106,9 +121,7 @@ def write_search(trials: list[SearchTrial], search: Search, data: Dataset, run: 
         with atomic_file(run / "figures" / f"{name}.png") as handle:
             handle.write(png(figure))
     write_text(run / "report.md", to_markdown(document(summary, trials, search, list(figures)), "figures"))
-    params = [f"  {name} {value}" for name, value in best.params.items()]
-    lines = [*summary.notes, "", _verdict(best, trials), *params, OPTIMISM, str(run / "best.yaml")]
-    return CommandResult({"run": str(run.path), **summary.to_json()}, "\n".join([*lines, str(run / "report.md")]))
+    return summary
 
 
 def best_file(point: TuneConfig, best: SearchTrial, n_trials: int) -> str:

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from joblib import delayed
 
 from balancer.core import progress
-from balancer.core.command import CommandArgs
 from balancer.core.config import config_hash, flatten, merge, validate
 from balancer.core.device import resolve_device
 from balancer.core.errors import BalancerError, Interrupted, UsageError
@@ -30,7 +29,8 @@ from balancer.data.dataset import Dataset
 from classifier.evaluation.metrics import nll
 from classifier.evaluation.thresholds import fit_temperature, with_temperature
 from classifier.experiments.jobs import Attempt, attempt, run_in_processes, run_in_this_process, with_resume_note
-from classifier.experiments.study import Study, code_hash, configure, open_study, provenance
+from classifier.experiments.study import Study, code_hash, open_study, provenance
+from classifier.experiments.study import configure as study_settings
 from classifier.experiments.trial import Interrupt
 from classifier.models import build_model
 from classifier.training import trainer
@@ -167,29 +167,29 @@ class Search:
         return storage.open_storage(self.folder, self.pruner)
 
 
-def configured(args: CommandArgs) -> TuneConfig:
+def configure(explicit: Mapping[str, Any], resume: str | None = None) -> TuneConfig:
     """Return the settings of a new search, or of the search to resume; there only the number of trials may change.
 
     Raises:
         UsageError: if the space is unknown, a setting is one that the space searches, or a grid meets a continuous space.
     """
 
-    def new() -> TuneConfig:
-        space = search_space(str(args.explicit.get("space", TuneConfig().space)))
-        return cast(TuneConfig, configure(replace(args, explicit=merge(space.needs, space.fixed, args.explicit))))
+    def new(explicit: Mapping[str, Any]) -> TuneConfig:
+        space = search_space(str(explicit.get("space", TuneConfig().space)))
+        return study_settings(TuneConfig, merge(space.needs, space.fixed, explicit))
 
-    same = {key: value for key, value in args.explicit.items() if args.resume is None or key != "trials"}
-    config = cast(TuneConfig, resumed_or_new(args.command, args.resume, same, new))
-    if "trials" in args.explicit:
-        config = validate(TuneConfig, {**config.model_dump(), "trials": args.explicit["trials"]})
+    same = {key: value for key, value in explicit.items() if resume is None or key != "trials"}
+    config = resumed_or_new(TuneConfig, "tune", resume, same, new)
+    if "trials" in explicit:
+        config = validate(TuneConfig, {**config.model_dump(), "trials": explicit["trials"]})
     space = fitting_space(config)
-    refuse_searched(space, config, args.explicit)
+    refuse_searched(space, config, explicit)
     if (config.sampler or space.sampler) == "grid":
         space.grid()
     return config
 
 
-def refuse_searched(space: Space, config: TuneConfig, explicit: dict[str, Any]) -> None:
+def refuse_searched(space: Space, config: TuneConfig, explicit: Mapping[str, Any]) -> None:
     """Raise if the user fixed a setting that the search varies, or one of another network.
 
     The default of such a setting may stand: it fixes nothing.

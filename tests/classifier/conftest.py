@@ -91,7 +91,7 @@ def classifier() -> Callable[..., Result]:
 @pytest.fixture
 def no_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Skip the throw-away trainings by which a dry run estimates its time: this test is about settings."""
-    monkeypatch.setattr("classifier.experiments.trial.estimate_seconds", lambda study, device: 120.0)
+    monkeypatch.setattr("classifier.api.estimate_seconds", lambda study, device: 120.0)
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,15 @@ from balancer.core.config import (
     validate,
 )
 from balancer.core.errors import BalancerError, Interrupted, UsageError, nearest
-from balancer.core.settings import COMMANDS, RECIPE, AblateConfig, DataConfig, GanTrainConfig
+from balancer.core.settings import (
+    COMMANDS,
+    RECIPE,
+    AblateConfig,
+    DataConfig,
+    GanTrainConfig,
+    SynthesizeConfig,
+    TrainConfig,
+)
 
 DATA = {"data": {"path": "/some/folder"}}  # not the phantom set: no demonstration sizes
 
@@ -45,7 +53,7 @@ def group() -> None:
 def gan_train(args: CommandArgs) -> CommandResult:
     """Resolve the settings and say them."""
     said = {"device": args.device, "out": str(args.out), "resume": args.resume, "force": args.force}
-    return CommandResult({**args.config().model_dump(mode="json"), "said": said}, "in words")
+    return CommandResult({**resolve(GanTrainConfig, args.explicit).model_dump(mode="json"), "said": said}, "in words")
 
 
 @plain_command(group, "fail", click.option("--how"))
@@ -151,7 +159,7 @@ def test_nearest_lists_what_is_known_when_nothing_is_near() -> None:
 
 def test_every_preset_and_demo_size_fits_its_command() -> None:
     for name in PRESETS:
-        config = resolve("gan_train", {**DATA, "preset": name})
+        config = resolve(GanTrainConfig, {**DATA, "preset": name})
         assert config.preset == name
     for command, sizes in DEMO.items():
         validate(COMMANDS[command], sizes)
@@ -266,17 +274,17 @@ def test_demo_sizes_only_on_the_phantom_set(runs_cwd: Path) -> None:
     found = settings("--data", "/some/folder")
     assert {key: found[key] for key in DEMO["gan_train"]} == {key: getattr(plain, key) for key in DEMO["gan_train"]}
     assert settings("--steps", 9)["steps"] == 9
-    assert resolve("ablate", {"data": {"path": "phantom"}}).steps == DEMO["ablate"]["steps"]
-    assert resolve("ablate", DATA).steps == AblateConfig().steps
+    assert resolve(AblateConfig, {"data": {"path": "phantom"}}).steps == DEMO["ablate"]["steps"]
+    assert resolve(AblateConfig, DATA).steps == AblateConfig().steps
 
 
 def test_what_an_earlier_run_hands_on() -> None:
     inherited = {"data": {"path": "/earlier", "image_size": 96, "split_seed": 4}}
-    config = resolve("ablate", {"data": {"split_seed": 5}}, inherited)
+    config = resolve(AblateConfig, {"data": {"split_seed": 5}}, inherited)
     assert config.data == DataConfig(path="/earlier", image_size=96, split_seed=5)
     assert config.steps == AblateConfig().steps
-    assert resolve("ablate", {}, {"data": {"path": "phantom"}}).steps == DEMO["ablate"]["steps"]
-    assert resolve("synthesize", {"data": {"path": "/other"}}, inherited).data.path == "/other"
+    assert resolve(AblateConfig, {}, {"data": {"path": "phantom"}}).steps == DEMO["ablate"]["steps"]
+    assert resolve(SynthesizeConfig, {"data": {"path": "/other"}}, inherited).data.path == "/other"
 
 
 # --- files and assignments
@@ -416,16 +424,16 @@ def test_a_preset_that_is_no_more() -> None:
 
 
 def test_the_hash_names_the_settings() -> None:
-    one = resolve("gan_train", {**DATA, "lr_generator": "1e-5"})
-    assert config_hash(one) == config_hash(resolve("gan_train", {**DATA, "lr_generator": 1e-5}))
-    assert config_hash(one) != config_hash(resolve("gan_train", DATA))
+    one = resolve(GanTrainConfig, {**DATA, "lr_generator": "1e-5"})
+    assert config_hash(one) == config_hash(resolve(GanTrainConfig, {**DATA, "lr_generator": 1e-5}))
+    assert config_hash(one) != config_hash(resolve(GanTrainConfig, DATA))
     assert len(config_hash(one)) == 8
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_what_is_dumped_is_read_back(command: str) -> None:
     folders = {"evaluate": {"real": "/a", "image_size": 32}}
-    config = resolve(command, DATA if reads_data(command) else folders.get(command, {}))
+    config = resolve(COMMANDS[command], DATA if reads_data(command) else folders.get(command, {}))
     assert validate(COMMANDS[command], yaml.safe_load(dump(config))) == config
 
 
@@ -442,13 +450,13 @@ def test_what_is_dumped_is_read_back(command: str) -> None:
 )
 def test_stages_that_do_not_fit_are_named(given: dict, message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        resolve("train", {**DATA, **given})
+        resolve(TrainConfig, {**DATA, **given})
     assert str(caught.value).startswith(message)
 
 
 def test_a_stage_without_a_length_of_its_own_leaves_steps_in_force() -> None:
     given = {**DATA, "stages": [{"epochs": 3}, {"trainable": "all"}], "steps": 50, "lr": 0.2}
-    assert resolve("train", given).steps == 50
+    assert resolve(TrainConfig, given).steps == 50
 
 
 def test_a_file_for_other_commands_is_pointed_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -520,7 +528,7 @@ def test_unknown_flags_and_help() -> None:
 
 def test_a_preset_overruled_by_its_own_settings_is_said(caplog):
     said = resolve(
-        "gan_train", {"preset": "sngan_diffaug", "loss": "non_saturating", "steps": 5, "data": {"path": "/x"}}
+        GanTrainConfig, {"preset": "sngan_diffaug", "loss": "non_saturating", "steps": 5, "data": {"path": "/x"}}
     )
     assert said.loss == "non_saturating"
     assert "preset sngan_diffaug is overruled" in caplog.text
@@ -531,33 +539,33 @@ def test_a_preset_overruled_by_its_own_settings_is_said(caplog):
 @pytest.mark.parametrize("preset", ["dcgan_diffaug", "sngan_diffaug"])
 def test_a_preset_is_overruled_in_what_it_leaves_at_the_default_too(preset, caplog):
     given = {"preset": preset, "n_dis": 3, "steps": 5, "seed": 2, "data": {"path": "/x", "image_size": 32}}
-    resolve("gan_train", given)
+    resolve(GanTrainConfig, given)
     (message,) = caplog.messages
     assert message.endswith("beside it: n_dis 3 (in the preset 1)")
 
 
 def test_a_preset_that_nobody_named_or_that_is_kept_is_not_overruled(caplog):
-    resolve("gan_train", {"loss": "hinge", **DATA})
+    resolve(GanTrainConfig, {"loss": "hinge", **DATA})
     preset = {
         **PRESETS["sngan_diffaug"],
         "lr_discriminator": "4e-4",
         "diffaugment": "brightness,contrast,translation,cutout",
     }
-    resolve("gan_train", {**preset, "preset": "sngan_diffaug", **DATA})
-    resolve("gan_train", {"preset": "sngan_diffaug", "data": {"path": "phantom"}})  # the demo's widths
+    resolve(GanTrainConfig, {**preset, "preset": "sngan_diffaug", **DATA})
+    resolve(GanTrainConfig, {"preset": "sngan_diffaug", "data": {"path": "phantom"}})  # the demo's widths
     assert not caplog.messages
 
 
 def test_imagenet_weights_bring_imagenet_normalisation():
-    plain, pretrained = resolve("train", {}), resolve("train", {"model": "resnet18", "weights": "imagenet"})
+    plain, pretrained = resolve(TrainConfig, {}), resolve(TrainConfig, {"model": "resnet18", "weights": "imagenet"})
     assert (plain.input_normalisation, pretrained.input_normalisation) == ("per_image", "imagenet")
-    asked = resolve("train", {"model": "resnet18", "weights": "imagenet", "normalisation": "unit"})
+    asked = resolve(TrainConfig, {"model": "resnet18", "weights": "imagenet", "normalisation": "unit"})
     assert asked.input_normalisation == "unit"
 
 
 @pytest.mark.parametrize("value", [False, "off"])
 def test_off_may_be_written_bare_in_yaml(value):
-    assert resolve("synthesize", {"inception": value}).inception == "off"
+    assert resolve(SynthesizeConfig, {"inception": value}).inception == "off"
 
 
 def test_a_typo_in_another_commands_section_is_found(tmp_path):

@@ -20,12 +20,12 @@ def test_default_yaml_lists_every_setting_with_its_default():
 @pytest.mark.parametrize("file", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.name)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_config_file_serves_every_command(file, command):
-    resolve(command, read_config_file(file, command))
+    resolve(COMMANDS[command], read_config_file(file, command))
 
 
 def test_default_yaml_changes_nothing():
     for command in COMMANDS:
         data = {"data": {"path": "/x"}} if reads_data(command) else {}
-        plain = resolve(command, data)
-        given = resolve(command, {**read_config_file(CONFIGS / "default.yaml", command), **data})
+        plain = resolve(COMMANDS[command], data)
+        given = resolve(COMMANDS[command], {**read_config_file(CONFIGS / "default.yaml", command), **data})
         assert given == plain

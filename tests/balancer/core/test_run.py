@@ -424,9 +424,9 @@ def test_latest_picks_the_newest_of_its_kind(runs_cwd: Path) -> None:
 
 def test_resumed_or_new(runs_cwd: Path) -> None:
     fresh = GanTrainConfig(seed=8)
-    assert resumed_or_new("gan-train", None, {"seed": 1}, lambda: fresh) is fresh
+    assert resumed_or_new(GanTrainConfig, "gan-train", None, {"seed": 1}, lambda _explicit: fresh) is fresh
     started(RUNS / "gan-train" / "x")
-    assert resumed_or_new("gan-train", "latest", {}, lambda: fresh) == CONFIG
+    assert resumed_or_new(GanTrainConfig, "gan-train", "latest", {}, lambda _explicit: fresh) == CONFIG
 
 
 def test_the_environment_is_json_and_says_what_ran(tmp_path: Path) -> None:
@@ -515,14 +515,14 @@ def test_the_saved_config_is_a_valid_one(tmp_path: Path) -> None:
 
 def test_force_never_replaces_a_run_of_another_command(runs_cwd: Path) -> None:
     """It may be the very run that this command reads."""
-    with open_run("gan-train", resolve("gan_train", {}), RunRequest(out=Path("mine"))) as run:
+    with open_run("gan-train", resolve(GanTrainConfig, {}), RunRequest(out=Path("mine"))) as run:
         write_json(run / "env.json", {"command": "gan-train"})
     with pytest.raises(BalancerError, match="holds a gan-train run; expected a synthesize run"):
-        open_run("synthesize", resolve("synthesize", {}), RunRequest(out=Path("mine"), force=True))
+        open_run("synthesize", resolve(SynthesizeConfig, {}), RunRequest(out=Path("mine"), force=True))
     assert (Path("mine") / "config.yaml").exists()
 
 
 def test_a_run_directory_that_cannot_be_made_is_one_line(runs_cwd: Path) -> None:
     Path("file").touch()
     with pytest.raises(BalancerError, match="run directory file/sub cannot be made"):
-        open_run("gan-train", resolve("gan_train", {}), RunRequest(out=Path("file/sub")))
+        open_run("gan-train", resolve(GanTrainConfig, {}), RunRequest(out=Path("file/sub")))

@@ -83,9 +83,7 @@ def config(**changes: Any) -> GanTrainConfig:
     """Tiny settings, but for the augmentation and averaging of a preset that is named."""
     own = {"diffaugment", "ema_decay"} & PRESETS.get(changes.get("preset", ""), {}).keys()
     base = {k: v for k, v in TINY.items() if k not in own}
-    resolved = resolve("gan_train", {**base, **changes})
-    assert isinstance(resolved, GanTrainConfig)
-    return resolved
+    return resolve(GanTrainConfig, {**base, **changes})
 
 
 def dataset(split_hash: str = "0123456789abcdef", size: int = 16, minority: int = 11) -> Dataset:

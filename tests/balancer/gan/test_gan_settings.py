@@ -36,14 +36,14 @@ def test_latents(distribution: str, low: float, sd: float) -> None:
 
 
 def test_s2_preset_is_the_published_system(chest_folder: Path) -> None:
-    settings = resolve("gan_train", {"preset": "s2", "data": {"path": str(chest_folder)}})
+    settings = resolve(GanTrainConfig, {"preset": "s2", "data": {"path": str(chest_folder)}})
     assert isinstance(settings, GanTrainConfig)
     assert settings.data.image_size == 148
     assert (settings.architecture, settings.z_distribution, settings.optimizer) == ("s2", "uniform", "rmsprop")
     assert settings.steps == 40_000
     G = S2Generator(settings.data.image_size, settings.z_dim, settings.generator_width)
     assert count_values(G) == 18_366_465
-    beside = resolve("gan_train", {"preset": "s2", "steps": 5, "data": {"path": "phantom", "image_size": 64}})
+    beside = resolve(GanTrainConfig, {"preset": "s2", "steps": 5, "data": {"path": "phantom", "image_size": 64}})
     assert isinstance(beside, GanTrainConfig)
     assert (beside.steps, beside.data.image_size, beside.architecture) == (5, 64, "s2")
 
@@ -58,7 +58,7 @@ def test_presets_are_what_they_say() -> None:
     }
     assert {"dcgan_diffaug", *expected} == PRESETS.keys()
     assert PRESETS["dcgan_diffaug"] == {}
-    default = resolve("gan_train", {"data": {"path": "phantom"}})
+    default = resolve(GanTrainConfig, {"data": {"path": "phantom"}})
     assert isinstance(default, GanTrainConfig)
     assert (default.preset, default.diffaugment, default.discriminator_norm) == (
         "dcgan_diffaug",

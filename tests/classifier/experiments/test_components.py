@@ -23,7 +23,7 @@ TRUE = np.array([0] * 8 + [1] * 8)
 
 def settings(name: str) -> ComponentsConfig:
     values = {**read_config_file(SYSTEMS[name].file, "components"), "data": {"path": "/x", "image_size": 32}}
-    return resolve("components", values)
+    return resolve(ComponentsConfig, values)
 
 
 def changed(one: AblateConfig, other: AblateConfig) -> set[str]:
@@ -197,6 +197,6 @@ def test_the_command(classifier, small_args, tmp_path: Path, monkeypatch) -> Non
     again = classifier("components", "--resume", tmp_path / "r", "--device", "cpu", "-q", "--json")
     assert json.loads(again.stdout)["entries"] == found["entries"]
     assert len(trained) == 8
-    monkeypatch.setattr(components, "estimate_seconds", lambda study, device: 30.0)
+    monkeypatch.setattr("classifier.api.estimate_seconds", lambda study, device: 30.0)
     dry = classifier("components", *small_args, *options, "--dry-run", "--json")
     assert json.loads(dry.stdout)["estimated_seconds"] == 120

@@ -16,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 from balancer.core.config import resolve
 from balancer.core.errors import BalancerError, Interrupted
+from balancer.core.settings import CrossvalidateConfig
 from balancer.data.dataset import Dataset
 from classifier.evaluation.thresholds import with_temperature
 from classifier.experiments import crossvalidation as crossval
@@ -214,7 +215,7 @@ def test_refused(classifier: Run, small_args: Args, small_synthesis: Path) -> No
 def test_a_dry_run_counts_every_fold_and_writes_nothing(
     classifier: Run, small_args: Args, runs_cwd: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crossval, "estimate_seconds", lambda *_: 7.0)
+    monkeypatch.setattr("classifier.api.estimate_seconds", lambda *_: 7.0)
     planned = json.loads(done(classifier("crossvalidate", *small_args, "--folds", "4", "--dry-run", "--json")).stdout)
     assert planned["estimated_seconds"] == 28
     assert planned["config"]["folds"] == 4
@@ -222,4 +223,4 @@ def test_a_dry_run_counts_every_fold_and_writes_nothing(
 
 
 def test_on_drawings_it_is_a_demonstration() -> None:
-    assert resolve("crossvalidate", {"data": {"path": "phantom"}}).model_dump()["steps"] == 250
+    assert resolve(CrossvalidateConfig, {"data": {"path": "phantom"}}).model_dump()["steps"] == 250

@@ -227,7 +227,9 @@ def test_a_share_shortens_the_periods_of_schedules() -> None:
     assert reproduce.shortened(mixed, 0.5)["lr_period"] == 2
     assert "lr_period" not in reproduce.shortened(AblateConfig(schedule="cosine"), 0.5)
     for system in SYSTEMS.values():
-        resolve("ablate", reproduce.explicit_settings(system, ReproduceConfig(share=0.3, changes=('data.path="/x"',))))
+        resolve(
+            AblateConfig, reproduce.explicit_settings(system, ReproduceConfig(share=0.3, changes=('data.path="/x"',)))
+        )
 
 
 def test_changes_are_told_stage_by_stage() -> None:
@@ -328,7 +330,7 @@ def test_smoke_takes_no_settings(classifier, runs_cwd: Path) -> None:
 def test_smoke_keeps_the_design_and_cuts_the_length(name: str, tmp_path: Path) -> None:
     """Everything but sizes and lengths is the system's own, the normalisation of the weights that are left out among it."""
     whole = SYSTEMS[name].config()
-    small = resolve("ablate", smoke.shrunk(SYSTEMS[name], tmp_path))
+    small = resolve(AblateConfig, smoke.shrunk(SYSTEMS[name], tmp_path))
     cut = {"data", "weights", "normalisation", "steps", "evaluations", "batch_size", "accumulate", "stages", "seeds"}
     assert whole.model_dump(exclude=cut) == small.model_dump(exclude=cut)
     assert small.input_normalisation == whole.input_normalisation
@@ -352,27 +354,6 @@ def test_smoke_makes_the_gan_of_s2(classifier, runs_cwd: Path, monkeypatch) -> N
     assert json.loads((made / "gan/summary.json").read_text())["steps"] == smoke.STEPS
     assert 1 <= len(list((made / "synthesis/images/NORMAL").iterdir())) <= 6
     assert not {word for word in ("NLL", "Fréchet", "KID", "AUROC") if word in result.stderr}, "no figure is told"
-
-
-def test_a_command_that_fails_in_a_smoke_run_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(BalancerError, match="`balancer synthesize` of the smoke run ended with exit code 1"):
-        smoke._balancer("synthesize", "--gan-run", str(tmp_path))
-
-
-@pytest.mark.parametrize(("code", "signum"), [(130, 2), (143, 15)])
-def test_an_interrupted_command_of_a_smoke_run_interrupts_it(
-    monkeypatch, tmp_path: Path, code: int, signum: int
-) -> None:
-    """It ends the whole run; as a failure it would be one system's, and the next would begin."""
-    from balancer import cli
-
-    def stopped(*_: object, **__: object) -> None:
-        raise SystemExit(code)
-
-    monkeypatch.setattr(cli, "main", stopped)
-    with pytest.raises(Interrupted) as stop:
-        smoke.synthesis(SYSTEMS["s2_cnn_gan"], tmp_path, tmp_path)
-    assert stop.value.signum == signum
 
 
 def test_ctrl_c_in_the_gan_of_a_smoke_run_ends_it(classifier, runs_cwd: Path, monkeypatch) -> None:

@@ -38,7 +38,7 @@ def test_every_system_has_a_file_and_every_file_a_system() -> None:
 def test_the_file_serves_the_ordinary_commands_alike(name: str) -> None:
     """One network and one training, whichever command reads the file; every regime has what was published of it."""
     system = SYSTEMS[name]
-    given = {command: resolve(command, read_config_file(system.file, command)) for command in COMMANDS}
+    given = {command: resolve(COMMANDS[command], read_config_file(system.file, command)) for command in COMMANDS}
     shared = set(type(given["ablate"]).model_fields) & set(type(given["train"]).model_fields)
     for command in ("train", "components"):
         assert {k: getattr(given[command], k) for k in shared} == {k: getattr(given["ablate"], k) for k in shared}

@@ -13,7 +13,7 @@ FROZEN = Path(__file__).resolve().parents[3] / "configs" / "frozen.yaml"
 
 def test_the_frozen_recipe_is_the_default() -> None:
     written = FROZEN.read_text(encoding="utf-8").split("recipe_hash: ")[1][:8]
-    frozen = resolve("ablate", {**read_config_file(FROZEN, "ablate"), "data": {"path": "/x"}})
+    frozen = resolve(AblateConfig, {**read_config_file(FROZEN, "ablate"), "data": {"path": "/x"}})
     assert recipe_hash(frozen) == recipe_hash(AblateConfig()) == written
 
 

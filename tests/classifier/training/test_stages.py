@@ -14,7 +14,7 @@ from torchvision import models
 
 from balancer.core.config import resolve
 from balancer.core.errors import UsageError
-from balancer.core.settings import ClassifierConfig, StageConfig
+from balancer.core.settings import ClassifierConfig, StageConfig, TrainConfig
 from balancer.data.dataset import Dataset
 from classifier.models import build_model
 from classifier.training import trainer
@@ -117,7 +117,7 @@ def test_networks_of_our_own_learn_as_a_whole(trainable: Any) -> None:
 
 def test_the_command_line_refuses_a_wrong_stage_in_one_line() -> None:
     with pytest.raises(UsageError, match=r"stage 1: setting .lr. is -1: input should be greater than 0"):
-        resolve("train", {"stages": [{"lr": -1}], "data": {"path": "phantom"}})
+        resolve(TrainConfig, {"stages": [{"lr": -1}], "data": {"path": "phantom"}})
 
 
 # ---------------------------------------------------------------- what learns

@@ -1,0 +1,119 @@
+"""The commands of `balancer` as functions: settings in, a typed result out. The command line only adds words.
+
+``prepare_...`` opens what a command needs and checks it before anything is written. The functions without that prefix also
+perform the run. They take the settings that differ from the defaults; the rest is resolved as on the command line.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from balancer import evaluation, synthesis
+from balancer.audit import findings as auditing
+from balancer.audit.report import write_audit
+from balancer.core.config import explicit_values, resolve
+from balancer.core.device import describe_device, limit_threads, open_device
+from balancer.core.run import FinishedRun, PreparedRun, RunDir, RunRequest, perform, write_json
+from balancer.core.settings import AuditConfig, EvaluateConfig, GanTrainConfig, SynthesizeConfig
+from balancer.data.dataset import load_dataset
+from balancer.gan import trainer
+
+
+def train_gan(
+    config: GanTrainConfig | None = None, out: Path | None = None, device: str = "auto", force: bool = False
+) -> FinishedRun[dict[str, Any]]:
+    """Train a GAN on one class of the training fold, as `balancer gan-train` does.
+
+    Args:
+        config: the settings that differ from the defaults.
+        out: a new or empty folder; None for ``runs/gan-train/<stamp>-<hash>``.
+        device: auto, cpu, cuda, cuda:N or mps.
+        force: whether to replace the run that ``out`` holds.
+
+    Raises:
+        BalancerError: the data or settings cannot be used, or training diverges.
+    """
+    settings = resolve(GanTrainConfig, explicit_values(config))
+    return perform(prepare_gan_training(settings, device), RunRequest(out, force=force))
+
+
+def synthesize(
+    config: SynthesizeConfig | None = None, out: Path | None = None, device: str = "auto", force: bool = False
+) -> FinishedRun[dict[str, Any]]:
+    """Export synthetic images of a trained GAN with a report on their quality, as `balancer synthesize` does.
+
+    The arguments are those of :func:`train_gan`. Without ``gan_run`` in the settings, the newest finished GAN run is taken.
+
+    Raises:
+        BalancerError: there is no such GAN run, or its data have changed.
+    """
+    settings = synthesis.configure(explicit_values(config))
+    return perform(prepare_synthesis(settings, device), RunRequest(out, force=force))
+
+
+def prepare_gan_training(config: GanTrainConfig, device_name: str) -> PreparedRun[dict[str, Any]]:
+    """Open the data of a GAN training."""
+    device = open_device(device_name)
+    trainer.check(config)
+    data = load_dataset(config.data)
+    trainer.target_label(config, data)
+
+    def work(run: RunDir) -> dict[str, Any]:
+        if not (run / "split.csv").exists():  # else the split that the run was begun with stays on record
+            data.write_split(run / "split.csv")
+        summary = trainer.train(config, data, run, device)
+        write_json(run / "summary.json", summary)
+        return summary
+
+    return PreparedRun(
+        "gan-train",
+        config,
+        describe_device(device),
+        data.describe(),
+        lambda: trainer.estimate_seconds(config, data, device),
+        work,
+        keep_environment=True,  # the data may have changed since the start
+    )
+
+
+def prepare_synthesis(config: SynthesizeConfig, device_name: str) -> PreparedRun[dict[str, Any]]:
+    """Open the generator and its data."""
+    device = open_device(device_name)
+    source = synthesis.open_source(config, device)
+    return PreparedRun(
+        "synthesize",
+        config,
+        describe_device(device),
+        source.data.describe(),
+        lambda: synthesis.estimate_seconds(config, source, device),
+        lambda run: synthesis.synthesize(config, source, run, device),
+    )
+
+
+def prepare_evaluation(config: EvaluateConfig, device_name: str) -> PreparedRun[dict[str, Any]]:
+    """Open the folders of images."""
+    device = open_device(device_name)
+    inputs = evaluation.open_inputs(config)
+    return PreparedRun(
+        "evaluate",
+        config,
+        describe_device(device),
+        inputs.describe(),
+        lambda: evaluation.estimate_seconds(config, inputs),
+        lambda run: evaluation.evaluate(config, inputs, run, device),
+    )
+
+
+def prepare_audit(config: AuditConfig) -> PreparedRun[auditing.Findings]:
+    """Open the data set of an audit, which needs no GPU."""
+    limit_threads()
+    data = load_dataset(config.data).as_binary()
+
+    def work(run: RunDir) -> auditing.Findings:
+        findings = auditing.audit(data, config.data, config.seed)
+        write_audit(run.path, data, config.data, findings)
+        return findings
+
+    device = describe_device(open_device("cpu"))
+    return PreparedRun("audit", config, device, data.describe(), lambda: auditing.estimate_seconds(data), work)

@@ -1,0 +1,160 @@
+"""The commands of `classifier` as functions: settings in, a typed result out. The command line only adds words.
+
+``prepare_...`` opens what a command needs and checks it before anything is written.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from balancer.core.device import describe_device, limit_threads, open_device
+from balancer.core.run import PreparedRun, RunDir
+from balancer.core.settings import (
+    AblateConfig,
+    ComponentsConfig,
+    CrossvalidateConfig,
+    ReproduceConfig,
+    TrainConfig,
+    TuneConfig,
+)
+from classifier.analysis.results import TrialResult
+from classifier.experiments import ablation
+from classifier.experiments import components as switches
+from classifier.experiments import crossvalidation as crossval
+from classifier.experiments.jobs import Workers
+from classifier.experiments.study import open_study
+from classifier.experiments.trial import estimate_seconds
+
+if TYPE_CHECKING:
+    from classifier.systems.reproduce import Reproduction
+    from classifier.tuning.report import SearchSummary
+
+
+def prepare_training(config: TrainConfig, device_name: str) -> PreparedRun[TrialResult]:
+    """Open the data and the synthetic images of one training."""
+    device = open_device(device_name)
+    study = open_study(config)
+
+    def work(run: RunDir) -> TrialResult:
+        study.data.write_split(run / "split.csv")
+        return ablation.train_one(study, run, device)
+
+    words = describe_device(device)
+    return PreparedRun("train", config, words, study.data.describe(), lambda: estimate_seconds(study, device), work)
+
+
+def prepare_ablation(config: AblateConfig, workers: Workers) -> PreparedRun[ablation.AblationResult]:
+    """Open the data and the synthetic images of an ablation."""
+    limit_threads()
+    study = open_study(config)
+    ablation.check(study)
+    parallel = workers.count()  # refuses a cluster out of reach before anything is written
+
+    def work(run: RunDir) -> ablation.AblationResult:
+        if not run.finished:
+            study.data.write_split(run / "split.csv")
+        ablation.write_data_audit(study, run)
+        return ablation.write_outputs(ablation.ablate(study, run, workers), study, run)
+
+    return PreparedRun(
+        "ablate",
+        config,
+        workers.describe(),
+        study.data.describe(),
+        lambda: estimate_seconds(study, workers.local_device) / parallel,
+        work,
+        if_finished="rewrite",
+    )
+
+
+def prepare_crossvalidation(config: CrossvalidateConfig, device_name: str) -> PreparedRun[crossval.Crossvalidation]:
+    """Read the data and make the folds."""
+    device = open_device(device_name)
+    folds = crossval.open_folds(config)
+
+    def work(run: RunDir) -> crossval.Crossvalidation:
+        if not run.finished:
+            folds.write(run)
+        return crossval.write_outputs(crossval.crossvalidate(folds, run, device), folds, run)
+
+    return PreparedRun(
+        "crossvalidate",
+        config,
+        describe_device(device),
+        folds.data.describe(),
+        lambda: estimate_seconds(folds.turns[0], device) * config.folds,
+        work,
+        if_finished="rewrite",
+    )
+
+
+def prepare_components(config: ComponentsConfig, workers: Workers) -> PreparedRun[switches.Components]:
+    """Open the study of the full system and of each system without one part, so that none is refused after hours."""
+    limit_threads()
+    studies = [open_study(variant) for variant in switches.variants_of(config).values()]
+    return PreparedRun(
+        "components",
+        config,
+        workers.describe(),
+        studies[0].data.describe(),
+        lambda: sum(estimate_seconds(study, workers.local_device) for study in studies) / workers.count(),
+        lambda run: switches.components(config, run, workers),
+        if_finished="rewrite",
+    )
+
+
+def prepare_search(
+    config: TuneConfig, device_name: str, jobs: int = 1, timeout: float | None = None
+) -> PreparedRun[SearchSummary]:
+    """Open the data of a search, the test fold cut off.
+
+    Args:
+        config: the settings of the search.
+        device_name: auto, cpu, cuda, cuda:N or mps.
+        jobs: processes of this machine.
+        timeout: seconds after which no trial begins.
+    """
+    from classifier.tuning import report as tune_report  # Optuna is an extra
+    from classifier.tuning import search as tuning
+
+    limit_threads()
+    workers = Workers(device_name, jobs)
+    study = tuning.open_once(config)
+
+    def estimate() -> float:
+        one = estimate_seconds(study, workers.local_device) * config.seeds  # without pruning, at the settings here
+        seconds = one * tuning.number_of_trials(config) / jobs
+        return seconds if timeout is None else min(seconds, timeout)
+
+    def work(run: RunDir) -> SearchSummary:
+        search = tuning.Search(config, run.path, device_name)
+        return tune_report.write_search(tuning.run_search(search, jobs, timeout), search, study.data, run)
+
+    return PreparedRun(
+        "tune",
+        config,
+        workers.describe(),
+        study.data.describe(),
+        estimate,
+        work,
+        if_finished="extend",  # --resume may ask for more trials
+        is_complete=lambda summary: summary.is_complete,
+    )
+
+
+def prepare_reproduction(config: ReproduceConfig, workers: Workers, smoke: bool = False) -> PreparedRun[Reproduction]:
+    """Check the settings of the systems. Their data are opened one by one, so that a failing system stops no other."""
+    from classifier.systems import reproduce as reproduction
+
+    limit_threads()
+    systems = reproduction.checked_systems(config)
+    workers.count()  # refuses a cluster out of reach before anything is written
+    return PreparedRun(
+        reproduction.command_name(smoke),
+        config,
+        workers.describe(),
+        None,
+        lambda: reproduction.estimate(systems, config, workers).seconds,
+        lambda run: reproduction.reproduce(systems, config, smoke, run, workers),
+        if_finished="rewrite",
+    )
