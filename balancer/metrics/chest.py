@@ -1,6 +1,6 @@
-"""The chest X-ray feature network that ships with the package: the ruler that works offline and is the same everywhere.
+"""The chest X-ray feature network that ships with the package: it works offline and is the same everywhere.
 
-``python -m balancer.metrics.chest_training`` trained it, and its docstring says how; ``docs/feature_response.md`` shows what it responds to.
+``benchmarks/train_chest_features.py`` trained it. ``docs/features.md`` shows what it responds to.
 """
 
 from __future__ import annotations

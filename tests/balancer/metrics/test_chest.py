@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import torch
+import train_chest_features
 from safetensors import safe_open
 from torch import Tensor
 
 from balancer.core.errors import BalancerError
-from balancer.metrics import chest, chest_training
+from balancer.metrics import chest
 from balancer.metrics.chest import ChestFeatures, load
 from balancer.metrics.features import chest_xray, extract
 
@@ -36,7 +37,7 @@ def test_the_shipped_weights() -> None:
     with safe_open(chest.WEIGHTS, "pt") as file:
         about = file.metadata()
     assert about["name"] == "chest-xray-128"
-    assert int(about["seed"]) == chest_training.SEED
+    assert int(about["seed"]) == train_chest_features.SEED
     assert int(about["steps"]) > 0
     assert "CC BY 4.0" in about["licence"]
     assert {"counts", "split_hash", "fingerprint"} <= json.loads(about["data"]).keys()
@@ -147,28 +148,28 @@ class Noise:
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Noise:
-    monkeypatch.setattr(chest_training, "PER_CLASS", 4)
+    monkeypatch.setattr(train_chest_features, "PER_CLASS", 4)
     return Noise()
 
 
 def test_batches_hold_both_classes_equally(tiny: Noise) -> None:
     for step in range(3):
-        images, labels = chest_training.batch(tiny, step)  # type: ignore[arg-type]
+        images, labels = train_chest_features.batch(tiny, step)  # type: ignore[arg-type]
         assert images.shape == (8, 1, 64, 64)
         assert labels.tolist() == [0] * 4 + [1] * 4
         assert ((images.mean(dim=(1, 2, 3)) > 0).long() == labels).all()
         assert len({image.numpy().tobytes() for image in images}) == 8, "no image twice"
-        again, _ = chest_training.batch(tiny, step)  # type: ignore[arg-type]
+        again, _ = train_chest_features.batch(tiny, step)  # type: ignore[arg-type]
         assert torch.equal(images, again)
-    assert not torch.equal(images, chest_training.batch(tiny, 0)[0])  # type: ignore[arg-type]
+    assert not torch.equal(images, train_chest_features.batch(tiny, 0)[0])  # type: ignore[arg-type]
 
 
 def test_training_is_a_function_of_its_seed(tiny: Noise, monkeypatch: pytest.MonkeyPatch) -> None:
     states = []
     for seed, stream in ((20220105, 1), (20220105, 2), (7, 1)):
-        monkeypatch.setattr(chest_training, "SEED", seed)
+        monkeypatch.setattr(train_chest_features, "SEED", seed)
         torch.manual_seed(stream)
-        network = chest_training.train(tiny, 3)  # type: ignore[arg-type]
+        network = train_chest_features.train(tiny, 3)  # type: ignore[arg-type]
         assert not network.training
         states.append(network.state_dict())
     for key, value in states[0].items():
@@ -183,13 +184,13 @@ def test_the_script_writes_what_is_loaded(tiny: Noise, tmp_path: Path, monkeypat
     described = {"counts": {}, "split_hash": "s", "fingerprint": "f", "more": 1}
     tiny.describe = lambda: described  # type: ignore[attr-defined]
     trained: list[ChestFeatures] = []
-    train = chest_training.train
-    monkeypatch.setattr(chest_training, "load_dataset", lambda *_: tiny)
-    monkeypatch.setattr(chest_training, "limit_threads", lambda: None)
-    monkeypatch.setattr(chest_training, "train", lambda *given: trained.append(train(*given)) or trained[-1])
+    train = train_chest_features.train
+    monkeypatch.setattr(train_chest_features, "load_dataset", lambda *_: tiny)
+    monkeypatch.setattr(train_chest_features, "limit_threads", lambda: None)
+    monkeypatch.setattr(train_chest_features, "train", lambda *given: trained.append(train(*given)) or trained[-1])
     out = tmp_path / "w.safetensors"
-    monkeypatch.setattr("sys.argv", ["chest_training", "--data", "phantom", "--out", str(out), "--steps", "2"])
-    chest_training.main()
+    monkeypatch.setattr("sys.argv", ["train_chest_features", "--data", "phantom", "--out", str(out), "--steps", "2"])
+    train_chest_features.main()
     loaded = load(out, hashlib.sha256(out.read_bytes()).hexdigest())
     for key, value in trained[0].state_dict().items():
         assert torch.equal(loaded.state_dict()[key], value), key
@@ -217,7 +218,7 @@ def test_vicreg_against_its_definition() -> None:
                     if i != j:
                         cross += (sum((row[i] - mean[i]) * (row[j] - mean[j]) for row in inside) / (n - 1)) ** 2
             expected += (25 * spread + 1 * cross / d) / 4
-    found = chest_training.vicreg(torch.from_numpy(first), torch.from_numpy(second), torch.from_numpy(labels))
+    found = train_chest_features.vicreg(torch.from_numpy(first), torch.from_numpy(second), torch.from_numpy(labels))
     assert found.item() == pytest.approx(expected)
 
 
@@ -226,8 +227,8 @@ def test_vicreg_sees_collapse_within_a_class() -> None:
     labels = torch.tensor([0, 1]).repeat(8)
     collapsed = labels[:, None] * torch.ones(1, 6)
     varied = torch.randn(16, 6, generator=torch.Generator().manual_seed(0))
-    assert chest_training.vicreg(collapsed, collapsed, labels) > 20
-    assert chest_training.vicreg(varied, varied, labels) < 10
+    assert train_chest_features.vicreg(collapsed, collapsed, labels) > 20
+    assert train_chest_features.vicreg(varied, varied, labels) < 10
 
 
 def smooth_images(n: int, high: float) -> Tensor:
@@ -242,7 +243,7 @@ def test_blur_against_scipy(sigma: float) -> None:
     expected = scipy.ndimage.gaussian_filter(
         images.numpy().astype(np.float64), (0, 0, sigma, sigma), mode="mirror", truncate=8
     )
-    found = chest_training.blur(images, torch.tensor([sigma, 0.0, sigma])).numpy()
+    found = train_chest_features.blur(images, torch.tensor([sigma, 0.0, sigma])).numpy()
     np.testing.assert_allclose(found[[0, 2]], expected[[0, 2]], atol=4e-3)
     np.testing.assert_allclose(found[1], images[1].numpy(), atol=1e-5)
 
@@ -252,7 +253,7 @@ def still(n: int) -> dict[str, Tensor]:
 
 
 def warped(images: Tensor, **moves: Tensor) -> Tensor:
-    return chest_training.warp(images, **{**still(len(images)), **moves}, source=torch.Generator().manual_seed(0))
+    return train_chest_features.warp(images, **{**still(len(images)), **moves}, source=torch.Generator().manual_seed(0))
 
 
 def test_warp() -> None:
@@ -272,10 +273,10 @@ def test_warp() -> None:
 
 def test_degradations_do_what_their_strengths_say() -> None:
     images = smooth_images(1, 0.2).expand(1200, -1, -1, -1)
-    worse, strength = chest_training.degraded_view(images, torch.Generator().manual_seed(0))
+    worse, strength = train_chest_features.degraded_view(images, torch.Generator().manual_seed(0))
     assert strength.shape == (1200, 6)
     assert worse.abs().max() <= 1
-    signs = chest_training.STRENGTHS.index("brightness")
+    signs = train_chest_features.STRENGTHS.index("brightness")
     for i in range(6):
         left_out = (strength[:, i] == 0).float().mean().item()
         assert left_out == pytest.approx(0.5, abs=0.06)
@@ -284,7 +285,7 @@ def test_degradations_do_what_their_strengths_say() -> None:
         assert low == pytest.approx(-1, abs=0.02) if i == signs else low == 0
     others = {
         name: (strength.index_fill(1, torch.tensor([i]), 0) == 0).all(1)
-        for i, name in enumerate(chest_training.STRENGTHS)
+        for i, name in enumerate(train_chest_features.STRENGTHS)
     }
     untouched = (strength == 0).all(1)
     assert untouched.sum() > 10
@@ -319,7 +320,7 @@ def test_degradations_do_what_their_strengths_say() -> None:
 def test_weak_views_change_little_and_each_time_otherwise() -> None:
     images = smooth_images(40, 0.8)
     source = torch.Generator().manual_seed(0)
-    first, second = chest_training.weak_view(images, source), chest_training.weak_view(images, source)
+    first, second = train_chest_features.weak_view(images, source), train_chest_features.weak_view(images, source)
     assert not torch.equal(first, second)
     assert first.abs().max() <= 1
     for view in (first, second):

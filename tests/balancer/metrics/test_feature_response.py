@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import feature_response
 import numpy as np
 import pytest
 import torch
@@ -11,7 +12,6 @@ import torch
 from balancer.core.settings import DataConfig
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.split import patient_halves
-from balancer.metrics import feature_response
 from balancer.metrics.features import chest_xray
 
 
@@ -22,9 +22,10 @@ def real(real_data: Path) -> Dataset:
 
 @pytest.mark.realdata
 def test_distances_rise_with_every_step_of_every_degradation(real: Dataset) -> None:
-    found = feature_response.curves(chest_xray(torch.device("cpu")), real)
+    found = feature_response.responses(chest_xray(torch.device("cpu")), real)
     assert found.keys() == feature_response.DEGRADATIONS.keys()
-    for name, (frechet, kid) in found.items():
+    for name, response in found.items():
+        frechet, kid = response.frechet, response.kid
         assert (np.diff(frechet) > 0).all(), (name, frechet)
         assert frechet[-1] > 3 * frechet[0], (name, frechet)
         assert (np.diff(kid) > 0).all(), (name, kid)
@@ -54,11 +55,13 @@ def test_fewer_images_are_drawn_from_both_whole_halves(monkeypatch: pytest.Monke
         return images[:, 0].astype(float)
 
     monkeypatch.setattr(feature_response, "extract", noting)
-    monkeypatch.setattr(feature_response, "DEGRADATIONS", {"none": ("", (0,), lambda images, *_: images)})
+    monkeypatch.setattr(
+        feature_response, "DEGRADATIONS", {"none": feature_response.Degradation("", (0,), lambda images, *_: images)}
+    )
     halves = patient_halves(groups)
     for limit in (40, None):
         seen.clear()
-        feature_response.curves(chest_xray(torch.device("cpu")), data, limit)
+        feature_response.responses(chest_xray(torch.device("cpu")), data, limit)
         for half, shown in zip(halves, seen, strict=True):
             assert len(set(shown)) == (limit or 100)
             assert set(shown) <= set(half)
@@ -67,7 +70,8 @@ def test_fewer_images_are_drawn_from_both_whole_halves(monkeypatch: pytest.Monke
 
 def test_degradations_leave_images_alone_at_level_0_and_change_them_above() -> None:
     images = np.random.default_rng(0).uniform(0, 255, (6, 32, 32))
-    for name, (_, levels, degrade) in feature_response.DEGRADATIONS.items():
+    for name, degradation in feature_response.DEGRADATIONS.items():
+        levels, degrade = degradation.levels, degradation.degrade
         assert levels[0] == 0
         np.testing.assert_allclose(degrade(images, 0, images[::-1]), images, atol=1e-9, err_msg=name)
         assert not np.allclose(degrade(images, levels[-1], images[::-1]), images), name

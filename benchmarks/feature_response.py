@@ -1,10 +1,10 @@
-"""What the shipped chest X-ray features respond to: distances of real images to ever worse copies of other real images.
+"""Measure what the shipped chest X-ray features respond to: real images against ever worse copies of other real images.
 
-Half the training fold's NORMAL patients are the reference; the other half is degraded more and more. Both distances have to rise with
-every step of every degradation. Also printed: what the features hold (class, effective dimensions within NORMAL) and whether images
-that the network was trained on are measured like those that it never saw.
+Half the NORMAL patients of the training fold are the reference. The other half is degraded more and more. Both distances have to
+rise with every step of every degradation. The script also prints what the features hold, and whether images that the network was
+trained on are measured like images that it never saw.
 
-    BALANCER_DATA=DIR python -m balancer.metrics.feature_response [--out docs/images/feature_response.png]
+    BALANCER_DATA=DIR python benchmarks/feature_response.py [--out docs/images/feature_response.png]
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,26 +33,29 @@ Degrade = Callable[[Array, float, Array], Array]  # images (n, H, W) float, leve
 
 
 def blur(images: Array, sigma: float, _: Array) -> Array:
+    """Blur each image by a Gaussian of ``sigma`` pixels."""
     return np.stack([ndimage.gaussian_filter(image, sigma) for image in images])
 
 
 def noise(images: Array, sd: float, _: Array) -> Array:
+    """Add white noise of ``sd`` grey levels."""
     return images + np.random.default_rng(1).normal(0, sd, images.shape)
 
 
 def contrast_loss(images: Array, loss: float, _: Array) -> Array:
+    """Take a share of each image's contrast away."""
     mean = images.mean(axis=(1, 2), keepdims=True)
     return mean + (1 - loss) * (images - mean)
 
 
 def mode_drop(images: Array, dropped: float, _: Array) -> Array:
-    """Only a share of the distinct images is left; each appears the more often."""
+    """Drop a share of the distinct images and repeat the rest, so that the count stays."""
     kept = max(2, round((1 - dropped) * len(images)))
     return images[np.arange(len(images)) % kept]
 
 
 def elastic(images: Array, amplitude: float, _: Array) -> Array:
-    """Smooth random displacements (SD in pixels at 64 px, correlation length a twelfth of the side)."""
+    """Displace pixels smoothly at random; SD in pixels at 64 px, correlation length a twelfth of the side."""
     rng, (n, height, width) = np.random.default_rng(2), images.shape
     rows, columns = np.mgrid[:height, :width].astype(float)
     out = np.empty(images.shape)
@@ -63,28 +67,41 @@ def elastic(images: Array, amplitude: float, _: Array) -> Array:
 
 
 def other_class(images: Array, share: float, others: Array) -> Array:
+    """Replace a share of the images by images of the other class."""
     mixed, k = images.copy(), round(share * len(images))
     mixed[:k] = others[:k]
     return mixed
 
 
-DEGRADATIONS: dict[str, tuple[str, tuple[float, ...], Degrade]] = {
-    "blur": ("Gaussian blur, SD in pixels", (0, 0.5, 0.75, 1, 1.5, 2), blur),
-    "noise": ("white noise, SD in grey levels", (0, 4, 8, 16, 24, 32), noise),
-    "contrast": ("contrast loss, share", (0, 0.1, 0.2, 0.3, 0.4, 0.5), contrast_loss),
-    "mode dropping": ("distinct images dropped, share", (0, 0.5, 0.75, 0.875, 0.94, 0.97), mode_drop),
-    "elastic": ("elastic distortion, SD in pixels", (0, 0.5, 1, 1.5, 2, 3), elastic),
-    "other class": ("pneumonia mixed in, share", (0, 0.1, 0.25, 0.5, 0.75, 1), other_class),
+@dataclass(frozen=True)
+class Degradation:
+    """One way to make images worse, level by level; the first level changes nothing."""
+
+    label: str  # what the levels are
+    levels: tuple[float, ...]
+    degrade: Degrade
+
+
+@dataclass(frozen=True)
+class Response:
+    """Distances at each level of a degradation; the first value is real against real."""
+
+    frechet: list[float]
+    kid: list[float]
+
+
+DEGRADATIONS = {
+    "blur": Degradation("Gaussian blur, SD in pixels", (0, 0.5, 0.75, 1, 1.5, 2), blur),
+    "noise": Degradation("white noise, SD in grey levels", (0, 4, 8, 16, 24, 32), noise),
+    "contrast": Degradation("contrast loss, share", (0, 0.1, 0.2, 0.3, 0.4, 0.5), contrast_loss),
+    "mode dropping": Degradation("distinct images dropped, share", (0, 0.5, 0.75, 0.875, 0.94, 0.97), mode_drop),
+    "elastic": Degradation("elastic distortion, SD in pixels", (0, 0.5, 1, 1.5, 2, 3), elastic),
+    "other class": Degradation("pneumonia mixed in, share", (0, 0.1, 0.25, 0.5, 0.75, 1), other_class),
 }
 
 
-def curves(
-    network: FeatureNetwork, data: Dataset, limit: int | None = None, seed: int = 0
-) -> dict[str, tuple[list[float], list[float]]]:
-    """Fréchet and kernel distances per degradation, level by level; the first level is the floor.
-
-    At most ``limit`` images a side.
-    """
+def responses(network: FeatureNetwork, data: Dataset, limit: int | None = None, seed: int = 0) -> dict[str, Response]:
+    """Return the Fréchet and kernel distances of every degradation, with at most ``limit`` images a side."""
     device = resolve_device("cpu")
     positions = data.indices("train", 0)
     halves = patient_halves([data.groups[i] for i in positions])
@@ -98,19 +115,19 @@ def curves(
     images = data.images[positions[second]].astype(float)
     chosen = data.indices("train", 1)[random_subset(len(data.indices("train", 1)), n, seed, "ruler")]
     others = data.images[chosen].astype(float)
-    found: dict[str, tuple[list[float], list[float]]] = {}
-    for name, (_, levels, degrade) in DEGRADATIONS.items():
-        found[name] = ([], [])
-        for level in levels:
-            worse = np.clip(np.rint(degrade(images, level, others)), 0, 255).astype(np.uint8)
+    measured = {}
+    for name, degradation in DEGRADATIONS.items():
+        measured[name] = response = Response([], [])
+        for level in degradation.levels:
+            worse = np.clip(np.rint(degradation.degrade(images, level, others)), 0, 255).astype(np.uint8)
             features = extract(network, worse, device, f"{name} {level:g}")
-            found[name][0].append(frechet_distance(reference, features))
-            found[name][1].append(kernel_distance(reference, features, 50, min(100, n // 2), seed).mean)
-    return found
+            response.frechet.append(frechet_distance(reference, features))
+            response.kid.append(kernel_distance(reference, features, 50, min(100, n // 2), seed).mean)
+    return measured
 
 
 def facts(network: FeatureNetwork, data: Dataset) -> dict[str, float]:
-    """What the features hold, on validation images, which they were not trained on."""
+    """Return what the features hold, on validation images, which the network was not trained on."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
     from sklearn.pipeline import make_pipeline
@@ -141,16 +158,17 @@ def facts(network: FeatureNetwork, data: Dataset) -> dict[str, float]:
     }
 
 
-def draw(found: dict[str, tuple[list[float], list[float]]], out: Path) -> None:
+def draw(measured: dict[str, Response], out: Path) -> None:
+    """Draw both distances against the level of each degradation."""
     figure, axes = subplots(2, 3, 10, 5.6)
-    for axis, (name, (frechet, kid)) in zip(axes.flat, found.items(), strict=True):
-        label, levels, _ = DEGRADATIONS[name]
-        axis.plot(levels, frechet, "o-", color=BLUE)
-        axis.axhline(frechet[0], color=BLUE, lw=0.8, ls=":")
-        axis.set(xlabel=label, title=name, ylim=(0, None))
+    for axis, (name, response) in zip(axes.flat, measured.items(), strict=True):
+        levels = DEGRADATIONS[name].levels
+        axis.plot(levels, response.frechet, "o-", color=BLUE)
+        axis.axhline(response.frechet[0], color=BLUE, lw=0.8, ls=":")
+        axis.set(xlabel=DEGRADATIONS[name].label, title=name, ylim=(0, None))
         axis.set_ylabel("Fréchet distance", color=BLUE)
         twin = axis.twinx()
-        twin.plot(levels, kid, "s--", color=VERMILION, ms=4)
+        twin.plot(levels, response.kid, "s--", color=VERMILION, ms=4)
         twin.set_ylabel("KID", color=VERMILION)
         axis.spines["top"].set_visible(False)
         twin.spines["top"].set_visible(False)
@@ -158,6 +176,7 @@ def draw(found: dict[str, tuple[list[float], list[float]]], out: Path) -> None:
 
 
 def main() -> None:
+    """Print the facts and the distances, and draw the distances if there is an ``--out``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--network", choices=("chest", "random"), default="chest")
@@ -167,13 +186,13 @@ def main() -> None:
     network = {"chest": chest_xray, "random": random_conv}[args.network](resolve_device("cpu"))
     for fact, value in facts(network, data).items():
         print(f"{value:8.3f}  {fact}")
-    found = curves(network, data)
-    for name, (frechet, kid) in found.items():
-        levels = DEGRADATIONS[name][1]
-        print(f"{name}\n  level   {' '.join(f'{v:8g}' for v in levels)}")
-        print(f"  Fréchet {' '.join(f'{v:8.2f}' for v in frechet)}\n  KID     {' '.join(f'{v:8.4f}' for v in kid)}")
+    measured = responses(network, data)
+    for name, response in measured.items():
+        print(f"{name}\n  level   {' '.join(f'{v:8g}' for v in DEGRADATIONS[name].levels)}")
+        print(f"  Fréchet {' '.join(f'{v:8.2f}' for v in response.frechet)}")
+        print(f"  KID     {' '.join(f'{v:8.4f}' for v in response.kid)}")
     if args.out:
-        draw(found, args.out)
+        draw(measured, args.out)
 
 
 if __name__ == "__main__":

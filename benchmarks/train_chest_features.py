@@ -1,18 +1,19 @@
 """Train the chest X-ray feature network of :mod:`balancer.metrics.chest`.
 
-    python -m balancer.metrics.chest_training --data DIR --out chest-xray-128.safetensors
+    python benchmarks/train_chest_features.py --data DIR --out chest-xray-128.safetensors
 
-Class labels alone would collapse the variation within a class, which is just what a distance between sets of NORMAL
-images has to see. So the objective has three parts:
+Class labels alone would collapse the variation within a class. A distance between sets of NORMAL images has to see that variation.
+So the objective has three parts:
 
-- VICReg (Bardes et al. 2022, arXiv:2105.04906) on two slightly different views of every image, its variance and
-  covariance terms taken *within each class*: all 128 features have to vary, each in its own way, among NORMAL images;
-- the strengths of random degradations (blur, white noise, contrast, brightness, elastic distortion, a checkerboard) must be
-  readable linearly from the features of a third view, so that what goes wrong with generated images moves the features;
-- a small classification loss, for what tells NORMAL from PNEUMONIA.
+- VICReg (Bardes et al. 2022, arXiv:2105.04906) on two slightly different views of every image. Its variance and covariance terms
+  are taken *within each class*: all 128 features have to vary among NORMAL images, each in its own way.
+- A linear map must read the strengths of random degradations from the features of a third view. So what goes wrong with generated
+  images (blur, white noise, contrast, brightness, elastic distortion, a checkerboard) moves the features.
+- A small classification loss, for what separates NORMAL from PNEUMONIA.
 
-Data: the training fold (official train and val folders less the default validation fold, 64 px), no test image. Batches hold both
-classes equally. Everything is drawn from one seed. The weights are frozen by their hash before any generator is tuned on them.
+Data: the training fold at 64 px, that is, the official train and val folders less the default validation fold, and no test image.
+Batches hold both classes equally. One seed draws everything. The weights were frozen by their hash before any generator was tuned
+on them.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ INVARIANCE, VARIANCE, COVARIANCE, DEGRADATION, LABEL = 25.0, 25.0, 1.0, 8.0, 1.0
 
 
 def uniform(n: int, low: float, high: float, source: torch.Generator) -> Tensor:
-    """(n,) in [low, high)."""
+    """Draw (n,) in [low, high)."""
     return low + (high - low) * torch.rand(n, generator=source)
 
 
@@ -60,7 +61,7 @@ def warp(images: Tensor, angle: Tensor, zoom: Tensor, shift: Tensor, bend: Tenso
 
 
 def weak_view(images: Tensor, source: torch.Generator) -> Tensor:
-    """What the features should not see: a few pixels of position, a little gain, a trace of noise."""
+    """Change what the features should not see: a few pixels of position, a little gain, a trace of noise."""
     n = len(images)
     moved = warp(
         images,
@@ -76,7 +77,7 @@ def weak_view(images: Tensor, source: torch.Generator) -> Tensor:
 
 
 def blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur of ``sigma`` (B,) pixels, by reflection and the Fourier transform."""
+    """Blur by Gaussians of ``sigma`` (B,) pixels, with reflected borders, through the Fourier transform."""
     size, pad = images.shape[-1], 8
     x = F.pad(images, (pad, pad, pad, pad), mode="reflect")
     fy, fx = torch.fft.fftfreq(size + 2 * pad)[:, None], torch.fft.rfftfreq(size + 2 * pad)[None]
@@ -86,9 +87,9 @@ def blur(images: Tensor, sigma: Tensor) -> Tensor:
 
 
 def degraded_view(images: Tensor, source: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Images degraded in several ways at once, and the strengths (B, 6) in [0, 1] or [-1, 1], 0 for none.
+    """Degrade images in several ways at once; return them with the strengths (B, 6) in [0, 1] or [-1, 1], 0 for none.
 
-    Each degradation is left out of half the images.
+    Half the images go without each degradation.
     """
     n = len(images)
     strength = torch.rand(n, len(STRENGTHS), generator=source)
@@ -110,7 +111,7 @@ def degraded_view(images: Tensor, source: torch.Generator) -> tuple[Tensor, Tens
 
 
 def vicreg(first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
-    """Invariance over all, variance and covariance within each class."""
+    """Return the VICReg loss: invariance over all images, variance and covariance within each class."""
     loss = INVARIANCE * F.mse_loss(first, second)
     for z in (first, second):
         for label in labels.unique():
@@ -124,7 +125,7 @@ def vicreg(first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
 
 
 def batch(data: Dataset, step: int) -> tuple[Tensor, Tensor]:
-    """Images (2 * PER_CLASS, 1, 64, 64) in [-1, 1] and labels, both classes equally."""
+    """Return images (2 * PER_CLASS, 1, 64, 64) in [-1, 1] and labels, both classes equally."""
     rng = np.random.default_rng(derive_seed(SEED, "batch", step))
     chosen = np.concatenate([rng.choice(data.indices("train", label), PER_CLASS, replace=False) for label in (0, 1)])
     pixels = torch.from_numpy(np.ascontiguousarray(data.images[chosen]))[:, None]
@@ -132,7 +133,7 @@ def batch(data: Dataset, step: int) -> tuple[Tensor, Tensor]:
 
 
 def train(data: Dataset, steps: int) -> ChestFeatures:
-    """Train on the training fold of a data set at 64 px; evaluation mode."""
+    """Train on the training fold of a data set at 64 px; return the network in evaluation mode."""
     torch.manual_seed(derive_seed(SEED, "init"))
     network = ChestFeatures().to(memory_format=torch.channels_last)
     strengths, label = nn.Linear(network.DIM, len(STRENGTHS)), nn.Linear(network.DIM, 1)
@@ -162,6 +163,7 @@ def train(data: Dataset, steps: int) -> ChestFeatures:
 
 
 def main() -> None:
+    """Train the network and write its weights with their provenance."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="the chest X-ray folder")
     parser.add_argument("--out", type=Path, required=True)
