@@ -1,8 +1,8 @@
 """Measure what the shipped chest X-ray features respond to: real images against ever worse copies of other real images.
 
-Half the NORMAL patients of the training fold are the reference. The other half is degraded more and more. Both distances have to
-rise with every step of every degradation. The script also prints what the features hold, and whether images that the network was
-trained on are measured like images that it never saw.
+Half the NORMAL patients of the training fold are the reference. The other half is degraded more and more. Both
+distances have to rise with every step of every degradation. The script also prints what the features hold, and whether
+images that the network was trained on are measured like images that it never saw.
 
     BALANCER_DATA=DIR python benchmarks/feature_response.py [--out docs/images/feature_response.png]
 """

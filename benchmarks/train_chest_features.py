@@ -2,18 +2,19 @@
 
     python benchmarks/train_chest_features.py --data DIR --out chest-xray-128.safetensors
 
-Class labels alone would collapse the variation within a class. A distance between sets of NORMAL images has to see that variation.
-So the objective has three parts:
+Class labels alone would collapse the variation within a class. A distance between sets of NORMAL images has to see that
+variation. So the objective has three parts:
 
-- VICReg (Bardes et al. 2022, arXiv:2105.04906) on two slightly different views of every image. Its variance and covariance terms
-  are taken *within each class*: all 128 features have to vary among NORMAL images, each in its own way.
-- A linear map must read the strengths of random degradations from the features of a third view. So what goes wrong with generated
-  images (blur, white noise, contrast, brightness, elastic distortion, a checkerboard) moves the features.
+- VICReg (Bardes et al. 2022, arXiv:2105.04906) on two slightly different views of every image. Its variance and
+  covariance terms are taken *within each class*: all 128 features have to vary among NORMAL images, each in its own
+  way.
+- A linear map must read the strengths of random degradations from the features of a third view. So what goes wrong with
+  generated images (blur, white noise, contrast, brightness, elastic distortion, a checkerboard) moves the features.
 - A small classification loss, for what separates NORMAL from PNEUMONIA.
 
-Data: the training fold at 64 px, that is, the official train and val folders less the default validation fold, and no test image.
-Batches hold both classes equally. One seed draws everything. The weights were frozen by their hash before any generator was tuned
-on them.
+Data: the training fold at 64 px, that is, the official train and val folders less the default validation fold, and no
+test image. Batches hold both classes equally. One seed draws everything. The weights were frozen by their hash before
+any generator was tuned on them.
 """
 
 from __future__ import annotations

@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from balancer.core.errors import BalancerError
 
 WEIGHTS = Path(__file__).with_name("chest-xray-128.safetensors")
-SHA256 = "f7c0733657e7b8119509d5bad84972eaa4a3578acf560c578a753596fb519d2b"  # frozen: figures on other weights are other figures
+# Frozen: figures on other weights are other figures.
+SHA256 = "f7c0733657e7b8119509d5bad84972eaa4a3578acf560c578a753596fb519d2b"
 
 
 class ChestFeatures(nn.Module):
-    """Four convolutions at stride 2 and a linear map of the whole 4 x 4 map that they end in.
+    """Map grey uint8 images (B, 1, H, W) to features (B, 128): four convolutions at stride 2 and a linear map.
 
-    Grey uint8 (B, 1, H, W) to (B, 128). Images are brought to 64 px first, antialiased. The last map is not pooled: where
-    in the chest something lies is part of what is measured.
+    Images are brought to 64 px first, antialiased. The last map (4 x 4) is not pooled, so that the features keep where
+    in the chest something lies.
     """
 
     DIM, SIZE, CHANNELS = 128, 64, (1, 32, 64, 96, 128)
@@ -37,17 +38,18 @@ class ChestFeatures(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(16 * self.CHANNELS[-1], self.DIM))
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the features (B, 128) of grey levels (B, 1, H, W), 0 to 255."""
         features: Tensor = self.layers(self.prepare(images))
         return features
 
     @classmethod
     def prepare(cls, images: Tensor) -> Tensor:
-        """Grey levels (B, 1, H, W), 0 to 255, as float (B, 1, 64, 64) in [-1, 1]."""
+        """Return grey levels (B, 1, H, W), 0 to 255, as float (B, 1, 64, 64) in [-1, 1]."""
         return as_input(images, cls.SIZE)
 
 
 def as_input(images: Tensor, side: int) -> Tensor:
-    """Grey levels (B, 1, H, W), 0 to 255, as float (B, 1, side, side) in [-1, 1], brought to that size antialiased."""
+    """Return grey levels (B, 1, H, W), 0 to 255, as float (B, 1, side, side) in [-1, 1], resized with antialiasing."""
     x = images.float()
     if x.shape[-2:] != (side, side):
         x = F.interpolate(x, (side, side), mode="bilinear", antialias=True, align_corners=False)
@@ -55,10 +57,10 @@ def as_input(images: Tensor, side: int) -> Tensor:
 
 
 def load(path: Path = WEIGHTS, sha256: str = SHA256) -> ChestFeatures:
-    """The trained network, in evaluation mode.
+    """Return the trained network in evaluation mode.
 
     Raises:
-        BalancerError: the file is missing or is not the frozen one.
+        BalancerError: If the file is missing or is not the frozen one.
     """
     from safetensors.torch import load as parse
 
@@ -68,10 +70,15 @@ def load(path: Path = WEIGHTS, sha256: str = SHA256) -> ChestFeatures:
 
 
 def read_weights(path: Path, sha256: str, missing: str) -> bytes:
-    """The content of a file of weights, which nothing may parse before its hash is known.
+    """Return the content of a file of weights, once its hash is checked: nothing may parse the file before.
+
+    Args:
+        path: file of weights.
+        sha256: expected hash of the file, in hex.
+        missing: message of the error if there is no such file.
 
     Raises:
-        BalancerError: there is no such file, in the words of ``missing``, or it has another SHA-256.
+        BalancerError: If there is no such file or it has another SHA-256.
     """
     if not path.is_file():
         raise BalancerError(missing)

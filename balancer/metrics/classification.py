@@ -1,7 +1,8 @@
 """Metrics of two classes under weights, for many resamples at once; tests compare each with scikit-learn.
 
-Every function takes ``y_true`` (n,) in {0, 1}, something (n,) to judge, and ``weights`` (b, n) of at least 0. One row of weights is
-one resample: how often each image counts (:mod:`balancer.metrics.resampling`). A function returns one value per row.
+Every function takes ``y_true`` (n,) in {0, 1}, something (n,) to judge, and ``weights`` (b, n) of at least 0. One row
+of weights is one resample: how often each image counts (:mod:`balancer.metrics.resampling`). A function returns one
+value per row.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ CHUNK = 250  # resamples at once: their sums stay in the processor's cache
 
 
 def ordered_pairs(y_true: Array, y_score: Array, weights: Array) -> tuple[Array, Array]:
-    """Return the weight of (class 0, class 1) pairs in the right order, ties counted half, and of all pairs: two (b,)."""
+    """Return the weight (b,) of (class 0, class 1) pairs in the right order, ties counted half, and of all pairs."""
     order = np.argsort(y_score, kind="stable")
     negative, positive = order[y_true[order] == 0], order[y_true[order] == 1]
     below = np.searchsorted(y_score[negative], y_score[positive], "left")
@@ -62,9 +63,9 @@ def weighted_calibration(y_true: Array, probability: Array, weights: Array) -> d
 
 
 def weighted_decisions(y_true: Array, called: Array, weights: Array) -> dict[str, Array]:
-    """Return accuracy, balanced accuracy, sensitivity, specificity, precision and F1, (b,) each, of decisions ``called`` (n,).
+    """Return the metrics (b,) of the decisions ``called`` (n,) bool; a ratio with a denominator of 0 is 0.
 
-    A ratio with a denominator of 0 is 0.
+    Keys: ``accuracy``, ``balanced_accuracy``, ``sensitivity``, ``specificity``, ``precision``, ``f1``.
     """
     cells = np.stack([called & (y_true == 1), called & (y_true == 0), ~called & (y_true == 1), ~called & (y_true == 0)])
     tp, fp, fn, tn = (weights @ cells.T.astype(float)).T
@@ -114,7 +115,7 @@ def precision_at(grid: Array, y_true: Array, y_score: Array, weights: Array) -> 
 
 
 def _passing(y_true: Array, y_score: Array, weights: Array) -> tuple[Array, Array]:
-    """Return the shares of class 0 and of class 1 that pass each threshold, from none to all: two (b, thresholds + 1)."""
+    """Return the shares (b, thresholds + 1) of class 0 and of class 1 that pass each threshold, from none to all."""
     order, ends = _thresholds(y_score)
     shares = []
     for label in (0, 1):

@@ -1,9 +1,9 @@
-"""Feature networks, each under its own name: a distance means nothing without it.
+"""Feature networks, each under its own name: a distance means nothing without the name of its network.
 
-``inception-2048`` is the network of the FID (Heusel et al. 2017, arXiv:1706.08500), taken from torch-fidelity. Where its
-weights cannot be had, ``random-conv-128`` still orders sets of images by likeness: a fixed convolutional network
-with seeded random weights, a kind of embedding that Naeem et al. 2020 (arXiv:2002.09797) discuss for
-images unlike ImageNet's. Its figures are not FIDs and are never called so.
+``chest-xray-128`` ships with the package (:mod:`balancer.metrics.chest`). ``inception-2048`` is the network of the FID
+(Heusel et al. 2017, arXiv:1706.08500), taken from torch-fidelity. ``random-conv-128`` is a fixed convolutional network
+with seeded random weights, a kind of embedding that Naeem et al. 2020 (arXiv:2002.09797) discuss for images unlike
+ImageNet's. Distances on the first and the last are not FIDs and are never called so.
 """
 
 from __future__ import annotations
@@ -38,23 +38,20 @@ INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb91
 
 @dataclass(frozen=True)
 class FeatureNetwork:
-    """A network that turns grey uint8 images (B, 1, H, W) into features (B, dim) float32.
+    """A network that turns grey uint8 images (B, 1, H, W) into features (B, dim) float32."""
 
-    ``name`` goes beside every figure; ``version`` changes whenever a feature would.
-    """
-
-    name: str
-    dim: int
-    version: str
+    name: str  # stands beside every figure
+    dim: int  # number of features
+    version: str  # changes whenever a feature would
     module: Callable[[Tensor], Tensor]
     batch_size: int
 
 
 class RandomConv(nn.Module):
-    """Three convolutions with seeded random weights and a random projection of the 4 x 4 map that they end in.
+    """Map grey uint8 images (B, 1, H, W) to features (B, 128) by three random convolutions and a random projection.
 
-    Grey uint8 (B, 1, H, W) to (B, 128). Images are brought to 64 px first, antialiased. Weights come from NumPy's
-    PCG64 stream with He et al.'s scale, so that they are the same wherever the package runs.
+    Images are brought to 64 px first, antialiased. Weights come from NumPy's PCG64 stream with the scale of He et al.
+    2015, so that they are the same wherever the package runs.
     """
 
     DIM, SIZE, SEED = 128, 64, 20160112
@@ -71,6 +68,7 @@ class RandomConv(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
+        """Return the features (B, 128)."""
         x = chest.as_input(images, self.SIZE)
         for i in range(3):
             x = F.avg_pool2d(F.relu(F.conv2d(x, self.get_buffer(f"conv{i}"), padding=1)), 2)
@@ -78,15 +76,15 @@ class RandomConv(nn.Module):
 
 
 def random_conv(device: torch.device) -> FeatureNetwork:
-    """The offline network; see :class:`RandomConv`."""
+    """Return the network with random weights (:class:`RandomConv`)."""
     return FeatureNetwork("random-conv-128", RandomConv.DIM, "2", RandomConv().to(device).eval(), batch_size=64)
 
 
 def chest_xray(device: torch.device) -> FeatureNetwork:
-    """The trained chest X-ray network that ships with the package; see :mod:`balancer.metrics.chest`.
+    """Return the trained chest X-ray network that ships with the package (:mod:`balancer.metrics.chest`).
 
     Raises:
-        BalancerError: its weights are missing or not the frozen ones.
+        BalancerError: If its weights are missing or not the frozen ones.
     """
     return FeatureNetwork(
         "chest-xray-128", chest.ChestFeatures.DIM, chest.SHA256[:12], chest.load().to(device), batch_size=64
@@ -122,7 +120,7 @@ def _downloaded(path: Path) -> bool:
 
 
 def inception(weights: Path, device: torch.device) -> FeatureNetwork:
-    """torch-fidelity's Inception-v3, 2048 features, from a file whose hash was checked by :func:`inception_weights`."""
+    """Return torch-fidelity's Inception-v3 (2048 features), from a file that :func:`inception_weights` has checked."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     net = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights))
@@ -130,8 +128,8 @@ def inception(weights: Path, device: torch.device) -> FeatureNetwork:
 
     @torch.no_grad()
     def features(images: Tensor) -> Tensor:
-        three: Tensor = net(images.expand(-1, 3, -1, -1).contiguous())[0]
-        return three
+        values: Tensor = net(images.expand(-1, 3, -1, -1).contiguous())[0]
+        return values
 
     return FeatureNetwork("inception-2048", 2048, INCEPTION_SHA256[:12], features, batch_size=32)
 
@@ -139,13 +137,19 @@ def inception(weights: Path, device: torch.device) -> FeatureNetwork:
 def extract(
     network: FeatureNetwork, images: Array, device: torch.device, what: str, keep: bool = False, show: bool = True
 ) -> Array:
-    """Features (n, dim) float64 of grey images (n, H, W) uint8, with a progress bar if ``show``.
+    """Return the features (n, dim) float64 of grey images (n, H, W) uint8.
 
-    With ``keep`` they are kept on disk under the network's name and the content of the images, and taken from there
-    the next time: on a CPU, Inception needs tens of minutes for a few thousand images.
+    Args:
+        network: feature network.
+        images: grey images.
+        device: where the network lies.
+        what: name of the images beside the progress bar.
+        keep: store the features on disk, under the network and the content of the images, and read them the next time.
+            On a CPU, Inception needs tens of minutes for a few thousand images.
+        show: show the progress bar.
     """
     images = np.ascontiguousarray(images)
-    path = _kept(network, images) if keep else None
+    path = _cache_path(network, images) if keep else None
     if path and path.exists():
         return np.load(path).astype(np.float64)
     parts = []
@@ -162,25 +166,26 @@ def extract(
     return features.astype(np.float64)
 
 
-def _kept(network: FeatureNetwork, images: Array) -> Path:
-    """Where the features of these images (n, H, W), contiguous, are kept; makes the cache folder."""
+def _cache_path(network: FeatureNetwork, images: Array) -> Path:
+    """Return the cache file for features of images (n, H, W), contiguous; make the cache folder."""
     key = hashlib.sha256(f"{network.name} {network.version} {images.shape}".encode())
     key.update(images.data)
     return cache_dir("features") / f"{network.name}-{key.hexdigest()[:24]}.npy"
 
 
 class Precomputed(nn.Module):
-    """Hands features through, so that torchmetrics computes distances on features of any network."""
+    """Pass features through, so that torchmetrics computes distances on features of any network."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.num_features = dim
 
     def forward(self, features: Tensor) -> Tensor:
+        """Return the features."""
         return features
 
 
 def random_subset(n: int, size: int, seed: int, *names: str) -> Array:
-    """``size`` distinct positions out of ``n``, sorted, from a named stream."""
+    """Draw ``size`` distinct positions out of ``n`` from the random stream ``names``; return them sorted."""
     chosen: Array = np.random.default_rng(derive_seed(seed, "subset", *names)).permutation(n)[:size]
     return np.sort(chosen)

@@ -1,4 +1,4 @@
-"""The Fréchet distance between Gaussians fitted to two sets of features (Dowson & Landau 1982; Heusel et al. 2017)."""
+"""The Fréchet distance of two sets of features (Dowson & Landau 1982; Heusel et al. 2017, arXiv:1706.08500)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from balancer.metrics.features import Precomputed
 
 
 def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
-    """||m_r - m_f||^2 + tr(C_r + C_f - 2 (C_r C_f)^(1/2)), in float64, through torchmetrics.
+    """Return ||m_r - m_f||^2 + tr(C_r + C_f - 2 (C_r C_f)^(1/2)), in float64, through torchmetrics.
+
+    m and C are mean and covariance of the features. On Inception-2048 features this is the FID.
 
     Args:
-        real, fake: features (n, dim). On Inception-2048 features this is the FID.
+        real: features (n, dim) of real images.
+        fake: features (m, dim) of synthetic images.
 
     Raises:
-        BalancerError: fewer than 2 images on a side.
+        BalancerError: If a side has fewer than 2 images.
     """
     from torchmetrics.image.fid import FrechetInceptionDistance
 

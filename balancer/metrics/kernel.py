@@ -1,4 +1,4 @@
-"""The kernel (Inception) distance: an unbiased MMD^2 with a cubic kernel (Bińkowski et al. 2018, arXiv:1801.01401)."""
+"""The kernel (Inception) distance: unbiased MMD^2 with a cubic kernel (Bińkowski et al. 2018, arXiv:1801.01401)."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ def kernel_distance(real: np.ndarray, fake: np.ndarray, subsets: int, subset_siz
     """Return the kernel distance between two sets of features, through torchmetrics.
 
     Args:
-        real, fake: features (n, dim).
-        subsets: how many subsets to draw.
+        real: features (n, dim) of real images.
+        fake: features (m, dim) of synthetic images.
+        subsets: number of subsets.
         subset_size: images per subset and side, at most the smaller count.
-        seed: torchmetrics draws from torch's global stream; it is seeded from this inside a fork and left untouched.
+        seed: seed of the subsets. torchmetrics draws from torch's global stream, so the draw is made inside a fork.
 
     Raises:
-        BalancerError: a subset larger than a set, or of fewer than 2 images.
+        BalancerError: If a subset is larger than a set or has fewer than 2 images.
     """
     from torchmetrics.image.kid import KernelInceptionDistance
 
@@ -40,7 +41,7 @@ def kernel_distance(real: np.ndarray, fake: np.ndarray, subsets: int, subset_siz
             f"KID subset size is {subset_size}; expected 2 to {min(len(real), len(fake))}"
             f" with {len(real)} real and {len(fake)} synthetic images"
         )
-    with warnings.catch_warnings():  # it warns that it keeps all features, which here are few
+    with warnings.catch_warnings():  # torchmetrics warns that it keeps all features; here they are few
         warnings.simplefilter("ignore", UserWarning)
         metric = KernelInceptionDistance(feature=Precomputed(real.shape[1]), subsets=subsets, subset_size=subset_size)
     metric.set_dtype(torch.float64)

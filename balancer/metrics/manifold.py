@@ -1,7 +1,8 @@
-"""Precision and recall (Kynkäänniemi et al. 2019, arXiv:1904.06991), density and coverage (Naeem et al. 2020, arXiv:2002.09797).
+"""Precision, recall, density and coverage of synthetic images in feature space.
 
-All four ask, in feature space, which points lie within the balls that reach from each point of a set to its k-th nearest
-neighbour in that set.
+Each point of a set has a ball that reaches to the point's k-th nearest neighbour in the set. The four metrics count
+which points of one set lie in the balls of the other. Precision and recall: Kynkäänniemi et al. 2019, arXiv:1904.06991.
+Density and coverage: Naeem et al. 2020, arXiv:2002.09797.
 """
 
 from __future__ import annotations
@@ -15,38 +16,35 @@ from scipy.spatial.distance import cdist
 from balancer.core.errors import BalancerError
 
 Array = np.ndarray
-NEIGHBOURS = 5  # k of Naeem et al.
+NEIGHBOURS = 5  # k of Naeem et al. 2020
 CHUNK = 256  # images whose distances to all others are held at a time, which bounds the memory
 
 
 @dataclass(frozen=True)
 class Manifold:
-    """How two sets of features overlap; each in [0, 1] except ``density``, which can exceed 1.
+    """How two sets of features overlap; each in [0, 1] except ``density``, which can exceed 1."""
 
-    ``precision``: share of synthetic images inside some real ball; ``recall``: share of real images inside some synthetic
-    ball; ``density``: real balls around a synthetic image, over k; ``coverage``: share of real balls that hold a synthetic image.
-    """
-
-    precision: float
-    recall: float
-    density: float
-    coverage: float
+    precision: float  # share of synthetic images inside some real ball
+    recall: float  # share of real images inside some synthetic ball
+    density: float  # real balls around a synthetic image, over k
+    coverage: float  # share of real balls that hold a synthetic image
 
 
 def manifold_overlap(real: Array, fake: Array, k: int = NEIGHBOURS) -> Manifold:
-    """Overlap of features (n, dim) and (m, dim), Euclidean, in float64.
+    """Return how features (n, dim) and (m, dim) overlap, by Euclidean distance in float64.
 
-    Memory is that of CHUNK x max(n, m) distances.
+    The memory needed is that of CHUNK x max(n, m) distances.
 
     Raises:
-        BalancerError: a set has not more than k images.
+        BalancerError: If a set has k images or fewer.
     """
     if min(len(real), len(fake)) <= k:
         raise BalancerError(
-            f"precision and recall with k = {k} need more than {k} images a side; got {len(real)} real and {len(fake)} synthetic"
+            f"precision and recall with k = {k} need more than {k} images a side;"
+            f" got {len(real)} real and {len(fake)} synthetic"
         )
     real_radius, fake_radius = _radii(real, k), _radii(fake, k)
-    balls = np.zeros(len(fake), np.int64)  # real ones around each synthetic image
+    balls = np.zeros(len(fake), np.int64)  # real balls around each synthetic image
     covered, recalled = np.zeros(len(real), dtype=bool), np.zeros(len(real), dtype=bool)
     for rows in _chunks(len(real)):
         between = cdist(real[rows], fake)
@@ -63,11 +61,11 @@ def manifold_overlap(real: Array, fake: Array, k: int = NEIGHBOURS) -> Manifold:
 
 
 def _radii(features: Array, k: int) -> Array:
-    """Distance of each point to its k-th nearest other point (n,); column 0 of the sorted distances is the point itself."""
+    """Return the distance (n,) of each point to its k-th nearest other point."""
     radii = np.empty(len(features))
     for rows in _chunks(len(features)):
         distances = cdist(features[rows], features)
-        distances.partition(k, axis=1)  # in place
+        distances.partition(k, axis=1)  # in place; place 0 is the point itself
         radii[rows] = distances[:, k]
     return radii
 

@@ -1,20 +1,21 @@
 """Did the generator copy its training images?
 
-Three questions, from the crude to the subtle, all asked with one distance (:func:`_nearest`):
+Three tests look for copies, all with one distance between images (:func:`_nearest`):
 
-1. Is a synthetic image a copy of a training image? Exact copies share every pixel. Near copies are found by pixels that
-   match after small shifts, or by a perceptual hash (Zauner 2010, "Implementation and Benchmarking of Perceptual
-   Image Hash Functions") whose match the pixels then have to confirm.
-2. Are synthetic images nearer to the training images than unseen patients are? The test of Meehan, Chaudhuri and Dasgupta
-   (AISTATS 2020, arXiv:2004.05675), over the whole space as one cell: a few hundred held-out images do not fill several.
-3. Is it *training* they are near? A generator that draws only typical chests is nearer to any set of chests than real
-   patients are, and fails question 2 without having copied. So we also ask whether synthetic images come closer to training
-   patients than to held-out ones: the membership inference of Chen et al. (CCS 2020, arXiv:1909.03935), where both
-   kinds of patient face the same synthetic images and differ only in having been seen.
+- Copies. An exact copy shares every pixel with a training image. A near copy matches it after small shifts. A
+  perceptual hash (Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions") proposes further
+  near copies, and the pixels have to confirm them.
+- Nearer to training images than unseen patients are. This is the test of Meehan, Chaudhuri and Dasgupta (AISTATS 2020,
+  arXiv:2004.05675), with the whole space as one cell: a few hundred held-out images do not fill several cells.
+- Nearer to training patients than to held-out patients: the membership inference of Chen et al. (CCS 2020,
+  arXiv:1909.03935). A generator that draws only typical chests is nearer to any set of chests than real patients are.
+  So it fails the second test without having copied. Here both kinds of patient face the same synthetic images, and
+  differ only in having been seen.
 
-Limits: copies that are mirrored, rotated, rescaled, or shifted by more than 3 % of the image are not recognised, and a handful
-of half-remembered images in thousands sways neither test. Held-out images must come from where the training images do (a
-validation fold carved at random): unseen patients of another hospital are farther for reasons that are not copying.
+Limits: a copy that is mirrored, rotated, rescaled, or shifted by more than 3 % of the image is not recognised. A
+handful of half-remembered images in thousands sways neither test. Held-out images must come from the same source as the
+training images, such as a validation fold carved at random. Unseen patients of another hospital are farther for reasons
+other than copying.
 """
 
 from __future__ import annotations
@@ -33,36 +34,29 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import mannwhitneyu
 
 from balancer.core.errors import BalancerError
+from balancer.metrics.resampling import group_numbers
 from balancer.reporting.numbers import p_equals
 
 Array = np.ndarray
 Status = Literal["copies", "closer", "none"]
 
 SIDE = 64  # pixels to which every image is brought by area averaging
-BLUR = 2.0  # of those pixels: what blur, noise and JPEG take from a copy is taken from every image
+BLUR = 2.0  # of those pixels: every image loses what blur, noise and JPEG take from a copy
 SHIFT = 2  # of those pixels, either way on both axes
 BORDER = 4  # of those pixels, left out on each side: what a shift brings in at the edge spreads that far
-STRIDE = 2  # after that blur every second pixel tells the rest
+STRIDE = 2  # after the blur, every second pixel holds all the information
 FLAT = 0.5  # grey levels of SD below which an image is constant
 NORMAL_QUARTILE = 0.6745  # SDs between the median and a quartile of a normal distribution
 ROUNDING = 1e-5  # squared distances below this are float32's rounding of 0
 
-# When is a pair a near copy? When it is nearer than different patients ever are. Below their median m, the logarithms of the
-# distances between a patient and the nearest other patient fall off about normally; their SD comes from m and the lower
-# quartile. Duplicates under other patients' names are left out of both.
-#
-# Measured at 64 px on the real set's 1,147 NORMAL training images, where m = .283 and the SD .154 (at 128 px the same):
-# - Other patients: at most 2.7 SD below m (training), 2.5 (202 validation NORMAL), 2.1 (234 test NORMAL), 1.6 (583 validation
-#   pneumonia). Images of two DCGANs, 2,534 each: 2.9 and 3.1.
-# - 300 copies each: at least 6.0 SD after a blur of 1.5 px, 8.5 for blur 1 with noise, contrast and shift together, 10.7 with
-#   noise of SD 10, 13 at JPEG quality 30, 28 shifted by 2 px; 4.3 with noise of SD 25, where 99.7 % are found.
-# With the 3,300 pneumonia training images: others at most 3.2; of the same copies at least 99.7 % of each kind are found.
-# On 268 phantom drawings, which are more alike: 2,534 others at most 4.3; copies blurred by 1.5 px from 3.5, found by the hash.
+# A pair is a near copy when it is nearer than different patients ever are. Below their median m, the logarithms of the
+# distances between a patient and the nearest other patient fall off about normally. Their SD comes from m and the lower
+# quartile. Duplicates under other patients' names are left out of both. docs/features.md has the measurements behind
+# the thresholds.
 NEAR_SDS = 4.5
-NEAR_MOST = 0.5  # of m: where distances hardly vary (noise, few images), 4.5 SD below m would still be a long way off
-# The hash does not survive shifts but survives stronger blur. Alone it accuses too easily: within 2 bits were 16 of the DCGANs'
-# images, all farther than m, and 88 of the 2,534 phantoms, at most 3.2 SD below m. So a match is confirmed by the
-# pixels, at a milder threshold: that finds 90 % of X-ray copies blurred by 2 px (49 % without the hash).
+NEAR_MOST = 0.5  # of m: where distances hardly vary (noise, few images), 4.5 SDs below m would still be far off
+# The hash survives stronger blur than the pixels but accuses too easily alone, so the pixels confirm it at a milder
+# threshold.
 HASH_BITS = 2  # of 64 that may differ in a match
 HASH_SDS = 3.5
 HASH_MOST = 0.75
@@ -81,31 +75,29 @@ class ClosePair(NamedTuple):
 
 @dataclass(frozen=True)
 class Memorization:
-    """What was found. Distances are RMS differences in standard deviations of an image; see :func:`_nearest`.
+    """How near synthetic images lie to the training images.
 
-    ``nearer_probability`` and ``nearer_p`` answer question 2 of the module, ``membership_auroc`` and ``membership_p`` question 3. Both p-values are
-    one-sided and conditional on this set of synthetic images. Real images enter them one a patient (the patient's first), because
+    Distances are RMS differences in standard deviations of an image (:func:`_nearest`). Both p-values are one-sided and
+    conditional on this set of synthetic images. Real images enter them one a patient (the patient's first), because
     images of one patient are not independent.
     """
 
     n_train: int
-    n_held_out: int  # images given, 0 if none were
+    n_held_out: int  # 0 without held-out images
     n_fake: int
     baseline: Literal["held-out", "training"]  # "training": each patient's distance to other training patients
-    n_baseline: int  # images that the synthetic ones are compared with, one a patient
+    n_baseline: int  # real images that the synthetic images are compared with, one a patient
     exact_copies: int  # synthetic images equal to a training image in every pixel
-    near_copies: int  # others that are near copies of a training image
+    near_copies: int  # other synthetic images that are near copies of a training image
     near_threshold: float  # distance of a near copy by pixels alone
-    nearer_probability: (
-        float  # P(a synthetic image is nearer to the training images than a baseline image); .5 expected
-    )
-    nearer_p: float
+    nearer_probability: float  # P(a synthetic image is nearer to training images than a baseline image); .5 expected
+    nearer_p: float  # one-sided p-value of Mann and Whitney
     median_fake: float  # distance to the nearest training image
-    median_baseline: float  # the same of the baseline
+    median_baseline: float  # the same distance of the baseline images
     membership_auroc: (
         float | None
-    )  # P(a training patient is nearer to the synthetic images than a held-out one); .5 expected
-    membership_p: float | None  # None, both, without held-out images
+    )  # P(a training patient is nearer to synthetic images than a held-out one); .5 expected
+    membership_p: float | None  # p-value of the former; both None without held-out images
     duplicates_within: int  # synthetic images that are exact or near copies of another synthetic image
     closest: tuple[ClosePair, ...]  # nearest first
     status: Status
@@ -125,19 +117,22 @@ def memorization(
     Args:
         train: (n, H, W) uint8, what the generator was trained on; at least 2 patients.
         fake: (k, H, W) uint8, synthetic.
-        held_out: (m, H, W) uint8, real images of patients that the generator never saw, at least 2, from the same source. If
-            None, training patients' distances to other training patients take their place (with one patient fewer to be
-            near to, which matters only for a handful) and question 3 stays open.
-        train_groups, held_groups: patient of each real image; if None, every image is a patient.
-        pairs: how many closest pairs to return.
+        held_out: (m, H, W) uint8, real images of at least 2 patients that the generator never saw, from the same
+            source. If None, training patients' distances to other training patients are the baseline, and there is no
+            membership test. Each then has one patient fewer to be near to, which matters only for a handful of
+            patients.
+        train_groups: patient of each training image; if None, every image is a patient.
+        held_groups: patient of each held-out image; if None, every image is a patient.
+        pairs: number of closest pairs to return.
 
     Raises:
-        BalancerError: not uint8 images of one size, too few, a patient on both sides, or many training patients alike.
+        BalancerError: If images are not uint8 of one size or too few, if a patient is on both sides, or if half the
+            training patients look alike.
     """
     _check({"training": train, "synthetic": fake} | ({} if held_out is None else {"held-out": held_out}))
-    patients, each = _patients(train, train_groups, "training"), np.arange(len(fake))
+    patients, each_fake = _patients(train, train_groups, "training"), np.arange(len(fake))
     first, train_prints, fake_prints = _first_of_each(patients), _prints(train), _prints(fake)
-    to_train, within = _nearest(fake_prints, train_prints), _nearest(fake_prints, fake_prints, (each, each))
+    to_train, within = _nearest(fake_prints, train_prints), _nearest(fake_prints, fake_prints, (each_fake, each_fake))
     others = _nearest(train_prints.at(first), train_prints, (patients[first], patients)).distance
     if held_out is None:
         baseline, membership_auroc, membership_p = others, None, None
@@ -145,7 +140,7 @@ def memorization(
         _check_apart(train_groups, held_groups)
         held_prints = _prints(held_out[_first_of_each(_patients(held_out, held_groups, "held-out"))])
         baseline = _nearest(held_prints, train_prints).distance
-        # Now from the patients' side, where training and held-out ones face the same synthetic images.
+        # from the patients' side: training and held-out patients face the same synthetic images
         membership_auroc, membership_p = _nearer(to_train.back[first], _nearest(fake_prints, held_prints).back)
     thresholds, exact = _thresholds(others), _identical(fake, train)
     near = _is_near(to_train, thresholds) & ~exact
@@ -174,10 +169,10 @@ def memorization(
 
 
 def perceptual_hash(images: Array) -> Array:
-    """Zauner's DCT hash of grey images (n, H, W): (n, 64) bool.
+    """Return Zauner's DCT hash (n, 64) bool of grey images (n, H, W).
 
-    The image is averaged down to 32 x 32; of its DCT the 8 x 8 lowest frequencies are kept, without the row and the column of
-    frequency zero, and each is compared with their median. Brightness and contrast cancel.
+    The image is averaged down to 32 x 32. Of its DCT the 8 x 8 lowest frequencies stay, without the row and the column
+    of frequency zero. Each is compared with their median, so brightness and contrast cancel.
     """
     low = dctn(_area(images, 32), axes=(1, 2))[:, 1:9, 1:9].reshape(len(images), 64)
     bits: Array = low > np.median(low, axis=1, keepdims=True)
@@ -186,24 +181,24 @@ def perceptual_hash(images: Array) -> Array:
 
 @dataclass(frozen=True)
 class _Prints:
-    """What images are compared by: ``blurred`` (n, SIDE, SIDE) float32, ``hashes`` (n, 64) of -1 and 1 float32."""
+    """What images are compared by."""
 
-    blurred: Array
-    hashes: Array
+    blurred: Array  # (n, SIDE, SIDE) float32
+    hashes: Array  # (n, 64) float32, -1 or 1
 
     def at(self, rows: Array | slice) -> _Prints:
+        """Return the prints of some images."""
         return _Prints(self.blurred[rows], self.hashes[rows])
 
 
 @dataclass(frozen=True)
 class _Nearest:
-    """Of each query (n,): its distance to the nearest target, which one that is, and its distance to the nearest target
-    whose hash matches (infinite if none does). ``back`` (m,): the distance of each target to the nearest query."""
+    """Nearest targets (m,) of queries (n,)."""
 
-    distance: Array
-    index: Array
-    hashed: Array
-    back: Array
+    distance: Array  # (n,) to the nearest target
+    index: Array  # (n,) position of the nearest target
+    hashed: Array  # (n,) distance to the nearest target whose hash matches; infinite if none does
+    back: Array  # (m,) distance of each target to the nearest query
 
 
 def _prints(images: Array) -> _Prints:
@@ -212,13 +207,13 @@ def _prints(images: Array) -> _Prints:
 
 
 def _area(images: Array, side: int) -> Array:
-    """Images (n, H, W) brought to (n, side, side) float32, each pixel the mean of the area that it covers."""
+    """Return images (n, H, W) as (n, side, side) float32, each pixel the mean of the area that it covers."""
     box = Image.Resampling.BOX
     return np.stack([np.asarray(Image.fromarray(i.astype(np.float32)).resize((side, side), box)) for i in images])
 
 
 def _standardised(crops: Array) -> Array:
-    """Crops (n, h, w) as rows of mean 0 and length 1, so that brightness and contrast cancel; constant ones as zeros."""
+    """Return crops (n, h, w) as rows of mean 0 and length 1, to cancel brightness and contrast; constant crops as 0."""
     rows = crops.reshape(len(crops), -1)
     rows = rows - rows.mean(axis=1, keepdims=True)
     length = np.linalg.norm(rows, axis=1, keepdims=True)
@@ -227,19 +222,19 @@ def _standardised(crops: Array) -> Array:
 
 
 def _views(blurred: Array) -> Iterator[Array]:
-    """The (2 SHIFT + 1)^2 shifted crops of images (n, SIDE, SIDE), in rows."""
+    """Yield the (2 SHIFT + 1)^2 shifted crops of images (n, SIDE, SIDE), row by row."""
     width = SIDE - 2 * (BORDER + SHIFT)
     for y, x in itertools.product(range(BORDER, BORDER + 2 * SHIFT + 1), repeat=2):
         yield blurred[:, y : y + width : STRIDE, x : x + width : STRIDE]
 
 
 def _nearest(query: _Prints, target: _Prints, patients: tuple[Array, Array] | None = None) -> _Nearest:
-    """Nearest targets of queries, over all pairs, or all pairs of different ``patients`` (of queries, of targets).
+    """Return the nearest targets of queries, among all or among those of other ``patients`` (of queries, of targets).
 
-    The distance of two images is the RMS difference of their blurred and standardised pixels, the least over shifts of the
-    query: 0 for a copy that was shifted by up to SHIFT pixels or changed in brightness or contrast, about 1.4 for unrelated
-    images. The blur is what keeps a blurred or noisy copy from hiding: it takes away the fine detail on which
-    alone such a copy differs from its original.
+    The distance of two images is the RMS difference of their blurred and standardised pixels, the least over shifts of
+    the query. A copy that was shifted by up to SHIFT pixels or changed in brightness or contrast has distance 0.
+    Unrelated images have about 1.4. The blur finds blurred or noisy copies too: it removes the fine detail in which
+    they differ.
     """
     inner = slice(BORDER + SHIFT, SIDE - BORDER - SHIFT, STRIDE)
     centre = _standardised(target.blurred[:, inner, inner])
@@ -263,12 +258,16 @@ def _nearest(query: _Prints, target: _Prints, patients: tuple[Array, Array] | No
 
 
 def _thresholds(others: Array) -> tuple[float, float]:
-    """Distances of a near copy, by pixels alone and with a matching hash, given those between different patients (n,)."""
+    """Return the largest distance of a near copy, by pixels alone and with a matching hash.
+
+    Args:
+        others: distance (n,) of each training patient to the nearest other patient.
+    """
     half = NEAR_MOST * float(np.median(others))
     if half == 0:
         raise BalancerError(
-            f"at least half of the {len(others)} training patients have the same image as another patient, or a blank one;"
-            " check the images and their patients"
+            f"at least half of the {len(others)} training patients have the same image as another patient,"
+            " or a blank one; check the images and their patients"
         )
     lower, median = np.quantile(others[others > half], [0.25, 0.5])  # nearer ones may be duplicates under another name
     sd = math.log(median / lower) / NORMAL_QUARTILE
@@ -276,38 +275,39 @@ def _thresholds(others: Array) -> tuple[float, float]:
     return float(median * pixels), float(median * hashed)
 
 
-def _closest(found: _Nearest, pairs: int) -> tuple[ClosePair, ...]:
-    order = np.argsort(found.distance, kind="stable")[:pairs]
-    return tuple(ClosePair(int(i), int(found.index[i]), float(found.distance[i])) for i in order)
+def _closest(nearest: _Nearest, pairs: int) -> tuple[ClosePair, ...]:
+    order = np.argsort(nearest.distance, kind="stable")[:pairs]
+    return tuple(ClosePair(int(i), int(nearest.index[i]), float(nearest.distance[i])) for i in order)
 
 
-def _is_near(found: _Nearest, thresholds: tuple[float, float]) -> Array:
-    """Which queries (n,) are near copies, exact ones among them."""
-    near: Array = (found.distance <= thresholds[0]) | (found.hashed <= thresholds[1])
+def _is_near(nearest: _Nearest, thresholds: tuple[float, float]) -> Array:
+    """Return which queries (n,) are near copies; exact copies are among them."""
+    near: Array = (nearest.distance <= thresholds[0]) | (nearest.hashed <= thresholds[1])
     return near
 
 
 def _identical(images: Array, others: Array) -> Array:
-    """Which images (n,) equal one of the others in every pixel."""
+    """Return which images (n,) equal one of the others in every pixel."""
     seen = {hashlib.sha256(o.tobytes()).digest() for o in others}
     return np.array([hashlib.sha256(i.tobytes()).digest() in seen for i in images])
 
 
 def _nearer(distances: Array, others: Array) -> tuple[float, float]:
-    """P(a distance < another), ties counted half, and the one-sided p-value of Mann and Whitney."""
+    """Return P(a distance < another), ties counted half, and the one-sided p-value of Mann and Whitney."""
     test = mannwhitneyu(distances, others, alternative="less")
     return float(1 - test.statistic / (len(distances) * len(others))), float(test.pvalue)
 
 
 def _judge(exact: int, near: int, n_fake: int, p: float, membership_p: float | None) -> tuple[Status, str]:
-    """Status and verdict. Where there are held-out images, question 3 decides between copying and mere likeness."""
+    """Return status and verdict; with held-out images, the membership test separates copying from mere likeness."""
     if exact or near:
         kinds = " and ".join(f"{n:,} {kind}" for n, kind in ((exact, "exact"), (near, "near")) if n)
         advice = "do not use them" if exact else "look at the closest pairs before using any"
         what = "copy of a training image" if exact + near == 1 else "copies of training images"
         return "copies", f"{kinds} {what} among {n_fake:,} synthetic images: {advice}."
     clean = f"no exact or near copy among {n_fake:,}"
-    likeness = f"Closer to the training images than {'other' if membership_p is None else 'unseen'} patients are ({p_equals(p)})"
+    patients = "other" if membership_p is None else "unseen"
+    likeness = f"Closer to the training images than {patients} patients are ({p_equals(p)})"
     if membership_p is not None and membership_p < ALPHA:
         apart = f"Closer to the training images than to unseen patients ({p_equals(membership_p)})"
         return "closer", f"{apart}: the generator may have memorised; {clean}."
@@ -338,20 +338,21 @@ def _check_apart(train_groups: Sequence[str] | None, held_groups: Sequence[str] 
     both = set() if train_groups is None or held_groups is None else set(train_groups) & set(held_groups)
     if both:
         raise BalancerError(
-            f"{len(both)} patients are in both the training and the held-out images ({min(both)}, ...); hold out whole patients"
+            f"{len(both)} patients are in both the training and the held-out images ({min(both)}, ...);"
+            " hold out all images of a patient"
         )
 
 
 def _patients(images: Array, groups: Sequence[str] | None, name: str) -> Array:
-    """Patient of each image (n,) as a number; every image is its own patient where none are given."""
+    """Return the patient (n,) of each image as a number; without ``groups`` every image is its own patient."""
     if groups is not None and len(groups) != len(images):
         raise BalancerError(f"{len(images)} {name} images but {len(groups)} patients were given")
-    ids: Array = np.arange(len(images)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    ids: Array = np.arange(len(images)) if groups is None else group_numbers(groups)
     if len(np.unique(ids)) < 2:
         raise BalancerError(f"all {len(images)} {name} images are of one patient; at least 2 patients are needed")
     return ids
 
 
 def _first_of_each(ids: Array) -> Array:
-    """Position of the first image of each patient, in the images' order."""
+    """Return the position of each patient's first image, in the order of the images."""
     return np.sort(np.unique(ids, return_index=True)[1])

@@ -1,4 +1,4 @@
-"""Resamples of patients, folds of patients, and the intervals that come from them: images of one patient stay together."""
+"""Resamples and folds of patients, and intervals that come from resamples: images of one patient stay together."""
 
 from __future__ import annotations
 
@@ -61,8 +61,9 @@ def resample_groups(groups: Groups, resamples: int, rng: np.random.Generator, on
 def patient_weights(y_true: Array, groups: Groups, resamples: int, seed: int) -> Array:
     """Return how often each test image counts in each resample of patients, the same for every regime and trial seed.
 
-    Patients are drawn with replacement within their class pattern: only class 0, only class 1, or both. Of the m patients of
-    a pattern, m - 1 are drawn and weighted by m / (m - 1) (:func:`resample_groups`). A pattern of one patient stays as it is.
+    Patients are drawn with replacement within their class pattern: only class 0, only class 1, or both. Of the m
+    patients of a pattern, m - 1 are drawn and weighted by m / (m - 1) (:func:`resample_groups`). A pattern of one
+    patient stays as it is.
 
     Args:
         y_true: (n,) in {0, 1}.
@@ -79,8 +80,8 @@ def patient_weights(y_true: Array, groups: Groups, resamples: int, seed: int) ->
     counts = patients_per_class(y_true, groups)
     if min(counts) < 2:
         raise BalancerError(
-            f"the test set has {counts[0]} patient(s) of class 0 and {counts[1]} of class 1; an interval needs two or more"
-            " of each"
+            f"the test set has {counts[0]} patient(s) of class 0 and {counts[1]} of class 1;"
+            " an interval needs two or more of each"
         )
     patient = group_numbers(groups)
     has = [np.bincount(patient[y_true == label], minlength=patient.max() + 1) > 0 for label in (0, 1)]
@@ -115,7 +116,7 @@ def auroc_interval(y_true: Array, y_score: Array, groups: Groups, resamples: int
 
 
 def stratified_folds(y_true: Array, groups: Groups, folds: int, seed: int) -> Array:
-    """Return the fold (n,) of each image; patients stay together, and folds hold equal shares of each class where possible.
+    """Return the fold (n,) of each image; patients stay together, and folds hold each class equally where possible.
 
     Every class needs at least ``folds`` patients (:func:`patients_per_class`).
     """
@@ -131,8 +132,8 @@ def stratified_folds(y_true: Array, groups: Groups, folds: int, seed: int) -> Ar
 def even_folds(groups: Groups, folds: int, seed: int) -> Array:
     """Return the fold (n,) of each image of one class; patients stay together, and folds are as even as possible.
 
-    Patients are dealt in rounds, those with most images first. In each round the fold with the fewest images gets the largest
-    patient. So folds differ by at most one patient, and by at most the images of one patient.
+    Patients are dealt in rounds, those with most images first. In each round the fold with the fewest images gets the
+    largest patient. So folds differ by at most one patient, and by at most the images of one patient.
     """
     patient = group_numbers(groups)
     sizes = np.bincount(patient)

@@ -1,8 +1,8 @@
-"""Radial power spectra, synthetic against real (Durall et al. 2020, arXiv:2003.01826): blur, noise, checkerboards in dB.
+"""Radial power spectra of synthetic and real images: blur, noise and checkerboards in dB.
 
-Up-convolutions tend to get fine detail wrong. How wrong depends on a generator's last layers more than on what it learnt
-(Chandrasegaran et al. 2021, arXiv:2103.17195), and the real spectrum bears the marks of its own resizing and JPEG
-compression: this says how images differ, not how good they are.
+Up-convolutions tend to get fine detail wrong (Durall et al. 2020, arXiv:2003.01826). How wrong depends on a generator's
+last layers more than on what the generator learnt (Chandrasegaran et al. 2021, arXiv:2103.17195). The real spectrum
+bears the marks of its own resizing and JPEG compression. So spectra say how images differ, not how good they are.
 """
 
 from __future__ import annotations
@@ -32,32 +32,28 @@ GRID_POINTS = (
     (0.25, 0.5),
     (0.5, 0.25),
 )
-RING = 2  # bins from a grid point to its neighbourhood: under the Hann window a line ends one bin short of it
-SHARP_DB, CHECKERBOARD_DB = 1.0, 3.0  # what interpretation() calls equal, and what it calls a peak
+RING = 2  # bins from a grid point to its neighbourhood; under the Hann window a line ends one bin earlier
+SHARP_DB, CHECKERBOARD_DB = 1.0, 3.0  # differences that interpretation() calls equal, and a peak
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Synthetic against real spectra; all but ``frequency`` (cycles/pixel, up to .5) in dB.
+    """Synthetic against real spectra, in dB; 0 dB is white noise of SD 1 grey level.
 
-    ``real``, ``fake``: mean over images, 0 dB being white noise of SD 1 grey level; ``real_sd``: SD over real images;
-    ``difference``: fake - real. ``rms_db``: root mean square of the difference over frequencies; ``rms_db_real_baseline``: the same
-    between two patient-disjoint real sets. ``high_db``: mean difference over the top third of frequencies, positive for
-    too much fine detail or noise, negative for blur. ``checkerboard_db``: by how much synthetic images stand out more
-    than real ones at the worst of nine grid points; as a maximum, .5 to 1.5 where there is nothing, and up to 3 where
-    noise flattens the steep spectrum of very small images (28 px). ``high_db_real_baseline``, ``checkerboard_db_real_baseline``: the same two
-    of the other real images.
+    The suffix ``_real_baseline`` marks the same figure of other real images of other patients.
     """
 
-    frequency: tuple[float, ...]
-    real: tuple[float, ...]
+    frequency: tuple[float, ...]  # cycles/pixel, up to .5
+    real: tuple[float, ...]  # mean over images at each frequency
     fake: tuple[float, ...]
-    real_sd: tuple[float, ...]
-    difference: tuple[float, ...]
-    rms_db: float
+    real_sd: tuple[float, ...]  # SD over real images
+    difference: tuple[float, ...]  # fake - real
+    rms_db: float  # root mean square of the difference over frequencies
     rms_db_real_baseline: float
-    high_db: float
+    high_db: float  # mean difference over the top third of frequencies: above 0 too much detail or noise, below 0 blur
     high_db_real_baseline: float
+    # By how much synthetic images stand out more than real ones at the worst of nine grid points. As a maximum it is .5
+    # to 1.5 where there is nothing, and up to 3 where noise flattens the steep spectrum of very small images (28 px).
     checkerboard_db: float
     checkerboard_db_real_baseline: float
 
@@ -66,11 +62,12 @@ def compare_spectra(real: Array, fake: Array, other_real: Array) -> Spectrum:
     """Compare grey images (n, H, W) uint8 of one size.
 
     Args:
-        real, fake: the sets to compare.
-        other_real: real images of other patients than ``real``, as many as there are synthetic ones, for the floor.
+        real: real images.
+        fake: synthetic images.
+        other_real: real images of other patients, as many as there are synthetic images: real against real.
 
     Raises:
-        BalancerError: an empty set, unequal sizes, fewer than 16 pixels a side, not uint8.
+        BalancerError: If a set is empty, sizes differ, a side has fewer than 16 pixels, or images are not uint8.
     """
     sizes = {images.shape[1:] for images in (real, fake, other_real)}
     if len(sizes) > 1:
@@ -97,12 +94,12 @@ def compare_spectra(real: Array, fake: Array, other_real: Array) -> Spectrum:
 
 
 def radial_spectrum(images: Array) -> tuple[Array, Array]:
-    """Mean power of each image at each radial frequency.
+    """Return the mean power of each image at each radial frequency.
 
-    The images lose their mean and are tapered by a Hann window first: their borders do not join up, and the jump would
-    leak low-frequency power over the whole spectrum, along the axes above all. Power is per unit of the window's energy,
-    so that white noise of SD s has s^2 at every frequency and image size. It is averaged over rings one frequency step
-    wide, then floored at 1/12, the power of rounding to 8 bits: less was not measured. A constant image has -10.8 dB.
+    The images lose their mean and are tapered by a Hann window. Their borders do not join up, and the jump would leak
+    low-frequency power over the whole spectrum, above all along the axes. Power is per unit of the window's energy, so
+    white noise of SD s has s^2 at every frequency and image size. Power is averaged over rings one frequency step wide.
+    It is at least 1/12, the power of rounding to 8 bits, so a constant image has -10.8 dB.
 
     Args:
         images: grey (n, H, W) uint8.
@@ -111,7 +108,7 @@ def radial_spectrum(images: Array) -> tuple[Array, Array]:
         Ring centres (b,) in cycles/pixel, k / min(H, W) up to .5 (the corners beyond are left out), and dB (n, b).
 
     Raises:
-        BalancerError: no image, fewer than 16 pixels a side, not uint8.
+        BalancerError: If there is no image, a side has fewer than 16 pixels, or images are not uint8.
     """
     _check(images)
     height, width = images.shape[1:]
@@ -128,14 +125,14 @@ def radial_spectrum(images: Array) -> tuple[Array, Array]:
 
 
 def grid_peaks(images: Array) -> Array:
-    """How far power at each of GRID_POINTS stands above its neighbourhood, in dB (9,).
+    """Return how far power at each of GRID_POINTS stands above its neighbourhood, in dB (9,).
 
-    The neighbourhood is a square ring RING bins away: near enough that the fall of natural spectra across it matters
-    little. Ratios are taken image by image and then averaged, so that bright or rich images count no more than others and
-    a checkerboard on some of them counts. Fourier sums are taken at the very points, for which odd sizes have no bin.
+    The neighbourhood is a square ring RING bins away, near enough that the fall of natural spectra across it matters
+    little. Ratios are taken image by image and then averaged. So bright or rich images count no more than others, and a
+    checkerboard on some images counts. Fourier sums are taken at the exact points, for which odd sizes have no bin.
 
     Raises:
-        BalancerError: as :func:`radial_spectrum`.
+        BalancerError: As :func:`radial_spectrum`.
     """
     _check(images)
     height, width = images.shape[1:]
@@ -153,12 +150,13 @@ def grid_peaks(images: Array) -> Array:
 
 
 def interpretation(spectrum: Spectrum) -> str:
-    """The comparison in plain words."""
+    """Return the comparison in words."""
     tolerance = max(SHARP_DB, spectrum.rms_db_real_baseline)
     if abs(spectrum.high_db) <= tolerance:
         text = f"as sharp as real images within {tolerance:.1f} dB"
         if spectrum.rms_db > 2 * tolerance:
-            text += f", but {spectrum.rms_db:.1f} dB off over all frequencies (two real sets: {spectrum.rms_db_real_baseline:.1f})"
+            text += f", but {spectrum.rms_db:.1f} dB off over all frequencies"
+            text += f" (two real sets: {spectrum.rms_db_real_baseline:.1f})"
     elif spectrum.high_db < 0:
         text = f"{-spectrum.high_db:.1f} dB less fine detail than real images: blurred"
     else:
@@ -176,7 +174,7 @@ def _check(images: Array) -> None:
 
 
 def _windowed(images: Array) -> Iterator[Array]:
-    """Images less their mean under the window, times the window, in chunks (m, H, W) float64, at unit window energy."""
+    """Yield chunks (m, H, W) float64: the images less their mean under the window, times the window, at unit energy."""
     window = np.outer(*(hann(side, sym=False) for side in images.shape[1:]))
     for start in range(0, len(images), CHUNK):
         x = images[start : start + CHUNK].astype(np.float64)
@@ -185,7 +183,7 @@ def _windowed(images: Array) -> Iterator[Array]:
 
 
 def _carriers(frequencies: Array, length: int) -> Array:
-    """exp(-2 pi i f x), (f, length)."""
+    """Return exp(-2 pi i f x), (f, length)."""
     waves: Array = np.exp(-2j * np.pi * np.outer(frequencies, np.arange(length)))
     return waves
 

@@ -1,8 +1,8 @@
-"""Classifier two-sample test (Lopez-Paz & Oquab 2017, arXiv:1610.06545): can one tell synthetic from real?
+"""Classifier two-sample test (Lopez-Paz & Oquab 2017, arXiv:1610.06545): can a classifier separate synthetic from real?
 
-The figure is the cross-validated AUROC: the share of (real, synthetic) pairs in which a classifier that has seen neither
-finds the synthetic one likelier to be synthetic. One half is the best a generator can reach. Anything a small classifier
-finds, one trained on the balanced set can find too, and take for the class.
+The metric is the cross-validated AUROC. It is the share of (real, synthetic) pairs in which a classifier that has seen
+neither image gives the synthetic one the higher score. One half is the best that a generator can reach. What a small
+classifier finds, a classifier trained on the balanced set can find too, and can take for the class.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from balancer.metrics.resampling import RESAMPLES, Groups, even_folds, group_num
 from balancer.reporting.numbers import percent
 
 Array = np.ndarray
-Scorer = Callable[[Array, int], Array]  # which images to train on (mask), the fold -> scores of the others
+Scorer = Callable[[Array, int], Array]  # mask of the images to train on, and the fold -> scores of the other images
 
 BATCH, LR, WEIGHT_DECAY = 64, 3e-3, 1e-2
 SMALLEST_SIDE = 8  # pixels
-# Above 128 px a side a batch holds fewer images, down to 16, since each has more to see.
+# Above 128 px a side a batch holds fewer images, down to 16, since each image holds more.
 FULL_BATCH_SIDE, SMALLEST_BATCH = 128, 16
 CHUNK = 256  # images at once where no gradient is needed
 BANDS = (
@@ -42,16 +42,16 @@ BANDS = (
 
 @dataclass(frozen=True)
 class TwoSample:
-    """How well ``classifier`` tells synthetic from held-out real images, with a 95 % interval.
+    """How well a classifier separates synthetic from held-out real images.
 
-    ``low`` and ``high`` belong to this classifier at this number of images: they do not say what a better one, or this
-    one given more images, would reach. The spread from the classifier's own training (initial weights, order of batches)
-    is not in them. An AUROC of 1 has the interval [1, 1]: no resample holds an error that no image made.
+    The interval belongs to this classifier at this number of images. A better classifier, or more images, can reach
+    more. The spread from the classifier's own training (initial weights, order of batches) is not in the interval. An
+    AUROC of 1 has the interval [1, 1]: no resample holds an error that no image made.
     """
 
     classifier: str
     auroc: float
-    low: float
+    low: float  # of the 95 % interval
     high: float
     n_real: int
     n_fake: int
@@ -66,20 +66,21 @@ def logistic_two_sample(
     folds: int = 5,
     other_groups: Groups | None = None,
 ) -> TwoSample:
-    """Logistic regression on features, each standardised by the training part.
+    """Run the test with logistic regression on features, each standardised by the training part.
 
-    The penalty is fixed at C = 1: on features of chests and of DCGANs' images, 128 to 2,048 of them, C from .1 to 10
-    moves the AUROC by .01 to .04. A far stronger penalty (.01) hides the directions of little variance, in which
-    generators err most: an AUROC of .97 becomes .82. Choosing C by inner folds of so few patients would mostly add noise.
+    The penalty is fixed at C = 1: C from .1 to 10 hardly matters, and C = .01 hides the directions in which generators
+    err most (docs/features.md). Inner folds of so few patients would choose C badly.
 
     Args:
-        real, fake: features (n, dim), as many real as synthetic ones.
+        real: features (n, dim) of real images.
+        fake: features (n, dim) of as many synthetic images.
         groups: patient (n,) of each real image.
-        seed: of the folds and the resamples.
-        other_groups: patient (n,) of each image in ``fake`` where those are real too, for a control.
+        seed: seed of the folds and the resamples.
+        folds: number of folds.
+        other_groups: for a control, the patient (n,) of each image in ``fake``, which are real images then.
 
     Raises:
-        BalancerError: unequal counts or dimensions, values that are not finite, too few images or patients.
+        BalancerError: If counts or dimensions differ, values are not finite, or there are too few images or patients.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -110,23 +111,24 @@ def pixel_two_sample(
     steps: int = 200,
     other_groups: Groups | None = None,
 ) -> TwoSample:
-    """A small convolutional network (:class:`PixelNet`) trained on the pixels from scratch in each fold.
+    """Run the test with a small convolutional network (:class:`PixelNet`), trained from scratch in each fold.
 
-    The number of steps is fixed, not that of passes, so that the cost depends on the images' size alone: on one CPU core
-    half a minute at 64 px, two to three minutes at 256 px, where batches are smaller: 16 images of 224 px suffice to find, in
-    404 of them and in two folds, noise of SD 1.5, a blur of half a pixel or a checkerboard of one grey level (AUROC .998 and more). Nothing
-    is augmented: shifts and flips would hide artefacts that keep to one place or direction.
+    The number of steps is fixed, so the cost depends on the image size alone; docs/features.md has times and
+    sensitivities. Nothing is augmented: shifts and flips would hide artefacts that keep to one place or direction.
 
     Args:
-        real, fake: grey images (n, H, W) uint8, as many real as synthetic ones.
+        real: grey images (n, H, W) uint8.
+        fake: as many synthetic images of the same size.
         groups: patient (n,) of each real image.
-        device: where to train. On the CPU the result is the same bits for the same seed and number of threads.
-        seed: of folds, initial weights, batches and resamples; torch's global stream is neither read nor moved.
+        device: where to train. On the CPU the same seed and number of threads give the same bits.
+        seed: seed of folds, initial weights, batches and resamples; torch's global stream is neither read nor moved.
+        folds: number of folds.
         steps: optimiser steps in each fold.
-        other_groups: patient (n,) of each image in ``fake`` where those are real too, for a control.
+        other_groups: for a control, the patient (n,) of each image in ``fake``, which are real images then.
 
     Raises:
-        BalancerError: unequal counts or sizes, not uint8, smaller than 8 pixels, too few images or patients.
+        BalancerError: If counts or sizes differ, images are not uint8 or under 8 pixels, or images or patients are too
+            few.
     """
     if real.ndim != 3 or fake.ndim != 3 or real.shape[1:] != fake.shape[1:] or min(real.shape[1:]) < SMALLEST_SIDE:
         raise BalancerError(
@@ -148,12 +150,12 @@ def pixel_two_sample(
 
 
 def estimate_pixel_seconds(side: int) -> float:
-    """Rough time of one :func:`pixel_two_sample` on two cores; above 128 px smaller batches make up for larger images."""
+    """Return a rough time of :func:`pixel_two_sample` on two cores; above 128 px, batches shrink as images grow."""
     return 15 * (min(side, FULL_BATCH_SIDE) / 64) ** 2
 
 
 def interpretation(result: TwoSample) -> str:
-    """The result in plain words. An interval wholly under .5 is chance as well: it does not tell them apart."""
+    """Return the result in words; an interval that lies wholly under .5 is chance as well."""
     low, high = (f"{x:.2f}".replace("0.", ".", 1) for x in (result.low, result.high))
     share = f"{percent(result.auroc)} of pairs [{low}, {high}]"
     if result.low <= 0.5:
@@ -168,15 +170,15 @@ def interpretation(result: TwoSample) -> str:
 def _cross_validate(
     classifier: str, score: Scorer, labels: Array, groups: Groups, other_groups: Groups | None, seed: int, folds: int
 ) -> TwoSample:
-    """Score every image by a classifier that saw neither it nor its patient; reals (label 0) come first."""
+    """Score every image by a classifier that saw no image of its patient; real images (label 0) come first."""
     n_real, n_fake = int((labels == 0).sum()), int((labels == 1).sum())
     if n_real != n_fake:
         raise BalancerError(f"expected as many synthetic as real images; got {n_real} real and {n_fake} synthetic")
     sides = {"real": groups} if other_groups is None else {"real": groups, "other": other_groups}
-    for name, given in sides.items():
-        if len(given) != n_real:
-            raise BalancerError(f"expected one patient for each of {n_real} {name} images; got {len(given)}")
-    patients = min(len(set(given)) for given in sides.values())
+    for name, of_side in sides.items():
+        if len(of_side) != n_real:
+            raise BalancerError(f"expected one patient for each of {n_real} {name} images; got {len(of_side)}")
+    patients = min(len(set(of_side)) for of_side in sides.values())
     if folds < 2 or patients < 2 * folds:
         raise BalancerError(
             f"expected 2 or more folds and 2 or more patients a fold; got {folds} folds and {patients} patients"
@@ -200,27 +202,27 @@ def _cross_validate(
 
 
 def fold_auroc(scores: Array, labels: Array, fold: Array, units: Array, seed: int) -> tuple[float, float, float]:
-    """AUROC and its 95 % interval from out-of-fold scores (n,): the share of pairs *within folds* in the right order.
+    """Return the AUROC of out-of-fold scores with the ends of its 95 % interval: (auroc, low, high).
 
-    Pairs across folds are left out. They compare the scores of two classifiers, each with a scale and an offset of its
-    own; and what a fold has too much of, its training part has too little of, which pushes the pooled AUROC below .5
-    where there is nothing to tell (Forman & Scholz 2010, SIGKDD Explorations 12(1)). Within a fold either order of a
-    pair is equally likely then, whatever was learnt: the expectation is exactly .5.
+    The AUROC is the share of pairs *within folds* in the right order. Pairs across folds compare two classifiers, each
+    with its own scale and offset. And a fold has too much of what its training part has too little of, which pushes the
+    pooled AUROC below .5 where the sets do not differ (Forman & Scholz 2010, SIGKDD Explorations 12(1)). Within a fold,
+    either order of a pair is then equally likely, so the expectation is exactly .5.
 
-    The interval is a percentile bootstrap of the scores within each fold, of patients for real images and of images for
-    synthetic ones, with two corrections. Of the m units of a fold m - 1 are drawn, which takes the bias out of the
-    variance of small strata (Rao & Wu 1988, JASA 83). And its distances from the AUROC are stretched by sqrt 2, since
-    folds are not independent: any two meet twice, each testing what the other has taught. For a linear classifier and
-    no difference the AUROC is, to first order, a sum over pairs of folds in which each term counts twice, and has twice
-    the variance of independent folds. Without the stretch the interval misses .5 in about 15 % of such cases, with it
-    in 2 to 5 %. Further from .5 the folds depend on one another less, and the interval errs on the wide side.
+    The interval is a percentile bootstrap within each fold, of patients for real images and of images for synthetic
+    ones. It has two corrections. Of the m units of a fold m - 1 are drawn
+    (:func:`balancer.metrics.resampling.resample_groups`). And the distances from the AUROC are stretched by sqrt 2,
+    because folds are not independent: any two meet twice, each testing what the other has taught. For a linear
+    classifier and no difference, the AUROC is to first order a sum over pairs of folds in which each term counts twice,
+    with twice the variance of independent folds. Far from .5 the folds depend less on one another, and the interval is
+    too wide.
 
     Args:
-        scores: higher means likelier to be synthetic; comparable within a fold only.
-        labels: 0 real, 1 synthetic.
-        fold: of each image.
-        units: what is resampled as one: the patient of a real image, the number of a synthetic one. Sides are apart.
-        seed: of the resamples.
+        scores: (n,); higher means likelier to be synthetic; comparable within a fold only.
+        labels: (n,), 0 real, 1 synthetic.
+        fold: fold (n,) of each image.
+        units: (n,), what is resampled as one: the patient of a real image, the number of a synthetic image.
+        seed: seed of the resamples.
     """
     rng = np.random.default_rng(seed)
     ordered, pairs = np.zeros(1 + RESAMPLES), np.zeros(1 + RESAMPLES)  # first the sample itself
@@ -238,11 +240,12 @@ def fold_auroc(scores: Array, labels: Array, fold: Array, units: Array, seed: in
 
 
 class PixelNet(nn.Module):
-    """Convolutions of stride 2 down to a map of 8 px or less, one more, the mean over the map, a linear logit.
+    """Map grey levels (B, 1, H, W), 0 to 255, to logits (B,) of being synthetic.
 
-    Grey levels (B, 1, H, W), 0 to 255, to (B,). Beside the image the network is given what a 3 x 3 mean leaves of it:
-    checkerboards, noise and blur live there, too faint beside a chest to be learnt from few images (noise of SD 3: AUROC
-    .78 without, 1 with). Batch statistics normalise within, not each image's own: the residual's strength is evidence.
+    Convolutions of stride 2 lead to a map of 8 px or less, followed by one more convolution, the mean over the map, and
+    a linear logit. The network sees the image and what a 3 x 3 mean leaves of it. Checkerboards, noise and blur live in
+    this residual, too faint beside a chest to be learnt from few images. Batch statistics normalise the inputs, not
+    each image's own: the strength of the residual is evidence.
     """
 
     WIDTH, WIDEST, SLOPE = 16, 64, 0.1
@@ -268,7 +271,7 @@ class PixelNet(nn.Module):
         return [conv, nn.BatchNorm2d(c_out), nn.LeakyReLU(cls.SLOPE)]
 
     def initialise(self, source: torch.Generator) -> None:
-        """He et al.'s weights from ``source`` alone."""
+        """Draw the weights of He et al. 2015 from ``source`` alone."""
         for parameter in self.parameters():
             if parameter.ndim > 1:
                 nn.init.kaiming_normal_(parameter, a=self.SLOPE, generator=source)
@@ -276,23 +279,24 @@ class PixelNet(nn.Module):
 
     @torch.no_grad()
     def standardise(self, images: Tensor) -> None:
-        """Take mean and SD of both inputs from the training images."""
-        sums = torch.zeros(2, 2, dtype=torch.float64)
+        """Set mean and SD of both inputs from the training images."""
+        total = torch.zeros(2, 2, dtype=torch.float64)
         for chunk in images.split(CHUNK):
             inputs = self.inputs(chunk).double()
-            sums += torch.stack([inputs.sum((0, 2, 3)), inputs.square().sum((0, 2, 3))])
-        mean, square = sums / images.numel()
+            total += torch.stack([inputs.sum((0, 2, 3)), inputs.square().sum((0, 2, 3))])
+        mean, square = total / images.numel()
         sd = (square - mean**2).clamp(min=0).sqrt()
         self.mean.copy_(mean.view(1, 2, 1, 1))
         self.sd.copy_(torch.where(sd > 0, sd, 1).view(1, 2, 1, 1))  # constant images
 
     @staticmethod
     def inputs(images: Tensor) -> Tensor:
-        """The image and its residual (B, 2, H, W)."""
+        """Return the image and its residual (B, 2, H, W)."""
         x = images.float()
         return torch.cat([x, x - F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)], dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the logits (B,)."""
         logits: Tensor = self.logit(self.layers((self.inputs(images) - self.mean) / self.sd))
         return logits.squeeze(1)
 
@@ -300,9 +304,9 @@ class PixelNet(nn.Module):
 def _train(
     images: Array, labels: Array, device: torch.device, seed: int, steps: int, advance: Callable[[], object]
 ) -> PixelNet:
-    """AdamW on the binary cross-entropy, one cycle of the learning rate; evaluation mode."""
+    """Train by AdamW on the binary cross-entropy, with one cycle of the learning rate; return evaluation mode."""
     pixels, targets = torch.from_numpy(images)[:, None], torch.from_numpy(labels).float().to(device)
-    with torch.random.fork_rng(devices=[]):  # the layers draw weights when made, which initialise() replaces
+    with torch.random.fork_rng(devices=[]):  # making the layers draws weights, which initialise() replaces
         net = PixelNet(max(images.shape[1:]))
     net.initialise(generator(seed, "init"))
     net.standardise(pixels)
@@ -324,12 +328,12 @@ def _train(
 
 @torch.no_grad()
 def _score(net: PixelNet, images: Array, device: torch.device) -> Array:
-    """Logits (n,) of being synthetic."""
+    """Return the logits (n,) of being synthetic."""
     with exact_float32(device):
         parts = [net(chunk.to(device)).cpu().numpy() for chunk in torch.from_numpy(images)[:, None].split(CHUNK)]
     return np.concatenate(parts)
 
 
 def _labels(real: Array, fake: Array) -> Array:
-    """0 for real, 1 for synthetic images, reals first."""
+    """Return 0 for real and 1 for synthetic images, real images first."""
     return np.repeat([0, 1], [len(real), len(fake)])
