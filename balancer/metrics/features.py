@@ -91,16 +91,19 @@ def chest_xray(device: torch.device) -> FeatureNetwork:
     )
 
 
-def inception_weights(given: str) -> Path | None:
-    """The weights file to use: ``given`` if it is a path, else the hub cache's, else a download; None if not to be had.
+def inception_weights(source: str) -> Path | None:
+    """Return the file of Inception weights; None if it is switched off or cannot be downloaded.
+
+    Args:
+        source: a path; ``auto`` for the torch hub cache, or a download into the cache; ``off``.
 
     Raises:
-        BalancerError: a given or cached file is missing or is not the published one (by SHA-256).
+        BalancerError: If the file is missing or is not the published one (by SHA-256).
     """
-    if given == "off":
+    if source == "off":
         return None
-    path = Path(given) if given != "auto" else Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
-    if not path.exists() and given == "auto" and not _downloaded(path):
+    path = Path(source) if source != "auto" else Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+    if not path.exists() and source == "auto" and not _downloaded(path):
         return None
     missing = f"--inception-weights {path} does not exist; give {INCEPTION_FILE}, auto or off"
     chest.read_weights(path, INCEPTION_SHA256, missing)
