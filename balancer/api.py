@@ -14,7 +14,8 @@ from balancer.audit import findings as auditing
 from balancer.audit.report import write_audit
 from balancer.core.config import explicit_values, resolve
 from balancer.core.device import describe_device, limit_threads, open_device
-from balancer.core.run import FinishedRun, PreparedRun, RunDir, RunRequest, perform, write_json
+from balancer.core.files import write_json
+from balancer.core.run import FinishedRun, PreparedRun, RunDir, RunRequest, perform
 from balancer.core.settings import AuditConfig, EvaluateConfig, GanTrainConfig, SynthesizeConfig
 from balancer.data.dataset import load_dataset
 from balancer.gan import trainer

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from balancer.cli import main as balancer
-from balancer.core.run import read_jsonl
+from balancer.core.files import read_jsonl
 
 PAPER = ["preset=dcgan"]
 EMA = [*PAPER, "ema_decay=0.99"]

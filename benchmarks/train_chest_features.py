@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from balancer.core import progress
 from balancer.core.config import data_path
 from balancer.core.device import limit_threads
-from balancer.core.run import atomic_file
+from balancer.core.files import atomic_file
 from balancer.core.seeding import derive_seed, generator
 from balancer.core.settings import DataConfig
 from balancer.data.dataset import Dataset, load_dataset

@@ -18,7 +18,7 @@ from PIL import Image
 
 from balancer.core import progress
 from balancer.core.errors import BalancerError
-from balancer.core.run import atomic_file
+from balancer.core.files import atomic_file
 from balancer.data import cache
 from balancer.data.dataset import Dataset, phantom_folder
 from balancer.data.folder import find_root

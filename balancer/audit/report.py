@@ -9,7 +9,7 @@ from balancer.audit import figures as audit_figures
 from balancer.audit.findings import Findings, caveats, leaks, short
 from balancer.audit.properties import measure
 from balancer.core.config import flatten
-from balancer.core.run import write_json
+from balancer.core.files import write_json
 from balancer.core.settings import Settings
 from balancer.data.dataset import PHANTOM_NOTICE, Dataset
 from balancer.data.folder import CLASSES

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from balancer.core import progress
 from balancer.core.errors import BalancerError
-from balancer.core.run import atomic_file
+from balancer.core.files import atomic_file
 
 log = logging.getLogger("balancer")
 TIMEOUT = 20.0  # seconds without a byte: a firewall that swallows packets must not hang a run

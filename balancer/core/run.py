@@ -11,92 +11,27 @@ import contextlib
 import json
 import logging
 import logging.handlers
-import os
-import platform
 import shutil
 import signal
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import filelock
 import yaml
 
-import balancer
 from balancer.core.config import SettingsT, config_hash, differences, dump, merge, resolve, validate
+from balancer.core.environment import environment
 from balancer.core.errors import BalancerError
+from balancer.core.files import append_jsonl, write_json, write_text
 from balancer.core.settings import Settings
 
 log = logging.getLogger("balancer")
 RUNS = Path("runs")
 ResultT = TypeVar("ResultT")
-
-
-@contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that appears under its name only when it is whole (same-folder temporary, fsync, rename)."""
-    temporary = path.parent / f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp"
-    try:
-        with temporary.open("wb") as handle:
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically, as UTF-8."""
-    with atomic_file(path) as handle:
-        handle.write(text.encode())
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file atomically; a number that is not finite is refused, since JSON has none."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
-    """Append one line in one write, under a lock, so that two processes cannot mix their lines."""
-    line = (json.dumps(row, allow_nan=False) + "\n").encode()
-    with filelock.FileLock(path.with_name(f".{path.name}.lock")), path.open("ab") as handle:
-        if handle.tell() and not _ends_with_newline(path):
-            line = b"\n" + line  # a torn last line must not swallow this one
-        handle.write(line)
-        handle.flush()
-        os.fsync(handle.fileno())
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file; a line torn by a kill is skipped with a warning."""
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1) if path.exists() else ():
-        try:
-            if line.strip():
-                rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            log.warning("%s: line %d is torn and was skipped", path, number)
-    return rows
-
-
-def keep_jsonl(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
-    """Drop the rows of a JSON-lines file that are not wanted."""
-    rows = [row for row in read_jsonl(path) if wanted(row)]
-    write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
-
-
-def _ends_with_newline(path: Path) -> bool:
-    with path.open("rb") as handle:
-        handle.seek(-1, os.SEEK_END)
-        return handle.read(1) == b"\n"
 
 
 @dataclass(frozen=True)
@@ -336,49 +271,6 @@ def _clear(command: str, path: Path, force: bool) -> None:
         saved_config(command, path)  # refuses a run of another command: it may be the input of this one
     with RunDir(path, resumed=False):  # another process may be writing there
         shutil.rmtree(path)
-
-
-def environment(command: str, device: str, **more: Any) -> dict[str, Any]:
-    """What a reader needs to repeat the run: versions, device, code, data."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    def installed(name: str) -> str | None:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            return None
-
-    packages = ["torch", "torchvision", "torchmetrics", "albumentations", "numpy", "scipy", "scikit-learn", "pillow"]
-    return {
-        "command": command,
-        "argv": sys.argv[1:],
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "balancer": balancer.__version__,
-        "git_commit": git_commit(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": {name: installed(name) for name in packages},
-        "device": device,
-        **more,
-    }
-
-
-def git_commit() -> str | None:
-    """The commit of the code that runs, with ``-dirty`` if it was changed; None outside a checkout.
-
-    An installed copy may lie inside somebody else's repository, which does not track this file.
-    """
-    here = Path(__file__).resolve()
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(here.parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", here.name)
-        return git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*") or None
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 @contextlib.contextmanager

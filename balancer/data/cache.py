@@ -24,7 +24,7 @@ import platformdirs
 
 from balancer.core import progress
 from balancer.core.errors import BalancerError
-from balancer.core.run import write_json
+from balancer.core.files import write_json
 
 FORMAT = 2  # raise when decoding changes
 UNREADABLE = "unreadable"  # in place of the digest of a file that cannot be opened

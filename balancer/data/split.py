@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from balancer.core.run import write_text
+from balancer.core.files import write_text
 from balancer.core.seeding import derive_seed
 
 

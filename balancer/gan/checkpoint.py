@@ -10,7 +10,7 @@ import torch
 
 from balancer.core.config import differences, validate
 from balancer.core.errors import BalancerError
-from balancer.core.run import atomic_file
+from balancer.core.files import atomic_file
 from balancer.core.settings import GanTrainConfig
 from balancer.data.dataset import Dataset
 from balancer.gan.step import GanState

@@ -24,7 +24,7 @@ from balancer.core import progress
 from balancer.core.device import exact_float32
 from balancer.core.download import download
 from balancer.core.errors import BalancerError
-from balancer.core.run import atomic_file
+from balancer.core.files import atomic_file
 from balancer.core.seeding import derive_seed
 from balancer.data.cache import cache_dir
 from balancer.metrics import chest

@@ -14,7 +14,8 @@ import torch
 
 from balancer.core.config import flatten
 from balancer.core.device import peak_memory_mb
-from balancer.core.run import RunDir, write_json
+from balancer.core.files import write_json
+from balancer.core.run import RunDir
 from balancer.core.settings import Settings
 from balancer.metrics.manifold import NEIGHBOURS
 from balancer.metrics.memorization import PAIRS

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from balancer.core.run import atomic_file
+from balancer.core.files import atomic_file
 
 Array = np.ndarray
 GAP = 2

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from balancer.core.run import atomic_file, write_text
+from balancer.core.files import atomic_file, write_text
 from balancer.reporting.document import Document, to_markdown
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from balancer.core.run import atomic_file
+from balancer.core.files import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from balancer.core.errors import BalancerError, UsageError
-from balancer.core.run import read_jsonl
+from balancer.core.files import read_jsonl
 from balancer.data.split import merge_groups
 from balancer.reporting.numbers import plural
 from classifier.evaluation.fold_metrics import BinaryMetrics, MulticlassMetrics, Validation, fold_metrics

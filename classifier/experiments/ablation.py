@@ -12,7 +12,8 @@ import torch
 
 from balancer.audit.findings import audit, leaks
 from balancer.audit.report import write_audit
-from balancer.core.run import RunDir, append_jsonl, deferred_signals, read_jsonl, write_json
+from balancer.core.files import append_jsonl, read_jsonl, write_json
+from balancer.core.run import RunDir, deferred_signals
 from balancer.metrics.resampling import patient_weights
 from classifier.analysis.contrasts import analyse
 from classifier.analysis.results import TrialResult, read_groups, read_predictions

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from balancer.core.config import validate
-from balancer.core.run import RunDir, write_json, write_text
+from balancer.core.files import write_json, write_text
+from balancer.core.run import RunDir
 from balancer.core.settings import AblateConfig, ComponentsConfig
 from balancer.metrics.resampling import RESAMPLES, patient_weights, patients_per_class
 from balancer.reporting.document import aligned, csv_text

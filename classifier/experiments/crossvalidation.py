@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from balancer.core.errors import BalancerError, UsageError
-from balancer.core.run import RunDir, append_jsonl, deferred_signals, read_jsonl, write_json, write_text
+from balancer.core.files import append_jsonl, read_jsonl, write_json, write_text
+from balancer.core.run import RunDir, deferred_signals
 from balancer.core.seeding import derive_seed
 from balancer.core.settings import CrossvalidateConfig
 from balancer.data.dataset import DEFAULT_VAL_FRACTION, Dataset, load_dataset

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from balancer.core.errors import BalancerError
-from balancer.core.run import write_json, write_text
+from balancer.core.files import write_json, write_text
 from balancer.metrics.resampling import RESAMPLES, patient_weights, patients_per_class
 from balancer.reporting.document import Section, Table, aligned, csv_text
 from balancer.reporting.numbers import bounds, short, signed

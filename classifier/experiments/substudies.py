@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from balancer.core.config import validate
+from balancer.core.environment import environment
 from balancer.core.errors import BalancerError, Interrupted
-from balancer.core.run import RunRequest, environment, open_run, read_jsonl, resumed_config, saved_config, write_json
+from balancer.core.files import read_jsonl, write_json
+from balancer.core.run import RunRequest, open_run, resumed_config, saved_config
 from balancer.core.settings import AblateConfig
 from classifier.analysis.contrasts import analyse
 from classifier.analysis.results import Predictions, read_groups, read_predictions

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from balancer.core.run import atomic_file, write_json, write_text
+from balancer.core.files import atomic_file, write_json, write_text
 from balancer.metrics.classification import threshold_sweep
 from balancer.metrics.resampling import CURVE_RESAMPLES, RESAMPLES, patient_weights, patients_per_class
 from balancer.reporting.document import Section, Table, aligned, csv_text

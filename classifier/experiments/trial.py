@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from balancer.core.run import atomic_file, git_commit
+from balancer.core.environment import git_commit
+from balancer.core.files import atomic_file
 from classifier.analysis.results import TrialPredictions, TrialResult
 from classifier.evaluation.metrics import evaluate
 from classifier.experiments.plan import Trial

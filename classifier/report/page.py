@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from balancer.core.run import atomic_file, write_json, write_text
+from balancer.core.files import atomic_file, write_json, write_text
 from balancer.data.dataset import Dataset
 from balancer.data.folder import CLASSES
 from balancer.reporting.document import Section, Table

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from balancer.core.config import validate
 from balancer.core.device import describe_device, memory_format, open_device, synchronize
 from balancer.core.errors import BalancerError, UsageError, nearest
-from balancer.core.run import write_text
+from balancer.core.files import write_text
 from balancer.core.settings import ClassifierConfig, DataConfig
 from balancer.reporting.document import aligned, csv_text
 from classifier.models import OWN_MODELS, build_model

@@ -14,7 +14,8 @@ from typing import Any
 
 from balancer.core.config import data_path, flatten, merge, overruled, parse_assignment, resolve
 from balancer.core.errors import BalancerError, Interrupted, UsageError
-from balancer.core.run import RunDir, resumed_config, resumed_path, saved_config, write_json, write_text
+from balancer.core.files import write_json, write_text
+from balancer.core.run import RunDir, resumed_config, resumed_path, saved_config
 from balancer.core.settings import AblateConfig, ReproduceConfig, StageConfig
 from classifier.experiments.jobs import Workers
 from classifier.experiments.study import configure as study_settings

@@ -11,7 +11,8 @@ import numpy as np
 import yaml
 
 from balancer.core.config import overruled, without_nulls
-from balancer.core.run import RunDir, atomic_file, write_json, write_text
+from balancer.core.files import atomic_file, write_json, write_text
+from balancer.core.run import RunDir
 from balancer.core.settings import ClassifierConfig, TuneConfig
 from balancer.data.dataset import Dataset
 from balancer.reporting.document import Document, Figure, Section, Table, csv_text, to_markdown
