@@ -1,4 +1,4 @@
-"""Classifier networks: small CNNs of our own and torchvision backbones, by name."""
+"""Classifier networks by name: built-in small CNNs and torchvision backbones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OWN_MODELS: dict[str, Callable[[ClassifierConfig, int], nn.Module]] = {
         c.data.image_size, c.s2.conv, c.s2.dense, c.s2.dropout, batch_norm=c.batch_norm, outputs=outputs
     ),
 }
-# Settings of backbones, which a network of our own leaves as they are.
+# Settings of backbones, with the values that a built-in network needs.
 FOR_BACKBONES = {
     "weights": "none",
     "trainable": "all",
@@ -31,14 +31,14 @@ FOR_BACKBONES = {
 
 
 def build_model(config: ClassifierConfig) -> nn.Module:
-    """The network that the settings name: images (B, 1 or 3, H, W) to logits.
+    """Return the network that the settings name: images (B, 1 or 3, H, W) to logits.
 
-    Logits are (B,), positive for PNEUMONIA, where there are two classes, whether the network has one output or two
-    (:func:`~classifier.models.heads.as_logits`); (B, C) where there are more.
+    Logits are (B,), positive for PNEUMONIA, if there are two classes, with one output or two
+    (:func:`~classifier.models.heads.as_logits`); else (B, C).
 
     Raises:
-        UsageError: an unknown name, or settings that do not fit it.
-        BalancerError: weights that cannot be had or do not fit.
+        UsageError: if the name is unknown, or settings do not fit it.
+        BalancerError: if weights are missing or do not fit.
     """
     from classifier.models.backbones import Backbone
 
@@ -49,7 +49,7 @@ def build_model(config: ClassifierConfig) -> nn.Module:
         if config.normalisation == "imagenet":
             raise UsageError(f"normalisation imagenet is for torchvision backbones; model is {config.model!r}")
         return OWN_MODELS[config.model](config, number_of_outputs(config))
-    _refuse(config, {"batch_norm": True}, "networks of our own")
+    _refuse(config, {"batch_norm": True}, "built-in networks")
     rescaled = config.input_normalisation == "imagenet"
     model = Backbone(config.model, config.data.image_size, config.weights, HeadDesign.of(config), rescaled)
     model.set_trainable(config.trainable)
@@ -58,5 +58,5 @@ def build_model(config: ClassifierConfig) -> nn.Module:
 
 def _refuse(config: ClassifierConfig, neutral: dict[str, object], whose: str) -> None:
     for key, value in neutral.items():
-        if (given := getattr(config, key)) != value:
-            raise UsageError(f"{key} is {given!r}, which is for {whose}; model is {config.model!r}")
+        if (setting := getattr(config, key)) != value:
+            raise UsageError(f"{key} is {setting!r}, which is for {whose}; model is {config.model!r}")

@@ -1,4 +1,4 @@
-"""Any torchvision classification network by name, with a head of ours and grey input."""
+"""torchvision classification networks by name, with grey input and a head from :mod:`classifier.models.heads`."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from torch import Tensor, nn
 
 from balancer.core.errors import UsageError, nearest
 from balancer.core.settings import Trainable
-from classifier.models.heads import HeadDesign, as_logits, make_head
+from classifier.models.heads import HEADS, HeadDesign, as_logits
 from classifier.models.weights import load_weights
 
-RESCALING = ("inception_v3", "googlenet")  # trained on [-1, 1], they turn ImageNet's normalisation into that
+RESCALING = ("inception_v3", "googlenet")  # trained on [-1, 1]; can convert ImageNet's normalisation to it
 
 
 def backbone_names() -> list[str]:
-    """Names that torchvision knows: resnet18, densenet161, convnext_base, vit_b_16, ..."""
+    """Return the names that torchvision knows: resnet18, densenet161, convnext_base, vit_b_16, ..."""
     from torchvision import models
 
     return list(models.list_models(module=models))
 
 
 class Backbone(nn.Module):
-    """A torchvision network with a head of ours; images (B, 1 or 3, H, W) to logits (B,), or (B, C) of more than two classes.
+    """A torchvision network ``net``, which gives features (B, F), and a ``head`` on them.
 
-    A grey image is repeated over the three channels that the first layer expects, so pretrained filters see what
-    they were trained on. ``net`` gives features (B, F), ``head`` makes outputs of them. A linear head replaces the last
-    layer alone; a dense one is put on pooled features, so that a classifier on flattened maps (VGG, AlexNet) goes as a
-    whole. What stands between the pooling and the last layer stays: ConvNeXt's LayerNorm, EfficientNet's dropout.
+    A grey image is repeated over the three channels of the first layer, so that pretrained filters see their usual input. A
+    linear head replaces the last layer only. A dense head stands on pooled features and replaces a whole classifier on
+    flattened maps (VGG, AlexNet). Layers between pooling and the last layer stay: ConvNeXt's LayerNorm, EfficientNet's
+    dropout.
     """
 
     def __init__(
@@ -38,13 +38,18 @@ class Backbone(nn.Module):
         head: HeadDesign | None = None,
         imagenet_input: bool = False,
     ) -> None:
-        """
+        """Build the network.
+
         Args:
-            imagenet_input: images come with ImageNet's normalisation.
+            name: of the torchvision network.
+            image_size: side of the images in pixels.
+            weights: none, imagenet or a file.
+            head: the head's design; None is a linear head with one output.
+            imagenet_input: whether images come with ImageNet's normalisation.
 
         Raises:
-            UsageError: an unknown name, or images that it cannot be built for.
-            BalancerError: weights that cannot be had or do not fit.
+            UsageError: if the name is unknown, or the network cannot be built for this image size.
+            BalancerError: if weights are missing or do not fit.
         """
         super().__init__()
         design = head or HeadDesign()
@@ -53,27 +58,28 @@ class Backbone(nn.Module):
         removed = _replaced_part(self.net, design)
         if weights != "none":
             load_weights(self.net, name, weights, (removed,))
-        self.head = make_head(_take_out(self.net, removed), design)
+        self.head = HEADS[design.kind](_remove(self.net, removed), design)
 
     @property
     def first_weight(self) -> Tensor:
-        """Weights (width, F) of the head's first layer: the dense one, where there is one."""
+        """Return the weights (width, F) of the head's first layer, in a dense head those of its dense layer."""
         return next(module.weight for module in self.head if isinstance(module, nn.Linear))
 
     def set_trainable(self, trainable: Trainable) -> None:
-        """Say what learns: ``all``, ``head``, or N: the head and the last N layers that own weights (BatchNorm is one).
+        """Freeze all layers but ``all``, ``head``, or N: the head and the last N layers with weights (BatchNorm is one).
 
-        All that comes before them stays in evaluation mode: BatchNorm's statistics are part of the pretrained
-        function, and dropout in front of what cannot adapt is noise alone.
+        Frozen layers stay in evaluation mode: BatchNorm's statistics are part of the pretrained function, and dropout in
+        front of layers that cannot adapt is only noise.
 
         Raises:
-            UsageError: fewer than N layers.
+            UsageError: if the network has fewer than N layers with weights.
         """
         body = list(self.net.modules())
         layers = [i for i, module in enumerate(body) if next(module.parameters(recurse=False), None) is not None]
         if isinstance(trainable, int) and trainable > len(layers):
             raise UsageError(
-                f"trainable is {trainable}, but {self.name} has {len(layers)} layers with weights below its head; use all, head or fewer"
+                f"trainable is {trainable}, but {self.name} has {len(layers)} layers with weights below its head;"
+                " use all, head or fewer"
             )
         first = {"all": 0, "head": len(body)}[trainable] if isinstance(trainable, str) else layers[-trainable]
         for i, module in enumerate(body):
@@ -82,28 +88,31 @@ class Backbone(nn.Module):
         self._frozen = body[:first]
 
     def train(self, mode: bool = True) -> Backbone:
+        """Set training mode, except for frozen layers."""
         super().train(mode)
         for module in self._frozen:
             module.training = False
         return self
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the logits (B,) or (B, C) of images (B, 1 or 3, H, W)."""
         return as_logits(self.head(self.features(images)))
 
     def features(self, images: Tensor) -> Tensor:
-        """(B, 1 or 3, H, W) to (B, F): what the head is given. Frozen layers leave no trace for the gradient."""
+        """Return the features (B, F) of images (B, 1 or 3, H, W), the head's input."""
         features: Tensor = self.net(images.expand(-1, 3, -1, -1))
         return features
 
 
 class FromFeatures(nn.Module):
-    """A backbone's own head, not a copy, as a network: features (B, F) to logits."""
+    """A backbone's head as a network: features (B, F) to logits. The head is the backbone's own, not a copy."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         self.head = backbone.get_submodule("head")
 
     def forward(self, features: Tensor) -> Tensor:
+        """Return the logits (B,) or (B, C) of features (B, F)."""
         return as_logits(self.head(features))
 
 
@@ -124,7 +133,7 @@ def _build(name: str, image_size: int, imagenet_input: bool) -> nn.Module:
         net: nn.Module = models.get_model(name, weights=None, **more)
     except (ValueError, RuntimeError, AssertionError) as error:
         raise UsageError(f"{name} cannot be built at {image_size} px: {str(error).splitlines()[0]}") from error
-    for attribute in ("AuxLogits", "aux1", "aux2"):  # their outputs would turn the training output into a tuple
+    for attribute in ("AuxLogits", "aux1", "aux2"):  # they would turn the output in training into a tuple
         if hasattr(net, attribute):
             setattr(net, attribute, None)
     if hasattr(net, "aux_logits"):
@@ -133,7 +142,7 @@ def _build(name: str, image_size: int, imagenet_input: bool) -> nn.Module:
 
 
 def _replaced_part(net: nn.Module, design: HeadDesign) -> str:
-    """The name of what the head replaces: the last layer or, by a dense head, a classifier of several layers."""
+    """Return the name of the part that the head replaces: the last layer or, for a dense head, a classifier of several."""
     classifier = getattr(net, "classifier", None)
     several = isinstance(classifier, nn.Sequential) and sum(isinstance(part, nn.Linear) for part in classifier) > 1
     if design.kind == "dense" and several and hasattr(net, "avgpool"):
@@ -143,16 +152,16 @@ def _replaced_part(net: nn.Module, design: HeadDesign) -> str:
     return (layers[0] or layers[1])[-1]
 
 
-def _take_out(net: nn.Module, name: str) -> int:
-    """Put nothing in the place of a part; returns the number of features that the network gives then."""
+def _remove(net: nn.Module, name: str) -> int:
+    """Replace a part by the identity; return the number of features F that the network then gives."""
     part, (parent_name, _, child) = net.get_submodule(name), name.rpartition(".")
     parent = net.get_submodule(parent_name)
     setattr(parent, child, nn.Identity())
     if isinstance(part, nn.Linear):
         return part.in_features
     if isinstance(part, nn.Conv2d):
-        # What follows is a ReLU, behind which no logit could say NORMAL, and the pooling: a linear map of pooled
-        # features is what the pooled 1 x 1 convolution was.
+        # A ReLU and the pooling follow. The ReLU goes, because no logit behind it could be negative (NORMAL). A linear
+        # layer on pooled features equals the 1 x 1 convolution, pooled.
         setattr(parent, str(int(child) + 1), nn.Identity())
         return part.in_channels
     net.avgpool = nn.AdaptiveAvgPool2d(1)

@@ -1,4 +1,4 @@
-"""Small CNNs for grey images: logits (B,), positive for PNEUMONIA, or (B, C) of more than two classes."""
+"""Small CNNs for grey images (B, 1, H, W): logits (B,), positive for PNEUMONIA, or (B, C) of more than two classes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from classifier.models.heads import as_logits
 class S1CNN(nn.Module):
     """The small CNN of the published PneumoniaMNIST system (PyTorch): 615,521 parameters at 28 px with one output.
 
-    (B, 1, H, W) to logits. Three blocks of twice 3 x 3 convolution, BatchNorm and ReLU, then max-pooling and dropout .25;
-    flatten, 256 and 128 with ReLU, dropout .5 behind each. Convolutions have a bias in front of BatchNorm too: the
-    published count is met with it alone.
+    Three blocks of two 3 x 3 convolutions with BatchNorm and ReLU, each followed by max-pooling and dropout .25; then dense
+    layers of 256 and 128 with ReLU and dropout .5. Convolutions have a bias in front of BatchNorm too: only so is the
+    parameter count the published one.
     """
 
     def __init__(self, image_size: int, batch_norm: bool = True, outputs: int = 1) -> None:
@@ -35,15 +35,15 @@ class S1CNN(nn.Module):
         self.head = nn.Sequential(*first, *second, nn.Linear(128, outputs))
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the logits (B,) or (B, C) of images (B, 1, H, W)."""
         return as_logits(self.head(self.features(images)))
 
 
 class S2CNN(nn.Module):
     """The CNN of the published CNN + DCGAN system (Keras): 97,345 values at 148 px with the defaults.
 
-    (B, 1, H, W) to logits. Blocks of 3 x 3 convolution without padding, ReLU, max-pooling, BatchNorm after the
-    first block only; then flatten, dense layers with ReLU, each with its dropout (a rate without a layer does nothing),
-    the output.
+    Blocks of a 3 x 3 convolution without padding, ReLU and max-pooling, with BatchNorm after the first block only; then
+    dense layers with ReLU, each with its dropout. A dropout rate without a layer does nothing.
     """
 
     def __init__(
@@ -61,7 +61,9 @@ class S2CNN(nn.Module):
         for i, c_out in enumerate(conv):
             side = (side - 2) // 2
             if side < 1:
-                raise UsageError(f"{image_size} px is too small for {len(conv)} blocks of the S2 network")
+                raise UsageError(
+                    f"s2_cnn: {image_size} px is too small for {len(conv)} blocks; give fewer, or larger images"
+                )
             layers += [nn.Conv2d(c_in, c_out, 3), nn.ReLU(), nn.MaxPool2d(2)]
             if batch_norm and i == 0:
                 layers.append(nn.BatchNorm2d(c_out, eps=1e-3, momentum=0.01))  # Keras's epsilon and momentum .99
@@ -80,14 +82,15 @@ class S2CNN(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the logits (B,) or (B, C) of images (B, 1, H, W)."""
         return as_logits(self.layers(images))
 
 
 class SmallCNN(nn.Module):
-    """Four stages of 3 x 3 convolution, BatchNorm and ReLU, average-pooled, the output; about 300,000 parameters.
+    """Four stages of 3 x 3 convolutions with BatchNorm and ReLU, global average pooling, one output layer.
 
-    (B, 1, H, W) to logits, any size of at least 16 px. Pooling over the whole map instead of flattening it keeps the
-    count small and the net indifferent to where in the image a finding lies (Lin et al. 2014, arXiv:1312.4400).
+    About 300,000 parameters; any size of at least 16 px. Pooling over the whole map in place of flattening keeps the count
+    small and ignores where in the image a finding lies (Lin et al. 2014, arXiv:1312.4400).
     """
 
     def __init__(
@@ -113,4 +116,5 @@ class SmallCNN(nn.Module):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the logits (B,) or (B, C) of images (B, 1, H, W)."""
         return as_logits(self.head(self.features(images)))

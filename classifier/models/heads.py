@@ -1,4 +1,4 @@
-"""What stands on a network's features: the designs of its head, and how outputs become logits."""
+"""Heads on a backbone's features, and the logits of their outputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from balancer.data.folder import TASKS
 
 @dataclass(frozen=True)
 class HeadDesign:
-    """A head as the settings describe it."""
+    """The design of a head."""
 
     kind: str = "linear"  # a key of HEADS
     outputs: int = 1
@@ -24,66 +24,53 @@ class HeadDesign:
 
     @classmethod
     def of(cls, config: ClassifierConfig) -> HeadDesign:
-        """The design that the settings name.
+        """Return the design that the settings name.
 
         Raises:
-            UsageError: outputs that do not fit the task, or a penalty on a layer that there is not.
+            UsageError: if outputs do not fit the task, or a setting is of a dense layer that the head lacks.
         """
-        if config.head_l2 and config.head != "dense":
-            raise UsageError(
-                f"head_l2 is {config.head_l2:g}, but a {config.head} head has no dense layer; use head dense"
-            )
-        if config.head_width != cls.width and config.head != "dense":
-            raise UsageError(
-                f"head_width is {config.head_width}, but a {config.head} head has no dense layer; use head dense"
-            )
+        for name, neutral in (("head_l2", 0.0), ("head_width", cls.width)):
+            if (value := getattr(config, name)) != neutral and config.head != "dense":
+                raise UsageError(f"{name} is {value:g}, but a {config.head} head has no dense layer; use head dense")
         return cls(config.head, number_of_outputs(config), config.head_width, config.head_dropout)
 
 
 def number_of_outputs(config: ClassifierConfig) -> int:
-    """One output, or one per class.
+    """Return 1, or the number of classes.
 
     Raises:
-        UsageError: one output for more than two classes.
+        UsageError: if outputs is sigmoid and there are more than two classes.
     """
     classes = TASKS[config.data.task]
     if config.outputs == "softmax" or (config.outputs is None and len(classes) > 2):
         return len(classes)
     if len(classes) > 2:
         raise UsageError(
-            f"outputs is 'sigmoid', which tells two classes apart; {', '.join(classes)} are {len(classes)}: use outputs softmax"
+            f"outputs is 'sigmoid', which is for two classes; {', '.join(classes)} are {len(classes)}: use softmax"
         )
     return 1
 
 
 def _linear(features: int, design: HeadDesign) -> nn.Sequential:
-    """Dropout, where there is any, and the output."""
+    """Return dropout, if its rate is not 0, and the output layer."""
     dropout = [nn.Dropout(design.dropout)] if design.dropout else []
     return nn.Sequential(*dropout, nn.Linear(features, design.outputs))
 
 
 def _dense(features: int, design: HeadDesign) -> nn.Sequential:
-    """A dense layer with ReLU, dropout, the output: what systems in Keras put on pooled features."""
-    dropout = [nn.Dropout(design.dropout)] if design.dropout else []
-    return nn.Sequential(
-        nn.Linear(features, design.width), nn.ReLU(), *dropout, nn.Linear(design.width, design.outputs)
-    )
+    """Return a dense layer with ReLU, then a linear head: the usual head on pooled features in Keras."""
+    return nn.Sequential(nn.Linear(features, design.width), nn.ReLU(), *_linear(design.width, design))
 
 
+# Number of features F and design to a head: features (B, F) to outputs (B, design.outputs).
 HEADS: dict[str, Callable[[int, HeadDesign], nn.Sequential]] = {"linear": _linear, "dense": _dense}
 
 
-def make_head(features: int, design: HeadDesign) -> nn.Sequential:
-    """A new head: features (B, F) to outputs (B, ``design.outputs``)."""
-    return HEADS[design.kind](features, design)
-
-
 def as_logits(outputs: Tensor) -> Tensor:
-    """Outputs (B, 1), (B, 2) or (B, C) to logits (B,), (B,) or (B, C).
+    """Return the logits (B,), (B,) or (B, C) of outputs (B, 1), (B, 2) or (B, C).
 
-    Of two outputs it gives the difference l1 - l0. Since softmax(l0, l1)[1] = 1 / (1 + exp(-(l1 - l0))), the sigmoid of
-    that is the probability of class 1, and binary cross-entropy on it is the cross-entropy of the two, gradients
-    and all: whatever works on one logit works on two outputs too.
+    The logit of two outputs is l1 - l0. Since softmax(l0, l1)[1] = sigmoid(l1 - l0), its binary cross-entropy is the
+    cross-entropy of both outputs, gradients included: code for one output serves two as well.
     """
     if outputs.shape[1] == 1:
         return torch.flatten(outputs)

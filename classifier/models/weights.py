@@ -1,4 +1,4 @@
-"""Weights to begin from: torchvision's ImageNet weights by name, or a file. Read as tensors; code is never run."""
+"""Initial weights: torchvision's ImageNet weights by name, or a file. Files are read as tensors; code is never run."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ from balancer.core.errors import BalancerError, UsageError
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which training scripts save a state dict
 SHOWN = 3  # keys of each kind that a message names
 _HASH = re.compile(r"-([0-9a-f]{8,})\.")  # torchvision names its files by the first digits of their SHA-256
-# DenseNet files that torchvision publishes say norm.1 for what its code calls norm1.
+# torchvision's published DenseNet files say norm.1 where its code says norm1.
 _DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
 
 def load_weights(net: nn.Module, name: str, weights: str, skip: Sequence[str]) -> None:
-    """Give a torchvision network, whole as torchvision builds it, the weights that the settings name.
+    """Load weights into a torchvision network as torchvision builds it.
 
     Args:
-        name: of the network, for torchvision's registry and for messages.
+        net: the network.
+        name: its name in torchvision's registry.
         weights: ``imagenet``, or a file: safetensors, a plain state dict, or a checkpoint of this program.
-        skip: parts, by their names, whose weights are neither expected nor used: they are replaced.
+        skip: names of parts that will be replaced; their weights are neither needed nor used.
 
     Raises:
-        BalancerError: weights that cannot be had, hold code, or belong to another network.
+        BalancerError: if weights are missing, hold code, or belong to another network.
     """
     path = imagenet_file(name) if weights == "imagenet" else Path(weights)
     state = {_DENSENET.sub(r"\1\2", key): value for key, value in read_state(path).items()}
@@ -45,13 +46,13 @@ def load_weights(net: nn.Module, name: str, weights: str, skip: Sequence[str]) -
 
 
 def imagenet_file(name: str) -> Path:
-    """The file of torchvision's best ImageNet weights, downloaded into torch's cache if it is not there.
+    """Return the file of torchvision's best ImageNet weights, downloaded into torch's cache if it is not there.
 
-    The cache is checked too, not the download alone: a copy by hand can be cut short.
+    A cached file is checked as well: a copy made by hand can be cut short.
 
     Raises:
-        UsageError: torchvision publishes none for this network.
-        BalancerError: it cannot be downloaded, or the file is not the published one.
+        UsageError: if torchvision publishes none for this network.
+        BalancerError: if the download fails, or the file is not the published one.
     """
     from torchvision import models
 
@@ -65,7 +66,7 @@ def imagenet_file(name: str) -> Path:
             download(published.url, file, digits)
         except BalancerError as error:
             raise BalancerError(
-                f"the ImageNet weights of {name} are not cached: {error}, or give --weights FILE (a torchvision state dict)"
+                f"the ImageNet weights of {name} are not cached: {error}, or give --weights FILE (a state dict)"
             ) from error
     stat = file.stat()
     if not _sha256(file, stat.st_size, stat.st_mtime_ns).startswith(digits):
@@ -74,10 +75,10 @@ def imagenet_file(name: str) -> Path:
 
 
 def weights_hash(weights: str) -> str:
-    """Sixteen hex digits that name the content of a weights file; ``none`` and ``imagenet`` speak for themselves.
+    """Return sixteen hex digits that identify a weights file; ``none`` and ``imagenet`` are returned as they are.
 
     Raises:
-        BalancerError: the file cannot be read.
+        BalancerError: if the file cannot be read.
     """
     if weights in ("none", "imagenet"):
         return weights
@@ -92,16 +93,16 @@ def weights_hash(weights: str) -> str:
 
 @lru_cache(maxsize=8)
 def _sha256(file: Path, _size: int, _changed: int) -> str:
-    """Hex digits; a file of the same size and time of change is read once in a process."""
+    """Return the SHA-256 in hex; a file with the same size and modification time is read once per process."""
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, by their keys; of a checkpoint of this program those of the network below its head.
+    """Return the tensors of a file by key; of a checkpoint of this program those of the network below its head.
 
     Raises:
-        BalancerError: missing, unreadable, holding code, or no state dict.
+        BalancerError: if the file is missing, unreadable, no state dict, or holds code.
     """
     try:
         if path.suffix == ".safetensors":
@@ -114,15 +115,14 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise BalancerError(f"--weights {path} does not exist; expected imagenet, none or a state-dict file") from error
     except Exception as error:  # both readers raise many kinds for a damaged file
         raise BalancerError(
-            f"--weights {path} is not a plain state dict ({type(error).__name__}); expected .safetensors, or tensors saved "
-            "by torch; code is never loaded"
+            f"--weights {path} is not a plain state dict ({type(error).__name__}); expected .safetensors, or tensors saved"
+            " by torch; code is never loaded"
         ) from error
     state = _unwrapped(content)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        what = type(state).__name__
-        odd = [str(k) for k, v in state.items() if not isinstance(v, Tensor)] if isinstance(state, dict) else []
-        held = f"a {what} with entries that are no tensors ({', '.join(odd[:SHOWN])})" if odd else f"a {what}"
-        raise BalancerError(f"--weights {path} holds {held}; expected a state dict")
+        others = [str(k) for k, v in state.items() if not isinstance(v, Tensor)] if isinstance(state, dict) else []
+        entries = f" with entries that are no tensors ({', '.join(others[:SHOWN])})" if others else ""
+        raise BalancerError(f"--weights {path} holds a {type(state).__name__}{entries}; expected a state dict")
     return {str(key): value for key, value in state.items()}
 
 
@@ -136,8 +136,8 @@ def _unwrapped(content: Any) -> Any:
 
 
 def _mismatch(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
-    """What is wrong with a state for a network, in words; the first keys of each kind, in the network's order."""
-    # A count of batches that does nothing; files of before it existed, torchvision's ResNets among them, lack it.
+    """Return what does not fit, in words, with the first keys of each kind in the network's order."""
+    # torchvision's ResNet files are older than BatchNorm's count of batches, which does nothing.
     missing = [key for key in own if key not in state and not key.endswith(".num_batches_tracked")]
     unexpected = [key for key in state if key not in own]
     other = [

@@ -1,4 +1,4 @@
-"""A trained classifier on disk: everything that prediction needs, as tensors and plain values."""
+"""Classifier checkpoints: all that prediction needs, as tensors and plain values."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from classifier.models import build_model
 from classifier.training.regimes import Regime
 from classifier.training.trainer import TrainResult
 
-FORMAT = 3  # raise it whenever the content changes
+FORMAT = 3  # to be raised when the content changes
 
 
 def save_classifier(
-    handle: IO[bytes], config: ClassifierConfig, regime: Regime, trial_seed: int, data: Dataset, fitted: TrainResult
+    handle: IO[bytes], config: ClassifierConfig, regime: Regime, trial_seed: int, data: Dataset, result: TrainResult
 ) -> None:
-    """Write everything that prediction needs."""
+    """Write a checkpoint."""
     content = {
         "format": FORMAT,
         "kind": "classifier",
@@ -32,11 +32,11 @@ def save_classifier(
         "regime": regime.name,
         "trial_seed": trial_seed,
         "classes": list(data.classes),
-        "temperature": fitted.temperature,
-        "threshold": fitted.threshold,
-        "step": fitted.selected_step,
+        "temperature": result.temperature,
+        "threshold": result.threshold,
+        "step": result.selected_step,
         "data": data.describe(),
-        "state": fitted.model.state_dict(),
+        "state": result.model.state_dict(),
     }
     torch.save(content, handle)
 

@@ -1,4 +1,4 @@
-"""The regimes of an ablation: what is done to the training set, and nothing else."""
+"""The regimes of an ablation: changes of the training set and of nothing else."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from balancer.core.errors import UsageError, nearest
 
 @dataclass(frozen=True)
 class Regime:
-    """One way of training. Every switch is off in ``baseline``."""
+    """One way of balancing and augmenting the training set; every switch is off in ``baseline``."""
 
     name: str
-    group: str = "all"  # all: the 2 x 2 design; controls: balancing without a GAN; checks: what a sound study must find
-    augment: bool = False  # classical transforms, on the fly, of every training image, synthetic ones too
-    synthetic: bool = False  # synthetic images are added: of the minority class, or of several of three classes
-    replace: bool = False  # ... in place of the real images of their class: train on synthetic, test on real
-    duplicate: bool = False  # as many copies of real minority images are added instead
+    group: str = "all"  # all: the 2 x 2 design; controls: balancing without a GAN; checks: known answers
+    augment: bool = False  # random transforms of every training image, synthetic images included
+    synthetic: bool = False  # synthetic images are added to the smaller classes
+    replace: bool = False  # they replace the real images of their class: train on synthetic, test on real
+    duplicate: bool = False  # as many duplicates of real images are added instead
     weighted: bool = False  # the loss weights the classes equally
-    oversample: bool = False  # every batch holds the classes in equal parts
+    oversample: bool = False  # every batch has equally many images of each class
     focal: bool = False  # the focal loss (Lin et al. 2017, arXiv:1708.02002)
-    flipped: float = 0.0  # share of the training labels that are made another
+    flipped: float = 0.0  # share of the training labels that are changed
     permuted: bool = False  # the training labels are shuffled
-    seed_offset: int = 0  # added to the trial seed: the same regime, not paired
+    seed_offset: int = 0  # added to the trial seed, so that the regime is not paired
 
     @property
     def reference(self) -> str:
-        """The regime that differs in nothing but the balancing: same augmentation, nothing added."""
+        """Return the regime with the same augmentation and no balancing."""
         return "augment" if self.augment else "baseline"
 
 
@@ -59,10 +59,10 @@ GROUPS = {group: tuple(r.name for r in REGIMES.values() if r.group == group) for
 
 
 def select_regimes(names: Sequence[str]) -> list[Regime]:
-    """Regimes by name or by group (``all``, ``controls``, ``checks``), in the registry's order.
+    """Return regimes by name or by group (``all``, ``controls``, ``checks``), in the registry's order.
 
     Raises:
-        UsageError: an unknown name, or none at all.
+        UsageError: if a name is unknown, or there is none.
     """
     wanted: set[str] = set()
     for name in names:

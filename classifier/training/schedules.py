@@ -1,8 +1,7 @@
 """Learning-rate schedules over a stage, as torch schedulers that advance after every optimiser step.
 
-Published figures depend on every rate to the last digit. Most schedules here are therefore closed forms in a ``LambdaLR``:
-torch's own ``CosineAnnealingLR``, ``StepLR``, ``CyclicLR`` and ``ReduceLROnPlateau`` multiply from step to step and round
-differently. The tests compare every schedule with torch's own.
+All but one-cycle are closed forms in a ``LambdaLR``. torch's own ``CosineAnnealingLR``, ``StepLR``, ``CyclicLR`` and
+``ReduceLROnPlateau`` multiply from step to step and round differently; published figures depend on every digit.
 """
 
 from __future__ import annotations
@@ -10,90 +9,67 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from balancer.core.errors import lookup
 from classifier.training.stages import Stage
 
-Factor = Callable[[int], float]  # step of the stage, from 0, to the rate's factor
+
+def constant(stage: Stage, _step: int, _val_nlls: Sequence[float]) -> float:
+    """Return the stage's learning rate."""
+    return stage.lr
 
 
-def constant(_stage: Stage, _val_nlls: Sequence[float]) -> Factor:
-    """Return the factor 1 for every step."""
-    return lambda step: 1.0
+def cosine(stage: Stage, step: int, _val_nlls: Sequence[float]) -> float:
+    """Return half a cosine from ``lr`` towards 0 (Loshchilov & Hutter 2017, arXiv:1608.03983)."""
+    return stage.lr * (0.5 * (1 + math.cos(math.pi * (step / stage.steps))))
 
 
-def cosine(stage: Stage, _val_nlls: Sequence[float]) -> Factor:
-    """Return half a cosine from 1 towards 0 (Loshchilov & Hutter 2017, arXiv:1608.03983)."""
-    return lambda step: 0.5 * (1 + math.cos(math.pi * (step / stage.steps)))
+def step_decay(stage: Stage, step: int, _val_nlls: Sequence[float]) -> float:
+    """Return ``lr``, multiplied by ``lr_factor`` after every ``lr_period`` steps."""
+    return stage.lr * stage.lr_factor ** (step // stage.lr_period)
 
 
-def step_decay(stage: Stage, _val_nlls: Sequence[float]) -> Factor:
-    """Return a factor that is multiplied by ``lr_factor`` after every ``lr_period`` steps."""
-    return lambda step: stage.lr_factor ** (step // stage.lr_period)
+def plateau(stage: Stage, _step: int, val_nlls: Sequence[float]) -> float:
+    """Return ``lr``, multiplied by ``lr_factor`` after more than ``lr_patience`` validations without a better NLL."""
+    lowest, waited, falls = math.inf, 0, 0
+    for nll in val_nlls:
+        waited = 0 if nll < lowest else waited + 1
+        lowest = min(lowest, nll)
+        if waited > stage.lr_patience:
+            waited, falls = 0, falls + 1
+    return stage.lr * stage.lr_factor**falls
 
 
-def plateau(stage: Stage, val_nlls: Sequence[float]) -> Factor:
-    """Return a factor that is multiplied by ``lr_factor`` after more than ``lr_patience`` validations without a better NLL."""
-
-    def factor(_step: int) -> float:
-        lowest, waited, falls = math.inf, 0, 0
-        for nll in val_nlls:
-            waited = 0 if nll < lowest else waited + 1
-            lowest = min(lowest, nll)
-            if waited > stage.lr_patience:
-                waited, falls = 0, falls + 1
-        return stage.lr_factor**falls
-
-    return factor
+def triangular(stage: Stage, step: int, _val_nlls: Sequence[float]) -> float:
+    """Return a rate between ``lr_low`` and ``lr``, ``lr_period`` steps up and as many down (Smith 2017, arXiv:1506.01186)."""
+    return stage.lr_low + (stage.lr - stage.lr_low) * (1 - abs(step / stage.lr_period % 2 - 1))
 
 
-class TriangularLR(LRScheduler):
-    """Up and down between ``lr_low`` and ``lr``, ``lr_period`` steps each way (Smith 2017, arXiv:1506.01186)."""
+def closed_form(
+    rate: Callable[[Stage, int, Sequence[float]], float],
+) -> Callable[[Optimizer, Stage, Sequence[float]], LRScheduler]:
+    """Return the maker of a scheduler whose rate is a function of the stage, the step and the validation NLLs so far."""
 
-    def __init__(self, optimizer: Optimizer, stage: Stage) -> None:
-        self.stage = stage
-        super().__init__(optimizer)
+    def make(optimizer: Optimizer, stage: Stage, val_nlls: Sequence[float]) -> LRScheduler:
+        for group in optimizer.param_groups:
+            group["initial_lr"] = 1.0  # LambdaLR multiplies by it, so that the rates keep every digit
+        return LambdaLR(optimizer, lambda step: rate(stage, step, val_nlls))
 
-    def get_lr(self) -> list[float | Tensor]:
-        """Return the rate of the current step for every parameter group."""
-        stage = self.stage
-        height = 1 - abs(self.last_epoch / stage.lr_period % 2 - 1)
-        return [stage.lr_low + (stage.lr - stage.lr_low) * height for _ in self.optimizer.param_groups]
+    return make
 
 
 def one_cycle(optimizer: Optimizer, stage: Stage, _val_nlls: Sequence[float]) -> LRScheduler:
-    """Return torch's one-cycle schedule (Smith & Topin 2019, arXiv:1708.07120); momentum is not cycled."""
+    """Return torch's one-cycle schedule (Smith & Topin 2019, arXiv:1708.07120), which leaves momentum as it is."""
     return OneCycleLR(optimizer, stage.lr, total_steps=stage.steps, cycle_momentum=False)
 
 
-def _scaled(
-    factor: Callable[[Stage, Sequence[float]], Factor],
-) -> Callable[[Optimizer, Stage, Sequence[float]], LRScheduler]:
-    return lambda optimizer, stage, val_nlls: LambdaLR(optimizer, factor(stage, val_nlls))
-
-
+# Each takes a new optimiser, the stage, and the list of the stage's validation NLLs, which grows during training.
 SCHEDULES: dict[str, Callable[[Optimizer, Stage, Sequence[float]], LRScheduler]] = {
-    "constant": _scaled(constant),
-    "cosine": _scaled(cosine),
-    "step": _scaled(step_decay),
-    "plateau": _scaled(plateau),
+    "constant": closed_form(constant),
+    "cosine": closed_form(cosine),
+    "step": closed_form(step_decay),
+    "plateau": closed_form(plateau),
     "one_cycle": one_cycle,
-    "triangular": lambda optimizer, stage, _val_nlls: TriangularLR(optimizer, stage),
+    "triangular": closed_form(triangular),
 }
-
-
-def make_scheduler(stage: Stage, optimizer: Optimizer, val_nlls: Sequence[float]) -> LRScheduler:
-    """Return the scheduler of a stage; call its ``step`` after every optimiser step.
-
-    Args:
-        stage: the stage's settings.
-        optimizer: a new optimiser with learning rate ``stage.lr``.
-        val_nlls: the stage's validation NLLs so far; the caller appends to this list, and ``plateau`` reads it.
-
-    Raises:
-        UsageError: if there is no such schedule.
-    """
-    return lookup(SCHEDULES, stage.schedule, "schedule")(optimizer, stage, val_nlls)

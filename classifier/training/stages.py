@@ -11,7 +11,6 @@ import numpy as np
 from balancer.core.errors import UsageError
 from balancer.core.settings import ClassifierConfig, StageConfig, Trainable
 from balancer.data.folder import TASKS
-from classifier.training.losses import check_class_weights
 from classifier.training.training_set import TrainingSet
 
 
@@ -81,7 +80,10 @@ def check_stages(config: ClassifierConfig) -> None:
     Raises:
         UsageError: if settings of a stage, of the loss or of the batch do not fit each other.
     """
-    check_class_weights(config.class_weights, len(TASKS[config.data.task]))
+    if config.class_weights == "positive" and len(TASKS[config.data.task]) > 2:
+        raise UsageError(
+            f"class_weights is 'positive', which is for two classes; for task {config.data.task} give balanced or complement"
+        )
     if 0 < config.focal_gamma < 1:
         raise UsageError(
             f"focal_gamma is {config.focal_gamma:g}: between 0 and 1 the gradient of a certain prediction is infinite;"

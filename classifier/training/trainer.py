@@ -32,7 +32,7 @@ from classifier.training.inputs import ImageInputs
 from classifier.training.losses import Loss, make_loss, with_penalty
 from classifier.training.prediction import predict, predict_inputs, to_input
 from classifier.training.regimes import Regime
-from classifier.training.schedules import make_scheduler
+from classifier.training.schedules import SCHEDULES
 from classifier.training.stages import Stage, check_stages, should_stop, stages, total_steps, validation_steps
 from classifier.training.training_set import BatchSampler, TrainingSet
 
@@ -136,7 +136,7 @@ def train(
             evaluated = stage_ema.module if stage_ema else network
             val_nlls = list[float]()
             optimizer = make_optimizer(stage, model)
-            scheduler = make_scheduler(stage, optimizer, val_nlls)
+            scheduler = SCHEDULES[stage.schedule](optimizer, stage, val_nlls)
             validate_after = validation_steps(stage.steps, stage.evaluations)
 
             for stage_step in range(1, stage.steps + 1):

@@ -11,7 +11,7 @@ from balancer.core.errors import UsageError
 from balancer.core.settings import ClassifierConfig, DataConfig
 from classifier.models import build_model
 from classifier.models.backbones import Backbone
-from classifier.models.heads import HEADS, HeadDesign, as_logits, make_head
+from classifier.models.heads import HEADS, HeadDesign, as_logits
 
 DENSE = HeadDesign("dense", outputs=2, width=12, dropout=0.5)
 
@@ -36,7 +36,7 @@ def test_published_counts_with_two_outputs() -> None:
 
 @pytest.mark.parametrize("design", [HeadDesign(), HeadDesign(dropout=0.3), HeadDesign("dense", 1, 7), DENSE])
 def test_what_heads_are_made_of(design: HeadDesign) -> None:
-    head = make_head(20, design)
+    head = HEADS[design.kind](20, design)
     kinds = [type(m) for m in head]
     dropout = [nn.Dropout] * bool(design.dropout)
     dense = [nn.Linear, nn.ReLU, *dropout, nn.Linear]

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 
-from balancer.core.errors import UsageError
 from balancer.core.settings import ClassifierConfig
-from classifier.training.losses import CLASS_WEIGHTS, class_weights, make_loss, with_penalty
+from classifier.training.losses import CLASS_WEIGHTS, make_loss, with_penalty
 from classifier.training.regimes import REGIMES
 from classifier.training.training_set import TrainingSet
 
@@ -42,16 +41,9 @@ def test_class_weights(more: list[int]) -> None:
     labels = np.array([0, 1, 2, *more])
     n = np.bincount(labels)
     balanced = compute_class_weight("balanced", classes=np.array([0, 1, 2]), y=labels)
-    assert class_weights("balanced", labels, 3) == pytest.approx(balanced)
-    assert class_weights("none", labels, 3).tolist() == [1, 1, 1]
-    assert class_weights("complement", labels, 3) == pytest.approx([1 - k / len(labels) for k in n])
-    two = np.minimum(labels, 1)
-    assert class_weights("positive", two, 2, 0.5) == pytest.approx([1, 0.5 * sum(two == 0) / sum(two == 1)])
-
-
-def test_positive_is_for_two_classes() -> None:
-    with pytest.raises(UsageError, match="class_weights is 'positive', which is for two classes; of 3"):
-        class_weights("positive", LABELS[3], 3)
+    assert np.array_equal(CLASS_WEIGHTS["balanced"](n, 1.0), balanced)
+    assert CLASS_WEIGHTS["none"](n, 1.0).tolist() == [1, 1, 1]
+    assert CLASS_WEIGHTS["complement"](n, 1.0) == pytest.approx([1 - k / len(labels) for k in n])
 
 
 def test_positive_is_torchs_pos_weight() -> None:
@@ -64,7 +56,7 @@ def test_positive_is_torchs_pos_weight() -> None:
 @pytest.mark.parametrize("classes", [2, 3])
 def test_weighted_cross_entropy_is_torchs_sum_over_the_batch(kind: str, classes: int) -> None:
     logits, y = batch(classes)
-    weights = torch.tensor(class_weights(kind, LABELS[classes], classes)).float()
+    weights = torch.tensor(CLASS_WEIGHTS[kind](np.bincount(LABELS[classes]), 1.0)).float()
     whole = torch.stack([torch.zeros_like(logits), logits], dim=1) if classes == 2 else logits
     expected = F.cross_entropy(whole, y, weight=weights, reduction="sum") / len(y)
     assert float(loss_of(classes, class_weights=kind)(logits, y)) == pytest.approx(float(expected), rel=1e-5)
@@ -104,7 +96,7 @@ def test_the_focal_loss_of_three_classes(gamma: float) -> None:
 @pytest.mark.parametrize("classes", [2, 3])
 def test_class_weights_hold_for_the_focal_loss_too(classes: int) -> None:
     logits, y = batch(classes)
-    weights = class_weights("complement", LABELS[classes], classes)
+    weights = CLASS_WEIGHTS["complement"](np.bincount(LABELS[classes]), 1.0)
     each = torch.stack([loss_of(classes, "focal")(logits[i : i + 1], y[i : i + 1]) for i in range(len(y))])
     found = loss_of(classes, "focal", class_weights="complement")(logits, y)
     assert float(found) == pytest.approx(float(np.mean(each.numpy() * weights[y.numpy()])), rel=1e-5)

@@ -502,7 +502,7 @@ def test_a_loss_that_explodes_is_an_error(data: Dataset, steps: int) -> None:
         ({"threshold": "yuoden"}, "threshold is 'yuoden'"),
         ({"augmentation": "mildly"}, "augmentation is 'mildly'; did you mean 'mild'"),
         ({"model": "s2_cnn", "weights": "imagenet"}, "weights is 'imagenet', which is for torchvision backbones"),
-        ({"model": "resnet18", "batch_norm": False}, "batch_norm is False, which is for networks of our own"),
+        ({"model": "resnet18", "batch_norm": False}, "batch_norm is False, which is for built-in networks"),
         ({"batch_size": 8, "accumulate": 6}, "accumulate is 6 with batch_size 8"),
         ({"focal_gamma": 0.5}, "focal_gamma is 0.5"),
         ({"s2": {"conv": [8]}}, "s2 holds the sizes of s2_cnn; model is 'small_cnn'"),

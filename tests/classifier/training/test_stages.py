@@ -85,7 +85,7 @@ def test_equal_exposure_lengthens_every_stage(data: Dataset) -> None:
         (tiny.settings(batch_size=8, accumulate=5), "accumulate is 5 with batch_size 8; .*at most 4"),
         (
             tiny.settings(class_weights="positive", data={"task": "multiclass"}, outputs="softmax"),
-            "of 3 use balanced or complement",
+            "class_weights is 'positive', which is for two classes; .*balanced or complement",
         ),
     ],
 )
