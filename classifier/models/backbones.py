@@ -24,10 +24,10 @@ def backbone_names() -> list[str]:
 class Backbone(nn.Module):
     """A torchvision network ``net``, which gives features (B, F), and a ``head`` on them.
 
-    A grey image is repeated over the three channels of the first layer, so that pretrained filters see their usual input. A
-    linear head replaces the last layer only. A dense head stands on pooled features and replaces a whole classifier on
-    flattened maps (VGG, AlexNet). Layers between pooling and the last layer stay: ConvNeXt's LayerNorm, EfficientNet's
-    dropout.
+    A grey image is repeated over the three channels of the first layer, so that pretrained filters see their usual
+    input. A linear head replaces the last layer only. A dense head stands on pooled features and replaces a whole
+    classifier on flattened maps (VGG, AlexNet). Layers between pooling and the last layer stay: ConvNeXt's LayerNorm,
+    EfficientNet's dropout.
     """
 
     def __init__(
@@ -62,14 +62,14 @@ class Backbone(nn.Module):
 
     @property
     def first_weight(self) -> Tensor:
-        """Return the weights (width, F) of the head's first layer, in a dense head those of its dense layer."""
+        """Return the weights (width, F) of the head's first layer: of the dense layer, if there is one."""
         return next(module.weight for module in self.head if isinstance(module, nn.Linear))
 
     def set_trainable(self, trainable: Trainable) -> None:
-        """Freeze all layers but ``all``, ``head``, or N: the head and the last N layers with weights (BatchNorm is one).
+        """Freeze all but ``all``, ``head``, or N: the head and the last N layers with weights (BatchNorm is one).
 
-        Frozen layers stay in evaluation mode: BatchNorm's statistics are part of the pretrained function, and dropout in
-        front of layers that cannot adapt is only noise.
+        Frozen layers stay in evaluation mode: BatchNorm's statistics are part of the pretrained function, and dropout
+        in front of layers that cannot adapt is only noise.
 
         Raises:
             UsageError: if the network has fewer than N layers with weights.
@@ -142,7 +142,7 @@ def _build(name: str, image_size: int, imagenet_input: bool) -> nn.Module:
 
 
 def _replaced_part(net: nn.Module, design: HeadDesign) -> str:
-    """Return the name of the part that the head replaces: the last layer or, for a dense head, a classifier of several."""
+    """Return the name of the part that the head replaces: the last layer, or a classifier of several layers."""
     classifier = getattr(net, "classifier", None)
     several = isinstance(classifier, nn.Sequential) and sum(isinstance(part, nn.Linear) for part in classifier) > 1
     if design.kind == "dense" and several and hasattr(net, "avgpool"):

@@ -13,9 +13,9 @@ from classifier.models.heads import as_logits
 class S1CNN(nn.Module):
     """The small CNN of the published PneumoniaMNIST system (PyTorch): 615,521 parameters at 28 px with one output.
 
-    Three blocks of two 3 x 3 convolutions with BatchNorm and ReLU, each followed by max-pooling and dropout .25; then dense
-    layers of 256 and 128 with ReLU and dropout .5. Convolutions have a bias in front of BatchNorm too: only so is the
-    parameter count the published one.
+    Three blocks of two 3 x 3 convolutions with BatchNorm and ReLU, each followed by max-pooling and dropout .25; then
+    dense layers of 256 and 128 with ReLU and dropout .5. Convolutions have a bias in front of BatchNorm too: only so
+    is the parameter count the published one.
     """
 
     def __init__(self, image_size: int, batch_norm: bool = True, outputs: int = 1) -> None:
@@ -89,8 +89,8 @@ class S2CNN(nn.Module):
 class SmallCNN(nn.Module):
     """Four stages of 3 x 3 convolutions with BatchNorm and ReLU, global average pooling, one output layer.
 
-    About 300,000 parameters; any size of at least 16 px. Pooling over the whole map in place of flattening keeps the count
-    small and ignores where in the image a finding lies (Lin et al. 2014, arXiv:1312.4400).
+    About 300,000 parameters; any size of at least 16 px. Pooling over the whole map in place of flattening keeps the
+    count small and ignores where in the image a finding lies (Lin et al. 2014, arXiv:1312.4400).
     """
 
     def __init__(

@@ -115,8 +115,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise BalancerError(f"--weights {path} does not exist; expected imagenet, none or a state-dict file") from error
     except Exception as error:  # both readers raise many kinds for a damaged file
         raise BalancerError(
-            f"--weights {path} is not a plain state dict ({type(error).__name__}); expected .safetensors, or tensors saved"
-            " by torch; code is never loaded"
+            f"--weights {path} is not a plain state dict ({type(error).__name__}); expected .safetensors, or tensors"
+            " saved by torch; code is never loaded"
         ) from error
     state = _unwrapped(content)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

@@ -29,10 +29,10 @@ CLASS_WEIGHTS: dict[str, Callable[[Array, float], Array]] = {
 def make_loss(config: ClassifierConfig, regime: Regime, train_set: TrainingSet, device: torch.device) -> Loss:
     """Return the loss of a regime: the plain mean over a batch of weighted losses.
 
-    A ``weighted`` regime has balanced class weights, whatever the settings say. The plain mean lets parts of a batch add up
-    to the batch; torch's ``cross_entropy(weight=...)`` divides by the batch's mean weight instead. Label smoothing moves
-    ``label_smoothing`` from the true class to the others, in equal parts; the weight goes by the true class. The focal loss
-    takes no smoothing.
+    A ``weighted`` regime has balanced class weights, whatever the settings say. The plain mean lets parts of a batch
+    add up to the batch; torch's ``cross_entropy(weight=...)`` divides by the batch's mean weight instead. Label
+    smoothing moves ``label_smoothing`` from the true class to the others, in equal parts; the weight goes by the true
+    class. The focal loss takes no smoothing.
     """
     kind = "balanced" if regime.weighted else config.class_weights
     weights = (
@@ -42,7 +42,7 @@ def make_loss(config: ClassifierConfig, regime: Regime, train_set: TrainingSet, 
 
 
 def _binary(config: ClassifierConfig, focal: bool, weights: Tensor) -> Loss:
-    """Return the loss of logits (B,); the focal loss is that of Lin et al. 2017, arXiv:1708.02002, without its alpha."""
+    """Return the loss of logits (B,); the focal loss is that of Lin et al. (2017, arXiv:1708.02002) without alpha."""
     targets = torch.tensor([config.label_smoothing, 1 - config.label_smoothing], device=weights.device)
 
     def focal_loss(logits: Tensor, y: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def _binary(config: ClassifierConfig, focal: bool, weights: Tensor) -> Loss:
 
 
 def _multiclass(config: ClassifierConfig, focal: bool, weights: Tensor) -> Loss:
-    """Return the loss of logits (B, C); the focal loss is (1 - p) ** gamma times the cross-entropy, p of the true class."""
+    """Return the loss of logits (B, C); the focal loss is cross-entropy times (1 - p of the true class) ** gamma."""
     classes, smoothing = len(weights), config.label_smoothing
     targets = torch.full((classes, classes), smoothing / (classes - 1), device=weights.device)
     targets.fill_diagonal_(1 - smoothing)
@@ -72,5 +72,5 @@ def _multiclass(config: ClassifierConfig, focal: bool, weights: Tensor) -> Loss:
 
 
 def with_penalty(loss_of: Loss, weight: Tensor, strength: float) -> Loss:
-    """Return a loss plus ``strength`` times the sum of squares of a layer's weights, as Keras's ``kernel_regularizer``."""
+    """Return a loss plus ``strength`` times the sum of squared weights, as Keras's ``kernel_regularizer``."""
     return lambda logits, y: loss_of(logits, y) + strength * weight.square().sum()

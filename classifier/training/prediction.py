@@ -21,8 +21,8 @@ def normalise(images: Tensor, kind: str) -> Tensor:
 
     Args:
         images: the pixels, floating point.
-        kind: ``per_image`` subtracts each image's mean and divides by its SD, which removes exposure; ``unit`` divides by
-            255; ``symmetric`` maps to [-1, 1]; ``imagenet`` gives three channels with ImageNet's mean and SD.
+        kind: ``per_image`` subtracts each image's mean and divides by its SD, which removes exposure; ``unit`` divides
+            by 255; ``symmetric`` maps to [-1, 1]; ``imagenet`` gives three channels with ImageNet's mean and SD.
     """
     if kind == "per_image":
         sd, mean = torch.std_mean(images, dim=(1, 2, 3), keepdim=True)
@@ -49,7 +49,7 @@ def input_chunks(images: Array, config: ClassifierConfig, device: torch.device, 
 
 
 def probabilities(logits: Tensor) -> Tensor:
-    """Return P(PNEUMONIA) (B,) of logits (B,), or the probability of every class (B, C) of logits (B, C); CPU, float64."""
+    """Return P(PNEUMONIA) (B,) of logits (B,), or of every class (B, C) of logits (B, C); on the CPU, float64."""
     logits = logits.cpu().double()  # MPS has no float64
     return logits.sigmoid() if logits.ndim == 1 else logits.softmax(dim=1)
 

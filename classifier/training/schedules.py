@@ -31,7 +31,7 @@ def step_decay(stage: Stage, step: int, _val_nlls: Sequence[float]) -> float:
 
 
 def plateau(stage: Stage, _step: int, val_nlls: Sequence[float]) -> float:
-    """Return ``lr``, multiplied by ``lr_factor`` after more than ``lr_patience`` validations without a better NLL."""
+    """Return ``lr``, times ``lr_factor`` whenever more than ``lr_patience`` validations bring no lower NLL."""
     lowest, waited, falls = math.inf, 0, 0
     for nll in val_nlls:
         waited = 0 if nll < lowest else waited + 1
@@ -42,7 +42,7 @@ def plateau(stage: Stage, _step: int, val_nlls: Sequence[float]) -> float:
 
 
 def triangular(stage: Stage, step: int, _val_nlls: Sequence[float]) -> float:
-    """Return a rate between ``lr_low`` and ``lr``, ``lr_period`` steps up and as many down (Smith 2017, arXiv:1506.01186)."""
+    """Go from ``lr_low`` to ``lr`` and back, ``lr_period`` steps each way (Smith 2017, arXiv:1506.01186)."""
     return stage.lr_low + (stage.lr - stage.lr_low) * (1 - abs(step / stage.lr_period % 2 - 1))
 
 

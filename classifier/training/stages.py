@@ -35,9 +35,9 @@ class Stage:
 def stages(config: ClassifierConfig, train_set: TrainingSet) -> tuple[Stage, ...]:
     """Return the stages of a training; there is one stage if the settings name none.
 
-    An epoch has as many steps as it takes to draw every real image of the training fold once. Images that a regime adds or
-    leaves out do not count, so every regime makes the same number of steps. With ``exposure`` real, all lengths grow by the
-    share of added images, so that every regime draws each real image equally often.
+    An epoch has as many steps as it takes to draw every real image of the training fold once. Images that a regime
+    adds or leaves out do not count, so every regime makes the same number of steps. With ``exposure`` real, all
+    lengths grow by the share of added images, so that every regime draws each real image equally often.
 
     Raises:
         UsageError: if settings do not fit each other, or a batch is larger than the training fold.
@@ -45,7 +45,7 @@ def stages(config: ClassifierConfig, train_set: TrainingSet) -> tuple[Stage, ...
     check_stages(config)
     if config.batch_size > train_set.n_fold:
         raise UsageError(
-            f"batch_size is {config.batch_size}, but the training fold holds {train_set.n_fold} images; use a smaller batch"
+            f"batch_size is {config.batch_size}, but the training fold has {train_set.n_fold} images; use smaller ones"
         )
     return tuple(_resolve(config, stage, train_set) for stage in config.stages or (StageConfig(),))
 
@@ -82,7 +82,7 @@ def check_stages(config: ClassifierConfig) -> None:
     """
     if config.class_weights == "positive" and len(TASKS[config.data.task]) > 2:
         raise UsageError(
-            f"class_weights is 'positive', which is for two classes; for task {config.data.task} give balanced or complement"
+            f"class_weights is 'positive', which is for two classes; of {config.data.task} give balanced or complement"
         )
     if 0 < config.focal_gamma < 1:
         raise UsageError(
@@ -91,7 +91,7 @@ def check_stages(config: ClassifierConfig) -> None:
         )
     if config.accumulate > 1 and config.batch_size < 2 * config.accumulate:
         raise UsageError(
-            f"accumulate is {config.accumulate} with batch_size {config.batch_size}; BatchNorm needs two images in every part:"
+            f"accumulate is {config.accumulate} with batch_size {config.batch_size}; BatchNorm needs two images a part:"
             f" use at most {config.batch_size // 2}"
         )
     for i, stage in enumerate(config.stages or (StageConfig(),), 1):

@@ -102,7 +102,8 @@ def load_synthetic(path: Path, data: Dataset, config: DataConfig, count: int | s
         dose: the largest dose, in deficits.
 
     Raises:
-        BalancerError: if the manifest is missing or of another split or class, or images are too few, changed or missing.
+        BalancerError: if the manifest is missing or of another split or class, or images are too few, changed or
+        missing.
     """
     if (path / "config.yaml").exists() and not (path / "done").exists():
         raise BalancerError(f"{path} is not finished; continue it with `balancer synthesize --resume {path}`")
@@ -110,9 +111,8 @@ def load_synthetic(path: Path, data: Dataset, config: DataConfig, count: int | s
     splits = {row.split_hash for row in rows}
     if splits != {data.split_hash}:
         raise BalancerError(
-            f"{path} was made under split {'/'.join(sorted(splits))}, {data.source} gives {data.split_hash}: it could hold"
-            " validation patients; synthesize again from a GAN trained on this split, or give the same --data and split"
-            " settings"
+            f"{path} was made under split {'/'.join(sorted(splits))}, {data.source} gives {data.split_hash}: it could"
+            " hold validation patients; synthesize again from a GAN of this split, or give the same --data and settings"
         )
     label = _label(path, {row.class_name for row in rows}, data)
     deficit = data.deficits[label]

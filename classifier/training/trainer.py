@@ -79,8 +79,9 @@ def train(
 ) -> TrainResult:
     """Train a classifier; select, calibrate and choose the threshold on validation, which is real and never augmented.
 
-    The trial seed gives initial weights, batch order, transforms and dropout. The initial weights are the same under every
-    regime without a ``seed_offset``.
+    Each stage starts from the best checkpoint so far (EMA weights if enabled) with a fresh optimizer. The step counter
+    and the batch stream continue. The trial seed gives initial weights, batch order, transforms and dropout; the initial
+    weights are the same under every regime without a ``seed_offset``.
 
     Args:
         config: the settings.
@@ -124,7 +125,7 @@ def train(
     begin = time.perf_counter()
     with progress.bar(sum(s.steps for s in planned), name, "step") as bar, _memory_errors(name, config, device):
         for stage in planned:
-            # Stage: from the selected weights, with a new optimiser; the step count, the batches and the EMA continue
+            # Stage: from the selected weights, with a fresh optimiser
             for each in (model, ema.module) if ema else (model,):
                 each.load_state_dict(selected.state)
                 set_trainable(each, config, stage.trainable)
@@ -201,8 +202,8 @@ def train_step(
 ) -> Tensor:
     """Make one optimiser step on network input (B, ...) and labels (B,); return the loss, detached.
 
-    ``accumulate`` computes the batch in so many parts, one after the other. Memory is that of one part; the gradient is that
-    of the batch, except that BatchNorm sees each part on its own.
+    ``accumulate`` computes the batch in so many parts, one after the other. Memory is that of one part; the gradient
+    is that of the batch, except that BatchNorm sees each part on its own.
     """
     model.train()
     optimizer.zero_grad(set_to_none=True)
@@ -228,7 +229,7 @@ def make_optimizer(settings: Stage | ClassifierConfig, model: nn.Module) -> torc
 
 
 def _ema_of_part(ema: AveragedModel, part: nn.Module) -> AveragedModel:
-    """Return the EMA as one of a part of its network, on the same tensors: averaging a frozen backbone too costs time."""
+    """Return the EMA of a part of its network, on the same tensors; averaging a frozen backbone would cost time."""
     if part is ema.module:
         return ema
     view = AveragedModel(part, multi_avg_fn=ema.multi_avg_fn, use_buffers=True)
@@ -238,10 +239,10 @@ def _ema_of_part(ema: AveragedModel, part: nn.Module) -> AveragedModel:
 
 @torch.no_grad()
 def update_bn(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Re-estimate the statistics of every BatchNorm layer that is not frozen, each batch of network input weighing the same.
+    """Re-estimate the statistics of every BatchNorm layer that is not frozen; each batch of inputs counts the same.
 
-    ``torch.optim.swa_utils.update_bn`` does the same with dropout on. Its random draws would change the training that goes on
-    after a validation, and dropout would distort the statistics; here dropout is off.
+    ``torch.optim.swa_utils.update_bn`` does the same with dropout on. Its random draws would change the training that
+    goes on after a validation, and dropout would distort the statistics; here dropout is off.
     """
     norms = [
         module

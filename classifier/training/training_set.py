@@ -125,7 +125,7 @@ class BatchSampler:
         self._members = [np.flatnonzero(train_set.labels == label) for label in classes]
         if config.batch_size < len(self._members):
             raise UsageError(
-                f"batch_size is {config.batch_size}, but {regime.name} needs all {len(self._members)} classes in every batch"
+                f"batch_size is {config.batch_size}, but {regime.name} needs {len(self._members)} classes in a batch"
             )
 
     def indices(self, step: int) -> Array:

@@ -510,7 +510,7 @@ def test_a_loss_that_explodes_is_an_error(data: Dataset, steps: int) -> None:
         ({"model": "resnet18", "head_width": 64}, "head_width is 64, but a linear head has no dense layer"),
         (
             {"data": DataConfig(task="multiclass"), "outputs": "sigmoid"},
-            "NORMAL, BACTERIAL, VIRAL are 3: use outputs softmax",
+            "NORMAL, BACTERIAL, VIRAL are 3: use softmax",
         ),
     ],
 )
@@ -534,5 +534,5 @@ def test_full_memory_is_one_line(data: Dataset, monkeypatch: pytest.MonkeyPatch)
 def test_oversampling_needs_room_for_every_class(data: Dataset) -> None:
     two = training_set(data, REGIMES["oversample"], None, 0, 0)
     three = replace(two, labels=np.arange(len(two.labels)) % 3, n_classes=3)
-    with pytest.raises(UsageError, match="batch_size is 2, but oversample needs all 3 classes in every batch"):
+    with pytest.raises(UsageError, match="batch_size is 2, but oversample needs 3 classes in a batch"):
         BatchSampler(settings(batch_size=2), REGIMES["oversample"], three, 0)

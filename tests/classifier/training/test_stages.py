@@ -95,7 +95,7 @@ def test_settings_that_do_not_fit(config: ClassifierConfig, message: str) -> Non
 
 
 def test_a_batch_larger_than_the_fold(data: Dataset) -> None:
-    with pytest.raises(UsageError, match="batch_size is 29, but the training fold holds 28 images"):
+    with pytest.raises(UsageError, match="batch_size is 29, but the training fold has 28 images"):
         tiny.train(data, tiny.settings(batch_size=29))
 
 

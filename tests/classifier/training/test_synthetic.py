@@ -75,7 +75,7 @@ def test_the_digest_names_the_images_used(folder: Path, data: Dataset, make_mani
 
 def test_another_split_is_refused(make_manifest: Make, data: Dataset, tmp_path: Path) -> None:
     folder = make_manifest(tmp_path / "s", 6, "a" * 16)
-    with pytest.raises(BalancerError, match=f"split {'a' * 16}, .*give {'0' * 16}: it could hold validation patients"):
+    with pytest.raises(BalancerError, match=f"split {'a' * 16}, .*gives {'0' * 16}: it could hold validation patients"):
         load_synthetic(folder, data, CONFIG, "all")
 
 
