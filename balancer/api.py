@@ -23,7 +23,7 @@ from balancer.gan import trainer
 
 def train_gan(
     config: GanTrainConfig | None = None, out: Path | None = None, device: str = "auto", force: bool = False
-) -> FinishedRun[dict[str, Any]]:
+) -> FinishedRun[trainer.GanSummary]:
     """Train a GAN on one class of the training fold, as `balancer gan-train` does.
 
     Args:
@@ -53,18 +53,18 @@ def synthesize(
     return perform(prepare_synthesis(settings, device), RunRequest(out, force=force))
 
 
-def prepare_gan_training(config: GanTrainConfig, device_name: str) -> PreparedRun[dict[str, Any]]:
+def prepare_gan_training(config: GanTrainConfig, device_name: str) -> PreparedRun[trainer.GanSummary]:
     """Open the data of a GAN training."""
     device = open_device(device_name)
     trainer.check(config)
     data = load_dataset(config.data)
     trainer.target_label(config, data)
 
-    def work(run: RunDir) -> dict[str, Any]:
+    def work(run: RunDir) -> trainer.GanSummary:
         if not (run / "split.csv").exists():  # else the split that the run was begun with stays on record
             data.write_split(run / "split.csv")
         summary = trainer.train(config, data, run, device)
-        write_json(run / "summary.json", summary)
+        write_json(run / "summary.json", summary.to_json())
         return summary
 
     return PreparedRun(

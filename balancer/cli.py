@@ -50,13 +50,10 @@ def main() -> None:
 def gan_train(args: CommandArgs) -> CommandResult:
     """Train a DCGAN on the minority class of the training fold."""
     from balancer.api import prepare_gan_training
+    from balancer.gan.trainer import GanSummary
 
-    def show(run: Path, summary: dict[str, Any]) -> CommandResult:
-        text = (
-            f"{summary['class']}: {summary['steps']} steps on {summary['n_train']} images in {summary['seconds']:.0f} s"
-            f" (loss_D {summary['loss_D']:.3f}, loss_G {summary['loss_G']:.3f})\n{run}"
-        )
-        return CommandResult({"run": str(run), **summary}, text)
+    def show(run: Path, summary: GanSummary) -> CommandResult:
+        return CommandResult({"run": str(run), **summary.to_json()}, f"{summary.describe()}\n{run}")
 
     return execute(args, prepare_gan_training(args.settings(GanTrainConfig), args.device), show)
 

@@ -25,7 +25,7 @@ from balancer.core.seeding import derive_seed, generator
 from balancer.core.settings import GanTrainConfig, SynthesizeConfig
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.manifest import MANIFEST_COLUMNS
-from balancer.gan.checkpoint import BEST, check_config, read_checkpoint
+from balancer.gan.checkpoint import BEST, read_checkpoint
 from balancer.gan.monitor import CHUNK, generate
 from balancer.gan.networks import architecture
 from balancer.gan.step import sample_z
@@ -88,22 +88,21 @@ def open_source(config: SynthesizeConfig, device: torch.device) -> Source:
         )
     if config.inception not in ("auto", "off"):
         inception_weights(config.inception)  # a wrong file is refused before anything is written
-    content = read_checkpoint(run / BEST, device)
-    check_config(run / BEST, content, gan)
+    saved = read_checkpoint(run / BEST, device, gan)
     data = load_dataset(config.data)
-    if content["split_hash"] != data.split_hash:
+    if saved.split_hash != data.split_hash:
         raise BalancerError(
-            f"{run} was trained on {content['data']['source']} (split {content['split_hash']}), the data here are"
+            f"{run} was trained on {saved.data_source} (split {saved.split_hash}), the data here are"
             f" {data.source} (split {data.split_hash}); give the same --data, or train on this one first"
         )
-    if content["class"] not in data.classes:
+    if saved.class_name not in data.classes:
         raise BalancerError(
-            f"{run} learnt {content['class']}, the task here has {', '.join(data.classes)}; give --task {gan.data.task}, or train on this one first"
+            f"{run} learnt {saved.class_name}, the task here has {', '.join(data.classes)}; give --task {gan.data.task}, or train on this one first"
         )
     G = architecture(gan.architecture).generator(gan.data.image_size, gan.z_dim, gan.generator_width)
-    G.load_state_dict(content["G_ema"])
-    label = data.classes.index(content["class"])
-    return Source(run, G.to(device).eval(), gan, label, content["step"], data, tuple(content.get("precisions", ())))
+    G.load_state_dict(saved.state["G_ema"])
+    label = data.classes.index(saved.class_name)
+    return Source(run, G.to(device).eval(), gan, label, saved.step, data, tuple(saved.precisions))
 
 
 def count(config: SynthesizeConfig, source: Source) -> int:

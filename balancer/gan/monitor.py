@@ -1,4 +1,4 @@
-"""How good the generator is while it trains: distances to training images on the shipped chest X-ray features."""
+"""Quality of the generator during training: distances to training images on the shipped chest X-ray features."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from balancer.core.seeding import generator
 from balancer.core.settings import GanTrainConfig
 from balancer.data.dataset import Dataset
 from balancer.data.split import patient_halves
-from balancer.gan.step import sample_z
+from balancer.gan.step import SnapshotQuality, sample_z
 from balancer.metrics.features import FeatureNetwork, chest_xray, extract, random_subset
 from balancer.metrics.frechet import frechet_distance
 from balancer.metrics.kernel import kernel_distance
 from balancer.reporting.grids import to_uint8
 
-CHUNK = 64  # images per pass through G; fixed, so that rounding does not depend on how many are asked for
+CHUNK = 64  # images per pass through G; fixed, so that rounding does not depend on the number of images
 
 
 @dataclass(frozen=True)
 class Monitor:
-    """A fixed set of latents and the real features that its images are compared with.
+    """A fixed set of latents and the real features that their images are compared with.
 
-    The reference is half the training fold's patients, the other half gives the floor: the same halves as in the report of
-    `balancer synthesize`, whose validation row choosing never saw.
+    The reference is one half of the training fold's patients; the other half gives the real baseline. The report of
+    `balancer synthesize` uses the same halves, and its validation row has no part in choosing a snapshot.
     """
 
     network: FeatureNetwork
     real: np.ndarray  # (n, dim)
     z: Tensor  # (n, z_dim)
-    kid_floor: float
-    frechet_floor: float
+    kid_real_baseline: float
+    frechet_real_baseline: float
 
 
 def open_monitor(config: GanTrainConfig, data: Dataset, label: int, device: torch.device) -> Monitor | None:
-    """None where there are too few images to measure anything."""
+    """Return the monitor of a class, or None where there are too few images to measure anything."""
     positions = data.indices("train", label)
     first, second = patient_halves([data.groups[i] for i in positions])
     n = min(len(first), len(second), config.snapshot_images)
@@ -52,34 +52,33 @@ def open_monitor(config: GanTrainConfig, data: Dataset, label: int, device: torc
 
 
 def _subset(half: np.ndarray, n: int, name: str) -> np.ndarray:
-    """``n`` of the positions, the same in every run. Not the first: names sort by where images come from."""
+    """Return ``n`` of the positions, the same in every run. Not the first ones: names sort by the images' source."""
     chosen: np.ndarray = half[random_subset(len(half), n, 0, "snapshot", name)]
     return chosen
 
 
-def measure(monitor: Monitor, G: nn.Module, device: torch.device) -> dict[str, float]:
-    """``kid``, ``frechet`` with their floors, and ``diversity``: the images' share of the real ones' variance in feature space."""
+def measure(monitor: Monitor, G: nn.Module, device: torch.device) -> SnapshotQuality:
+    """Return the figures of a generator's images of the monitor's latents."""
     images = np.concatenate([to_uint8(generate(G, z)) for z in monitor.z.split(CHUNK)])
     fake = extract(monitor.network, images, device, "synthetic", show=False)
-    spread, real_spread = fake.var(axis=0).sum(), monitor.real.var(axis=0).sum()
-    return {
-        "kid": _kid(monitor.real, fake),
-        "kid_floor": monitor.kid_floor,
-        "frechet": frechet_distance(monitor.real, fake),
-        "frechet_floor": monitor.frechet_floor,
-        # real images all alike: nothing to fall short of
-        "diversity": float(spread / real_spread) if real_spread else 1.0,
-    }
+    variance, real_variance = fake.var(axis=0).sum(), monitor.real.var(axis=0).sum()
+    return SnapshotQuality(
+        kid=_kid(monitor.real, fake),
+        kid_real_baseline=monitor.kid_real_baseline,
+        frechet=frechet_distance(monitor.real, fake),
+        frechet_real_baseline=monitor.frechet_real_baseline,
+        diversity=float(variance / real_variance) if real_variance else 1.0,  # real images may all be alike
+    )
 
 
 def _kid(real: np.ndarray, fake: np.ndarray) -> float:
-    """Over all images at once: unbiased, and less noisy than a mean over subsets."""
+    """Return the KID over all images at once: unbiased, and less noisy than a mean over subsets."""
     return kernel_distance(real, fake, subsets=1, subset_size=len(real), seed=0).mean
 
 
 @torch.no_grad()
 def generate(G: nn.Module, z: Tensor) -> Tensor:
-    """Images (n, 1, H, W) in [-1, 1] in evaluation mode, always in float32."""
+    """Return images (n, 1, H, W) in [-1, 1] of latents (n, z_dim), in evaluation mode and always in float32."""
     G.eval()
     with exact_float32(z.device):
         images: Tensor = G(z).float().clamp(-1, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -18,12 +18,46 @@ from balancer.gan.losses import loss_named
 from balancer.gan.networks import architecture
 from balancer.gan.penalties import lecam, one_centred_penalty, zero_centred_penalty
 
-# Moving averages that training keeps: ADA's probability and overfitting measure, LeCam's anchors.
-MEMORY = ("augment_p", "r_t", "lecam_real", "lecam_fake")
+RUNNING_STATS = (
+    "augment_p",
+    "r_t",
+    "lecam_real",
+    "lecam_fake",
+)  # ADA's probability and overfitting measure, LeCam's anchors
 R_T_DECAY, LECAM_DECAY = 0.95, 0.99
-MOST_AUGMENTED = (
-    0.8  # up to about here, augmentations do not leak into the images (Karras et al. 2020, arXiv:2006.06676)
-)
+MOST_AUGMENTED = 0.8  # up to here, augmentations do not leak into the images (Karras et al. 2020, arXiv:2006.06676)
+
+
+@dataclass(frozen=True)
+class SnapshotQuality:
+    """Distances of a snapshot's images to training images, on the shipped chest X-ray features.
+
+    A real baseline is the same distance between two halves of the training images.
+    """
+
+    kid: float
+    kid_real_baseline: float
+    frechet: float
+    frechet_real_baseline: float
+    diversity: float  # the images' share of the real ones' variance in feature space
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A step at which the generator was saved; ``quality`` is None where there are too few images to measure it."""
+
+    step: int
+    quality: SnapshotQuality | None
+
+    def to_json(self) -> dict[str, float]:
+        """Return step and figures as one row."""
+        return {"step": self.step, **(asdict(self.quality) if self.quality else {})}
+
+    @classmethod
+    def from_json(cls, row: dict[str, float]) -> Snapshot:
+        """Return the snapshot of a row; earlier versions called a real baseline a floor."""
+        figures = {key.replace("_floor", "_real_baseline"): value for key, value in row.items() if key != "step"}
+        return cls(int(row["step"]), SnapshotQuality(**figures) if figures else None)
 
 
 @dataclass
@@ -35,12 +69,13 @@ class GanState:
     ema: AveragedModel
     optimizer_G: torch.optim.Optimizer
     optimizer_D: torch.optim.Optimizer
-    memory: dict[str, Tensor]  # scalars on the training device
-    precisions: list[str]  # what it was trained in, one after the other; more than one if resumed on another machine
+    running_stats: dict[str, Tensor]  # scalars on the training device, by the names in RUNNING_STATS
+    precisions: list[str]  # one after the other; more than one if the run was resumed on another machine
     step: int = 0
-    best: dict[str, float] = field(default_factory=dict)  # the snapshot chosen so far: its step and quality
+    best: Snapshot | None = None  # the snapshot chosen so far
 
-    def parts(self) -> dict[str, Any]:
+    def modules(self) -> dict[str, Any]:
+        """Return what has a ``state_dict``, by its key in a checkpoint."""
         return {
             "G": self.G,
             "D": self.D,
@@ -51,7 +86,7 @@ class GanState:
 
 
 def build_state(config: GanTrainConfig, device: torch.device) -> GanState:
-    """Fresh networks and optimisers; the weights depend on ``config.seed`` alone, not on the device."""
+    """Return fresh networks and optimisers; the weights depend on ``config.seed`` alone, not on the device."""
     nets = architecture(config.architecture)
     size = config.data.image_size
     torch.manual_seed(derive_seed(config.seed, "init"))
@@ -61,9 +96,9 @@ def build_state(config: GanTrainConfig, device: torch.device) -> GanState:
         net.to(device).to(memory_format=memory_format(device))
     optimizers = _optimizer(config, G, config.lr_generator), _optimizer(config, D, config.lr_discriminator)
     ema = exponential_average(G, config.ema_decay, warm_up=True).eval().requires_grad_(False)
-    memory = {name: torch.zeros((), device=device) for name in MEMORY}
+    stats = {name: torch.zeros((), device=device) for name in RUNNING_STATS}
     precisions = [resolve_precision(device, config.precision, on_cpu=True)]
-    return GanState(G, D, ema, *optimizers, memory, precisions)
+    return GanState(G, D, ema, *optimizers, stats, precisions)
 
 
 def _optimizer(config: GanTrainConfig, net: nn.Module, lr: float) -> torch.optim.Optimizer:
@@ -74,21 +109,21 @@ def _optimizer(config: GanTrainConfig, net: nn.Module, lr: float) -> torch.optim
 
 
 def sample_z(config: GanTrainConfig, n: int, source: torch.Generator) -> Tensor:
-    """Latents ``z`` (n, z_dim) on the CPU: N(0, 1) or U(-1, 1)."""
+    """Return latents ``z`` (n, z_dim) on the CPU: N(0, 1) or U(-1, 1)."""
     if config.z_distribution == "uniform":
         return 2 * torch.rand(n, config.z_dim, generator=source) - 1
     return torch.randn(n, config.z_dim, generator=source)
 
 
 def train_step(config: GanTrainConfig, state: GanState, real_images: Tensor) -> dict[str, Tensor]:
-    """``n_dis`` optimiser steps of D, one of G, one EMA update; advances ``state.step``.
+    """Make ``n_dis`` optimiser steps of D, one of G and one EMA update; advance ``state.step``.
 
     Args:
         real_images: (n_dis * B, 1, H, W) in [-1, 1] on the training device, B images for each step of D.
 
     Returns:
-        Scalars still on the device: ``loss_D``, ``loss_G``, D's mean probability of "real" for each kind, and what the
-        recipe's penalties and adaptive augmentation amount to.
+        Scalars still on the device: ``loss_D``, ``loss_G``; ``D_real`` and ``D_fake``, D's mean probability of "real" for
+        each kind; with adaptive augmentation ``augment_p``, its probability.
     """
     loss, device = loss_named(config.loss), real_images.device
     source = generator(config.seed, "step", state.step)
@@ -121,14 +156,14 @@ def train_step(config: GanTrainConfig, state: GanState, real_images: Tensor) -> 
 
 
 def _seen_by_D(config: GanTrainConfig, state: GanState, images: Tensor, source: torch.Generator) -> Tensor:
-    probability = None if config.ada_target is None else state.memory["augment_p"]
+    probability = None if config.ada_target is None else state.running_stats["augment_p"]
     return diff_augment(images, config.diffaugment, source, probability)
 
 
 def _discriminator_step(
     config: GanTrainConfig, state: GanState, real: Tensor, fake: Tensor, source: torch.Generator, count: int
 ) -> dict[str, Tensor]:
-    """One optimiser step of D; ``count`` is how many it has made before."""
+    """Make one optimiser step of D; ``count`` is the number of steps of D before."""
     loss = loss_named(config.loss)
     state.D.requires_grad_(True)
     with autocast(real.device, config.precision, on_cpu=True):
@@ -143,18 +178,18 @@ def _discriminator_step(
                 config, state, real, fake, real_logits, fake_logits, source
             )
     if config.lecam_weight:
-        anchors = state.memory["lecam_real"], state.memory["lecam_fake"]
+        anchors = state.running_stats["lecam_real"], state.running_stats["lecam_fake"]
         total = total + config.lecam_weight * lecam(real_logits, fake_logits, *anchors)
     state.optimizer_D.zero_grad(set_to_none=True)
     total.backward()
     state.optimizer_D.step()
-    _remember(config, state, real_logits.detach(), fake_logits.detach())
+    update_running_stats(config, state, real_logits.detach(), fake_logits.detach())
     scalars = {
         "loss_D": loss_D.detach(),
         "D_real": real_logits.detach().sigmoid().mean(),
         "D_fake": fake_logits.detach().sigmoid().mean(),
     }
-    return scalars if config.ada_target is None else scalars | {"augment_p": state.memory["augment_p"].clone()}
+    return scalars if config.ada_target is None else scalars | {"augment_p": state.running_stats["augment_p"].clone()}
 
 
 def _penalties(
@@ -178,16 +213,16 @@ def _penalties(
 
 
 @torch.no_grad()
-def _remember(config: GanTrainConfig, state: GanState, real_logits: Tensor, fake_logits: Tensor) -> None:
-    """Advance the moving averages.
+def update_running_stats(config: GanTrainConfig, state: GanState, real_logits: Tensor, fake_logits: Tensor) -> None:
+    """Update LeCam's anchors, and ADA's overfitting measure and probability, from logits (B,).
 
-    ADA (Karras et al. 2020, arXiv:2006.06676): r_t is the mean sign of D at real training images. Above the target D has begun to
-    know them by heart, and the probability of augmentation rises, else it falls, at a fixed speed.
+    ADA (Karras et al. 2020, arXiv:2006.06676): r_t is the mean sign of D at real training images. Above the target, D
+    has begun to memorise them, and the probability of augmentation rises; below, the probability falls. The speed is fixed.
     """
-    memory = state.memory
-    memory["lecam_real"].lerp_(real_logits.mean(), 1 - LECAM_DECAY)
-    memory["lecam_fake"].lerp_(fake_logits.mean(), 1 - LECAM_DECAY)
+    stats = state.running_stats
+    stats["lecam_real"].lerp_(real_logits.mean(), 1 - LECAM_DECAY)
+    stats["lecam_fake"].lerp_(fake_logits.mean(), 1 - LECAM_DECAY)
     if config.ada_target is not None:
-        memory["r_t"].lerp_(real_logits.sign().mean(), 1 - R_T_DECAY)
-        move = (memory["r_t"] - config.ada_target).sign() * len(real_logits) / config.ada_images
-        memory["augment_p"].add_(move).clamp_(0, MOST_AUGMENTED)
+        stats["r_t"].lerp_(real_logits.sign().mean(), 1 - R_T_DECAY)
+        move = (stats["r_t"] - config.ada_target).sign() * len(real_logits) / config.ada_images
+        stats["augment_p"].add_(move).clamp_(0, MOST_AUGMENTED)

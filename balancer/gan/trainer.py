@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from contextlib import closing
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -28,36 +29,63 @@ from balancer.gan.checkpoint import BEST, CHECKPOINT, check_finite, load_checkpo
 from balancer.gan.losses import loss_named
 from balancer.gan.monitor import generate, measure, open_monitor
 from balancer.gan.networks import architecture
-from balancer.gan.step import GanState, build_state, sample_z, train_step
+from balancer.gan.step import GanState, Snapshot, build_state, sample_z, train_step
 from balancer.reporting.grids import save_grid, tile, to_uint8
 
 log = logging.getLogger("balancer")
 GRID_IMAGES = 64
 
 
+@dataclass(frozen=True)
+class GanSummary:
+    """The result of a training."""
+
+    class_name: str
+    n_train: int  # the class's images in the training fold
+    steps: int
+    seconds: float  # of this process, snapshots included
+    snapshot_seconds: float
+    steps_run: int  # of this process: fewer than ``steps`` after --resume
+    chosen: Snapshot | None
+    losses: dict[str, float]  # the last logged row: means since the row before, and the speed
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the values of summary.json."""
+        values = asdict(self) | {"chosen": self.chosen.to_json() if self.chosen else {}}
+        return {"class": values.pop("class_name"), **values.pop("losses"), **values}
+
+    def describe(self) -> str:
+        """Return one line for the user."""
+        return (
+            f"{self.class_name}: {self.steps} steps on {self.n_train} images in {self.seconds:.0f} s"
+            f" (loss_D {self.losses['loss_D']:.3f}, loss_G {self.losses['loss_G']:.3f})"
+        )
+
+
 def target_label(config: GanTrainConfig, data: Dataset) -> int:
-    """The class that the GAN learns: ``target_class``, else the minority class of the training fold."""
+    """Return the class that the GAN learns: ``target_class``, else the minority class of the training fold.
+
+    Raises:
+        UsageError: the data have no such class.
+    """
     if config.target_class is None:
         return data.minority_class
     names = [c.lower() for c in data.classes]
     if config.target_class.lower() not in names:
         others = [task for task, classes in TASKS.items() if config.target_class.upper() in classes]
-        hint = f", or --task {others[0]}, which has that class" if others else ""
-        raise UsageError(f"--class is {config.target_class!r}; expected {' or '.join(data.classes)}{hint}")
+        other = f", or --task {others[0]}, which has that class" if others else ""
+        raise UsageError(f"--class is {config.target_class!r}; expected {' or '.join(data.classes)}{other}")
     return names.index(config.target_class.lower())
 
 
 def training_images(data: Dataset, label: int, device: torch.device) -> Tensor:
-    """The training fold's images of a class, (n, 1, H, W) uint8, all resident on the device."""
+    """Return the training fold's images of a class, (n, 1, H, W) uint8, all resident on the device."""
     pixels = np.ascontiguousarray(data.images[data.indices("train", label)])
     return torch.from_numpy(pixels)[:, None].to(device)
 
 
-def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.device) -> dict[str, Any]:
-    """Train to ``config.steps``, from the run's checkpoint if it was resumed.
-
-    Returns:
-        The last logged row, with the class, the number of training images, the seconds spent and the chosen snapshot.
+def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.device) -> GanSummary:
+    """Train to ``config.steps``, from the run's checkpoint if the run was resumed.
 
     Raises:
         Interrupted: a signal came; the state is saved.
@@ -72,127 +100,139 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
         log.info("resumed at step %d of %d", state.step, config.steps)
     if run.resumed:  # a kill may have come between a row and its snapshot, also before the first one
         keep_jsonl(run / "metrics.jsonl", lambda row: row["step"] <= state.step)
-    snapshots = Snapshots(config, data, label, run, device, state.step)
+    logged = read_jsonl(run / "metrics.jsonl")
+    snapshots = Snapshots(config, data, label, run, device, state.step, logged)
     precision = resolve_precision(device, config.precision, on_cpu=True)
     log.info("learning %s from %d images in %s", data.classes[label], len(images), precision)
 
-    sums: dict[str, Tensor] = {}
-    since, begin = state.step, time.perf_counter()
-    row = _last_losses(run)
-    start_step, start = state.step, begin
+    losses = next(({k: v for k, v in row.items() if k != "step"} for row in reversed(logged) if "loss_D" in row), {})
+    totals: dict[str, Tensor] = {}  # of every scalar since the last row
+    row_step, row_time = state.step, time.perf_counter()
+    start_step, start_time = state.step, row_time
     with (
         closing(snapshots.events),
-        deferred_signals() as signalled,
+        deferred_signals() as signal_received,
         progress.bar(config.steps, "gan-train", "step", state.step) as bar,
     ):
         while state.step < config.steps:
             scalars = train_step(config, state, next_batch(config, images, state.step, device))
-            sums = {k: sums[k] + v if sums else v for k, v in scalars.items()}
+            totals = {k: totals[k] + v if totals else v for k, v in scalars.items()}
             bar.update()
             step = state.step
 
-            # Log: but for snapshots, the only point where the device is waited for
+            # Log: but for snapshots, the only point that waits for the device
             if step % config.log_every == 0 or step == config.steps:
                 synchronize(device)
                 now = time.perf_counter()
-                row = {k: float(v) / (step - since) for k, v in sums.items()}
-                if not all(map(math.isfinite, row.values())):
+                losses = {k: float(v) / (step - row_step) for k, v in totals.items()}
+                if not all(map(math.isfinite, losses.values())):
                     raise BalancerError(
-                        f"training diverged by step {step}: {row}; lower the learning rates; the last snapshot is kept in {run.path}"
+                        f"training diverged by step {step}: {losses}; lower the learning rates;"
+                        f" the last snapshot is kept in {run.path}"
                     )
-                row |= _speed(config, step, since, now - begin, device)
-                run.metrics({"step": step, **row})
-                snapshots.events.scalars({"step": step, **row})
-                bar.set_postfix(D=f"{row['loss_D']:.2f}", G=f"{row['loss_G']:.2f}")
-                sums, since, begin = {}, step, now
+                losses |= _speed(config, step, row_step, now - row_time, device)
+                run.metrics({"step": step, **losses})
+                snapshots.events.scalars({"step": step, **losses})
+                bar.set_postfix(D=f"{losses['loss_D']:.2f}", G=f"{losses['loss_G']:.2f}")
+                totals, row_step, row_time = {}, step, now
 
             if step % config.snapshot_every == 0 or step == config.steps:
-                begin += snapshots.take(state)  # the speed is that of training alone
-            if (signum := signalled()) is not None and step < config.steps:
+                row_time += snapshots.take(state)  # the speed is that of training alone
+            if (signum := signal_received()) is not None and step < config.steps:
                 save_checkpoint(run / CHECKPOINT, config, state, data, label)
                 raise Interrupted(signum, f"saved at step {step} of {config.steps}; continue with --resume {run.path}")
-    return {
-        "class": data.classes[label],
-        "n_train": len(images),
-        "steps": state.step,
-        "seconds": time.perf_counter() - start,
-        "snapshot_seconds": snapshots.seconds,
-        "steps_run": state.step - start_step,
-        "chosen": state.best,
-        **row,
-    }
+    return GanSummary(
+        class_name=data.classes[label],
+        n_train=len(images),
+        steps=state.step,
+        seconds=time.perf_counter() - start_time,
+        snapshot_seconds=snapshots.seconds,
+        steps_run=state.step - start_step,
+        chosen=state.best,
+        losses=losses,
+    )
 
 
 class Snapshots:
-    """At every snapshot: the fixed-z grid, the quality, the checkpoint, and the generator if it is the best so far."""
+    """At every snapshot: the grid of fixed latents, the quality, the checkpoint, and the generator if it is the best so far."""
 
     def __init__(
-        self, config: GanTrainConfig, data: Dataset, label: int, run: RunDir, device: torch.device, step: int
+        self,
+        config: GanTrainConfig,
+        data: Dataset,
+        label: int,
+        run: RunDir,
+        device: torch.device,
+        step: int,
+        logged: list[dict[str, float]],
     ) -> None:
+        """Open the monitor; ``logged`` are the rows of metrics.jsonl so far."""
         self._config, self._data, self._label, self._run, self._device = config, data, label, run, device
         self._monitor = open_monitor(config, data, label, device)
         self._fixed_z = sample_z(config, GRID_IMAGES, generator(config.seed, "grid")).to(device)
+        self._diversity = [row["diversity"] for row in logged if "diversity" in row]  # of every snapshot
         self.events = Events(run / "events", config.tensorboard, step)
         self.seconds = 0.0
         (run / "grids").mkdir(exist_ok=True)
 
     def take(self, state: GanState) -> float:
-        """Write and measure.
+        """Write and measure a snapshot.
 
         Returns:
-            The seconds that it took, without those of training steps that a GPU had still to make.
+            Seconds spent, not counting training steps still queued on the GPU.
 
         Raises:
             BalancerError: the weights are not finite, or the images have lost their variety in two snapshots running.
         """
         synchronize(self._device)
         begin = time.perf_counter()
-        run, step, config = self._run, state.step, self._config
+        run, step, config, G = self._run, state.step, self._config, state.ema.module
         check_finite(state, run.path)
-        grid = to_uint8(generate(state.ema.module, self._fixed_z))
+        grid = to_uint8(generate(G, self._fixed_z))
         save_grid(run / "grids" / f"step_{step:06d}.png", grid)
         self.events.image("fixed z", tile(grid, 8), step)
-        quality = measure(self._monitor, state.ema.module, self._device) if self._monitor else {}
+        quality = measure(self._monitor, G, self._device) if self._monitor else None
+        snapshot = Snapshot(step, quality)
         if quality:
-            self._stop_if_collapsed(step, quality["diversity"])
-            run.metrics({"step": step, **quality})
-            self.events.scalars({"step": step, **quality})
-        rule = config.selection
-        if not quality or rule == "last" or quality[rule] < state.best.get(rule, math.inf):
-            state.best = {"step": step, **quality}
+            self._stop_if_collapsed(step, quality.diversity)
+            run.metrics(snapshot.to_json())
+            self.events.scalars(snapshot.to_json())
+        if self._is_best(snapshot, state.best):
+            state.best = snapshot
             save_generator(run / BEST, config, state, self._data, self._label)
         save_checkpoint(run / CHECKPOINT, config, state, self._data, self._label)
-        told = ", ".join(f"{k} {quality[k]:.4g}" for k in ("kid", "frechet", "diversity") if k in quality)
-        log.info(
-            "step %d of %d: %s%s", step, config.steps, told, " (best so far)" if state.best["step"] == step else ""
-        )
+        figures = snapshot.to_json()
+        text = ", ".join(f"{k} {figures[k]:.4g}" for k in ("kid", "frechet", "diversity") if k in figures)
+        log.info("step %d of %d: %s%s", step, config.steps, text, " (best so far)" if state.best is snapshot else "")
         seconds = time.perf_counter() - begin
         self.seconds += seconds
         return seconds
 
+    def _is_best(self, snapshot: Snapshot, best: Snapshot | None) -> bool:
+        rule, quality = self._config.selection, snapshot.quality
+        if quality is None or rule == "last" or best is None or best.quality is None:
+            return True
+        return bool(getattr(quality, rule) < getattr(best.quality, rule))
+
     def _stop_if_collapsed(self, step: int, diversity: float) -> None:
-        before = [row["diversity"] for row in read_jsonl(self._run / "metrics.jsonl") if "diversity" in row]
-        if before and max(before[-1], diversity) < self._config.min_diversity:
+        before = self._diversity[-1:]
+        if before and max(*before, diversity) < self._config.min_diversity:
             raise BalancerError(
-                f"the generator collapsed by step {step}: its images have {diversity:.1%} of the real ones' variance, and had {before[-1]:.1%} at the"
-                f" snapshot before (min_diversity {self._config.min_diversity:g}); lower lr_generator or change the recipe;"
-                f" the best snapshot is kept in {self._run.path}"
+                f"the generator collapsed by step {step}: its images have {diversity:.1%} of the real ones' variance, and"
+                f" had {before[0]:.1%} at the snapshot before (min_diversity {self._config.min_diversity:g}); lower"
+                f" lr_generator or change the recipe; the best snapshot is kept in {self._run.path}"
             )
-
-
-def _last_losses(run: RunDir) -> dict[str, float]:
-    rows = [row for row in read_jsonl(run / "metrics.jsonl") if "loss_D" in row]
-    return {k: v for k, v in rows[-1].items() if k != "step"} if rows else {}
+        self._diversity.append(diversity)
 
 
 def next_batch(config: GanTrainConfig, images: Tensor, step: int, device: torch.device) -> Tensor:
-    """The real images of a step, (n_dis * B, 1, H, W) in [-1, 1]."""
+    """Return the real images of a step, (n_dis * B, 1, H, W) in [-1, 1]."""
     index = batch_indices(len(images), config.n_dis * config.batch_size, step, config.seed)
     return scale(images[torch.from_numpy(index).to(device)], device)
 
 
-def _speed(config: GanTrainConfig, step: int, since: int, seconds: float, device: torch.device) -> dict[str, float]:
-    rate = (step - since) / max(seconds, 1e-9)
+def _speed(config: GanTrainConfig, step: int, row_step: int, seconds: float, device: torch.device) -> dict[str, float]:
+    rate = (step - row_step) / max(seconds, 1e-9)
     return {
         "images_per_s": round(rate * config.batch_size * config.n_dis, 2),  # real images that D saw
         "memory_mb": round(peak_memory_mb(device), 1),
@@ -201,7 +241,11 @@ def _speed(config: GanTrainConfig, step: int, since: int, seconds: float, device
 
 
 def check(config: GanTrainConfig) -> None:
-    """Refuse unknown names, sizes and combinations that do not fit, before anything is written."""
+    """Refuse unknown names, sizes and combinations that do not fit, before anything is written.
+
+    Raises:
+        UsageError: naming the setting and what to give instead.
+    """
     loss_named(config.loss)
     check_policy(config.diffaugment)
     check_installed(config.tensorboard)
@@ -212,8 +256,8 @@ def check(config: GanTrainConfig) -> None:
         for name in ("r1_weight", "r2_weight", "gradient_penalty_weight"):
             if getattr(config, name):
                 raise UsageError(
-                    f"{name} is {getattr(config, name):g} with discriminator_norm batch, which mixes the gradients of a batch's images;"
-                    " give --set discriminator_norm=none or spectral"
+                    f"{name} is {getattr(config, name):g} with discriminator_norm batch, which mixes the gradients of a batch's"
+                    " images; give --set discriminator_norm=none or spectral"
                 )
     if config.loss == "wasserstein" and not config.gradient_penalty_weight and config.discriminator_norm != "spectral":
         raise UsageError(
@@ -222,7 +266,8 @@ def check(config: GanTrainConfig) -> None:
         )
     if config.ada_target is not None and loss_named(config.loss).relativistic:
         raise UsageError(
-            f"ada_target goes by the sign of D's logits, of which the {config.loss} loss fixes only differences; leave it out or take another loss"
+            f"ada_target uses the sign of D's logits, of which the {config.loss} loss fixes only differences; leave ada_target"
+            " out or take another loss"
         )
     if config.ada_target is not None and not config.diffaugment:
         raise UsageError(
@@ -231,12 +276,12 @@ def check(config: GanTrainConfig) -> None:
 
 
 def scale(pixels: Tensor, device: torch.device) -> Tensor:
-    """uint8 (B, 1, H, W) to float32 in [-1, 1], in the layout that convolutions like."""
+    """Return uint8 pixels (B, 1, H, W) as float32 in [-1, 1], in the memory format that is fastest for convolutions."""
     return (pixels.float() / 127.5 - 1).contiguous(memory_format=memory_format(device))
 
 
 def estimate_seconds(config: GanTrainConfig, data: Dataset, device: torch.device, steps: int = 4) -> float:
-    """How long the whole training will take, from a few real steps on throw-away networks."""
+    """Return the seconds that the training will take, estimated from a few steps of throw-away networks."""
     check(config)
     images = training_images(data, target_label(config, data), device)
     state = build_state(config, device)

@@ -304,5 +304,5 @@ def test_sigterm_to_a_real_process(chest_folder: Path, tmp_path: Path) -> None:
     assert not out
     assert "SIGTERM: saved at step" in err
     assert "Traceback" not in err
-    step = read_checkpoint(tmp_path / "run" / "checkpoint.pt", torch.device("cpu"))["step"]
+    step = read_checkpoint(tmp_path / "run" / "checkpoint.pt", torch.device("cpu")).step
     assert 0 < step < 100_000

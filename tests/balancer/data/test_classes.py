@@ -175,7 +175,7 @@ def test_a_gan_of_one_class_fills_that_class(chest_folder: Path, runs_cwd: Path)
     tiny = ["--data", chest_folder, *TINY_GAN, "--steps", 1, "-q"]
     done(balancer("gan-train", *tiny, "--task", "multiclass", "--class", "VIRAL", "--out", "gan"))
     content = read_checkpoint(runs_cwd / "gan" / "best.pt", torch.device("cpu"))
-    assert (content["class"], content["split_hash"]) == ("VIRAL", data.split_hash)
+    assert (content.class_name, content.split_hash) == ("VIRAL", data.split_hash)
     quick = [
         "--gan-run",
         "gan",

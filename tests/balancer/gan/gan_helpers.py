@@ -120,7 +120,7 @@ def run_at(path: Path, settings: GanTrainConfig, resume: bool = False) -> RunDir
 
 def run_training(
     path: Path, settings: GanTrainConfig, data: Dataset | None = None, resume: bool = False
-) -> dict[str, Any]:
+) -> trainer.GanSummary:
     with run_at(path, settings, resume) as run:
         return trainer.train(settings, data or dataset(), run, CPU)
 
@@ -134,6 +134,12 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, step: int, signum: int) -> 
         return train_step(settings, state, real)
 
     monkeypatch.setattr(trainer, "train_step", stepping)
+
+
+def contents(path: Path) -> dict[str, Any]:
+    """What a checkpoint file holds."""
+    content: dict[str, Any] = torch.load(path, weights_only=True)
+    return content
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -16,6 +16,7 @@ from gan_helpers import (
     RECIPES,
     assert_same,
     config,
+    contents,
     dataset,
     flat,
     interrupt_after,
@@ -36,8 +37,8 @@ from balancer.core.seeding import generator
 from balancer.core.settings import GanTrainConfig
 from balancer.data.folder import CLASSES
 from balancer.gan import trainer
-from balancer.gan.checkpoint import BEST, CHECKPOINT, read_checkpoint
-from balancer.gan.step import build_state, sample_z, train_step
+from balancer.gan.checkpoint import BEST, CHECKPOINT
+from balancer.gan.step import Snapshot, SnapshotQuality, build_state, sample_z, train_step
 from balancer.gan.trainer import train, training_images
 
 CLOCKS = {"images_per_s", "memory_mb", "eta_s"}
@@ -62,23 +63,23 @@ def rows_of(run: Path) -> list[dict[str, float]]:
     ("recipe", "stop"), [pytest.param(*s, marks=() if s in ON_COMMIT else pytest.mark.nightly) for s in STOPS]
 )
 def test_resumed_equals_uninterrupted(recipe: str, stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights, running statistics, singular vectors, averages, optimisers, memory, the best snapshot: bit for bit."""
+    """Weights, running statistics, singular vectors, averages, optimisers, ADA and LeCam, the best snapshot: bit for bit."""
     settings, data = config(**{"snapshot_every": 3, **EVERY[recipe]}), dataset()
     run_training(tmp_path / "whole", settings, data)
     with monkeypatch.context() as patch:
         interrupt_after(patch, stop, signal.SIGINT)
         with pytest.raises(Interrupted, match=rf"SIGINT: saved at step {stop} of 8; continue with --resume .*parts"):
             run_training(tmp_path / "parts", settings, data)
-    assert read_checkpoint(tmp_path / "parts" / CHECKPOINT, CPU)["step"] == stop
+    assert contents(tmp_path / "parts" / CHECKPOINT)["step"] == stop
     disturb_global_streams(999)  # those of the new process are others
     run_training(tmp_path / "parts", settings, data, resume=True)
-    whole, parts = (read_checkpoint(tmp_path / name / CHECKPOINT, CPU) for name in ("whole", "parts"))
+    whole, parts = (contents(tmp_path / name / CHECKPOINT) for name in ("whole", "parts"))
     assert whole["step"] == 8
-    assert {"G", "D", "G_ema", "optimizer_G", "optimizer_D", "memory", "best"} <= whole.keys()
+    assert {"G", "D", "G_ema", "optimizer_G", "optimizer_D", "running_stats", "best"} <= whole.keys()
     assert whole["optimizer_G"]["state"]
     assert all(torch.isfinite(v).all() for v in flat(whole).values() if isinstance(v, torch.Tensor))
     assert_same(whole, parts)
-    assert_same(*(read_checkpoint(tmp_path / name / BEST, CPU) for name in ("whole", "parts")))
+    assert_same(*(contents(tmp_path / name / BEST) for name in ("whole", "parts")))
     sheets = [(tmp_path / name / "grids" / "step_000008.png").read_bytes() for name in ("whole", "parts")]
     assert sheets[0] == sheets[1]
     rows = [rows_of(tmp_path / name) for name in ("whole", "parts")]
@@ -107,7 +108,7 @@ def test_a_kill_after_a_row_was_logged(tmp_path: Path, monkeypatch: pytest.Monke
     assert [row["step"] for row in rows_of(tmp_path / "parts")] == [2, 2, 4, 4, 6, 6]
     run_training(tmp_path / "parts", settings, resume=True)
     assert rows_of(tmp_path / "whole") == rows_of(tmp_path / "parts")
-    assert_same(*(read_checkpoint(tmp_path / name / BEST, CPU) for name in ("whole", "parts")))
+    assert_same(*(contents(tmp_path / name / BEST) for name in ("whole", "parts")))
 
 
 def test_a_kill_before_the_first_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,9 +143,9 @@ def test_the_speed_is_that_of_training_alone(
         clock.now += 1
         return train_step(settings, state, real)
 
-    def measured(*_: Any) -> dict[str, float]:
+    def measured(*_: Any) -> SnapshotQuality:
         clock.now += 1000
-        return {"kid": 1.0, "diversity": 1.0}
+        return SnapshotQuality(1, 1, 1, 1, 1)
 
     monkeypatch.setattr(trainer, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     monkeypatch.setattr(trainer, "train_step", stepping)
@@ -155,16 +156,16 @@ def test_the_speed_is_that_of_training_alone(
     assert [row["images_per_s"] for row in rows] == [settings.batch_size] * 4
     assert [row["eta_s"] for row in rows] == [12, 8, 4, 0]
     taken = -(-16 // snapshot_every)
-    assert (summary["snapshot_seconds"], summary["seconds"]) == (1000 * taken, 1000 * taken + 16)
+    assert (summary.snapshot_seconds, summary.seconds) == (1000 * taken, 1000 * taken + 16)
 
 
 def test_the_seed_decides(tmp_path: Path) -> None:
-    contents = []
+    made = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         run_training(tmp_path / name, config(seed=seed, steps=2))
-        contents.append(read_checkpoint(tmp_path / name / CHECKPOINT, CPU))
-    assert_same(contents[0], contents[1])
-    assert not torch.equal(*(next(iter(c["G"].values())) for c in contents[1:]))
+        made.append(contents(tmp_path / name / CHECKPOINT))
+    assert_same(made[0], made[1])
+    assert not torch.equal(*(next(iter(c["G"].values())) for c in made[1:]))
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -174,7 +175,7 @@ def test_signals(signum: int, code: int, tmp_path: Path, monkeypatch: pytest.Mon
     with run_at(tmp_path / "run", settings) as run, pytest.raises(Interrupted) as caught:
         train(settings, dataset(), run, CPU)
     assert caught.value.exit_code == code
-    assert read_checkpoint(tmp_path / "run" / CHECKPOINT, CPU)["step"] == 3
+    assert contents(tmp_path / "run" / CHECKPOINT)["step"] == 3
     assert signal.getsignal(signum) == before
     assert not (tmp_path / "run" / "done").exists()
 
@@ -199,8 +200,8 @@ def test_only_the_training_folds_minority_is_seen(tmp_path: Path, monkeypatch: p
         settings = config(target_class=target)
         with run_at(tmp_path / str(target), settings) as run:
             summary = train(settings, marked, run, CPU)
-        assert summary["class"] == (CLASSES[1] if target else CLASSES[0])
-        assert summary["n_train"] == (20 if target else 11)
+        assert summary.class_name == (CLASSES[1] if target else CLASSES[0])
+        assert summary.n_train == (20 if target else 11)
         assert len(seen) == 8
         assert torch.allclose(torch.stack(seen), torch.tensor(grey / 127.5 - 1))
         seen.clear()
@@ -232,7 +233,7 @@ def test_what_a_run_leaves_behind(tmp_path: Path) -> None:
     assert [r["step"] for r in rows] == [3, 6, 7]
     assert [r["step"] for r in quality] == [4, 7]
     for row in quality:
-        assert row.keys() == {"step", "kid", "kid_floor", "frechet", "frechet_floor", "diversity"}
+        assert row.keys() == {"step", "kid", "kid_real_baseline", "frechet", "frechet_real_baseline", "diversity"}
         assert np.isfinite(list(row.values())).all()
     for row in rows:
         promised = {"step", "loss_D", "loss_G", "D_real", "D_fake", "images_per_s", "memory_mb", "eta_s"}
@@ -250,14 +251,13 @@ def test_what_a_run_leaves_behind(tmp_path: Path) -> None:
     with Image.open(tmp_path / "run" / "grids" / grids[0]) as sheet:
         assert sheet.mode == "L"
         assert sheet.size[0] == sheet.size[1] >= 8 * 128
-    assert summary["steps"] == summary["steps_run"] == 7
-    assert summary["loss_D"] == rows[-1]["loss_D"]
-    assert 0 < summary["snapshot_seconds"] < summary["seconds"]
+    assert summary.steps == summary.steps_run == 7
+    assert summary.losses["loss_D"] == rows[-1]["loss_D"]
+    assert 0 < summary.snapshot_seconds < summary.seconds
     best = min(quality, key=lambda row: row["kid"])
-    assert summary["chosen"] == {k: best[k] for k in summary["chosen"]}
-    assert summary["chosen"].keys() == best.keys()
-    assert read_checkpoint(tmp_path / "run" / BEST, CPU)["step"] == best["step"]
-    json.dumps(summary, allow_nan=False)
+    assert summary.chosen.to_json() == best
+    assert contents(tmp_path / "run" / BEST)["step"] == best["step"]
+    json.dumps(summary.to_json(), allow_nan=False)
     assert not list((tmp_path / "run").rglob("*.tmp"))
 
 
@@ -279,9 +279,9 @@ def scripted(monkeypatch: pytest.MonkeyPatch, **figures: list[float]) -> None:
     """Have the snapshots measure, one after the other, what is given."""
     turn = iter(range(100))
 
-    def measured(*_: Any) -> dict[str, float]:
+    def measured(*_: Any) -> SnapshotQuality:
         i = next(turn)
-        return {"kid": 1.0, "frechet": 1.0, "diversity": 1.0} | {name: values[i] for name, values in figures.items()}
+        return replace(SnapshotQuality(1, 1, 1, 1, 1), **{name: values[i] for name, values in figures.items()})
 
     monkeypatch.setattr(trainer, "measure", measured)
 
@@ -299,9 +299,9 @@ def test_the_best_snapshot_is_kept(selection: str, step: int, tmp_path: Path, mo
 
     monkeypatch.setattr(trainer, "save_checkpoint", keeping)
     summary = run_training(tmp_path / "run", config(snapshot_every=2, selection=selection))
-    best, last = (read_checkpoint(tmp_path / "run" / name, CPU) for name in (BEST, CHECKPOINT))
-    assert (best["step"], last["step"], summary["chosen"]["step"]) == (step, 8, step)
-    assert last["best"] == summary["chosen"]
+    best, last = (contents(tmp_path / "run" / name) for name in (BEST, CHECKPOINT))
+    assert (best["step"], last["step"], summary.chosen.step) == (step, 8, step)
+    assert last["best"] == summary.chosen.to_json()
     assert_same(best["G_ema"], generators[step])
     assert_same(last["G_ema"], generators[8])
 
@@ -314,8 +314,8 @@ def test_collapse_stops_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         run_training(tmp_path / "run", settings)
     assert caught.value.exit_code == 1
     assert "\n" not in str(caught.value)
-    assert read_checkpoint(tmp_path / "run" / BEST, CPU)["step"] == 4
-    assert read_checkpoint(tmp_path / "run" / CHECKPOINT, CPU)["step"] == 8
+    assert contents(tmp_path / "run" / BEST)["step"] == 4
+    assert contents(tmp_path / "run" / CHECKPOINT)["step"] == 8
     assert [row["step"] for row in rows_of(tmp_path / "run") if "kid" in row] == [2, 4, 6, 8]
 
 
@@ -332,7 +332,7 @@ def test_collapse_is_seen_across_a_resumption(tmp_path: Path, monkeypatch: pytes
 
 def test_collapse_can_be_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scripted(monkeypatch, diversity=[0.0] * 4)
-    assert run_training(tmp_path / "run", config(snapshot_every=2, min_diversity=0))["steps"] == 8
+    assert run_training(tmp_path / "run", config(snapshot_every=2, min_diversity=0)).steps == 8
 
 
 def test_a_generator_of_one_image_is_a_collapse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,8 +355,8 @@ def test_a_generator_of_one_image_is_a_collapse(tmp_path: Path, monkeypatch: pyt
 def test_too_few_images_to_measure(minority: int, tmp_path: Path) -> None:
     """Training goes on without figures; the last snapshot is the chosen one."""
     summary = run_training(tmp_path / "run", config(snapshot_every=3), dataset(minority=minority))
-    assert summary["chosen"] == {"step": 8}
-    assert read_checkpoint(tmp_path / "run" / BEST, CPU)["step"] == 8
+    assert summary.chosen == Snapshot(8, None)
+    assert contents(tmp_path / "run" / BEST)["step"] == 8
     assert not any("kid" in row for row in rows_of(tmp_path / "run"))
 
 
@@ -406,7 +406,7 @@ def test_divergence_stops_with_one_line_and_a_sound_snapshot(
     for name in (CHECKPOINT, BEST):
         assert (tmp_path / "run" / name).exists() == (kept is not None)
         if kept is not None:
-            content = read_checkpoint(tmp_path / "run" / name, CPU)
+            content = contents(tmp_path / "run" / name)
             assert content["step"] == kept
             tensors = {key: value for key, value in flat(content).items() if isinstance(value, torch.Tensor)}
             assert tensors
@@ -425,7 +425,7 @@ def test_losses_that_are_not_numbers_keep_the_last_snapshot(tmp_path: Path, monk
     with pytest.raises(BalancerError, match="diverged by step 8"):
         run_training(tmp_path / "run", config(snapshot_every=3))
     assert len(closed) == 1, "events are written out however training ends"
-    assert read_checkpoint(tmp_path / "run" / CHECKPOINT, CPU)["step"] == 6
+    assert contents(tmp_path / "run" / CHECKPOINT)["step"] == 6
     assert [row["step"] for row in rows_of(tmp_path / "run")] == [2, 3, 4, 6, 6]
 
 
@@ -469,7 +469,7 @@ def test_snapshots_and_exports_are_never_augmented(tmp_path: Path, monkeypatch: 
     with pytest.raises(AssertionError, match="augmented"):
         train_step(settings, state, torch.rand(4, 1, 16, 16))
     with run_at(tmp_path / "run", settings) as run:
-        trainer.Snapshots(settings, dataset(), 0, run, CPU, 0).take(state)
+        trainer.Snapshots(settings, dataset(), 0, run, CPU, 0, []).take(state)
     source = Source(tmp_path, state.ema.module, settings, 0, 1, dataset())
     (images,) = images_of(source, 0, 5, CPU)
     z = torch.cat([sample_z(settings, 1, generator(0, "z", i)) for i in range(64)])

@@ -1,6 +1,6 @@
 """What is measured while a GAN trains: on which images, and against other ways of computing it."""
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,10 @@ def test_validation_and_test_images_do_not_matter() -> None:
     data.images[np.setdiff1d(np.arange(len(data.images)), data.indices("train", 0))] = 7
     after = opened(data)
     assert np.array_equal(before.real, after.real)
-    assert (before.kid_floor, before.frechet_floor) == (after.kid_floor, after.frechet_floor)
+    assert (before.kid_real_baseline, before.frechet_real_baseline) == (
+        after.kid_real_baseline,
+        after.frechet_real_baseline,
+    )
 
 
 @pytest.mark.parametrize(("asked", "n"), [(2, 2), (7, 7), (1000, 20)])
@@ -148,17 +151,17 @@ def test_figures_against_their_definitions() -> None:
     fake = np.random.default_rng(1).integers(0, 200, (n, 16, 16), dtype=np.uint8)
     found = measure(numbered(monitor, n), Playback(fake), CPU)
     x, y = monitor.real, features_of(fake)
-    assert found["kid"] == pytest.approx(kid_by_hand(x, y), rel=1e-6)
-    assert found["frechet"] == pytest.approx(frechet_by_hand(x, y), rel=1e-4)
+    assert found.kid == pytest.approx(kid_by_hand(x, y), rel=1e-6)
+    assert found.frechet == pytest.approx(frechet_by_hand(x, y), rel=1e-4)
     spread = [np.mean(np.sum((a - a.mean(0)) ** 2, axis=1)) for a in (y, x)]
-    assert found["diversity"] == pytest.approx(spread[0] / spread[1])
+    assert found.diversity == pytest.approx(spread[0] / spread[1])
     positions = data.indices("train", 0)
     _, second = patient_halves([data.groups[i] for i in positions])
     assert len(second) == n
     other = features_of(data.images[positions[second]])
-    assert found["kid_floor"] == pytest.approx(kid_by_hand(x, other), rel=1e-6)
-    assert found["frechet_floor"] == pytest.approx(frechet_by_hand(x, other), rel=1e-4)
-    assert all(type(value) is float for value in found.values()), "as a checkpoint can hold them"
+    assert found.kid_real_baseline == pytest.approx(kid_by_hand(x, other), rel=1e-6)
+    assert found.frechet_real_baseline == pytest.approx(frechet_by_hand(x, other), rel=1e-4)
+    assert all(type(value) is float for value in astuple(found)), "as a checkpoint can hold them"
 
 
 def test_what_the_figures_say_of_copies_and_of_a_collapsed_generator() -> None:
@@ -167,13 +170,13 @@ def test_what_the_figures_say_of_copies_and_of_a_collapsed_generator() -> None:
     n, positions = len(monitor.z), data.indices("train", 0)
     first, _ = patient_halves([data.groups[i] for i in positions])
     same = measure(numbered(monitor, n), Playback(data.images[positions[first]]), CPU)
-    assert same["frechet"] == pytest.approx(0, abs=1e-4 * same["frechet_floor"])
-    assert same["kid"] < same["kid_floor"]
-    assert same["diversity"] == pytest.approx(1)
+    assert same.frechet == pytest.approx(0, abs=1e-4 * same.frechet_real_baseline)
+    assert same.kid < same.kid_real_baseline
+    assert same.diversity == pytest.approx(1)
     one = measure(numbered(monitor, n), Playback(np.repeat(data.images[:1], n, 0)), CPU)
-    assert one["diversity"] == pytest.approx(0, abs=1e-9)
-    assert one["frechet"] > 2 * one["frechet_floor"]
-    assert one["kid"] > 2 * abs(one["kid_floor"])
+    assert one.diversity == pytest.approx(0, abs=1e-9)
+    assert one.frechet > 2 * one.frechet_real_baseline
+    assert one.kid > 2 * abs(one.kid_real_baseline)
 
 
 def test_real_images_that_are_all_alike() -> None:
@@ -184,9 +187,9 @@ def test_real_images_that_are_all_alike() -> None:
     n = len(monitor.z)
     images = np.random.default_rng(0).integers(0, 256, (n, 16, 16), dtype=np.uint8)
     figures = measure(numbered(monitor, n), Playback(images), CPU)
-    assert np.isfinite(list(figures.values())).all(), figures
-    assert figures["diversity"] == 1
-    assert figures["frechet"] > figures["frechet_floor"] == pytest.approx(0, abs=1e-6)
+    assert np.isfinite(astuple(figures)).all(), figures
+    assert figures.diversity == 1
+    assert figures.frechet > figures.frechet_real_baseline == pytest.approx(0, abs=1e-6)
 
 
 def test_images_are_measured_as_they_are_exported(monkeypatch: pytest.MonkeyPatch) -> None:

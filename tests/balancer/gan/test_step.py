@@ -134,8 +134,8 @@ def test_twenty_steps_against_a_plain_loop(recipe: str) -> None:
     )  # not weights: a bias before BatchNorm moves by rounding alone
     for mine, theirs, given in ((G, state.G, z), (average, state.ema.module, z), (D, state.D, reals(settings, 99))):
         torch.testing.assert_close(mine.train()(given), theirs.train()(given), rtol=1e-4, atol=1e-4)
-    assert state.memory["lecam_real"].item() == pytest.approx(anchor_real, abs=1e-5)
-    assert state.memory["lecam_fake"].item() == pytest.approx(anchor_fake, abs=1e-5)
+    assert state.running_stats["lecam_real"].item() == pytest.approx(anchor_real, abs=1e-5)
+    assert state.running_stats["lecam_fake"].item() == pytest.approx(anchor_fake, abs=1e-5)
 
 
 class Watched:
@@ -264,7 +264,7 @@ def test_a_step_is_a_pure_function(recipe: str) -> None:
             scalars = train_step(settings, state, reals(settings, step))
             assert all(value.shape == () and torch.isfinite(value) for value in scalars.values())
             assert not any(value.requires_grad for value in scalars.values())
-        states.append({k: v.state_dict() for k, v in state.parts().items()} | {"memory": state.memory})
+        states.append({k: v.state_dict() for k, v in state.modules().items()} | {"running_stats": state.running_stats})
         expected = {"loss_D", "loss_G", "D_real", "D_fake"} | (
             {"augment_p"} if settings.ada_target is not None else set()
         )
@@ -331,8 +331,8 @@ def test_the_probability_follows_r_t(monkeypatch: pytest.MonkeyPatch) -> None:
         for _ in range(2):
             r_t = 0.95 * r_t + 0.05 * np.sign(opinion)
             p = min(0.8, max(0, p + np.sign(r_t - 0.3) * 4 / 40))
-        assert state.memory["r_t"].item() == pytest.approx(r_t, abs=1e-6)
-        assert state.memory["augment_p"].item() == pytest.approx(p, abs=1e-6)
+        assert state.running_stats["r_t"].item() == pytest.approx(r_t, abs=1e-6)
+        assert state.running_stats["augment_p"].item() == pytest.approx(p, abs=1e-6)
         assert scalars["augment_p"].item() == pytest.approx(p, abs=1e-6)
         seen.append(p)
     assert seen[0] == 0, "below the target there is nothing to take back"
@@ -351,7 +351,7 @@ def test_without_a_target_the_probability_stays(monkeypatch: pytest.MonkeyPatch)
     state, images = opinionated(settings, 2.0, -2.0)
     assert "augment_p" not in train_step(settings, state, images)
     assert handed == [None] * 3
-    assert state.memory["augment_p"] == state.memory["r_t"] == 0
+    assert state.running_stats["augment_p"] == state.running_stats["r_t"] == 0
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0])
@@ -360,8 +360,8 @@ def test_what_the_discriminator_sees(p: float) -> None:
         diffaugment=["brightness", "contrast"], ada_target=0.6, discriminator_norm="none", loss="relativistic"
     )
     state, real = build_state(settings, CPU), reals(settings, 0)
-    state.memory["augment_p"].fill_(p)
-    state.memory["r_t"].fill_(p - 0.5)  # neither end is left
+    state.running_stats["augment_p"].fill_(p)
+    state.running_stats["r_t"].fill_(p - 0.5)  # neither end is left
     G, seen = copy.deepcopy(state.G), []
     state.D.register_forward_pre_hook(lambda _m, given: seen.append(given[0].detach().clone()))
     train_step(settings, state, real)
