@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,9 @@ from balancer import __version__
 from balancer.core.command import HELP, CommandArgs, CommandResult, execute, plain_command, run_command, setting
 from balancer.core.errors import BalancerError
 from balancer.core.settings import AuditConfig, EvaluateConfig, GanTrainConfig, SynthesizeConfig
+
+if TYPE_CHECKING:
+    from balancer.quality.report import Report
 
 INCEPTION = setting(
     "--inception-weights",
@@ -74,10 +77,10 @@ def synthesize(args: CommandArgs) -> CommandResult:
     return execute(args, prepare_synthesis(config, args.device), _show_quality)
 
 
-def _show_quality(run: Path, report: dict[str, Any]) -> CommandResult:
+def _show_quality(run: Path, report: Report) -> CommandResult:
     from balancer.quality.report import summary
 
-    return CommandResult({"run": str(run), **report}, f"{summary(report)}\n{run / 'report.html'}")
+    return CommandResult({"run": str(run), **report.to_json()}, f"{summary(report)}\n{run / 'report.html'}")
 
 
 @run_command(

@@ -28,7 +28,7 @@ from balancer.data.split import merge_groups
 from balancer.metrics.features import inception_weights
 from balancer.quality import figures
 from balancer.quality.assess import ImageSet, assess, report_seconds
-from balancer.quality.report import closest_pairs, provenance, publish
+from balancer.quality.report import Report, closest_pairs, provenance, publish
 
 log = logging.getLogger("balancer")
 Array = np.ndarray
@@ -291,38 +291,40 @@ def describe_folder(flag: str, folder: Folder) -> str:
     return f"{ROLES[flag].capitalize()}: `{folder.scan.path}`, {n:,} images of {found} px{patients}."
 
 
-def evaluate(config: EvaluateConfig, inputs: Inputs, run: RunDir, device: torch.device) -> dict[str, Any]:
+def evaluate(config: EvaluateConfig, inputs: Inputs, run: RunDir, device: torch.device) -> Report:
     """Write the report and its figures into ``run``; return the report.
 
-    Without training images the real ones stand in for them: copies are searched there, and halves by patient are the floor.
+    Without training images the real ones take their place: copies are searched for there, and its halves by patient give the real
+    baseline.
     """
     begin = time.perf_counter()
     folders = inputs.folders
     real = ImageSet(folders["real"].images, folders["real"].groups, "real images")
     fake = folders["fake"].images
     train, held_out = real, None
+    learnt = (
+        "The generator's training images were not given (`--training`): copies were searched for among the real images."
+    )
     if "training" in folders:
         train = ImageSet(folders["training"].images, folders["training"].groups, "training images")
-        held_out = ImageSet(real.images, real.groups, "held-out real images")  # less those also in training; see assess
+        held_out = ImageSet(
+            real.images, real.groups, "held-out real images"
+        )  # assess leaves out those also in training
+        learnt = "Copies were searched for among the training images."
     quality = assess(config, train, held_out, fake, device)
-    seconds = time.perf_counter() - begin
-    learnt = "What the generator learnt from was not given (`--training`): copies were searched among the real images."
-    if held_out:
-        learnt = "Copies were searched among the training images."
-    report = {
-        "title": f"{len(fake):,} synthetic images against {len(real.images):,} real ones",
-        "about": [
-            " ".join(describe_folder(flag, folder) for flag, folder in folders.items()),
-            f"{describe_size(inputs)} {learnt}",
-        ],
-        "n": len(fake),
-        "seed": config.seed,
-        "data": inputs.describe(),
-        "quality": quality,
-        "closest": closest_pairs(quality, folders["fake"].names, folders["training" if held_out else "real"].names),
-        "seconds": {"assess": round(seconds, 1)},
-        "made": provenance(run, config, device, {"assess": seconds}),
-    }
+    took = {"assess": time.perf_counter() - begin}
+    sets = " ".join(describe_folder(flag, folder) for flag, folder in folders.items())
+    report = Report(
+        title=f"{len(fake):,} synthetic images against {len(real.images):,} real ones",
+        about=[sets, f"{describe_size(inputs)} {learnt}"],
+        n=len(fake),
+        seed=config.seed,
+        data=inputs.describe(),
+        quality=quality,
+        closest=closest_pairs(quality, folders["fake"].names, folders["training" if held_out else "real"].names),
+        seconds={what: round(s, 1) for what, s in took.items()},
+        made=provenance(run, config, device, took),
+    )
     drawn = figures.of_quality(quality, train.images, fake)
     drawn["grid"] = figures.beside(fake, real.images, ("Synthetic", "Real"), config.seed)
     return publish(run, report, drawn)

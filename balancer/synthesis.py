@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import logging
 import time
 from collections.abc import Iterator, Mapping
@@ -32,7 +30,8 @@ from balancer.gan.step import sample_z
 from balancer.metrics.features import inception_weights
 from balancer.quality import figures
 from balancer.quality.assess import ImageSet, assess, report_seconds
-from balancer.quality.report import closest_pairs, provenance, publish
+from balancer.quality.report import Report, closest_pairs, provenance, publish
+from balancer.reporting.document import csv_text
 from balancer.reporting.grids import png_bytes, to_uint8
 
 log = logging.getLogger("balancer")
@@ -49,7 +48,7 @@ class Source:
     label: int
     step: int
     data: Dataset
-    precisions: tuple[str, ...] = ()  # what it was trained in, one after the other; empty where not known
+    precisions: tuple[str, ...] = ()  # of training, in order; empty if not known
 
     @property
     def class_name(self) -> str:
@@ -106,7 +105,7 @@ def open_source(config: SynthesizeConfig, device: torch.device) -> Source:
 
 
 def count(config: SynthesizeConfig, source: Source) -> int:
-    """How many images to export: ``n``, else what the class lacks in the training fold.
+    """Return how many images to export: ``n``, else what the class lacks in the training fold.
 
     Raises:
         BalancerError: no number was given and the class lacks none.
@@ -122,100 +121,92 @@ def count(config: SynthesizeConfig, source: Source) -> int:
 
 
 def images_of(source: Source, seed: int, n: int, device: torch.device) -> Iterator[Array]:
-    """Chunks of images (at most CHUNK, H, W) uint8. Image ``i`` depends on (seed, i) alone, whatever ``n`` is.
+    """Yield images in chunks (at most CHUNK, H, W) uint8. Image ``i`` depends on (seed, i) alone, whatever ``n`` is.
 
-    Every chunk is generated whole and cut afterwards: a batch of another size may take another code path in
-    a convolution and differ in the last bit.
+    The last chunk is generated in full and cut afterwards: a batch of another size may take another code path in a convolution
+    and differ in the last bit.
     """
     for start in range(0, n, CHUNK):
         z = torch.cat([sample_z(source.config, 1, generator(seed, "z", i)) for i in range(start, start + CHUNK)])
         yield to_uint8(generate(source.G, z.to(device)))[: n - start]
 
 
-def synthesize(config: SynthesizeConfig, source: Source, run: RunDir, device: torch.device) -> dict[str, Any]:
+def synthesize(config: SynthesizeConfig, source: Source, run: RunDir, device: torch.device) -> Report:
     """Write ``images/<CLASS>/``, ``manifest.csv`` and the report with its figures; return the report."""
     begin = time.perf_counter()
     fake = export(config, source, run, device)
     exported = time.perf_counter()
     data, cls = source.data, source.class_name
-    train = image_set(data, "train", source.label, "training fold")
-    quality = assess(
-        config,
-        train,
-        image_set(data, "val", source.label, "validation"),
-        fake,
-        device,
-        test=image_set(data, "test", source.label, "test"),
+    train, val, test = (
+        image_set(data, fold, source.label, name)
+        for fold, name in (("train", "training fold"), ("val", "validation"), ("test", "test"))
     )
+    quality = assess(config, train, val, fake, device, test=test)
     history = [row for row in read_jsonl(source.run / "metrics.jsonl") if "kid" in row]
+    titles = f"Synthetic {cls}", f"{'Drawn' if data.is_phantom else 'Real'} {cls} (training fold)"
     drawn = figures.of_quality(quality, train.images, fake)
-    kind = "Drawn" if data.is_phantom else "Real"
-    drawn["grid"] = figures.beside(
-        fake, train.images, (f"Synthetic {cls}", f"{kind} {cls} (training fold)"), config.seed
-    )
+    drawn["grid"] = figures.beside(fake, train.images, titles, config.seed)
     if curves := figures.training(history, source.step):
         drawn["training"] = curves
     done = time.perf_counter()
-    seconds = {
-        "export": round(exported - begin, 1),
-        "report": round(done - exported, 1),
-        "total": round(done - begin, 1),
-    }
-    report = {
-        "title": f"{len(fake):,} synthetic {cls} images",
-        "about": about(config, source),
-        "class": cls,
-        "n": len(fake),
-        "gan_run": str(source.run),
-        "gan_step": source.step,
-        "gan_config": source.config.model_dump(mode="json"),
-        "gan_history": history,
-        "seed": config.seed,
-        "data": data.describe(),
-        "quality": quality,
-        "closest": closest_pairs(
+    took = {"export": exported - begin, "report": done - exported, "total": done - begin}
+    report = Report(
+        title=f"{len(fake):,} synthetic {cls} images",
+        about=about(config, source),
+        n=len(fake),
+        seed=config.seed,
+        data=data.describe(),
+        quality=quality,
+        closest=closest_pairs(
             quality,
             [file_name(cls, i) for i in range(len(fake))],
             [data.records[i].name for i in data.indices("train", source.label)],
         ),
-        "seconds": seconds,
-        "made": provenance(run, config, device, seconds),
-    }
+        seconds={what: round(s, 1) for what, s in took.items()},
+        made=provenance(run, config, device, took),
+        generator={
+            "class": cls,
+            "gan_run": str(source.run),
+            "gan_step": source.step,
+            "gan_config": source.config.model_dump(mode="json"),
+            "gan_history": history,
+        },
+    )
     return publish(run, report, drawn)
 
 
 def image_set(data: Dataset, fold: str, label: int, name: str) -> ImageSet:
-    """A fold's images of one class, under the name that the report gives it."""
+    """Return a fold's images of one class under the name that the report gives the fold."""
     positions = data.indices(fold, label)
     return ImageSet(data.images[positions], [data.groups[i] for i in positions], name)
 
 
 def about(config: SynthesizeConfig, source: Source) -> list[str]:
-    """Paragraphs on the generator and on what it learnt from."""
-    gan, data, cls = source.config.model_dump(mode="json"), source.data, source.class_name
-    changed = recipe_changes(source.config)
-    recipe = f"{gan['preset']} preset" + (" of an earlier version" if changed is None else "")
+    """Return paragraphs on the generator and on what it learnt from."""
+    gan, data, cls = source.config, source.data, source.class_name
+    changed = recipe_changes(gan)
+    recipe = f"{gan.preset} preset" + (" of an earlier version" if changed is None else "")
     recipe += f" (with other {', '.join(changed)})" if changed else ""
-    weights = f"averaged weights (EMA {gan['ema_decay']:g})" if gan["ema_decay"] else "weights not averaged"
+    weights = f"averaged weights (EMA {gan.ema_decay:g})" if gan.ema_decay else "weights not averaged"
     trained = f", trained in {', then '.join(source.precisions)}" if source.precisions else ""
-    counts = dict(zip(data.classes, data.counts("train"), strict=True))
-    rule = {"kid": "chosen by KID to", "frechet": "chosen by Fréchet distance to"}.get(gan["selection"])
-    chosen = f" of {gan['steps']:,} ({rule} images of the training fold)" if rule else ""
+    distance = {"kid": "KID", "frechet": "Fréchet distance"}.get(gan.selection)
+    chosen = f" of {gan.steps:,}, chosen by {distance} to images of the training fold" if distance else ""
+    counts = ", ".join(f"{c} {n:,}" for c, n in zip(data.classes, data.counts("train"), strict=True))
     return [
-        f"Generator: {recipe}, {data.images.shape[1]} px, step {source.step:,}{chosen}, run `{source.run.name}`, {weights}{trained}. "
-        f"Seed {config.seed}; each image is the same whatever the number of images.",
-        f"Trained on the {counts[cls]:,} {cls} images of the training fold ({', '.join(f'{c} {n:,}' for c, n in counts.items())}; "
-        f"split `{data.split_hash}`). No validation or test image was seen.",
+        f"Generator: {recipe}, {data.images.shape[1]} px, step {source.step:,}{chosen}; run `{source.run.name}`, {weights}{trained}. "
+        f"Seed {config.seed}: image i is the same whatever the number of images.",
+        f"The generator was trained on the {data.counts('train')[source.label]:,} {cls} images of the training fold ({counts}; split "
+        f"`{data.split_hash}`). It saw no validation or test image.",
     ]
 
 
 def file_name(cls: str, index: int) -> str:
-    """Where an image goes, relative to the run."""
+    """Return the path of an image, relative to the run."""
     return f"images/{cls}/synthetic_{index:05d}.png"
 
 
 def export(config: SynthesizeConfig, source: Source, run: RunDir, device: torch.device) -> Array:
-    """Write the PNG files and, once all are there, the manifest; returns the images (n, H, W) uint8."""
+    """Write the PNG files and, once all are there, the manifest; return the images (n, H, W) uint8."""
     n, cls = count(config, source), source.class_name
     (run / file_name(cls, 0)).parent.mkdir(parents=True, exist_ok=True)
     rows: list[tuple[str, int, int, str, str, str]] = []
@@ -230,16 +221,12 @@ def export(config: SynthesizeConfig, source: Source, run: RunDir, device: torch.
                 rows.append((file, i, derive_seed(config.seed, "z", i), digest, cls, source.data.split_hash))
             chunks.append(chunk)
             bar.update(len(chunk))
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(MANIFEST_COLUMNS)
-    writer.writerows(rows)
-    write_text(run / "manifest.csv", buffer.getvalue())
+    write_text(run / "manifest.csv", csv_text(MANIFEST_COLUMNS, rows))
     return np.concatenate(chunks)
 
 
 def estimate_seconds(config: SynthesizeConfig, source: Source, device: torch.device) -> float:
-    """Export time from one chunk, and the report's."""
+    """Return the estimated time of the export, from one chunk, and of the report."""
     n = count(config, source)
     begin = time.perf_counter()
     next(images_of(source, config.seed, CHUNK, device))

@@ -12,11 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from balancer.cli import main as balancer
 from balancer.core.files import read_jsonl
+from balancer.quality.results import OTHER_REAL, PIXELS, SYNTHETIC, UNTRAINED, QualityReport, from_json
 
 PAPER = ["preset=dcgan"]
 EMA = [*PAPER, "ema_decay=0.99"]
@@ -77,31 +78,42 @@ def train(out: Path, recipe: str, seed: int, steps: int, settings: list[str]) ->
     run("gan-train", out, "--seed", str(seed), "--steps", str(steps), *said)
 
 
-def measure(trained: Path) -> dict[str, Any]:
-    """The report on a trained run's images."""
+@dataclass(frozen=True)
+class Measured:
+    """The report on a trained run's images, the step of its generator, and its speed."""
+
+    quality: QualityReport
+    step: int
+    images_per_s: float
+
+
+def measure(trained: Path) -> Measured:
+    """Return the report on a trained run's images."""
     out = trained / "measured"
     run("synthesize", out, "--gan-run", str(trained), "--n", str(IMAGES), "--inception-weights", "off")
-    report: dict[str, Any] = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     rates = [row["images_per_s"] for row in read_jsonl(trained / "metrics.jsonl") if "images_per_s" in row]
-    return report | {"images_per_s": statistics.median(rates)}
+    return Measured(from_json(report["quality"]), report["gan_step"], statistics.median(rates))
 
 
-def figures(report: dict[str, Any], floor: bool = False) -> dict[str, str]:
-    """The columns of the table, of synthetic images or of the real ones beside them."""
-    quality, end = report["quality"], "_floor" if floor else ""
-    rows = {(row["features"], row["reference"] == quality["reference"]): row for row in quality["distances"]}
+def figures(measured: Measured, real_baseline: bool = False) -> dict[str, str]:
+    """Return the columns of the table, of the synthetic images or of the real images beside them."""
+    quality, end = measured.quality, "_real_baseline" if real_baseline else ""
+    rows = {(row.features, row.reference == quality.reference): row for row in quality.distances}
     val, half = rows["chest-xray-128", True], rows["chest-xray-128", False]
-    side = "other real images" if floor else "synthetic"
-    told = {t["on"]: t["auroc"] for t in quality["two_sample"] if t["compared"] == side}
-    found = {"Fréchet": f"{val['frechet' + end]:.1f}", "KID": f"{val['kid' + end]:.3f}"}
-    found |= {name: f"{val['overlap' + end][name]:.2f}" for name in ("precision", "recall", "coverage")}
-    found |= {"AUROC, logistic": f"{told['chest-xray-128']:.2f}", "AUROC, pixels": f"{told['pixels']:.2f}"}
-    found |= {"Fréchet, training": f"{half['frechet' + end]:.1f}", "KID, training": f"{half['kid' + end]:.3f}"}
-    found["Fréchet, random-conv"] = f"{rows['random-conv-128', True]['frechet' + end]:.2f}"
-    if floor:
-        return found | dict.fromkeys(("grid peak, dB", "step", "images/s"), "")
-    peak = f"{quality['spectrum']['checkerboard_db']:.1f}"
-    return found | {"grid peak, dB": peak, "step": str(report["gan_step"]), "images/s": f"{report['images_per_s']:.0f}"}
+    side = OTHER_REAL if real_baseline else SYNTHETIC
+    auroc = {t.on: t.auroc for t in quality.two_sample if t.compared == side}
+    columns = {"Fréchet": f"{getattr(val, f'frechet{end}'):.1f}", "KID": f"{getattr(val, f'kid{end}'):.3f}"}
+    overlap = getattr(val, f"overlap{end}")
+    columns |= {name: f"{getattr(overlap, name):.2f}" for name in ("precision", "recall", "coverage")}
+    columns |= {"AUROC, logistic": f"{auroc['chest-xray-128']:.2f}", "AUROC, pixels": f"{auroc[PIXELS]:.2f}"}
+    columns["Fréchet, training"] = f"{getattr(half, f'frechet{end}'):.1f}"
+    columns["KID, training"] = f"{getattr(half, f'kid{end}'):.3f}"
+    columns["Fréchet, random-conv"] = f"{getattr(rows[UNTRAINED, True], f'frechet{end}'):.2f}"
+    if real_baseline or quality.spectrum is None:
+        return columns | dict.fromkeys(("grid peak, dB", "step", "images/s"), "")
+    peak = f"{quality.spectrum.checkerboard_db:.1f}"
+    return columns | {"grid peak, dB": peak, "step": str(measured.step), "images/s": f"{measured.images_per_s:.0f}"}
 
 
 def table(out: Path, recipes: list[str], seeds: list[int]) -> None:
@@ -113,7 +125,7 @@ def table(out: Path, recipes: list[str], seeds: list[int]) -> None:
         if reports and not begun:
             columns, begun = figures(reports[0]), True
             print(f"| recipe | seeds | {' | '.join(columns)} |\n| --- | ---: |{' ---: |' * len(columns)}")
-            print_row("*real images*", [figures(reports[0], floor=True)])
+            print_row("*real images*", [figures(reports[0], real_baseline=True)])
         if reports:
             print_row(RECIPES[recipe][0], [figures(report) for report in reports])
 

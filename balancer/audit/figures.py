@@ -12,7 +12,8 @@ from balancer.audit.properties import Measured, folder_of
 from balancer.data.dataset import Dataset
 from balancer.data.folder import CLASSES
 from balancer.data.images import read_image, resize_grey
-from balancer.reporting.plots import BLUE, VERMILION, png, subplots
+from balancer.reporting.numbers import short
+from balancer.reporting.plots import BLUE, VERMILION, ImagePair, pair_figure, png, subplots
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,23 +86,15 @@ def closest_pairs(data: Dataset, pairs: Sequence[dict[str, Any]], threshold: flo
     place = {record.name: i for i, record in enumerate(data.records)}
     chosen = [[place[name] for name in pair["names"]] for pair in shown]
     pictures = _pictures(data, [i for pair in chosen for i in pair])
-    columns = max(len(shown), 4)
-    figure, axes = subplots(3, columns, 1.5 * columns + 0.4, 5.1)
-    for panel in axes.flat:
-        panel.axis("off")
-    for column, pair in enumerate(shown):
-        first, second = (pictures[i] for i in chosen[column])
+    columns = []
+    for number, (pair, positions) in enumerate(zip(shown, chosen, strict=True), 1):
+        first, second = (pictures[i] for i in positions)
         difference = np.clip(64 * np.abs(_standardised(first) - _standardised(second)), 0, 255)
-        for row, image in enumerate((first, second, difference)):
-            axes[row, column].axis("on")
-            axes[row, column].set(xticks=[], yticks=[])
-            axes[row, column].imshow(image, cmap="gray", vmin=0, vmax=255)
-        for row, (fold, cls) in enumerate(zip(pair["folds"], pair["classes"], strict=True)):
-            axes[row, column].set_xlabel(f"{fold}, {cls}", fontsize=7)
-        verdict = "near duplicate" if pair["correlation"] >= threshold else "below the threshold"
-        axes[0, column].set_title(f"pair {column + 1}: {pair['correlation']:.3f}\n{verdict}", fontsize=8)
-    axes[2, 0].set_ylabel("difference", fontsize=8)
-    return png(figure)
+        kind = "near duplicate" if pair["correlation"] >= threshold else "below the threshold"
+        folds = [f"{fold}, {cls}" for fold, cls in zip(pair["folds"], pair["classes"], strict=True)]
+        title = f"pair {number}: {short(pair['correlation'])}\n{kind}"
+        columns.append(ImagePair((first, second, difference), title, (folds[0], folds[1], "")))
+    return pair_figure(columns, ("first", "second", "difference"))
 
 
 def extremes(data: Dataset, measured: Measured) -> bytes:

@@ -1,13 +1,10 @@
-"""The report on a set of synthetic images, as Markdown and as one self-contained HTML file.
-
-Both are renderings of the same :class:`Section` list, so that a figure in one cannot differ from the other. Text may hold
-`code` in backticks.
-"""
+"""The report on a set of synthetic images: report.json, and the same figures as Markdown and as one HTML page."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,31 +14,38 @@ from balancer.core.device import peak_memory_mb
 from balancer.core.files import write_json
 from balancer.core.run import RunDir
 from balancer.core.settings import Settings
-from balancer.metrics.manifold import NEIGHBOURS
-from balancer.metrics.memorization import PAIRS
+from balancer.metrics.manifold import NEIGHBOURS, Manifold
+from balancer.metrics.memorization import PAIRS, Memorization
+from balancer.quality.interpretation import interpret, verdict
+from balancer.quality.results import DistanceRow, QualityReport, ShiftRow, SpectrumComparison, TwoSampleRow
 from balancer.reporting.document import Document, Figure, Section, Table
-from balancer.reporting.numbers import p_equals
+from balancer.reporting.numbers import (
+    bounds,
+    decibels,
+    fixed,
+    megabytes,
+    p_equals,
+    plural,
+    seconds,
+    short,
+)
 from balancer.reporting.pages import write_document
 
-Report = dict[str, Any]
+BASELINE = "real against real"  # the heading of every real baseline
 FIGURES = {
     figure.name: figure
     for figure in (
-        Figure(
-            "grid",
-            "Both sides are drawn at random; none is chosen.",
-            "Synthetic images beside real images.",
-        ),
+        Figure("grid", "Both sides are drawn at random; none is picked.", "Synthetic images beside real images."),
         Figure(
             "closest",
-            "Top: the synthetic images nearest to a training image. Middle: that training image. Bottom: their absolute difference on "
-            "the same grey scale, black where the two agree.",
+            "Top: the synthetic images nearest to a training image. Middle: that training image. Bottom: their absolute difference "
+            "on the same grey scale, black where the two agree.",
             "The closest pairs of a synthetic and a training image.",
         ),
         Figure(
             "spectrum",
-            "Power at each spatial frequency, averaged over directions. At the right end, a synthetic curve below the real one "
-            "means blur; above it, noise or a checkerboard.",
+            "Power at each spatial frequency, averaged over directions. At the right end, a synthetic curve below the real one means "
+            "blur; above it, noise or a checkerboard.",
             "Radial power spectra of synthetic and real images.",
         ),
         Figure(
@@ -52,11 +56,11 @@ FIGURES = {
     )
 }
 CAVEATS = (
-    "A distance means something only beside its floor, at its count and on its named feature network: compare it with no figure that "
-    "was computed otherwise.",
-    "No copy found is no proof of privacy: a patient may be recognised from less than a copy.",
-    "Nothing here says whether the images help a classifier: that is for `classifier ablate` to say, on real test images.",
-    "Nothing here replaces a radiologist's eye on anatomy.",
+    "A distance has a meaning only beside its real baseline, at the same number of images and on the same feature network. Do not "
+    "compare it with figures computed in another way.",
+    "Finding no copy does not prove privacy. A patient may be recognised from less than a copy.",
+    "This report does not say whether the images help a classifier. `classifier ablate` measures that on real test images.",
+    "No figure here replaces a radiologist's judgement of the anatomy.",
 )
 REFERENCES = (
     "Fréchet distance, FID: Heusel et al. 2017, arXiv:1706.08500; bias with the count: Chong & Forsyth 2020, arXiv:1911.07023.",
@@ -69,240 +73,279 @@ REFERENCES = (
 )
 
 
-def sections(report: Report) -> list[Section]:
-    """The report below its title, data notes and verdict; parts that have nothing to say are left out."""
-    quality, shown = report["quality"], report["figures"]
-    made = [
-        _main_part(quality),
-        Section("Synthetic beside real", figure=FIGURES["grid"]),
-        _memorization_part(quality, "closest" in shown, report["closest"]),
-        _spectrum_part(quality, "spectrum" in shown),
-        Section("Over training", figure=FIGURES["training"]) if "training" in shown else None,
-        _distance_part(quality),
-        _overlap_part(quality),
-        _two_sample_part(quality),
-        _shift_part(quality),
-        Section("Notes", bullets=quality["notes"]) if quality["notes"] else None,
-        Section(
-            "How this was made", table=Table(["", ""], [[k, str(v)] for k, v in report["made"].items()], numeric=2)
-        ),
-        Section("Caveats", bullets=list(CAVEATS)),
-        Section("References", bullets=list(REFERENCES)),
-    ]
-    return [part for part in made if part]
+@dataclass(frozen=True)
+class NamedPair:
+    """A synthetic image and the training image nearest to it, by file name."""
+
+    synthetic: str
+    training: str
+    distance: float
 
 
-def provenance(run: RunDir, config: Settings, device: torch.device, seconds: dict[str, float]) -> dict[str, str]:
-    """What a reader needs to make the report again, from the run's env.json and settings."""
+@dataclass(frozen=True)
+class Report:
+    """What report.json holds.
+
+    Attributes:
+        about: paragraphs on where the images come from.
+        n: number of synthetic images.
+        data: facts on the real images as in env.json; its ``notes`` are the report's warnings.
+        closest: the pairs that the figure shows.
+        made: how to make the report again, by heading.
+        generator: facts on the generator by key, empty where it is not known.
+        figures: names of the pictures beside the report.
+    """
+
+    title: str
+    about: list[str]
+    n: int
+    seed: int
+    data: dict[str, Any]
+    quality: QualityReport
+    closest: list[NamedPair]
+    seconds: dict[str, float]
+    made: dict[str, str]
+    generator: dict[str, Any] = field(default_factory=dict)
+    figures: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of report.json, the generator's facts at its top level."""
+        facts = asdict(self)
+        quality = facts["quality"] | {
+            "interpretation": [asdict(finding) for finding in interpret(self.quality)],
+            "verdict": verdict(self.quality),
+        }
+        return facts | facts.pop("generator") | {"quality": quality}
+
+
+def provenance(run: RunDir, config: Settings, device: torch.device, took: dict[str, float]) -> dict[str, str]:
+    """Return what a reader needs to make the report again, from the run's env.json and settings."""
     env = json.loads((run / "env.json").read_text(encoding="utf-8"))
     versions = {"balancer": env["balancer"], "python": env["python"], **env["versions"]}
-    data = {key: value for key in ("split_hash", "fingerprint") if (value := env["data"].get(key))}
+    hashes = {key: value for key in ("split_hash", "fingerprint") if (value := env["data"].get(key))}
+    times = ", ".join(f"{what} {seconds(s)}" for what, s in took.items())
     return {
         "command": f"`balancer {env['command']}`, code {env['git_commit'] or 'of no known commit'}, started {env['started']}",
         "settings": ", ".join(f"`{k}={v}`" for k, v in flatten(config.model_dump(mode="json")).items()),
-        "data": ", ".join(f"{key.replace('_', ' ')} `{value}`" for key, value in data.items()),
+        "data": ", ".join(f"{key.replace('_', ' ')} `{value}`" for key, value in hashes.items()),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
         "device": f"{env['device']}, {env['platform']}",
-        "took": ", ".join(f"{what} {s:.0f} s" for what, s in seconds.items())
-        + f"; peak memory {peak_memory_mb(device):.0f} MB",
+        "took": f"{times}; peak memory {megabytes(peak_memory_mb(device))}",
     }
 
 
-def closest_pairs(quality: dict[str, Any], fake: Sequence[str], train: Sequence[str]) -> list[dict[str, Any]]:
-    """The pairs that the figure shows, by file name, so that a reader can find them."""
-    pairs = quality["memorization"]["closest"][:PAIRS] if quality["memorization"] else []
-    return [{"synthetic": fake[i], "training": train[j], "distance": distance} for i, j, distance in pairs]
+def closest_pairs(quality: QualityReport, fake: Sequence[str], train: Sequence[str]) -> list[NamedPair]:
+    """Return the pairs that the figure shows by file name, so that a reader can find them."""
+    pairs = quality.memorization.closest[:PAIRS] if quality.memorization else ()
+    return [NamedPair(fake[pair.synthetic], train[pair.training], pair.distance) for pair in pairs]
 
 
 def publish(run: RunDir, report: Report, figures: Mapping[str, bytes]) -> Report:
-    """Write report.json, report.md, report.html and the figures; returns the report with the names of its figures."""
-    report = report | {"figures": sorted(figures)}
-    write_json(run / "report.json", report)
+    """Write report.json, report.md, report.html and the figures; return the report with the names of its figures."""
+    report = replace(report, figures=sorted(figures))
+    write_json(run / "report.json", report.to_json())
     write_document(as_document(report), run.path, "report", figures)
     return report
 
 
-def as_document(report: Report) -> Document:
-    """Return the report as it is shown."""
-    return Document(
-        report["title"],
-        report["data"]["notes"],
-        report["quality"]["verdict"],
-        introduction=report["about"],
-        sections=sections(report),
-    )
-
-
 def summary(report: Report) -> str:
-    """The verdict and a line a figure, for the terminal."""
-    lines = [report["title"], report["quality"]["verdict"]]
-    for r in report["quality"]["readings"]:
+    """Return the verdict and a line per finding, for the terminal."""
+    lines = [report.title, verdict(report.quality)]
+    for f in interpret(report.quality):
         lines.append(
-            f"  {r['metric']}: {r['figure']} (floor {r['floor']}; n = {r['n_real']} and {r['n_fake']}): {r['reading']}"
+            f"  {f.metric}: {f.figure} ({BASELINE} {f.real_baseline}; n = {f.n_real} and {f.n_fake}). {f.interpretation}"
         )
-    return "\n".join([*lines, *report["quality"]["notes"]])
+    return "\n".join([*lines, *report.quality.notes])
 
 
-def _main_part(quality: dict[str, Any]) -> Section | None:
-    header = ["metric", "figure", "n_real", "n_fake", "floor", "reading"]
-    rows = [[str(r[key]) for key in header] for r in quality["readings"]]
-    if not rows:
-        return None
-    against = f" Real side: {quality['reference']}." if quality["reference"] else ""
-    text = f"The floor is the same figure between two sets of real images of that size.{against}"
-    return Section("In short", [text], Table(header, rows, words=True))
-
-
-def _memorization_part(quality: dict[str, Any], shown: bool, pairs: list[dict[str, Any]]) -> Section | None:
-    m = quality["memorization"]
-    if not m:
-        return None
-    against = (
-        f"{m['n_baseline']:,} held-out real images, one a patient"
-        if m["baseline"] == "held-out"
-        else f"{m['n_baseline']:,} training patients, each compared with the others"
-    )
-    text: str = (
-        f"{m['verdict']} Each of the {m['n_fake']:,} synthetic images was compared with all {m['n_train']:,} training images; "
-        f"what is usual is taken from {against}. Distances are RMS differences in standard deviations of an image, blurred and shifted "
-        "to fit; unrelated images lie about 1.4 apart."
-    )
-    if m["baseline"] == "held-out":
-        text += (
-            " Held-out images from elsewhere than the training images lie farther off, which can pass for memorising."
-        )
-    rows = [
-        ["exact copies", str(m["exact_copies"])],
-        [f"near copies (nearer than {m['near_threshold']:.2f}, or by perceptual hash)", str(m["near_copies"])],
-        ["synthetic images that copy another synthetic one", str(m["duplicates_within"])],
-        ["median distance to the nearest training image", f"{m['median_fake']:.2f}"],
-        ["the same of real images", f"{m['median_baseline']:.2f}"],
-        ["synthetic nearer than real (0.5 expected)", f"{m['nearer_probability']:.2f}, {p_equals(m['nearer_p'])}"],
+def as_document(report: Report) -> Document:
+    """Return the report as it is shown; sections with no content are left out."""
+    quality = report.quality
+    figures = {name: FIGURES[name] for name in report.figures}
+    sections = [
+        _findings(quality),
+        Section("Synthetic beside real", figure=figures.get("grid")),
+        *_copies(quality.memorization, report.closest, figures.get("closest")),
+        *_spectrum(quality.spectrum, figures.get("spectrum")),
+        Section("Over training", figure=figures.get("training")),
+        *_distances(quality.distances),
+        *_overlap([row for row in quality.distances if row.overlap]),
+        *_two_sample(quality.two_sample),
+        *_shift(quality.shift),
+        Section("Notes", bullets=quality.notes),
+        Section("How this was made", table=Table(["", ""], [[k, v] for k, v in report.made.items()], numeric=2)),
+        Section("Caveats", bullets=list(CAVEATS)),
+        Section("References", bullets=list(REFERENCES)),
     ]
-    if m["membership_auroc"] is not None:
-        rows.append(
-            [
-                "training patients nearer to synthetic images than unseen ones (0.5 expected)",
-                f"{m['membership_auroc']:.2f}, {p_equals(m['membership_p'])}",
-            ]
-        )
-    named = [f"pair {i}: `{p['synthetic']}` and `{p['training']}`, {p['distance']:.3f}" for i, p in enumerate(pairs, 1)]
-    return Section("Copies", [text], Table(["", ""], rows), FIGURES["closest"] if shown else None, named)
+    return Document(
+        report.title,
+        report.data["notes"],
+        verdict(quality),
+        introduction=report.about,
+        sections=[section for section in sections if not section.is_empty],
+    )
 
 
-def _spectrum_part(quality: dict[str, Any], shown: bool) -> Section | None:
-    s = quality["spectrum"]
-    if not s:
-        return None
+def _findings(quality: QualityReport) -> Section:
     rows = [
-        ["rms difference over all frequencies", f"{s['rms_db']:.2f}", f"{s['rms_db_real_baseline']:.2f}"],
-        ["difference over the top third of frequencies", f"{s['high_db']:+.2f}", f"{s['high_db_real_baseline']:+.2f}"],
+        [f.metric, f.figure, str(f.n_real), str(f.n_fake), f.real_baseline, f.interpretation]
+        for f in interpret(quality)
+    ]
+    if not rows:
+        return Section("Main figures")
+    reference = f" The real images here: {quality.reference}." if quality.reference else ""
+    text = f"Real against real is the same figure between two sets of real images of the same size.{reference}"
+    header = ["metric", "figure", "n real", "n synthetic", BASELINE, "meaning"]
+    return Section("Main figures", [text], Table(header, rows, words=True))
+
+
+def _copies(m: Memorization | None, pairs: list[NamedPair], figure: Figure | None) -> Iterator[Section]:
+    if not m:
+        return
+    usual = f"{plural(m.n_baseline, 'training patient')}, each compared with the others"
+    if m.baseline == "held-out":
+        usual = f"{plural(m.n_baseline, 'held-out real image')}, one per patient"
+    text = [
+        f"{m.verdict} Each of the {m.n_fake:,} synthetic images was compared with all {m.n_train:,} training images. The usual "
+        f"distance comes from {usual}. Distances are RMS differences in standard deviations of an image, after blurring and the "
+        "best shift; unrelated images lie about 1.4 apart.",
+    ]
+    if m.baseline == "held-out":
+        text.append(
+            "If the held-out images come from another source, they lie farther off, which can look like copying."
+        )
+    rows = [
+        ["exact copies", str(m.exact_copies)],
+        [f"near copies (distance under {fixed(m.near_threshold)}, or by perceptual hash)", str(m.near_copies)],
+        ["synthetic images that copy another synthetic image", str(m.duplicates_within)],
+        ["median distance to the nearest training image", fixed(m.median_fake)],
+        ["the same for real images", fixed(m.median_baseline)],
         [
-            "checkerboard: excess at the worst grid point of up-convolutions",
-            f"{s['checkerboard_db']:+.2f}",
-            f"{s['checkerboard_db_real_baseline']:+.2f}",
+            "probability that a synthetic image is nearer than a real one (.5 expected)",
+            f"{short(m.nearer_probability, 2)}, {p_equals(m.nearer_p)}",
         ],
     ]
-    return Section("Spectrum", [], Table(["", "dB", "floor"], rows), FIGURES["spectrum"] if shown else None)
+    if m.membership_auroc is not None and m.membership_p is not None:
+        rows.append(
+            [
+                "probability that a training patient is nearer to the synthetic images than an unseen one (.5 expected)",
+                f"{short(m.membership_auroc, 2)}, {p_equals(m.membership_p)}",
+            ]
+        )
+    names = [
+        f"Pair {i}: `{p.synthetic}` and `{p.training}`, distance {fixed(p.distance, 3)}" for i, p in enumerate(pairs, 1)
+    ]
+    yield Section("Copies", text, Table(["", ""], rows), figure, names)
 
 
-def _distance_part(quality: dict[str, Any]) -> Section | None:
-    rows = quality["distances"]
-    if not rows:
-        return None
-    cells = [
+def _spectrum(s: SpectrumComparison | None, figure: Figure | None) -> Iterator[Section]:
+    if not s:
+        return
+    rows = [
+        ["RMS difference over all frequencies", decibels(s.rms_db, 2), decibels(s.rms_db_real_baseline, 2)],
         [
-            f"{r['features']} (FID)" if r["frechet_name"] == "FID" else r["features"],
-            r["reference"],
-            str(r["n_real"]),
-            str(r["n_fake"]),
-            f"{r['frechet']:.2f}",
-            _number(r["frechet_floor"], ".2f"),
-            f"{r['kid']:.4f} ± {r['kid_sd']:.4f}",
-            _number(r["kid_floor"], ".4f"),
+            "mean difference over the top third of frequencies",
+            decibels(s.high_db, 2, sign=True),
+            decibels(s.high_db_real_baseline, 2, sign=True),
+        ],
+        [
+            "checkerboard: excess at the worst grid point of up-convolutions",
+            decibels(s.checkerboard_db, 2, sign=True),
+            decibels(s.checkerboard_db_real_baseline, 2, sign=True),
+        ],
+    ]
+    yield Section("Spectrum", [], Table(["", "synthetic against real", BASELINE], rows), figure)
+
+
+def _distances(distances: list[DistanceRow]) -> Iterator[Section]:
+    if not distances:
+        return
+    rows = [
+        [
+            f"{r.features} (FID)" if r.frechet_name == "FID" else r.features,
+            r.reference,
+            str(r.n_real),
+            str(r.n_fake),
+            fixed(r.frechet),
+            fixed(r.frechet_real_baseline),
+            f"{fixed(r.kid, 4)} ± {fixed(r.kid_sd, 4)}",
+            fixed(r.kid_real_baseline, 4),
         ]
-        for r in rows
+        for r in distances
     ]
     # a small validation fold makes for smaller subsets there; dict.fromkeys: each size once, in the table's order
-    sizes = " and ".join(dict.fromkeys(str(r["kid_subset_size"]) for r in rows))
+    sizes = " and ".join(dict.fromkeys(str(r.kid_subset_size) for r in distances))
     text = [
-        "Lower is closer; both sides of every comparison hold the same number of images. The floor is the same distance between two "
-        "real sets of that size, split by patient as far as patients are known. Against the images it was trained on, a generator that "
-        "copies them can fall below the floor: there, below is a warning and not a success.",
-        f"KID: mean ± SD over {rows[0]['kid_subsets']} subsets of {sizes} images, cubic kernel. `chest-xray-128` is a small network trained "
-        "on chest X-rays that ships with this package; `random-conv-128` is a fixed network with seeded random weights. "
-        "Figures on them are not FIDs.",
+        "Lower is closer. Both sides of every comparison hold the same number of images. Real against real is the same distance "
+        "between two real sets of that size, split by patient as far as patients are known. A generator that copies its training "
+        "images can fall below this baseline when compared with them: there, a low figure is a warning.",
+        f"KID is the mean ± SD over {distances[0].kid_subsets} subsets of {sizes} images, with a cubic kernel. `chest-xray-128` is a "
+        "small network trained on chest X-rays that ships with this package. `random-conv-128` is a fixed network with seeded random "
+        "weights. Figures on these two are not FIDs.",
     ]
-    header = ["features", "reference", "n_real", "n_fake", "Fréchet", "floor", "KID ± SD", "floor"]
-    return Section("Distances", text, Table(header, cells, numeric=2))
+    header = ["features", "reference", "n real", "n synthetic", "Fréchet", BASELINE, "KID ± SD", BASELINE]
+    yield Section("Distances", text, Table(header, rows, numeric=2))
 
 
-def _overlap_part(quality: dict[str, Any]) -> Section | None:
-    """Precision, recall, density and coverage, each with what real images reach in brackets."""
-    shown = [r for r in quality["distances"] if r["overlap"]]
-    if not shown:
-        return None
-    names = list(shown[0]["overlap"])
+def _overlap(distances: list[DistanceRow]) -> Iterator[Section]:
+    """Yield precision, recall, density and coverage, each with its real baseline in brackets."""
+    if not distances:
+        return
+    names = list(Manifold.__dataclass_fields__)
 
-    def cell(r: dict[str, Any], name: str) -> str:
-        floor = f" ({r['overlap_floor'][name]:.2f})" if r["overlap_floor"] else ""
-        return f"{r['overlap'][name]:.2f}{floor}"
+    def cell(row: DistanceRow, name: str) -> str:
+        baseline = f" ({short(getattr(row.overlap_real_baseline, name), 2)})" if row.overlap_real_baseline else ""
+        return f"{short(getattr(row.overlap, name), 2)}{baseline}"
 
     rows = [
-        [r["features"], r["reference"], str(r["n_real"]), str(r["n_fake"]), *(cell(r, name) for name in names)]
-        for r in shown
+        [r.features, r.reference, str(r.n_real), str(r.n_fake), *(cell(r, name) for name in names)] for r in distances
     ]
     text = (
-        "In brackets, what as many other real images reach. Precision and density ask whether synthetic images look real, recall and "
-        f"coverage whether they show the variety of the real ones (k = {NEIGHBOURS} nearest neighbours)."
+        "Precision and density say whether synthetic images look real, recall and coverage whether they show the variety of the real "
+        f"images (k = {NEIGHBOURS} nearest neighbours). In brackets: the same number of other real images."
     )
-    return Section("Overlap", [text], Table(["features", "reference", "n_real", "n_fake", *names], rows, numeric=2))
+    header = ["features", "reference", "n real", "n synthetic", *names]
+    yield Section("Overlap", [text], Table(header, rows, numeric=2))
 
 
-def _two_sample_part(quality: dict[str, Any]) -> Section | None:
-    tests = quality["two_sample"]
+def _two_sample(tests: list[TwoSampleRow]) -> Iterator[Section]:
     if not tests:
-        return None
+        return
     rows = [
         [
-            t["classifier"],
-            t["on"],
-            t["compared"],
-            str(t["n_real"]),
-            str(t["n_fake"]),
-            f"{t['auroc']:.3f} [{t['low']:.3f}, {t['high']:.3f}]",
+            t.classifier,
+            t.on,
+            t.compared,
+            str(t.n_real),
+            str(t.n_fake),
+            f"{short(t.auroc)} {bounds(t.low, t.high)}",
         ]
         for t in tests
     ]
     text = (
-        f"A classifier is trained to tell real images ({tests[0]['reference']}) from the others and is asked about images and patients that "
-        f"it was not trained on (at most {max(t['folds'] for t in tests)}-fold cross-validation). The AUROC is the share of pairs it orders "
-        "rightly: 0.5 is chance, and what is left after that is what any classifier trained on these images could take as a shortcut. "
-        "95 % intervals."
+        f"A classifier is trained to separate real images ({tests[0].reference}) from the others, and tested on images of other "
+        f"patients (cross-validation with at most {max(t.folds for t in tests)} folds). The AUROC is the share of pairs that it "
+        "orders correctly; .5 is chance. Any excess can serve another classifier as a shortcut. Brackets: 95 % intervals."
     )
-    header = ["classifier", "on", "real against", "n_real", "n_other", "AUROC [95 %]"]
-    return Section("Two-sample tests", [text], Table(header, rows, numeric=3))
+    header = ["classifier", "on", "real against", "n real", "n other", "AUROC [95 %]"]
+    yield Section("Two-sample tests", [text], Table(header, rows, numeric=3))
 
 
-def _shift_part(quality: dict[str, Any]) -> Section | None:
+def _shift(shift: list[ShiftRow]) -> Iterator[Section]:
+    if not shift:
+        return
     rows = [
         [
-            r["features"],
-            r["reference"],
-            str(r["n"]),
-            f"{r['frechet']:.2f}",
-            f"{r['frechet_floor']:.2f}",
-            f"{r['kid']:.4f}",
-            f"{r['kid_floor']:.4f}",
+            r.features,
+            r.reference,
+            str(r.n),
+            fixed(r.frechet),
+            fixed(r.frechet_real_baseline),
+            fixed(r.kid, 4),
+            fixed(r.kid_real_baseline, 4),
         ]
-        for r in quality["shift"]
+        for r in shift
     ]
-    if not rows:
-        return None
-    text = "Real against real: how far the parts of the data set lie apart by themselves. The floor is two halves of the training images."
-    header = ["features", "compared", "n, each side", "Fréchet", "floor", "KID", "floor"]
-    return Section("The data set's own shift", [text], Table(header, rows, numeric=2))
-
-
-def _number(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
+    text = "How far the parts of the real data set lie apart, beside the distance between two halves of the training images."
+    header = ["features", "compared", "n, each side", "Fréchet", "two halves", "KID", "two halves"]
+    yield Section("Shift within the real data", [text], Table(header, rows, numeric=2))

@@ -5,9 +5,14 @@ from __future__ import annotations
 DASH = "–"  # in a cell that has no figure
 
 
-def short(value: float, digits: int = 3) -> str:
-    """Return ``.934``: a figure without the zero before its point."""
-    text = f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0 makes a rounded -0 a 0
+def fixed(value: float | None, digits: int = 2) -> str:
+    """Return ``0.93``: a figure that can exceed 1, such as a distance; a dash for None."""
+    return DASH if value is None else f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0 makes a rounded -0 a 0
+
+
+def short(value: float | None, digits: int = 3) -> str:
+    """Return ``.934``: a share, probability or correlation without the zero before its point; a dash for None."""
+    text = fixed(value, digits)
     return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
 
 
@@ -15,11 +20,6 @@ def signed(value: float, digits: int = 3) -> str:
     """Return ``+.012``, as differences are written."""
     text = short(value, digits)
     return text if text.startswith("-") else f"+{text}"
-
-
-def short_or_dash(value: float | None, digits: int = 3) -> str:
-    """Return :func:`short`, or a dash for None."""
-    return DASH if value is None else short(value, digits)
 
 
 def bounds(low: float, high: float, digits: int = 3) -> str:

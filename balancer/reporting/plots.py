@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +44,38 @@ def svg(figure: Figure) -> bytes:
     with matplotlib.rc_context({"svg.hashsalt": "balancer", "svg.fonttype": "path"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class ImagePair:
+    """A column of :func:`pair_figure`: two images and their difference, each (H, W) from 0 to 255, with texts around them."""
+
+    images: tuple[np.ndarray, np.ndarray, np.ndarray]
+    title: str
+    labels: tuple[str, str, str]  # below each image
+
+
+def pair_figure(pairs: Sequence[ImagePair], rows: tuple[str, str, str]) -> bytes:
+    """Return pairs side by side, first image, second image and difference below one another, as a PNG file.
+
+    Args:
+        pairs: at least one.
+        rows: what each row shows.
+    """
+    columns = max(len(pairs), 4)  # so that a single pair is not blown up
+    figure, axes = subplots(3, columns, 1.45 * columns + 0.5, 5.0)
+    for panel in axes.flat:
+        panel.axis("off")
+    for column, pair in enumerate(pairs):
+        for panel, image, label in zip(axes[:, column], pair.images, pair.labels, strict=True):
+            panel.axis("on")
+            panel.set(xticks=[], yticks=[])
+            panel.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            panel.set_xlabel(label, fontsize=7.5)
+        axes[0, column].set_title(pair.title, fontsize=8)
+    for panel, label in zip(axes[:, 0], rows, strict=True):
+        panel.set_ylabel(label, fontsize=9)
+    return png(figure)
 
 
 def save_figure(figure: Figure, folder: Path, name: str, dpi: int = 150) -> bytes:

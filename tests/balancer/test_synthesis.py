@@ -144,7 +144,7 @@ def test_report(hundred_and_thirty: Path, chest: Path, gan_run: Path) -> None:
         assert row["n_real"] == row["n_fake"] >= 2
         assert row["features"] in ("chest-xray-128", "random-conv-128")
         assert row["frechet_name"] == "Fréchet distance"
-        assert {"frechet", "frechet_floor", "kid", "kid_floor", "kid_sd"} <= row.keys()
+        assert {"frechet", "frechet_real_baseline", "kid", "kid_real_baseline", "kid_sd"} <= row.keys()
     text = (hundred_and_thirty / "report.md").read_text()
     assert "FID was not computed" in text
     figures = text.split("## Caveats")[0]
@@ -152,7 +152,7 @@ def test_report(hundred_and_thirty: Path, chest: Path, gan_run: Path) -> None:
     counts = {"NORMAL": data.counts("train")[0], "PNEUMONIA": data.counts("train")[1]}
     for fact in (
         "# 130 synthetic NORMAL images",
-        f"Trained on the {counts['NORMAL']} NORMAL images of the training fold (NORMAL {counts['NORMAL']}, PNEUMONIA {counts['PNEUMONIA']}",
+        f"trained on the {counts['NORMAL']} NORMAL images of the training fold (NORMAL {counts['NORMAL']}, PNEUMONIA {counts['PNEUMONIA']}",
         data.split_hash,
         f"run `{gan_run.name}`",
         "step 3",

@@ -1,15 +1,15 @@
 """Figures of a quality report: they can be drawn from whatever a report holds, and show what they should."""
 
 import io
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from planted import fields
 
-from balancer.metrics.memorization import PAIRS
+from balancer.metrics.memorization import PAIRS, ClosePair, memorization
 from balancer.quality import figures
+from balancer.quality.results import QualityReport, SpectrumComparison
 
 
 def pixels(png: bytes | None) -> np.ndarray:
@@ -24,7 +24,7 @@ def test_closest_pairs(pairs: int) -> None:
     """At most eight columns; the difference of a copy is black, of another image not."""
     train = fields(30, 0)
     fake = np.concatenate([train[:1], fields(29, 1)])
-    drawn = pixels(figures.closest_pairs([(i, i, i / 10) for i in range(pairs)], fake, train))
+    drawn = pixels(figures.closest_pairs([ClosePair(i, i, i / 10) for i in range(pairs)], fake, train))
     height, width = drawn.shape[:2]
     assert width > height
     if pairs >= 3:
@@ -36,17 +36,11 @@ def test_closest_pairs(pairs: int) -> None:
         assert max(dark[1:]) < 0.9
 
 
-def spectrum(**changes: Any) -> dict[str, Any]:
-    frequency = np.linspace(0.05, 0.5, 10)
-    real = 60 - 80 * frequency
-    curves = {
-        "frequency": frequency,
-        "real": real,
-        "fake": real - 2,
-        "real_sd": 0 * real + 2,
-        "difference": 0 * real - 2,
-    }
-    return {k: v.tolist() for k, v in curves.items()} | {"rms_db_real_baseline": 0.5} | changes
+def spectrum() -> SpectrumComparison:
+    frequency = tuple(np.linspace(0.05, 0.5, 10))
+    real = tuple(60 - 80 * f for f in frequency)
+    fake, sd, difference = tuple(x - 2 for x in real), (2.0,) * 10, (-2.0,) * 10
+    return SpectrumComparison(frequency, real, fake, sd, difference, 2.0, 0.5, 2.0, 0.5, 0.0, 0.0, 9, 9, "...")
 
 
 def test_spectrum() -> None:
@@ -58,9 +52,14 @@ def test_spectrum() -> None:
 
 
 def test_training_curves() -> None:
-    rows = [{"step": s, "kid": 1 / s, "frechet": 10 / s, "kid_floor": 0.01, "frechet_floor": 0.5} for s in (10, 20, 30)]
+    rows = [
+        {"step": s, "kid": 1 / s, "frechet": 10 / s, "kid_real_baseline": 0.01, "frechet_real_baseline": 0.5}
+        for s in (10, 20, 30)
+    ]
     assert pixels(figures.training([{"step": 5, "loss_G": 1.0}, *rows], used=20)).size
-    assert pixels(figures.training([{k: v for k, v in r.items() if "floor" not in k} for r in rows])).size, "no floor"
+    old = [{key.replace("real_baseline", "floor"): value for key, value in row.items()} for row in rows]
+    assert figures.training(old, used=20) == figures.training(rows, used=20), "rows of older runs"
+    assert pixels(figures.training([{k: v for k, v in r.items() if "real" not in k} for r in rows])).size, "no baseline"
     assert pixels(figures.training(rows[:1])).size, "one snapshot"
     assert figures.training([{"step": 5, "loss_G": 1.0}]) is None, "a run that did not watch quality"
     assert figures.training([]) is None
@@ -73,7 +72,10 @@ def test_beside_shows_as_many_of_either_side() -> None:
 
 
 def test_what_is_missing_is_not_drawn() -> None:
-    quality: dict[str, Any] = {"memorization": None, "spectrum": None}
-    assert figures.of_quality(quality, fields(3, 0), fields(3, 1)) == {}
-    quality = {"memorization": {"closest": [(0, 1, 0.5)]}, "spectrum": spectrum()}
-    assert set(figures.of_quality(quality, fields(3, 0), fields(3, 1))) == {"closest", "spectrum"}
+    train, fake = fields(3, 0), fields(3, 1)
+    assert figures.of_quality(QualityReport(3), train, fake) == {}
+    copies = memorization(train, fake)
+    assert set(figures.of_quality(QualityReport(3, memorization=copies, spectrum=spectrum()), train, fake)) == {
+        "closest",
+        "spectrum",
+    }
