@@ -264,7 +264,7 @@ def test_a_generator_that_does_not_name_its_precision(gan_run: Path, tmp_path: P
     [
         (
             {},
-            "dcgan_diffaug preset, 16 px, step 3 of 9 (chosen by KID to images of the training fold), run `r`, averaged",
+            "dcgan_diffaug preset, 16 px, step 3 of 9, chosen by KID to images of the training fold; run `r`, averaged",
         ),
         ({"loss": "hinge"}, "dcgan_diffaug preset (with other loss), 16 px"),
         ({"preset": "dcgan", **PRESETS["dcgan"], "n_dis": 2}, "dcgan preset (with other n_dis), 16 px"),
