@@ -33,22 +33,22 @@ from balancer.quality.report import Report, closest_pairs, provenance, publish
 log = logging.getLogger("balancer")
 Array = np.ndarray
 SMALLEST, LARGEST = 16, 256  # working sizes taken by default lie between these
-LOOKED_AT = 16  # images of a folder whose colours are looked at
+COLOUR_SAMPLE = 16  # images of a folder that are checked for colour
 GREY = {"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"}
 ROLES = {"real": "real images", "training": "training images", "fake": "synthetic images"}
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What a folder holds, by its files' headers."""
+    """What a folder holds, by the headers of its files."""
 
     flag: str
     path: Path
-    files: list[Path]  # images, and files that are named like images and are none
-    sizes: dict[Path, tuple[int, int]]  # width and height of those with a readable header
+    files: list[Path]  # images, and damaged files with the name of an image
+    sizes: dict[Path, tuple[int, int]]  # width and height of the files with a readable header
     stored_in_colour: int
-    looked_at: int  # of those, the first ones
-    not_grey: int  # of those looked at
+    colour_checked: int  # of the images stored in colour
+    not_grey: int  # of the checked images
     strays: int  # other files
 
 
@@ -67,21 +67,21 @@ class Folder:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The folders of one evaluation, by flag, and what a report must say of them."""
+    """The folders of one evaluation by flag, and notes for the report."""
 
     folders: dict[str, Folder]
     size: int
     notes: list[str]
 
     def describe(self) -> dict[str, Any]:
-        """For env.json and report.json."""
-        everything = "\n".join(d for folder in self.folders.values() for d in folder.digests)
+        """Return the facts about the folders that env.json and report.json hold."""
+        digests = "\n".join(d for folder in self.folders.values() for d in folder.digests)
         return {
             "folders": {flag: str(f.scan.path) for flag, f in self.folders.items()},
             "counts": {flag: len(f.images) for flag, f in self.folders.items()},
             "patients": {flag: len(set(f.groups)) for flag, f in self.folders.items()},
             "image_size": self.size,
-            "fingerprint": hashlib.sha256(everything.encode()).hexdigest()[:16],
+            "fingerprint": hashlib.sha256(digests.encode()).hexdigest()[:16],
             "unreadable": [list(b) for f in self.folders.values() for b in f.bad],
             "ignored_files": {flag: f.scan.strays for flag, f in self.folders.items()},
             "notes": self.notes,
@@ -89,7 +89,7 @@ class Inputs:
 
 
 def open_inputs(config: EvaluateConfig) -> Inputs:
-    """Find, check and decode the folders; nothing is written but the cache.
+    """Find, check and decode the folders; only the cache is written.
 
     Raises:
         UsageError: no --real or no --fake.
@@ -99,8 +99,7 @@ def open_inputs(config: EvaluateConfig) -> Inputs:
         raise UsageError(f"evaluate got no --{'fake' if config.real else 'real'}; give --real DIR and --fake DIR")
     if config.inception not in ("auto", "off"):
         inception_weights(config.inception)  # a wrong file is refused before anything is read
-    given = {flag: path for flag in ROLES if (path := getattr(config, flag))}
-    paths = {flag: _images_folder(flag, Path(path)) for flag, path in given.items()}
+    paths = {flag: _images_folder(flag, Path(path)) for flag in ROLES if (path := getattr(config, flag))}
     _check_apart(paths)
     scans = {flag: _scan(flag, path) for flag, path in paths.items()}
     size = working_size(list(scans.values()), config.image_size)
@@ -109,7 +108,7 @@ def open_inputs(config: EvaluateConfig) -> Inputs:
         raise BalancerError(f"--real {paths['real']} holds 1 image; a comparison needs at least 2")
     notes = _notes(folders)
     if "training" in folders:
-        folders |= _told_apart(folders["real"], folders["training"], notes)
+        folders |= _separate_patients(folders["real"], folders["training"], notes)
     return Inputs(folders, size, notes)
 
 
@@ -135,14 +134,17 @@ def _check_apart(paths: dict[str, Path]) -> None:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """All files below a folder, sorted, but for hidden ones and what macOS leaves in archives."""
+    """Yield all files below a folder, sorted, except hidden files and those that macOS leaves in archives."""
     for root, folders, files in os.walk(folder):
         folders[:] = sorted(f for f in folders if not f.startswith((".", "__MACOSX")))
         yield from (Path(root) / f for f in sorted(files) if not f.startswith("."))
 
 
 def _scan(flag: str, path: Path) -> Scan:
-    """Read every file's header: what Pillow knows is an image, what only has an image's name is damaged, the rest is not ours."""
+    """Read the header of every file below a folder.
+
+    A file that Pillow knows is an image. A file that only has the name of an image is damaged. All others are ignored.
+    """
     files: list[Path] = []
     sizes: dict[Path, tuple[int, int]] = {}
     colour: list[Path] = []
@@ -166,12 +168,14 @@ def _scan(flag: str, path: Path) -> Scan:
         )
     if strays:
         log.info("--%s: %d files that are no images are ignored", flag, strays)
-    looked_at = colour[:LOOKED_AT]
-    return Scan(flag, path, files, sizes, len(colour), len(looked_at), sum(map(_is_coloured, looked_at)), strays)
+    colour_checked = colour[:COLOUR_SAMPLE]
+    return Scan(
+        flag, path, files, sizes, len(colour), len(colour_checked), sum(map(_is_coloured, colour_checked)), strays
+    )
 
 
 def _is_coloured(file: Path) -> bool:
-    """Whether the channels differ, by more than a JPEG's rounding: many grey radiographs are stored as RGB."""
+    """Return whether the channels differ by more than a JPEG's rounding: many grey radiographs are stored as RGB."""
     try:
         with Image.open(file) as image:
             pixels = np.asarray(image.convert("RGB").resize((32, 32)), dtype=int)
@@ -180,22 +184,22 @@ def _is_coloured(file: Path) -> bool:
     return bool((np.ptp(pixels, axis=2) > 8).any())
 
 
-def working_size(scans: list[Scan], asked: int | None) -> int:
-    """The side that every image is brought to: as asked, else the smallest one found, since enlarging invents detail.
+def working_size(scans: list[Scan], image_size: int | None) -> int:
+    """Return the side that every image is brought to: ``image_size``, else the smallest side, since enlarging invents detail.
 
     Raises:
-        BalancerError: an image is smaller than what is asked for, or than any network could use.
+        BalancerError: an image is smaller than ``image_size``, or than any network could use.
     """
-    found = {file: min(size) for scan in scans for file, size in scan.sizes.items()}
-    smallest = min(found, key=lambda file: (found[file], file))
-    if found[smallest] < (asked or SMALLEST):
+    sides = {file: min(size) for scan in scans for file, size in scan.sizes.items()}
+    smallest = min(sides, key=lambda file: (sides[file], file))
+    if sides[smallest] < (image_size or SMALLEST):
         width, height = next(scan.sizes[smallest] for scan in scans if smallest in scan.sizes)
-        wanted = f"--image-size asks for {asked}" if asked else f"at least {SMALLEST} px a side are needed"
+        needed = f"--image-size asks for {image_size}" if image_size else f"at least {SMALLEST} px a side are needed"
         raise BalancerError(
-            f"{smallest} is {width} x {height} px and {wanted}; "
-            + (f"give --image-size {found[smallest]} or less" if found[smallest] >= SMALLEST else "remove it")
+            f"{smallest} is {width} x {height} px and {needed}; "
+            + (f"give --image-size {sides[smallest]} or less" if sides[smallest] >= SMALLEST else "remove it")
         )
-    return asked or min(found[smallest], LARGEST)
+    return image_size or min(sides[smallest], LARGEST)
 
 
 def _decode(scan: Scan, size: int, config: EvaluateConfig) -> Folder:
@@ -213,14 +217,14 @@ def _decode(scan: Scan, size: int, config: EvaluateConfig) -> Folder:
         log.warning("left out: %s cannot be read (%s)", name, reason)
     if not decoded.kept:
         raise BalancerError(f"none of the {len(files)} files of --{scan.flag} {scan.path} can be read")
-    found = [_patient(files[i]) for i in decoded.kept]
-    # A name that tells no patient makes an image its own one; the place keeps equal names in two folders apart.
-    patients = [patient or str(files[i]) for patient, i in zip(found, decoded.kept, strict=True)]
-    groups = merge_groups(patients, decoded.digests)
-    named = sum(patient is not None for patient in found)
-    kept = [files[i].relative_to(scan.path).as_posix() for i in decoded.kept]
+    patients = [_patient(files[i]) for i in decoded.kept]
+    # An image whose name tells no patient is a patient of its own; the path keeps equal names in two folders apart.
+    own = [patient or str(files[i]) for patient, i in zip(patients, decoded.kept, strict=True)]
+    groups = merge_groups(own, decoded.digests)
+    named = sum(patient is not None for patient in patients)
+    names = [files[i].relative_to(scan.path).as_posix() for i in decoded.kept]
     images = np.array(decoded.images)  # in memory: torch takes no read-only arrays
-    return Folder(scan, kept, images, groups, named, decoded.digests, decoded.bad)
+    return Folder(scan, names, images, groups, named, decoded.digests, decoded.bad)
 
 
 def _patient(file: Path) -> str | None:
@@ -232,7 +236,7 @@ def _patient(file: Path) -> str | None:
 
 
 def _notes(folders: dict[str, Folder]) -> list[str]:
-    """What a reader must know before any figure."""
+    """Return what a reader must know before reading any figure."""
     notes = []
     parents = {parent for f in folders.values() for parent in (f.scan.path, *f.scan.path.parents)}
     if any((parent / "phantom.json").is_file() for parent in parents):
@@ -241,54 +245,54 @@ def _notes(folders: dict[str, Folder]) -> list[str]:
         if f.scan.not_grey:
             notes.append(
                 f"{f.scan.stored_in_colour} of the {ROLES[flag]} are stored in colour, and {f.scan.not_grey} of the "
-                f"{f.scan.looked_at} looked at {'is' if f.scan.not_grey == 1 else 'are'} not grey; all were read as grey."
+                f"{f.scan.colour_checked} checked {'is' if f.scan.not_grey == 1 else 'are'} not grey; all were read as grey."
             )
         if f.bad:
             notes.append(f"{len(f.bad)} of the {ROLES[flag]} could not be read and were left out.")
     return notes
 
 
-def _told_apart(real: Folder, training: Folder, notes: list[str]) -> dict[str, Folder]:
-    """Both folders with patients that are the same on both sides only where the folders share a file, byte by byte.
+def _separate_patients(real: Folder, training: Folder, notes: list[str]) -> dict[str, Folder]:
+    """Return both folders with new patient names, equal on both sides only where the folders share a file, byte by byte.
 
-    The same number in both need not be the same patient (it is not in Kaggle's train and test), hence the prefixes, and a note.
+    The same number in both need not be the same patient (it is not in Kaggle's train and test); a note says so.
     """
     patients = [f"held out: {g}" for g in real.groups] + [f"training: {g}" for g in training.groups]
     merged = merge_groups(patients, real.digests + training.digests)
-    held_out, learnt_from = merged[: len(real.groups)], merged[len(real.groups) :]
-    known = set(learnt_from)
+    held_out, trained_on = merged[: len(real.groups)], merged[len(real.groups) :]
+    known = set(trained_on)
     shared = {number for number, group in zip(real.groups, held_out, strict=True) if group in known}
     if unknown := (set(real.groups) & set(training.groups)) - shared:
         notes.append(
             f"{len(unknown)} patient numbers occur in both --real and --training; whether they are the same people is not known."
         )
-    return {"real": replace(real, groups=held_out), "training": replace(training, groups=learnt_from)}
+    return {"real": replace(real, groups=held_out), "training": replace(training, groups=trained_on)}
 
 
 def describe_size(inputs: Inputs) -> str:
-    """The working size, and whether bringing the images to it treated the sides differently."""
+    """Describe the working size, and whether only some of the sets had to be reduced to it."""
     text = f"Every image was brought to {inputs.size} x {inputs.size} px, grey."
     sides = {flag: set(f.scan.sizes.values()) for flag, f in inputs.folders.items()}
-    reduced = [ROLES[flag] for flag, found in sides.items() if found != {(inputs.size, inputs.size)}]
+    reduced = [ROLES[flag] for flag, sizes in sides.items() if sizes != {(inputs.size, inputs.size)}]
     if reduced and len(reduced) < len(sides):
-        text += f" Only the {' and the '.join(reduced)} had to be reduced; that smooths, which spectrum and classifiers can see."
+        text += f" Only the {' and the '.join(reduced)} had to be reduced. This smooths them, which the spectrum and classifiers can see."
     return text
 
 
 def describe_folder(flag: str, folder: Folder) -> str:
-    """One sentence a folder: place, counts, sizes, patients."""
+    """Describe a folder in one sentence: place, counts, sizes, patients."""
     n, sizes = len(folder.images), folder.scan.sizes.values()
     ranges = [sorted({s[axis] for s in sizes}) for axis in (0, 1)]
-    found = " x ".join(f"{r[0]}" if len(r) == 1 else f"{r[0]} to {r[-1]}" for r in ranges)
+    shape = " x ".join(f"{r[0]}" if len(r) == 1 else f"{r[0]} to {r[-1]}" for r in ranges)
     patients = ""
     if flag != "fake":
         count = len(set(folder.groups))
         patients = (
             f", {count:,} patients (read off {folder.named} file names)"
             if folder.named
-            else "; file names tell no patients, so each image counts as its own, and floors can be too low"
+            else "; file names tell no patients, so each image counts as its own patient, and real baselines can be too low"
         )
-    return f"{ROLES[flag].capitalize()}: `{folder.scan.path}`, {n:,} images of {found} px{patients}."
+    return f"{ROLES[flag].capitalize()}: `{folder.scan.path}`, {n:,} images of {shape} px{patients}."
 
 
 def evaluate(config: EvaluateConfig, inputs: Inputs, run: RunDir, device: torch.device) -> Report:
@@ -331,5 +335,5 @@ def evaluate(config: EvaluateConfig, inputs: Inputs, run: RunDir, device: torch.
 
 
 def estimate_seconds(config: EvaluateConfig, inputs: Inputs) -> float:
-    """Rough; see :func:`balancer.quality.assess.report_seconds`."""
+    """Return a rough estimate; see :func:`balancer.quality.assess.report_seconds`."""
     return report_seconds(config, inputs.size, sum(len(f.images) for f in inputs.folders.values()))
