@@ -19,6 +19,7 @@ from balancer.core.run import FinishedRun, PreparedRun, RunDir, RunRequest, perf
 from balancer.core.settings import AuditConfig, EvaluateConfig, GanTrainConfig, SynthesizeConfig
 from balancer.data.dataset import load_dataset
 from balancer.gan import trainer
+from balancer.quality.report import Report
 
 
 def train_gan(
@@ -41,7 +42,7 @@ def train_gan(
 
 def synthesize(
     config: SynthesizeConfig | None = None, out: Path | None = None, device: str = "auto", force: bool = False
-) -> FinishedRun[dict[str, Any]]:
+) -> FinishedRun[Report]:
     """Export synthetic images of a trained GAN with a report on their quality, as `balancer synthesize` does.
 
     The arguments are those of :func:`train_gan`. Without ``gan_run`` in the settings, the newest finished GAN run is taken.
@@ -78,7 +79,7 @@ def prepare_gan_training(config: GanTrainConfig, device_name: str) -> PreparedRu
     )
 
 
-def prepare_synthesis(config: SynthesizeConfig, device_name: str) -> PreparedRun[dict[str, Any]]:
+def prepare_synthesis(config: SynthesizeConfig, device_name: str) -> PreparedRun[Report]:
     """Open the generator and its data."""
     device = open_device(device_name)
     source = synthesis.open_source(config, device)
@@ -92,7 +93,7 @@ def prepare_synthesis(config: SynthesizeConfig, device_name: str) -> PreparedRun
     )
 
 
-def prepare_evaluation(config: EvaluateConfig, device_name: str) -> PreparedRun[dict[str, Any]]:
+def prepare_evaluation(config: EvaluateConfig, device_name: str) -> PreparedRun[Report]:
     """Open the folders of images."""
     device = open_device(device_name)
     inputs = evaluation.open_inputs(config)
