@@ -12,6 +12,7 @@ from typing import Any
 from balancer import evaluation, synthesis
 from balancer.audit import findings as auditing
 from balancer.audit.report import write_audit
+from balancer.audit.results import Audit
 from balancer.core.config import explicit_values, resolve
 from balancer.core.device import describe_device, limit_threads, open_device
 from balancer.core.files import write_json
@@ -107,15 +108,15 @@ def prepare_evaluation(config: EvaluateConfig, device_name: str) -> PreparedRun[
     )
 
 
-def prepare_audit(config: AuditConfig) -> PreparedRun[auditing.Findings]:
+def prepare_audit(config: AuditConfig) -> PreparedRun[Audit]:
     """Open the data set of an audit, which needs no GPU."""
     limit_threads()
     data = load_dataset(config.data).as_binary()
 
-    def work(run: RunDir) -> auditing.Findings:
-        findings = auditing.audit(data, config.data, config.seed)
-        write_audit(run.path, data, config.data, findings)
-        return findings
+    def work(run: RunDir) -> Audit:
+        found = auditing.audit(data, config.data, config.seed)
+        write_audit(run.path, data, config.data, found)
+        return found
 
     device = describe_device(open_device("cpu"))
     return PreparedRun("audit", config, device, data.describe(), lambda: auditing.estimate_seconds(data), work)

@@ -13,6 +13,7 @@ from balancer.core.errors import BalancerError
 from balancer.core.settings import AuditConfig, EvaluateConfig, GanTrainConfig, SynthesizeConfig
 
 if TYPE_CHECKING:
+    from balancer.audit.results import Audit
     from balancer.quality.report import Report
 
 INCEPTION = setting(
@@ -109,16 +110,16 @@ def evaluate(args: CommandArgs) -> CommandResult:
 def audit(args: CommandArgs) -> CommandResult:
     """Look for leaks between folds, copies and shortcuts in a data set; needs no GPU."""
     from balancer.api import prepare_audit
-    from balancer.audit.findings import Findings, leaks
-    from balancer.audit.report import as_json, summary
+    from balancer.audit.findings import leaks
+    from balancer.audit.report import summary, to_json
 
     config = args.settings(AuditConfig)
 
-    def show(run: Path, findings: Findings) -> CommandResult:
+    def show(run: Path, found: Audit) -> CommandResult:
         page = run / "audit.html"
-        if config.strict and (leaking := leaks(findings)):
+        if config.strict and (leaking := leaks(found)):
             raise BalancerError(f"the data leak: {'; '.join(leaking)}; see {page}, or drop --strict")
-        return CommandResult({"run": str(run), **as_json(findings)}, f"{summary(findings)}\n{page}")
+        return CommandResult({"run": str(run), **to_json(found)}, f"{summary(found)}\n{page}")
 
     return execute(args, prepare_audit(config), show)
 

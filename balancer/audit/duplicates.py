@@ -1,17 +1,17 @@
 """Copies: identical files, and images that show one exposure twice, re-encoded, brightened, blurred or trimmed.
 
-Chest X-rays look alike, so likeness alone accuses wrongly. A near duplicate is found in two steps: a perceptual hash (Zauner 2010,
-"Implementation and Benchmarking of Perceptual Image Hash Functions", here of 256 bits) proposes pairs, and pixels decide: the two
-are laid over one another (:func:`_aligned`), with slow changes of brightness and the finest grain filtered out, and correlated.
+Chest X-rays look alike, so similarity alone accuses wrongly. A near duplicate is found in two steps. A perceptual hash (Zauner 2010,
+"Implementation and Benchmarking of Perceptual Image Hash Functions", here of 256 bits) proposes pairs. Then the two images are aligned
+(:func:`_aligned`), slow changes of brightness and the finest grain are filtered out, and the pixels are correlated.
 
-Measured on the 5,856 images of Kermany et al. 2018 at 224 px (tests/data/test_audit.py repeats the main part):
+Measured on the 5,856 images of Kermany et al. 2018 at 224 px (tests/balancer/audit/test_audit.py repeats the main part):
 - Among the 585 candidates, pairs of different patients end at a correlation of .864, pairs of one patient at .891. A single pair of
   different numbers stands apart at .924 and looks like one child exposed twice.
-- All copies of 300 images are found, at .962 or more, when brightened, at gamma 1.6, blurred by 3 px, at JPEG quality 10, with noise of SD 10,
-  brought to 64 px, turned by 1 degree, or trimmed on all sides by 4 px; trimmed by 5 px 99 %, by 6 px 90 %; with noise of SD 25 96 %.
-  At gamma .5 it is 68 %; turned by 2 degrees, or mirrored, none.
+- All copies of 300 images are found, at .962 or more, when brightened, at gamma 1.6, blurred by 3 px, at JPEG quality 10, with noise of
+  SD 10, brought to 64 px, turned by 1 degree, or trimmed on all sides by 4 px. Trimmed by 5 px 99 % are found, by 6 px 90 %; with noise
+  of SD 25 96 %; at gamma .5 68 %; turned by 2 degrees, or mirrored, none.
 - The built-in drawings are more alike than X-rays: there different patients end at .959.
-COPY lies between. What lies from SUSPECT to COPY is no copy, and is shown to be looked at.
+COPY lies between. Pairs from SUSPECT to COPY are no copies; the report shows them, so that a person can look.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from balancer.core import progress
 
 Array = np.ndarray
 HASH_SIDE = 16  # frequencies a side, so 256 bits
-BITS = 64  # that may differ in a candidate; unrelated images differ in 128
+BITS = 64  # that may differ in a candidate pair; unrelated images differ in 128
 COPY = 0.96  # correlation from which a pair is a near duplicate
 SUSPECT = 0.90  # correlation from which a pair of different patients is worth a look
-MOST_CANDIDATES = 50_000  # pairs that are verified, the likest hashes first: half a minute
-FLAT = 2.0  # grey levels of SD below which an image is blank and can be compared with nothing
+MOST_CANDIDATES = 50_000  # pairs that are verified, the most similar hashes first: half a minute
+FLAT = 2.0  # grey levels of SD below which an image is blank and cannot be compared
 BAND = (0.7, 3.0)  # SDs in pixels of the two Gaussians whose difference is what is correlated
 EDGE = 6  # pixels left out on each side: what alignment brings in from beyond the image stays there
 SCALES = (0.94, 0.96, 0.98, 1.0, 1.02, 1.04, 1.06)
@@ -45,7 +45,7 @@ CHUNK = 512  # images hashed against all others, or pairs aligned, at a time
 
 
 @dataclass(frozen=True)
-class Pair:
+class SimilarPair:
     """Two images by position, ``first < second``; ``bits`` their hashes differ in, ``correlation`` once aligned."""
 
     first: int
@@ -55,51 +55,46 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class NearDuplicates:
-    """All verified pairs, the likest first, and how they were come by."""
+class PairSearch:
+    """All verified pairs, the most similar first, and how many images and pairs the search went through."""
 
-    pairs: list[Pair]
+    pairs: list[SimilarPair]
     compared: int  # images: one of each group of identical files, without blank ones
     blank: int
     candidates: int  # pairs that the hash proposed; at most MOST_CANDIDATES were verified
 
-    @property
-    def copies(self) -> list[Pair]:
-        return [pair for pair in self.pairs if pair.correlation >= COPY]
-
 
 def identical_files(digests: Sequence[str]) -> list[list[int]]:
-    """Groups of two and more positions with the same digest, in order of their first."""
+    """Return groups of two and more positions with the same digest, in order of their first."""
     groups: dict[str, list[int]] = defaultdict(list)
     for i, digest in enumerate(digests):
         groups[digest].append(i)
     return [group for group in groups.values() if len(group) > 1]
 
 
-def near_duplicates(thumbnails: Array, digests: Sequence[str]) -> NearDuplicates:
-    """Pairs of images that look alike, without identical files, of which only the first is compared.
+def near_duplicates(thumbnails: Array, digests: Sequence[str]) -> PairSearch:
+    """Return pairs of images that look alike. Of identical files only the first is compared.
 
     Args:
-        thumbnails: (n, 64, 64) uint8, whole images squashed.
+        thumbnails: (n, 64, 64) uint8, images brought to a square without cropping.
         digests: of the files.
     """
     ones = np.sort(np.unique(np.asarray(digests), return_index=True)[1])
     blank = thumbnails[ones].std(axis=(1, 2)) < FLAT
-    kept = ones[~blank]
-    proposed = _candidates(perceptual_hash(thumbnails[kept]))
-    chosen = proposed[np.argsort(proposed[:, 2], kind="stable")[:MOST_CANDIDATES]]
-    places = kept[chosen[:, :2]]
-    fits = _correlations(thumbnails, places)
-    found = zip(places.tolist(), chosen[:, 2].tolist(), fits.tolist(), strict=True)
-    pairs = [Pair(first, second, bits, fit) for (first, second), bits, fit in found]
+    compared = ones[~blank]
+    candidates = _candidates(perceptual_hash(thumbnails[compared]))
+    verified = candidates[np.argsort(candidates[:, 2], kind="stable")[:MOST_CANDIDATES]]
+    places = compared[verified[:, :2]]
+    rows = zip(places.tolist(), verified[:, 2].tolist(), _correlations(thumbnails, places).tolist(), strict=True)
+    pairs = [SimilarPair(first, second, bits, correlation) for (first, second), bits, correlation in rows]
     pairs.sort(key=lambda pair: (-pair.correlation, pair.first, pair.second))
-    return NearDuplicates(pairs, len(kept), int(blank.sum()), len(proposed))
+    return PairSearch(pairs, len(compared), int(blank.sum()), len(candidates))
 
 
 def perceptual_hash(thumbnails: Array) -> Array:
-    """Which of the lowest frequencies lie above their median: (n, 64, 64) grey to (n, 256) of -1 and 1, float32.
+    """Return which of the lowest frequencies lie above their median: (n, 64, 64) grey to (n, 256) of -1 and 1, float32.
 
-    The frequencies are those of the DCT at half size, without row and column zero, so that brightness cancels, and contrast.
+    The frequencies are those of the DCT at half size, without row and column zero, so that brightness and contrast cancel.
     """
     n, height, width = thumbnails.shape
     halved = thumbnails.reshape(n, height // 2, 2, width // 2, 2).mean(axis=(2, 4), dtype=np.float32)
@@ -108,43 +103,44 @@ def perceptual_hash(thumbnails: Array) -> Array:
 
 
 def _candidates(hashes: Array) -> Array:
-    """(k, 3) of (a, b, differing bits), ``a < b``: all pairs within BITS.
+    """Return all pairs within BITS as (k, 3) of (a, b, differing bits), ``a < b``.
 
     The product of two hashes of -1 and 1 is their length less twice the bits that differ, which float32 holds exactly.
     """
     n, length = hashes.shape
-    found = [np.empty((0, 3), dtype=np.int64)]
+    chunks = [np.empty((0, 3), dtype=np.int64)]
     for start in range(0, n, CHUNK):
         bits = (length - hashes[start : start + CHUNK] @ hashes[start:].T) / 2
         a, b = np.nonzero(np.triu(bits <= BITS, k=1))
-        found.append(np.stack([a + start, b + start, bits[a, b].astype(np.int64)], axis=1))
-    return np.concatenate(found)
+        chunks.append(np.stack([a + start, b + start, bits[a, b].astype(np.int64)], axis=1))
+    return np.concatenate(chunks)
 
 
 def _correlations(thumbnails: Array, pairs: Array) -> Array:
-    """Correlation of each of ``pairs`` (k, 2) of positions, once aligned: (k,)."""
+    """Return the correlation (k,) of each of ``pairs`` (k, 2) of positions, once aligned."""
     involved, pairs = np.unique(pairs, return_inverse=True)
     pairs, bands = pairs.reshape(-1, 2), _bands(thumbnails[involved])
-    done = np.empty(len(pairs))
+    correlations = np.empty(len(pairs))
     with progress.bar(len(pairs), "near duplicates", "pair") as bar:
         for start in range(0, len(pairs), CHUNK):
             chosen = pairs[start : start + CHUNK]
-            done[start : start + CHUNK] = _aligned(bands[chosen[:, 0]], bands[chosen[:, 1]])
+            correlations[start : start + CHUNK] = _aligned(bands[chosen[:, 0]], bands[chosen[:, 1]])
             bar.update(len(chosen))
-    return done
+    return correlations
 
 
 def _bands(thumbnails: Array) -> Array:
-    """What is correlated: (n, side, side) float32 without the slowest changes and the finest grain."""
+    """Return what is correlated: (n, side, side) float32 without the slowest changes and the finest grain."""
     grey = thumbnails.astype(np.float32)
     fine, coarse = (gaussian_filter(grey, (0, sd, sd)) for sd in BAND)
     return np.asarray(fine - coarse)
 
 
 def _aligned(images: Array, others: Array) -> Array:
-    """Correlation of bands (k, side, side), pair by pair, where the other, scaled and shifted along rows and columns, fits best.
+    """Return the correlation (k,) of bands (k, side, side), pair by pair, with the second image aligned to the first.
 
-    Rows and columns take turns, because a trim of a few pixels changes both and their combinations are thousands.
+    Alignment scales and shifts along rows and columns. The two take turns: a trim of a few pixels changes both, and there are
+    thousands of combinations.
     """
     warps = _warps(images.shape[1])
     target = images[:, EDGE:-EDGE, EDGE:-EDGE]
@@ -159,7 +155,10 @@ def _aligned(images: Array, others: Array) -> Array:
 
 
 def _warps(side: int) -> Array:
-    """Matrices (w, side - 2 EDGE, side) that scale and shift a line of pixels and leave out its ends; UNMOVED only does the latter."""
+    """Return matrices (w, side - 2 EDGE, side) that scale and shift a line of pixels and leave out its ends.
+
+    The matrix at UNMOVED only leaves out the ends.
+    """
     pixel, middle = np.arange(side), (side - 1) / 2
     warps = []
     for scale, shift in product(SCALES, SHIFTS):
@@ -173,10 +172,10 @@ def _warps(side: int) -> Array:
 
 
 def _best_warp(warps: Array, target: Array, moved: Array) -> tuple[Array, Array]:
-    """Which warp W of the rows of ``moved`` M correlates best with ``target`` T: its number (k,) and the correlation (k,).
+    """Return the warp with the highest correlation (k,) and that correlation (k,).
 
-    No M is warped: the sum of products of T and WM is that of W and TM\', and the sum of squares of WM that of W\'W and MM\',
-    which for all warps together are two products of matrices.
+    With target T, image M and warp W, <T, WM> = <W, TM'> and |WM|^2 = <W'W, MM'>. So all warps cost two matrix products, and no
+    image is resampled.
 
     Args:
         warps: (w, s, side); target: (k, s, s) of mean 0 and length 1; moved: (k, side, s).

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from balancer.audit.properties import Measured, folder_of
+from balancer.audit.results import NearPair
 from balancer.data.dataset import Dataset
 from balancer.data.folder import CLASSES
 from balancer.data.images import read_image, resize_grey
@@ -30,7 +31,7 @@ GAP = 3  # pixels between pictures
 
 
 def histograms(data: Dataset, measured: Measured) -> bytes:
-    """Each property that varies, by class, in the official training split."""
+    """Return histograms of each property that varies, by class, in the official training split."""
     train = np.array([record.split == "train" for record in data.records])
     varying = [i for i in range(len(measured.properties)) if np.ptp(measured.values[train, i]) > 0]
     columns = 3
@@ -50,7 +51,7 @@ def histograms(data: Dataset, measured: Measured) -> bytes:
 
 
 def _histogram(panel: Axes, by_class: Sequence[Array], skewed: bool) -> None:
-    """Shares of each class's images; on a logarithmic scale what is skewed and spans a range of WIDE and more."""
+    """Draw the shares of each class's images; skewed values that span a range of WIDE and more get a logarithmic scale."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     together = np.concatenate(by_class)
@@ -73,32 +74,33 @@ def _histogram(panel: Axes, by_class: Sequence[Array], skewed: bool) -> None:
     panel.grid(alpha=0.2)
 
 
-def closest_pairs(data: Dataset, pairs: Sequence[dict[str, Any]], threshold: float) -> bytes | None:
-    """The likest pairs one above the other, and where they differ once brightness and contrast are taken away; None for no pair.
+def closest_pairs(data: Dataset, pairs: Sequence[NearPair], threshold: float) -> bytes | None:
+    """Return the most similar pairs, one image above the other, and where they differ once brightness and contrast are removed.
 
     Args:
-        pairs: as in the findings, the likest first; at most PAIRS are shown.
+        data: the data set of the pairs.
+        pairs: the most similar first; at most PAIRS are shown. Without a pair there is no figure: None.
         threshold: correlation from which a pair counts as a near duplicate.
     """
     shown = pairs[:PAIRS]
     if not shown:
         return None
     place = {record.name: i for i, record in enumerate(data.records)}
-    chosen = [[place[name] for name in pair["names"]] for pair in shown]
+    chosen = [[place[name] for name in pair.names] for pair in shown]
     pictures = _pictures(data, [i for pair in chosen for i in pair])
     columns = []
     for number, (pair, positions) in enumerate(zip(shown, chosen, strict=True), 1):
         first, second = (pictures[i] for i in positions)
         difference = np.clip(64 * np.abs(_standardised(first) - _standardised(second)), 0, 255)
-        kind = "near duplicate" if pair["correlation"] >= threshold else "below the threshold"
-        folds = [f"{fold}, {cls}" for fold, cls in zip(pair["folds"], pair["classes"], strict=True)]
-        title = f"pair {number}: {short(pair['correlation'])}\n{kind}"
+        kind = "near duplicate" if pair.correlation >= threshold else "below the threshold"
+        folds = [f"{fold}, {cls}" for fold, cls in zip(pair.folds, pair.classes, strict=True)]
+        title = f"pair {number}: {short(pair.correlation)}\n{kind}"
         columns.append(ImagePair((first, second, difference), title, (folds[0], folds[1], "")))
     return pair_figure(columns, ("first", "second", "difference"))
 
 
 def extremes(data: Dataset, measured: Measured) -> bytes:
-    """Of each class in the official training split, the images with the least and the most of a property."""
+    """Return, for each class in the official training split, the images with the least and the most of a property."""
     train = np.array([record.split == "train" for record in data.records])
     keys = [prop.key for prop in measured.properties]
     rows = [(key, label) for key in SHOWN_EXTREMES for label in range(len(CLASSES))]
@@ -115,7 +117,7 @@ def extremes(data: Dataset, measured: Measured) -> bytes:
 
 
 def _show_row(panel: Axes, data: Dataset, values: Array, halves: tuple[Array, Array]) -> None:
-    """Two sets of at most EXTREMES images, in one line with space between, each over its value."""
+    """Draw two sets of at most EXTREMES images in one line with space between, each over its value."""
     width = EXTREMES * (SIDE + GAP)
     strip = np.full((SIDE, 2 * width + 8 * GAP), 255, dtype=np.uint8)
     ticks = {}
@@ -132,7 +134,7 @@ def _show_row(panel: Axes, data: Dataset, values: Array, halves: tuple[Array, Ar
 
 
 def _pictures(data: Dataset, chosen: Sequence[int]) -> dict[int, Array]:
-    """Images at (SIDE, SIDE) uint8 by position, from their files where there are any."""
+    """Return images at (SIDE, SIDE) uint8 by position, from their files where there are any."""
     folder = folder_of(data)
     if folder is not None:
         return {i: read_image(folder / data.records[i].name, SIDE, "squash") for i in chosen}

@@ -1,11 +1,9 @@
 """What a data set holds that can make a result look better than it is: leaks between folds, copies, and shortcuts.
 
-Findings are plain numbers and names, ready for JSON; :mod:`balancer.audit.report` puts them into words and pictures.
-
-Two keys stand for a patient, since file names restart their numbers and do not say where. The narrow key is kind and number
-(``bacteria``, ``virus``, or the source prefix of a normal image): images under it are of one patient. The cautious key is the number
-within the class: images under it may be of one patient, so splits are grouped by it. What crosses folds under the narrow key is a
-leak, under the cautious key alone a caveat.
+Two keys stand for a patient, since file names restart their numbers. Under the narrow key, kind and number (``bacteria``, ``virus``,
+or the source prefix of a normal image), images are of one patient. Under the cautious key, the number within the class, images may be
+of one patient, so splits are grouped by it. Images of one narrow key in two folds are a leak; images that share the cautious key alone
+are a caveat.
 """
 
 from __future__ import annotations
@@ -13,18 +11,33 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from balancer.audit.duplicates import COPY, SUSPECT, Pair, identical_files, near_duplicates
+from balancer.audit.duplicates import COPY, SUSPECT, SimilarPair, identical_files, near_duplicates
 from balancer.audit.properties import is_measured, measure
+from balancer.audit.results import (
+    Audit,
+    ByClass,
+    Counts,
+    IdenticalFiles,
+    IdenticalGroup,
+    ImageLevelSplit,
+    NearDuplicates,
+    NearPair,
+    PatientKey,
+    Patients,
+    SharedFiles,
+    SharedPairs,
+    SharedPatients,
+    Shortcuts,
+)
 from balancer.audit.shortcuts import shortcuts
 from balancer.core.settings import DataConfig
 from balancer.data.dataset import PHANTOM_NOTICE, Dataset
 from balancer.data.folder import CLASSES, SPLITS
+from balancer.reporting.numbers import plural, short
 
-Findings = dict[str, Any]
 Array = np.ndarray
 CLOSEST = 8  # pairs below the threshold that are shown all the same
 IMAGE_LEVEL = 0.2  # share that a split at image level would take for validation, to show what it leaks
@@ -41,12 +54,13 @@ class Sides:
     right_folds: tuple[str, ...]
 
     def masks(self, folds: Array) -> tuple[Array, Array]:
+        """Return which images (n,) lie on the left and on the right."""
         return np.isin(folds, self.left_folds), np.isin(folds, self.right_folds)
 
-    def parted(self, folds: Iterable[str]) -> bool:
-        """Whether the folds of some images lie on both sides."""
-        found = set(folds)
-        return bool(found & set(self.left_folds)) and bool(found & set(self.right_folds))
+    def both(self, folds: Iterable[str]) -> bool:
+        """Return whether some of the folds lie on the left and some on the right."""
+        names = set(folds)
+        return bool(names & set(self.left_folds)) and bool(names & set(self.right_folds))
 
 
 FOLD_SIDES = (
@@ -56,12 +70,12 @@ FOLD_SIDES = (
 SPLIT_SIDES = tuple(Sides(a, b, (a,), (b,)) for a, b in (("train", "test"), ("train", "val"), ("val", "test")))
 
 
-def audit(data: Dataset, config: DataConfig, seed: int = 0) -> Findings:
-    """Everything that is found out about a data set; the first time, every file is read once more.
+def audit(data: Dataset, config: DataConfig, seed: int = 0) -> Audit:
+    """Return everything that the audit finds; the first time, every file is read once more.
 
     Args:
-        data: folders, phantom or archive; an archive names no patients and has no files, and the findings say so.
-        config: as ``data`` was loaded with.
+        data: folders, phantom or archive. An archive names no patients and has no files, and the audit says so.
+        config: the settings that ``data`` was loaded with.
         seed: of resampling and cross-validation; see :func:`balancer.audit.shortcuts.shortcuts`.
 
     Raises:
@@ -69,89 +83,88 @@ def audit(data: Dataset, config: DataConfig, seed: int = 0) -> Findings:
     """
     measured = measure(data)
     splits = np.array([record.split for record in data.records])
-    return {
-        "data": {**data.describe(), "resize": config.resize, "split_seed": config.split_seed},
-        "counts": {"splits": _counts(splits, data.labels), "folds": _counts(data.folds, data.labels)},
-        "patients": _patients(data, splits),
-        "identical": _identical(data, splits),
-        "near": _near(data, measured.thumbnails),
-        "shortcuts": shortcuts(data, measured, seed),
-    }
+    return Audit(
+        data={**data.describe(), "resize": config.resize, "split_seed": config.split_seed},
+        counts=Counts(_counts(splits, data.labels), _counts(data.folds, data.labels)),
+        patients=_patients(data, splits),
+        identical=_identical(data, splits),
+        near=_near(data, measured.thumbnails),
+        shortcuts=shortcuts(data, measured, seed),
+    )
 
 
 def estimate_seconds(data: Dataset) -> float:
-    """Rough; what was measured before is in the cache."""
+    """Return a rough estimate; what was measured before comes from the cache."""
     return SECONDS + (0 if is_measured(data) else SECONDS_A_FILE * len(data.records))
 
 
-def leaks(findings: Findings) -> list[str]:
-    """One phrase for each way in which what is trained on is found again in validation or test; empty if there is none.
+def leaks(audit: Audit) -> list[str]:
+    """Return one phrase for each way in which training data reach validation or test; empty if there is none.
 
-    Counted are identical files, verified near duplicates and patients by the narrow key in two folds, and identical files of
-    two classes. A number that may be of two patients is no leak; see :func:`caveats`.
+    These count: identical files, verified near duplicates and patients by the narrow key in two folds, and identical files of two
+    classes. A number that may be of two patients is no leak; see :func:`caveats`.
     """
-    found = []
-    for across in findings["identical"]["folds"]:
-        if across["groups"]:
-            found.append(
-                f"{_number(across['groups'], 'identical file')} both in {across['left']} and in {across['right']}"
-            )
-    for across in findings["near"]["folds"]:
-        if across["pairs"]:
-            found.append(f"{_number(across['pairs'], 'near duplicate')} between {across['left']} and {across['right']}")
-    for across in (findings["patients"]["narrow"] or {"folds": []})["folds"]:
-        patients, (left, right) = sum(across["patients"].values()), np.sum(list(across["images"].values()), axis=0)
+    phrases = [
+        f"{plural(shared.groups, 'identical file')} both in {shared.left} and in {shared.right}"
+        for shared in audit.identical.folds
+        if shared.groups
+    ]
+    phrases += [
+        f"{plural(shared.pairs, 'near duplicate')} between {shared.left} and {shared.right}"
+        for shared in audit.near.folds
+        if shared.pairs
+    ]
+    for across in audit.patients.narrow.folds if audit.patients.narrow else ():
+        patients, (left, right) = sum(across.patients.values()), np.sum(list(across.images.values()), axis=0)
         if patients:
-            found.append(
-                f"{_number(patients, 'patient')} both in {across['left']} and in {across['right']} ({left} and {right} images)"
+            phrases.append(
+                f"{plural(patients, 'patient')} both in {across.left} and in {across.right} ({left} and {right} images)"
             )
-    if conflicts := findings["identical"]["label_conflicts"]:
-        found.append(f"{_number(conflicts, 'identical file')} under both classes")
-    return found
+    if conflicts := audit.identical.label_conflicts:
+        phrases.append(f"{plural(conflicts, 'identical file')} under both classes")
+    return phrases
 
 
-def caveats(findings: Findings) -> list[str]:
-    """What is no proven leak and yet to be known before a figure is believed: one sentence each, the data's own notes first."""
-    found, patients = [note for note in findings["data"]["notes"] if note != PHANTOM_NOTICE], findings["patients"]
-    if unreadable := len(findings["data"]["unreadable"]):
-        found.append(
-            f"{_number(unreadable, 'file')} could not be read and {'was' if unreadable == 1 else 'were'} left out."
+def caveats(audit: Audit) -> list[str]:
+    """Return one sentence for each fact that is no proven leak but matters for any figure, the data's own notes first."""
+    sentences, patients = [note for note in audit.notes if note != PHANTOM_NOTICE], audit.patients
+    if unreadable := len(audit.data["unreadable"]):
+        verb = "was" if unreadable == 1 else "were"
+        sentences.append(f"{plural(unreadable, 'file')} could not be read and {verb} left out.")
+    unnamed = patients.images - patients.named
+    if unnamed and audit.shortcuts.from_files:  # an archive has said so in its note
+        sentences.append(
+            f"{unnamed:,} of {patients.images:,} file names tell no patient. Whether their patients lie in two folds is not known."
         )
-    unnamed = patients["images"] - patients["named"]
-    if unnamed and findings["shortcuts"]["from_files"]:  # an archive has said so in its note
-        found.append(
-            f"{unnamed:,} of {patients['images']:,} file names tell no patient: whether their patients lie in two folds cannot be known."
-        )
-    for across in (patients["cautious"] or {"folds": []})["folds"]:
-        shared = sum(across["patients"].values())
-        if shared and across["right"] != "test":  # what test shares, the data's own note has said
-            found.append(
-                f"{_number(shared, 'patient number')} both in {across['left']} and in {across['right']}; "
+    for across in patients.cautious.folds if patients.cautious else ():
+        shared = sum(across.patients.values())
+        if shared and across.right != "test":  # the data's own note has said what test shares
+            sentences.append(
+                f"{plural(shared, 'patient number')} both in {across.left} and in {across.right}; "
                 "whether they are the same children is not known."
             )
-    suspects = findings["near"]["suspects"]
-    if suspects and PHANTOM_NOTICE not in findings["data"]["notes"]:  # drawings are alike by nature
-        first, one = suspects[0], len(suspects) == 1
-        folds = " and ".join(dict.fromkeys(first["folds"]))
-        found.append(
-            f"{_number(len(suspects), 'pair')} of images under different patient numbers {'looks' if one else 'look'} like one child"
-            f"{'' if one else ', above all'}: `{first['names'][0]}` and `{first['names'][1]}` ({folds}; correlation "
-            f"{short(first['correlation'])})."
-        )
-    if findings["near"]["candidates"] > findings["near"]["verified"]:
-        found.append(
-            f"{findings['near']['candidates']:,} pairs have like hashes; only the likest {findings['near']['verified']:,} were compared."
-        )
-    return found + _shortcut_caveats(findings["shortcuts"])
+    return [*sentences, *_near_caveats(audit.near, PHANTOM_NOTICE in audit.notes), *_shortcut_caveats(audit.shortcuts)]
 
 
-def short(value: float, digits: int = 3) -> str:
-    """``.941``: a share without the zero before its point."""
-    return f"{value:.{digits}f}".removeprefix("0")
+def _near_caveats(near: NearDuplicates, is_phantom: bool) -> list[str]:
+    sentences, n = [], len(near.suspects)
+    if near.suspects and not is_phantom:  # drawings are alike by nature
+        first = near.suspects[0]
+        folds = " and ".join(dict.fromkeys(first.folds))
+        verb, rank = ("looks", "") if n == 1 else ("look", "the most similar ")
+        sentences.append(
+            f"{plural(n, 'pair')} of images under different patient numbers {verb} like one child: {rank}`{first.names[0]}` and "
+            f"`{first.names[1]}` ({folds}; correlation {short(first.correlation)})."
+        )
+    if near.candidates > near.verified:
+        sentences.append(
+            f"{near.candidates:,} pairs have similar hashes; only the most similar {near.verified:,} were compared."
+        )
+    return sentences
 
 
 def image_level_overlap(keys: Sequence[str], fraction: float) -> float:
-    """Expected share of validation images with an image of the same patient left in train, if images were split at random.
+    """Return the expected share of validation images with an image of the same patient left in train, if images were split at random.
 
     Of n images m go to validation. An image of a patient with k images is alone there with its k - 1 others, none of them in train,
     with probability C(m - 1, k - 1) / C(n - 1, k - 1); the share expected is the mean over images of 1 less that.
@@ -168,46 +181,43 @@ def image_level_overlap(keys: Sequence[str], fraction: float) -> float:
     return 1 - alone / n
 
 
-def _counts(folds: Array, labels: Array) -> dict[str, dict[str, int]]:
+def _counts(folds: Array, labels: Array) -> dict[str, ByClass]:
     return {
         fold: {cls: int(((folds == fold) & (labels == label)).sum()) for label, cls in enumerate(CLASSES)}
         for fold in SPLITS
     }
 
 
-def _patients(data: Dataset, splits: Array) -> dict[str, Any]:
-    """Of the images whose names tell a patient, under both keys; None for a key where no name does."""
+def _patients(data: Dataset, splits: Array) -> Patients:
+    """Count the images whose names tell a patient, under both keys."""
     named = np.array([bool(record.kind) for record in data.records])
-    found: dict[str, Any] = {"images": len(named), "named": int(named.sum())}
-    keys = {
-        "narrow": np.array([f"{record.kind} {record.patient}" for record in data.records]),
-        "cautious": np.array([record.patient for record in data.records]),
-    }
-    for name, key in keys.items():
-        found[name] = _of_key(key[named], data.labels[named], splits[named], data.folds[named]) if named.any() else None
-    return found
+
+    def of_key(names: Iterable[str]) -> PatientKey | None:
+        keys = np.array(list(names))[named]
+        return _of_key(keys, data.labels[named], splits[named], data.folds[named]) if named.any() else None
+
+    narrow = of_key(f"{record.kind} {record.patient}" for record in data.records)
+    return Patients(len(named), int(named.sum()), narrow, of_key(record.patient for record in data.records))
 
 
-def _of_key(keys: Array, labels: Array, splits: Array, folds: Array) -> dict[str, Any]:
+def _of_key(keys: Array, labels: Array, splits: Array, folds: Array) -> PatientKey:
     train = Counter(keys[splits == "train"].tolist())
     several = [n for n in train.values() if n > 1]
-    return {
-        "patients": len(set(keys.tolist())),
-        "train_patients": len(train),
-        "train_several": len(several),
-        "train_images_of_several": sum(several),
-        "train_most": max(train.values(), default=0),
-        "image_level": {
-            "fraction": IMAGE_LEVEL,
-            "expected": image_level_overlap(keys[splits == "train"].tolist(), IMAGE_LEVEL) if train else None,
-        },
-        "splits": [_shared(keys, labels, splits, sides) for sides in SPLIT_SIDES],
-        "folds": [_shared(keys, labels, folds, sides) for sides in FOLD_SIDES],
-    }
+    return PatientKey(
+        patients=len(set(keys.tolist())),
+        train_patients=len(train),
+        train_several=len(several),
+        train_images_of_several=sum(several),
+        train_most=max(train.values(), default=0),
+        image_level=ImageLevelSplit(
+            IMAGE_LEVEL, image_level_overlap(keys[splits == "train"].tolist(), IMAGE_LEVEL) if train else None
+        ),
+        splits=[_shared(keys, labels, splits, sides) for sides in SPLIT_SIDES],
+        folds=[_shared(keys, labels, folds, sides) for sides in FOLD_SIDES],
+    )
 
 
-def _shared(keys: Array, labels: Array, folds: Array, sides: Sides) -> dict[str, Any]:
-    """Patients on both sides by class, and their images on either."""
+def _shared(keys: Array, labels: Array, folds: Array, sides: Sides) -> SharedPatients:
     left, right = sides.masks(folds)
     patients, images = {}, {}
     for label, cls in enumerate(CLASSES):
@@ -215,89 +225,76 @@ def _shared(keys: Array, labels: Array, folds: Array, sides: Sides) -> dict[str,
         both = np.intersect1d(keys[left & of_class], keys[right & of_class])
         concerned = of_class & np.isin(keys, both)
         patients[cls] = len(both)
-        images[cls] = [int((concerned & left).sum()), int((concerned & right).sum())]
-    return {"left": sides.left, "right": sides.right, "patients": patients, "images": images}
+        images[cls] = int((concerned & left).sum()), int((concerned & right).sum())
+    return SharedPatients(sides.left, sides.right, patients, images)
 
 
-def _identical(data: Dataset, splits: Array) -> dict[str, Any]:
-    groups = identical_files(data.digests)
-    listed = [
-        {
-            "names": [data.records[i].name for i in group],
-            "splits": splits[group].tolist(),
-            "folds": data.folds[group].tolist(),
-            "classes": [CLASSES[data.labels[i]] for i in group],
-            "patients": sorted({data.records[i].patient for i in group}),
-        }
-        for group in groups
+def _identical(data: Dataset, splits: Array) -> IdenticalFiles:
+    groups = [
+        IdenticalGroup(
+            names=[data.records[i].name for i in group],
+            splits=splits[group].tolist(),
+            folds=data.folds[group].tolist(),
+            classes=[CLASSES[data.labels[i]] for i in group],
+            patients=sorted({data.records[i].patient for i in group}),
+        )
+        for group in identical_files(data.digests)
     ]
-    return {
-        "groups": len(groups),
-        "files": sum(map(len, groups)),
-        "in_split": {split: sum(set(g["splits"]) == {split} for g in listed) for split in SPLITS},
-        "across_splits": sum(len(set(g["splits"])) > 1 for g in listed),
-        "across_patients": sum(len(g["patients"]) > 1 for g in listed),
-        "label_conflicts": sum(len(set(g["classes"])) > 1 for g in listed),
-        "folds": [
-            {"left": s.left, "right": s.right, "groups": sum(s.parted(g["folds"]) for g in listed)} for s in FOLD_SIDES
-        ],
-        "list": listed,
-    }
+    return IdenticalFiles(
+        groups=len(groups),
+        files=sum(len(g.names) for g in groups),
+        in_split={split: sum(set(g.splits) == {split} for g in groups) for split in SPLITS},
+        across_splits=sum(len(set(g.splits)) > 1 for g in groups),
+        across_patients=sum(len(g.patients) > 1 for g in groups),
+        label_conflicts=sum(len(set(g.classes)) > 1 for g in groups),
+        folds=tuple(SharedFiles(s.left, s.right, sum(s.both(g.folds) for g in groups)) for s in FOLD_SIDES),
+        list=tuple(groups),
+    )
 
 
-def _near(data: Dataset, thumbnails: Array) -> dict[str, Any]:
-    found = near_duplicates(thumbnails, data.digests)
-    pairs = [_described(data, pair) for pair in found.pairs]
-    copies = [pair for pair in pairs if pair["correlation"] >= COPY]
-    others = [pair for pair in pairs[len(copies) :] if pair["same_patient"] is False]
-    suspects = [pair for pair in others if pair["correlation"] >= SUSPECT]
-    return {
-        "compared": found.compared,
-        "blank": found.blank,
-        "candidates": found.candidates,
-        "verified": len(pairs),
-        "threshold": COPY,
-        "suspect_threshold": SUSPECT,
-        "copies": copies,
-        "same_patient": sum(bool(pair["same_patient"]) for pair in copies),
-        "across_classes": sum(len(set(pair["classes"])) > 1 for pair in copies),
-        "folds": [
-            {"left": s.left, "right": s.right, "pairs": sum(s.parted(pair["folds"]) for pair in copies)}
-            for s in FOLD_SIDES
-        ],
-        "suspects": suspects,
-        "unrelated_most": max((pair["correlation"] for pair in others[len(suspects) :]), default=None),
-        "closest": pairs[len(copies) : len(copies) + CLOSEST],
-    }
+def _near(data: Dataset, thumbnails: Array) -> NearDuplicates:
+    search = near_duplicates(thumbnails, data.digests)
+    pairs = [_named(data, pair) for pair in search.pairs]
+    copies = [pair for pair in pairs if pair.correlation >= COPY]
+    others = [pair for pair in pairs[len(copies) :] if pair.same_patient is False]
+    suspects = [pair for pair in others if pair.correlation >= SUSPECT]
+    return NearDuplicates(
+        compared=search.compared,
+        blank=search.blank,
+        candidates=search.candidates,
+        verified=len(pairs),
+        threshold=COPY,
+        suspect_threshold=SUSPECT,
+        copies=copies,
+        same_patient=sum(bool(pair.same_patient) for pair in copies),
+        across_classes=sum(len(set(pair.classes)) > 1 for pair in copies),
+        folds=[SharedPairs(s.left, s.right, sum(s.both(pair.folds) for pair in copies)) for s in FOLD_SIDES],
+        suspects=suspects,
+        unrelated_most=max((pair.correlation for pair in others[len(suspects) :]), default=None),
+        closest=pairs[len(copies) : len(copies) + CLOSEST],
+    )
 
 
-def _described(data: Dataset, pair: Pair) -> dict[str, Any]:
+def _named(data: Dataset, pair: SimilarPair) -> NearPair:
     first, second = data.records[pair.first], data.records[pair.second]
-    return {
-        "names": [first.name, second.name],
-        "folds": [str(data.folds[pair.first]), str(data.folds[pair.second])],
-        "classes": [CLASSES[first.label], CLASSES[second.label]],
-        # None where a name tells no patient
-        "same_patient": (first.kind, first.patient) == (second.kind, second.patient)
-        if first.kind and second.kind
-        else None,
-        "correlation": round(pair.correlation, 4),
-        "bits": pair.bits,
-    }
+    same = (first.kind, first.patient) == (second.kind, second.patient)
+    return NearPair(
+        names=(first.name, second.name),
+        folds=(str(data.folds[pair.first]), str(data.folds[pair.second])),
+        classes=(CLASSES[first.label], CLASSES[second.label]),
+        same_patient=same if first.kind and second.kind else None,
+        correlation=round(pair.correlation, 4),
+        bits=pair.bits,
+    )
 
 
-def _shortcut_caveats(found: Findings) -> list[str]:
-    figures = {
-        "the files": found["together"] if found["from_files"] else None,
-        f"the {found['image_size']} px images": found["together_working"],
-    }
-    told = [f"{short(figure['auroc'])} on {where}" for where, figure in figures.items() if figure]
-    if not told:
+def _shortcut_caveats(found: Shortcuts) -> list[str]:
+    on_files = found.together if found.from_files else None
+    results = ((on_files, "the files"), (found.together_working, f"the {found.image_size} px images"))
+    figures = [f"{short(joint.auroc)} on {where}" for joint, where in results if joint]
+    if not figures:
         return []
     return [
-        f"Sharpness, border and the like, without a look at the lungs, tell the classes apart: AUROC {' and '.join(told)} (train, cross-validated)."
+        "Sharpness, border and similar properties separate the classes without a look at the lungs: AUROC "
+        f"{' and '.join(figures)} (train, cross-validated)."
     ]
-
-
-def _number(n: int, what: str) -> str:
-    return f"{n:,} {what}{'' if n == 1 else 's'}"

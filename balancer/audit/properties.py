@@ -1,7 +1,7 @@
 """What can be measured of an image without looking at the anatomy: its size, sharpness, brightness and border.
 
-Every file is read once at its own size; the figures and a small picture of each are kept in the cache under the
-fingerprint of the data set, so that only the first audit of a data set takes time.
+Every file is read once at its own size. The figures and a thumbnail of each file are cached under the fingerprint of the data set,
+so that only the first audit of a data set takes time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CHUNK_PIXELS = 1 << 22  # measured at a time, which bounds the memory
 
 @dataclass(frozen=True)
 class Property:
-    """One number of an image; ``skewed`` ones are better seen and modelled on a logarithmic scale."""
+    """One number of an image; ``skewed`` numbers are shown and modelled on a logarithmic scale."""
 
     key: str
     words: str
@@ -60,8 +60,8 @@ OF_PIXELS = (
 class Measured:
     """The properties of every image of a data set, in its order.
 
-    ``values`` (n, len(properties)) float64; ``thumbnails`` (n, THUMBNAIL, THUMBNAIL) uint8. ``from_files`` tells whether
-    they were read at the files' own size or, where there are no files, from the working images.
+    ``values`` (n, len(properties)) float64; ``thumbnails`` (n, THUMBNAIL, THUMBNAIL) uint8. ``from_files`` is true if both were
+    read from files at their own size, false if from the working images, because there are no files.
     """
 
     properties: tuple[Property, ...]
@@ -71,7 +71,7 @@ class Measured:
 
 
 def measure(data: Dataset) -> Measured:
-    """Measure every image: from its file, through the cache, or from the working image where there is no file.
+    """Measure every image: from its file, through the cache, or else from the working image.
 
     Raises:
         BalancerError: a file can no longer be read.
@@ -90,19 +90,19 @@ def measure(data: Dataset) -> Measured:
 
 
 def is_measured(data: Dataset) -> bool:
-    """Whether :func:`measure` takes no time."""
+    """Return whether the measurements are cached, so that :func:`measure` takes no time."""
     return folder_of(data) is None or _cache_file(data).exists()
 
 
 def folder_of(data: Dataset) -> Path | None:
-    """The folder below which the records' names are files; None for an archive, which has none."""
+    """Return the folder below which the records' names are files; None for an archive."""
     if Path(data.source).suffix.lower() == ".npz":
         return None
     return phantom_folder() if data.is_phantom else find_root(Path(data.source))
 
 
 def pixel_properties(images: Array) -> Array:
-    """OF_PIXELS of grey images.
+    """Return OF_PIXELS of grey images.
 
     Args:
         images: (n, H, W), grey levels from 0 to 255.
@@ -140,12 +140,12 @@ def _cache_file(data: Dataset) -> Path:
 
 
 def _read(files: list[Path]) -> tuple[Array, Array]:
-    """Values and thumbnails of files, several at a time: PIL and numpy let go of the interpreter lock."""
+    """Return values and thumbnails of files, read in several threads: PIL and numpy release the interpreter lock."""
     with progress.bar(len(files), "measuring", "image") as bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
 
         def finished() -> Iterator[tuple[Array, Array]]:
-            for found in pool.map(_measure_file, files):
-                yield found
+            for result in pool.map(_measure_file, files):
+                yield result
                 bar.update()
 
         try:

@@ -1,94 +1,82 @@
-"""How far the classes can be told without looking at the lungs.
+"""How well the classes can be separated without looking at the lungs.
 
-A network takes whatever tells the classes, also the sharpness of an image or the black of its border (Geirhos et al. 2020,
+A network uses whatever separates the classes, also the sharpness of an image or the black of its border (Geirhos et al. 2020,
 "Shortcut learning in deep neural networks", doi:10.1038/s42256-020-00257-z; on radiographs DeGrave et al. 2021,
-doi:10.1038/s42256-021-00338-7). Each property of :mod:`balancer.audit.properties` is asked alone, then all of them together.
+doi:10.1038/s42256-021-00338-7). Each property of :mod:`balancer.audit.properties` is tested alone, then all of them together.
 
-Within the training split the question is how well it tells the classes, between training and test split how far a class
-has moved. The second reads test images; no test label, and no figure from here, is used to choose anything.
+Within the training split the question is how well a property separates the classes, between training and test split how far a class
+has moved. The second reads test images. No test label, and no figure from here, is used to choose anything.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 
 from balancer.audit.properties import OF_PIXELS, Measured, Property, pixel_properties
+from balancer.audit.results import JointResult, PropertyResult, Shortcuts
 from balancer.core.seeding import derive_seed
 from balancer.data.dataset import Dataset
 from balancer.data.folder import CLASSES
-from balancer.metrics.resampling import (
-    FEWER_RESAMPLES as RESAMPLES,
-)
-from balancer.metrics.resampling import (
-    AurocInterval,
-    auroc_interval,
-    patients_per_class,
-    stratified_folds,
-)
+from balancer.metrics.resampling import FEWER_RESAMPLES as RESAMPLES
+from balancer.metrics.resampling import AurocInterval, auroc_interval, patients_per_class, stratified_folds
 
 Array = np.ndarray
 FOLDS = 5
 
 
-def shortcuts(data: Dataset, measured: Measured, seed: int = 0) -> dict[str, Any]:
-    """What each property tells, and all together; see the module.
+def shortcuts(data: Dataset, measured: Measured, seed: int = 0) -> Shortcuts:
+    """Return how well each property, and all together, separate the classes.
 
-    ``working`` repeats the question on the working images, which are all that a classifier sees: size and bytes are gone there.
+    The question is repeated on the working images, which are all that a classifier sees: they have no size and bytes.
 
     Args:
         data: the data set; its official ``train`` and ``test`` splits are compared, whatever was carved for validation.
-        measured: of this data set.
+        measured: properties of this data set.
         seed: of resampling and of the cross-validation's folds.
     """
     splits = np.array([record.split for record in data.records])
-    train = splits == "train"
+    train, test, pneumonia = splits == "train", splits == "test", data.labels == 1
     groups = np.unique(np.asarray(data.groups), return_inverse=True)[1]
     working = pixel_properties(data.images)
     column = {prop.key: i for i, prop in enumerate(OF_PIXELS)}
 
-    def ask(mask: Array, y: Array, scores: Array, *names: str) -> dict[str, float | None] | None:
+    def auroc(mask: Array, y: Array, scores: Array, *names: str) -> AurocInterval | None:
         if np.ptp(scores) == 0:
             return None
         stream = derive_seed(seed, "shortcuts", *names)
-        return _as_dict(auroc_interval(y[mask], scores[mask], groups[mask], RESAMPLES, stream))
+        return auroc_interval(y[mask], scores[mask], groups[mask], RESAMPLES, stream)
 
-    def together(properties: Sequence[Property], values: Array) -> dict[str, Any] | None:
-        return _together(properties, values[train], data.labels[train], groups[train], seed)
+    def joint(properties: Sequence[Property], values: Array) -> JointResult | None:
+        return _joint(properties, values[train], data.labels[train], groups[train], seed)
 
-    rows = []
-    for i, prop in enumerate(measured.properties):
-        values = measured.values[:, i]
-        seen = working[:, column[prop.key]] if prop.key in column and measured.from_files else None
-        moved = {
-            cls: ask((data.labels == label) & (train | (splits == "test")), splits == "test", values, prop.key, cls)
-            for label, cls in enumerate(CLASSES)
-        }
-        rows.append(
-            {
-                "key": prop.key,
-                "words": prop.words,
-                "medians": {cls: _median(values[train & (data.labels == k)]) for k, cls in enumerate(CLASSES)},
-                "constant": bool(np.ptp(values) == 0),
-                "classes": ask(train, data.labels == 1, values, prop.key),
-                "working": None if seen is None else ask(train, data.labels == 1, seen, prop.key, "working"),
-                "shift": moved,
-            }
+    def result(prop: Property, values: Array) -> PropertyResult:
+        has_working = prop.key in column and measured.from_files
+        return PropertyResult(
+            key=prop.key,
+            words=prop.words,
+            medians={cls: _median(values[train & (data.labels == k)]) for k, cls in enumerate(CLASSES)},
+            constant=bool(np.ptp(values) == 0),
+            classes=auroc(train, pneumonia, values, prop.key),
+            working=auroc(train, pneumonia, working[:, column[prop.key]], prop.key, "working") if has_working else None,
+            shift={
+                cls: auroc((data.labels == label) & (train | test), test, values, prop.key, cls)
+                for label, cls in enumerate(CLASSES)
+            },
         )
-    return {
-        "from_files": measured.from_files,
-        "image_size": int(data.images.shape[1]),
-        "n": {cls: int((train & (data.labels == k)).sum()) for k, cls in enumerate(CLASSES)},
-        "n_test": {cls: int(((splits == "test") & (data.labels == k)).sum()) for k, cls in enumerate(CLASSES)},
-        "patients": len(set(groups[train].tolist())),
-        "resamples": RESAMPLES,
-        "properties": rows,
-        "together": together(measured.properties, measured.values),
-        "together_working": together(OF_PIXELS, working),
-    }
+
+    return Shortcuts(
+        from_files=measured.from_files,
+        image_size=int(data.images.shape[1]),
+        n={cls: int((train & (data.labels == k)).sum()) for k, cls in enumerate(CLASSES)},
+        n_test={cls: int((test & (data.labels == k)).sum()) for k, cls in enumerate(CLASSES)},
+        patients=len(set(groups[train].tolist())),
+        resamples=RESAMPLES,
+        properties=[result(prop, measured.values[:, i]) for i, prop in enumerate(measured.properties)],
+        together=joint(measured.properties, measured.values),
+        together_working=joint(OF_PIXELS, working),
+    )
 
 
 def _folds(y: Array, patients: Array, seed: int) -> Array | None:
@@ -100,12 +88,10 @@ def _folds(y: Array, patients: Array, seed: int) -> Array | None:
     return fold if all(len(np.unique(y[fold != k])) == len(CLASSES) for k in range(n)) else None
 
 
-def _together(
-    properties: Sequence[Property], values: Array, y: Array, patients: Array, seed: int
-) -> dict[str, Any] | None:
-    """AUROC of a logistic regression on all properties, each image scored by a fit that saw none of its patient.
+def _joint(properties: Sequence[Property], values: Array, y: Array, patients: Array, seed: int) -> JointResult | None:
+    """Return the AUROC of a logistic regression on all properties; no image is scored by a fit on its patient.
 
-    The interval takes the fits as given. None where there are too few patients.
+    The interval takes the fits as fixed. The result is None where there are too few patients.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import PredefinedSplit, cross_val_predict
@@ -119,14 +105,10 @@ def _together(
     x = np.where(skewed, np.log1p(np.where(skewed, values, 0)), values)
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     score = cross_val_predict(model, x, y, cv=PredefinedSplit(folds), method="decision_function")
-    found = auroc_interval(y == 1, score, patients, RESAMPLES, derive_seed(seed, "shortcuts", "together"))
-    if found is None:
+    interval = auroc_interval(y == 1, score, patients, RESAMPLES, derive_seed(seed, "shortcuts", "together"))
+    if interval is None:
         return None
-    return {**asdict(found), "folds": int(folds.max()) + 1, "properties": [prop.key for prop in properties]}
-
-
-def _as_dict(interval: AurocInterval | None) -> dict[str, float | None] | None:
-    return None if interval is None else asdict(interval)
+    return JointResult(**vars(interval), folds=int(folds.max()) + 1, properties=[prop.key for prop in properties])
 
 
 def _median(values: Array) -> float | None:

@@ -3,8 +3,11 @@
 import io
 import json
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +17,10 @@ from PIL import Image, ImageFilter
 
 from balancer.audit import shortcuts as data_shortcuts
 from balancer.audit.duplicates import BITS, COPY, SUSPECT, _aligned, _bands, perceptual_hash
-from balancer.audit.findings import audit, caveats, estimate_seconds, image_level_overlap, leaks, short
+from balancer.audit.findings import audit, caveats, estimate_seconds, image_level_overlap, leaks
 from balancer.audit.properties import measure
+from balancer.audit.report import to_json
+from balancer.audit.results import Audit
 from balancer.core.settings import DataConfig
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.images import resize_grey
@@ -30,11 +35,11 @@ def quick_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_shortcuts, "RESAMPLES", 50)
 
 
-def findings_of(folder: Path, **settings: object) -> dict:
+def audit_of(folder: Path, **settings: object) -> Audit:
     config = DataConfig.model_validate({"path": str(folder), **SETTINGS, **settings})
-    found = audit(load_dataset(config), config)
-    json.dumps(found, allow_nan=False)
-    return found
+    result = audit(load_dataset(config), config)
+    json.dumps(to_json(result), allow_nan=False)
+    return result
 
 
 def files(folder: Path, split: str, cls: str) -> list[Path]:
@@ -51,22 +56,22 @@ def drawing(seed: int) -> Image.Image:
     return Image.fromarray(draw_image(draw_patient(rng), 1, rng, 96))
 
 
-def side(found: list[dict], right: str) -> dict:
-    return next(across for across in found if across["right"] == right)
+def side(shared: Sequence[Any], right: str) -> Any:
+    return next(s for s in shared if s.right == right)
 
 
 # --- a clean set
 
 
 def test_a_clean_set_has_no_leak(chest_folder: Path) -> None:
-    found = findings_of(chest_folder)
+    found = audit_of(chest_folder)
     assert leaks(found) == []
-    assert found["counts"]["splits"] == {
+    assert found.counts.splits == {
         "train": {"NORMAL": 24, "PNEUMONIA": 60},
         "val": {"NORMAL": 2, "PNEUMONIA": 2},
         "test": {"NORMAL": 10, "PNEUMONIA": 16},
     }
-    used = found["counts"]["folds"]
+    used = found.counts.folds
     assert used["test"] == {"NORMAL": 10, "PNEUMONIA": 16}
     assert used["train"]["PNEUMONIA"] + used["val"]["PNEUMONIA"] == 62
     names = [
@@ -75,25 +80,21 @@ def test_a_clean_set_has_no_leak(chest_folder: Path) -> None:
         for cls in ("NORMAL", "PNEUMONIA")
         for p in files(chest_folder, split, cls)
     ]
-    assert found["patients"]["narrow"]["patients"] == len({p.stem.rsplit("-", 1)[0].rsplit("_", 1)[0] for p in names})
+    assert found.patients.narrow.patients == len({p.stem.rsplit("-", 1)[0].rsplit("_", 1)[0] for p in names})
     train = Counter(p.stem.rsplit("-", 1)[0].rsplit("_", 1)[0] for p in names if p.parent.parent.name == "train")
     several = [n for n in train.values() if n > 1]
-    assert found["patients"]["narrow"]["train_several"] == len(several)
-    assert found["patients"]["narrow"]["train_images_of_several"] == sum(several)
-    assert found["patients"]["narrow"]["train_most"] == 4
-    assert (found["identical"]["groups"], found["near"]["copies"]) == (0, [])
+    assert found.patients.narrow.train_several == len(several)
+    assert found.patients.narrow.train_images_of_several == sum(several)
+    assert found.patients.narrow.train_most == 4
+    assert (found.identical.groups, found.near.copies) == (0, [])
 
 
 def test_nothing_depends_on_the_working_size_but_what_a_classifier_sees(chest_folder: Path) -> None:
-    small, large = (findings_of(chest_folder, image_size=size) for size in (16, 32))
-    for part in ("counts", "patients", "identical", "near"):
-        assert small[part] == large[part]
-    small_rows, large_rows = (f["shortcuts"]["properties"] for f in (small, large))
-    for a, b in zip(small_rows, large_rows, strict=True):
-        assert (
-            a.pop("working") != b.pop("working") or a["constant"] or a["key"] in ("width", "height", "bytes_per_pixel")
-        )
-        assert a == b
+    small, large = (audit_of(chest_folder, image_size=size) for size in (16, 32))
+    assert replace(small, data=large.data, shortcuts=large.shortcuts) == large
+    for a, b in zip(small.shortcuts.properties, large.shortcuts.properties, strict=True):
+        assert a.working != b.working or a.constant or a.key in ("width", "height", "bytes_per_pixel")
+        assert replace(a, working=b.working) == b
 
 
 # --- identical files
@@ -104,32 +105,32 @@ def test_identical_files_are_counted_where_they_are(chest_folder: Path) -> None:
     patient = train[0].stem.rsplit("_", 1)[0]
     inside = [copy(train[0], train[0].with_name(f"{patient}_99{i}.png")) for i in range(2)]
     across = copy(train[5], test[0].with_name("person900_bacteria_1.png"))
-    found = findings_of(chest_folder)["identical"]
-    assert (found["groups"], found["files"], found["across_splits"], found["label_conflicts"]) == (2, 5, 1, 0)
-    assert found["in_split"] == {"train": 1, "val": 0, "test": 0}
-    assert found["across_patients"] == 1
-    listed = [{Path(name).name for name in group["names"]} for group in found["list"]]
+    found = audit_of(chest_folder).identical
+    assert (found.groups, found.files, found.across_splits, found.label_conflicts) == (2, 5, 1, 0)
+    assert found.in_split == {"train": 1, "val": 0, "test": 0}
+    assert found.across_patients == 1
+    listed = [{Path(name).name for name in group.names} for group in found.list]
     assert listed == [{train[0].name, *inside}, {train[5].name, across}]
-    assert side(found["folds"], "test")["groups"] == 1
-    assert side(found["folds"], "validation")["groups"] == 0, "copies are kept together"
+    assert side(found.folds, "test").groups == 1
+    assert side(found.folds, "validation").groups == 0, "copies are kept together"
 
 
 def test_a_file_in_train_and_test_is_a_leak(chest_folder: Path) -> None:
     copy(files(chest_folder, "train", "NORMAL")[0], chest_folder / "test" / "NORMAL" / "IM-0900-0001.png")
-    assert leaks(findings_of(chest_folder)) == ["1 identical file both in train or validation and in test"]
+    assert leaks(audit_of(chest_folder)) == ["1 identical file both in train or validation and in test"]
 
 
 def test_a_file_under_both_classes_is_a_leak(chest_folder: Path) -> None:
     copy(files(chest_folder, "train", "NORMAL")[0], chest_folder / "train" / "PNEUMONIA" / "person900_virus_1.png")
-    found = findings_of(chest_folder)
-    assert found["identical"]["label_conflicts"] == 1
+    found = audit_of(chest_folder)
+    assert found.identical.label_conflicts == 1
     assert leaks(found) == ["1 identical file under both classes"]
 
 
 def test_the_sources_own_validation_can_leak(chest_folder: Path) -> None:
     copy(files(chest_folder, "train", "NORMAL")[0], chest_folder / "val" / "NORMAL" / "IM-0900-0001.png")
-    assert leaks(findings_of(chest_folder, val_fraction=0)) == ["1 identical file both in train and in validation"]
-    assert leaks(findings_of(chest_folder)) == [], "carved anew, copies stay together"
+    assert leaks(audit_of(chest_folder, val_fraction=0)) == ["1 identical file both in train and in validation"]
+    assert leaks(audit_of(chest_folder)) == [], "carved anew, copies stay together"
 
 
 # --- patients
@@ -140,26 +141,26 @@ def test_a_patient_in_train_and_test_is_a_leak(chest_folder: Path) -> None:
     test = files(chest_folder, "test", "PNEUMONIA")
     for i in range(2):
         test[i].rename(test[i].with_name(f"person1_virus_{900 + i}.png"))
-    found = findings_of(chest_folder)
-    assert side(found["patients"]["narrow"]["splits"], "test")["patients"] == {"NORMAL": 0, "PNEUMONIA": 1}
-    assert side(found["patients"]["narrow"]["splits"], "test")["images"]["PNEUMONIA"] == [1, 2]
+    found = audit_of(chest_folder)
+    assert side(found.patients.narrow.splits, "test").patients == {"NORMAL": 0, "PNEUMONIA": 1}
+    assert side(found.patients.narrow.splits, "test").images["PNEUMONIA"] == (1, 2)
     assert leaks(found) == ["1 patient both in train or validation and in test (1 and 2 images)"]
 
 
 def test_the_same_number_of_another_kind_is_a_caveat(chest_folder: Path) -> None:
     test = files(chest_folder, "test", "PNEUMONIA")
     test[0].rename(test[0].with_name("person1_bacteria_900.png"))
-    found = findings_of(chest_folder)
+    found = audit_of(chest_folder)
     assert leaks(found) == []
-    assert sum(side(found["patients"]["narrow"]["folds"], "test")["patients"].values()) == 0
-    assert side(found["patients"]["cautious"]["folds"], "test")["patients"] == {"NORMAL": 0, "PNEUMONIA": 1}
+    assert sum(side(found.patients.narrow.folds, "test").patients.values()) == 0
+    assert side(found.patients.cautious.folds, "test").patients == {"NORMAL": 0, "PNEUMONIA": 1}
     assert [c for c in caveats(found) if "1 PNEUMONIA patient numbers occur both in test and outside it" in c]
 
 
 def test_numbers_shared_with_the_sources_own_validation_are_a_caveat(chest_folder: Path) -> None:
     val = files(chest_folder, "val", "PNEUMONIA")
     val[0].rename(val[0].with_name("person1_bacteria_900.png"))
-    found = findings_of(chest_folder, val_fraction=0)
+    found = audit_of(chest_folder, val_fraction=0)
     assert leaks(found) == []
     assert [c for c in caveats(found) if "1 patient number both in train and in validation" in c]
 
@@ -169,9 +170,9 @@ def test_names_that_tell_no_patient(chest_folder: Path) -> None:
     for split in ("train", "test"):
         for i, file in enumerate(files(chest_folder, split, "NORMAL")):
             file.rename(file.with_name(f"scan{i}.png"))
-    found = findings_of(chest_folder)
+    found = audit_of(chest_folder)
     assert leaks(found) == []
-    assert found["patients"]["images"] - found["patients"]["named"] == 34
+    assert found.patients.images - found.patients.named == 34
     assert [c for c in caveats(found) if c.startswith("34 of 114 file names tell no patient")]
 
 
@@ -181,11 +182,11 @@ def test_an_archive_without_patients(tmp_path: Path) -> None:
     labels = {f"{s}_labels": np.arange(12) % 2 for s in ("train", "val", "test")}
     arrays["test_images"][2] = arrays["train_images"][4]
     np.savez(tmp_path / "set.npz", **arrays, **labels)
-    found = findings_of(tmp_path / "set.npz")
-    assert (found["patients"]["narrow"], found["patients"]["cautious"], found["patients"]["named"]) == (None, None, 0)
+    found = audit_of(tmp_path / "set.npz")
+    assert (found.patients.narrow, found.patients.cautious, found.patients.named) == (None, None, 0)
     assert [c for c in caveats(found) if "names no patients" in c]
     assert leaks(found) == ["1 identical file both in train or validation and in test"]
-    assert not found["shortcuts"]["from_files"]
+    assert not found.shortcuts.from_files
 
 
 # --- near duplicates
@@ -196,39 +197,39 @@ def test_a_reencoded_and_trimmed_image_in_test_is_a_leak(chest_folder: Path) -> 
     original.save(chest_folder / "train" / "PNEUMONIA" / "person900_virus_1.png")
     changed = original.crop((1, 1, 95, 95)).point(lambda grey: 0.9 * grey + 10)
     changed.save(chest_folder / "test" / "PNEUMONIA" / "person901_virus_1.jpeg", quality=60)
-    found = findings_of(chest_folder)
+    found = audit_of(chest_folder)
     assert leaks(found) == ["1 near duplicate between train or validation and test"]
-    (pair,) = found["near"]["copies"]
-    assert pair["names"] == ["train/PNEUMONIA/person900_virus_1.png", "test/PNEUMONIA/person901_virus_1.jpeg"]
-    assert pair["same_patient"] is False
-    assert pair["correlation"] >= COPY
-    assert found["near"]["same_patient"] == found["near"]["across_classes"] == 0
+    (pair,) = found.near.copies
+    assert pair.names == ("train/PNEUMONIA/person900_virus_1.png", "test/PNEUMONIA/person901_virus_1.jpeg")
+    assert pair.same_patient is False
+    assert pair.correlation >= COPY
+    assert found.near.same_patient == found.near.across_classes == 0
 
 
 def test_a_near_duplicate_within_train_is_reported_and_no_leak(chest_folder: Path) -> None:
     drawing(2).save(chest_folder / "train" / "PNEUMONIA" / "person900_virus_1.png")
     drawing(2).save(chest_folder / "train" / "PNEUMONIA" / "person900_virus_2.jpeg", quality=60)
-    found = findings_of(chest_folder)
+    found = audit_of(chest_folder)
     assert leaks(found) == []
-    assert (len(found["near"]["copies"]), found["near"]["same_patient"]) == (1, 1)
+    assert (len(found.near.copies), found.near.same_patient) == (1, 1)
 
 
 def test_a_pair_below_the_threshold_is_shown_and_no_leak(chest_folder: Path) -> None:
     drawing(3).save(chest_folder / "train" / "PNEUMONIA" / "person900_virus_1.png")
     blurred = drawing(3).filter(ImageFilter.GaussianBlur(2.2))
     blurred.save(chest_folder / "test" / "PNEUMONIA" / "person901_virus_1.png")
-    found = findings_of(chest_folder)
-    (pair,) = found["near"]["closest"]
-    assert SUSPECT <= pair["correlation"] < COPY
-    assert found["near"]["suspects"] == [pair]
+    found = audit_of(chest_folder)
+    (pair,) = found.near.closest
+    assert SUSPECT <= pair.correlation < COPY
+    assert found.near.suspects == [pair]
     assert leaks(found) == []
-    assert [c for c in caveats(found) if pair["names"][0] in c]
+    assert [c for c in caveats(found) if pair.names[0] in c]
 
 
 def test_unreadable_files_are_a_caveat(chest_folder: Path) -> None:
     files(chest_folder, "train", "PNEUMONIA")[0].write_bytes(b"no image")
-    found = findings_of(chest_folder, max_bad=0.1)
-    assert len(found["data"]["unreadable"]) == 1
+    found = audit_of(chest_folder, max_bad=0.1)
+    assert len(found.data["unreadable"]) == 1
     assert "1 file could not be read and was left out." in caveats(found)
 
 
@@ -259,11 +260,6 @@ def test_image_level_overlap_by_simulation() -> None:
     assert expected == pytest.approx(np.mean(shares), abs=4 * np.std(shares) / 300**0.5)
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.9414, ".941"), (1.0, "1.000"), (0.0, ".000")])
-def test_shares_are_written_without_their_zero(value: float, text: str) -> None:
-    assert short(value) == text
-
-
 def test_what_was_measured_costs_less(chest_folder: Path) -> None:
     files(chest_folder, "test", "NORMAL")[0].unlink()  # else another test has measured the same set
     data = load_dataset(DataConfig(path=str(chest_folder), image_size=16))
@@ -276,41 +272,41 @@ def test_what_was_measured_costs_less(chest_folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def real(real_data: Path) -> tuple[Dataset, dict]:
+def real(real_data: Path) -> tuple[Dataset, Audit]:
     config = DataConfig(path=str(real_data))
     data = load_dataset(config)
     return data, audit(data, config)
 
 
 @pytest.mark.realdata
-def test_the_real_set_has_the_published_findings(real: tuple[Dataset, dict]) -> None:
+def test_the_real_set_has_the_published_findings(real: tuple[Dataset, Audit]) -> None:
     found = real[1]
-    narrow, cautious, identical = found["patients"]["narrow"], found["patients"]["cautious"], found["identical"]
-    assert (narrow["patients"], narrow["train_several"], narrow["train_most"]) == (4097, 643, 30)
-    assert not any(n for across in narrow["splits"] for n in across["patients"].values())
-    shared = side(cautious["splits"], "test")
-    assert shared["patients"] == {"NORMAL": 94, "PNEUMONIA": 170}
-    assert shared["images"]["PNEUMONIA"] == [457, 320]
-    assert narrow["image_level"]["expected"] == pytest.approx(0.39, abs=0.01)
-    assert (identical["groups"], identical["files"]) == (30, 62)
-    assert identical["in_split"] == {"train": 24, "val": 0, "test": 6}
-    assert (identical["across_splits"], identical["label_conflicts"]) == (0, 0)
-    sharpness = next(r for r in found["shortcuts"]["properties"] if r["key"] == "sharpness")
-    assert {cls: round(m) for cls, m in sharpness["medians"].items()} == {"NORMAL": 197, "PNEUMONIA": 130}
-    assert sharpness["classes"]["high"] < 0.25, "normal images are sharper"
-    assert found["shortcuts"]["together"]["auroc"] > 0.85
+    narrow, cautious, identical = found.patients.narrow, found.patients.cautious, found.identical
+    assert (narrow.patients, narrow.train_several, narrow.train_most) == (4097, 643, 30)
+    assert not any(n for across in narrow.splits for n in across.patients.values())
+    shared = side(cautious.splits, "test")
+    assert shared.patients == {"NORMAL": 94, "PNEUMONIA": 170}
+    assert shared.images["PNEUMONIA"] == (457, 320)
+    assert narrow.image_level.expected == pytest.approx(0.39, abs=0.01)
+    assert (identical.groups, identical.files) == (30, 62)
+    assert identical.in_split == {"train": 24, "val": 0, "test": 6}
+    assert (identical.across_splits, identical.label_conflicts) == (0, 0)
+    sharpness = next(r for r in found.shortcuts.properties if r.key == "sharpness")
+    assert {cls: round(m) for cls, m in sharpness.medians.items()} == {"NORMAL": 197, "PNEUMONIA": 130}
+    assert sharpness.classes.high < 0.25, "normal images are sharper"
+    assert found.shortcuts.together.auroc > 0.85
     assert leaks(found) == []
 
 
 @pytest.mark.realdata
-def test_on_the_real_set_the_threshold_parts_copies_from_patients(real: tuple[Dataset, dict], real_data: Path) -> None:
+def test_on_the_real_set_the_threshold_parts_copies_from_patients(real: tuple[Dataset, Audit], real_data: Path) -> None:
     """What the docstring of balancer.audit.duplicates says, with fewer copies."""
     data, found = real
-    assert found["near"]["copies"] == []
-    assert [{Path(n).name for n in p["names"]} for p in found["near"]["suspects"]] == [
+    assert found.near.copies == []
+    assert [{Path(n).name for n in p.names} for p in found.near.suspects] == [
         {"person1565_bacteria_4095.jpeg", "person1637_bacteria_4339.jpeg"}
     ]
-    assert found["near"]["unrelated_most"] < 0.88
+    assert found.near.unrelated_most < 0.88
     thumbnails = measure(data).thumbnails
     chosen = np.random.default_rng(0).choice(len(thumbnails), 30, replace=False)
     for change in (lambda p: p.crop((3, 3, 221, 221)), lambda p: p.point(lambda grey: 0.8 * grey + 30), _jpeg):

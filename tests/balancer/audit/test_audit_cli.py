@@ -19,6 +19,7 @@ from balancer.audit.findings import audit
 from balancer.audit.properties import measure
 from balancer.core.settings import DataConfig
 from balancer.data.dataset import load_dataset
+from balancer.metrics.resampling import AurocInterval
 
 PICTURES = {"closest", "extremes", "histograms"}
 
@@ -51,10 +52,14 @@ def test_a_complete_run(chest_folder: Path, runs_cwd: Path) -> None:
         *(f"{name}.png" for name in PICTURES),
     }
     assert {"run": str(run), **json.loads((run / "audit.json").read_text())} == content
-    assert content["leaks"] == [
-        "1 identical file both in train or validation and in test",
-        "1 near duplicate between train or validation and test",
-    ]
+    assert (
+        audit_report.read_leaks(run)
+        == content["leaks"]
+        == [
+            "1 identical file both in train or validation and in test",
+            "1 near duplicate between train or validation and test",
+        ]
+    )
     assert yaml.safe_load((run / "config.yaml").read_text())["strict"] is False
     env = json.loads((run / "env.json").read_text())
     assert (env["command"], env["data"]["fingerprint"]) == ("audit", content["data"]["fingerprint"])
@@ -159,7 +164,7 @@ def test_an_archive_gets_a_report_too(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "closest.png").exists(), "noise: no pair is like another"
     text = (tmp_path / "out" / "audit.md").read_text()
     assert "Whether they share patients is not known" in text
-    assert "No name tells a patient" in text
+    assert "No file name tells a patient" in text
     assert "the 16 px images, since there are no files" in text
     assert "the same at" not in text
 
@@ -183,10 +188,10 @@ def test_the_pictures_show_what_they_are_of(chest_folder: Path) -> None:
     ("found", "text"),
     [
         (None, "–"),
-        ({"auroc": 0.75, "low": 0.7, "high": 0.8}, ".750 [.700, .800] right"),
-        ({"auroc": 0.25, "low": 0.2, "high": 0.31}, ".750 [.690, .800] left"),
-        ({"auroc": 0.0, "low": None, "high": None}, "1.000 left"),
+        (AurocInterval(0.75, 0.7, 0.8), ".750 [.700, .800] right"),
+        (AurocInterval(0.25, 0.2, 0.31), ".750 [.690, .800] left"),
+        (AurocInterval(0.0, None, None), "1.000 left"),
     ],
 )
-def test_an_auroc_below_a_half_is_turned_and_its_side_named(found: dict | None, text: str) -> None:
+def test_an_auroc_below_a_half_is_turned_and_its_side_named(found: AurocInterval | None, text: str) -> None:
     assert audit_report._auroc(found, ("left", "right")) == text

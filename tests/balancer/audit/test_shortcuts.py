@@ -9,10 +9,12 @@ from scipy.ndimage import laplace
 
 from balancer.audit import properties
 from balancer.audit.properties import BLACK, OF_PIXELS, measure, pixel_properties
+from balancer.audit.results import PropertyResult, Shortcuts
 from balancer.audit.shortcuts import _folds, shortcuts
 from balancer.core.errors import BalancerError
 from balancer.core.settings import DataConfig
 from balancer.data.dataset import Dataset, load_dataset
+from balancer.metrics.resampling import AurocInterval
 
 RNG = np.random.default_rng(0)
 
@@ -21,8 +23,8 @@ def load(folder: Path) -> Dataset:
     return load_dataset(DataConfig(path=str(folder), image_size=16))
 
 
-def row(found: dict, key: str) -> dict:
-    return next(r for r in found["properties"] if r["key"] == key)
+def row(found: Shortcuts, key: str) -> PropertyResult:
+    return next(r for r in found.properties if r.key == key)
 
 
 @pytest.mark.parametrize("shape", [(224, 224), (40, 90), (17, 16), (3, 3)])
@@ -101,7 +103,7 @@ def test_an_archive_is_measured_on_its_working_images(tmp_path: Path) -> None:
     assert measured.properties == OF_PIXELS
     assert (measured.values == pixel_properties(data.images)).all()
     found = shortcuts(data, measured)
-    assert all(r["working"] is None for r in found["properties"]), "the same twice"
+    assert all(r.working is None for r in found.properties), "the same twice"
 
 
 def frame(file: Path, grey: int) -> None:
@@ -115,18 +117,18 @@ def frame(file: Path, grey: int) -> None:
 def test_without_a_shortcut_none_is_found(chest_folder: Path) -> None:
     data = load(chest_folder)
     found = shortcuts(data, measure(data))
-    assert found["n"] == {"NORMAL": 24, "PNEUMONIA": 60}
-    assert found["n_test"] == {"NORMAL": 10, "PNEUMONIA": 16}
-    assert found["patients"] == len({r.patient for r in data.records if r.split == "train"})
-    for prop in found["properties"]:
-        assert prop["constant"] == (
-            prop["key"] in ("width", "height", "aspect", "bytes_per_pixel")
+    assert found.n == {"NORMAL": 24, "PNEUMONIA": 60}
+    assert found.n_test == {"NORMAL": 10, "PNEUMONIA": 16}
+    assert found.patients == len({r.patient for r in data.records if r.split == "train"})
+    for prop in found.properties:
+        assert prop.constant == (
+            prop.key in ("width", "height", "aspect", "bytes_per_pixel")
         )  # noise: PNG cannot shorten it
-        assert (prop["classes"] is None) == prop["constant"]
-        if not prop["constant"]:
-            assert prop["classes"]["low"] < 0.55
-            assert prop["classes"]["high"] > 0.45
-    assert found["together"]["auroc"] == pytest.approx(0.5, abs=0.2)
+        assert (prop.classes is None) == prop.constant
+        if not prop.constant:
+            assert prop.classes.low < 0.55
+            assert prop.classes.high > 0.45
+    assert found.together.auroc == pytest.approx(0.5, abs=0.2)
 
 
 def test_a_planted_shortcut_is_found_also_at_working_size(chest_folder: Path) -> None:
@@ -135,15 +137,15 @@ def test_a_planted_shortcut_is_found_also_at_working_size(chest_folder: Path) ->
     data = load(chest_folder)
     found = shortcuts(data, measure(data))
     black = row(found, "border_black")
-    assert black["medians"]["NORMAL"] == 1
-    assert black["medians"]["PNEUMONIA"] < 0.1
-    assert black["classes"] == {"auroc": 0, "low": 0, "high": 0}, "larger in NORMAL without exception"
-    assert row(found, "border_brightness")["working"]["auroc"] > 0.95
-    assert found["together"]["auroc"] > 0.97
-    assert found["together_working"]["auroc"] > 0.9
-    assert found["together"]["folds"] == 5
-    assert black["shift"]["NORMAL"]["auroc"] == 0, "test has no frames"
-    assert 0.25 < black["shift"]["PNEUMONIA"]["auroc"] < 0.75
+    assert black.medians["NORMAL"] == 1
+    assert black.medians["PNEUMONIA"] < 0.1
+    assert black.classes == AurocInterval(0, 0, 0), "larger in NORMAL without exception"
+    assert row(found, "border_brightness").working.auroc > 0.95
+    assert found.together.auroc > 0.97
+    assert found.together_working.auroc > 0.9
+    assert found.together.folds == 5
+    assert black.shift["NORMAL"].auroc == 0, "test has no frames"
+    assert 0.25 < black.shift["PNEUMONIA"].auroc < 0.75
 
 
 def test_size_tells_the_files_apart_and_not_the_working_images(chest_folder: Path) -> None:
@@ -151,10 +153,10 @@ def test_size_tells_the_files_apart_and_not_the_working_images(chest_folder: Pat
         Image.fromarray(RNG.integers(0, 256, (32, 44), dtype=np.uint8)).save(file)
     data = load(chest_folder)
     found = shortcuts(data, measure(data))
-    assert row(found, "width")["classes"]["auroc"] == 1
-    assert row(found, "width")["working"] is None
-    assert found["together"]["auroc"] > 0.97
-    assert found["together_working"]["auroc"] < 0.8
+    assert row(found, "width").classes.auroc == 1
+    assert row(found, "width").working is None
+    assert found.together.auroc > 0.97
+    assert found.together_working.auroc < 0.8
 
 
 def test_the_same_seed_gives_the_same_figures(chest_folder: Path) -> None:

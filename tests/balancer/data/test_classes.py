@@ -102,7 +102,7 @@ def test_two_classes_are_as_they_were(chest_folder: Path) -> None:
 def test_the_audit_asks_about_the_split_of_three(chest_folder: Path) -> None:
     data = load(chest_folder).as_binary()
     found = audit(data, DataConfig(path=str(chest_folder), image_size=16, task="multiclass"))
-    assert found["counts"]["folds"]["train"] == dict(zip(CLASSES, data.counts("train"), strict=True))
+    assert found.counts.folds["train"] == dict(zip(CLASSES, data.counts("train"), strict=True))
 
 
 def test_a_name_that_does_not_say(chest_folder: Path) -> None:

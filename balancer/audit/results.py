@@ -1,0 +1,199 @@
+"""What an audit finds: the content of ``audit.json``, key by key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from balancer.metrics.resampling import AurocInterval
+
+ByClass = dict[str, int]  # images of each class
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Images by split or fold, and by class: in the official splits, and in the folds in use."""
+
+    splits: dict[str, ByClass]
+    folds: dict[str, ByClass]
+
+
+@dataclass(frozen=True)
+class SharedPatients:
+    """Patients with images on both of two sides, by class, and their images on the left and on the right."""
+
+    left: str
+    right: str
+    patients: ByClass
+    images: dict[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class ImageLevelSplit:
+    """Expected share of validation images beside a training image of the same patient, if images were split at random."""
+
+    fraction: float  # share of images taken for validation
+    expected: float | None  # None without training images
+
+
+@dataclass(frozen=True)
+class PatientKey:
+    """Patients under one key; ``train_...`` count the official training split."""
+
+    patients: int
+    train_patients: int
+    train_several: int  # patients with more than one image
+    train_images_of_several: int
+    train_most: int  # images of the patient with most
+    image_level: ImageLevelSplit
+    splits: list[SharedPatients]
+    folds: list[SharedPatients]
+
+
+@dataclass(frozen=True)
+class Patients:
+    """Patients read off file names, under both keys of :mod:`balancer.audit.findings`; None where no name tells one."""
+
+    images: int
+    named: int  # images whose file name tells the patient
+    narrow: PatientKey | None
+    cautious: PatientKey | None
+
+
+@dataclass(frozen=True)
+class IdenticalGroup:
+    """Files that are equal byte by byte; lists in the order of the names, patients sorted and once each."""
+
+    names: list[str]
+    splits: list[str]
+    folds: list[str]
+    classes: list[str]
+    patients: list[str]
+
+    @property
+    def crosses(self) -> bool:
+        """Return whether the files differ in patient, split or class."""
+        return any(len(set(values)) > 1 for values in (self.patients, self.splits, self.classes))
+
+
+@dataclass(frozen=True)
+class SharedFiles:
+    """Groups of identical files with a file on both of two sides."""
+
+    left: str
+    right: str
+    groups: int
+
+
+@dataclass(frozen=True)
+class IdenticalFiles:
+    """All groups of identical files, and how many of them cross a border."""
+
+    groups: int
+    files: int
+    in_split: dict[str, int]  # groups that lie within one official split
+    across_splits: int
+    across_patients: int
+    label_conflicts: int  # groups under both classes
+    folds: tuple[SharedFiles, ...]
+    list: tuple[IdenticalGroup, ...]
+
+
+@dataclass(frozen=True)
+class NearPair:
+    """Two images that look alike; ``same_patient`` is None where a name tells no patient."""
+
+    names: tuple[str, str]
+    folds: tuple[str, str]
+    classes: tuple[str, str]
+    same_patient: bool | None
+    correlation: float  # once aligned
+    bits: int  # of 256 in which the perceptual hashes differ
+
+
+@dataclass(frozen=True)
+class SharedPairs:
+    """Near duplicates with an image on either of two sides."""
+
+    left: str
+    right: str
+    pairs: int
+
+
+@dataclass(frozen=True)
+class NearDuplicates:
+    """Pairs of images that show one exposure twice, and pairs that come close to it, the most similar first."""
+
+    compared: int
+    blank: int
+    candidates: int
+    verified: int
+    threshold: float  # correlation from which a pair is a near duplicate
+    suspect_threshold: float  # correlation from which a pair of different patients is to be looked at
+    copies: list[NearPair]
+    same_patient: int  # copies of one patient
+    across_classes: int  # copies under both classes
+    folds: list[SharedPairs]
+    suspects: list[NearPair]
+    unrelated_most: float | None  # highest correlation of different patients below the suspects
+    closest: list[NearPair]  # below the threshold
+
+
+@dataclass(frozen=True)
+class PropertyResult:
+    """What one property of an image tells; an AUROC above .5 means larger in the second class, or in test.
+
+    Attributes:
+        medians: by class, in the official training split.
+        classes: AUROC of the property for the class; None where the property does not vary.
+        working: the same on the working images; None where they have no such property.
+        shift: AUROC for test against train, by class.
+    """
+
+    key: str
+    words: str
+    medians: dict[str, float | None]
+    constant: bool
+    classes: AurocInterval | None
+    working: AurocInterval | None
+    shift: dict[str, AurocInterval | None]
+
+
+@dataclass(frozen=True)
+class JointResult(AurocInterval):
+    """AUROC of a logistic regression on all properties, cross-validated by patient."""
+
+    folds: int
+    properties: list[str]
+
+
+@dataclass(frozen=True)
+class Shortcuts:
+    """How well the classes can be separated without looking at the lungs, in the official training split."""
+
+    from_files: bool  # measured on the files at their own size, else on the working images
+    image_size: int  # pixels a side of the working images
+    n: ByClass
+    n_test: ByClass
+    patients: int
+    resamples: int
+    properties: list[PropertyResult]
+    together: JointResult | None  # None with too few patients
+    together_working: JointResult | None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What in a data set can make a result look better than it is."""
+
+    data: dict[str, Any]  # facts on the data set, as in env.json
+    counts: Counts
+    patients: Patients
+    identical: IdenticalFiles
+    near: NearDuplicates
+    shortcuts: Shortcuts
+
+    @property
+    def notes(self) -> list[str]:
+        """Return what the data set itself gives a reader to know."""
+        return list(self.data["notes"])
