@@ -173,13 +173,13 @@ def _on_likeness(quality: QualityReport) -> str:
     if not evidence:
         return ""
     if not tests:
-        return f"No classifier was trained to tell them from real images. {' '.join(evidence)}"
+        return f"No classifier was trained to tell the synthetic images from real ones. {' '.join(evidence)}"
     if apart:
-        claim = "They can be told from real images."
+        claim = "The synthetic images can be told from real ones."
     elif all(t.high <= HARD_TO_TELL for t in tests):
-        claim = "They are hard to tell from real images."
+        claim = "The synthetic images are hard to tell from real ones."
     else:
-        claim = "Whether they can be told from real images is not settled at this number of images."
+        claim = "Whether the synthetic images can be told from real ones is not settled at this number of images."
     return " ".join([claim, *evidence])
 
 
@@ -210,7 +210,11 @@ def _on_variety(quality: QualityReport) -> str:
     # Recall alone is as low where all images are a little off; images that are far off cover nothing, however varied they are.
     collapsed = recall < COLLAPSED and coverage < POOR
     collapsed = collapsed and (repeated or _over(overlap.precision, baseline.precision) >= POOR)
-    text = "The generator has collapsed: they show" if collapsed else f"They show{' only' if recall < POOR else ''}"
+    text = (
+        "The generator has collapsed: its images show"
+        if collapsed
+        else f"The synthetic images show{' only' if recall < POOR else ''}"
+    )
     text += (
         f" {percent(overlap.recall)} of the variety of real images; other real images show {percent(baseline.recall)}."
     )

@@ -242,7 +242,7 @@ def test_honest_images_pass(forty_pixel_steps: None) -> None:
     assert row.overlap.recall > 0.7 * row.overlap_real_baseline.recall
     assert report.memorization.status == "none"
     assert "No copy of a training image was found." in verdict(report)
-    assert "They can be told from real images" not in verdict(report)
+    assert "The synthetic images can be told from real ones" not in verdict(report)
     pixels = next(t for t in report.two_sample if t.on == "pixels")
     assert pixels.low < 0.6
 
@@ -296,7 +296,7 @@ def test_another_class_is_caught(forty_pixel_steps: None) -> None:
     controls = {t.on: t for t in report.two_sample if t.compared == "other real images"}
     assert controls.keys() == tests.keys(), "every classifier has its control"
     assert all(t.low < 0.6 for t in controls.values())
-    assert "They can be told from real images" in verdict(report)
+    assert "The synthetic images can be told from real ones" in verdict(report)
     assert report.spectrum.rms_db > 3 * report.spectrum.rms_db_real_baseline
     assert report.memorization.status == "none"
 
@@ -383,10 +383,10 @@ def test_interpretation_of_overlap() -> None:
 @pytest.mark.parametrize(
     ("precision", "recall", "coverage", "text"),
     [
-        (0.8, 0.05, 0.2, "The generator has collapsed: they show 5 % of the variety"),
-        (0.8, 0.05, 0.8, "They show only 5 % of the variety"),
-        (0.0, 0.0, 0.0, "They show only 0 % of the variety"),
-        (0.8, 0.7, 0.8, "They show 70 % of the variety"),
+        (0.8, 0.05, 0.2, "The generator has collapsed: its images show 5 % of the variety"),
+        (0.8, 0.05, 0.8, "The synthetic images show only 5 % of the variety"),
+        (0.0, 0.0, 0.0, "The synthetic images show only 0 % of the variety"),
+        (0.8, 0.7, 0.8, "The synthetic images show 70 % of the variety"),
     ],
 )
 def test_what_the_verdict_says_of_variety(precision: float, recall: float, coverage: float, text: str) -> None:
@@ -406,19 +406,25 @@ HALF = "pixels at half size"
 @pytest.mark.parametrize(
     ("tests", "text"),
     [
-        ([two_sample("pixels", 0.5, 0.43, 0.57)], "They are hard to tell from real images."),
+        ([two_sample("pixels", 0.5, 0.43, 0.57)], "The synthetic images are hard to tell from real ones."),
         (
             [two_sample("pixels", 0.5, 0.43, 0.57), two_sample("features", 0.9, 0.8, 0.95)],
-            "They can be told from real images.",
+            "The synthetic images can be told from real ones.",
         ),
-        ([two_sample("pixels", 0.85, 0.48, 1.0)], "Whether they can be told from real images is not settled"),
+        (
+            [two_sample("pixels", 0.85, 0.48, 1.0)],
+            "Whether the synthetic images can be told from real ones is not settled",
+        ),
         ([two_sample("pixels", 0.66, 0.61, 0.7), CONTROL], "is not settled"),  # real images are told apart so, too
-        ([two_sample("pixels", 0.66, 0.61, 0.7)], "They can be told from real images."),
+        ([two_sample("pixels", 0.66, 0.61, 0.7)], "The synthetic images can be told from real ones."),
         (
             [two_sample("pixels", 1, 1, 1), two_sample(HALF, 0.9, 0.8, 1)],
             "at half size in 90 %, so not by fine detail alone",
         ),
-        ([], "No classifier was trained to tell them from real images. The Fréchet distance is 1.0 times"),
+        (
+            [],
+            "No classifier was trained to tell the synthetic images from real ones. The Fréchet distance is 1.0 times",
+        ),
     ],
 )
 def test_what_the_verdict_says_of_likeness(tests: list[TwoSampleRow], text: str) -> None:
@@ -428,7 +434,9 @@ def test_what_the_verdict_says_of_likeness(tests: list[TwoSampleRow], text: str)
 
 def test_fine_detail_alone_is_not_called_more() -> None:
     tests = [two_sample("pixels", 1, 1, 1), two_sample(HALF, 0.52, 0.45, 0.6)]
-    expected = "They can be told from real images. A classifier on pixels tells them apart in 100 % of pairs."
+    expected = (
+        "The synthetic images can be told from real ones. A classifier on pixels tells them apart in 100 % of pairs."
+    )
     assert verdict(report_of([], tests)) == expected
 
 
@@ -501,7 +509,7 @@ def test_pneumonia_given_as_normal_is_caught(chests: dict[str, ImageSet], five_p
     report, ratio, test = judged(chests, chests["pneumonia"].images)
     assert ratio > 3
     assert test.auroc > 0.9
-    assert "They can be told from real images" in verdict(report)
+    assert "The synthetic images can be told from real ones" in verdict(report)
     assert report.memorization.status == "none"
 
 
