@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 
 from balancer.audit.findings import audit, leaks
-from balancer.audit.report import write_audit
+from balancer.audit.report import read_leaks, write_audit
 from balancer.core.files import append_jsonl, read_jsonl, write_json
 from balancer.core.run import RunDir, deferred_signals
 from balancer.metrics.resampling import patient_weights
@@ -111,8 +110,7 @@ def write_outputs(rows: list[Row], study: Study, run: RunDir) -> AblationResult:
     """Write analysis, tables, figures and report from the results alone."""
     data = study.data
     analysis = analyse(rows, read_predictions(rows, run.path), read_groups(run.path), seed=study.config.seed)
-    audited = json.loads((run / "audit" / "audit.json").read_text(encoding="utf-8"))
-    notes = [*data.notes, *(f"Leak in the data: {leak}." for leak in audited["leaks"]), *analysis["notes"]]
+    notes = [*data.notes, *(f"Leak in the data: {leak}." for leak in read_leaks(run / "audit")), *analysis["notes"]]
     notes += code_notes(row["code_hash"] for row in rows)
     sources = ", ".join(f"`{s.path}` ({s.digest})" for s in study.synthetic) or "none"
     note = (
