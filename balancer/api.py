@@ -7,7 +7,6 @@ perform the run. They take the settings that differ from the defaults; the rest 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from balancer import evaluation, synthesis
 from balancer.audit import findings as auditing
