@@ -1,8 +1,9 @@
-"""Networks of torchvision's architectures small enough to train in a test, and a training on noise."""
+"""Trainings on noise that take a second: settings, small versions of torchvision's networks, synthetic images."""
 
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torchvision import models
@@ -11,8 +12,12 @@ from balancer.core.settings import ClassifierConfig, DataConfig
 from balancer.data.dataset import Dataset
 from classifier.training import trainer
 from classifier.training.regimes import REGIMES
-from classifier.training.trainer import TrainResult
+from classifier.training.synthetic import SyntheticSet
 from classifier.training.training_set import training_set
+
+CPU = torch.device("cpu")
+# Without what would blur a comparison: averaging, re-estimated statistics, bfloat16.
+PLAIN = {"ema_decay": 0.0, "bn_statistics": "running", "precision": "float32", "evaluations": 1}
 
 
 def resnet(_name: str, weights: None = None) -> nn.Module:
@@ -42,35 +47,33 @@ def vgg(_name: str, weights: None = None) -> nn.Module:
 
 
 def settings(**more: Any) -> ClassifierConfig:
-    """A backbone at 32 px, without what would blur a comparison: averaging, restated statistics, bfloat16."""
-    plain = {"ema_decay": 0.0, "bn_statistics": "running", "precision": "float32", "evaluations": 1}
+    """A backbone at 32 px."""
     size = {"data": DataConfig(image_size=32), "model": "resnet18", "steps": 3, "batch_size": 4}
-    return ClassifierConfig(**{**plain, **size, **more})
+    return ClassifierConfig(**{**PLAIN, **size, **more})
 
 
-def train(data: Dataset, config: ClassifierConfig, regime: str = "baseline", seed: int = 0, **more: Any) -> TrainResult:
+def small_cnn(**more: Any) -> ClassifierConfig:
+    """The default network at 16 px; three validations, of which the best is kept."""
+    size = {"data": DataConfig(image_size=16), "steps": 6, "batch_size": 8}
+    return ClassifierConfig(**{**PLAIN, **size, "evaluations": 3, "selection": "best_val_nll", **more})
+
+
+def synthetic_set(data: Dataset, n: int) -> SyntheticSet:
+    """``n`` images of noise, as of the minority class."""
+    images = np.random.default_rng(9).integers(0, 256, (n, 16, 16), dtype=np.uint8)
+    hashes = tuple(f"{i:064x}" for i in range(n))
+    return SyntheticSet(Path("memory"), images, np.full(n, data.minority_class), hashes, "generator")
+
+
+def train(
+    data: Dataset, config: ClassifierConfig, regime: str = "baseline", seed: int = 0, **more: Any
+) -> trainer.TrainResult:
     chosen, val = REGIMES[regime], data.indices("val")
-    of = training_set(data, chosen, None, seed, data.deficit)
-    return trainer.train(config, chosen, seed, of, (data.images[val], data.labels[val]), torch.device("cpu"), **more)
+    synthetic = synthetic_set(data, data.deficit) if chosen.synthetic else None
+    train_set = training_set(data, chosen, synthetic, seed, data.deficit)
+    return trainer.train(config, chosen, seed, train_set, (data.images[val], data.labels[val]), CPU, **more)
 
 
 def weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """A copy of a network's state."""
     return {k: v.clone() for k, v in model.state_dict().items()}
-
-
-def recorded(
-    build: Callable[[ClassifierConfig], nn.Module],
-    starts: list[dict[str, torch.Tensor]],
-    made: list[nn.Module] | None = None,
-) -> Any:
-    """``build_model`` that keeps the weights with which every training begins, and the networks."""
-
-    def wrapper(config: ClassifierConfig) -> nn.Module:
-        model = build(config)
-        starts.append(weights(model))
-        if made is not None:
-            made.append(model)
-        return model
-
-    return wrapper

@@ -1,6 +1,5 @@
 """Stages over features: the same training as through the whole network, with the backbone computed once."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,12 +14,6 @@ from balancer.data.dataset import Dataset
 from classifier.models.backbones import Backbone
 from classifier.training import frozen_features as features
 from classifier.training import trainer
-from classifier.training.trainer import TrainResult
-
-
-@pytest.fixture
-def data(make_data: Callable[..., Dataset]) -> Dataset:
-    return make_data((8, 20))
 
 
 @pytest.fixture
@@ -46,7 +39,9 @@ def config(**more: Any) -> ClassifierConfig:
     return tiny.settings(**{**head, "steps": 12, "evaluations": 3, "ema_decay": 0.8, "lr": 0.01, **more})
 
 
-def whole(monkeypatch: pytest.MonkeyPatch, data: Dataset, settings: ClassifierConfig, **more: Any) -> TrainResult:
+def whole(
+    monkeypatch: pytest.MonkeyPatch, data: Dataset, settings: ClassifierConfig, **more: Any
+) -> trainer.TrainResult:
     """The same training through the whole network."""
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "can_cache_features", lambda *_: False)

@@ -2,15 +2,16 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from fakes import synthetic_set
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import synthetic_set
 
-from balancer.core.errors import BalancerError
+from balancer.core.errors import BalancerError, UsageError
 from balancer.core.settings import ClassifierConfig
 from balancer.data.dataset import Dataset
 from classifier.training.inputs import ImageInputs
@@ -18,11 +19,6 @@ from classifier.training.regimes import REGIMES
 from classifier.training.training_set import BatchSampler, TrainingSet, training_set
 
 MakeData = Callable[..., Dataset]
-
-
-@pytest.fixture
-def data(make_data: MakeData) -> Dataset:
-    return make_data((8, 20))
 
 
 def test_training_set_of_the_baseline_is_the_training_fold(data: Dataset) -> None:
@@ -33,14 +29,13 @@ def test_training_set_of_the_baseline_is_the_training_fold(data: Dataset) -> Non
     assert (train.n_real, train.added, train.synthetic_digest) == (28, 0, None)
 
 
-@pytest.mark.parametrize("regime", ["gan", "combined"])
 @pytest.mark.parametrize("counts", [(8, 20), (20, 8)])
 def test_synthetic_images_follow_the_real_ones_with_the_minority_label(
-    regime: str, counts: tuple[int, int], make_data: MakeData
+    counts: tuple[int, int], make_data: MakeData
 ) -> None:
     data = make_data(counts)
     fakes = synthetic_set(data, 12)
-    train = training_set(data, REGIMES[regime], fakes, 0, 0)
+    train = training_set(data, REGIMES["gan"], fakes, 0, 0)
     assert np.array_equal(train.images[:28], data.images[data.indices("train")])
     assert np.array_equal(train.images[28:], fakes.images)
     assert set(train.labels[28:]) == {int(counts[0] > counts[1])}
@@ -60,12 +55,6 @@ def test_duplicates_balance_the_classes_and_use_every_image_alike(
     real = {image.tobytes() for image in data.images[data.indices("train", data.minority_class)]}
     assert used.keys() <= real
     assert {used[image] for image in real} <= {more // few, -(-more // few)}
-
-
-def test_duplicates_are_as_many_as_the_synthetic_images(data: Dataset) -> None:
-    train = training_set(data, REGIMES["duplicate"], synthetic_set(data, 5), 0, 5)
-    assert (train.added, train.synthetic_digest) == (5, None)
-    assert training_set(data, REGIMES["duplicate"], None, 0, duplicates=3).added == 3
 
 
 def test_which_images_are_duplicated_depends_on_the_seed(data: Dataset) -> None:
@@ -146,3 +135,9 @@ def test_a_batch_holds_the_images_and_labels_of_its_positions(data: Dataset, reg
     assert torch.equal(pixels, plain) == (regime == "baseline")
     assert torch.equal((255 * inputs.unaugmented(index)[:, 0]).round(), plain)
     assert torch.equal((255 * inputs.batch(index, 5)[:, 0]).round(), pixels), "a pure function of the step"
+
+
+def test_oversampling_needs_room_for_every_class(data: Dataset) -> None:
+    three = replace(training_set(data, REGIMES["oversample"], None, 0, 0), n_classes=3)
+    with pytest.raises(UsageError, match="batch_size is 2, but oversample needs 3 classes in a batch"):
+        BatchSampler(ClassifierConfig(batch_size=2), REGIMES["oversample"], three, 0)

@@ -78,19 +78,25 @@ def test_the_regime_with_weights_is_balanced_whatever_the_settings_say() -> None
         assert loss_of(2, "weighted", class_weights=kind)(logits, y) == expected
 
 
-def test_smoothed_labels_of_three_classes_are_torchs() -> None:
+def test_smoothed_labels() -> None:
     """torch spreads its smoothing over all classes, the true one too: 1.5 times ours of three."""
     logits, y = batch(3)
     expected = F.cross_entropy(logits, y, label_smoothing=0.15)
     assert float(loss_of(3, label_smoothing=0.1)(logits, y)) == pytest.approx(float(expected), rel=1e-5)
+    logits, y = batch(2)
+    expected = F.binary_cross_entropy_with_logits(logits, 0.1 + 0.8 * y)
+    assert float(loss_of(2, label_smoothing=0.1)(logits, y)) == pytest.approx(float(expected), rel=1e-5)
 
 
-@pytest.mark.parametrize("gamma", [0.0, 2.0])
-def test_the_focal_loss_of_three_classes(gamma: float) -> None:
-    logits, y = batch(3)
-    p = torch.softmax(logits.double(), 1)[torch.arange(len(y)), y]
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("gamma", [0.0, 1.5])
+def test_the_focal_loss(gamma: float, classes: int) -> None:
+    """(1 - p of the true class) ** gamma times the cross-entropy, Lin et al. 2017, equation 4."""
+    logits, y = batch(classes)
+    both = torch.stack([torch.zeros_like(logits), logits], dim=1) if classes == 2 else logits
+    p = torch.softmax(both.double(), 1)[torch.arange(len(y)), y]
     expected = ((1 - p) ** gamma * -p.log()).mean()
-    assert float(loss_of(3, "focal", focal_gamma=gamma)(logits, y)) == pytest.approx(float(expected), rel=1e-5)
+    assert float(loss_of(classes, "focal", focal_gamma=gamma)(logits, y)) == pytest.approx(float(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
