@@ -16,6 +16,11 @@ TINY_GAN = ["--batch-size", "4", "--image-size", "16", *sets(generator_width=2, 
 QUICK_REPORT = ["--inception-weights", "off", *sets(kid_subsets=2, kid_subset_size=4, two_sample="false")]
 
 
+def words(text: str) -> set[str]:
+    """The names of files or options that a text holds."""
+    return set(text.split())
+
+
 def balancer(*args: object, **more: Any) -> Result:
     return CliRunner().invoke(main, [str(a) for a in args], **more)
 

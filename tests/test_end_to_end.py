@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from commands import words
 from planted import fields
 
 from balancer.cli import main as balancer
@@ -52,17 +53,9 @@ def check(gan: dict, synthesis: dict, study: dict, regimes: list[str], seeds: in
         counts = [row["n_train"][c] for c in CLASSES]
         balanced = row["regime"] in ("gan", "combined")
         assert counts[1] - counts[0] == (0 if balanced else deficit)
-    for name in (
-        "analysis.json",
-        "report.html",
-        "table.md",
-        "table.csv",
-        "table.json",
-        "table.tex",
-        "figures/roc.png",
-        "figures/confusion.svg",
-        "figures/training.png",
-        "audit/audit.html",
+    for name in words(
+        "analysis.json report.html table.md table.csv table.json table.tex figures/roc.png "
+        "figures/confusion.svg figures/training.png audit/audit.html"
     ):
         assert (run_dir / name).stat().st_size > 0
     for made in (gan, synthesis, study):

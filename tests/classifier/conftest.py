@@ -34,17 +34,8 @@ def in_memory(train: tuple[int, int], val: tuple[int, int] = (6, 6), test: tuple
     ]
     n = len(labels)
     digests = [f"{i:064x}" for i in range(n)]
-    return Dataset(
-        "memory",
-        np.concatenate(images),
-        np.array(labels),
-        np.array(folds),
-        records,
-        digests,
-        digests,
-        "0" * 16,
-        "f" * 16,
-    )
+    arrays = np.concatenate(images), np.array(labels), np.array(folds)
+    return Dataset("memory", *arrays, records, digests, digests, "0" * 16, "f" * 16)
 
 
 @pytest.fixture(scope="session")
@@ -119,20 +110,5 @@ def small_args(_chest_template: Path) -> tuple[str, ...]:
     Statistics of BatchNorm stay the running ones: re-estimating them takes 256 batches, ten times as long as all the rest.
     The end-to-end test and the tests of training use the default.
     """
-    return (
-        "--data",
-        str(_chest_template),
-        "--image-size",
-        str(SIZE),
-        "--steps",
-        "6",
-        "--batch-size",
-        "8",
-        "--set",
-        "evaluations=3",
-        "--set",
-        "bn_statistics=running",
-        "--device",
-        "cpu",
-        "-q",
-    )
+    options = "--steps 6 --batch-size 8 --set evaluations=3 --set bn_statistics=running --device cpu -q"
+    return ("--data", str(_chest_template), "--image-size", str(SIZE), *options.split())

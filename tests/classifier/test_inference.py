@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from commands import refused, words
 from PIL import Image
 
 from balancer.data.dataset import Dataset
@@ -53,13 +54,6 @@ def answer(result: Result) -> dict[str, Any]:
     return loaded
 
 
-def refused(result: Result, code: int, phrase: str) -> None:
-    assert result.exit_code == code, result.output
-    assert result.stdout == ""
-    (line,) = [x for x in result.stderr.splitlines() if x.startswith("error: ")]
-    assert phrase in line
-
-
 # ---------------------------------------------------------------- evaluate
 
 
@@ -83,16 +77,9 @@ def test_train_prints_what_evaluate_prints(trained: Path, small_args: Args, clas
 
 
 def test_a_training_leaves_a_whole_run(trained: Path) -> None:
-    assert {
-        "config.yaml",
-        "env.json",
-        "split.csv",
-        "metrics.jsonl",
-        "model.pt",
-        "predictions.npz",
-        "result.json",
-        "done",
-    } <= {p.name for p in trained.iterdir()}
+    assert words("config.yaml env.json split.csv metrics.jsonl model.pt predictions.npz result.json done") <= {
+        p.name for p in trained.iterdir()
+    }
     row = json.loads((trained / "result.json").read_text())
     metrics = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert metrics == row["history"]

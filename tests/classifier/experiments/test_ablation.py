@@ -18,6 +18,7 @@ import psutil
 import pytest
 import yaml
 from click.testing import Result
+from commands import refused
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from balancer.audit.findings import leaks
@@ -492,15 +493,6 @@ def test_the_recipe_is_named_apart_from_the_data_and_the_study() -> None:
 
 
 # ---------------------------------------------------------------- refusals
-
-
-def refused(result: Result, code: int, *phrases: str) -> None:
-    """One line, and the exit code."""
-    assert result.exit_code == code, result.output
-    assert result.stdout == ""
-    (line,) = [x for x in result.stderr.splitlines() if x.startswith("error: ")]
-    assert not [p for p in phrases if p not in line], line
-    assert "Traceback" not in result.stderr
 
 
 def test_no_synthesis(small_args: Args, classifier: Run, runs_cwd: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import Result
+from commands import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics
@@ -240,12 +241,6 @@ def test_the_control_adds_as_many_copies_as_there_are_synthetic_images(
 
 
 # ---------------------------------------------------------------- the commands
-
-
-def refused(result: Result, code: int, phrase: str) -> None:
-    assert result.exit_code == code, result.output
-    (line,) = [x for x in result.stderr.splitlines() if x.startswith("error: ")]
-    assert phrase in line
 
 
 def test_an_ablation_is_refused_at_once(classifier: Callable[..., Result], runs_cwd: Path) -> None:

@@ -20,6 +20,7 @@ import pytest
 import torch
 import yaml
 from click.testing import Result
+from commands import refused, words
 from PIL import Image
 
 from balancer.core.errors import BalancerError, Interrupted, UsageError
@@ -397,12 +398,6 @@ def small(folder: Path, *more: object) -> list[object]:
     return ["tune", "--data", folder, *size, *more]
 
 
-def one_line(result: Result, code: int) -> str:
-    assert result.exit_code == code, result.output + repr(result.exception)
-    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    return line
-
-
 def test_a_search_and_what_it_leaves(classifier: Run, chest_folder: Path, tmp_path: Path, no_estimate: None) -> None:
     """Twice, the second time with other test images: not a figure may differ."""
     told = []
@@ -415,17 +410,7 @@ def test_a_search_and_what_it_leaves(classifier: Run, chest_folder: Path, tmp_pa
     assert told[0]["best"]["value"] == told[1]["best"]["value"]
     assert told[0]["best"]["nll"] == told[1]["best"]["nll"]
     run = tmp_path / "one"
-    names = {
-        "best.yaml",
-        "tune.json",
-        "trials.csv",
-        "report.md",
-        "journal.log",
-        "config.yaml",
-        "env.json",
-        "log.txt",
-        "done",
-    }
+    names = words("best.yaml tune.json trials.csv report.md journal.log config.yaml env.json log.txt done")
     assert names <= {path.name for path in run.iterdir()}
     with (run / "trials.csv").open() as handle:
         rows = list(csv.DictReader(handle))
@@ -455,7 +440,7 @@ def test_a_search_is_resumed_and_made_longer(classifier: Run, template: Path, tm
     first = classifier(*small(template, "--trials", 1, "--out", run, "--json"))
     assert first.exit_code == 0, first.output
     changed = classifier("tune", "--resume", run, "--steps", 9, "-q")
-    assert "steps (saved 6, asked 9)" in one_line(changed, 1)
+    refused(changed, 1, "steps (saved 6, asked 9)")
     more = classifier("tune", "--resume", run, "--trials", 2, "--device", "cpu", "-q", "--json")
     assert more.exit_code == 0, more.output
     assert json.loads(more.stdout)["trials"]["complete"] == 2
@@ -490,7 +475,7 @@ def test_other_data_under_a_journal_are_refused(tmp_path: Path) -> None:
 )
 def test_bad_options_are_one_line(classifier: Run, template: Path, tmp_path: Path, options: Any, phrase: str) -> None:
     result = classifier(*small(template, *options, "--out", tmp_path / "run"))
-    assert phrase in one_line(result, 2)
+    refused(result, 2, phrase)
     assert not (tmp_path / "run").exists()
 
 
@@ -519,7 +504,7 @@ def test_without_optuna_the_extra_is_named(
     for name in ("storage", "search", "report", "figures"):
         monkeypatch.delitem(sys.modules, f"classifier.tuning.{name}")
         monkeypatch.delattr(package, name)
-    assert "pip install 'xray-balancer[tune]'" in one_line(classifier(*small(template)), 1)
+    refused(classifier(*small(template)), 1, "pip install 'xray-balancer[tune]'")
     assert not list(runs_cwd.iterdir())
 
 
@@ -536,5 +521,5 @@ def test_figures_of_equal_values_can_be_drawn(tmp_path: Path) -> None:
 def test_a_space_of_which_nothing_can_be_built_is_refused() -> None:
     base, tiny = settings(data=DataConfig(path="phantom", image_size=16)), among("s2.conv", (8, 8, 8, 8, 8))
     space = replace(search_space("s2_grid"), parameters=(tiny,))
-    with pytest.raises(UsageError, match=r"no s2\.conv of space s2_grid can be built: 16 px is too small"):
+    with pytest.raises(UsageError, match=r"no s2\.conv of space s2_grid can be built: .*16 px is too small"):
         tune._buildable(tiny, space, base)
