@@ -39,7 +39,7 @@ def weighted_auroc(y_true: Array, y_score: Array, weights: Array) -> Array:
 
 def weighted_average_precision(y_true: Array, y_score: Array, weights: Array) -> Array:
     """Return the average precision (b,): the step-wise area under precision and recall."""
-    order, ends = _thresholds(y_score)
+    order, ends = falling_scores(y_score)
     area = np.empty(len(weights))
     for start in range(0, len(weights), CHUNK):
         part = slice(start, start + CHUNK)
@@ -116,7 +116,7 @@ def precision_at(grid: Array, y_true: Array, y_score: Array, weights: Array) -> 
 
 def _passing(y_true: Array, y_score: Array, weights: Array) -> tuple[Array, Array]:
     """Return the shares (b, thresholds + 1) of class 0 and of class 1 that pass each threshold, from none to all."""
-    order, ends = _thresholds(y_score)
+    order, ends = falling_scores(y_score)
     shares = []
     for label in (0, 1):
         passed = np.cumsum(weights[:, order] * (y_true[order] == label), axis=1)[:, ends]
@@ -124,7 +124,7 @@ def _passing(y_true: Array, y_score: Array, weights: Array) -> tuple[Array, Arra
     return shares[0], shares[1]
 
 
-def _thresholds(y_score: Array) -> tuple[Array, Array]:
+def falling_scores(y_score: Array) -> tuple[Array, Array]:
     """Return the images with falling score, and the last place of each different score: equal scores pass together."""
     order = np.argsort(-y_score, kind="stable")
     return order, np.flatnonzero(np.append(np.diff(y_score[order]) != 0, True))

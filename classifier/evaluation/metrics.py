@@ -1,7 +1,7 @@
-"""What is reported of a classifier: pure functions of ``y_true`` (n,) and ``y_score``.
+"""Metrics of a classifier: pure functions of ``y_true`` (n,) and ``y_score``.
 
-With two classes ``y_true`` is in {0, 1} and ``y_score`` (n,) the probability of PNEUMONIA. With C classes, of which 0 is NORMAL,
-``y_score`` is (n, C), each row a distribution; the functions for that are at the end.
+With two classes, ``y_true`` is in {0, 1} and ``y_score`` (n,) is the probability of PNEUMONIA. With C classes, of which
+0 is NORMAL, ``y_score`` is (n, C) and each row is a distribution; the functions for C classes are at the end.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MULTICLASS_DECISION = ("accuracy", "balanced_accuracy", "f1")
 
 
 def ranking_metrics(y_true: Array, y_score: Array) -> dict[str, float]:
-    """AUROC and AUPRC (average precision): what no temperature and no threshold changes."""
+    """Return AUROC and AUPRC (average precision), which no temperature and no threshold changes."""
     return {
         "auroc": float(metrics.roc_auc_score(y_true, y_score)),
         "auprc": float(metrics.average_precision_score(y_true, y_score)),
@@ -43,7 +43,7 @@ def ranking_metrics(y_true: Array, y_score: Array) -> dict[str, float]:
 
 
 def calibration_metrics(y_true: Array, y_score: Array) -> dict[str, float]:
-    """Negative log-likelihood, Brier score and ECE: what a temperature changes."""
+    """Return negative log-likelihood, Brier score and ECE, which a temperature changes."""
     return {
         "nll": nll(y_true, y_score),
         "brier": float(np.mean((y_score - y_true) ** 2)),
@@ -52,20 +52,20 @@ def calibration_metrics(y_true: Array, y_score: Array) -> dict[str, float]:
 
 
 def decision_metrics(y_true: Array, y_score: Array, threshold: float) -> dict[str, float]:
-    """Metrics of the decision ``y_score >= threshold``; a ratio with nothing below it is 0."""
+    """Return the metrics of the decision ``y_score >= threshold``; a ratio with a denominator of 0 is 0."""
     once = np.ones((1, len(y_true)))
     return {key: float(value[0]) for key, value in weighted_decisions(y_true, y_score >= threshold, once).items()}
 
 
 def confusion(y_true: Array, y_score: Array, threshold: float) -> tuple[int, int, int, int]:
-    """(TN, FP, FN, TP), PNEUMONIA being positive."""
+    """Return (TN, FP, FN, TP) of the decision ``y_score >= threshold``; PNEUMONIA is positive."""
     matrix = metrics.confusion_matrix(y_true, y_score >= threshold, labels=[0, 1])
     tn, fp, fn, tp = (int(v) for v in matrix.ravel())
     return tn, fp, fn, tp
 
 
 def nll(y_true: Array, y_score: Array) -> float:
-    """Mean negative log-likelihood in nats, of two classes or C, probabilities kept off 0 and 1 by 1e-7."""
+    """Return the mean negative log-likelihood in nats, of two classes or C; probabilities stay 1e-7 off 0 and 1."""
     if y_score.ndim == 2:
         of_truth = np.clip(y_score[np.arange(len(y_true)), y_true], EPSILON, 1 - EPSILON)
         return float(-np.mean(np.log(of_truth)))
@@ -74,7 +74,7 @@ def nll(y_true: Array, y_score: Array) -> float:
 
 
 def expected_calibration_error(y_true: Array, y_score: Array, bins: int = ECE_BINS) -> float:
-    """Mean distance of the observed from the stated probability over equal-width bins (Naeini et al. 2015)."""
+    """Return the mean distance of observed from stated probability over equal-width bins (Naeini et al. 2015)."""
     which = np.minimum((y_score * bins).astype(int), bins - 1)
     gaps = [abs(float((y_true[which == b] - y_score[which == b]).sum())) for b in np.unique(which)]
     return sum(gaps) / len(y_true)
@@ -136,8 +136,11 @@ def _decide(y_true: Array, y_score: Array, threshold: float) -> DecisionMetrics:
 
 
 def multiclass_ranking(y_true: Array, y_score: Array) -> dict[str, float]:
-    """AUROC and AUPRC, each class against the rest, their plain mean over classes (macro); and ``auroc_pneumonia``, of any pneumonia
-    against NORMAL by the probability of not being NORMAL, which can be put beside a two-class network's AUROC."""
+    """Return AUROC and AUPRC, each class against the rest, averaged over classes (macro), and ``auroc_pneumonia``.
+
+    ``auroc_pneumonia`` is of any pneumonia against NORMAL, by the probability of not being NORMAL. It is comparable
+    with the AUROC of a two-class network.
+    """
     of_class = [ranking_metrics(y_true == k, y_score[:, k]) for k in range(y_score.shape[1])]
     return {
         **{key: float(np.mean([figures[key] for figures in of_class])) for key in ("auroc", "auprc")},
@@ -146,8 +149,12 @@ def multiclass_ranking(y_true: Array, y_score: Array) -> dict[str, float]:
 
 
 def multiclass_calibration(y_true: Array, y_score: Array) -> dict[str, float]:
-    """NLL; Brier score summed over classes, in [0, 2] (Brier 1950, doi:10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2), so that of two
-    classes it would be twice the usual one; ECE of the probability of the most likely class (Guo et al. 2017, arXiv:1706.04599)."""
+    """Return NLL, Brier score and ECE.
+
+    The Brier score is summed over classes, in [0, 2] (Brier 1950, doi:10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2).
+    With two classes this sum is twice the usual score. The ECE is of the probability of the most likely class (Guo et
+    al. 2017, arXiv:1706.04599).
+    """
     hit = (y_score.argmax(axis=1) == y_true).astype(float)
     return {
         "nll": nll(y_true, y_score),
@@ -157,16 +164,18 @@ def multiclass_calibration(y_true: Array, y_score: Array) -> dict[str, float]:
 
 
 def multiclass_decision(y_true: Array, y_score: Array) -> MulticlassDecision:
-    """The decision for the most likely class: accuracy, the mean of the classes' sensitivities (balanced accuracy) and of their
-    F1 (macro); the sensitivities themselves; ``confusion`` (C, C), rows the truth. A ratio with nothing below it is 0."""
+    """Return the metrics of the decision for the most likely class; a ratio with a denominator of 0 is 0.
+
+    Balanced accuracy is the mean of the classes' sensitivities, and F1 the mean of the classes' F1 (macro).
+    """
     classes = range(y_score.shape[1])
     matrix = metrics.confusion_matrix(y_true, y_score.argmax(axis=1), labels=list(classes))
-    hits, of_truth, of_decision = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
-    sensitivity = hits / np.maximum(of_truth, 1)
+    hits, true_counts, decided_counts = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
+    sensitivity = hits / np.maximum(true_counts, 1)
     return MulticlassDecision(
         accuracy=float(hits.sum() / len(y_true)),
         balanced_accuracy=float(sensitivity.mean()),
-        f1=float((2 * hits / np.maximum(of_truth + of_decision, 1)).mean()),
+        f1=float((2 * hits / np.maximum(true_counts + decided_counts, 1)).mean()),
         sensitivity=sensitivity.tolist(),
         confusion=matrix.tolist(),
     )

@@ -27,7 +27,7 @@ from classifier.analysis.statistics import (
     metric_interval,
 )
 from classifier.evaluation.metrics import weighted_metrics
-from classifier.evaluation.thresholds import Choice, fit_temperature, threshold_rule, with_temperature
+from classifier.evaluation.thresholds import ThresholdRule, fit_temperature, threshold_rule, with_temperature
 from classifier.report.page import Page, render_markdown
 from classifier.report.tables import cell, column
 
@@ -141,7 +141,7 @@ def _notes(groups: Sequence[Group]) -> list[str]:
     ]
 
 
-def compare(groups: Sequence[Group], finished: Finished, rule: Choice) -> list[dict[str, Any]]:
+def compare(groups: Sequence[Group], finished: Finished, rule: ThresholdRule) -> list[dict[str, Any]]:
     """The test figures of each ensemble, ready for JSON, with their intervals, the members' and the differences."""
     first = finished.arms[0].members[0]
     weights = patient_weights(first.test.y_true, finished.test_groups, RESAMPLES, seed=0)
@@ -155,7 +155,7 @@ def compare(groups: Sequence[Group], finished: Finished, rule: Choice) -> list[d
 
 
 def _entry(
-    group: Group, rule: Choice, weights: Array, fewest: int, alone: Sequence[Sequence[Mapping[str, Array]]]
+    group: Group, rule: ThresholdRule, weights: Array, fewest: int, alone: Sequence[Sequence[Mapping[str, Array]]]
 ) -> dict[str, Any]:
     first, val, test = group.members[0], group.mean_score("val"), group.mean_score("test")
     temperature, threshold = fit_temperature(first.val.y_true, val), rule(first.val.y_true, val)

@@ -22,7 +22,7 @@ from balancer.reporting.numbers import bounds, short, signed
 from balancer.reporting.plots import BLUE, GREY, PALETTE, png, subplots, svg
 from classifier.analysis.results import FOLDS, Arm, Finished, Member, Predictions, mean_sd, output_folder, read_runs
 from classifier.analysis.statistics import crossed_estimate, share_interval
-from classifier.evaluation.thresholds import Choice, threshold_rule, with_temperature
+from classifier.evaluation.thresholds import ThresholdRule, threshold_rule, with_temperature
 from classifier.report.axes import annotate, fix_ticks
 from classifier.report.page import Page, render_markdown
 from classifier.report.tables import cell
@@ -99,7 +99,7 @@ def thresholds(runs: Sequence[Path], regimes: Sequence[str], rules: Sequence[str
     return ThresholdStudy(folder, finished, result)
 
 
-def study(finished: Finished, rules: Mapping[str, Choice]) -> dict[str, Any]:
+def study(finished: Finished, rules: Mapping[str, ThresholdRule]) -> dict[str, Any]:
     """Everything that is reported, ready for JSON: per arm the sweep over :data:`GRID`, the rules, and the best in hindsight."""
     return {
         "data": finished.source,
@@ -111,7 +111,7 @@ def study(finished: Finished, rules: Mapping[str, Choice]) -> dict[str, Any]:
     }
 
 
-def _arm(arm: Arm, finished: Finished, rules: Mapping[str, Choice]) -> dict[str, Any]:
+def _arm(arm: Arm, finished: Finished, rules: Mapping[str, ThresholdRule]) -> dict[str, Any]:
     cells = arm.cells()
     swept = {
         fold: decisions(_shown(cells, fold), [[GRID] * len(c) for c in cells], finished.groups(fold), CURVE_RESAMPLES)
@@ -131,7 +131,7 @@ def _arm(arm: Arm, finished: Finished, rules: Mapping[str, Choice]) -> dict[str,
     }
 
 
-def _rules(cells: list[list[Member]], finished: Finished, rules: Mapping[str, Choice]) -> list[dict[str, Any]]:
+def _rules(cells: list[list[Member]], finished: Finished, rules: Mapping[str, ThresholdRule]) -> list[dict[str, Any]]:
     """What each rule chose on validation, trial by trial, and what that gives there and on test."""
     chosen = [[np.array([r(m.val.y_true, m.val.y_score) for r in rules.values()]) for m in c] for c in cells]
     found = {

@@ -12,10 +12,10 @@ from sklearn.metrics import f1_score, roc_curve
 from balancer.core.errors import UsageError
 from classifier.evaluation.metrics import decision_metrics
 from classifier.evaluation.thresholds import (
-    THRESHOLDS,
+    THRESHOLD_RULES,
     balanced_accuracy,
-    cuts,
     fit_temperature,
+    operating_points,
     threshold_rule,
     with_temperature,
 )
@@ -107,9 +107,9 @@ def test_neighbouring_floats_are_told_apart() -> None:
 
 
 @given(cases())
-def test_the_cuts_are_all_there_are(case: tuple[Array, Array]) -> None:
+def test_the_operating_points_are_every_cut(case: tuple[Array, Array]) -> None:
     y_true, y_score = case
-    found, expected = cuts(y_true, y_score), every_cut(y_true, y_score)
+    found, expected = operating_points(y_true, y_score), every_cut(y_true, y_score)
     assert len(found.threshold) == len(expected)
     assert (np.diff(found.threshold) < 0).all()
     for i, (threshold, sensitivity, specificity) in enumerate(expected):
@@ -188,7 +188,7 @@ def test_rules_by_name() -> None:
     assert threshold_rule(" half ") is threshold_rule("half")
     y_true, y_score = np.array([0, 1, 1]), np.array([0.2, 0.4, 0.8])
     assert threshold_rule("sensitivity = .5")(y_true, y_score) == pytest.approx(0.6)
-    for name, rule in THRESHOLDS.items():  # whatever is registered can be asked for
+    for name, rule in THRESHOLD_RULES.items():  # whatever is registered can be asked for
         assert 0 < threshold_rule(name if rule.highest is None else f"{name}=0.5")(y_true, y_score) <= 1
 
 
