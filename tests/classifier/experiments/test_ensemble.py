@@ -30,7 +30,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def both(two: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     from classifier.experiments.ensemble import ensemble
 
-    return ensemble(two, (), "balanced_accuracy", tmp_path_factory.mktemp("out")).data
+    return ensemble(two, (), "balanced_accuracy", tmp_path_factory.mktemp("out")).to_json()
 
 
 def mean_of(run: Path, fold: str) -> tuple[np.ndarray, np.ndarray]:

@@ -30,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def result(run: Path) -> dict[str, Any]:
     from classifier.experiments.thresholds import thresholds
 
-    return thresholds([run], (), (), None).data
+    return thresholds([run], (), (), None).to_json()
 
 
 def rates(y_true: np.ndarray, called: np.ndarray) -> tuple[float, float, float]:
