@@ -1,13 +1,13 @@
-"""Choose the classifier's recipe inside the training fold: no validation label decides between recipes, no test image is read.
+"""Choose the classifier's recipe inside the training fold, without validation labels and test images.
 
-Each recipe is trained on parts of the training fold and scored by likelihood on the part held out:
+Every recipe is trained on a part of the training fold and scored by likelihood on the rest:
 
-- ``fold``: grouped cross-validation (patients stay whole);
-- ``shift``: one source of each class held out, ``IM-`` and virus, or ``NORMAL2-IM-`` and bacteria, as the held-out
-  hospital of the test set might be; numbers that occur on both sides are left out of training.
+- ``fold``: cross-validation with each patient in one fold;
+- ``shift``: one source of each class is held out, ``IM-`` and virus, or ``NORMAL2-IM-`` and bacteria, as if it were
+  another hospital; patient numbers that occur on both sides are left out of training.
 
-Within each, everything goes as in a trial: step, temperature and threshold come from validation images (of the sources
-trained on). Finished fits are kept in ``OUT/fits.jsonl`` and skipped when it is started again.
+Step, temperature and threshold come from validation images of the training sources, as in a trial. Finished trainings
+are kept in ``OUT/fits.jsonl`` and skipped at the next start.
 
     BALANCER_DATA=DIR python benchmarks/choose_classifier.py --out OUT [--only NAME,...] [--folds 2]
 """
@@ -36,7 +36,7 @@ from classifier.training.training_set import training_set
 
 LAST = {"selection": "last", "evaluations": 1}
 EMA = {"ema_decay": 0.99, **LAST}
-CLEAN = {"bn_statistics": "reestimated", **EMA}
+REESTIMATED = {"bn_statistics": "reestimated", **EMA}
 # The defaults before the choice; each recipe says what it changes.
 OLD = {
     "augmentation": "mild",
@@ -50,23 +50,23 @@ RECIPES = {  # name -> regime, changes
     "old": ("augment", {}),
     "ema": ("augment", EMA),
     "ema, best": ("augment", {"ema_decay": 0.99}),
-    "ema, clean": ("augment", CLEAN),
-    "ema, clean, strong": ("augment", {**CLEAN, "augmentation": "strong"}),
-    "ema, clean, s2": ("augment", {**CLEAN, "augmentation": "s2"}),
-    "ema, clean, unit": ("augment", {**CLEAN, "normalisation": "unit"}),
-    "ema, clean, lr 3e-3": ("augment", {**CLEAN, "lr": 3e-3}),
-    "ema, clean, smoothing .05": ("augment", {**CLEAN, "label_smoothing": 0.05}),
-    "ema, clean, weight decay .1": ("augment", {**CLEAN, "weight_decay": 0.1}),
-    "ema, clean, 2,800 steps": ("augment", {**CLEAN, "steps": 2800}),
+    "ema, reestimated": ("augment", REESTIMATED),
+    "ema, reestimated, strong": ("augment", {**REESTIMATED, "augmentation": "strong"}),
+    "ema, reestimated, s2": ("augment", {**REESTIMATED, "augmentation": "s2"}),
+    "ema, reestimated, unit": ("augment", {**REESTIMATED, "normalisation": "unit"}),
+    "ema, reestimated, lr 3e-3": ("augment", {**REESTIMATED, "lr": 3e-3}),
+    "ema, reestimated, smoothing .05": ("augment", {**REESTIMATED, "label_smoothing": 0.05}),
+    "ema, reestimated, weight decay .1": ("augment", {**REESTIMATED, "weight_decay": 0.1}),
+    "ema, reestimated, 2,800 steps": ("augment", {**REESTIMATED, "steps": 2800}),
     "baseline old": ("baseline", {}),
-    "baseline ema, clean": ("baseline", CLEAN),
-    "baseline ema, clean, unit": ("baseline", {**CLEAN, "normalisation": "unit"}),
+    "baseline ema, reestimated": ("baseline", REESTIMATED),
+    "baseline ema, reestimated, unit": ("baseline", {**REESTIMATED, "normalisation": "unit"}),
 }
 SHIFTS = {"IM + virus": ("IM", "virus"), "NORMAL2-IM + bacteria": ("NORMAL2-IM", "bacteria")}
 
 
 def parts(data: Dataset, folds: int) -> Iterator[tuple[str, Dataset]]:
-    """The data with part of the training fold moved to a fold named ``held``."""
+    """Yield each split's name and the data, with a part of the training fold moved to a fold named ``held``."""
     train = data.indices("train")
     groups = np.array(data.groups)
     split = StratifiedGroupKFold(3, shuffle=True, random_state=0).split(train, data.labels[train], groups[train])
@@ -86,6 +86,7 @@ def parts(data: Dataset, folds: int) -> Iterator[tuple[str, Dataset]]:
 
 
 def main() -> None:
+    """Train what is missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", help="recipes by name, with ; between them")
@@ -101,36 +102,34 @@ def main() -> None:
         regime, changes = RECIPES[name]
         path = {"data": {"path": os.environ.get("BALANCER_DATA")}}
         config = resolve(TrainConfig, {**path, **OLD, **changes})
-        assert isinstance(config, TrainConfig)
         for part, data in parts(load_dataset(config.data), args.folds):
             if any((r["recipe"], r["part"], r["seed"]) == (name, part, args.seed) for r in read_jsonl(log)):
                 continue
             train = training_set(data, REGIMES[regime], None, args.seed, 0)
             val, held = data.indices("val"), data.indices("held")
-            fitted = trainer.train(
-                config, REGIMES[regime], args.seed, train, (data.images[val], data.labels[val]), device
-            )
-            score = trainer.predict(fitted.model, data.images[held], config, device)
-            found = evaluate(data.labels[held], score, fitted.threshold, fitted.temperature)
-            found = {key: getattr(found, key) for key in RANKING}
+            val_set = data.images[val], data.labels[val]
+            result = trainer.train(config, REGIMES[regime], args.seed, train, val_set, device)
+            score = trainer.predict(result.model, data.images[held], config, device)
+            metrics = evaluate(data.labels[held], score, result.threshold, result.temperature)
+            figures = {key: getattr(metrics, key) for key in RANKING}
             row = {"recipe": name, "part": part, "seed": args.seed, "n_train": len(train.images), "n_held": len(held)}
-            append_jsonl(log, {**row, **found, "temperature": fitted.temperature, "seconds": fitted.seconds})
-            print(f"{name:<26} {part:<28} NLL {found['nll']:.4f} AUROC {found['auroc']:.4f}", flush=True)
+            append_jsonl(log, {**row, **figures, "temperature": result.temperature, "seconds": result.seconds})
+            print(f"{name:<26} {part:<28} NLL {metrics.nll:.4f} AUROC {metrics.auroc:.4f}", flush=True)
     table(read_jsonl(log))
 
 
 def table(rows: list[dict]) -> None:
-    """A line a recipe: NLL and AUROC by part, then the mean NLL of the folds and of the shifts."""
+    """Print a line per recipe: NLL and AUROC of every part, then the mean NLL of the folds and of the shifts."""
     names = list(dict.fromkeys(r["part"] for r in rows))
     print(f"| recipe | {' | '.join(names)} | folds | shifts |\n| --- |{' ---: |' * (len(names) + 2)}")
     for recipe in dict.fromkeys(r["recipe"] for r in rows):
         mine = {part: [r for r in rows if r["recipe"] == recipe and r["part"] == part] for part in names}
         cells = [
-            " ".join(f"{r['nll']:.3f} ({r['auroc']:.3f})" for r in sorted(found, key=lambda r: r["seed"]))
-            for found in mine.values()
+            " ".join(f"{r['nll']:.3f} ({r['auroc']:.3f})" for r in sorted(part, key=lambda r: r["seed"]))
+            for part in mine.values()
         ]
         means = [
-            np.mean([r["nll"] for part, found in mine.items() if part.startswith(kind) for r in found])
+            np.mean([r["nll"] for part, of_part in mine.items() if part.startswith(kind) for r in of_part])
             for kind in ("fold", "shift")
         ]
         print(f"| {recipe} | {' | '.join(cells)} | {means[0]:.3f} | {means[1]:.3f} |")

@@ -1,8 +1,8 @@
 """Classifier training images per second against a plain reference loop: same network, same batch, same process.
 
-The reference is ImageFolder, a DataLoader, per-image albumentations and contiguous tensors, reading the JPEG files of
-the training split at every step, in float32. Ours reads the decoded cache, in float32 and in the precision that ``auto``
-takes on this device. With and without augmentation.
+The reference reads the JPEG files of the training split at every step: ImageFolder, DataLoader, albumentations image by
+image, contiguous tensors, float32. Ours reads the decoded cache, in float32 and in the precision that ``auto`` takes
+here. Both run with and without augmentation.
 
     BALANCER_DATA=DIR python benchmarks/classifier_speed.py [--steps 20] [--rounds 3]
 """
@@ -10,6 +10,7 @@ takes on this device. With and without augmentation.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,18 +27,18 @@ from balancer.data.dataset import load_dataset, phantom_folder
 from classifier.models.cnn import SmallCNN
 from classifier.training import trainer
 from classifier.training.inputs import ImageInputs
+from classifier.training.losses import make_loss
 from classifier.training.regimes import REGIMES, Regime
 from classifier.training.training_set import BatchSampler, training_set
 
 
-def ours(config: TrainConfig, regime: Regime, device: torch.device):
+def ours(config: TrainConfig, regime: Regime, device: torch.device) -> Callable[[], None]:
+    """Return a function that makes one training step of the classifier."""
     train = training_set(load_dataset(config.data), regime, None, 0, 0)
     model = SmallCNN(config.data.image_size).to(device).to(memory_format=memory_format(device))
-    optimizer, loss_of = trainer.make_optimizer(config, model), trainer.make_loss(config, regime, train, device)
-    sampler, inputs = (
-        BatchSampler(config, regime, train, 0),
-        ImageInputs(config, regime, train, train.images, 0, device),
-    )
+    optimizer, loss_of = trainer.make_optimizer(config, model), make_loss(config, regime, train, device)
+    sampler = BatchSampler(config, regime, train, 0)
+    inputs = ImageInputs(config, regime, train, train.images, 0, device)
     labels, count = torch.from_numpy(train.labels).to(device), 0
     averaged = exponential_average(model, config.ema_decay) if config.ema_decay else None
 
@@ -53,7 +54,8 @@ def ours(config: TrainConfig, regime: Regime, device: torch.device):
     return step
 
 
-def reference(config: TrainConfig, augment: Augmenter | None, device: torch.device, root: Path):
+def reference(config: TrainConfig, augment: Augmenter | None, device: torch.device, root: Path) -> Callable[[], None]:
+    """Return a function that makes one step of the reference loop."""
     from torchvision.datasets import ImageFolder
 
     size = config.data.image_size
@@ -84,11 +86,11 @@ def reference(config: TrainConfig, augment: Augmenter | None, device: torch.devi
 
 
 def main() -> None:
+    """Print the rates and their ratios."""
     args = arguments(__doc__).parse_args()
     limit_threads()
     device = resolve_device(args.device)
     config = resolve(TrainConfig, {"data": {"path": os.environ.get("BALANCER_DATA")}})
-    assert isinstance(config, TrainConfig)
     root = phantom_folder() if config.data.path == "phantom" else Path(str(config.data.path))
     for name in ("baseline", "augment"):
         regime = REGIMES[name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,17 @@ from balancer.data.images import read_image
 from classifier.evaluation import metrics as evaluation
 from classifier.evaluation.fold_metrics import BinaryMetrics, MulticlassMetrics
 from classifier.evaluation.thresholds import with_temperature
-from classifier.training.checkpoint import Loaded, load_classifier
-from classifier.training.prediction import predict as predict_scores
+from classifier.training.checkpoint import load_classifier
+from classifier.training.prediction import predict
 
 log = logging.getLogger("balancer")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a saved classifier reaches on a fold."""
+    """The metrics of a saved classifier on a fold."""
 
-    checkpoint: Path
+    checkpoint: str
     regime: str
     trial_seed: int
     data: str
@@ -37,52 +37,95 @@ class Evaluation:
     metrics: BinaryMetrics | MulticlassMetrics
 
     def to_json(self) -> dict[str, Any]:
-        """Return the metrics, after what they are of."""
-        source = {"checkpoint": str(self.checkpoint), "regime": self.regime, "trial_seed": self.trial_seed}
-        return {**source, "data": self.data, "fold": self.fold, **self.metrics.to_json()}
+        """Return the metrics, after where they come from."""
+        source = {key: value for key, value in vars(self).items() if key != "metrics"}
+        return {**source, **self.metrics.to_json()}
 
     def describe(self) -> str:
         """Return the metrics as text."""
         return describe(self.metrics, self.regime, self.trial_seed, self.fold)
 
 
+@dataclass(frozen=True)
+class ImagePrediction:
+    """The prediction for one image."""
+
+    file: str
+    label: str
+    probabilities: dict[str, float] | None  # by class; None if there are two classes
+    probability_pneumonia: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the prediction."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+    def describe(self) -> str:
+        """Return the prediction as one line."""
+        shown = self.probabilities or {"PNEUMONIA": self.probability_pneumonia}
+        return f"{self.label:<10} {'  '.join(f'p({c}) = {p:.4f}' for c, p in shown.items())}  {self.file}"
+
+
+@dataclass(frozen=True)
+class FilePredictions:
+    """The predictions for several images."""
+
+    checkpoint: str
+    note: str
+    threshold: float | None  # on calibrated probabilities; None if there are more than two classes
+    rule: str  # how the labels were chosen, in words
+    predictions: list[ImagePrediction]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the predictions and the threshold."""
+        threshold = {} if self.threshold is None else {"threshold": self.threshold}
+        predictions = [prediction.to_json() for prediction in self.predictions]
+        return {"checkpoint": self.checkpoint, "note": self.note, **threshold, "predictions": predictions}
+
+    def describe(self) -> str:
+        """Return a line per image, and how the labels were chosen."""
+        return "\n".join([*(prediction.describe() for prediction in self.predictions), f"{self.rule}; {self.note}"])
+
+
 def evaluate_checkpoint(checkpoint: Path, data: str | None, fold: str, device: str) -> Evaluation:
-    """Evaluate a saved classifier on a fold; warn when the data are not those of the training."""
+    """Evaluate a saved classifier on a fold; warn if the data are not those of the training.
+
+    Raises:
+        BalancerError: if the fold is not the test fold and the split differs from that of the training.
+    """
     where = open_device(device)
-    loaded = load_classifier(checkpoint, where)
-    config = loaded.config.data
-    if data is not None:
-        config = config.model_copy(update={"path": data_path(data)})
-    source = load_dataset(config, require=(fold,))
-    trained_on = loaded.content["data"]
-    if source.fingerprint != trained_on["fingerprint"]:
+    saved = load_classifier(checkpoint, where)
+    path = {} if data is None else {"path": data_path(data)}
+    source = load_dataset(saved.config.data.model_copy(update=path), require=(fold,))
+    if source.fingerprint != saved.fingerprint:
         log.warning("these data are not exactly those of the training: some file differs")
-    if source.split_hash != trained_on["split_hash"]:
-        log.warning(
-            "these data (split %s) are not those of the training (split %s)",
-            source.split_hash,
-            trained_on["split_hash"],
-        )
+    if source.split_hash != saved.split_hash:
+        splits = source.split_hash, saved.split_hash
+        log.warning("these data (split %s) are not those of the training (split %s)", *splits)
         if fold != "test":
             raise BalancerError(
                 f"the {fold} fold here is another than in training and could mix the two; evaluate on --fold test"
             )
-    chosen = source.indices(fold)
-    score = predict_scores(loaded.model, source.images[chosen], loaded.config, where)
-    metrics = evaluation.evaluate(source.labels[chosen], score, loaded.threshold, loaded.temperature)
-    content = loaded.content
-    return Evaluation(checkpoint, content["regime"], content["trial_seed"], source.source, fold, metrics)
+    index = source.indices(fold)
+    score = predict(saved.model, source.images[index], saved.config, where)
+    metrics = evaluation.evaluate(source.labels[index], score, saved.threshold, saved.temperature)
+    return Evaluation(str(checkpoint), saved.regime, saved.trial_seed, source.source, fold, metrics)
 
 
 def describe(metrics: BinaryMetrics | MulticlassMetrics, regime: str, trial_seed: int, fold: str) -> str:
     """Return the metrics of a fold as text."""
-    title = f"{regime}, seed {trial_seed}, {fold} n = {metrics.n}"
+    lines = [f"{regime}, seed {trial_seed}, {fold} n = {metrics.n}"]
     if isinstance(metrics, MulticlassMetrics):
-        return "\n".join([title, *_describe_classes(metrics)])
-    lines = [title, _figures(metrics, evaluation.RANKING)]
-    for threshold, decisions in ((0.5, metrics.at_half), (metrics.threshold, metrics.at_threshold)):
-        lines.append(f"threshold {threshold:.4f}: {_figures(decisions, evaluation.DECISION)}")
-        lines.append("  TN {} FP {} FN {} TP {}".format(*decisions.confusion))
+        decisions, names = metrics.most_likely, TASKS["multiclass"]
+        table = [["truth", *names, "sensitivity"]]
+        for name, row, sensitivity in zip(names, decisions.confusion, decisions.sensitivity, strict=True):
+            table.append([name, *map(str, row), f"{sensitivity:.4f}"])
+        lines.append(_figures(metrics, evaluation.MULTICLASS_RANKING))
+        lines.append(f"most likely class: {_figures(decisions, evaluation.MULTICLASS_DECISION)}")
+        return "\n".join([*lines, *("  " + " ".join(f"{cell:>11}" for cell in row) for row in table)])
+    lines.append(_figures(metrics, evaluation.RANKING))
+    for threshold, at in ((0.5, metrics.at_half), (metrics.threshold, metrics.at_threshold)):
+        lines.append(f"threshold {threshold:.4f}: {_figures(at, evaluation.DECISION)}")
+        lines.append("  TN {} FP {} FN {} TP {}".format(*at.confusion))
     return "\n".join(lines)
 
 
@@ -90,105 +133,60 @@ def _figures(metrics: object, keys: Sequence[str]) -> str:
     return "  ".join(f"{key} {getattr(metrics, key):.4f}" for key in keys)
 
 
-def _describe_classes(metrics: MulticlassMetrics) -> list[str]:
-    decisions, names = metrics.most_likely, TASKS["multiclass"]
-    columns = [["truth", *names, "sensitivity"]]
-    for name, row, sensitivity in zip(names, decisions.confusion, decisions.sensitivity, strict=True):
-        columns.append([name, *map(str, row), f"{sensitivity:.4f}"])
-    return [
-        _figures(metrics, evaluation.MULTICLASS_RANKING),
-        f"most likely class: {_figures(decisions, evaluation.MULTICLASS_DECISION)}",
-        *("  " + " ".join(f"{cell:>11}" for cell in row) for row in columns),
-    ]
-
-
-@dataclass(frozen=True)
-class ImagePrediction:
-    """What a classifier says of one image."""
-
-    file: Path
-    label: str
-    probability_pneumonia: float
-    probabilities: dict[str, float] | None = None  # by class; None where there are two classes
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the prediction."""
-        classes = {} if self.probabilities is None else {"probabilities": self.probabilities}
-        pneumonia = {"probability_pneumonia": self.probability_pneumonia}
-        return {"file": str(self.file), "label": self.label, **classes, **pneumonia}
-
-    def describe(self) -> str:
-        """Return the prediction as one line."""
-        if self.probabilities is None:
-            return f"{self.label:<10} p(PNEUMONIA) = {self.probability_pneumonia:.4f}  {self.file}"
-        return f"{self.label:<10} {'  '.join(f'p({c}) = {p:.4f}' for c, p in self.probabilities.items())}  {self.file}"
-
-
-@dataclass(frozen=True)
-class FilePredictions:
-    """What a classifier says of several images."""
-
-    checkpoint: Path
-    note: str
-    images: list[ImagePrediction]
-    rule: str  # how the labels were chosen
-    threshold: float | None  # None where there are more than two classes
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the predictions and the threshold."""
-        threshold = {} if self.threshold is None else {"threshold": self.threshold}
-        images = [image.to_json() for image in self.images]
-        return {"checkpoint": str(self.checkpoint), "note": self.note, **threshold, "predictions": images}
-
-    def describe(self) -> str:
-        """Return a line per image, and how the labels were chosen."""
-        return "\n".join([*(image.describe() for image in self.images), f"{self.rule}; {self.note}"])
-
-
 def predict_files(checkpoint: Path, images: Sequence[Path], threshold: float | None, device: str) -> FilePredictions:
-    """Predict the label and the probabilities of each image. Three classes need no threshold: the most likely one counts.
+    """Predict the label and the probabilities of each image.
+
+    Args:
+        checkpoint: a model.pt or its folder.
+        images: files, and folders of images.
+        threshold: on calibrated probabilities; None: the threshold chosen on validation.
+        device: the name of the device.
 
     Raises:
-        UsageError: a threshold for three classes.
-        BalancerError: a path is missing or a named image cannot be read; in a folder, unreadable ones are reported
-            and left out unless none is left.
+        UsageError: if a threshold is given and there are more than two classes: the most likely class is the label.
+        BalancerError: if a path is missing, a named file is no image, or no file is readable. Unreadable files in a
+            folder are logged and left out.
     """
     where = open_device(device)
-    loaded = load_classifier(checkpoint, where)
-    task = loaded.config.data.task
-    if threshold is not None and task != "binary":
+    saved = load_classifier(checkpoint, where)
+    classes = TASKS[saved.config.data.task]
+    if threshold is not None and len(classes) > 2:
         raise UsageError(
-            f"{checkpoint} tells {len(TASKS[task])} classes apart by the most likely one; leave out --threshold"
+            f"{checkpoint} has {len(classes)} classes: the most likely is the label; leave out --threshold"
         )
-    files, pixels = _readable(images, loaded)
-    scores = with_temperature(predict_scores(loaded.model, pixels, loaded.config, where), loaded.temperature)
-    note = (
-        "trained on drawings, not X-rays"
-        if loaded.content["data"]["source"] == "phantom"
-        else "for research; not a medical device"
-    )
-    if task != "binary":
-        predictions = [_of_classes(file, row, TASKS[task]) for file, row in zip(files, scores, strict=True)]
-        return FilePredictions(checkpoint, note, predictions, f"the most likely of {len(TASKS[task])} classes", None)
-    chosen = float(with_temperature(np.array([loaded.threshold]), loaded.temperature)[0])
+    files, pixels = _readable(images, saved.config.data.image_size, saved.config.data.resize)
+    scores = with_temperature(predict(saved.model, pixels, saved.config, where), saved.temperature)
+    drawings = saved.data_source == "phantom"
+    note = "trained on drawings, not X-rays" if drawings else "for research; not a medical device"
+    if len(classes) > 2:
+        predictions = [_of_classes(file, score, classes) for file, score in zip(files, scores, strict=True)]
+        return FilePredictions(str(checkpoint), note, None, f"the most likely of {len(classes)} classes", predictions)
+    chosen = float(with_temperature(np.array([saved.threshold]), saved.temperature)[0])
     cut = chosen if threshold is None else threshold
-    predictions = [ImagePrediction(f, CLASSES[int(s >= cut)], float(s)) for f, s in zip(files, scores, strict=True)]
-    source = "chosen on validation" if threshold is None else "given"
-    return FilePredictions(checkpoint, note, predictions, f"threshold {cut:.4f} ({source})", cut)
+    rule = f"threshold {cut:.4f} ({'chosen on validation' if threshold is None else 'given'})"
+    predictions = [
+        ImagePrediction(str(file), CLASSES[int(score >= cut)], None, float(score))
+        for file, score in zip(files, scores, strict=True)
+    ]
+    return FilePredictions(str(checkpoint), note, cut, rule, predictions)
 
 
 def _of_classes(file: Path, score: np.ndarray, classes: Sequence[str]) -> ImagePrediction:
     """Return the most likely class, with the probability of each and of any pneumonia, for a score (C,)."""
     probabilities = dict(zip(classes, score.tolist(), strict=True))
-    return ImagePrediction(file, classes[int(score.argmax())], float(1 - score[0]), probabilities)
+    return ImagePrediction(str(file), classes[int(score.argmax())], probabilities, float(1 - score[0]))
 
 
-def _readable(images: Sequence[Path], loaded: Loaded) -> tuple[list[Path], np.ndarray]:
-    """The files that can be read and their pixels (n, size, size) uint8."""
-    size, resize = loaded.config.data.image_size, loaded.config.data.resize
+def _readable(images: Sequence[Path], size: int, resize: str) -> tuple[list[Path], np.ndarray]:
+    """Return the readable files and their pixels (n, size, size) uint8."""
     files, pixels = [], []
     for path in images:
-        for file in _expand(path):
+        if not path.exists():
+            raise BalancerError(f"{path} does not exist; give an image or a folder of images")
+        found = image_files(path) if path.is_dir() else [path]
+        if not found:
+            raise BalancerError(f"{path} holds no image; expected files such as {' '.join(sorted(SUFFIXES))}")
+        for file in found:
             try:
                 pixels.append(read_image(file, size, resize))
                 files.append(file)
@@ -197,16 +195,5 @@ def _readable(images: Sequence[Path], loaded: Loaded) -> tuple[list[Path], np.nd
                     raise BalancerError(f"{file} is not a readable image ({error})") from error
                 log.warning("left out: %s cannot be read (%s)", file, error)
     if not files:
-        raise BalancerError(
-            f"none of {len(images)} path(s) gave a readable image; give PNG or JPEG files or a folder of them"
-        )
+        raise BalancerError(f"none of {len(images)} path(s) gave a readable image; give PNG or JPEG files, or a folder")
     return files, np.stack(pixels)
-
-
-def _expand(path: Path) -> list[Path]:
-    if not path.exists():
-        raise BalancerError(f"{path} does not exist; give an image or a folder of images")
-    files = image_files(path) if path.is_dir() else [path]
-    if not files:
-        raise BalancerError(f"{path} holds no image; expected files such as {' '.join(sorted(SUFFIXES))}")
-    return files

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import torch
 from torch import nn
@@ -19,6 +19,21 @@ from classifier.training.regimes import Regime
 from classifier.training.trainer import TrainResult
 
 FORMAT = 3  # to be raised when the content changes
+
+
+@dataclass(frozen=True)
+class SavedClassifier:
+    """A classifier read from disk, with the origin of its training data."""
+
+    model: nn.Module
+    config: ClassifierConfig
+    temperature: float
+    threshold: float  # on probabilities without the temperature
+    regime: str
+    trial_seed: int
+    data_source: str
+    split_hash: str
+    fingerprint: str  # of the data
 
 
 def save_classifier(
@@ -41,22 +56,11 @@ def save_classifier(
     torch.save(content, handle)
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A classifier read from disk."""
-
-    model: nn.Module
-    config: ClassifierConfig
-    temperature: float
-    threshold: float
-    content: dict[str, Any]
-
-
-def load_classifier(path: Path, device: torch.device) -> Loaded:
-    """Read a classifier checkpoint, as tensors and plain values only.
+def load_classifier(path: Path, device: torch.device) -> SavedClassifier:
+    """Read a checkpoint, ``path`` or its ``model.pt``, as tensors and plain values only.
 
     Raises:
-        BalancerError: missing, damaged, or not such a checkpoint.
+        BalancerError: if it is missing, damaged or no classifier checkpoint.
     """
     path = path / "model.pt" if path.is_dir() else path
     try:
@@ -75,11 +79,21 @@ def load_classifier(path: Path, device: torch.device) -> Loaded:
         )
     try:
         config = validate(ClassifierConfig, content["config"])
-        # The weights file may be gone; the normalisation that it went with is kept.
-        alone = {"weights": "none", "normalisation": config.input_normalisation}
-        model = build_model(config.model_copy(update=alone)).to(device)
+        # The weights file may be gone; its normalisation stays.
+        standalone = {"weights": "none", "normalisation": config.input_normalisation}
+        model = build_model(config.model_copy(update=standalone)).to(device)
         model.load_state_dict(content["state"])
     except (UsageError, RuntimeError) as error:
         raise BalancerError(f"{path} does not fit its own settings ({str(error).splitlines()[0]})") from error
-    model = model.to(memory_format=memory_format(device)).eval()
-    return Loaded(model, config, float(content["temperature"]), float(content["threshold"]), content)
+    data = content["data"]
+    return SavedClassifier(
+        model=model.to(memory_format=memory_format(device)).eval(),
+        config=config,
+        temperature=float(content["temperature"]),
+        threshold=float(content["threshold"]),
+        regime=content["regime"],
+        trial_seed=content["trial_seed"],
+        data_source=data["source"],
+        split_hash=data["split_hash"],
+        fingerprint=data["fingerprint"],
+    )
