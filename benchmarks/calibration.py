@@ -1,11 +1,13 @@
-"""Are the intervals of an ablation right? Simulated studies whose true effects are known in closed form.
+"""Check the intervals of an ablation on simulated studies, whose true effects are known in closed form.
 
-Scores are Gaussian: a separation of the classes, plus what makes an image hard for every classifier, for one regime, for one synthetic
-set and for one training; half of each is shared by a patient's images. The separation varies with the trial seed (alike for
-all regimes, and by regime), the GAN seed and both together, so that the expected AUROC is a normal probability. Images
-and patients are as many as in the official test set. Every study goes through classifier.analysis.statistics as an ablation's does.
+Scores are Gaussian: a separation of the classes, plus what makes an image hard. An image can be hard for every
+classifier, for one regime, for one synthetic set, or for one training; a patient's images share half of each. The
+separation varies with the trial seed (alike for all regimes, and by regime), with the GAN seed, and with both together.
+So the expected AUROC is a normal probability. Images and patients are as many as in the official test set. Every study
+goes through classifier.analysis.statistics, like the trials of an ablation.
 
-    python benchmarks/calibration.py [--studies 2000] [--resamples 100] [--trial-seeds 5] [--gan-seeds 1,3] [--scenarios ...]
+    python benchmarks/calibration.py [--studies 2000] [--resamples 100] [--trial-seeds 5] [--gan-seeds 1,3] [--scenarios
+    ...]
 """
 
 from __future__ import annotations
@@ -46,13 +48,13 @@ TESTS = (None, len(FAMILY))  # an unadjusted test, and Holm's first step
 class Scenario:
     """Shares of a score's variance, then standard deviations of the AUROC from training to training."""
 
-    of_regime: float  # what makes an image hard for one regime
-    of_set: float  # ... for one synthetic set
-    of_training: float  # ... for one training: averages out over seeds
-    trial: float  # a trial seed's effect on all regimes: cancels in contrasts
-    trial_own: float  # ... on one regime
-    gan: float  # a GAN seed's effect
-    gan_trial: float  # ... that differs between trial seeds
+    of_regime: float  # share: an image is hard for one regime
+    of_set: float  # share: an image is hard for one synthetic set
+    of_training: float  # share: an image is hard for one training; averages out over seeds
+    trial: float  # SD: effect of a trial seed on all regimes; cancels in contrasts
+    trial_own: float  # SD: effect of a trial seed on one regime
+    gan: float  # SD: effect of a GAN seed
+    gan_trial: float  # SD: effect of a GAN seed that differs between trial seeds
 
 
 SCENARIOS = {
@@ -66,16 +68,16 @@ SCENARIOS = {
 
 @dataclass(frozen=True)
 class Study:
-    """What one ablation would see, and what it would have to find."""
+    """The scores of one simulated ablation, and the true AUROCs."""
 
     y_true: Array  # (n,)
     patient: Array  # (n,)
     scores: dict[str, Array]  # regime -> (K, G or 1, n)
-    truth: dict[str, float]  # regime -> expected AUROC; given the synthetic sets where those count as fixed
+    truth: dict[str, float]  # regime -> expected AUROC; conditional on the synthetic sets where these count as fixed
 
 
 def layout() -> tuple[Array, Array]:
-    """Class and patient (n,) of every test image."""
+    """Return class and patient (n,) of every test image."""
     labels, sizes = [], []
     for label, patients in enumerate(PATIENTS_WITH):
         for size, count in patients.items():
@@ -85,7 +87,7 @@ def layout() -> tuple[Array, Array]:
 
 
 def draw(scenario: Scenario, regimes: Iterable[str], k: int, g: int, shift: Mapping[str, float], seed: int) -> Study:
-    """One study of ``k`` trial seeds and ``g`` GAN seeds; ``shift`` adds to the AUROC of .95 that all regimes have."""
+    """Simulate a study of ``k`` trial seeds and ``g`` GAN seeds; ``shift`` adds to the AUROC of .95 of a regime."""
     rng = np.random.default_rng(seed)
     y_true, patient = layout()
     sd = {f.name: getattr(scenario, f.name) / SLOPE for f in fields(scenario)}
@@ -108,14 +110,14 @@ def draw(scenario: Scenario, regimes: Iterable[str], k: int, g: int, shift: Mapp
         parts = (noise(1, 1), noise(1, sets), noise(k, sets))
         difficulty = (1 - sum(shares)) ** 0.5 * shared + sum(s**0.5 * p for s, p in zip(shares, parts, strict=True))
         scores[regime] = (centre + trial + gan + own)[..., None] * y_true + difficulty
-        given = stats.norm.cdf((centre + gan) / (2 + of_seeds) ** 0.5).mean()
+        conditional = stats.norm.cdf((centre + gan) / (2 + of_seeds) ** 0.5).mean()
         fixed = sets < statistics.FEWEST_GAN_SEEDS
-        truth[regime] = float(given if fixed else stats.norm.cdf(expected))
+        truth[regime] = float(conditional if fixed else stats.norm.cdf(expected))
     return Study(y_true, patient, scores, truth)
 
 
 def aurocs(study: Study, resamples: int, seed: int) -> dict[str, Array]:
-    """AUROC (1 + resamples, K, G) of each regime, for the same resamples of patients."""
+    """Return the AUROC (1 + resamples, K, G) of each regime, for the same resamples of patients."""
     weights = patient_weights(study.y_true, study.patient, resamples, seed)
     found = {}
     for regime, scores in study.scores.items():
@@ -125,7 +127,7 @@ def aurocs(study: Study, resamples: int, seed: int) -> dict[str, Array]:
 
 
 def estimates(values: Mapping[str, Array], contrasts: Mapping[str, Mapping[str, float]]) -> dict[str, Estimate]:
-    """Each contrast as an ablation would estimate it."""
+    """Estimate each contrast as an ablation does."""
     return {
         name: statistics.crossed_estimate(np.asarray(sum(c * values[r] for r, c in contrast.items())), FEWEST_PATIENTS)
         for name, contrast in contrasts.items()
@@ -133,21 +135,21 @@ def estimates(values: Mapping[str, Array], contrasts: Mapping[str, Mapping[str, 
 
 
 def expected(truth: Mapping[str, float], contrast: Mapping[str, float]) -> float:
-    """The true value of a contrast."""
+    """Return the true value of a contrast."""
     return sum(c * truth[regime] for regime, c in contrast.items())
 
 
 @dataclass(frozen=True)
-class Found:
-    """Shares of studies, and the effect that they say they could find."""
+class Calibration:
+    """Shares of studies, and the minimal detectable effect that the studies state."""
 
-    covered: dict[str, float]  # by contrast, and of the baseline's own AUROC: the 95 % interval held the truth
-    rejected: float  # Holm called at least one true null of the confirmatory family wrong
+    covered: dict[str, float]  # by contrast, and of the baseline's own AUROC: the 95 % interval holds the truth
+    rejected: float  # Holm rejects at least one true null of the confirmatory family
     detectable: dict[int | None, float]  # of PLANTED, by size of the family; root mean square over studies
 
 
-def check_intervals(scenario: Scenario, k: int, g: int, studies: int, resamples: int) -> Found:
-    """Many studies without any planted effect; a synthetic set's own, where it is fixed, is part of the truth."""
+def check_intervals(scenario: Scenario, k: int, g: int, studies: int, resamples: int) -> Calibration:
+    """Simulate many studies without a planted effect; the effect of a fixed synthetic set is part of the truth."""
     covered: dict[str, list[bool]] = {name: [] for name in (*CONTRASTS, OWN)}
     rejected, effects = [], {family: [] for family in TESTS}
     with progress.bar(studies, f"{g} GAN seed(s)", "study") as bar:
@@ -167,7 +169,7 @@ def check_intervals(scenario: Scenario, k: int, g: int, studies: int, resamples:
             for family in TESTS:
                 effects[family].append(statistics.detectable_effect(found[PLANTED], family))
             bar.update()
-    return Found(
+    return Calibration(
         {name: float(np.mean(held)) for name, held in covered.items()},
         float(np.mean(rejected)),
         {family: float(np.mean(np.square(found))) ** 0.5 for family, found in effects.items()},
@@ -177,7 +179,7 @@ def check_intervals(scenario: Scenario, k: int, g: int, studies: int, resamples:
 def check_power(
     scenario: Scenario, effect: float, family: int | None, k: int, g: int, studies: int, resamples: int
 ) -> float:
-    """How often a planted effect of gan over baseline is found. A fixed synthetic set has exactly that effect."""
+    """Return how often a planted effect of gan over baseline is detected; a fixed set has exactly this effect."""
     if g < statistics.FEWEST_GAN_SEEDS:
         scenario = replace(scenario, gan=0)
     up = min(effect / 2, 0.02)  # there is little room above .95
@@ -192,6 +194,7 @@ def check_power(
 
 
 def main() -> None:
+    """Print coverage, family error and power of each scenario as a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=2000, help="per scenario and number of GAN seeds")
     parser.add_argument(

@@ -1,7 +1,7 @@
-"""What gives synthetic images away to a CNN on the pixels? The two-sample test again after both sides are altered alike.
+"""Find what gives synthetic images away to a CNN on pixels: test again after altering both sides alike.
 
-An alteration that hides the tell-tale takes the AUROC to that of real against real. Against validation images of the class, at equal
-counts; real training images of other patients are the control.
+An alteration that hides the tell-tale takes the AUROC to that of real against real. Synthetic images face as many
+validation images of the class. Real training images of other patients are the control.
 
     BALANCER_DATA=DIR python benchmarks/give_aways.py GAN_RUN [--only noise,blur]
 """
@@ -43,6 +43,7 @@ ALTERATIONS: dict[str, tuple[str, Callable[[Array], Array]]] = {
 
 
 def main() -> None:
+    """Print the AUROC under each alteration as a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("gan_run", type=Path)
     parser.add_argument("--only", default=",".join(ALTERATIONS), help="alterations, parted by commas")
@@ -63,9 +64,9 @@ def main() -> None:
             np.clip(np.rint(alter(x.astype(float))), 0, 255).astype(np.uint8)
             for x in (data.images[val], fake, data.images[other])
         )
-        told = pixel_two_sample(real, synthetic, groups, device, 0)
-        floor = pixel_two_sample(real, control, groups, device, 0, other_groups=other_groups)
-        cells = (f"{t.auroc:.3f} [{t.low:.3f}, {t.high:.3f}]" for t in (told, floor))
+        separation = pixel_two_sample(real, synthetic, groups, device, 0)
+        real_baseline = pixel_two_sample(real, control, groups, device, 0, other_groups=other_groups)
+        cells = (f"{t.auroc:.3f} [{t.low:.3f}, {t.high:.3f}]" for t in (separation, real_baseline))
         print(f"| {label} | {' | '.join(cells)} |", flush=True)
 
 

@@ -1,10 +1,11 @@
-"""GAN recipes side by side: the paper's DCGAN, then one ingredient at a time, at equal steps, batch and widths.
+"""Compare GAN recipes: the paper's DCGAN, then one ingredient at a time, at equal steps, batch and widths.
 
-Every run is an ordinary `balancer gan-train`, and its figures are those of an ordinary `balancer synthesize`: against validation
-images of the class, which neither the generator nor the choice of a snapshot has seen, and against half the training fold. What is
-finished is not run again.
+Every run is an ordinary `balancer gan-train`, measured by an ordinary `balancer synthesize`. The images are compared
+with half the training fold and with validation images of the class, which neither the generator nor the choice of a
+snapshot has seen. Finished runs are not repeated.
 
-    BALANCER_DATA=DIR python benchmarks/recipes.py --steps 2500 --seeds 0,1 --out runs/recipes [--only dcgan,r1] [--set KEY=VALUE] [--table]
+    BALANCER_DATA=DIR python benchmarks/recipes.py --steps 2500 --seeds 0,1 --out runs/recipes [--only dcgan,r1] [--set
+    KEY=VALUE] [--table]
 """
 
 from __future__ import annotations
@@ -68,14 +69,15 @@ IMAGES = 600  # a little more than half the training fold's images of the class,
 
 
 def run(command: str, out: Path, *arguments: str) -> None:
-    """A command of the product: anew, or going on with what is there, which it refuses if that has other settings."""
+    """Run a command, or resume the run that is there; a run with other settings is refused."""
     begun = (out / "config.yaml").exists()
     balancer([command, *arguments, "--resume" if begun else "--out", str(out)], standalone_mode=False)
 
 
 def train(out: Path, recipe: str, seed: int, steps: int, settings: list[str]) -> None:
-    said = [part for setting in [*settings, *RECIPES[recipe][1]] for part in ("--set", setting)]
-    run("gan-train", out, "--seed", str(seed), "--steps", str(steps), *said)
+    """Train one recipe with one seed."""
+    options = [part for setting in [*settings, *RECIPES[recipe][1]] for part in ("--set", setting)]
+    run("gan-train", out, "--seed", str(seed), "--steps", str(steps), *options)
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def figures(measured: Measured, real_baseline: bool = False) -> dict[str, str]:
 
 
 def table(out: Path, recipes: list[str], seeds: list[int]) -> None:
-    """A row a recipe, a value a seed in each cell; the first row is what real images reach."""
+    """Print one row per recipe with one value per seed in each cell; the first row is real against real."""
     begun = False
     for recipe in recipes:
         trained = [out / f"{recipe}-{seed}" for seed in seeds]
@@ -130,12 +132,14 @@ def table(out: Path, recipes: list[str], seeds: list[int]) -> None:
             print_row(RECIPES[recipe][0], [figures(report) for report in reports])
 
 
-def print_row(label: str, found: list[dict[str, str]]) -> None:
-    cells = [" ".join(f[column] for f in found) for column in found[0]]
-    print(f"| {label} | {len(found)} | {' | '.join(cells)} |", flush=True)
+def print_row(label: str, per_seed: list[dict[str, str]]) -> None:
+    """Print a row of the Markdown table."""
+    cells = [" ".join(columns[column] for columns in per_seed) for column in per_seed[0]]
+    print(f"| {label} | {len(per_seed)} | {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
+    """Train the recipes that are missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--seeds", default="0")

@@ -13,7 +13,7 @@ from balancer.core.device import describe_device, synchronize
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
-    """The options of every benchmark."""
+    """Return the parser with the options of every benchmark."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--steps", type=int, default=20, help="steps per round")
@@ -37,8 +37,8 @@ def compare(
                 step()
             synchronize(device)
             seconds[name].append((time.perf_counter() - begin) / args.steps)
-    for name, found in seconds.items():
-        per_step = statistics.median(found)
+    for name, of_rounds in seconds.items():
+        per_step = statistics.median(of_rounds)
         print(f"{name:<10} {1 / per_step:8.2f} steps/s {batch_size / per_step:9.1f} images/s")
     ratios = [r / o for r, o in zip(seconds["reference"], seconds["ours"], strict=True)]
     spread = f"{min(ratios):.2f} to {max(ratios):.2f} over {args.rounds} rounds"

@@ -81,8 +81,8 @@ def test_against_the_layers_written_out() -> None:
         ]
         x = np.where(y > 0, y, 0.1 * y)
     expected = values["layers.13.weight"] @ x.reshape(-1) + values["layers.13.bias"]
-    found = net(torch.from_numpy(image)[None, None])[0].numpy()
-    np.testing.assert_allclose(found, expected, atol=1e-3)
+    result = net(torch.from_numpy(image)[None, None])[0].numpy()
+    np.testing.assert_allclose(result, expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (64, 64), (148, 148), (40, 96)])
@@ -218,8 +218,8 @@ def test_vicreg_against_its_definition() -> None:
                     if i != j:
                         cross += (sum((row[i] - mean[i]) * (row[j] - mean[j]) for row in inside) / (n - 1)) ** 2
             expected += (25 * spread + 1 * cross / d) / 4
-    found = train_chest_features.vicreg(torch.from_numpy(first), torch.from_numpy(second), torch.from_numpy(labels))
-    assert found.item() == pytest.approx(expected)
+    result = train_chest_features.vicreg(torch.from_numpy(first), torch.from_numpy(second), torch.from_numpy(labels))
+    assert result.item() == pytest.approx(expected)
 
 
 def test_vicreg_sees_collapse_within_a_class() -> None:
@@ -243,9 +243,9 @@ def test_blur_against_scipy(sigma: float) -> None:
     expected = scipy.ndimage.gaussian_filter(
         images.numpy().astype(np.float64), (0, 0, sigma, sigma), mode="mirror", truncate=8
     )
-    found = train_chest_features.blur(images, torch.tensor([sigma, 0.0, sigma])).numpy()
-    np.testing.assert_allclose(found[[0, 2]], expected[[0, 2]], atol=4e-3)
-    np.testing.assert_allclose(found[1], images[1].numpy(), atol=1e-5)
+    result = train_chest_features.blur(images, torch.tensor([sigma, 0.0, sigma])).numpy()
+    np.testing.assert_allclose(result[[0, 2]], expected[[0, 2]], atol=4e-3)
+    np.testing.assert_allclose(result[1], images[1].numpy(), atol=1e-5)
 
 
 def still(n: int) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Every weighted metric against scikit-learn's ``sample_weight``, ties included, and against images that are repeated."""
+"""Every weighted metric against scikit-learn's ``sample_weight``, ties included, and against repeated images."""
 
 from collections.abc import Callable
 
@@ -28,7 +28,7 @@ THRESHOLDS = np.array([0.0, 0.3, 0.5, 1.0])
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[Array, Array, Array]:
-    """Labels with both classes, scores of few levels, and four rows of whole weights that leave some of each class."""
+    """Draw labels of both classes, scores of few levels, and four rows of whole weights that keep both classes."""
     n, levels = draw(st.integers(4, 25)), draw(st.integers(1, 12))
     rng = np.random.default_rng(draw(st.integers(0, 2**31)))
     y_true = rng.permutation(np.arange(n) % 2)
@@ -38,7 +38,7 @@ def cases(draw: st.DrawFn) -> tuple[Array, Array, Array]:
 
 
 def all_metrics(y_true: Array, y_score: Array, weights: Array) -> dict[str, Array]:
-    """Every metric of the module that is a number, (b,) each; decisions at .5."""
+    """Return every metric of the module that is a number, (b,) each; decisions at .5."""
     sensitivity, specificity = threshold_sweep(y_true, y_score, THRESHOLDS, weights)
     swept = {f"sensitivity at {t}": sensitivity[:, i] for i, t in enumerate(THRESHOLDS)}
     return {
@@ -52,7 +52,7 @@ def all_metrics(y_true: Array, y_score: Array, weights: Array) -> dict[str, Arra
 
 
 def of_sklearn(y_true: Array, y_score: Array, weight: Array) -> dict[str, float]:
-    """The same by scikit-learn, but for the calibration error, which it does not have."""
+    """Return the metrics by scikit-learn, which has no calibration error."""
     decided, options = (y_score >= 0.5).astype(int), {"sample_weight": weight, "zero_division": 0}
     return {
         "auroc": metrics.roc_auc_score(y_true, y_score, sample_weight=weight),

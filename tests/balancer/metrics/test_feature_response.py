@@ -22,9 +22,9 @@ def real(real_data: Path) -> Dataset:
 
 @pytest.mark.realdata
 def test_distances_rise_with_every_step_of_every_degradation(real: Dataset) -> None:
-    found = feature_response.responses(chest_xray(torch.device("cpu")), real)
-    assert found.keys() == feature_response.DEGRADATIONS.keys()
-    for name, response in found.items():
+    result = feature_response.responses(chest_xray(torch.device("cpu")), real)
+    assert result.keys() == feature_response.DEGRADATIONS.keys()
+    for name, response in result.items():
         frechet, kid = response.frechet, response.kid
         assert (np.diff(frechet) > 0).all(), (name, frechet)
         assert frechet[-1] > 3 * frechet[0], (name, frechet)

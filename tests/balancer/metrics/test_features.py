@@ -34,7 +34,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty torch hub cache; a download fails as it does offline."""
+    """Make an empty torch hub cache; a download fails as it does offline."""
 
     def offline(*_args: object, **_kwargs: object) -> None:
         raise BalancerError("no route")

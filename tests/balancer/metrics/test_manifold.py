@@ -32,17 +32,17 @@ def by_loops(real: np.ndarray, fake: np.ndarray, k: int) -> tuple[float, float, 
 def test_against_loops(seed: int, n: int, m: int, shift: float) -> None:
     rng = np.random.default_rng(seed)
     real, fake = rng.normal(size=(n, 3)), rng.normal(size=(m, 3)) + shift
-    found = manifold_overlap(real, fake, k=3)
+    result = manifold_overlap(real, fake, k=3)
     expected = by_loops(real, fake, 3)
-    assert (found.precision, found.recall, found.density, found.coverage) == pytest.approx(expected)
+    assert (result.precision, result.recall, result.density, result.coverage) == pytest.approx(expected)
 
 
 def test_one_distribution_gives_the_expected_values() -> None:
     """Naeem et al.: for equal distributions density is 1 on average and coverage 1 - (1/2)^k for many images."""
     rng = np.random.default_rng(0)
-    found = [manifold_overlap(rng.normal(size=(1500, 8)), rng.normal(size=(1500, 8))) for _ in range(3)]
-    assert np.mean([f.density for f in found]) == pytest.approx(1, abs=0.03)
-    assert np.mean([f.coverage for f in found]) == pytest.approx(1 - 0.5**5, abs=0.01)
+    result = [manifold_overlap(rng.normal(size=(1500, 8)), rng.normal(size=(1500, 8))) for _ in range(3)]
+    assert np.mean([f.density for f in result]) == pytest.approx(1, abs=0.03)
+    assert np.mean([f.coverage for f in result]) == pytest.approx(1 - 0.5**5, abs=0.01)
 
 
 def test_what_each_figure_catches() -> None:

@@ -84,12 +84,12 @@ CORRUPTIONS = {"blurred": blurred, "jpeg": jpeg, "noisy": noisy, "paler": paler,
 def test_exact_copies(drawings: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     train, held_out, fake = drawings
     fake = np.concatenate([fake[:114], train[10:16]])  # 5 %
-    found = memorization(train, fake, held_out)
-    assert (found.exact_copies, found.near_copies, found.status) == (6, 0, "copies")
-    assert found.verdict == "6 exact copies of training images among 120 synthetic images: do not use them."
-    assert found.closest[:6] == tuple((114 + i, 10 + i, 0.0) for i in range(6))
-    assert len({i for i, _, _ in found.closest}) == len(found.closest) == PAIRS, "as many as are shown"
-    assert (found.n_train, found.n_held_out, found.n_fake, found.n_baseline) == (150, 60, 120, 60)
+    result = memorization(train, fake, held_out)
+    assert (result.exact_copies, result.near_copies, result.status) == (6, 0, "copies")
+    assert result.verdict == "6 exact copies of training images among 120 synthetic images: do not use them."
+    assert result.closest[:6] == tuple((114 + i, 10 + i, 0.0) for i in range(6))
+    assert len({i for i, _, _ in result.closest}) == len(result.closest) == PAIRS, "as many as are shown"
+    assert (result.n_train, result.n_held_out, result.n_fake, result.n_baseline) == (150, 60, 120, 60)
 
 
 @pytest.mark.parametrize("corrupt", CORRUPTIONS.values(), ids=CORRUPTIONS)
@@ -99,11 +99,11 @@ def test_near_copies(
     """Drawings are more alike than X-rays, so a few corrupted copies may pass; on X-rays below none does."""
     train, held_out, fake = drawings
     assert memorization(train, fake, held_out).near_copies == 0
-    found = memorization(train, np.concatenate([fake, corrupt(train[:60])]), held_out)
-    assert found.exact_copies == 0
-    assert 54 <= found.near_copies <= 60
-    assert found.status == "copies"
-    assert "look at the closest pairs" in found.verdict
+    result = memorization(train, np.concatenate([fake, corrupt(train[:60])]), held_out)
+    assert result.exact_copies == 0
+    assert 54 <= result.near_copies <= 60
+    assert result.status == "copies"
+    assert "look at the closest pairs" in result.verdict
 
 
 def test_the_hash_finds_what_the_pixels_do_not(
@@ -118,29 +118,29 @@ def test_the_hash_finds_what_the_pixels_do_not(
 
 def test_one_copy_is_told_in_the_singular(drawings: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     train, held_out, fake = drawings
-    found = memorization(train, np.concatenate([fake, jpeg(train[:1])]), held_out)
-    assert found.verdict.startswith("1 near copy of a training image among 121 synthetic images: look")
-    found = memorization(train, np.concatenate([fake, jpeg(train[:1]), train[5:7]]), held_out)
-    assert found.verdict.startswith("2 exact and 1 near copies of training images among 123 synthetic images: do not")
+    result = memorization(train, np.concatenate([fake, jpeg(train[:1])]), held_out)
+    assert result.verdict.startswith("1 near copy of a training image among 121 synthetic images: look")
+    result = memorization(train, np.concatenate([fake, jpeg(train[:1]), train[5:7]]), held_out)
+    assert result.verdict.startswith("2 exact and 1 near copies of training images among 123 synthetic images: do not")
 
 
 def test_copies_of_each_other(drawings: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     train, held_out, fake = drawings
-    found = memorization(train, np.concatenate([fake, fake[:3], fake[:1], jpeg(fake[7:9])]), held_out)
-    assert found.duplicates_within == 3 + 3 + 1 + 2 + 2
+    result = memorization(train, np.concatenate([fake, fake[:3], fake[:1], jpeg(fake[7:9])]), held_out)
+    assert result.duplicates_within == 3 + 3 + 1 + 2 + 2
     assert memorization(train, fake, held_out).duplicates_within == 0
-    assert found.status == "none"  # a collapsed generator is not a copying one
+    assert result.status == "none"  # a collapsed generator is not a copying one
 
 
 def test_a_generator_that_half_remembers() -> None:
-    """Synthetic images that correlate .55 with a training image are no near copies, but give the training images away."""
+    """Synthetic images that correlate .55 with a training image are no near copies, but reveal the training images."""
     train, held_out = fields(60, 0), images(40, 1)
     fake = quantised(128 + 40 * (0.55 * train + 0.835 * fields(60, 2)))
-    found = memorization(quantised(128 + 40 * train), fake, held_out)
-    assert (found.exact_copies, found.near_copies, found.status) == (0, 0, "closer")
-    assert min(found.nearer_probability, found.membership_auroc) > 0.75
-    assert "may have memorised" in found.verdict
-    assert "p < .001" in found.verdict
+    result = memorization(quantised(128 + 40 * train), fake, held_out)
+    assert (result.exact_copies, result.near_copies, result.status) == (0, 0, "closer")
+    assert min(result.nearer_probability, result.membership_auroc) > 0.75
+    assert "may have memorised" in result.verdict
+    assert "p < .001" in result.verdict
     alone = memorization(quantised(128 + 40 * train), fake)
     assert (alone.baseline, alone.n_held_out, alone.n_baseline, alone.status) == ("training", 0, 60, "closer")
     assert alone.membership_auroc is alone.membership_p is None
@@ -154,22 +154,22 @@ def test_a_generator_of_typical_images_has_not_copied() -> None:
         quantised(128 + 30 * (common + variety * fields(n, seed)))
         for n, variety, seed in ((100, 0.6, 1), (80, 0.6, 2), (100, 0.3, 3))
     )
-    found = memorization(train, fake, held_out)
-    assert found.nearer_p < 1e-6
-    assert found.membership_p > 0.05
-    assert found.status == "none"
-    assert "typical rather than copied" in found.verdict
+    result = memorization(train, fake, held_out)
+    assert result.nearer_p < 1e-6
+    assert result.membership_p > 0.05
+    assert result.status == "none"
+    assert "typical rather than copied" in result.verdict
     assert "held-out images would tell" in memorization(train, fake).verdict
 
 
 @pytest.mark.parametrize("studies", [40, pytest.param(100, marks=pytest.mark.nightly)])
 def test_p_values_are_uniform_where_nothing_was_copied(studies: int) -> None:
-    found = [memorization(images(16, 0, i), images(20, 1, i), images(16, 2, i)) for i in range(studies)]
-    assert kstest([f.nearer_p for f in found], "uniform").pvalue > 0.05
-    assert kstest([f.membership_p for f in found], "uniform").pvalue > 0.05
-    assert np.mean([f.nearer_probability for f in found]) == pytest.approx(0.5, abs=0.02)
-    assert sum(f.status != "none" for f in found) <= 4  # 1 expected at ALPHA = .01
-    assert sum(f.near_copies + f.exact_copies for f in found) == 0
+    result = [memorization(images(16, 0, i), images(20, 1, i), images(16, 2, i)) for i in range(studies)]
+    assert kstest([f.nearer_p for f in result], "uniform").pvalue > 0.05
+    assert kstest([f.membership_p for f in result], "uniform").pvalue > 0.05
+    assert np.mean([f.nearer_probability for f in result]) == pytest.approx(0.5, abs=0.02)
+    assert sum(f.status != "none" for f in result) <= 4  # 1 expected at ALPHA = .01
+    assert sum(f.near_copies + f.exact_copies for f in result) == 0
 
 
 def distance_by_loops(query: np.ndarray, target: np.ndarray) -> float:
@@ -188,22 +188,22 @@ def distance_by_loops(query: np.ndarray, target: np.ndarray) -> float:
 def test_against_loops() -> None:
     train, fake, held_out = images(7, 0), images(9, 1), images(6, 2)
     fake[3] = paler(shifted(train[4:5]))[0]
-    found = memorization(train, fake, held_out, pairs=3)
+    result = memorization(train, fake, held_out, pairs=3)
     to_train = np.array([[distance_by_loops(f, t) for t in train] for f in fake])
     to_held = np.array([[distance_by_loops(f, h) for h in held_out] for f in fake])
     baseline = [min(distance_by_loops(h, t) for t in train) for h in held_out]
     nearest = to_train.min(axis=1)
     order = np.argsort(nearest)[:3]
-    assert [(f, t) for f, t, _ in found.closest] == [(f, to_train[f].argmin()) for f in order]
-    assert [d for _, _, d in found.closest] == pytest.approx(nearest[order].tolist(), abs=4e-3)  # float32
-    assert found.median_fake == pytest.approx(np.median(nearest), abs=1e-5)
-    assert found.median_baseline == pytest.approx(np.median(baseline), abs=1e-5)
-    assert found.nearer_probability == pytest.approx(np.mean([[f < h for h in baseline] for f in nearest]))
-    assert found.nearer_p == mannwhitneyu(nearest, baseline, alternative="less").pvalue
+    assert [(f, t) for f, t, _ in result.closest] == [(f, to_train[f].argmin()) for f in order]
+    assert [d for _, _, d in result.closest] == pytest.approx(nearest[order].tolist(), abs=4e-3)  # float32
+    assert result.median_fake == pytest.approx(np.median(nearest), abs=1e-5)
+    assert result.median_baseline == pytest.approx(np.median(baseline), abs=1e-5)
+    assert result.nearer_probability == pytest.approx(np.mean([[f < h for h in baseline] for f in nearest]))
+    assert result.nearer_p == mannwhitneyu(nearest, baseline, alternative="less").pvalue
     patients = to_train.min(axis=0), to_held.min(axis=0)
-    assert found.membership_auroc == pytest.approx(np.mean([[t < h for h in patients[1]] for t in patients[0]]))
-    assert found.membership_p == mannwhitneyu(*patients, alternative="less").pvalue
-    assert found.near_copies == 1
+    assert result.membership_auroc == pytest.approx(np.mean([[t < h for h in patients[1]] for t in patients[0]]))
+    assert result.membership_p == mannwhitneyu(*patients, alternative="less").pvalue
+    assert result.near_copies == 1
 
 
 def test_nothing_depends_on_how_many_are_compared_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,8 +237,8 @@ def test_any_size(side: int) -> None:
     train, fake = images(30, 0, side=side), images(20, 1, side=side)
     fake[:4] = noisy(train[:4])
     fake[4] = train[9]
-    found = memorization(train, fake, images(20, 2, side=side))
-    assert (found.exact_copies, found.near_copies) == (1, 4)
+    result = memorization(train, fake, images(20, 2, side=side))
+    assert (result.exact_copies, result.near_copies) == (1, 4)
 
 
 def test_images_need_not_be_square() -> None:
@@ -273,18 +273,18 @@ def test_a_handful_of_duplicates_does_not_move_the_threshold(
     train, held_out, fake = drawings
     planted = np.concatenate([fake, noisy(train[:20])])
     clean = memorization(train, planted, held_out)
-    found = memorization(np.concatenate([train, train[:15]]), planted, np.concatenate([held_out, train[30:35]]))
-    assert found.near_threshold == pytest.approx(clean.near_threshold, rel=0.03)
-    assert found.near_copies == clean.near_copies == 20
+    result = memorization(np.concatenate([train, train[:15]]), planted, np.concatenate([held_out, train[30:35]]))
+    assert result.near_threshold == pytest.approx(clean.near_threshold, rel=0.03)
+    assert result.near_copies == clean.near_copies == 20
 
 
 def test_blank_images_are_defined() -> None:
     train, held_out, fake = images(20, 0), images(20, 1), images(20, 2)
     grey = np.full((3, 64, 64), 90, np.uint8)
     grey[0, 30, 30] += 1  # a speck that standardising must not blow up
-    found = memorization(train, np.concatenate([fake, grey]), held_out)
-    assert (found.near_copies, found.duplicates_within, found.status) == (0, 3, "none")
-    assert np.isfinite([found.nearer_probability, found.nearer_p, found.membership_auroc, found.membership_p]).all()
+    result = memorization(train, np.concatenate([fake, grey]), held_out)
+    assert (result.near_copies, result.duplicates_within, result.status) == (0, 3, "none")
+    assert np.isfinite([result.nearer_probability, result.nearer_p, result.membership_auroc, result.membership_p]).all()
     assert memorization(np.concatenate([train, grey[1:]]), grey, held_out).exact_copies == 2
     assert memorization(np.concatenate([train, grey[:1]]), grey + 1, held_out).near_copies == 3  # brightness cancels
     with pytest.raises(BalancerError, match="or a blank one"):
@@ -292,9 +292,9 @@ def test_blank_images_are_defined() -> None:
 
 
 def test_the_fewest_images() -> None:
-    found = memorization(images(2, 0), images(1, 1), images(2, 2))
-    assert (found.n_train, found.n_fake, found.duplicates_within, found.status) == (2, 1, 0, "none")
-    assert len(found.closest) == 1
+    result = memorization(images(2, 0), images(1, 1), images(2, 2))
+    assert (result.n_train, result.n_fake, result.duplicates_within, result.status) == (2, 1, 0, "none")
+    assert len(result.closest) == 1
     assert memorization(images(2, 0), images(1, 1)).status == "none"
 
 
@@ -335,9 +335,9 @@ def test_xrays_of_unseen_patients_are_no_copies(xrays: Dataset) -> None:
     unseen, names = fold(xrays, "val", 0)
     odd = np.array([int(names[i].encode().hex(), 16) % 2 for i in range(len(names))], dtype=bool)
     held_out, groups = unseen[odd], [n for n, o in zip(names, odd, strict=True) if o]
-    found = memorization(train, unseen[~odd], held_out, patients, groups)
-    assert (found.exact_copies, found.near_copies, found.duplicates_within, found.status) == (0, 0, 0, "none")
-    assert found.nearer_probability == pytest.approx(0.5, abs=0.1)
+    result = memorization(train, unseen[~odd], held_out, patients, groups)
+    assert (result.exact_copies, result.near_copies, result.duplicates_within, result.status) == (0, 0, 0, "none")
+    assert result.nearer_probability == pytest.approx(0.5, abs=0.1)
     alone = memorization(train, unseen, None, patients)
     assert (alone.near_copies, alone.status) == (0, "none")
     pneumonia = memorization(train, fold(xrays, "val", 1)[0], unseen, patients, names)
@@ -352,7 +352,7 @@ def test_copies_among_xrays_are_all_found(xrays: Dataset) -> None:
     chosen = np.random.default_rng(0).choice(len(train), 60, replace=False).reshape(6, 10)
     planted = [train[chosen[0]], *(f(train[c]) for f, c in zip(CORRUPTIONS.values(), chosen[1:], strict=True))]
     held_out, names = fold(xrays, "val", 0)
-    found = memorization(train, np.concatenate([innocent, *planted]), held_out, patients, names, pairs=60)
-    assert (found.exact_copies, found.near_copies, found.status) == (10, 50, "copies")
-    assert {f for f, _, _ in found.closest} == set(range(180, 240))
-    assert all((train[t] == train[chosen.ravel()[f - 180]]).all() for f, t, _ in found.closest)
+    result = memorization(train, np.concatenate([innocent, *planted]), held_out, patients, names, pairs=60)
+    assert (result.exact_copies, result.near_copies, result.status) == (10, 50, "copies")
+    assert {f for f, _, _ in result.closest} == set(range(180, 240))
+    assert all((train[t] == train[chosen.ravel()[f - 180]]).all() for f, t, _ in result.closest)

@@ -91,9 +91,9 @@ def test_the_interval_covers_as_often_as_it_says() -> None:
     for seed in range(100):
         rng = np.random.default_rng(seed)
         y = np.arange(80) % 2 == 0
-        found = auroc_interval(y, rng.normal(size=80) + y, np.arange(80), 1000, seed)
-        assert found is not None
-        inside += found.low <= truth <= found.high
+        result = auroc_interval(y, rng.normal(size=80) + y, np.arange(80), 1000, seed)
+        assert result is not None
+        inside += result.low <= truth <= result.high
     assert 0.90 <= inside / 100 <= 0.99
 
 
@@ -101,8 +101,8 @@ def test_one_patient_in_a_class_gives_no_interval_and_one_class_no_auroc() -> No
     y = np.array([True, True, False, False])
     assert auroc_interval(y[:2], np.arange(2), np.arange(2), 1000, seed=0) is None
     assert auroc_interval(y[2:], np.arange(2), np.arange(2), 1000, seed=0) is None
-    found = auroc_interval(y, np.arange(4), np.array([7, 7, 1, 2]), 1000, seed=0)
-    assert found == AurocInterval(0.0, None, None)
+    result = auroc_interval(y, np.arange(4), np.array([7, 7, 1, 2]), 1000, seed=0)
+    assert result == AurocInterval(0.0, None, None)
 
 
 # Folds
@@ -129,7 +129,7 @@ def test_folds_keep_patients_whole_and_are_balanced(sizes: list[int], folds: int
 
 
 def test_folds_are_far_more_even_than_their_bound() -> None:
-    """The neediest fold is served first in each round; in a fixed order the first would get 15 images more than the last."""
+    """The smallest fold is served first in each round; in a fixed order, folds would differ by 15 images."""
     sizes = np.arange(1, 21)
     assert np.ptp(np.bincount(even_folds(np.repeat(sizes, sizes), 4, 0))) <= 3
 

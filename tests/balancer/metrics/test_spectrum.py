@@ -96,7 +96,7 @@ def test_against_sums_written_out(seed: int, height: int, width: int) -> None:
 
 
 def test_power_adds_up_to_the_variance() -> None:
-    """Parseval: the rings, by how many frequencies they hold, and the corners beyond hold the windowed image's energy."""
+    """Parseval: the rings, weighted by their frequencies, and the corners beyond hold the windowed image's energy."""
     images = white(200, (32, 32))
     radius = np.rint(32 * np.hypot(np.fft.fftfreq(32)[:, None], np.fft.fftfreq(32)[None]))
     counts = np.array([(radius == k).sum() for k in range(1, 17)])
@@ -192,7 +192,7 @@ def test_each_grid_point_answers_for_its_own_wave(point: int) -> None:
 @pytest.mark.parametrize("side", [44, 45])
 @pytest.mark.parametrize("point", range(len(GRID_POINTS)))
 def test_a_wave_stands_out_by_its_power(point: int, side: int) -> None:
-    """Above white noise the height has a closed form, at odd sizes too; waves of one half are their own mirror image."""
+    """Above white noise the height has a closed form, at odd sizes too; waves of one half mirror themselves."""
     rows, columns = np.mgrid[:side, :side]
     fy, fx = GRID_POINTS[point]
     noise = 8 * np.random.default_rng(0).normal(size=(150, side, side))

@@ -136,7 +136,7 @@ def test_swapping_the_labels_mirrors_the_auroc() -> None:
 
 
 def narrowed(auroc: float, low: float, high: float) -> tuple[float, float]:
-    """The interval without the allowance for dependent folds, which fixed scores do not need."""
+    """Return the interval without the allowance for dependent folds, which fixed scores do not need."""
     return auroc + (low - auroc) / math.sqrt(2), auroc + (high - auroc) / math.sqrt(2)
 
 
@@ -229,7 +229,7 @@ def test_many_features_and_few_images() -> None:
 
 
 def test_a_difference_where_features_hardly_vary() -> None:
-    """Sixty features of two strong factors, as a network's are; too strong a penalty sees nothing beside the factors."""
+    """Sixty features of two strong factors, like a network's; too strong a penalty sees only the factors."""
     rng = np.random.default_rng(5)
     mixing, direction = rng.normal(size=(2, 60)), rng.normal(size=60)
     real, fake = (rng.normal(size=(150, 2)) @ mixing + 0.1 * rng.normal(size=(150, 60)) for _ in range(2))
@@ -257,14 +257,14 @@ def test_repeats_and_leaves_global_streams_alone() -> None:
     rng = np.random.default_rng(4)
     real, fake = rng.normal(size=(40, 5)), rng.normal(size=(40, 5)) + 0.5
     images = natural(16, 16, 0)
-    found = []
+    result = []
     for disturbance in (0, 1):
         with global_streams_untouched(disturbance):
             logistic = logistic_two_sample(real, fake, np.arange(40), seed=7)
             pixel = pixel_two_sample(images[:8], images[8:], np.arange(8), CPU, seed=7, folds=2, steps=3)
-        found.append((logistic, pixel))
-    assert found[0] == found[1]
-    assert logistic_two_sample(real, fake, np.arange(40), seed=8) != found[0][0]
+        result.append((logistic, pixel))
+    assert result[0] == result[1]
+    assert logistic_two_sample(real, fake, np.arange(40), seed=8) != result[0][0]
 
 
 # ---- pixels
@@ -341,7 +341,8 @@ def test_interpretations() -> None:
         return interpretation(TwoSample("small CNN", auroc, low, high, 202, 202, 5))
 
     assert of(0.53, 0.46, 0.6) == (
-        "a classifier (small CNN) cannot tell them apart at this n (202 real, 202 synthetic): right in 53 % of pairs [.46, .60]"
+        "a classifier (small CNN) cannot tell them apart at this n (202 real, 202 synthetic):"
+        " right in 53 % of pairs [.46, .60]"
     )
     assert "cannot tell" in of(0.4, 0.33, 0.47)
     assert (

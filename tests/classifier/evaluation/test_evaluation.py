@@ -14,7 +14,6 @@ from classifier.evaluation.metrics import (
     CALIBRATION,
     calibration_metrics,
     confusion,
-    decision_metrics,
     evaluate,
     expected_calibration_error,
     nll,
@@ -53,27 +52,6 @@ def test_ranking_metrics_agree_with_sklearn(case: tuple[Array, Array]) -> None:
             "ece": expected_calibration_error(y_true, y_score),
         }
     )
-
-
-@given(cases(both=False), THRESHOLD)
-def test_decision_metrics_agree_with_sklearn(case: tuple[Array, Array], threshold: float) -> None:
-    y_true, y_score = case
-    decided = np.array([s >= threshold for s in y_score], dtype=int)
-    sensitivity = metrics.recall_score(y_true, decided, zero_division=0)
-    specificity = metrics.recall_score(y_true, decided, pos_label=0, zero_division=0)
-    assert decision_metrics(y_true, y_score, threshold) == pytest.approx(
-        {
-            "accuracy": metrics.accuracy_score(y_true, decided),
-            "balanced_accuracy": (sensitivity + specificity) / 2,
-            "sensitivity": sensitivity,
-            "specificity": specificity,
-            "precision": metrics.precision_score(y_true, decided, zero_division=0),
-            "f1": metrics.f1_score(y_true, decided, zero_division=0),
-        }
-    )
-    if 0 < y_true.sum() < len(y_true):
-        expected = metrics.balanced_accuracy_score(y_true, decided)
-        assert decision_metrics(y_true, y_score, threshold)["balanced_accuracy"] == pytest.approx(expected)
 
 
 @given(cases(both=False), THRESHOLD)
@@ -163,7 +141,7 @@ def test_the_temperature_changes_calibration_alone() -> None:
 
 
 def test_scores_that_a_temperature_would_tie_keep_their_order() -> None:
-    """Validation that is told apart perfectly asks for the lowest temperature, at which .999 and .9999 both become 1."""
+    """Perfectly separated validation asks for the lowest temperature, at which .999 and .9999 both become 1."""
     y_true, y_score = np.array([0, 0, 1]), np.array([0.1, 0.999, 0.9999])
     assert evaluate(y_true, y_score, 0.5, 0.05).auroc == 1
 
@@ -174,12 +152,12 @@ def test_an_image_that_counts_thrice_is_three_images(temperature: float) -> None
     y_true = (np.arange(60) % 3 > 0).astype(int)
     y_score = np.round(1 / (1 + np.exp(-rng.normal(y_true - 0.5, 1))), 2)
     counts = rng.integers(0, 4, (5, 60)).astype(float)
-    found = weighted_metrics(
+    result = weighted_metrics(
         y_true, y_score, with_temperature(y_score, temperature), 0.37, np.vstack([np.ones(len(y_true)), counts])
     )
     for row, times in enumerate([np.ones(len(y_true), int), *counts.astype(int)]):
         expected = evaluate(np.repeat(y_true, times), np.repeat(y_score, times), 0.37, temperature).to_json()
-        for key, values in found.items():
+        for key, values in result.items():
             name = key.removesuffix("_val_threshold")
             place = expected["at_threshold" if key != name else "at_half"]
             assert isinstance(place, dict)

@@ -39,11 +39,11 @@ def reached(y_true: Array, y_score: Array, threshold: float) -> float:
 
 def every_cut(y_true: Array, y_score: Array) -> list[tuple[float, float, float]]:
     """(threshold, sensitivity, specificity) of all decisions that a threshold can make, thresholds falling."""
-    found = []
+    result = []
     for threshold in (math.inf, *sorted(set(y_score.tolist()), reverse=True)):
         called = y_score >= threshold
-        found.append((threshold, float(called[y_true == 1].mean()), float((~called)[y_true == 0].mean())))
-    return found
+        result.append((threshold, float(called[y_true == 1].mean()), float((~called)[y_true == 0].mean())))
+    return result
 
 
 def same_decisions(y_score: Array, threshold: float, expected: float) -> None:
@@ -109,12 +109,12 @@ def test_neighbouring_floats_are_told_apart() -> None:
 @given(cases())
 def test_the_operating_points_are_every_cut(case: tuple[Array, Array]) -> None:
     y_true, y_score = case
-    found, expected = operating_points(y_true, y_score), every_cut(y_true, y_score)
-    assert len(found.threshold) == len(expected)
-    assert (np.diff(found.threshold) < 0).all()
+    result, expected = operating_points(y_true, y_score), every_cut(y_true, y_score)
+    assert len(result.threshold) == len(expected)
+    assert (np.diff(result.threshold) < 0).all()
     for i, (threshold, sensitivity, specificity) in enumerate(expected):
-        same_decisions(y_score, found.threshold[i], threshold)
-        assert (found.sensitivity[i], found.specificity[i]) == (sensitivity, specificity)
+        same_decisions(y_score, result.threshold[i], threshold)
+        assert (result.sensitivity[i], result.specificity[i]) == (sensitivity, specificity)
 
 
 @given(cases(), st.sampled_from([0.05, 0.5, 2 / 3, 0.9, 0.95, 1.0]))
@@ -193,7 +193,7 @@ def test_rules_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("balanced", "threshold is 'balanced'; did you mean 'balanced_accuracy'"),
         ("sensitivty=0.9", "threshold is 'sensitivty'; did you mean 'sensitivity'"),
@@ -212,10 +212,10 @@ def test_rules_by_name() -> None:
         ("", "known: balanced_accuracy, cost"),
     ],
 )
-def test_what_is_no_rule_is_refused(name: str, told: str) -> None:
+def test_what_is_no_rule_is_refused(name: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         threshold_rule(name)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert caught.value.exit_code == 2
 
 
@@ -235,9 +235,9 @@ def test_a_known_temperature_is_found(seed: int, true: float) -> None:
 @given(cases())
 def test_no_temperature_is_likelier(case: tuple[Array, Array]) -> None:
     y_true, y_score = case
-    found = fit_temperature(y_true, y_score)
-    assert 1 / 20.1 < found < 20.1
-    best = likelihood(y_true, np.clip(with_temperature(y_score, found), 1e-300, 1 - 1e-16))
+    result = fit_temperature(y_true, y_score)
+    assert 1 / 20.1 < result < 20.1
+    best = likelihood(y_true, np.clip(with_temperature(y_score, result), 1e-300, 1 - 1e-16))
     for temperature in np.exp(np.linspace(-2.99, 2.99, 41)):
         other = likelihood(y_true, np.clip(with_temperature(y_score, temperature), 1e-300, 1 - 1e-16))
         assert best >= other - 1e-4 * max(1, abs(other))
@@ -273,10 +273,10 @@ def test_the_temperature_of_several_classes_is_torchs_cross_entropys(seed: int) 
         return float(torch.nn.functional.cross_entropy(logits / temperature, labels))
 
     expected = minimize_scalar(loss, bounds=(0.1, 10), method="bounded").x
-    found = fit_temperature(y_true, y_score)
-    assert found == pytest.approx(expected, rel=1e-3)
-    assert 1.8 < found < 3.3  # 2.5 was put in
-    np.testing.assert_allclose(with_temperature(y_score, found), torch.softmax(logits / found, 1).numpy(), atol=1e-9)
+    result = fit_temperature(y_true, y_score)
+    assert result == pytest.approx(expected, rel=1e-3)
+    assert 1.8 < result < 3.3  # 2.5 was put in
+    np.testing.assert_allclose(with_temperature(y_score, result), torch.softmax(logits / result, 1).numpy(), atol=1e-9)
 
 
 @given(cases(), st.floats(0.2, 5))
@@ -292,6 +292,6 @@ def test_two_classes_are_the_binary_case(case: tuple[Array, Array], temperature:
 
 def test_a_class_of_probability_0_is_no_infinity() -> None:
     y_score = np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])
-    found = fit_temperature(np.array([0, 1, 0]), y_score)
-    assert math.isfinite(found)
-    assert np.isfinite(with_temperature(y_score, found)).all()
+    result = fit_temperature(np.array([0, 1, 0]), y_score)
+    assert math.isfinite(result)
+    assert np.isfinite(with_temperature(y_score, result)).all()
