@@ -1,8 +1,8 @@
 """GAN steps per second against a plain reference loop: same networks, same batch, same process.
 
-The reference is the loop of the common DCGAN tutorials: contiguous tensors, Adam as it comes, gradients for D's weights
-in G's step, a DataLoader over decoded tensors, float32. Ours runs in float32 (equal maths) and in the precision that ``auto``
-takes on this device. All run in turns, so that a noisy machine slows all alike.
+The reference is the loop of the common DCGAN tutorials: contiguous tensors, default Adam, gradients for D's weights in
+G's step, a DataLoader over decoded tensors, float32. Ours runs in float32 (equal maths) and in the precision that
+``auto`` takes on this device. Both run in turns, so that a noisy machine slows both alike.
 
     python benchmarks/gan_speed.py [--device cpu] [--steps 20] [--rounds 3]
 """
@@ -23,6 +23,7 @@ from balancer.gan.trainer import next_batch
 
 
 def ours(config: GanTrainConfig, pixels: Tensor, device: torch.device):
+    """Return one step of this package's loop."""
     state, images = build_state(config, device), pixels.to(device)
 
     def step() -> None:
@@ -32,6 +33,7 @@ def ours(config: GanTrainConfig, pixels: Tensor, device: torch.device):
 
 
 def reference(config: GanTrainConfig, pixels: Tensor, device: torch.device):
+    """Return one step of the tutorials' loop."""
     size, width = config.data.image_size, config.generator_width
     G = DCGANGenerator(size, config.z_dim, width).to(device)
     D = DCGANDiscriminator(size, width).to(device)
@@ -62,6 +64,7 @@ def reference(config: GanTrainConfig, pixels: Tensor, device: torch.device):
 
 
 def main() -> None:
+    """Print both speeds in two precisions."""
     parser = arguments(__doc__)
     parser.add_argument("--image-size", type=int, default=64)
     args = parser.parse_args()

@@ -1,8 +1,8 @@
 """Classical transforms of the classifier's training images, as named presets. The only albumentations import.
 
 Albumentations draws from one stream per pipeline, which repeats in every worker; here the pipeline is reseeded for
-every image from (seed, draw, row, index): a sample depends on nothing drawn before, nor on the rest of its batch. The
-row is its place in the batch, so that an image that occurs twice in one is changed in two ways.
+every image from (seed, draw, row, index): a sample depends neither on earlier draws nor on the rest of its batch. The
+row is the place in the batch, so that an image that occurs twice in a batch is changed in two ways.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Array = np.ndarray
 
 
 def _s2() -> list[A.BasicTransform]:
-    """The published CNN + DCGAN system: Keras's rotation 35, shifts .1 and .08, shear .2 degrees, zoom .2 per axis, edges repeated."""
+    """Return the CNN + DCGAN system's: Keras's rotation 35, shifts .1 and .08, shear .2, zoom .2, edges repeated."""
     return [
         A.Affine(
             rotate=(-35, 35),
@@ -40,7 +40,7 @@ def _s2() -> list[A.BasicTransform]:
 
 
 def _mild() -> list[A.BasicTransform]:
-    """Small changes of pose and exposure, and of sharpness and grain, which differ between the classes of this data set."""
+    """Return small changes of pose and exposure, and of sharpness and grain, which differ between the classes."""
     return [
         A.Affine(
             rotate=(-10, 10),
@@ -57,7 +57,7 @@ def _mild() -> list[A.BasicTransform]:
 
 
 def _strong() -> list[A.BasicTransform]:
-    """``mild`` with wider ranges, and sharpening: for data whose sources differ in pose, exposure and processing."""
+    """Return ``mild`` with wider ranges, and sharpening: for sources that differ in pose, exposure and processing."""
     return [
         A.Affine(
             rotate=(-15, 15),
@@ -74,29 +74,29 @@ def _strong() -> list[A.BasicTransform]:
     ]
 
 
-# The presets below are those of published systems (docs/systems.md), kept to reproduce these. Those with a flip mirror the
-# heart to the right side of the chest, which is an anomaly of its own: do not take them for work of your own.
+# The presets below reproduce published systems (docs/systems.md). A flip mirrors the heart to the right side of the
+# chest, which is an anomaly of its own: do not use such presets for other work.
 
 
 def _s0() -> list[A.BasicTransform]:
-    """The DenseNet-161 system: flip (mirrors the heart), rotation 10, shifts .05, black borders as torchvision's.
+    """Return the DenseNet-161 system's: flip (mirrors the heart), rotation 10, shifts .05, black borders.
 
-    Its random greyscale is left out: on grey images it does nothing.
+    The system's random greyscale is left out: on grey images it does nothing.
     """
     pose = A.Affine(rotate=(-10, 10), translate_percent=(-0.05, 0.05), border_mode=cv2.BORDER_CONSTANT, p=1)
     return [A.HorizontalFlip(p=0.5), pose]
 
 
 def _s1() -> list[A.BasicTransform]:
-    """The PneumoniaMNIST system: flip (mirrors the heart) and rotation 10, black borders as torchvision's."""
+    """Return the PneumoniaMNIST system's: flip (mirrors the heart) and rotation 10, black borders as torchvision's."""
     return [A.HorizontalFlip(p=0.5), A.Affine(rotate=(-10, 10), border_mode=cv2.BORDER_CONSTANT, p=1)]
 
 
 def _s3() -> list[A.BasicTransform]:
-    """The ResNet-50 system: rotation of a quarter turn either way, zoom .25, shifts .2, brightness .2, contrast .3.
+    """Return the ResNet-50 system's: rotation 90, zoom .25, shifts .2, brightness .2, contrast .3.
 
-    In the meaning of Keras's layers: both axes are zoomed alike, by 1 / (1 - .25) to 1 / (1 + .25); what lies beyond the
-    edge is mirrored in; brightness adds up to .2 of the range; contrast changes the distance from the image's mean.
+    The numbers have the meaning of Keras's layers. Both axes are zoomed alike, by 1 / (1 - .25) to 1 / (1 + .25);
+    borders are mirrored; brightness adds up to .2 of the range; contrast changes the distance from the image's mean.
     """
     return [
         A.Affine(
@@ -113,7 +113,7 @@ def _s3() -> list[A.BasicTransform]:
 
 
 def _s4() -> list[A.BasicTransform]:
-    """The five-backbone system: flip (mirrors the heart), rotation 20, shifts .2, edges repeated as Keras's generator does."""
+    """Return the five-backbone system's: flip (mirrors the heart), rotation 20, shifts .2, edges repeated."""
     pose = A.Affine(
         rotate=(-20, 20),
         translate_percent={"x": (-0.2, 0.2), "y": (-0.2, 0.2)},
@@ -135,20 +135,19 @@ CLASSICAL: dict[str, Callable[[], list[A.BasicTransform]]] = {
 
 
 class Augmenter:
-    """A preset, ready to be applied to grey images. Our own never flip: the heart is on the left."""
+    """Applies a preset to grey images; raises UsageError if there is no such preset.
+
+    ``mild`` and ``strong`` never flip: the heart is on the left.
+    """
 
     def __init__(self, preset: str, seed: int) -> None:
-        """
-        Raises:
-            UsageError: no such preset.
-        """
         transforms = lookup(CLASSICAL, preset, "augmentation")()
         cv2.setNumThreads(1)  # images are small, and torch owns the cores
         self._pipeline = A.Compose(transforms, strict=True)
         self._seed = seed
 
     def __call__(self, images: Array, indices: Array, draw: int) -> Array:
-        """Change images (n, H, W) uint8; ``indices`` (n,) name them, ``draw`` tells apart repeated visits."""
+        """Return changed images (n, H, W) uint8; ``indices`` (n,) name the images, ``draw`` the visit."""
         changed = np.empty_like(images)
         for row, (image, index) in enumerate(zip(images, indices.tolist(), strict=True)):
             self._pipeline.set_random_seed(derive_seed(self._seed, "augment", draw, row, index) % 2**32)

@@ -1,9 +1,9 @@
 """DiffAugment (Zhao et al. 2020, arXiv:2006.10738): the same random, differentiable change to real and fake images.
 
-Because the discriminator only ever sees changed images, it cannot learn the training set by heart; because fakes
-pass through the same changes with gradients, the generator has no reason to copy them. Strengths are the
-paper's. There is no flip: the heart is on the left. Images are (B, 1, H, W) in [-1, 1]; random numbers come from
-a CPU generator, so that they are the same on every device.
+The discriminator only sees changed images, so it cannot memorise the training set. Fakes pass through the same changes
+with gradients, so the generator has no reason to imitate the changes. Strengths are the paper's. There is no flip: the
+heart is on the left. Images are (B, 1, H, W) in [-1, 1]. Random numbers come from a CPU generator, so that they are the
+same on every device.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from balancer.core.errors import lookup
 
 
 def _uniform(images: Tensor, generator: torch.Generator) -> Tensor:
-    """One number in [0, 1) per image, (B, 1, 1, 1)."""
+    """Return one number in [0, 1) per image, (B, 1, 1, 1)."""
     return torch.rand(len(images), 1, 1, 1, generator=generator).to(images.device, images.dtype)
 
 
 def _integers(images: Tensor, low: int, high: int, generator: torch.Generator) -> Tensor:
-    """One integer in [low, high] per image, (B, 1)."""
+    """Return one integer in [low, high] per image, (B, 1)."""
     return torch.randint(low, high + 1, (len(images), 1), generator=generator).to(images.device)
 
 
@@ -39,7 +39,7 @@ def contrast(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def translation(images: Tensor, generator: torch.Generator, ratio: float = 0.125) -> Tensor:
-    """Shift by up to an eighth of the side in each direction; what comes in from outside is 0, as in the paper."""
+    """Shift by up to an eighth of the side in each direction; pixels from outside are 0, as in the paper."""
     height, width = images.shape[2:]
     reach_y, reach_x = int(height * ratio + 0.5), int(width * ratio + 0.5)
     down = _integers(images, -reach_y, reach_y, generator)
@@ -76,7 +76,7 @@ def check_policy(policy: Sequence[str]) -> None:
     """Refuse an unknown operation.
 
     Raises:
-        UsageError: naming it and the nearest known one.
+        UsageError: naming the operation and the nearest known one.
     """
     for name in policy:
         lookup(DIFFAUGMENT, name, "diffaugment")
@@ -87,17 +87,15 @@ def diff_augment(
 ) -> Tensor:
     """Apply the operations of a policy in order, each with its own draw per image.
 
-    Args:
-        probability: a scalar on the images' device; each operation changes each image with this probability, else all.
-            Up to about .8, what is augmented now and then cannot leak into the generator's images (Karras et al. 2020,
-            arXiv:2006.06676): unchanged images stay the most common kind.
+    With ``probability``, a scalar on the images' device, each operation changes each image with this probability, else
+    always. Up to about .8 the changes do not leak into the generator's images (Karras et al. 2020, arXiv:2006.06676):
+    unchanged images stay the most common kind.
     """
     for name in policy:
         changed = DIFFAUGMENT[name](images, generator)
         if probability is not None:
-            draw = torch.rand(len(images), 1, 1, 1, generator=generator).to(
-                images.device
-            )  # float32: bfloat16 rounds .999 to 1
+            # float32: bfloat16 rounds .999 to 1
+            draw = torch.rand(len(images), 1, 1, 1, generator=generator).to(images.device)
             changed = torch.where(draw < probability, changed, images)
         images = changed
     return images

@@ -16,9 +16,7 @@ TIMEOUT = 20.0  # seconds without a byte: a firewall that swallows packets must 
 def download(url: str, path: Path, digest: str, algorithm: str = "sha256") -> None:
     """Download a file over HTTP and check its hash before the file gets its name. An existing file is replaced.
 
-    Args:
-        digest: the first hex digits of the published hash, or all of them.
-        algorithm: of the hash, as :mod:`hashlib` names it.
+    ``digest`` are the first hex digits of the published hash, or all; ``algorithm`` is its name in :mod:`hashlib`.
 
     Raises:
         BalancerError: no connection, an error of the server, another hash, or a folder that cannot be written.

@@ -12,12 +12,13 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 def exponential_average(model: nn.Module, decay: float, warm_up: bool = False) -> AveragedModel:
     """Return an exponential moving average of a network's weights and buffers.
 
-    Call ``update_parameters(model)`` after every optimiser step; ``module`` is the averaged network. Floating-point buffers
-    (BatchNorm's running statistics) are averaged like the weights, because they belong to the averaged weights. Integer
+    Call ``update_parameters(model)`` after every optimiser step; ``module`` is the averaged network. Floating-point
+    buffers (BatchNorm's running statistics) are averaged too, because they belong to the averaged weights. Integer
     buffers are copied. Polyak & Juditsky 1992; Tarvainen & Valpola 2017, arXiv:1703.01780; for GANs Yazici et al. 2019,
     arXiv:1806.04498.
 
     Args:
+        model: the network to average.
         decay: share of the average that an update keeps, in [0, 1]; 0 follows the network exactly.
         warm_up: start from the network as it is, with decay ``min(decay, n / (9 + n))`` at update ``n`` = 1, 2, ..., so
             that the random weights are soon forgotten. Otherwise the first update copies the network.

@@ -1,8 +1,8 @@
 """Decode once: a memory-mapped array of grey images, keyed by content and settings.
 
-Two levels. ``stat/`` remembers, for a list of files with their sizes and times of change, the SHA-256 of each;
-``images/`` holds the decoded array under a key made of those digests and the settings. A second start therefore
-reads no image, and touched but unchanged files are only hashed again.
+The cache has two levels. ``stat/`` maps a list of files with their sizes and times of change to the SHA-256 of each.
+``images/`` holds the decoded array under a key made of these digests and the settings. So a second start reads no
+image, and files that were touched but not changed are only hashed again.
 """
 
 from __future__ import annotations
@@ -33,26 +33,22 @@ ResultT = TypeVar("ResultT")
 
 @dataclass(frozen=True)
 class Decoded:
-    """Images that could be read, in the order asked for.
+    """The readable images of a list of files, in the order of the list."""
 
-    ``images`` is a read-only memory map (n, size, size) uint8; ``kept`` their positions in the list asked for;
-    ``digests`` the SHA-256 of each kept file; ``bad`` the (name, reason) of each that could not be read.
-    """
-
-    images: np.ndarray
-    kept: list[int]
-    digests: list[str]
-    bad: list[tuple[str, str]]
+    images: np.ndarray  # (n, size, size) uint8, a read-only memory map
+    kept: list[int]  # (n,) positions in the list
+    digests: list[str]  # (n,) SHA-256 of each file
+    bad: list[tuple[str, str]]  # (name, reason) of every unreadable file
 
 
 def cache_dir(part: str = "") -> Path:
-    """A folder of the cache, made if need be: below ``BALANCER_CACHE``, else below the user's cache folder.
+    """Make and return a folder of the cache: below ``BALANCER_CACHE``, else below the user's cache folder.
 
     Raises:
-        BalancerError: it cannot be made.
+        BalancerError: the folder cannot be made.
     """
-    given = os.environ.get("BALANCER_CACHE")
-    root = Path(given) if given else Path(platformdirs.user_cache_dir("xray-balancer", appauthor=False))
+    variable = os.environ.get("BALANCER_CACHE")
+    root = Path(variable) if variable else Path(platformdirs.user_cache_dir("xray-balancer", appauthor=False))
     try:
         (root / part).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -70,14 +66,14 @@ def decode_all(
     settings: dict[str, str | int],
     max_bad: float,
 ) -> Decoded:
-    """The decoded images of a data set, from the cache where it has them.
+    """Return the decoded images of a data set, from the cache if they are there.
 
     Args:
-        names: what to call each image in messages.
-        stamp: changes whenever a file may have changed (sizes and times of change).
-        digest: SHA-256 of file ``i``; may raise OSError.
-        decode: (size, size) uint8 of file ``i``; may raise OSError.
-        settings: what decoding depends on, with ``size`` in pixels.
+        names: of the images, for messages.
+        stamp: names the files as they are on disk; see :func:`stat_stamp`.
+        digest: returns the SHA-256 of file ``i``; may raise OSError.
+        decode: returns file ``i`` as (size, size) uint8; may raise OSError.
+        settings: everything that decoding depends on, with ``size`` in pixels.
         max_bad: share of unreadable files above which the data set is refused.
 
     Raises:
@@ -97,7 +93,7 @@ def decode_all(
         raise BalancerError(
             f"{len(bad)} of {len(names)} files cannot be read, more than --max-bad {max_bad:g} allows"
             f" ({'; '.join(f'{name}: {reason}' for name, reason in bad[:5])}{'; ...' if len(bad) > 5 else ''});"
-            " mend or remove them, or raise --max-bad"
+            " repair or remove them, or raise --max-bad"
         )
     images = np.load(final / "images.npy", mmap_mode="r")
     return Decoded(images, meta["kept"], [digests[i] for i in meta["kept"]], bad)
@@ -113,8 +109,8 @@ def _digests(file: Path, names: Sequence[str], digest: Callable[[int], str]) -> 
         except OSError:
             return UNREADABLE
 
-    digests = _in_threads(one, len(names), "hashing")
-    if UNREADABLE not in digests:  # permissions can be mended without changing size or time: ask again next time
+    digests = in_threads(one, len(names), "hashing")
+    if UNREADABLE not in digests:  # permissions can change without size or time changing: try again next time
         write_json(file, digests)
     return digests
 
@@ -136,7 +132,7 @@ def _decode_into(
                 return str(error).splitlines()[0] or type(error).__name__
             return None
 
-        reasons = _in_threads(one, len(names), "decoding")
+        reasons = in_threads(one, len(names), "decoding")
         kept = [i for i, reason in enumerate(reasons) if reason is None]
         if len(kept) == len(names):
             decoded.flush()
@@ -154,8 +150,11 @@ def _decode_into(
         raise
 
 
-def _in_threads(work: Callable[[int], ResultT], n: int, what: str) -> list[ResultT]:
-    """Threads suffice: PIL lets go of the interpreter lock while it decodes and resizes."""
+def in_threads(work: Callable[[int], ResultT], n: int, what: str) -> list[ResultT]:
+    """Return ``work(0)`` to ``work(n - 1)``, several at a time, with a progress bar.
+
+    Threads suffice: PIL and numpy release the interpreter lock while they decode and resize.
+    """
     with progress.bar(n, what, "image") as bar, ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         results = []
         try:
@@ -169,8 +168,8 @@ def _in_threads(work: Callable[[int], ResultT], n: int, what: str) -> list[Resul
 
 
 def stat_stamp(root: Path, names: Sequence[str]) -> str:
-    """A hash of the place, names, sizes and times of change of files below ``root``."""
-    lines = [str(root.resolve())]  # else two sets of equal names, sizes and times would pass for one another
+    """Return a hash of the folder, names, sizes and times of change of files below ``root``."""
+    lines = [str(root.resolve())]  # tells two folders apart whose files have equal names, sizes and times
     for name in names:
         stat = (root / name).stat()
         lines.append(f"{name}\t{stat.st_size}\t{stat.st_mtime_ns}")

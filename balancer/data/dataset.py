@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from balancer.core import progress
 from balancer.core.errors import BalancerError
 from balancer.core.settings import PHANTOM, DataConfig
 from balancer.data import cache, phantom
-from balancer.data.folder import CLASSES, TASKS, Record, find_root, read_folder, told_apart
+from balancer.data.folder import CLASSES, SPLITS, TASKS, Record, find_root, multiclass_records, read_folder
 from balancer.data.images import read_image, resize_grey, to_grey
 from balancer.data.npz import read_npz
 from balancer.data.split import carve_validation, merge_groups, split_hash, write_split
@@ -27,63 +26,65 @@ PHANTOM_NOTICE = "PHANTOM DATA: drawings, not X-rays. No figure from them says a
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images and what is known of each, all in the same order.
-
-    ``images`` (n, size, size) uint8, a read-only memory map; ``labels`` (n,) int64 indices into ``classes``; ``folds``
-    (n,) of ``train``, ``val``, ``test``.
-    """
+    """Images and what is known of each, all in the same order."""
 
     source: str  # the path, or "phantom"
-    images: np.ndarray
-    labels: np.ndarray
-    folds: np.ndarray
+    images: np.ndarray  # (n, size, size) uint8, a read-only memory map
+    labels: np.ndarray  # (n,) int64, indices into ``classes``
+    folds: np.ndarray  # (n,) of "train", "val", "test"
     records: list[Record]
-    groups: list[str]  # patients, merged where files are identical
-    digests: list[str]
+    groups: list[str]  # patients; those with identical files are merged
+    digests: list[str]  # SHA-256 of each file
     split_hash: str
     fingerprint: str  # of names and contents of every file
-    bad: list[tuple[str, str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  # what a report must say of this data
+    bad: list[tuple[str, str]] = field(default_factory=list)  # (name, reason) of every unreadable file
+    notes: list[str] = field(default_factory=list)  # caveats that a report of this data must state
     classes: tuple[str, ...] = CLASSES  # of the task
 
     def indices(self, fold: str, label: int | None = None) -> np.ndarray:
-        """Positions of a fold's images, of one class if given."""
+        """Return the positions of a fold's images, of all classes or of one."""
         mask = self.folds == fold
         return np.flatnonzero(mask if label is None else mask & (self.labels == label))
 
     def counts(self, fold: str) -> tuple[int, ...]:
-        """Images per class in a fold."""
+        """Return the number of images per class in a fold."""
         return tuple(len(self.indices(fold, label)) for label in range(len(self.classes)))
 
     @property
     def minority_class(self) -> int:
+        """Return the class with the fewest training images."""
         return int(np.argmin(self.counts("train")))
 
     @property
     def deficits(self) -> tuple[int, ...]:
-        """How many images each class lacks in the training fold to be as many as the largest."""
+        """Return how many images each class lacks in the training fold to equal the largest class."""
         counts = self.counts("train")
         return tuple(max(counts) - n for n in counts)
 
     @property
     def deficit(self) -> int:
-        """How many minority images the training fold lacks."""
+        """Return how many minority images the training fold lacks."""
         return max(self.deficits)
 
     @property
     def is_phantom(self) -> bool:
+        """Return whether the images are drawings."""
         return self.source == PHANTOM
 
     def as_binary(self) -> Dataset:
-        """The same images in the same folds, with every pneumonia as PNEUMONIA: for what asks about two classes."""
+        """Return the same images in the same folds with two classes: every pneumonia is PNEUMONIA."""
         if self.classes == CLASSES:
             return self
-        note = f"The split is that of {len(self.classes)} classes ({', '.join(self.classes)}); {' and '.join(self.classes[1:])} are PNEUMONIA here."
+        note = (
+            f"The split is that of {len(self.classes)} classes ({', '.join(self.classes)});"
+            f" {' and '.join(self.classes[1:])} are PNEUMONIA here."
+        )
         labels = np.minimum(self.labels, 1)
         records = [replace(r, label=min(r.label, 1)) for r in self.records]
         return replace(self, labels=labels, records=records, classes=CLASSES, notes=[*self.notes, note])
 
     def write_split(self, path: Path) -> None:
+        """Write ``split.csv``: the fold, class, patient and hash of every image."""
         write_split(
             path,
             [r.name for r in self.records],
@@ -94,10 +95,10 @@ class Dataset:
         )
 
     def describe(self) -> dict[str, object]:
-        """The facts about the data that a report or env.json holds."""
+        """Return the facts about the data that reports and env.json hold."""
         return {
             "source": self.source,
-            "counts": {f: dict(zip(self.classes, self.counts(f), strict=True)) for f in ("train", "val", "test")},
+            "counts": {f: dict(zip(self.classes, self.counts(f), strict=True)) for f in SPLITS},
             "patients": len(set(self.groups)),
             "image_size": int(self.images.shape[1]),
             "split_hash": self.split_hash,
@@ -111,19 +112,20 @@ def load_dataset(config: DataConfig, require: Iterable[str] = ("train",)) -> Dat
     """Read, decode (or take from the cache) and split a data set.
 
     Args:
-        config: with ``path`` resolved.
-        require: folds that the caller needs images of, of every class.
+        config: its ``path`` is resolved; None stands for the phantom set.
+        require: folds that must have images of every class.
 
     Raises:
-        BalancerError: the data are missing, of another layout, or too damaged, or do not tell the classes of the task.
+        BalancerError: the data are missing, of another layout, too damaged, or lack the classes of the task.
     """
     notes: list[str] = []
     path = config.path or PHANTOM
+    is_archive = Path(path).suffix.lower() == ".npz"
     if path == PHANTOM:
         log.warning(PHANTOM_NOTICE)
         notes.append(PHANTOM_NOTICE)
         records, decoded = _from_folder(phantom_folder(), config)
-    elif Path(path).suffix.lower() == ".npz":
+    elif is_archive:
         records, decoded = _from_npz(Path(path), config, notes)
     else:
         records, decoded = _from_folder(find_root(Path(path)), config)
@@ -133,13 +135,13 @@ def load_dataset(config: DataConfig, require: Iterable[str] = ("train",)) -> Dat
         )
     records = [records[i] for i in decoded.kept]
     if config.task == "multiclass":
-        records = told_apart(records)
+        records = multiclass_records(records)
     for name, reason in decoded.bad:
         log.warning("left out: %s cannot be read (%s)", name, reason)
     groups = merge_groups([r.patient for r in records], decoded.digests)
-    folds = _folds(records, groups, config, path.lower().endswith(".npz"), notes)
+    folds = _folds(records, groups, config, is_archive, notes)
     names = [r.name for r in records]
-    everything = "\n".join(f"{n}\t{d}" for n, d in zip(names, decoded.digests, strict=True))
+    contents = "\n".join(f"{n}\t{d}" for n, d in zip(names, decoded.digests, strict=True))
     data = Dataset(
         source=path,
         images=decoded.images,
@@ -149,7 +151,7 @@ def load_dataset(config: DataConfig, require: Iterable[str] = ("train",)) -> Dat
         groups=groups,
         digests=decoded.digests,
         split_hash=split_hash(names, folds.tolist(), decoded.digests),
-        fingerprint=hashlib.sha256(everything.encode()).hexdigest()[:16],
+        fingerprint=hashlib.sha256(contents.encode()).hexdigest()[:16],
         bad=decoded.bad,
         notes=notes,
         classes=TASKS[config.task],
@@ -159,7 +161,7 @@ def load_dataset(config: DataConfig, require: Iterable[str] = ("train",)) -> Dat
     log.info(
         "data: %s; train %s, val %s, test %s (%s); split %s",
         path,
-        *(" + ".join(map(str, data.counts(fold))) for fold in ("train", "val", "test")),
+        *(" + ".join(map(str, data.counts(fold))) for fold in SPLITS),
         " + ".join(data.classes),
         data.split_hash,
     )
@@ -167,21 +169,15 @@ def load_dataset(config: DataConfig, require: Iterable[str] = ("train",)) -> Dat
 
 
 def phantom_folder() -> Path:
-    """The drawn data set, made on first use (seconds) and kept in the cache."""
+    """Return the folder of the drawn data set, which is drawn on first use (seconds) and kept in the cache."""
     spec = phantom.PhantomSpec()
     folder = cache.cache_dir() / f"phantom-{phantom.FORMAT}-{spec.size}-{spec.seed}"
-    total = sum((*spec.train, *spec.val, *spec.test))
-    with progress.bar(total, "drawing the phantom set", "image") as bar:
-
-        def advance(written: int) -> None:
-            bar.update(written - bar.n)
-
-        try:
-            return phantom.write_phantom(folder, spec, advance)
-        except OSError as error:
-            raise BalancerError(
-                f"the phantom set cannot be drawn ({error}); remove {folder} or set BALANCER_CACHE"
-            ) from error
+    try:
+        return phantom.write_phantom(folder, spec)
+    except OSError as error:
+        raise BalancerError(
+            f"the phantom set cannot be drawn ({error}); remove {folder} or set BALANCER_CACHE"
+        ) from error
 
 
 def _from_folder(root: Path, config: DataConfig) -> tuple[list[Record], cache.Decoded]:
@@ -201,16 +197,16 @@ def _from_folder(root: Path, config: DataConfig) -> tuple[list[Record], cache.De
 def _from_npz(path: Path, config: DataConfig, notes: list[str]) -> tuple[list[Record], cache.Decoded]:
     if config.task != "binary":
         raise BalancerError(
-            f"{path} has two classes, {' and '.join(CLASSES)}, and no file names that tell more; leave out --task {config.task}, "
-            "or give a folder of files such as person23_bacteria_86.jpeg"
+            f"{path} has two classes, {' and '.join(CLASSES)}, and no file names with the kind of pneumonia; leave out"
+            f" --task {config.task}, or give a folder of files such as person23_bacteria_86.jpeg"
         )
     records, arrays = read_npz(path)
     notes.append("The archive names no patients: the split is at image level and may part images of one patient.")
     side = min(min(split.shape[1:3]) for split in arrays.values())
     if side < config.image_size:
         notes.append(
-            f"The archive's images are {side} px and were enlarged to {config.image_size} px, which adds no detail: figures are those of "
-            f"{side} px images. --image-size {side} works at their own size."
+            f"The archive's images are {side} px and were enlarged to {config.image_size} px, which adds no detail:"
+            f" figures are those of {side} px images. --image-size {side} works at their own size."
         )
         log.warning(notes[-1])
     images = [image for split in arrays.values() for image in split]
@@ -226,25 +222,25 @@ def _from_npz(path: Path, config: DataConfig, notes: list[str]) -> tuple[list[Re
 
 
 def _folds(
-    records: Sequence[Record], groups: Sequence[str], config: DataConfig, npz: bool, notes: list[str]
+    records: Sequence[Record], groups: Sequence[str], config: DataConfig, is_archive: bool, notes: list[str]
 ) -> np.ndarray:
-    """Carve validation out of train and val together; test is never touched.
+    """Carve validation out of train and val together and return the folds (n,); test is never touched.
 
-    A fraction of 0, or an archive with a validation split of its own and no fraction given, keeps the
-    source's own train and val as they are.
+    The source's own train and val stay as they are if the fraction is 0, and in archives that have val unless a
+    fraction is set.
     """
     folds = np.array([r.split for r in records])
-    own = bool((folds == "val").any())
+    has_val = bool((folds == "val").any())
     fraction = config.val_fraction
     if fraction is None:
-        fraction = 0.0 if npz and own else DEFAULT_VAL_FRACTION
+        fraction = 0.0 if is_archive and has_val else DEFAULT_VAL_FRACTION
     if fraction > 0:
         pool = np.flatnonzero(folds != "test").tolist()
         chosen = carve_validation(
             [records[i].label for i in pool], [groups[i] for i in pool], fraction, config.split_seed
         )
         folds[pool] = np.where(chosen, "val", "train")
-    elif own and not npz:
+    elif has_val and not is_archive:
         notes.append(
             f"No validation was carved: the source's own {int((folds == 'val').sum())} validation images are used."
         )
@@ -252,12 +248,12 @@ def _folds(
 
 
 def _shared_numbers(data: Dataset) -> list[str]:
-    """A caveat where patient numbers occur on both sides of the official test split."""
-    seen = [
+    """Return a caveat if patient numbers occur both in the official test split and outside it."""
+    patients = [
         {r.patient for r, fold in zip(data.records, data.folds, strict=True) if (fold == "test") == test}
         for test in (True, False)
     ]
-    shared = [sum(p.startswith(f"{cls}-") for p in seen[0] & seen[1]) for cls in CLASSES]
+    shared = [sum(p.startswith(f"{cls}-") for p in patients[0] & patients[1]) for cls in CLASSES]
     if not any(shared):
         return []
     numbers = " and ".join(f"{n} {cls}" for n, cls in zip(shared, CLASSES, strict=True))
@@ -276,12 +272,13 @@ def _check_folds(data: Dataset, require: Iterable[str]) -> None:
     for fold in require:
         counts = data.counts(fold)
         if not any(counts):
-            what = (
+            remedy = (
                 "raise --val-fraction above 0" if fold == "val" else f"add a {fold} folder with {' and '.join(CLASSES)}"
             )
-            raise BalancerError(f"{data.source} has no {fold} images; {what}")
+            raise BalancerError(f"{data.source} has no {fold} images; {remedy}")
         if not all(counts):
-            held = [f"{n} {cls}" for n, cls in zip(counts, data.classes, strict=True)]
+            present = [f"{n} {cls}" for n, cls in zip(counts, data.classes, strict=True)]
             raise BalancerError(
-                f"{data.source}: {fold} holds {', '.join(held[:-1])} and {held[-1]} images; expected {'both' if len(held) == 2 else 'some of each'}"
+                f"{data.source}: {fold} holds {', '.join(present[:-1])} and {present[-1]} images;"
+                f" expected {'both' if len(present) == 2 else 'some of each'}"
             )

@@ -106,7 +106,8 @@ def fetch_pneumoniamnist(size: int | None, to: Path, force: bool) -> FetchedArch
             md5 = hashlib.file_digest(handle, "md5").hexdigest()
         if md5 != archive.md5:
             raise BalancerError(
-                f"{path} is another file (MD5 {md5}, expected {archive.md5}); give --force to replace it, or another --to"
+                f"{path} is another file (MD5 {md5}, expected {archive.md5}); give --force to replace it,"
+                " or another --to"
             )
         return FetchedArchive(path, archive, size, False)
     download(archive.url, path, archive.md5, "md5")

@@ -1,4 +1,4 @@
-"""The Kaggle layout ``{train,val,test}/{NORMAL,PNEUMONIA}/*`` and what its file names say of the patient."""
+"""The Kaggle layout ``{train,val,test}/{NORMAL,PNEUMONIA}/*``; its file names give patient and kind."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from balancer.core.errors import BalancerError
 
-CLASSES = ("NORMAL", "PNEUMONIA")  # the folders; a label is an index into this, and PNEUMONIA is the positive class
+CLASSES = ("NORMAL", "PNEUMONIA")  # the folders; a label is an index into them, PNEUMONIA is the positive class
 TASKS = {"binary": CLASSES, "multiclass": ("NORMAL", "BACTERIAL", "VIRAL")}  # the classes of a task; 0 is always NORMAL
 SPLITS = ("train", "val", "test")
 SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp"}
@@ -21,21 +21,17 @@ _NORMAL = re.compile(r"(?P<kind>NORMAL2-IM|IM)-(?P<number>\d+)-\d+", re.IGNORECA
 
 @dataclass(frozen=True)
 class Record:
-    """One image of the data set, before decoding.
-
-    ``patient`` is the cautious key, the number within the class; ``kind`` is ``bacteria``, ``virus``, ``IM``,
-    ``NORMAL2-IM`` or empty. A file whose name says nothing of the patient is its own patient.
-    """
+    """One image of the data set, before decoding. A file whose name has no patient number is a patient of its own."""
 
     name: str  # path relative to the data set's root, with forward slashes
     label: int
     split: str
-    patient: str
-    kind: str
+    patient: str  # the cautious key: the number within the class
+    kind: str  # "bacteria", "virus", "IM", "NORMAL2-IM" or empty
 
 
 def parse_name(stem: str, label: int) -> tuple[str, str]:
-    """(patient, kind) from a file name without its suffix.
+    """Return (patient, kind) from a file name without its suffix.
 
     >>> parse_name("person23_bacteria_86", 1), parse_name("NORMAL2-IM-0995-0001-0001", 0)
     (('PNEUMONIA-23', 'bacteria'), ('NORMAL-995', 'NORMAL2-IM'))
@@ -48,7 +44,7 @@ def parse_name(stem: str, label: int) -> tuple[str, str]:
 
 
 def find_root(path: Path) -> Path:
-    """The folder that holds ``train``, looking also into a nested ``chest_xray/chest_xray``.
+    """Return the folder with ``train`` in it: ``path``, or a nested ``chest_xray`` or ``chest_xray/chest_xray``.
 
     Raises:
         BalancerError: the folder is missing, or nothing below it looks like the layout.
@@ -71,10 +67,10 @@ def find_root(path: Path) -> Path:
 
 
 def read_folder(root: Path) -> list[Record]:
-    """All images of a Kaggle-layout folder, sorted by name within split and class.
+    """Return all images of a Kaggle-layout folder, sorted by name within split and class.
 
-    Only the two class folders are read: hidden files, ``__MACOSX``, ``.ipynb_checkpoints`` and stray folders
-    neither become classes nor shift labels. A split folder may be absent; a present one must hold both classes.
+    Only the two class folders are read: hidden files, ``__MACOSX``, ``.ipynb_checkpoints`` and other folders neither
+    become classes nor shift labels. A split folder may be absent; a present one must hold both classes.
 
     Raises:
         BalancerError: a class folder is missing or holds no image.
@@ -99,23 +95,24 @@ def read_folder(root: Path) -> list[Record]:
     return records
 
 
-def told_apart(records: Sequence[Record]) -> list[Record]:
-    """The records with labels of the multiclass task: PNEUMONIA becomes BACTERIAL or VIRAL, as the file name says.
+def multiclass_records(records: Sequence[Record]) -> list[Record]:
+    """Return the records with labels of the multiclass task: PNEUMONIA becomes BACTERIAL or VIRAL by the file name.
 
     Raises:
-        BalancerError: a PNEUMONIA file's name says neither.
+        BalancerError: a PNEUMONIA file's name has neither kind.
     """
-    silent = [r.name for r in records if r.label and r.kind not in _KINDS]
-    if silent:
+    unnamed = [r.name for r in records if r.label and r.kind not in _KINDS]
+    if unnamed:
         raise BalancerError(
-            f"{len(silent)} of {sum(r.label for r in records)} PNEUMONIA files do not say in their names whether they are bacterial or viral "
-            f"(such as {silent[0]}); expected names such as person23_bacteria_86.jpeg; rename or remove them, or leave out --task multiclass"
+            f"{len(unnamed)} of {sum(r.label for r in records)} PNEUMONIA files do not say in their names whether they"
+            f" are bacterial or viral (such as {unnamed[0]}); expected names such as person23_bacteria_86.jpeg;"
+            " rename or remove them, or leave out --task multiclass"
         )
     return [replace(r, label=_KINDS[r.kind]) if r.label else r for r in records]
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The images directly in a folder, sorted."""
+    """Return the images directly in a folder, sorted."""
     return sorted(p for p in folder.iterdir() if _is_image(p))
 
 
@@ -124,7 +121,7 @@ def _is_image(path: Path) -> bool:
 
 
 def _child(folder: Path, name: str) -> Path | None:
-    """The sub-folder of that name; upper and lower case are the same, exact spelling preferred."""
+    """Return the sub-folder of a name, in upper or lower case; the exact spelling is preferred."""
     children: Iterable[Path] = folder.iterdir() if folder.is_dir() else ()
     matching = [p for p in children if p.name.lower() == name.lower() and p.is_dir()]
     return min(matching, key=lambda p: p.name != name, default=None)

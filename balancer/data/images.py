@@ -1,4 +1,4 @@
-"""Any image that PIL reads, as grey uint8 at the working size."""
+"""Reading any image that PIL reads, as grey uint8 at the working size."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _SIXTEEN_BIT = 65535.0
 
 
 def to_grey(image: Image.Image) -> Image.Image:
-    """A PIL image of any mode as mode ``L``, or ``F`` in [0, 255] where the source has more than 8 bits.
+    """Return a PIL image of any mode as mode ``L``, or as ``F`` in [0, 255] if the source has more than 8 bits.
 
-    EXIF rotation is applied. Transparency is laid on black, the background of a radiograph. Deep images are
-    scaled by their bit depth (65,535 becomes 255), never by their own maximum, so that exposure survives.
+    EXIF rotation is applied. Transparency is laid on black, the background of a radiograph. Deep images are scaled by
+    their bit depth (65,535 becomes 255), never by their own maximum, which would change the exposure.
 
     Raises:
         OSError: the pixel data are truncated or corrupt.
@@ -35,10 +35,10 @@ def to_grey(image: Image.Image) -> Image.Image:
 
 
 def resize_grey(image: Image.Image, size: int, how: str, extent: tuple[float, float] | None = None) -> Array:
-    """Bring a grey image to (size, size) uint8, antialiased (bicubic over the whole footprint of a pixel).
+    """Return a grey image as (size, size) uint8, antialiased (bicubic over the whole footprint of a pixel).
 
-    ``squash`` ignores the aspect ratio, ``pad`` adds black borders, ``crop`` cuts the longer side, centred.
-    ``extent`` is the part of the image, in pixels from the top left, that the picture covers; default all.
+    ``how`` is ``squash``, which ignores the aspect ratio, ``pad``, which adds black borders, or ``crop``, which cuts
+    the longer side, centred. ``extent`` is (width, height) in pixels of the part, from the top left, with the picture.
     """
     method = Image.Resampling.BICUBIC
     width, height = extent or image.size
@@ -58,10 +58,10 @@ def resize_grey(image: Image.Image, size: int, how: str, extent: tuple[float, fl
 
 
 def read_image(path: Path, size: int, how: str) -> Array:
-    """Decode a file to (size, size) grey uint8.
+    """Return an image file as (size, size) grey uint8.
 
-    A JPEG much larger than needed is decoded at a reduced scale (never below twice the working size), which
-    for multi-megapixel originals saves most of the time.
+    A JPEG much larger than needed is decoded at a reduced scale, never below twice the working size. For originals of
+    several megapixels this saves most of the time.
 
     Raises:
         OSError: unreadable, empty, truncated or not an image.
@@ -71,7 +71,7 @@ def read_image(path: Path, size: int, how: str) -> Array:
             extent = None
             if image.format == "JPEG" and image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
                 reduced = image.draft("L" if image.mode in ("L", "RGB") else None, (2 * size, 2 * size))
-                # An eighth of 700 rows is 88 rows of which the last is half empty: the picture ends at 87.5.
+                # 700 rows reduced to an eighth are 88 rows, the last half empty: the picture ends at 87.5.
                 extent = reduced[1][2:] if reduced else None
             return resize_grey(to_grey(image), size, how, extent)
     except (SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:

@@ -1,3 +1,3 @@
-"""The form of ``manifest.csv``: the one thing that synthesis and classifier share, so images of any generator can be ablated."""
+"""The columns of ``manifest.csv``, the only interface of synthesis and classifier: any generator can write one."""
 
 MANIFEST_COLUMNS = ("file", "index", "seed", "sha256", "class", "split_hash")

@@ -1,4 +1,4 @@
-"""MedMNIST archives (``pneumoniamnist*.npz``; Yang et al. 2023, doi:10.1038/s41597-022-01721-8), read without pickle."""
+"""MedMNIST archives (``pneumoniamnist*.npz``; Yang et al. 2023, doi:10.1038/s41597-022-01721-8)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from balancer.core.errors import BalancerError
 from balancer.data.folder import CLASSES, SPLITS, Record
 
 Array = np.ndarray
-_MAX_RATIO = 1032  # deflate cannot do better: a member larger than this times the file is a lie
+_MAX_RATIO = 1032  # the limit of deflate: a header that claims more is forged
 _DAMAGE = (  # what zipfile and numpy raise on damaged, encrypted or forged archives
     zipfile.BadZipFile,
     zlib.error,
@@ -27,9 +27,9 @@ _DAMAGE = (  # what zipfile and numpy raise on damaged, encrypted or forged arch
 
 
 def read_npz(path: Path) -> tuple[list[Record], dict[str, Array]]:
-    """Records and the image arrays by split, ``(N, H, W)`` or ``(N, H, W, 3)`` uint8.
+    """Return the records, and the images by split as (N, H, W) or (N, H, W, 3) uint8.
 
-    The archive names no patients: every image is its own, and a split is at image level.
+    The archive names no patients: every image is a patient of its own, and a split is at image level.
 
     Raises:
         BalancerError: not an archive, truncated, pickled, a key missing, or shapes, types or labels that do not fit.
@@ -65,13 +65,14 @@ def _pair(path: Path, arrays: dict[str, Array], split: str) -> tuple[Array, Arra
     labels = labels.reshape(-1)
     if set(np.unique(labels)) != set(range(len(CLASSES))):
         raise BalancerError(
-            f"{path}: {split}_labels holds {np.unique(labels)[:8].tolist()}; expected 0 ({CLASSES[0]}) and 1 ({CLASSES[1]})"
+            f"{path}: {split}_labels holds {np.unique(labels)[:8].tolist()};"
+            f" expected 0 ({CLASSES[0]}) and 1 ({CLASSES[1]})"
         )
     return pixels, labels
 
 
 def _read_arrays(path: Path) -> dict[str, Array]:
-    """Every array of the archive, after checking that each header promises no more bytes than are there."""
+    """Return every array of the archive, after checking that each header claims no more bytes than are there."""
     try:
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
@@ -80,7 +81,8 @@ def _read_arrays(path: Path) -> dict[str, Array]:
             return {key: loaded[key] for key in loaded.files}
     except FileNotFoundError as error:
         raise BalancerError(
-            f"data file {path} does not exist; give --data a MedMNIST .npz, such as `balancer fetch pneumoniamnist` gets"
+            f"data file {path} does not exist; give --data a MedMNIST .npz;"
+            " `balancer fetch pneumoniamnist` downloads one"
         ) from error
     except _DAMAGE as error:
         reason = "a web page" if _is_page(path) else (str(error).splitlines() or [type(error).__name__])[0]
@@ -90,7 +92,7 @@ def _read_arrays(path: Path) -> dict[str, Array]:
 
 
 def _is_page(path: Path) -> bool:
-    """What a log-in or error page leaves behind that was saved under the archive's name."""
+    """Return whether a log-in or error page was saved under the archive's name."""
     if not path.is_file():
         return False
     with path.open("rb") as handle:
@@ -102,11 +104,11 @@ def _check_header(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo)
         version = np.lib.format.read_magic(handle)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(handle)
-        promised = handle.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize
+        claimed = handle.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize
     if dtype.hasobject:
         raise BalancerError(
             f"{path}: {member.filename} is pickled Python, which is never read; fetch the original file"
         )
-    holds = min(member.file_size, _MAX_RATIO * path.stat().st_size)
-    if promised != holds:
-        raise BalancerError(f"{path}: {member.filename} promises {promised} bytes and holds {holds}; fetch it again")
+    available = min(member.file_size, _MAX_RATIO * path.stat().st_size)
+    if claimed != available:
+        raise BalancerError(f"{path}: {member.filename} claims {claimed} bytes and has {available}; fetch it again")

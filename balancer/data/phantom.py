@@ -1,14 +1,13 @@
 """The embedded default data set: procedurally drawn chest radiographs. These are drawings, not X-rays.
 
-No pixel comes from a patient and nothing learned here says anything about medicine. The drawings exist so
-that the whole toolkit runs (a demo, the tests) where the real paediatric set is not at hand: they have its
-folder layout, its file names, its class ratio and a task that is neither trivial nor hopeless.
+No pixel comes from a patient, and no figure from the drawings says anything about medicine. With the drawings, the
+toolkit runs (demo, tests) where the real paediatric set is not at hand. They have that set's folder layout, file names
+and class ratio, and telling the classes apart is neither trivial nor hopeless.
 
-Conventions. Drawing coordinates are ``x, y`` in [-1, 1], x towards the image's right (the patient's left),
-y downwards. Every layer is a (size, size) float64 array; masks lie in [0, 1] and brightness runs from 0
-(black, air) to 1 (white, bone). Shapes use only polynomials and square roots, and everything is float64, so
-that differences between maths libraries stay many orders of magnitude below one grey level: the same numpy
-draws the same pixels.
+Coordinates are ``x, y`` in [-1, 1], x towards the image's right (the patient's left), y downwards. Every layer is a
+(size, size) float64 array. Masks lie in [0, 1]; brightness runs from 0 (black, air) to 1 (white, bone). Shapes use only
+polynomials and square roots in float64: differences between maths libraries stay far below one grey level, so the same
+numpy draws the same pixels.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import product
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter, zoom
 
+from balancer.core import progress
 from balancer.data.folder import CLASSES, SPLITS
 
 Array = NDArray[np.float64]
@@ -39,13 +39,18 @@ _RIGHT, _LEFT = -1, 1  # the patient's sides, as the sign of x: the patient's ri
 
 @dataclass(frozen=True)
 class PhantomSpec:
-    """What to draw; equal specs give equal pixels. The default is a fifth of the real set, in its ratio."""
+    """The set to draw; equal specs give equal pixels. The default is a fifth of the real set, in its ratio."""
 
     size: int = 96  # pixels, square
     seed: int = 0
     train: tuple[int, int] = (268, 775)  # images of NORMAL, PNEUMONIA
     val: tuple[int, int] = (8, 8)
     test: tuple[int, int] = (94, 156)
+
+    @property
+    def total(self) -> int:
+        """Return the number of images."""
+        return sum((*self.train, *self.val, *self.test))
 
     def __post_init__(self) -> None:
         if self.size < 16 or self.seed < 0 or min(*self.train, *self.val, *self.test) < 0:
@@ -54,7 +59,7 @@ class PhantomSpec:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What all images of one patient share. Lengths are in drawing units (the image is 2 wide)."""
+    """The properties that all images of a patient share. Lengths are in drawing units (the image is 2 wide)."""
 
     width: float  # scale of the thorax, about 1
     height: float  # scale of the thorax, about 1
@@ -79,7 +84,7 @@ class Anatomy:
 
 
 def draw_patient(rng: np.random.Generator) -> Anatomy:
-    """Draw a patient's anatomy. It knows no label, so that anatomy alone cannot give the class away."""
+    """Draw a patient's anatomy. The label has no part in it, so anatomy alone cannot reveal the class."""
     return Anatomy(
         width=rng.uniform(0.85, 1.10),
         height=rng.uniform(0.90, 1.08),
@@ -107,8 +112,8 @@ def draw_patient(rng: np.random.Generator) -> Anatomy:
 def draw_image(anatomy: Anatomy, label: int, rng: np.random.Generator, size: int) -> NDArray[np.uint8]:
     """Draw one film of a patient: (size, size) uint8. ``label`` is 0 for NORMAL, 1 for PNEUMONIA.
 
-    The film (pose, exposure, markers, noise) is drawn from a generator of its own, which does not know the
-    label: generators seeded alike give the same film for either class, and only the lungs differ.
+    The film (pose, exposure, markers, noise) has a random generator of its own, independent of the label. Generators of
+    equal seeds give the same film for either class, and only the lungs differ.
     """
     film_rng, disease_rng = rng.spawn(2)
     x, y = _posed_grid(anatomy, film_rng, size)
@@ -123,13 +128,13 @@ def draw_image(anatomy: Anatomy, label: int, rng: np.random.Generator, size: int
 
 
 def _ramp(distance: Array, softness: float) -> Array:
-    """0 to 1 as a signed distance goes from -softness to +softness: an edge without steps."""
+    """Return 0 to 1 as a signed distance goes from -softness to +softness: a smooth edge."""
     t = np.clip(distance / (2 * softness) + 0.5, 0, 1)
     return t * t * (3 - 2 * t)
 
 
 def _ellipse(x: Array, y: Array, centre: Pair, radii: Pair, lean: float = 0.0) -> Array:
-    """Squared distance from an ellipse's centre, 1 on its rim; its first axis falls by ``lean`` = dy/dx."""
+    """Return the squared distance from an ellipse's centre, 1 on its rim; the first axis has the slope ``lean``."""
     norm = math.sqrt(1 + lean * lean)
     dx, dy = x - centre[0], y - centre[1]
     along, across = (dx + lean * dy) / (norm * radii[0]), (dy - lean * dx) / (norm * radii[1])
@@ -137,23 +142,23 @@ def _ellipse(x: Array, y: Array, centre: Pair, radii: Pair, lean: float = 0.0) -
 
 
 def _blob(x: Array, y: Array, centre: Pair, radii: Pair, lean: float = 0.0) -> Array:
-    """A soft spot: 1 at the ellipse's centre, 0 from its rim outwards."""
+    """Return a soft spot: 1 at the ellipse's centre, 0 on its rim and outside."""
     return np.clip(1 - _ellipse(x, y, centre, radii, lean), 0, None) ** 2
 
 
 @lru_cache(maxsize=4)
 def _axis(size: int) -> Array:
-    """Pixel centres on [-1, 1]: (size,)."""
+    """Return the pixel centres (size,) on [-1, 1]."""
     return (2 * np.arange(size, dtype=np.float64) + 1) / size - 1
 
 
 def _clouds(rng: np.random.Generator, size: int, knots: int) -> Array:
-    """Smooth noise of about unit variance whose features are 1/knots of the image wide: (size, size)."""
+    """Return smooth noise (size, size) of about unit variance, its features 1/knots of the image wide."""
     return 1.3 * zoom(rng.standard_normal((knots, knots)), size / knots, order=1)
 
 
 def _posed_grid(anatomy: Anatomy, rng: np.random.Generator, size: int) -> tuple[Array, Array]:
-    """The patient's own coordinates at every pixel, two (size, size) arrays; each film differs a little."""
+    """Return the patient's coordinates at every pixel, two (size, size) arrays; poses differ from film to film."""
     angle, scale = anatomy.tilt + rng.normal(0, 0.02), rng.uniform(0.90, 1.10)
     cos, sin = math.cos(angle) / scale, math.sin(angle) / scale
     px, py = _axis(size)[None, :] - rng.normal(0, 0.035), _axis(size)[:, None] - rng.normal(0, 0.035)
@@ -161,7 +166,7 @@ def _posed_grid(anatomy: Anatomy, rng: np.random.Generator, size: int) -> tuple[
 
 
 def _body(x: Array, y: Array) -> Array:
-    """Silhouette of neck, shoulders, arms held away from the trunk, and trunk."""
+    """Return the mask of neck, shoulders, arms held away from the trunk, and trunk."""
     u = np.abs(x)
     neck = np.clip(0.40 - u, 0, None)
     shoulder = -0.86 + 0.16 * u + 0.25 * np.clip(u - 0.6, 0, None) - 6.0 * neck * neck
@@ -171,7 +176,7 @@ def _body(x: Array, y: Array) -> Array:
 
 
 def _soft_tissue(x: Array, y: Array, anatomy: Anatomy) -> Array:
-    """Brightness of the body without its lungs: thickest in the middle and below the diaphragm (liver)."""
+    """Return the body's brightness without lungs: thickest in the middle and below the diaphragm (liver)."""
     thickness = np.sqrt(np.clip(1 - 0.7 * x * x, 0.1, None))
     abdomen = _ramp(y - anatomy.dome - 0.25 * x * x, 0.25)
     gas = 0.22 * _blob(x, y, anatomy.gas[:2], (1.5 * anatomy.gas[2], anatomy.gas[2]))
@@ -179,13 +184,13 @@ def _soft_tissue(x: Array, y: Array, anatomy: Anatomy) -> Array:
 
 
 def _lung(x: Array, y: Array, anatomy: Anatomy, side: int) -> Array:
-    """Mask of one lung field: narrow apex, wide base, bounded below by the diaphragm's dome."""
+    """Return the mask of one lung field: narrow apex, wide base, bounded below by the diaphragm's dome."""
     u = side * x
     half, dome = (0.73, anatomy.dome) if side == _RIGHT else (0.69, anatomy.dome + anatomy.dome_drop)
     t = np.clip((y - anatomy.lung_top) / (dome + 0.15 - anatomy.lung_top), 0, 1)
     lateral = 0.17 + (half - 0.17) * np.sqrt(1 - (1 - t) ** 2.2)
     medial = 0.10 + 0.08 * (1 - t) ** 2
-    # the dome is highest at 40 % of the way out; it falls steeply into the costophrenic angle
+    # the dome is highest at 40 % of the half width and falls steeply into the costophrenic angle
     from_top = u - 0.4 * half
     diaphragm = dome + np.where(from_top > 0, 1.3, 0.5) * from_top * from_top
     inside = _ramp(u - medial, 0.04) * _ramp(lateral - u, 0.03)
@@ -193,7 +198,7 @@ def _lung(x: Array, y: Array, anatomy: Anatomy, side: int) -> Array:
 
 
 def _heart(x: Array, y: Array, anatomy: Anatomy) -> Array:
-    """Mask of the heart shadow: the left ventricle bulges to the image's right, the atrium to its left."""
+    """Return the mask of the heart: the left ventricle bulges to the image's right, the atrium to the left."""
     scale = anatomy.heart
     ventricle_at, atrium_at = (0.13 * scale, anatomy.dome - 0.20), (-0.08, anatomy.dome - 0.16)
     ventricle = _ellipse(x, y, ventricle_at, (0.44 * scale, 0.34 * scale), anatomy.heart_lean)
@@ -202,7 +207,7 @@ def _heart(x: Array, y: Array, anatomy: Anatomy) -> Array:
 
 
 def _mediastinum(x: Array, y: Array, anatomy: Anatomy) -> Array:
-    """Brightness of the great vessels, the aortic knuckle and the thymus, less the dark trachea."""
+    """Return the brightness of great vessels, aortic knuckle and thymus, less the dark trachea."""
     great_vessels = 0.07 * _ramp(0.16 - np.abs(x - 0.01), 0.08) * _ramp(y + 0.70, 0.4)
     knuckle = 0.16 * _blob(x, y, (0.14, -0.28), (0.13, 0.15))
     thymus = _ramp(0.29 - np.abs(x + 0.04), 0.08) * _ramp(-0.12 - y, 0.06) * _ramp(y + 0.62, 0.2)
@@ -211,13 +216,13 @@ def _mediastinum(x: Array, y: Array, anatomy: Anatomy) -> Array:
 
 
 def _rib_pattern(phase: Array, last: int) -> Array:
-    """Ribs 0 to ``last`` along a phase that grows by 1 from rib to rib; the lower margin is brighter."""
+    """Return ribs 0 to ``last`` of a phase that grows by 1 from rib to rib; the lower margin is brighter."""
     v = phase - np.floor(phase)
     return _ramp(0.21 - np.abs(v - 0.5), 0.12) * (0.45 + v) * ((phase > 0) & (phase < last + 1))
 
 
 def _bones(x: Array, y: Array, anatomy: Anatomy) -> Array:
-    """Brightness of ribs, clavicles, vertebrae and shoulder girdle."""
+    """Return the brightness of ribs, clavicles, vertebrae and shoulder girdle."""
     u = np.abs(x)
     t = np.clip((y + 0.85) / 1.1, 0, 1)
     cage = _ramp(0.22 + 0.55 * np.sqrt(1 - (1 - t) ** 2) - u, 0.04)
@@ -237,9 +242,9 @@ def _bones(x: Array, y: Array, anatomy: Anatomy) -> Array:
 
 
 def _streaks(x: Array, y: Array, rng: np.random.Generator, count: int, length: float, width: float) -> Array:
-    """Curved branches that leave both hila and fade outwards, (size, size), about 1 near the hila.
+    """Return curved branches (size, size) that leave both hila and fade outwards, about 1 near the hila.
 
-    Points along the branches are dropped on the image and blurred together: far cheaper than distances to
+    Points along the branches are added to the image and blurred together, which is far cheaper than distances to
     curves. ``length`` and ``width`` are in drawing units.
     """
     size, steps = x.shape[0], 48
@@ -249,7 +254,7 @@ def _streaks(x: Array, y: Array, rng: np.random.Generator, count: int, length: f
     along = t * length * rng.uniform(0.5, 1.0, (count, 1))
     branch_x = side * (rng.uniform(0.14, 0.22, (count, 1)) + along * np.cos(angle))
     branch_y = -0.04 + rng.uniform(-0.09, 0.09, (count, 1)) + along * np.sin(angle)
-    # The pose is affine: three corners give the way back from patient coordinates to pixels.
+    # The pose is affine: three corners give the map from patient coordinates to pixels.
     origin = np.array([x[0, 0], y[0, 0]])
     axes = np.array([[x[0, -1], x[-1, 0]], [y[0, -1], y[-1, 0]]]) - origin[:, None]
     points = np.stack([branch_x.ravel(), branch_y.ravel()]) - origin[:, None]
@@ -257,27 +262,27 @@ def _streaks(x: Array, y: Array, rng: np.random.Generator, count: int, length: f
     kept = (column >= 0) & (column < size) & (row >= 0) & (row < size)
     weight = np.tile(1 - 0.75 * t, count)
     flat = np.bincount(row[kept] * size + column[kept], weight[kept], size * size).reshape(size, size)
-    # a drop's weight in pixels grows with size / steps, so that the streaks look alike at every size
+    # a point's weight in pixels grows with size / steps, so that the streaks look alike at every size
     blurred = gaussian_filter(flat, width * size / 2, truncate=3.0) * (size * width * length * 2.2)
     return blurred / (1 + 0.35 * blurred)
 
 
 def _vessels(x: Array, y: Array, anatomy: Anatomy, lungs: Array) -> Array:
-    """Hila and vascular markings: the same tree on all of a patient's films."""
+    """Return hila and vascular markings: the same tree on all of a patient's films."""
     tree = _streaks(x, y, np.random.default_rng(anatomy.tree_seed), 28, 0.60, 0.014)
     hila = _blob(np.abs(x), y, (0.20, -0.05), (0.14, 0.22))
     return anatomy.vessels * lungs * (0.07 * tree + 0.12 * hila)
 
 
 def _pneumonia(x: Array, y: Array, anatomy: Anatomy, lungs: Array, rng: np.random.Generator) -> Array:
-    """Opacities inside the lungs, from hardly visible to obvious, in the pattern of the patient's germ."""
+    """Return opacities inside the lungs, from hardly visible to obvious, interstitial or lobar by patient."""
     severity = rng.beta(1.4, 1.5)
     opacity = _interstitial if anatomy.viral else _consolidation
     return (0.08 + 0.46 * severity) * lungs * np.clip(opacity(x, y, anatomy, rng), 0, 1.2)
 
 
 def _consolidation(x: Array, y: Array, anatomy: Anatomy, rng: np.random.Generator) -> Array:
-    """One to three lobar opacities with ragged edges and a mottled texture: (size, size)."""
+    """Return one to three lobar opacities (size, size) with ragged edges and a mottled texture."""
     size, total = x.shape[0], np.zeros_like(x)
     ragged = 1 + 0.25 * _clouds(rng, size, 11)
     for _ in range(int(rng.choice([1, 1, 1, 2, 2, 3]))):
@@ -290,14 +295,14 @@ def _consolidation(x: Array, y: Array, anatomy: Anatomy, rng: np.random.Generato
 
 
 def _interstitial(x: Array, y: Array, anatomy: Anatomy, rng: np.random.Generator) -> Array:
-    """Bilateral patchy haze round the hila and thickened peribronchial streaks: (size, size)."""
+    """Return bilateral patchy haze round the hila and thickened peribronchial streaks, (size, size)."""
     u = np.abs(x)
     haze = 1.15 * _blob(u, y, (0.34, 0.0), (0.52, rng.uniform(0.6, 0.9)))
     return haze * (0.5 + 0.25 * _clouds(rng, x.shape[0], 9)) + 0.3 * _streaks(x, y, rng, 26, 0.55, 0.02)
 
 
 def _accessories(image: Array, rng: np.random.Generator) -> Array:
-    """Now and then a bright side marker in a corner and an ECG wire across the chest."""
+    """Add, to some images, a bright side marker in a corner and an ECG wire across the chest."""
     size = image.shape[0]
     px, py = _axis(size)[None, :], _axis(size)[:, None]
     marker, wire = rng.random() < 0.4, rng.random() < 0.15
@@ -314,7 +319,7 @@ def _accessories(image: Array, rng: np.random.Generator) -> Array:
 
 
 def _expose(image: Array, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Scatter, vignette, exposure, gamma, focus and grain: (size, size) brightness to uint8."""
+    """Apply vignette, exposure, gamma, focus and grain: (size, size) brightness to uint8."""
     size = image.shape[0]
     px, py = _axis(size)[None, :], _axis(size)[:, None]
     vignette = 1 - rng.uniform(0, 0.22) * (px * px + py * py) / 2
@@ -326,68 +331,68 @@ def _expose(image: Array, rng: np.random.Generator) -> NDArray[np.uint8]:
 
 
 def _generator(seed: int, *key: int) -> np.random.Generator:
-    """A generator of its own for every key, so that no drawing depends on how many came before it."""
+    """Return the random generator of a key, so that no drawing depends on the number of drawings before."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
 def _file_name(label: int, number: int, view: int, viral: bool) -> str:
-    """The real set's naming, from which the folder reader takes the patient."""
+    """Return a file name as in the real set, from which the folder reader takes the patient."""
     if label:
         return f"person{number}_{'virus' if viral else 'bacteria'}_{view + 1}.png"
     return f"{'NORMAL2-IM' if number % 2 else 'IM'}-{number:04d}-{view + 1:04d}.png"
 
 
 def _images(spec: PhantomSpec) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """Paths below the root and pixels, patient by patient; larger counts only add images."""
+    """Yield paths below the root and pixels, patient by patient; larger counts only add images."""
     for (split, split_name), (label, class_name) in product(enumerate(SPLITS), enumerate(CLASSES)):
-        wanted, patient = (spec.train, spec.val, spec.test)[split][label], 0
-        while wanted > 0:
+        missing, patient = (spec.train, spec.val, spec.test)[split][label], 0
+        while missing > 0:
             rng = _generator(spec.seed, split, label, patient)
             anatomy, views = draw_patient(rng), int(rng.choice(_VIEWS))
             number = 1 + len(SPLITS) * patient + split  # interleaved: no number is ever in two splits
-            for view in range(min(views, wanted)):
+            for view in range(min(views, missing)):
                 name = _file_name(label, number, view, anatomy.viral)
                 view_rng = _generator(spec.seed, split, label, patient, view)
                 yield f"{split_name}/{class_name}/{name}", draw_image(anatomy, label, view_rng, spec.size)
-            wanted -= views
+            missing -= views
             patient += 1
 
 
-def _save(pixels: NDArray[np.uint8], path: Path) -> None:
-    Image.fromarray(pixels).save(path)
-
-
 def _stamp(spec: PhantomSpec) -> str:
-    """What phantom.json holds: enough to know whether a folder is the set that was asked for."""
+    """Return the content of phantom.json, which identifies the set."""
     content = {"about": "procedural drawings, not X-rays", "format": FORMAT, "spec": asdict(spec)}
     return json.dumps(content, indent=2) + "\n"
 
 
 def _is_written(root: Path, spec: PhantomSpec) -> bool:
-    """Whether ``root`` holds this very set; complete, because the stamp is written last."""
+    """Return whether ``root`` holds this set, complete: the stamp is written last."""
     stamp = root / "phantom.json"
     return stamp.is_file() and stamp.read_text(encoding="utf-8") == _stamp(spec)
 
 
-def write_phantom(root: Path, spec: PhantomSpec = PhantomSpec(), progress: Callable[[int], None] | None = None) -> Path:
+def write_phantom(root: Path, spec: PhantomSpec = PhantomSpec()) -> Path:
     """Write the drawings as ``root/{train,val,test}/{NORMAL,PNEUMONIA}/*.png`` and return ``root``.
 
-    ``root`` appears complete or not at all. A root that already holds this very set is left as it is; any
-    other existing root raises FileExistsError. ``progress`` is called after each image with the count so far.
+    ``root`` appears complete or not at all. A root that holds this set already is left as it is.
+
+    Raises:
+        FileExistsError: ``root`` exists and holds something else.
     """
     if _is_written(root, spec):
         return root
     if root.exists():
         raise FileExistsError(f"{root} exists and is not this phantom set; remove it or name another folder")
     root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
+    with (
+        tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch,
+        progress.bar(spec.total, "drawing the phantom set", "image") as bar,
+    ):
         draft = Path(scratch) / root.name  # inside, because the scratch folder itself is private to its owner
         for split, label in product(SPLITS, CLASSES):
             (draft / split / label).mkdir(parents=True)
-        for done, (name, pixels) in enumerate(_images(spec), 1):
-            _save(pixels, draft / name)
-            if progress is not None:
-                progress(done)
+        for name, pixels in _images(spec):
+            Image.fromarray(pixels).save(draft / name)
+            bar.update()
         (draft / "phantom.json").write_text(_stamp(spec), encoding="utf-8")
         try:
             draft.replace(root)

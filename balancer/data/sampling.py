@@ -1,4 +1,4 @@
-"""Which images make up a batch, as a pure function of the step: a resumed run needs no sampler state."""
+"""The images of a batch as a pure function of the step: a resumed run needs no sampler state."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def batch_indices(n: int, batch_size: int, step: int, seed: int) -> np.ndarray:
-    """Positions (batch_size,) of batch ``step`` in an endless stream of shuffled passes over ``n`` items.
+    """Return positions (batch_size,) of batch ``step`` in an endless stream of shuffled passes over ``n`` items.
 
-    Every pass holds each item once; a batch may span two passes (or more, when ``batch_size`` exceeds ``n``), so
-    no item is ever dropped and every batch is full.
+    Every pass has each item once. A batch may span two passes, or more if ``batch_size`` exceeds ``n``: so no item is
+    dropped and every batch is full.
     """
     parts: list[np.ndarray] = []
     position, end = step * batch_size, (step + 1) * batch_size

@@ -1,4 +1,4 @@
-"""Train, validation and test: grouped by patient, stratified by class, written down with a hash."""
+"""Train, validation and test: grouped by patient, stratified by class, named by a hash."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def carve_validation(labels: Sequence[int], groups: Sequence[str], fraction: flo
     Args:
         labels: class of each image.
         groups: patient of each image; a group stays on one side. See :func:`merge_groups` for duplicates.
-        fraction: share of each class's images wanted, in [0, 1).
+        fraction: share of each class's images for validation, in [0, 1).
         seed: the split seed.
 
     Returns:
-        Boolean mask (n,), true for validation. Per class the count differs from ``fraction`` of the class
-        by less than the largest group: groups are taken in random order while they bring the count nearer.
-        A group with images of several classes goes where its first class puts it.
+        Boolean mask (n,), true for validation. Groups are taken in random order as long as they bring a class's count
+        nearer to its share, so the count is off by less than the largest group. The first class of a group with images
+        of several classes decides where the group goes.
     """
     labels_, chosen = np.asarray(labels), np.zeros(len(labels), dtype=bool)
     settled: dict[str, bool] = {}  # group -> in validation
@@ -49,18 +49,18 @@ def carve_validation(labels: Sequence[int], groups: Sequence[str], fraction: flo
 
 
 def patient_halves(groups: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the images in two halves that share no patient: what real images differ by among themselves.
+    """Return the positions of images in two halves that share no patient, for baselines of real against real.
 
-    No seed: whoever halves the same images, while training or for a report, is to get the same halves.
+    There is no seed: training and the report must halve the same images in the same way.
     """
     first = carve_validation([0] * len(groups), groups, 0.5, seed=0)
     return np.flatnonzero(first), np.flatnonzero(~first)
 
 
 def merge_groups(patients: Sequence[str], digests: Sequence[str]) -> list[str]:
-    """Patients that share a byte-identical file become one group (union by file digest).
+    """Return the group (n,) of each image: patients that share a byte-identical file become one group.
 
-    The data set holds 24 such groups of files inside train; without this, copies could straddle the split.
+    The data set has 24 such groups of files inside train; without merging, copies could lie on both sides of the split.
     """
     parent = {p: p for p in patients}
 
@@ -78,7 +78,7 @@ def merge_groups(patients: Sequence[str], digests: Sequence[str]) -> list[str]:
 
 
 def split_hash(names: Sequence[str], folds: Sequence[str], digests: Sequence[str]) -> str:
-    """Sixteen hex digits that name which content is in train and which in validation."""
+    """Return 16 hex digits that name the content of train and of validation."""
     rows = sorted(
         f"{fold}\t{name}\t{digest}" for name, fold, digest in zip(names, folds, digests, strict=True) if fold != "test"
     )
@@ -93,7 +93,7 @@ def write_split(
     patients: Sequence[str],
     digests: Sequence[str],
 ) -> None:
-    """``split.csv``: one row per image."""
+    """Write ``split.csv``: one row per image."""
     buffer = io.StringIO()
     rows = csv.writer(buffer, lineterminator="\n")
     rows.writerow(["name", "fold", "label", "patient", "sha256"])

@@ -41,7 +41,7 @@ def save_checkpoint(path: Path, config: GanTrainConfig, state: GanState, data: D
     """Write the whole state atomically. No random state is needed: every draw is derived from the step.
 
     Raises:
-        BalancerError: a weight is not finite. The old file stays: the losses are read less often than snapshots are taken.
+        BalancerError: a weight is not finite. The old file stays.
     """
     check_finite(state, path.parent)
     modules = {name: module.state_dict() for name, module in state.modules().items()}
@@ -86,8 +86,8 @@ def _write(
 def read_checkpoint(path: Path, device: torch.device, config: GanTrainConfig | None = None) -> Checkpoint:
     """Read a GAN checkpoint, or a generator saved alone; code in the file is never executed.
 
-    Args:
-        config: settings that the file must have been made under: else its weights would not fit, or fit by chance.
+    With ``config``, the file must have been made under these settings: else its weights would not fit, or fit by
+    chance.
 
     Raises:
         BalancerError: missing, damaged, not a checkpoint of this program, or of other settings than ``config``.

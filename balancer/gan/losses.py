@@ -1,4 +1,4 @@
-"""Adversarial losses, by name. Logits are (B,), positive for real; every loss is a mean over the batch, to be minimised."""
+"""Adversarial losses by name. Logits are (B,), positive for real; losses are means over the batch, to be minimised."""
 
 from __future__ import annotations
 
@@ -13,14 +13,11 @@ from balancer.core.errors import lookup
 
 @dataclass(frozen=True)
 class Loss:
-    """``discriminator(real_logits, fake_logits)`` and ``generator(real_logits, fake_logits)``.
-
-    ``relativistic``: the generator's loss looks at the real logits too; otherwise it may be handed anything for them.
-    """
+    """The losses of both players, functions of (real_logits, fake_logits)."""
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
     generator: Callable[[Tensor, Tensor], Tensor]
-    relativistic: bool = False
+    relativistic: bool = False  # the generator's loss uses the real logits; else it ignores them
 
 
 LOSSES = {
@@ -39,7 +36,8 @@ LOSSES = {
         lambda real, fake: fake.mean() - real.mean(),
         lambda real, fake: -fake.mean(),
     ),
-    # Relativistic pairing: Jolicoeur-Martineau 2019, arXiv:1807.00734; with R1 and R2 it is the loss of Huang et al. 2024, arXiv:2501.05441
+    # Relativistic pairing: Jolicoeur-Martineau 2019, arXiv:1807.00734; with R1 and R2 the loss of Huang et al. 2024,
+    # arXiv:2501.05441
     "relativistic": Loss(
         lambda real, fake: F.softplus(fake - real).mean(),
         lambda real, fake: F.softplus(real - fake).mean(),
@@ -49,7 +47,7 @@ LOSSES = {
 
 
 def loss_named(name: str) -> Loss:
-    """The registered loss.
+    """Return a registered loss.
 
     Raises:
         UsageError: no such name.

@@ -17,7 +17,7 @@ MAX_MULTIPLE = 16  # widest layer, in multiples of the width
 
 
 def pyramid(image_size: int) -> tuple[int, int]:
-    """(base, doublings) with ``image_size == base * 2**doublings`` and the smallest base of at least 4.
+    """Return (base, doublings) with ``image_size == base * 2**doublings`` and the smallest base of at least 4.
 
     >>> pyramid(64), pyramid(148)
     ((4, 4), (37, 2))
@@ -36,15 +36,14 @@ def pyramid(image_size: int) -> tuple[int, int]:
 class DCGANGenerator(nn.Module):
     """Generator of Radford et al. 2016 (arXiv:1511.06434): transposed convolutions, BatchNorm, ReLU, tanh.
 
-    ``z`` (B, z_dim) to images (B, 1, H, W) in [-1, 1]. The first layer is a transposed convolution onto
-    ``base x base``, which on a 1 x 1 input is the paper's projection. Kernels are 4 x 4, which overlap evenly at
-    stride 2 and so avoid the checkerboards of 5 x 5 (Odena et al. 2016, doi:10.23915/distill.00003). The widest layer is
-    ``width * 2**(k-1)``, capped at 16 widths: at 64 px a width of 128 gives the paper's 1024, 512, 256, 128.
+    The first layer is a transposed convolution onto ``base x base``, which on a 1 x 1 input is the paper's projection.
+    Kernels are 4 x 4, which overlap evenly at stride 2 and so avoid the checkerboards of 5 x 5 (Odena et al. 2016,
+    doi:10.23915/distill.00003). The widest layer is ``width * 2**(k-1)``, capped at 16 widths: at 64 px a width of 128
+    gives the paper's 1024, 512, 256, 128.
 
-    Args:
-        upsampled: how many of the last doublings upsample by nearest neighbour and convolve 3 x 3, in place of a transposed
-            convolution (None: all): every output pixel is made by the same kernel, so no checkerboard is built in, at 2.25 times
-            the arithmetic. A pattern of earlier layers is coarse enough for later ones to mend.
+    ``upsampled`` is the number of last doublings (None: all) that upsample by nearest neighbour and convolve 3 x 3 in
+    place of a transposed convolution. The same kernel then makes every output pixel, so no checkerboard is built in, at
+    2.25 times the arithmetic. A pattern of earlier layers is coarse enough for later layers to correct.
 
     Raises:
         UsageError: the size cannot be halved twice.
@@ -66,12 +65,13 @@ class DCGANGenerator(nn.Module):
         self.apply(init_normal)
 
     def forward(self, z: Tensor) -> Tensor:
+        """Return images (B, 1, H, W) in [-1, 1] of latents (B, z_dim)."""
         images: Tensor = self.layers(z[:, :, None, None])
         return images
 
 
 class UpBlock(nn.Module):
-    """Residual block that doubles the side: BatchNorm, ReLU, upsample, 3 x 3, BatchNorm, ReLU, 3 x 3 (Miyato et al. 2018)."""
+    """Residual block that doubles the side (Miyato et al. 2018): two 3 x 3 convolutions, the first after upsampling."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
@@ -88,12 +88,13 @@ class UpBlock(nn.Module):
         self.skip = nn.Sequential(nn.Conv2d(c_in, c_out, 1), nn.Upsample(scale_factor=2))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return features (B, c_out, 2H, 2W) of features (B, c_in, H, W)."""
         out: Tensor = self.skip(x) + self.branch(x)
         return out
 
 
 class ResidualGenerator(nn.Module):
-    """Residual generator in the manner of Miyato et al. 2018 (arXiv:1802.05957); ``z`` (B, z_dim) to (B, 1, H, W) in [-1, 1]."""
+    """Residual generator after Miyato et al. 2018 (arXiv:1802.05957)."""
 
     def __init__(self, image_size: int, z_dim: int, width: int) -> None:
         super().__init__()
@@ -112,6 +113,7 @@ class ResidualGenerator(nn.Module):
         self.apply(init_he)
 
     def forward(self, z: Tensor) -> Tensor:
+        """Return images (B, 1, H, W) in [-1, 1] of latents (B, z_dim)."""
         images: Tensor = self.layers(self.project(z).unflatten(1, (-1, self.base, self.base)))
         return images
 
@@ -119,11 +121,12 @@ class ResidualGenerator(nn.Module):
 class MinibatchStddev(nn.Module):
     """Append a channel with the features' mean SD over the batch (Karras et al. 2018, arXiv:1710.10196, section 3).
 
-    (B, C, H, W) to (B, C + 1, H, W). With it a discriminator sees when a batch varies too little, which
-    pushes the generator to cover more of the data.
+    With this channel a discriminator sees when a batch varies too little, which pushes the generator to cover more of
+    the data.
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return features (B, C + 1, H, W) of features (B, C, H, W)."""
         spread = (x.var(0, correction=0) + 1e-8).sqrt().mean()
         return torch.cat([x, spread.expand(len(x), 1, *x.shape[2:])], 1)
 
@@ -138,7 +141,7 @@ def _convolution(
     first: bool = False,
     init: Callable[[nn.Module], None] | None = None,
 ) -> list[nn.Module]:
-    """A convolution of a discriminator with its normalisation; the first layer has no BatchNorm."""
+    """Return a discriminator's convolution with its normalisation; the first layer has no BatchNorm."""
     batch = norm == "batch"
     conv = nn.Conv2d(c_in, c_out, kernel, stride=stride, padding=padding, bias=not batch)
     layers: list[nn.Module] = [conv, nn.BatchNorm2d(c_out)] if batch and not first else [conv]
@@ -148,10 +151,10 @@ def _convolution(
 
 
 class DCGANDiscriminator(nn.Module):
-    """Discriminator of Radford et al. 2016: strided 4 x 4 convolutions, LeakyReLU(0.2), BatchNorm but in the first layer.
+    """Discriminator of Radford et al. 2016: strided 4 x 4 convolutions, LeakyReLU(0.2), BatchNorm.
 
-    Images (B, 1, H, W) in [-1, 1] to logits (B,). ``norm`` may be ``batch``, ``spectral`` (every layer; Miyato et al. 2018,
-    arXiv:1802.05957) or ``none``; without BatchNorm, weights start at He et al.'s scale unless they are spectrally normalised.
+    ``norm`` may be ``batch`` (but in the first layer), ``spectral`` (every layer; Miyato et al. 2018, arXiv:1802.05957)
+    or ``none``. Without BatchNorm, weights start at He et al.'s scale unless they are spectrally normalised.
     """
 
     def __init__(self, image_size: int, width: int, norm: str = "batch", minibatch_stddev: bool = False) -> None:
@@ -168,6 +171,7 @@ class DCGANDiscriminator(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B,) of images (B, 1, H, W) in [-1, 1]."""
         logits: Tensor = self.layers(images)
         return logits.flatten()
 
@@ -187,19 +191,21 @@ class DownBlock(nn.Module):
         self.skip = nn.Sequential(nn.AvgPool2d(2), *_convolution(c_in, c_out, 1, 1, 0, norm, init=init_he))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return features (B, c_out, H/2, W/2) of features (B, c_in, H, W)."""
         out: Tensor = (self.skip(x) + self.branch(x)) * 0.5**0.5  # keeps the variance, whatever the depth
         return out
 
 
 class ResidualDiscriminator(nn.Module):
-    """Residual discriminator in the manner of Miyato et al. 2018; images (B, 1, H, W) in [-1, 1] to logits (B,)."""
+    """Residual discriminator after Miyato et al. 2018."""
 
     def __init__(self, image_size: int, width: int, norm: str = "none", minibatch_stddev: bool = False) -> None:
         super().__init__()
         base, doublings = pyramid(image_size)
         channels = [width * min(2**i, MAX_MULTIPLE // 2) for i in range(doublings)]
         self.layers = nn.Sequential(
-            # the first halving is left to a strided convolution: at full resolution a block costs more than all the others
+            # a strided convolution does the first halving: at full resolution a block costs more than all others
+            # together
             *_convolution(1, channels[0], 4, 2, 1, norm, True, init_he),
             *(DownBlock(c_in, c_out, norm) for c_in, c_out in itertools.pairwise(channels)),
             *[MinibatchStddev()] * minibatch_stddev,
@@ -208,6 +214,7 @@ class ResidualDiscriminator(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B,) of images (B, 1, H, W) in [-1, 1]."""
         logits: Tensor = self.layers(images)
         return logits.flatten()
 
@@ -215,9 +222,9 @@ class ResidualDiscriminator(nn.Module):
 class S2Generator(nn.Module):
     """Generator of the published 148 px CNN + DCGAN system (Keras), 18,366,465 values with running statistics.
 
-    ``z`` (B, z_dim) to images (B, 1, H, W) in [-1, 1]: dense to a quarter of the side with 128 channels, then 5 x 5
-    transposed convolutions 128 (stride 2), 64 (stride 2), 32, 1. The published net ends in a sigmoid over
-    [0, 1]; here the same sigmoid is stretched to [-1, 1], the range of every generator of this package.
+    A dense layer gives a quarter of the side with 128 channels; 5 x 5 transposed convolutions 128 (stride 2), 64
+    (stride 2), 32, 1 follow. The published net ends in a sigmoid over [0, 1]; here the same sigmoid is stretched to
+    [-1, 1], the range of every generator of this package.
     """
 
     def __init__(self, image_size: int, z_dim: int, width: int) -> None:
@@ -247,6 +254,7 @@ class S2Generator(nn.Module):
         self.apply(init_glorot)
 
     def forward(self, z: Tensor) -> Tensor:
+        """Return images (B, 1, H, W) in [-1, 1] of latents (B, z_dim)."""
         images: Tensor = self.layers(self.project(z).unflatten(1, (-1, self.base, self.base)))
         return 2 * images - 1
 
@@ -254,8 +262,7 @@ class S2Generator(nn.Module):
 class S2Discriminator(nn.Module):
     """Discriminator of the same system: convolutions 32, 64, 128, 256 with LeakyReLU, flatten, dense 1.
 
-    Images (B, 1, H, W) in [-1, 1] to logits (B,). Its kernels and strides are not published; 5 x 5 at stride 2, the last
-    at stride 1, are our assumption.
+    Kernels and strides are not published; 5 x 5 at stride 2, the last at stride 1, are our assumption.
     """
 
     def __init__(self, image_size: int, width: int, norm: str = "none", minibatch_stddev: bool = False) -> None:
@@ -272,12 +279,13 @@ class S2Discriminator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Flatten(), spectral_norm(head) if norm == "spectral" else head)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B,) of images (B, 1, H, W) in [-1, 1]."""
         logits: Tensor = self.layers(images)
         return logits.flatten()
 
 
 def init_normal(module: nn.Module) -> None:
-    """The paper's weights, N(0, 0.02); BatchNorm scale N(1, 0.02) as in its authors' code; biases 0."""
+    """Initialise as the DCGAN paper: weights N(0, .02), BatchNorm scale N(1, .02) as in its code, biases 0."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):
@@ -287,7 +295,7 @@ def init_normal(module: nn.Module) -> None:
 
 
 def init_glorot(module: nn.Module) -> None:
-    """Keras's default weights: Glorot uniform, biases 0."""
+    """Initialise as Keras by default: Glorot uniform, biases 0."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
@@ -295,7 +303,7 @@ def init_glorot(module: nn.Module) -> None:
 
 
 def init_he(module: nn.Module) -> None:
-    """He et al. 2015's normal weights for LeakyReLU(0.2), by fan-in; biases 0."""
+    """Initialise as He et al. 2015 for LeakyReLU(0.2): normal weights by fan-in, biases 0."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
         nn.init.kaiming_normal_(module.weight, 0.2)
         if module.bias is not None:
@@ -304,10 +312,10 @@ def init_he(module: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A generator built from (image_size, z_dim, width), a discriminator from (image_size, width, norm, minibatch_stddev)."""
+    """A pair of networks."""
 
-    generator: Callable[[int, int, int], nn.Module]
-    discriminator: Callable[[int, int, str, bool], nn.Module]
+    generator: Callable[[int, int, int], nn.Module]  # of (image_size, z_dim, width)
+    discriminator: Callable[[int, int, str, bool], nn.Module]  # of (image_size, width, norm, minibatch_stddev)
 
 
 ARCHITECTURES = {
@@ -320,7 +328,7 @@ ARCHITECTURES = {
 
 
 def architecture(name: str) -> Architecture:
-    """The registered pair of nets.
+    """Return a registered pair of networks.
 
     Raises:
         UsageError: no such name.
@@ -329,6 +337,6 @@ def architecture(name: str) -> Architecture:
 
 
 def count_values(module: nn.Module) -> int:
-    """Parameters and floating-point buffers, which is what Keras counts."""
+    """Return the number of parameters and of values in floating-point buffers, as Keras counts."""
     buffers = sum(b.numel() for b in module.buffers() if torch.is_floating_point(b))
     return sum(p.numel() for p in module.parameters()) + buffers

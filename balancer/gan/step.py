@@ -118,12 +118,11 @@ def sample_z(config: GanTrainConfig, n: int, source: torch.Generator) -> Tensor:
 def train_step(config: GanTrainConfig, state: GanState, real_images: Tensor) -> dict[str, Tensor]:
     """Make ``n_dis`` optimiser steps of D, one of G and one EMA update; advance ``state.step``.
 
-    Args:
-        real_images: (n_dis * B, 1, H, W) in [-1, 1] on the training device, B images for each step of D.
+    ``real_images`` are (n_dis * B, 1, H, W) in [-1, 1] on the training device, B images for each step of D.
 
     Returns:
-        Scalars still on the device: ``loss_D``, ``loss_G``; ``D_real`` and ``D_fake``, D's mean probability of "real" for
-        each kind; with adaptive augmentation ``augment_p``, its probability.
+        Scalars still on the device: ``loss_D``, ``loss_G``; ``D_real`` and ``D_fake``, D's mean probability of "real"
+        of each kind of image; with adaptive augmentation ``augment_p``, its probability.
     """
     loss, device = loss_named(config.loss), real_images.device
     source = generator(config.seed, "step", state.step)
@@ -217,7 +216,7 @@ def update_running_stats(config: GanTrainConfig, state: GanState, real_logits: T
     """Update LeCam's anchors, and ADA's overfitting measure and probability, from logits (B,).
 
     ADA (Karras et al. 2020, arXiv:2006.06676): r_t is the mean sign of D at real training images. Above the target, D
-    has begun to memorise them, and the probability of augmentation rises; below, the probability falls. The speed is fixed.
+    has begun to memorise the images, and the probability of augmentation rises; below, it falls. The speed is fixed.
     """
     stats = state.running_stats
     stats["lecam_real"].lerp_(real_logits.mean(), 1 - LECAM_DECAY)

@@ -154,7 +154,7 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
 
 
 class Snapshots:
-    """At every snapshot: the grid of fixed latents, the quality, the checkpoint, and the generator if it is the best so far."""
+    """Writes the grid of fixed latents, the quality, the checkpoint, and the generator if it is the best so far."""
 
     def __init__(
         self,
@@ -218,8 +218,8 @@ class Snapshots:
         before = self._diversity[-1:]
         if before and max(*before, diversity) < self._config.min_diversity:
             raise BalancerError(
-                f"the generator collapsed by step {step}: its images have {diversity:.1%} of the real ones' variance, and"
-                f" had {before[0]:.1%} at the snapshot before (min_diversity {self._config.min_diversity:g}); lower"
+                f"the generator collapsed by step {step}: its images have {diversity:.1%} of the real ones' variance,"
+                f" and had {before[0]:.1%} at the snapshot before (min_diversity {self._config.min_diversity:g}); lower"
                 f" lr_generator or change the recipe; the best snapshot is kept in {self._run.path}"
             )
         self._diversity.append(diversity)
@@ -256,8 +256,8 @@ def check(config: GanTrainConfig) -> None:
         for name in ("r1_weight", "r2_weight", "gradient_penalty_weight"):
             if getattr(config, name):
                 raise UsageError(
-                    f"{name} is {getattr(config, name):g} with discriminator_norm batch, which mixes the gradients of a batch's"
-                    " images; give --set discriminator_norm=none or spectral"
+                    f"{name} is {getattr(config, name):g} with discriminator_norm batch, which mixes the gradients of"
+                    " a batch's images; give --set discriminator_norm=none or spectral"
                 )
     if config.loss == "wasserstein" and not config.gradient_penalty_weight and config.discriminator_norm != "spectral":
         raise UsageError(
@@ -266,12 +266,13 @@ def check(config: GanTrainConfig) -> None:
         )
     if config.ada_target is not None and loss_named(config.loss).relativistic:
         raise UsageError(
-            f"ada_target uses the sign of D's logits, of which the {config.loss} loss fixes only differences; leave ada_target"
-            " out or take another loss"
+            f"ada_target uses the sign of D's logits, of which the {config.loss} loss fixes only differences; leave"
+            " ada_target out or take another loss"
         )
     if config.ada_target is not None and not config.diffaugment:
         raise UsageError(
-            "ada_target adapts the probability of diffaugment, which is empty; give --set diffaugment=translation,cutout"
+            "ada_target adapts the probability of diffaugment, which is empty;"
+            " give --set diffaugment=translation,cutout"
         )
 
 

@@ -14,7 +14,7 @@ from balancer.audit.findings import audit
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.settings import DataConfig, GanTrainConfig
 from balancer.data.dataset import Dataset, load_dataset
-from balancer.data.folder import CLASSES, TASKS, Record, find_root, read_folder, told_apart
+from balancer.data.folder import CLASSES, TASKS, Record, find_root, multiclass_records, read_folder
 from balancer.data.split import carve_validation
 from balancer.gan.checkpoint import read_checkpoint
 from balancer.gan.trainer import target_label
@@ -119,7 +119,7 @@ def test_a_name_that_does_not_say(chest_folder: Path) -> None:
 
 def test_a_normal_file_may_be_called_anything() -> None:
     records = [Record("a", 0, "train", "p", ""), Record("b", 1, "train", "q", "virus")]
-    assert [r.label for r in told_apart(records)] == [0, 2]
+    assert [r.label for r in multiclass_records(records)] == [0, 2]
     assert [r.label for r in records] == [0, 1], "the records given stay as they are"
 
 
@@ -143,7 +143,7 @@ def test_the_phantom_set_has_three_classes() -> None:
 @pytest.mark.realdata
 def test_the_real_sets_kinds(real_data: Path) -> None:
     """2,780 bacterial and 1,493 viral images in all (Kermany et al. 2018: 2,538 and 1,345 to train, 242 and 148 to test)."""
-    records = told_apart(read_folder(find_root(real_data)))
+    records = multiclass_records(read_folder(find_root(real_data)))
     assert Counter((r.split == "test", r.label) for r in records) == {
         (False, 0): 1349,
         (False, 1): 2538,

@@ -259,7 +259,7 @@ def test_a_bare_pickle_is_never_loaded(tmp_path: Path) -> None:
 
 
 def member(shape: tuple, data: bytes, filler: int = 0) -> bytes:
-    """A hand-made .npy whose header promises ``shape``."""
+    """A hand-made .npy whose header claims ``shape``."""
     header = repr({"descr": "|u1", "fortran_order": False, "shape": shape}).encode() + b" " * filler + b"\n"
     return b"\x93NUMPY\x02\x00" + struct.pack("<I", len(header)) + header + data
 
@@ -292,7 +292,7 @@ def test_memory_is_never_taken_on_a_headers_word(tmp_path: Path, shape: tuple, d
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert "promises" in message
+    assert "claims" in message
     assert peak < 20e6, f"{peak / 1e6:.0f} MB were taken"
 
 
