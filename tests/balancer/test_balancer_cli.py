@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,19 +23,21 @@ from balancer.gan.checkpoint import read_checkpoint
 TINY = ["--steps", "4", *TINY_GAN, *sets(log_every=1)]
 
 
-@pytest.mark.parametrize("flag", ["-h", "--help"])
-def test_help(flag: str) -> None:
-    text = done(balancer(flag)).stdout
-    assert "gan-train" in text
-    assert "synthesize" in text
-    for command, own in (("gan-train", "--preset"), ("synthesize", "--n ")):
-        text = done(balancer(command, flag)).stdout
-        shared = words(
-            "--data --config --set --seed --device --out --resume --force --dry-run "
-            "--json --quiet --verbose --image-size --val-fraction"
-        )
-        for option in (own, *shared):
-            assert option in text, f"{command} {option}"
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("gan-train", "--data --preset --image-size --val-fraction"),
+        ("synthesize", "--data --n --image-size --val-fraction"),
+        ("evaluate", "--real --fake --training --image-size --max-bad --inception-weights"),
+        ("audit", "--data --strict"),
+    ],
+)
+def test_help(command: str, options: str) -> None:
+    text = done(balancer(command, "-h")).stdout
+    assert text == done(balancer(command, "--help")).stdout
+    shared = "--config --set --seed --device --out --resume --force --dry-run --json --quiet --verbose"
+    assert words(f"{options} {shared}") <= set(re.findall(r"--[a-z-]+", text))
+    assert command in done(balancer("--help")).stdout
 
 
 def test_version() -> None:

@@ -80,17 +80,6 @@ def test_the_same_seed_gives_the_same_report(real: Path, fake: Path, runs_cwd: P
     assert other["quality"]["distances"] != first["quality"]["distances"]
 
 
-def test_help() -> None:
-    text = done(balancer("evaluate", "--help")).stdout
-    for option in words(
-        "--real --fake --training --image-size --max-bad --inception-weights "
-        "--seed --config --out --resume --force --dry-run --json"
-    ):
-        assert option in text
-    assert "--data" not in text
-    assert "evaluate" in done(balancer("--help")).stdout
-
-
 # --- nothing to compare
 
 

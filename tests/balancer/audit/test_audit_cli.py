@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -70,37 +69,7 @@ def test_a_complete_run(chest_folder: Path, runs_cwd: Path) -> None:
     assert "`test/PNEUMONIA/person901_virus_1.png`" in text
     again = done(balancer("audit", "--resume", run))
     assert "finished already" in again.stdout
-    check_markdown(text, run)
-    check_page(page, run)
-
-
-def check_markdown(text: str, run: Path) -> None:
-    """Tables have as many cells in every row, and each picture is there."""
-    tables = re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE)
-    assert len(tables) >= 5
-    for table in tables:
-        assert len({line.count("|") for line in table.splitlines()}) == 1, table
-    assert {name for name in PICTURES if f"]({name}.png)" in text and (run / f"{name}.png").is_file()} == PICTURES
-
-
-def check_page(page: str, run: Path) -> None:
-    """One file, nothing fetched, no script, all tags closed, the very pictures that lie beside it."""
-    open_tags: list[str] = []
-
-    class Checker(HTMLParser):
-        def handle_starttag(self, tag: str, attrs: list) -> None:
-            if tag not in ("meta", "img"):
-                open_tags.append(tag)
-            if tag == "img":
-                assert dict(attrs)["alt"]
-
-        def handle_endtag(self, tag: str) -> None:
-            assert open_tags.pop() == tag
-
-    Checker().feed(page)
-    assert open_tags == []
-    assert not re.search(r"(src|href)=\"(?!data:)|<script|url\(|@import", page)
-    inside = {base64.b64decode(found) for found in re.findall(r"data:image/png;base64,([^\"]+)", page)}
+    inside = {base64.b64decode(content) for content in re.findall(r"data:image/png;base64,([^\"]+)", page)}
     assert inside == {(run / f"{name}.png").read_bytes() for name in PICTURES}
 
 
@@ -129,29 +98,6 @@ def test_a_dry_run_writes_nothing(chest_folder: Path, runs_cwd: Path) -> None:
     assert "strict: false" in result.stdout
     assert "# estimated" in result.stdout
     assert not Path("runs").exists()
-
-
-def test_help() -> None:
-    text = done(balancer("audit", "--help")).stdout
-    for option in ("--data", "--strict", "--seed", "--dry-run", "--json", "--out", "--resume"):
-        assert option in text
-    assert "audit" in done(balancer("--help")).stdout
-
-
-def test_names_are_escaped(chest_folder: Path, tmp_path: Path, undrawn: None) -> None:
-    """A folder may be called anything, and a file too."""
-    folder = chest_folder.rename(chest_folder.with_name("<script>x|y&"))
-    original = sorted((folder / "train" / "NORMAL").iterdir())[0]
-    (original.parent / "<b>|copy.png").write_bytes(original.read_bytes())
-    config = DataConfig(path=str(folder), image_size=16)
-    data = load_dataset(config)
-    audit_report.write_audit(tmp_path / "out", data, config, audit(data, config))
-    page, text = ((tmp_path / "out" / name).read_text() for name in ("audit.html", "audit.md"))
-    assert "<script>" not in page
-    assert "&lt;b&gt;|copy.png" in page
-    rows = [line for line in text.splitlines() if "copy.png" in line and line.startswith("|")]
-    assert rows
-    assert all("&#124;copy.png" in row for row in rows)
 
 
 def test_an_archive_gets_a_report_too(tmp_path: Path) -> None:
