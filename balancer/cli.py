@@ -16,12 +16,7 @@ if TYPE_CHECKING:
     from balancer.audit.results import Audit
     from balancer.quality.report import Report
 
-INCEPTION = setting(
-    "--inception-weights",
-    "inception",
-    metavar="auto|off|FILE",
-    help="Inception weights for FID and KID: cached or downloaded, not at all, or a file.",
-)
+INCEPTION = setting("--inception-weights", "inception", metavar="auto|off|FILE")
 
 
 @click.group(context_settings={**HELP, "auto_envvar_prefix": "BALANCER"})
@@ -42,14 +37,10 @@ def main() -> None:
 @run_command(
     main,
     "gan-train",
-    setting(
-        "--preset",
-        "preset",
-        help="dcgan_diffaug [default], dcgan (the paper's recipe), sngan_diffaug, wgan_gp, relativistic or s2 (148 px, for a GPU).",
-    ),
-    setting("--class", "target_class", help="Class to learn. [default: the minority class of the training fold]"),
-    setting("--steps", "steps", type=int, help="Optimiser steps."),
-    setting("--batch-size", "batch_size", type=int, help="Images per step."),
+    setting("--preset"),
+    setting("--class", "target_class"),
+    setting("--steps"),
+    setting("--batch-size"),
 )
 def gan_train(args: CommandArgs) -> CommandResult:
     """Train a DCGAN on the minority class of the training fold."""
@@ -65,8 +56,8 @@ def gan_train(args: CommandArgs) -> CommandResult:
 @run_command(
     main,
     "synthesize",
-    setting("--n", "n", type=int, help="Images to export. [default: the deficit of the training fold]"),
-    setting("--gan-run", "gan_run", metavar="DIR", help="A finished gan-train run. [default: the newest]"),
+    setting("--n"),
+    setting("--gan-run", metavar="DIR"),
     INCEPTION,
 )
 def synthesize(args: CommandArgs) -> CommandResult:
@@ -87,13 +78,12 @@ def _show_quality(run: Path, report: Report) -> CommandResult:
 @run_command(
     main,
     "evaluate",
-    setting("--real", "real", metavar="DIR", help="Real images; with --training, such as the generator never saw."),
-    setting("--fake", "fake", metavar="DIR", help="Synthetic images, or a synthesize run."),
-    setting("--training", "training", metavar="DIR", help="What the generator learnt from. [default: --real]"),
-    setting("--image-size", "image_size", type=int, help="Working size. [default: the smallest side found, up to 256]"),
-    setting("--max-bad", "max_bad", type=float, help="Share of unreadable files above which the run stops."),
+    setting("--real", metavar="DIR"),
+    setting("--fake", metavar="DIR"),
+    setting("--training", metavar="DIR"),
+    setting("--image-size"),
+    setting("--max-bad"),
     INCEPTION,
-    data_options=False,
 )
 def evaluate(args: CommandArgs) -> CommandResult:
     """Quality report on any folder of synthetic images beside a folder of real ones."""
@@ -105,7 +95,7 @@ def evaluate(args: CommandArgs) -> CommandResult:
 @run_command(
     main,
     "audit",
-    setting("--strict", "strict", is_flag=True, help="End with an error if anything leaks between folds."),
+    setting("--strict"),
 )
 def audit(args: CommandArgs) -> CommandResult:
     """Look for leaks between folds, copies and shortcuts in a data set; needs no GPU."""

@@ -19,7 +19,14 @@ from balancer.core.command import (
     show_run,
 )
 from balancer.core.errors import UsageError
-from balancer.core.settings import AblateConfig, ClassifierConfig, ComponentsConfig, CrossvalidateConfig, TrainConfig
+from balancer.core.settings import (
+    THRESHOLD_RULES,
+    AblateConfig,
+    ClassifierConfig,
+    ComponentsConfig,
+    CrossvalidateConfig,
+    TrainConfig,
+)
 
 
 @click.group(context_settings={**HELP, "auto_envvar_prefix": "CLASSIFIER"})
@@ -38,50 +45,17 @@ def main() -> None:
     """
 
 
-SYNTHETIC = setting(
-    "--synthetic",
-    "synthetic",
-    type=click.Path(),
-    multiple=True,
-    metavar="DIR",
-    help="A finished synthesis; ablate takes several, one per GAN seed, train --task multiclass one per class. [default: the newest]",
-)
+SYNTHETIC = setting("--synthetic", type=click.Path(), multiple=True, metavar="DIR")
 TRAIN_SETTINGS = (
     SYNTHETIC,
-    setting(
-        "--synthetic-count",
-        "synthetic_count",
-        metavar="deficit|all|N",
-        help="How many images of each. [default: deficit]",
-    ),
-    setting(
-        "--model",
-        "model",
-        help="small_cnn, s1_cnn, s2_cnn, or a torchvision name such as resnet18. [default: small_cnn]",
-    ),
-    setting(
-        "--weights", "weights", metavar="imagenet|none|FILE", help="Weights of a torchvision model. [default: none]"
-    ),
-    setting(
-        "--augmentation",
-        "augmentation",
-        help="Preset of classical transforms: mild, strong, or a published system's: s0 to s4. [default: mild]",
-    ),
-    setting("--steps", "steps", type=int, help="Optimiser steps, the same in every regime."),
-    setting(
-        "--exposure",
-        "exposure",
-        metavar="steps|real",
-        help="What is equal in all regimes: steps, or passes over real images. [default: steps]",
-    ),
-    setting("--batch-size", "batch_size", type=int, help="Images per step."),
-    setting(
-        "--threshold",
-        "threshold",
-        metavar="RULE",
-        help="How the threshold is chosen on validation: half, balanced_accuracy (the same as youden), f1, sensitivity=S, specificity=S "
-        "or cost=C (a miss costs C false alarms). [default: balanced_accuracy]",
-    ),
+    setting("--synthetic-count", metavar="deficit|all|N"),
+    setting("--model"),
+    setting("--weights", metavar="imagenet|none|FILE"),
+    setting("--augmentation"),
+    setting("--steps"),
+    setting("--exposure", metavar="steps|real"),
+    setting("--batch-size"),
+    setting("--threshold", metavar="RULE"),
 )
 
 
@@ -105,14 +79,9 @@ WORKER_OPTIONS = (
 @run_command(
     main,
     "ablate",
-    setting(
-        "--regimes",
-        "regimes",
-        metavar="LIST",
-        help="Groups (all: the 2 x 2 design; controls; checks) or names such as baseline,gan. [default: all]",
-    ),
-    setting("--seeds", "seeds", type=int, help="Paired trial seeds per regime. [default: 3]"),
-    setting("--dose", "doses", metavar="LIST", help="Also so many synthetic images, in deficits, e.g. 0.25,0.5,2."),
+    setting("--regimes", metavar="LIST"),
+    setting("--seeds"),
+    setting("--dose", "doses", metavar="LIST"),
     *TRAIN_SETTINGS,
     *WORKER_OPTIONS,
 )
@@ -130,7 +99,7 @@ def ablate(args: CommandArgs) -> CommandResult:
 @run_command(
     main,
     "train",
-    setting("--regime", "regime", help="baseline, augment, gan, combined, or a control. [default: baseline]"),
+    setting("--regime"),
     *TRAIN_SETTINGS,
 )
 def train(args: CommandArgs) -> CommandResult:
@@ -151,12 +120,12 @@ def train(args: CommandArgs) -> CommandResult:
 @run_command(
     main,
     "tune",
-    setting("--space", "space", metavar="wide|s2_grid", help="What is searched. [default: wide]"),
-    setting("--sampler", "sampler", metavar="grid|tpe|random", help="How points are chosen. [default: the space's]"),
-    setting("--pruner", "pruner", metavar="median|none", help="What ends poor trials early. [default: the space's]"),
-    setting("--trials", "trials", type=int, help="How many; --resume may ask for more. [default: the grid, or 50]"),
-    setting("--seeds", "seeds", type=int, help="Trial seeds per point; its figure is their mean. [default: 1]"),
-    setting("--regime", "regime", help="baseline, augment, gan, combined, or a control. [default: baseline]"),
+    setting("--space", metavar="wide|s2_grid"),
+    setting("--sampler", metavar="grid|tpe|random"),
+    setting("--pruner", metavar="median|none"),
+    setting("--trials"),
+    setting("--seeds"),
+    setting("--regime"),
     *TRAIN_SETTINGS,
     click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Begin no trial after so long."),
     click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Trials at the same time."),
@@ -173,8 +142,8 @@ def tune(args: CommandArgs) -> CommandResult:
 @run_command(
     main,
     "crossvalidate",
-    setting("--regime", "regime", help="baseline, augment, or a control without synthetic images. [default: baseline]"),
-    setting("--folds", "folds", type=int, help="How many, patients whole and classes in equal shares. [default: 5]"),
+    setting("--regime"),
+    setting("--folds"),
     *(option for option in TRAIN_SETTINGS if option is not SYNTHETIC),
 )
 def crossvalidate(args: CommandArgs) -> CommandResult:
@@ -209,7 +178,7 @@ REGIMES = click.option(
         metavar="LIST",
         default="",
         callback=_names,
-        help="Rules as --threshold of train takes them. [default: half,balanced_accuracy,f1,sensitivity=0.95,specificity=0.95,cost=5]",
+        help=f"Rules as --threshold of train takes them. [default: {','.join(THRESHOLD_RULES)}]",
     ),
     click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="[default: thresholds in the only RUN]"),
 )
@@ -261,17 +230,10 @@ def systems() -> CommandResult:
     main,
     "reproduce",
     click.argument("names", nargs=-1, metavar="[NAME...|all]"),
-    setting("--seeds", "seeds", type=int, help="Trial seeds of each system. [default: 3]"),
-    setting("--regimes", "regimes", metavar="LIST", help="Regimes of every system. [default: each system's own]"),
-    setting(
-        "--synthetic",
-        "synthetic",
-        type=click.Path(),
-        multiple=True,
-        metavar="DIR",
-        help="A finished synthesis, for s2_cnn_gan; one per GAN seed. [default: the newest]",
-    ),
-    setting("--share", "share", type=float, help="Share of each system's training that is run. [default: 1]"),
+    setting("--seeds"),
+    setting("--regimes", metavar="LIST"),
+    setting("--synthetic", type=click.Path(), multiple=True, metavar="DIR"),
+    setting("--share"),
     click.option("--smoke", is_flag=True, help="Two steps of each on a few drawings: shows that they run, in minutes."),
     *WORKER_OPTIONS,
 )
@@ -297,8 +259,8 @@ def reproduce(args: CommandArgs) -> CommandResult:
 @run_command(
     main,
     "components",
-    setting("--regime", "regime", help="Regime of the full system. [default: baseline, or that of the config file]"),
-    setting("--seeds", "seeds", type=int, help="Paired trial seeds. [default: 3]"),
+    setting("--regime"),
+    setting("--seeds"),
     *TRAIN_SETTINGS,
     *WORKER_OPTIONS,
 )

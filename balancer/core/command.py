@@ -10,7 +10,7 @@ import logging.handlers
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -18,9 +18,20 @@ from typing import Any, Protocol
 
 import click
 
-from balancer.core.config import SettingsT, data_path, dump, merge, parse_assignment, read_config_file
+from balancer.core.config import (
+    SettingsT,
+    data_path,
+    dump,
+    merge,
+    nested,
+    parse_assignment,
+    read_config_file,
+    reads_data,
+)
+from balancer.core.defaults import find_field, help_text
 from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.run import AlreadyFinished, PreparedRun, ResultT, RunRequest, perform, resumed_or_new
+from balancer.core.settings import COMMANDS, AblateConfig, Settings
 
 log = logging.getLogger("balancer")
 # Settings that are folders: made absolute, so that --resume finds them from anywhere.
@@ -81,33 +92,45 @@ class _SettingOption(click.Option):
         return given or super().resolve_envvar_value(ctx)
 
 
-def setting(flag: str, key: str, **attributes: Any) -> Callable[[Any], Any]:
-    """A click option that sets the config key ``key`` (dotted for a nested one)."""
-    return click.option(flag, SETTING + key.replace(".", "__"), cls=_SettingOption, default=None, **attributes)
+def setting(flag: str, key: str = "", **attributes: Any) -> SettingOption:
+    """Return an option that sets a setting of the command: help text, default and type are those of the settings model.
+
+    Args:
+        flag: as in ``--batch-size``.
+        key: the setting, dotted for a nested one; by default the flag's name.
+        attributes: of the click option.
+    """
+    return SettingOption(flag, key or flag.lstrip("-").replace("-", "_"), attributes)
 
 
+@dataclass(frozen=True)
+class SettingOption:
+    """A click option for a setting. It is made when the command is registered, since the command knows the model."""
+
+    flag: str
+    key: str
+    attributes: dict[str, Any]
+
+    def option(self, model: type[Settings]) -> Callable[[Any], Any]:
+        """Return the click option, described by the settings model."""
+        field = find_field(model, self.key)
+        kind = next((kind for kind in (bool, int, float) if field.annotation in (kind, kind | None)), None)
+        attributes: dict[str, Any] = {"is_flag": True} if kind is bool else {"type": kind} if kind else {}
+        attributes |= {"help": help_text(field), **self.attributes}
+        name = SETTING + self.key.replace(".", "__")
+        return click.option(self.flag, name, cls=_SettingOption, default=None, **attributes)
+
+
+Option = SettingOption | Callable[[Any], Any]
 DATA_OPTIONS = (
-    setting(
-        "--data",
-        "data.path",
-        envvar="BALANCER_DATA",
-        metavar="PATH",
-        help="Kaggle-layout folder, MedMNIST .npz, or 'phantom'. [BALANCER_DATA; data/chest_xray if there; else phantom]",
-    ),
-    setting(
-        "--task",
-        "data.task",
-        metavar="binary|multiclass",
-        help="NORMAL and PNEUMONIA, or NORMAL, BACTERIAL and VIRAL by the file names. [default: binary]",
-    ),
-    setting("--image-size", "data.image_size", type=int, help="Working size in pixels, square."),
-    setting(
-        "--val-fraction", "data.val_fraction", type=float, help="Share of train carved out for validation, by patient."
-    ),
-    setting("--split-seed", "data.split_seed", type=int, help="Seed of that split, apart from --seed."),
-    setting("--max-bad", "data.max_bad", type=float, help="Share of unreadable files above which the run stops."),
+    setting("--data", "data.path", envvar="BALANCER_DATA", metavar="PATH"),
+    setting("--task", "data.task", metavar="binary|multiclass"),
+    setting("--image-size", "data.image_size"),
+    setting("--val-fraction", "data.val_fraction"),
+    setting("--split-seed", "data.split_seed"),
+    setting("--max-bad", "data.max_bad"),
 )
-RUN_OPTIONS = (
+RUN_OPTIONS: tuple[Option, ...] = (
     click.option(
         "--config",
         "config_file",
@@ -124,7 +147,7 @@ RUN_OPTIONS = (
         metavar="KEY=VALUE",
         help="Any setting by name, e.g. data.resize=pad. Repeatable.",
     ),
-    setting("--seed", "seed", type=int, help="Root seed of the run. [default: 0]"),
+    setting("--seed"),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
     click.option(
         "--out",
@@ -145,14 +168,10 @@ OUTPUT_OPTIONS = (
 )
 
 
-def run_command(
-    group: click.Group, name: str, *own: Callable[[Any], Any], data_options: bool = True
-) -> Callable[[Callable[[CommandArgs], CommandResult]], Any]:
-    """Register a command that makes a run: its ``own`` settings and options, then the shared ones.
-
-    ``data_options`` are left out of a command that reads no data set.
-    """
-    data = DATA_OPTIONS if data_options else ()
+def run_command(group: click.Group, name: str, *own: Option) -> Callable[[Callable[[CommandArgs], CommandResult]], Any]:
+    """Register a command that makes a run: its ``own`` settings and options, then the shared ones."""
+    section = name.replace("-", "_")
+    data = DATA_OPTIONS if reads_data(section) or section == "reproduce" else ()
 
     def register(body: Callable[[CommandArgs], CommandResult]) -> click.Command:
         @functools.wraps(body)
@@ -175,10 +194,12 @@ def run_command(
                 source = click.get_current_context().get_parameter_source("assignments")
                 flags_win = source is click.core.ParameterSource.ENVIRONMENT
                 options = {key: flags.pop(key) for key in list(flags) if not key.startswith(SETTING)}
-                explicit = _explicit(name.replace("-", "_"), config_file, flags, assignments, flags_win)
+                explicit = _explicit(section, config_file, flags, assignments, flags_win)
                 emit(body(CommandArgs(name, explicit, device, out, resume, force, dry_run, options)), as_json)
 
-        return _with_options(group, name, callback, (*own, *data, *RUN_OPTIONS, *OUTPUT_OPTIONS))
+        options = [*own, *data, *RUN_OPTIONS, *OUTPUT_OPTIONS]
+        made = [o.option(_model(section, o)) if isinstance(o, SettingOption) else o for o in options]
+        return _with_options(group, name, callback, made)
 
     return register
 
@@ -199,8 +220,13 @@ def plain_command(
     return register
 
 
+def _model(section: str, option: SettingOption) -> type[Settings]:
+    """Return the model that describes a setting; `reproduce` passes settings of the data on to every system."""
+    return AblateConfig if option.key.startswith("data.") else COMMANDS[section]
+
+
 def _with_options(
-    group: click.Group, name: str, callback: Any, options: tuple[Callable[[Any], Any], ...]
+    group: click.Group, name: str, callback: Any, options: Sequence[Callable[[Any], Any]]
 ) -> click.Command:
     for option in reversed(options):
         callback = option(callback)
@@ -216,10 +242,7 @@ def _explicit(
     layers += said if flags_win else []
     for key, value in flags.items():
         if value is not None and value != ():
-            nested: Any = value
-            for part in reversed(key.removeprefix(SETTING).split("__")):
-                nested = {part: nested}
-            layers.append(nested)
+            layers.append(nested(key.removeprefix(SETTING).replace("__", "."), value))
     explicit = merge(*layers, *([] if flags_win else said))
     data = explicit.get("data")
     if isinstance(data, dict) and data.get("path") is not None:

@@ -17,11 +17,13 @@ from pydantic import BaseModel, ValidationError
 from balancer.core.errors import UsageError, nearest
 from balancer.core.presets import DEMO, PRESETS
 from balancer.core.settings import (
+    CLASSIFIER,
+    CLASSIFIERS,
     COMMANDS,
     PHANTOM,
     RECIPE,
+    SECTIONS,
     ClassifierConfig,
-    DataConfig,
     GanTrainConfig,
     Settings,
     StageConfig,
@@ -29,8 +31,6 @@ from balancer.core.settings import (
 
 DEFAULT_FOLDER = Path("data/chest_xray")
 
-# Commands that train classifiers: a file that speaks of one of them is often meant for another.
-CLASSIFIERS = {name for name, model in COMMANDS.items() if issubclass(model, ClassifierConfig)}
 # Renamed values of settings: (setting, old value) -> new value. Files of earlier versions are read with the new value. Hashes
 # are taken over the old value, so that the hashes of published runs stay valid.
 OLD_SETTINGS = {("bn_statistics", "clean"): "reestimated"}
@@ -49,10 +49,10 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_config_file(path: Path, command: str) -> dict[str, Any]:
-    """The section of a YAML file that belongs to a command, over the file's shared ``data`` section.
+    """Return the section of a YAML file that belongs to a command, laid over the sections that commands share.
 
-    A file holds one mapping per command (``gan_train``, ``synthesize``, ``evaluate``, ``audit``, ``train``, ``ablate``) and, for
-    all that read a data set, ``data``. YAML is read with the safe loader: a config file is never executed.
+    A file holds a mapping per command (``gan_train``, ``ablate``, ...), ``data`` for all commands that read a data set, and
+    ``classifier`` for all commands that train classifiers. YAML is read with the safe loader: no config file is executed.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -61,28 +61,30 @@ def read_config_file(path: Path, command: str) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2020-13-45
         raise UsageError(f"config file {path} is not valid YAML: {' '.join(str(error).split())}") from error
     content = {} if content is None else content
-    known = {*COMMANDS, "data"}
     if not isinstance(content, dict):
-        raise UsageError(f"config file {path} holds a {type(content).__name__}; expected sections {sorted(known)}")
+        raise UsageError(f"config file {path} holds a {type(content).__name__}; expected sections {sorted(SECTIONS)}")
     for section, body in content.items():
-        if section not in known:
-            raise UsageError(f"config file {path} has an unknown section {section!r}; {nearest(str(section), known)}")
+        if section not in SECTIONS:
+            raise UsageError(
+                f"config file {path} has an unknown section {section!r}; {nearest(str(section), SECTIONS)}"
+            )
         if body is not None and not isinstance(body, dict):
             raise UsageError(f"config file {path}: section {section!r} is a {type(body).__name__}; expected a mapping")
         try:
-            check_keys(DataConfig if section == "data" else COMMANDS[section], body or {})
+            check_keys(SECTIONS[section], body or {})
         except UsageError as error:
             raise UsageError(f"config file {path}, section {section}: {error}") from error
-    shared = {"data": content["data"]} if content.get("data") and reads_data(command) else {}
+    data = {"data": content["data"]} if content.get("data") and reads_data(command) else {}
+    training = content.get(CLASSIFIER) or {} if command in CLASSIFIERS else {}
     others = [name for name in content if name in CLASSIFIERS and name != command]
-    if command in CLASSIFIERS and command not in content and others:
+    if command in CLASSIFIERS and not content.keys() & {command, CLASSIFIER} and others:
         log.warning(
             "config file %s has no section %s; what it says of %s does not count here",
             path,
             command,
             " and ".join(others),
         )
-    return without_nulls(merge(shared, content.get(command) or {}))
+    return without_nulls(merge(data, training, content.get(command) or {}))
 
 
 def reads_data(command: str) -> bool:
@@ -102,12 +104,10 @@ def parse_assignment(text: str) -> dict[str, Any]:
     if not equals or not key.strip():
         raise UsageError(f"--set got {text!r}; expected key=value, as in --set data.image_size=128")
     try:
-        nested: Any = yaml.safe_load(value)
+        content = yaml.safe_load(value)
     except (yaml.YAMLError, ValueError) as error:
         raise UsageError(f"--set {key}: {value!r} is not a YAML value") from error
-    for part in reversed(key.strip().split(".")):
-        nested = {part: nested}
-    return nested
+    return nested(key.strip(), content)
 
 
 def resolve(
@@ -261,6 +261,13 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
     return flat
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """Return ``{"data": {"path": p}}`` for the dotted key ``data.path``."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return dict(value)
 
 
 def changed_keys(saved: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:

@@ -1,31 +1,53 @@
-"""The settings models: the defaults, and the only place where a default is written."""
+"""The settings models: each setting's default, range, description and search range, in this one place.
+
+Help texts and configs/default.yaml are generated from these models (:mod:`balancer.core.defaults`).
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 PHANTOM = "phantom"  # the data path that means "the built-in drawings"
+THRESHOLD_RULES = ("half", "balanced_accuracy", "f1", "sensitivity=0.95", "specificity=0.95", "cost=5")
+
+
+@dataclass(frozen=True)
+class Unset:
+    """What null stands for, in a setting that may be null."""
+
+    meaning: str
+
+
+@dataclass(frozen=True)
+class SearchRange:
+    """Where a search looks for a setting: between two numbers, or among listed values."""
+
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False  # every decade is as likely
+    values: tuple[Any, ...] = ()
 
 
 def _listed(value: Any) -> Any:
-    """``a,b`` as a list, for flags and for hand-written YAML."""
+    """Return ``a,b`` as a list, for flags and for hand-written YAML."""
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 def _numbers(value: Any) -> Any:
-    """``0,.5`` as a list; YAML reads a single number as one."""
+    """Return ``0,.5`` as a list; YAML reads a single number as one."""
     return [value] if isinstance(value, int | float) else _listed(value)
 
 
 def _folders(value: Any) -> Any:
-    """One folder as a list; a comma may be part of its name."""
+    """Return one folder as a list; a comma may be part of its name."""
     return [value] if isinstance(value, str) else value
 
 
 def _off(value: Any) -> Any:
-    """YAML reads a bare ``off`` as false."""
+    """Return ``off`` for false: YAML reads a bare ``off`` so."""
     return "off" if value is False else value
 
 
@@ -34,6 +56,9 @@ Folders = Annotated[tuple[str, ...], BeforeValidator(_folders)]
 Widths = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_numbers)]
 Shares = Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...], BeforeValidator(_numbers)]
 Trainable = Literal["all", "head"] | Annotated[int, Field(ge=1)]
+Optimizer = Literal["adam", "adamw", "sgd"]
+Precision = Literal["auto", "float32", "bfloat16"]
+Resize = Literal["squash", "pad", "crop"]
 Schedule = Literal["constant", "cosine", "step", "plateau", "one_cycle", "triangular"]
 Doses = Annotated[tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(_numbers)]
 
@@ -45,109 +70,129 @@ class Settings(BaseModel):
 
 
 class DataConfig(Settings):
-    """Which images, how they are brought to one size, and how validation is carved out."""
+    """Which images, how they are resized, and how validation is carved out."""
 
-    path: str | None = None  # a folder, a MedMNIST .npz, or "phantom"; None: data/chest_xray, else the phantom set
-    image_size: int = Field(64, ge=16, le=1024)
-    resize: Literal["squash", "pad", "crop"] = "squash"
-    task: Literal["binary", "multiclass"] = (
-        "binary"  # multiclass: PNEUMONIA as BACTERIAL and VIRAL, told by the file names
+    path: Annotated[str | None, Unset("BALANCER_DATA, data/chest_xray, or phantom")] = Field(
+        None, description="Kaggle-layout folder, MedMNIST .npz, or phantom."
     )
-    val_fraction: float | None = Field(None, ge=0, lt=1)  # None: 0.15 of a folder, the file's own split of an npz
-    split_seed: int = 0
-    max_bad: float = Field(0.01, ge=0, le=1)
+    image_size: int = Field(64, ge=16, le=1024, description="Working size in pixels, square.")
+    resize: Resize = Field("squash", description="squash, pad or crop images that are not square.")
+    task: Literal["binary", "multiclass"] = Field(
+        "binary", description="NORMAL and PNEUMONIA, or NORMAL, BACTERIAL and VIRAL by the file names."
+    )
+    val_fraction: Annotated[float | None, Unset("0.15, or the split of an .npz")] = Field(
+        None, ge=0, lt=1, description="Share of train carved out for validation, by patient."
+    )
+    split_seed: int = Field(0, description="Seed of that split, apart from --seed.")
+    max_bad: float = Field(0.01, ge=0, le=1, description="Share of unreadable files above which the run stops.")
 
 
 class GanTrainConfig(Settings):
     """`balancer gan-train`. A preset sets several of these at once; what is given beside it wins."""
 
     data: DataConfig = DataConfig()
-    seed: int = 0
-    preset: str = "dcgan_diffaug"
-    target_class: str | None = None  # None: the minority class of the training fold
+    seed: int = Field(0, description="Root seed of the run.")
+    preset: str = Field(
+        "dcgan_diffaug",
+        description="Recipe by name. dcgan_diffaug, dcgan (the paper's recipe), sngan_diffaug, wgan_gp, relativistic "
+        "or s2 (148 px, for a GPU).",
+    )
+    target_class: Annotated[str | None, Unset("the minority class of the training fold")] = Field(
+        None, description="Class to learn."
+    )
     # networks
-    architecture: str = "dcgan"
-    z_dim: int = Field(100, ge=1)
+    architecture: str = Field("dcgan", description="dcgan, residual or s2.")
+    z_dim: int = Field(100, ge=1, description="Size of the latent vector.")
     z_distribution: Literal["normal", "uniform"] = "normal"
-    generator_width: int = Field(32, ge=1)
-    discriminator_width: int = Field(32, ge=1)
+    generator_width: int = Field(32, ge=1, description="Channels of G's last hidden layer.")
+    discriminator_width: int = Field(32, ge=1, description="Channels of D's first layer.")
     discriminator_norm: Literal["batch", "spectral", "none"] = "batch"
     minibatch_stddev: bool = False
     # objective
-    loss: str = "non_saturating"
-    r1_weight: float = Field(0.0, ge=0)  # gamma: the penalty is gamma / 2 times the squared gradient
-    r2_weight: float = Field(0.0, ge=0)
-    gradient_penalty_weight: float = Field(0.0, ge=0)  # lambda of WGAN-GP
-    penalty_every: int = Field(1, ge=1)  # lazy: every so many D steps, so many times as strong
+    loss: str = Field("non_saturating", description="non_saturating, hinge, wasserstein or relativistic.")
+    r1_weight: float = Field(0.0, ge=0, description="gamma: the penalty is gamma / 2 times the squared gradient.")
+    r2_weight: float = Field(0.0, ge=0, description="As r1_weight, on synthetic images.")
+    gradient_penalty_weight: float = Field(0.0, ge=0, description="lambda of WGAN-GP.")
+    penalty_every: int = Field(1, ge=1, description="D steps between penalties, which are that many times as strong.")
     lecam_weight: float = Field(0.0, ge=0)
     # augmentation of what D sees
-    diffaugment: Names = ("translation",)
-    ada_target: float | None = Field(None, gt=-1, lt=1)  # None: every image; else the probability follows r_t
-    ada_images: int = Field(100_000, ge=1)  # images that it takes the probability to go from 0 to 1
+    diffaugment: Names = Field(("translation",), description="DiffAugment's transforms of what D sees.")
+    ada_target: Annotated[float | None, Unset("augment every image")] = Field(
+        None, gt=-1, lt=1, description="ADA: the augmentation probability follows r_t to this target."
+    )
+    ada_images: int = Field(100_000, ge=1, description="Images over which the probability can go from 0 to 1.")
     # optimisation
-    steps: int = Field(16_000, ge=1)
-    batch_size: int = Field(32, ge=2)
-    n_dis: int = Field(1, ge=1)  # D steps per G step
+    steps: int = Field(16_000, ge=1, description="Optimiser steps.")
+    batch_size: int = Field(32, ge=2, description="Images per step.")
+    n_dis: int = Field(1, ge=1, description="D steps per G step.")
     optimizer: Literal["adam", "rmsprop"] = "adam"
     lr_generator: float = Field(2e-4, gt=0)
     lr_discriminator: float = Field(2e-4, gt=0)
     beta1: float = Field(0.5, ge=0, lt=1)
     beta2: float = Field(0.999, ge=0, lt=1)
-    ema_decay: float = Field(0.995, ge=0, lt=1)  # 0: no averaging
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware multiplies in it
+    ema_decay: float = Field(0.995, ge=0, lt=1, description="0: no averaging of weights.")
+    precision: Precision = Field("auto", description="auto: bfloat16 where the hardware multiplies in it.")
     # watching
-    log_every: int = Field(50, ge=1)
-    snapshot_every: int = Field(1000, ge=1)  # grid, quality and checkpoint
-    snapshot_images: int = Field(1000, ge=2)
-    selection: Literal["kid", "frechet", "last"] = "kid"  # which snapshot's generator `synthesize` takes
-    min_diversity: float = Field(0.02, ge=0, lt=1)  # training stops below this share of the real images' variance
+    log_every: int = Field(50, ge=1, description="Steps between log lines.")
+    snapshot_every: int = Field(1000, ge=1, description="Steps between grid, quality and checkpoint.")
+    snapshot_images: int = Field(1000, ge=2, description="Images that the quality is measured on.")
+    selection: Literal["kid", "frechet", "last"] = Field("kid", description="Which snapshot `synthesize` takes.")
+    min_diversity: float = Field(
+        0.02, ge=0, lt=1, description="Training stops below this share of the real images' variance."
+    )
     tensorboard: bool = False
 
 
 class QualityConfig(Settings):
     """What a report on synthetic images measures, whichever command writes it."""
 
-    seed: int = 0
-    inception: Annotated[str, BeforeValidator(_off)] = "auto"  # auto (cached or downloaded), off, or a weights file
+    seed: int = Field(0, description="Root seed of the run.")
+    inception: Annotated[str, BeforeValidator(_off)] = Field(
+        "auto", description="Inception weights for FID and KID: cached or downloaded (auto), off, or a file."
+    )
     kid_subsets: int = Field(100, ge=1)
     kid_subset_size: int = Field(100, ge=2)
-    two_sample: bool = True  # train classifiers to tell synthetic from real: the slowest part of a report
+    two_sample: bool = Field(True, description="Train classifiers to tell synthetic from real: the slowest part.")
 
 
 class SynthesizeConfig(QualityConfig):
     """`balancer synthesize`."""
 
     data: DataConfig = DataConfig()
-    n: int | None = Field(None, ge=1)  # None: the deficit of the training fold
-    gan_run: str | None = None  # None: the newest finished run
+    n: Annotated[int | None, Unset("the deficit of the training fold")] = Field(
+        None, ge=1, description="Images to export."
+    )
+    gan_run: Annotated[str | None, Unset("the newest")] = Field(None, description="A finished gan-train run.")
 
 
 class EvaluateConfig(QualityConfig):
     """`balancer evaluate`: two or three folders of images, so no data section."""
 
-    real: str | None = None  # a folder of real images; must be given
-    fake: str | None = None  # a folder of synthetic images; must be given
-    training: str | None = None  # what the generator learnt from; None: not known, and ``real`` stands in
-    image_size: int | None = Field(None, ge=16, le=1024)  # None: the smallest side found, at most 256
-    resize: Literal["squash", "pad", "crop"] = "squash"
-    max_bad: float = Field(0.01, ge=0, le=1)
+    real: str | None = Field(None, description="Real images; with --training, such as the generator never saw.")
+    fake: str | None = Field(None, description="Synthetic images, or a synthesize run.")
+    training: Annotated[str | None, Unset("--real")] = Field(None, description="What the generator learnt from.")
+    image_size: Annotated[int | None, Unset("the smallest side found, up to 256")] = Field(
+        None, ge=16, le=1024, description="Working size."
+    )
+    resize: Resize = "squash"
+    max_bad: float = Field(0.01, ge=0, le=1, description="Share of unreadable files above which the run stops.")
 
 
 class AuditConfig(Settings):
     """`balancer audit`."""
 
     data: DataConfig = DataConfig()
-    seed: int = 0  # of the intervals' resampling and of cross-validation
-    strict: bool = False  # a leak is an error, once the report is written
+    seed: int = Field(0, description="Root seed of the run, for intervals and cross-validation.")
+    strict: bool = Field(False, description="End with an error if anything leaks between folds.")
 
 
 class StageConfig(Settings):
-    """A stage of staged fine-tuning; what is None here is as in the settings around it."""
+    """A stage of staged fine-tuning; what is null here is as in the settings around it."""
 
     epochs: float | None = Field(None, gt=0)  # passes over the real images of the training fold; None: steps
     steps: int | None = Field(None, ge=1)
     trainable: Trainable | None = None
-    optimizer: Literal["adam", "adamw", "sgd"] | None = None
+    optimizer: Optimizer | None = None
     lr: float | None = Field(None, gt=0)
     weight_decay: float | None = Field(None, ge=0)
     schedule: Schedule | None = None
@@ -171,56 +216,79 @@ class ClassifierConfig(Settings):
     """How a classifier is trained, whatever the regime."""
 
     data: DataConfig = DataConfig()
-    seed: int = 0
-    synthetic: Folders | None = None  # synthesis runs, one per GAN seed; None: the newest finished one
-    synthetic_count: Annotated[int, Field(ge=1)] | Literal["deficit", "all"] = "deficit"
+    seed: int = Field(0, description="Root seed of the run.")
+    synthetic: Annotated[Folders | None, Unset("the newest")] = Field(
+        None,
+        description="A finished synthesis. ablate takes several, one per GAN seed, "
+        "train --task multiclass one per class.",
+    )
+    synthetic_count: Annotated[int, Field(ge=1)] | Literal["deficit", "all"] = Field(
+        "deficit", description="How many images of each synthesis."
+    )
     # network
-    model: str = "small_cnn"
-    batch_norm: bool = True  # of our own networks
+    model: str = Field("small_cnn", description="small_cnn, s1_cnn, s2_cnn, or a torchvision name such as resnet18.")
+    batch_norm: bool = Field(True, description="Of small_cnn and s2_cnn.")
     s2: S2Config = S2Config()
-    weights: str = "none"  # torchvision backbones: imagenet, none, or a state-dict file
-    head: Literal["linear", "dense"] = (
-        "linear"  # of a backbone: dropout and output; or pooling, dense layer, dropout, output
+    weights: str = Field("none", description="Weights of a torchvision model.")
+    head: Literal["linear", "dense"] = Field(
+        "linear", description="linear: dropout, output; dense: pooling, dense layer, dropout, output."
     )
-    head_width: int = Field(512, ge=1)  # of the dense layer
+    head_width: int = Field(512, ge=1, description="Of the dense layer.")
     head_dropout: float = Field(0.0, ge=0, lt=1)
-    head_l2: float = Field(0.0, ge=0)  # L2 penalty on the dense layer's weights, added to the loss
-    outputs: Literal["sigmoid", "softmax"] | None = (
-        None  # one output, or one per class; None: one where there are two classes
+    head_l2: float = Field(0.0, ge=0, description="L2 penalty on the dense layer's weights, added to the loss.")
+    outputs: Annotated[Literal["sigmoid", "softmax"] | None, Unset("sigmoid where there are two classes")] = Field(
+        None, description="One output, or one per class."
     )
-    trainable: Trainable = "all"  # all, head, or N: the head and the N last layers with weights
-    # None: imagenet with weights of any kind, else per_image. That per-image standardisation helps was first noticed on the
-    # official test set of the chest X-rays, with one seed; inside train it is no better and no worse than unit (docs/results.md).
-    normalisation: Literal["per_image", "unit", "symmetric", "imagenet"] | None = None
-    augmentation: str = "mild"
+    trainable: Trainable = Field("all", description="all, head, or N: the head and the N last layers with weights.")
+    # That per-image standardisation helps was first noticed on the official test set of the chest X-rays, with one seed;
+    # inside train it is no better and no worse than unit (docs/results.md).
+    normalisation: Annotated[
+        Literal["per_image", "unit", "symmetric", "imagenet"] | None,
+        Unset("imagenet with weights of any kind, else per_image"),
+        SearchRange(values=("per_image", "unit", "symmetric")),
+    ] = None
+    augmentation: Annotated[str, SearchRange(values=("mild", "strong", "s2"))] = Field(
+        "mild", description="Classical transforms: mild, strong, or a published system's: s0 to s4."
+    )
     # optimisation
-    steps: int = Field(1400, ge=1)
-    exposure: Literal["steps", "real"] = "steps"  # equal in all regimes: optimiser steps, or passes over real images
-    batch_size: int = Field(32, ge=2)
-    accumulate: int = Field(1, ge=1)  # parts that a batch is computed in, one after the other, to save memory
-    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
-    lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(1e-2, ge=0)
-    schedule: Schedule = "cosine"
-    lr_factor: float = Field(0.1, gt=0, lt=1)  # of step and plateau: what the learning rate is multiplied by
-    lr_patience: int = Field(3, ge=0)  # of plateau: validations without a better NLL before that
-    lr_period: float = Field(4, gt=0)  # epochs between steps of step, or of half a triangle of triangular
-    lr_low: float = Field(0.0, ge=0)  # the lower end of triangular
-    stages: tuple[StageConfig, ...] = ()  # staged fine-tuning; none: one stage, with the settings here
-    patience: int = Field(0, ge=0)  # validations without a better NLL that end a stage; 0: no early stopping
-    ema_decay: float = Field(0.99, ge=0, lt=1)  # of the averaged weights that are validated and kept; 0: no averaging
-    # BatchNorm's: running means over augmented batches, or re-estimated on training images without augmentation
-    bn_statistics: Literal["running", "reestimated"] = "reestimated"
+    steps: int = Field(1400, ge=1, description="Optimiser steps, the same in every regime.")
+    exposure: Literal["steps", "real"] = Field(
+        "steps", description="What is equal in all regimes: steps, or passes over real images."
+    )
+    batch_size: Annotated[int, SearchRange(values=(16, 32, 64))] = Field(32, ge=2, description="Images per step.")
+    accumulate: int = Field(1, ge=1, description="Parts that a batch is computed in, to save memory.")
+    optimizer: Optimizer = "adamw"
+    lr: Annotated[float, SearchRange(1e-4, 1e-2, log=True)] = Field(1e-3, gt=0)
+    weight_decay: Annotated[float, SearchRange(1e-4, 1e-1, log=True)] = Field(1e-2, ge=0)
+    schedule: Annotated[Schedule, SearchRange(values=("constant", "cosine", "one_cycle"))] = "cosine"
+    lr_factor: float = Field(0.1, gt=0, lt=1, description="Of step and plateau: what the rate is multiplied by.")
+    lr_patience: int = Field(3, ge=0, description="Of plateau: validations without a better NLL before that.")
+    lr_period: float = Field(4, gt=0, description="Epochs: between steps of step, of half a triangle of triangular.")
+    lr_low: float = Field(0.0, ge=0, description="The lower end of triangular.")
+    stages: tuple[StageConfig, ...] = Field((), description="Staged fine-tuning; none: one stage, as set here.")
+    patience: int = Field(0, ge=0, description="Validations without a better NLL that end a stage; 0: none do.")
+    ema_decay: Annotated[float, SearchRange(values=(0.0, 0.9, 0.99, 0.995))] = Field(
+        0.99, ge=0, lt=1, description="Of the averaged weights that are validated and kept; 0: no averaging."
+    )
+    bn_statistics: Literal["running", "reestimated"] = Field(
+        "reestimated", description="BatchNorm's: running, or reestimated on images without augmentation."
+    )
     # loss
-    class_weights: Literal["none", "balanced", "complement", "positive"] = "none"  # of every regime; see losses
-    positive_factor: float = Field(1.0, gt=0)  # of class_weights positive
+    class_weights: Literal["none", "balanced", "complement", "positive"] = Field("none", description="Of every regime.")
+    positive_factor: float = Field(1.0, gt=0, description="Of class_weights positive.")
     focal_gamma: float = Field(2.0, ge=0)
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5)  # a label is learnt as so far from 0 and 1
+    label_smoothing: Annotated[float, SearchRange(0.0, 0.1)] = Field(
+        0.0, ge=0, lt=0.5, description="A label is learnt as so far from 0 and 1."
+    )
     # watching
-    evaluations: int = Field(5, ge=1)  # number of validations, evenly spread over the steps of a stage
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    selection: Literal["best_val_nll", "last"] = "last"
-    threshold: str = "balanced_accuracy"
+    evaluations: int = Field(5, ge=1, description="Validations, evenly spread over the steps of a stage.")
+    precision: Precision = "auto"
+    selection: Literal["best_val_nll", "last"] = Field("last", description="Which validation's weights are kept.")
+    threshold: str = Field(
+        "balanced_accuracy",
+        description="How the threshold is chosen on validation. half, balanced_accuracy (the same as youden), f1, "
+        "sensitivity=S, specificity=S or cost=C (a miss costs C false alarms).",
+    )
 
     @property
     def input_normalisation(self) -> str:
@@ -231,51 +299,59 @@ class ClassifierConfig(Settings):
 class TrainConfig(ClassifierConfig):
     """`classifier train`: one classifier under one regime."""
 
-    regime: str = "baseline"
+    regime: str = Field("baseline", description="baseline, augment, gan, combined, or a control.")
 
 
 class AblateConfig(ClassifierConfig):
     """`classifier ablate`: every regime times every trial seed."""
 
-    regimes: Names = ("all",)
-    seeds: int = Field(3, ge=1)
-    doses: Doses = ()  # of synthetic images, in deficits, tried beside the main study
+    regimes: Names = Field(
+        ("all",), description="Groups (all: the 2 x 2 design; controls; checks) or names such as baseline,gan."
+    )
+    seeds: int = Field(3, ge=1, description="Paired trial seeds per regime.")
+    doses: Doses = Field((), description="Also so many synthetic images, in deficits, such as 0.25,0.5,2.")
 
 
 class TuneConfig(TrainConfig):
     """`classifier tune`: a search on validation; what the space names overrules the settings of the same name."""
 
-    space: str = "wide"
-    sampler: Literal["grid", "tpe", "random"] | None = None  # None: the space's own
-    pruner: Literal["median", "none"] | None = None  # None: the space's own
-    trials: int | None = Field(None, ge=1)  # None: every point of a grid, else 50
-    seeds: int = Field(1, ge=1)  # trial seeds that the figure of a trial is the mean over
+    space: str = Field("wide", description="What is searched.")
+    sampler: Annotated[Literal["grid", "tpe", "random"] | None, Unset("the space's")] = Field(
+        None, description="How points are chosen."
+    )
+    pruner: Annotated[Literal["median", "none"] | None, Unset("the space's")] = Field(
+        None, description="What ends poor trials early."
+    )
+    trials: Annotated[int | None, Unset("the grid, or 50")] = Field(
+        None, ge=1, description="How many; --resume may ask for more."
+    )
+    seeds: int = Field(1, ge=1, description="Trial seeds per point; its figure is their mean.")
 
 
 class ComponentsConfig(TrainConfig):
     """`classifier components`: the settings of the whole system; its switches are turned off one at a time."""
 
-    seeds: int = Field(3, ge=1)
+    seeds: int = Field(3, ge=1, description="Paired trial seeds.")
 
 
 class CrossvalidateConfig(TrainConfig):
     """`classifier crossvalidate`: one regime on every fold of the images outside the test set."""
 
-    folds: int = Field(5, ge=2)
+    folds: int = Field(5, ge=2, description="How many, with whole patients and equal class shares.")
 
 
 class ReproduceConfig(Settings):
-    """`classifier reproduce`: the settings of each system are in its own file; these say what is run, and what is changed in all."""
+    """`classifier reproduce`: what is run, and what is changed in all systems. The settings of each are in its file."""
 
     systems: Names = ("all",)
-    seed: int = 0
-    seeds: int = Field(3, ge=1)
-    regimes: Names = ()  # none: those of each system
-    synthetic: Folders | None = None  # as in an ablation
-    share: float = Field(
-        1.0, gt=0, le=1
-    )  # of the passes and steps of every stage, for a machine that is too slow for all
-    changes: tuple[str, ...] = ()  # settings laid over those of each system, as KEY=VALUE
+    seed: int = Field(0, description="Root seed of the run.")
+    seeds: int = Field(3, ge=1, description="Trial seeds of each system.")
+    regimes: Annotated[Names, Unset("each system's own")] = Field((), description="Regimes of every system.")
+    synthetic: Annotated[Folders | None, Unset("the newest")] = Field(
+        None, description="A finished synthesis, for s2_cnn_gan. One per GAN seed."
+    )
+    share: float = Field(1.0, gt=0, le=1, description="Share of each system's training that is run.")
+    changes: tuple[str, ...] = Field((), description="KEY=VALUE, laid over the settings of each system.")
 
 
 # What a recipe is not: which data and class, chance, length, number format, and what is watched and kept.
@@ -307,3 +383,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "crossvalidate": CrossvalidateConfig,
     "reproduce": ReproduceConfig,
 }
+CLASSIFIER = "classifier"  # the section of a config file that all commands below it share
+CLASSIFIERS = {name for name, model in COMMANDS.items() if issubclass(model, ClassifierConfig)}
+# The models of the sections of a config file; the first two are shared by several commands.
+SECTIONS: dict[str, type[Settings]] = {"data": DataConfig, CLASSIFIER: ClassifierConfig, **COMMANDS}

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from balancer.core.files import atomic_file, write_json, write_text
+from balancer.core.settings import THRESHOLD_RULES
 from balancer.metrics.classification import threshold_sweep
 from balancer.metrics.resampling import CURVE_RESAMPLES, RESAMPLES, patient_weights, patients_per_class
 from balancer.reporting.document import Section, Table, aligned, csv_text
@@ -28,7 +29,6 @@ from classifier.report.page import Page, render_markdown
 from classifier.report.tables import cell
 
 Array = np.ndarray
-RULES = ("half", "balanced_accuracy", "f1", "sensitivity=0.95", "specificity=0.95", "cost=5")
 GRID = np.arange(5, 96) / 100
 METRICS = {"balanced_accuracy": "balanced accuracy", "sensitivity": "sensitivity", "specificity": "specificity"}
 MARKERS = "os^vDP*X"
@@ -84,14 +84,14 @@ def thresholds(runs: Sequence[Path], regimes: Sequence[str], rules: Sequence[str
     """Read the runs; write thresholds.{md,csv,json,png,svg} and sweep.csv into ``out``.
 
     Args:
-        rules: as :func:`classifier.evaluation.thresholds.threshold_rule` takes them; none: :data:`RULES`.
+        rules: as :func:`classifier.evaluation.thresholds.threshold_rule` takes them; none: :data:`THRESHOLD_RULES`.
         out: a folder, made where it is missing; None: ``thresholds`` in the only run.
 
     Raises:
         UsageError: an unknown rule or regime, or several runs and no ``out``.
         BalancerError: the runs hold no trial, or do not fit together.
     """
-    chosen = {name: threshold_rule(name) for name in rules or RULES}
+    chosen = {name: threshold_rule(name) for name in rules or THRESHOLD_RULES}
     folder = output_folder(out, runs, "thresholds")
     finished = read_runs(runs, regimes)
     result = study(finished, chosen)

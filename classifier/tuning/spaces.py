@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from balancer.core.config import flatten, merge, validate
+from balancer.core.config import flatten, merge, nested, validate
+from balancer.core.defaults import search_range
 from balancer.core.errors import UsageError, lookup
 from balancer.core.settings import TuneConfig
 
@@ -48,7 +49,7 @@ class Range:
         return {self.name}
 
     def settings(self, value: float) -> Mapping[str, Any]:
-        return _nested(self.name, value)
+        return nested(self.name, value)
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Space:
 
 def among(name: str, *values: Any, augmenting: bool = False) -> Categorical:
     """One setting with listed values; a list of numbers is called ``32-64``, the empty one ``none``."""
-    return Categorical(name, {_label(v): _nested(name, v) for v in values}, augmenting)
+    return Categorical(name, {_label(v): nested(name, v) for v in values}, augmenting)
 
 
 def _label(value: Any) -> Label:
@@ -110,10 +111,12 @@ def _label(value: Any) -> Label:
     return label
 
 
-def _nested(key: str, value: Any) -> dict[str, Any]:
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return dict(value)
+def around_default(key: str, augmenting: bool = False) -> Categorical | Range:
+    """Return a setting with the search range that stands beside its default in the settings model."""
+    where = search_range(key)
+    if where.values:
+        return among(key, *where.values, augmenting=augmenting)
+    return Range(key, where.low, where.high, where.log, augmenting)
 
 
 def search_space(name: str) -> Space:
@@ -168,14 +171,14 @@ SPACES = {
                         "s2_cnn 32-64-128-128": {"model": "s2_cnn", "s2": {"conv": (32, 64, 128, 128)}},
                     },
                 ),
-                Range("lr", 1e-4, 1e-2, log=True),
-                Range("weight_decay", 1e-4, 1e-1, log=True),
-                among("batch_size", 16, 32, 64),
-                among("schedule", "constant", "cosine", "one_cycle"),
-                among("normalisation", "per_image", "unit", "symmetric"),
-                among("ema_decay", 0.0, 0.9, 0.99, 0.995),
-                Range("label_smoothing", 0.0, 0.1),
-                among("augmentation", "mild", "strong", "s2", augmenting=True),
+                around_default("lr"),
+                around_default("weight_decay"),
+                around_default("batch_size"),
+                around_default("schedule"),
+                around_default("normalisation"),
+                around_default("ema_decay"),
+                around_default("label_smoothing"),
+                around_default("augmentation", augmenting=True),
             ),
             "tpe",
             "median",
