@@ -16,7 +16,7 @@ from PIL import Image
 
 from classifier.analysis.results import read_runs
 from classifier.evaluation.thresholds import threshold_rule, with_temperature
-from classifier.experiments.thresholds import GRID, RULES
+from classifier.experiments.thresholds import GRID, THRESHOLD_RULES
 
 Run = Callable[..., Result]
 
@@ -64,7 +64,7 @@ def test_the_sweep_is_the_mean_over_trials_of_counted_decisions(
 
 
 def test_rules_are_chosen_on_validation_alone(run: Path, result: dict[str, Any]) -> None:
-    for entry, name in zip(result["arms"][0]["rules"], RULES, strict=True):
+    for entry, name in zip(result["arms"][0]["rules"], THRESHOLD_RULES, strict=True):
         assert entry["rule"] == name
         at, counted = [], {"val": [], "test": []}
         for row in rows_of(run, "baseline"):
@@ -110,7 +110,7 @@ def test_files(run: Path, result: dict[str, Any]) -> None:
     k = GRID.tolist().index(0.5)
     assert float(at[0]["mean"]) == pytest.approx(result["arms"][1]["sweep"]["test"]["specificity"]["mean"][k], abs=1e-6)
     rules = list(csv.DictReader(io.StringIO((folder / "thresholds.csv").read_text())))
-    assert {r["rule"] for r in rules} == set(RULES)
+    assert {r["rule"] for r in rules} == set(THRESHOLD_RULES)
     assert (folder / "thresholds.svg").read_bytes().startswith(b"<?xml")
     with Image.open(folder / "thresholds.png") as picture:
         assert min(picture.size) > 500
@@ -130,7 +130,7 @@ def test_the_command(classifier: Run, run: Path, tmp_path: Path) -> None:
 
 
 def test_the_help_names_the_rules_that_are_taken_when_none_is_named(classifier: Run) -> None:
-    assert ",".join(RULES) in "".join(classifier("thresholds", "-h").stdout.split())
+    assert ",".join(THRESHOLD_RULES) in "".join(classifier("thresholds", "-h").stdout.split())
 
 
 def test_several_runs_are_told_apart(classifier: Run, run: Path, tmp_path: Path) -> None:
