@@ -29,7 +29,10 @@ from balancer.data.phantom import draw_image, draw_patient
 SETTINGS = {"image_size": 16}
 
 
-@pytest.fixture(autouse=True)
+pytestmark = pytest.mark.usefixtures("quick_intervals")
+
+
+@pytest.fixture
 def quick_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     """Intervals are for test_shortcuts.py to check."""
     monkeypatch.setattr(data_shortcuts, "RESAMPLES", 50)

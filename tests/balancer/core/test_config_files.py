@@ -40,7 +40,7 @@ def test_a_section_of_a_command_is_laid_over_the_shared_one(tmp_path):
 @pytest.mark.parametrize("file", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.name)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_config_file_serves_every_command(file, command):
-    resolve(COMMANDS[command], read_config_file(file, command))
+    assert isinstance(resolve(COMMANDS[command], read_config_file(file, command)), COMMANDS[command])
 
 
 def test_default_yaml_changes_nothing():

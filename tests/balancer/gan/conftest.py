@@ -1,4 +1,4 @@
-"""Every test of the GAN runs on one thread and watches quality on a cheap feature network."""
+"""A cheap stand-in for the network that watches the quality of snapshots."""
 
 import pytest
 from gan_helpers import pixel_features
@@ -6,6 +6,6 @@ from gan_helpers import pixel_features
 from balancer.gan import monitor
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def cheap_features(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monitor, "chest_xray", pixel_features)

@@ -26,6 +26,8 @@ from balancer.gan.checkpoint import (
 )
 from balancer.gan.step import GanState, Snapshot, SnapshotQuality, build_state, train_step
 
+pytestmark = pytest.mark.usefixtures("cheap_features")
+
 
 class Bomb:
     """Unpickling this makes a file."""

@@ -41,6 +41,8 @@ from balancer.gan.checkpoint import BEST, CHECKPOINT
 from balancer.gan.step import Snapshot, SnapshotQuality, build_state, sample_z, train_step
 from balancer.gan.trainer import train, training_images
 
+pytestmark = pytest.mark.usefixtures("cheap_features")
+
 CLOCKS = {"images_per_s", "memory_mb", "eta_s"}
 EVERY: dict[str, dict[str, Any]] = {**{p: {"preset": p} for p in PRESETS}, **RECIPES}
 STOPS = [*((recipe, 4) for recipe in EVERY), ("dcgan", 5), ("dcgan", 6)]

@@ -17,6 +17,8 @@ from balancer.gan.monitor import Monitor, generate, measure, open_monitor
 from balancer.metrics.features import FeatureNetwork
 from balancer.reporting.grids import to_uint8
 
+pytestmark = pytest.mark.usefixtures("cheap_features")
+
 
 class Playback(nn.Module):
     """A generator that knows its images: latent i, whose first number is i, gives image i."""

@@ -39,7 +39,10 @@ FOUR = ["baseline", "augment", "gan", "combined"]
 PLAN = [(regime, seed) for seed in (5, 6) for regime in FOUR]
 
 
-@pytest.fixture(autouse=True)
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
+
+@pytest.fixture
 def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures take most of a small ablation's time; only :func:`whole`, made before this, draws them."""
 

@@ -117,7 +117,8 @@ def test_every_space_gives_settings_at_all_its_ends() -> None:
         for i, values in enumerate(ends):
             for value in values:
                 point = [e[0] for e in ends[:i]] + [value] + [e[-1] for e in ends[i + 1 :]]
-                space.config(settings(), dict(zip([p.name for p in space.parameters], point, strict=True)))
+                chosen = dict(zip([p.name for p in space.parameters], point, strict=True))
+                assert isinstance(space.config(settings(), chosen), TuneConfig)
 
 
 def test_a_label_is_a_setting() -> None:
