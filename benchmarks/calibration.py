@@ -119,11 +119,11 @@ def draw(scenario: Scenario, regimes: Iterable[str], k: int, g: int, shift: Mapp
 def aurocs(study: Study, resamples: int, seed: int) -> dict[str, Array]:
     """Return the AUROC (1 + resamples, K, G) of each regime, for the same resamples of patients."""
     weights = patient_weights(study.y_true, study.patient, resamples, seed)
-    found = {}
+    by_regime = {}
     for regime, scores in study.scores.items():
         cells = [[weighted_auroc(study.y_true, s, weights) for s in row] for row in scores]
-        found[regime] = np.moveaxis(np.array(cells), -1, 0)
-    return found
+        by_regime[regime] = np.moveaxis(np.array(cells), -1, 0)
+    return by_regime
 
 
 def estimates(values: Mapping[str, Array], contrasts: Mapping[str, Mapping[str, float]]) -> dict[str, Estimate]:
@@ -156,8 +156,8 @@ def check_intervals(scenario: Scenario, k: int, g: int, studies: int, resamples:
         for number in range(studies):
             study = draw(scenario, REGIMES, k, g, {}, derive_seed(number, "study", k, g))
             values = aurocs(study, resamples, number)
-            found, p = estimates(values, CONTRASTS), []
-            for name, e in found.items():
+            estimated, p = estimates(values, CONTRASTS), []
+            for name, e in estimated.items():
                 truth = expected(study.truth, CONTRASTS[name])
                 covered[name].append(e.low <= truth <= e.high)
                 if name in FAMILY:
@@ -167,12 +167,12 @@ def check_intervals(scenario: Scenario, k: int, g: int, studies: int, resamples:
             covered[OWN].append(low <= study.truth["baseline"] <= high)
             rejected.append(min(statistics.holm(p)) < ALPHA)
             for family in TESTS:
-                effects[family].append(statistics.detectable_effect(found[PLANTED], family))
+                effects[family].append(statistics.detectable_effect(estimated[PLANTED], family))
             bar.update()
     return Calibration(
         {name: float(np.mean(held)) for name, held in covered.items()},
         float(np.mean(rejected)),
-        {family: float(np.mean(np.square(found))) ** 0.5 for family, found in effects.items()},
+        {family: float(np.mean(np.square(stated))) ** 0.5 for family, stated in effects.items()},
     )
 
 
@@ -187,8 +187,8 @@ def check_power(
     with progress.bar(studies, f"{effect:.4f} planted", "study") as bar:
         for number in range(studies):
             study = draw(scenario, shift, k, g, shift, derive_seed(number, "planted", k, g))
-            found = estimates(aurocs(study, resamples, number), contrast)[PLANTED]
-            hits += found.p < ALPHA if family is None else statistics.family_p(found) < ALPHA / family
+            planted = estimates(aurocs(study, resamples, number), contrast)[PLANTED]
+            hits += planted.p < ALPHA if family is None else statistics.family_p(planted) < ALPHA / family
             bar.update()
     return hits / studies
 
@@ -213,9 +213,9 @@ def main() -> None:
     print("| --- | ---: |" + " ---: |" * (len(CONTRASTS) + 2 + len(powers)))
     for name in args.scenarios.split(","):
         for g in map(int, args.gan_seeds.split(",")):
-            found = check_intervals(SCENARIOS[name], k, g, *sizes)
-            cells = [f"{100 * share:.1f}" for share in (*found.covered.values(), found.rejected)]
-            for family, effect in found.detectable.items():
+            checked = check_intervals(SCENARIOS[name], k, g, *sizes)
+            cells = [f"{100 * share:.1f}" for share in (*checked.covered.values(), checked.rejected)]
+            for family, effect in checked.detectable.items():
                 power = check_power(SCENARIOS[name], effect, family, k, g, *sizes)
                 cells.append(f"{100 * power:.0f} (+{effect:.4f})".replace("0.", "."))
             print(f"| {name} | {g} |", " | ".join(cells), "|", flush=True)

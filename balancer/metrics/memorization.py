@@ -346,7 +346,7 @@ def _check_apart(train_groups: Sequence[str] | None, held_groups: Sequence[str] 
 def _patients(images: Array, groups: Sequence[str] | None, name: str) -> Array:
     """Return the patient (n,) of each image as a number; without ``groups`` every image is its own patient."""
     if groups is not None and len(groups) != len(images):
-        raise BalancerError(f"{len(images)} {name} images but {len(groups)} patients were given")
+        raise BalancerError(f"{len(images)} {name} images but {len(groups)} patients; expected one patient an image")
     ids: Array = np.arange(len(images)) if groups is None else group_numbers(groups)
     if len(np.unique(ids)) < 2:
         raise BalancerError(f"all {len(images)} {name} images are of one patient; at least 2 patients are needed")

@@ -73,10 +73,10 @@ def nll(y_true: Array, y_score: Array) -> float:
     return float(-np.mean(np.where(y_true == 1, np.log(p), np.log(1 - p))))
 
 
-def expected_calibration_error(y_true: Array, y_score: Array, bins: int = ECE_BINS) -> float:
+def expected_calibration_error(y_true: Array, y_score: Array) -> float:
     """Return the mean distance of observed from stated probability over equal-width bins (Naeini et al. 2015)."""
-    which = np.minimum((y_score * bins).astype(int), bins - 1)
-    gaps = [abs(float((y_true[which == b] - y_score[which == b]).sum())) for b in np.unique(which)]
+    bin_of = np.minimum((y_score * ECE_BINS).astype(int), ECE_BINS - 1)
+    gaps = [abs(float((y_true[bin_of == b] - y_score[bin_of == b]).sum())) for b in np.unique(bin_of)]
     return sum(gaps) / len(y_true)
 
 

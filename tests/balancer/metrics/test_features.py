@@ -14,7 +14,6 @@ from balancer.metrics import features
 from balancer.metrics.features import (
     INCEPTION_FILE,
     FeatureNetwork,
-    Precomputed,
     RandomConv,
     extract,
     inception,
@@ -96,15 +95,6 @@ def test_random_conv_against_loops() -> None:
     np.testing.assert_allclose(net(image)[0].numpy(), expected, atol=2e-4)
 
 
-def test_large_images_are_brought_down_antialiased() -> None:
-    """A checkerboard finer than a pixel of the small image is grey, not a pattern."""
-    rows, columns = np.mgrid[:148, :148]
-    fine, grey = np.where((rows + columns) % 2, 255, 0).astype(np.uint8), np.full((148, 148), 128, np.uint8)
-    network = random_conv(CPU)
-    board, plain, black = extract(network, np.stack([fine, grey, 0 * grey]), CPU, "")
-    assert np.linalg.norm(board - plain) < 0.1 * np.linalg.norm(black - plain)
-
-
 def counting(calls: list[int]) -> FeatureNetwork:
     def module(batch: torch.Tensor) -> torch.Tensor:
         assert batch.dtype == torch.uint8
@@ -170,15 +160,6 @@ def test_kept_features_are_found_again_by_later_versions(cache: Path) -> None:
     }
 
 
-def test_batch_size_does_not_matter() -> None:
-    images = np.random.default_rng(0).integers(0, 256, (7, 32, 32), dtype=np.uint8)
-    network = random_conv(CPU)
-    one_by_one = FeatureNetwork("x", 128, "1", network.module, 1)
-    np.testing.assert_allclose(
-        extract(one_by_one, images, CPU, ""), extract(network, images, CPU, ""), rtol=0, atol=1e-4
-    )
-
-
 class Bomb:
     """Unpickling this makes a file."""
 
@@ -240,12 +221,6 @@ def test_random_subset() -> None:
     assert not np.array_equal(chosen, random_subset(50, 20, 0, "b"))
     assert not np.array_equal(chosen, random_subset(50, 20, 1, "a"))
     assert random_subset(5, 5, 0).tolist() == [0, 1, 2, 3, 4]
-
-
-def test_precomputed_hands_through() -> None:
-    given = torch.rand(3, 5)
-    assert Precomputed(5)(given) is given
-    assert Precomputed(5).num_features == 5
 
 
 @pytest.mark.slow

@@ -60,45 +60,31 @@ def blur(images: np.ndarray) -> np.ndarray:
 # ---- folds
 
 
+@pytest.mark.parametrize("control", [False, True])
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=10, max_size=25), folds=st.integers(2, 5), seed=st.integers(0, 10_000)
 )
-def test_no_patient_is_on_both_sides(sizes: list[int], folds: int, seed: int) -> None:
-    """Every image is scored once; training and scored parts hold both kinds equally and share no patient."""
-    groups = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
-    n, scored = len(groups), []
+def test_no_patient_is_on_both_sides(control: bool, sizes: list[int], folds: int, seed: int) -> None:
+    """Every image is scored once, by a classifier that saw no image of its patient; a control has patients on both sides.
 
-    def score(train: np.ndarray, fold: int) -> np.ndarray:
-        assert not set(groups[train[:n]]) & set(groups[~train[:n]])
-        assert train[:n].sum() == train[n:].sum() > 0
-        assert (~train[:n]).sum() == (~train[n:]).sum() > 0
-        scored.extend(np.flatnonzero(~train))
-        return np.zeros((~train).sum())
-
-    labels = np.repeat([0, 1], n)
-    result = two_sample._cross_validate("none", score, labels, groups, None, seed, folds)
-    assert sorted(scored) == list(range(2 * n))
-    assert (result.auroc, result.low, result.high) == (0.5, 0.5, 0.5)  # ties are half a win
-
-
-@given(
-    sizes=st.lists(st.integers(1, 9), min_size=10, max_size=25), folds=st.integers(2, 5), seed=st.integers(0, 10_000)
-)
-def test_no_patient_is_on_both_sides_of_a_control(sizes: list[int], folds: int, seed: int) -> None:
-    """Real against real: neither set's patients are scored by a classifier that saw them."""
+    Without a control, training and scored parts hold as many synthetic as real images.
+    """
     rng = np.random.default_rng(seed)
     groups, others = (rng.permutation(np.repeat(np.arange(len(sizes)), sizes)) for _ in range(2))
     n, scored = len(groups), []
 
     def score(train: np.ndarray, fold: int) -> np.ndarray:
-        for side, part in ((groups, train[:n]), (others, train[n:])):
+        for side, part in ((groups, train[:n]), (others if control else np.arange(n), train[n:])):
             assert not set(side[part]) & set(side[~part])
             assert 0 < part.sum() < n
+        assert control or train[:n].sum() == train[n:].sum()
         scored.extend(np.flatnonzero(~train))
         return np.zeros((~train).sum())
 
-    two_sample._cross_validate("none", score, np.repeat([0, 1], n), groups, others, seed, folds)
+    labels = np.repeat([0, 1], n)
+    result = two_sample._cross_validate("none", score, labels, groups, others if control else None, seed, folds)
     assert sorted(scored) == list(range(2 * n))
+    assert (result.auroc, result.low, result.high) == (0.5, 0.5, 0.5)  # ties are half a win
 
 
 # ---- AUROC and interval

@@ -1,7 +1,6 @@
 """Metrics against scikit-learn, and the calibration error against its definition."""
 
 import json
-from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -60,25 +59,6 @@ def test_confusion_counts_every_image_once(case: tuple[Array, Array], threshold:
     pairs = [(int(t), bool(s >= threshold)) for t, s in zip(y_true, y_score, strict=True)]
     by_hand = [pairs.count(p) for p in ((0, False), (0, True), (1, False), (1, True))]
     assert list(confusion(y_true, y_score, threshold)) == by_hand
-
-
-@given(cases(both=False), st.sampled_from([1, 2, 10, 15]))
-def test_calibration_error_is_its_definition(case: tuple[Array, Array], bins: int) -> None:
-    """Exact fractions, bin by bin; the last bin holds the score 1."""
-    y_true, y_score = case
-    total = Fraction(0)
-    for b in range(bins):
-        low, high = Fraction(b, bins), Fraction(b + 1, bins)
-        inside = [
-            (int(t), Fraction(float(s)))
-            for t, s in zip(y_true, y_score, strict=True)
-            if low <= Fraction(float(s)) and (Fraction(float(s)) < high or b == bins - 1)
-        ]
-        if inside:
-            observed = Fraction(sum(t for t, _ in inside), len(inside))
-            stated = sum((s for _, s in inside), Fraction(0)) / len(inside)
-            total += abs(observed - stated) * Fraction(len(inside), len(y_true))
-    assert expected_calibration_error(y_true, y_score, bins) == pytest.approx(float(total), abs=1e-12)
 
 
 def test_calibration_error_by_hand() -> None:
