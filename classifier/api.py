@@ -53,8 +53,8 @@ def prepare_ablation(config: AblateConfig, workers: Workers) -> PreparedRun[abla
     def work(run: RunDir) -> ablation.AblationResult:
         if not run.finished:
             study.data.write_split(run / "split.csv")
-        ablation.write_data_audit(study, run)
-        return ablation.write_outputs(ablation.ablate(study, run, workers), study, run)
+        leaks = ablation.write_data_audit(study, run)
+        return ablation.write_outputs(ablation.ablate(study, run, workers), study, run, leaks)
 
     return PreparedRun(
         "ablate",

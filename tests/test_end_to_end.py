@@ -18,6 +18,9 @@ from balancer.cli import main as balancer
 from balancer.core.settings import AblateConfig, DataConfig
 from balancer.data.dataset import Dataset
 from balancer.data.folder import CLASSES, Record, read_folder
+from classifier.analysis.analyse import Analysis, analyse
+from classifier.analysis.contrasts import ContrastResult
+from classifier.analysis.results import StudyResults
 from classifier.cli import main as classifier
 
 TINY_GAN = ["--steps", "6", "--batch-size", "8", "--image-size", "32"]
@@ -142,50 +145,40 @@ def smooth_and_rough() -> Dataset:
         pytest.param({}, id="default recipe", marks=pytest.mark.nightly),
     ],
 )
-def checks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict:
+def checks(request: pytest.FixtureRequest) -> Analysis:
     """The analysis of the baseline beside the regimes that a sound study must see through."""
-    from classifier.analysis.contrasts import analyse
-    from classifier.analysis.results import read_predictions
     from classifier.experiments.jobs import Workers, run_trials
     from classifier.experiments.plan import regimes_of
     from classifier.experiments.study import Study
-    from classifier.experiments.trial import save_trial
 
     small = {"steps": 60, "batch_size": 16, "evaluations": 1, "precision": "float32", "seeds": 5, **request.param}
     config = AblateConfig(data=DataConfig(image_size=16), regimes=("baseline", "checks"), **small)
-    study, run, rows = Study(config, smooth_and_rough(), [], regimes_of(config)), tmp_path_factory.mktemp("checks"), []
-    run_trials(
-        study,
-        study.trials,
-        Workers("cpu"),
-        lambda trained: rows.append(save_trial(trained, run, run / trained.trial.name).to_json()),
-        "",
-    )
-    return analyse(rows, read_predictions(rows, run), study.data.groups)
+    study, trials = Study(config, smooth_and_rough(), [], regimes_of(config)), []
+    run_trials(study, study.trials, Workers("cpu"), lambda trained: trials.append(trained.result), "")
+    return analyse(StudyResults.of(trials, study.data.groups))
 
 
-def contrast(found: dict, name: str) -> dict:
-    (one,) = [c for c in found["contrasts"] if c["name"] == name]
+def contrast(analysis: Analysis, name: str) -> ContrastResult:
+    (one,) = [c for c in analysis.contrasts if c.name == name]
     return one
 
 
 @pytest.mark.slow
-def test_permuted_labels_teach_nothing(checks):
-    (permuted,) = [e["metrics"]["auroc"] for e in checks["regimes"] if e["regime"] == "permuted"]
-    (baseline,) = [e["metrics"]["auroc"] for e in checks["regimes"] if e["regime"] == "baseline"]
-    assert permuted["low"] < 0.5 < permuted["high"]
-    assert baseline["low"] > 0.7
+def test_permuted_labels_teach_nothing(checks: Analysis) -> None:
+    permuted, baseline = (checks.metric(regime, "auroc") for regime in ("permuted", "baseline"))
+    assert permuted.low < 0.5 < permuted.high
+    assert baseline.low > 0.7
 
 
 @pytest.mark.slow
-def test_the_same_regime_under_two_names_gives_no_verdict(checks):
+def test_the_same_regime_under_two_names_gives_no_verdict(checks: Analysis) -> None:
     again = contrast(checks, "baseline_again - baseline")
-    assert again["verdict"] in ("not settled", "no benefit")
-    assert again["low"] < 0 < again["high"]
+    assert again.verdict in ("not settled", "no benefit")
+    assert again.estimate.low < 0 < again.estimate.high
 
 
 @pytest.mark.slow
-def test_a_crippled_regime_is_found_out(checks):
+def test_a_crippled_regime_is_found_out(checks: Analysis) -> None:
     flipped = contrast(checks, "flipped - baseline")
-    assert flipped["verdict"] == "hurts"
-    assert flipped["high"] < -0.02
+    assert flipped.verdict == "hurts"
+    assert flipped.estimate.high < -0.02

@@ -1,8 +1,13 @@
-"""Finished trials of one run or of several, read back: what each said of validation and of test."""
+"""The one reader of finished studies: trials with their metrics and predictions, the patients, and the grid of trials.
+
+A study's folder holds ``results.jsonl`` (a line per trial), ``predictions.npz`` in the folder of each trial, and
+``split.csv``. A single training leaves ``result.json`` in place of ``results.jsonl``.
+"""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
 import zipfile
@@ -24,9 +29,10 @@ from classifier.training.regimes import REGIMES, select_regimes
 
 log = logging.getLogger("balancer")
 Array = np.ndarray
-Row = dict[str, Any]
 FOLDS = ("val", "test")
-SHARED = ("data_fingerprint", "split_hash")  # what trials must have in common to be put together
+RESULTS = "results.jsonl"
+PREDICTIONS = "predictions.npz"
+SAME_SPLIT = ("data_fingerprint", "split_hash")  # equal in all trials that are compared
 
 
 @dataclass(frozen=True)
@@ -53,9 +59,6 @@ class TrialPredictions:
     def same_images(self, other: TrialPredictions) -> bool:
         """Return whether both are of the same images with the same labels."""
         return np.array_equal(self.index, other.index) and np.array_equal(self.y_true, other.y_true)
-
-
-Predictions = TrialPredictions
 
 
 @dataclass(frozen=True)
@@ -146,58 +149,151 @@ class TrialResult:
 
 
 @dataclass(frozen=True)
-class Member:
-    """One trial, with the scores it gave validation and test, without its temperature."""
+class MetricSummary:
+    """A metric over trial seeds, with its 95 % interval if there is one."""
 
-    row: Row
-    val: Predictions
-    test: Predictions
+    mean: float
+    sd: float | None  # over trial seeds, n - 1; None for one seed
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Return the 95 % interval, or None if the metric has none (validation metrics)."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
 
 
-@dataclass(frozen=True)
-class Arm:
-    """The trials of one regime of one run; those with another dose than the deficit are left out."""
-
-    name: str  # the regime, with the run before it where there are several
-    members: list[Member]
-
-    def cells(self) -> list[list[Member]]:
-        """Trial seeds by synthetic sets; a trial seed that lacks a set is left out."""
-        by_seed: dict[int, list[Member]] = {}
-        for member in sorted(self.members, key=lambda m: str(m.row.get("synthetic_set"))):
-            by_seed.setdefault(member.row["trial_seed"], []).append(member)
-        whole = max(map(len, by_seed.values()))
-        return [by_seed[seed] for seed in sorted(by_seed) if len(by_seed[seed]) == whole]
+def summarise_seeds(sample: Sequence[float]) -> MetricSummary:
+    """Return mean and SD of one metric, given by trial seed."""
+    return MetricSummary(float(np.mean(sample)), float(np.std(sample, ddof=1)) if len(sample) > 1 else None)
 
 
 @dataclass(frozen=True)
-class Finished:
-    """The arms of runs on the same images, with the patients of these."""
+class StudyResults:
+    """The trials of a study, or of several on the same images, by arm.
 
-    arms: list[Arm]
-    val_groups: list[str]  # patient of each validation image
-    test_groups: list[str]
-    source: str  # what the images are
-    notes: list[str]  # what a report must say of the data
+    An arm holds the trials that differ in nothing but seed and synthetic set. An arm is named ``gan``, or ``gan@0.5`` for
+    another dose than the deficit. If several runs are compared, the run's name stands before the regime.
+    """
+
+    arms: dict[str, list[TrialResult]]
+    patients: list[str]  # patient of every image of the data set; TrialPredictions.index points here
+    source: str = ""  # what the images are
+    notes: list[str] = field(default_factory=list)  # what a report must say about the data
+
+    @classmethod
+    def of(cls, trials: Iterable[TrialResult], patients: list[str]) -> StudyResults:
+        """Group the trials of one study by arm."""
+        arms: dict[str, list[TrialResult]] = {}
+        for trial in trials:
+            arms.setdefault(trial.arm, []).append(trial)
+        return cls(arms, patients)
+
+    @property
+    def trials(self) -> list[TrialResult]:
+        """Return every trial, arm by arm."""
+        return [trial for trials in self.arms.values() for trial in trials]
+
+    @property
+    def regimes(self) -> list[str]:
+        """Return the regimes of the study proper, in the registry's order."""
+        return [name for name in REGIMES if name in self.arms]
+
+    @property
+    def main(self) -> StudyResults:
+        """Return the study proper: other doses than the deficit belong to the dose response alone."""
+        return replace(self, arms={arm: trials for arm, trials in self.arms.items() if trials[0].is_main})
+
+    def y_true(self, fold: str) -> Array:
+        """Return the labels of a fold: (n,) in {0, 1}."""
+        return self.trials[0].predictions[fold].y_true
 
     def groups(self, fold: str) -> list[str]:
-        return {"val": self.val_groups, "test": self.test_groups}[fold]
+        """Return the patient of each image of a fold: (n,)."""
+        return [self.patients[i] for i in self.trials[0].predictions[fold].index]
 
     def counts(self) -> str:
-        """What figures rest on, in words."""
-        sizes = (f"{fold} n = {len(g)} images of {plural(len(set(g)), 'patient')}" for fold, g in self._folds())
+        """Return the numbers of images and patients, in words."""
+        names = {"validation": self.groups("val"), "test": self.groups("test")}
+        sizes = (f"{name} n = {len(g)} images of {plural(len(set(g)), 'patient')}" for name, g in names.items())
         return f"{self.source}; {', '.join(sizes)}"
 
-    def _folds(self) -> list[tuple[str, list[str]]]:
-        return [("validation", self.val_groups), ("test", self.test_groups)]
+    def sets(self, *arms: str) -> list[str]:
+        """Return the synthetic sets that some arm was trained with; none if no arm uses synthetic images."""
+        names = {trial.synthetic_set for arm in arms for trial in self.arms[arm]}
+        return sorted((name for name in names if name is not None), key=lambda name: (len(name), name))
+
+    def values(self, arm: str, metric: str) -> dict[int, float]:
+        """Return one metric of an arm by trial seed, averaged over the synthetic sets."""
+        by_seed: dict[int, list[float]] = {}
+        for trial in self.arms[arm]:
+            by_seed.setdefault(trial.trial_seed, []).append(trial.metric(metric))
+        return {seed: float(np.mean(values)) for seed, values in by_seed.items()}
+
+    def cells(self, *arms: str) -> list[dict[str, list[TrialResult]]]:
+        """Return the trials by trial seed, then by arm, then by synthetic set.
+
+        A seed is left out unless every arm has a trial under every set of :meth:`sets`. An arm without synthetic images has
+        one trial per seed, which stands beside every set.
+        """
+        sets: Sequence[str | None] = self.sets(*arms) or [None]
+        by_key = {arm: {(t.trial_seed, t.synthetic_set): t for t in self.arms[arm]} for arm in arms}
+        cells = []
+        for seed in sorted({seed for keys in by_key.values() for seed, _ in keys}):
+            of_seed = {
+                arm: [trial for s in sets if (trial := keys.get((seed, s)) or keys.get((seed, None)))]
+                for arm, keys in by_key.items()
+            }
+            if all(len(trials) == len(sets) for trials in of_seed.values()):
+                cells.append(of_seed)
+        return cells
+
+    def grid(self, arm: str) -> list[list[TrialResult]]:
+        """Return the trials of one arm: trial seeds x synthetic sets.
+
+        Raises:
+            BalancerError: no trial seed has all synthetic sets.
+        """
+        grid = [cell[arm] for cell in self.cells(arm)]
+        if not grid:
+            raise BalancerError(f"no trial seed of {arm} is complete over the synthetic sets; resume the run")
+        return grid
+
+
+def check_same_images(
+    studies: Mapping[str, Sequence[TrialResult]],
+    keys: Sequence[str] = SAME_SPLIT,
+    folds: Sequence[str] = FOLDS,
+    advice: str = "give runs on the same data and split",
+) -> None:
+    """Refuse to compare trials of different images.
+
+    Args:
+        studies: trials by what the message calls them.
+        keys: hashes that must be equal in all trials.
+        folds: folds whose images and labels must be equal.
+        advice: what to do.
+
+    Raises:
+        BalancerError: two trials differ in a hash, or in the images of a fold.
+    """
+    named = [(name, trial) for name, trials in studies.items() for trial in trials]
+    first_name, first = named[0]
+    for name, trial in named[1:]:
+        for key in keys:
+            if (value := getattr(trial, key)) != (expected := getattr(first, key)):
+                raise BalancerError(f"{name} has {key} {value}, {first_name} has {expected}; {advice}")
+        for fold in folds:
+            if not trial.predictions[fold].same_images(first.predictions[fold]):
+                raise BalancerError(f"{name} and {first_name} have different {fold} images; {advice}")
 
 
 def output_folder(out: Path | None, runs: Sequence[Path], name: str) -> Path:
-    """Where to write what was made of runs: ``out``, or a folder of that name in the only run.
+    """Return where to write what was made from runs: ``out``, or the folder ``name`` in the only run.
 
     Raises:
         UsageError: several runs and no ``out``.
-        BalancerError: it is a file.
+        BalancerError: the folder is a file.
     """
     if out is None and len(runs) > 1:
         raise UsageError(f"{len(runs)} runs are named, so none of them is the place to write to; give --out DIR")
@@ -207,100 +303,84 @@ def output_folder(out: Path | None, runs: Sequence[Path], name: str) -> Path:
     return folder
 
 
-def read_runs(runs: Sequence[Path], regimes: Sequence[str] = ()) -> Finished:
-    """Read the trials of finished (or interrupted) ablations and trainings.
+def read_runs(runs: Sequence[Path], regimes: Sequence[str] = ()) -> StudyResults:
+    """Read the study proper of finished or interrupted ablations and trainings.
 
     Args:
-        runs: directories of `classifier ablate` or `classifier train`, each once.
-        regimes: names or groups of those to read; none: all that are there.
+        runs: folders of `classifier ablate` or `classifier train`, each once.
+        regimes: names or groups of the regimes to read; all that are there if empty.
 
     Raises:
-        BalancerError: a run holds no trial, cannot be read or is a smoke run, a regime is in none of them, the runs are of
-            different data or splits, or of more than two classes.
+        BalancerError: a run holds no trial, cannot be read or is a smoke run; no run has a named regime; the runs differ in
+            data or split, or have more than two classes.
         UsageError: an unknown regime.
     """
     if len({run.resolve() for run in runs}) < len(runs):
         raise BalancerError(f"{plural(len(runs), 'run')} named, some of them the same; give each once")
-    wanted = [r.name for r in select_regimes(regimes)] if regimes else None
-    rows = {run: _rows(run) for run in runs}
+    chosen = [r.name for r in select_regimes(regimes)] if regimes else list(REGIMES)
+    trials = {run: _finished_trials(run) for run in runs}
     environments = [_environment(run) for run in runs]
-    if missing := [name for name in wanted or [] if not any(name in regimes_in(found) for found in rows.values())]:
-        there = sorted({name for found in rows.values() for name in regimes_in(found)})
-        raise BalancerError(f"no trial of regime {', '.join(missing)}; there are {', '.join(there)}")
-    arms = []
+    there = {trial.regime for of_run in trials.values() for trial in of_run}
+    if regimes and (missing := [name for name in chosen if name not in there]):
+        raise BalancerError(f"no trial of regime {', '.join(missing)}; there are {', '.join(sorted(there))}")
+    arms: dict[str, list[TrialResult]] = {}
     for run, label in zip(runs, _labels(runs), strict=True):
-        for name in (n for n in regimes_in(rows[run]) if wanted is None or n in wanted):
-            members = _members(run, [row for row in rows[run] if row["regime"] == name])
-            arms.append(Arm(f"{label} {name}".strip(), members))
-    _check_same_images([m for arm in arms for m in arm.members], runs)
-    groups, first = read_groups(runs[0]), arms[0].members[0]
-    return Finished(
+        for name in chosen:
+            if of_regime := [trial for trial in trials[run] if trial.regime == name]:
+                arms[f"{label} {name}".strip()] = [with_predictions(trial, run) for trial in of_regime]
+    check_same_images(arms)
+    return StudyResults(
         arms,
-        [groups[i] for i in first.val.index],
-        [groups[i] for i in first.test.index],
+        read_patients(runs[0]),
         str(environments[0]["source"]),
         list(dict.fromkeys(note for data in environments for note in data["notes"])),
     )
 
 
-def _rows(run: Path) -> list[Row]:
-    """The trials of a run, each once."""
-    rows = read_jsonl(run / "results.jsonl")
-    if not rows and (run / "result.json").exists():
+def read_trials(path: Path) -> list[TrialResult]:
+    """Return the trials of a ``results.jsonl`` without their predictions, each once; none if there is no such file."""
+    return list({(trial.fold, trial.key): trial for trial in map(TrialResult.from_json, read_jsonl(path))}.values())
+
+
+def _finished_trials(run: Path) -> list[TrialResult]:
+    """Return the trials of the study proper of a run."""
+    trials = read_trials(run / RESULTS)
+    if not trials and (run / "result.json").exists():
         try:
-            rows = [json.loads((run / "result.json").read_text(encoding="utf-8"))]
+            trials = [TrialResult.from_json(json.loads((run / "result.json").read_text(encoding="utf-8")))]
         except (OSError, ValueError) as error:
             raise BalancerError(f"{run / 'result.json'} cannot be read ({error}); train again") from error
-    rows = main_rows({row["folder"]: row for row in rows}.values())
-    if not rows:
+    trials = [trial for trial in trials if trial.is_main]
+    if not trials:
         raise BalancerError(
-            f"{run} holds no finished trial (no results.jsonl and no result.json); "
+            f"{run} holds no finished trial (no {RESULTS} and no result.json); "
             "give the folder of a `classifier ablate` or `classifier train`"
         )
     if not (run / "done").exists():
-        log.warning("%s is not finished: only the %s there so far", run, plural(len(rows), "trial"))
-    return rows
-
-
-def _members(run: Path, rows: list[Row]) -> list[Member]:
-    if any("threshold" not in row[fold] for row in rows for fold in FOLDS):
-        raise BalancerError(f"{run} decides between several classes, without a threshold; give runs with task binary")
-    val, test = (read_predictions(rows, run, fold) for fold in FOLDS)
-    return [Member(row, val[row["folder"]], test[row["folder"]]) for row in rows]
+        log.warning("%s is not finished: only the %s there so far", run, plural(len(trials), "trial"))
+    for trial in trials:
+        for fold in FOLDS:
+            trial.binary(fold)  # refuses more than two classes
+    return trials
 
 
 def _labels(runs: Sequence[Path]) -> list[str]:
-    """What tells the runs apart: nothing for one, else the folders' names, or the paths where two are named alike."""
+    """Return a label per run: nothing for one run, else the folders' names, or the paths if two names are equal."""
     names = [run.resolve().name for run in runs]
     if len(runs) == 1:
         return [""]
     return names if len(set(names)) == len(names) else [str(run) for run in runs]
 
 
-def _check_same_images(members: Sequence[Member], runs: Sequence[Path]) -> None:
-    """Refuse trials that did not validate and test on the same images."""
-    first, where = members[0], " and ".join(map(str, runs))
-    for other in members[1:]:
-        for key in SHARED:
-            if (a := first.row.get(key)) != (b := other.row.get(key)):
-                raise BalancerError(f"{where}: trials of {key} {a} and of {b}; give runs on the same data and split")
-        for fold in FOLDS:
-            a, b = getattr(first, fold), getattr(other, fold)
-            if not a.same_images(b):
-                raise BalancerError(
-                    f"{where}: trials with different {fold} images; give runs on the same data and split"
-                )
-
-
 def _environment(run: Path) -> dict[str, Any]:
-    """What env.json tells of the data.
+    """Return the source of the data and the notes on the data, from ``env.json``.
 
     Raises:
-        BalancerError: it cannot be read, or says that this is a smoke run.
+        BalancerError: the file cannot be read, or the run is a smoke run.
     """
     try:
         env: dict[str, Any] = json.loads((run / "env.json").read_text(encoding="utf-8"))
-        found = {"source": env["data"]["source"], "notes": env["data"]["notes"]}
+        data = {"source": env["data"]["source"], "notes": env["data"]["notes"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BalancerError(
             f"{run / 'env.json'} cannot be read ({error}); give a run directory as it was made"
@@ -309,34 +389,47 @@ def _environment(run: Path) -> dict[str, Any]:
         raise BalancerError(
             f"{run} is a smoke run, a few steps on drawings; expected results: give a run made without --smoke"
         )
-    return found
+    return data
 
 
-def read_predictions(rows: Iterable[Row], run: Path, fold: str = "test") -> dict[str, Predictions]:
-    """The predictions of every trial on ``test`` or ``val``, by its folder.
+def predictions_file(predictions: Mapping[str, TrialPredictions]) -> bytes:
+    """Return the content of a trial's ``predictions.npz``."""
+    buffer = io.BytesIO()
+    arrays: dict[str, Any] = {}
+    for fold, p in predictions.items():
+        arrays |= {f"{fold}_index": p.index, f"{fold}_true": p.y_true, f"{fold}_score": p.y_score}
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def with_predictions(trial: TrialResult, run: Path) -> TrialResult:
+    """Return the trial with the predictions that its folder holds.
 
     Raises:
-        BalancerError: a trial's ``predictions.npz`` is missing or damaged.
+        BalancerError: the file is missing or damaged.
     """
-    found = {}
-    for row in rows:
-        path = run / row["folder"] / "predictions.npz"
-        try:
-            with np.load(path) as saved:
-                y_true, y_score, index = (saved[f"{fold}_{name}"] for name in ("true", "score", "index"))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise BalancerError(
-                f"{path} cannot be read ({error}); remove its line from results.jsonl and resume, or start a new run"
-            ) from error
-        chosen = row[fold]
-        found[row["folder"]] = Predictions(
-            y_true, y_score.astype(np.float64), chosen["threshold"], chosen["temperature"], index
-        )
-    return found
+    path = run / trial.folder / PREDICTIONS
+    predictions = {}
+    try:
+        with np.load(path) as arrays:
+            for fold in FOLDS:
+                metrics = getattr(trial, fold)
+                predictions[fold] = TrialPredictions(
+                    arrays[f"{fold}_true"],
+                    arrays[f"{fold}_score"].astype(np.float64),
+                    getattr(metrics, "threshold", 0.5),
+                    metrics.temperature,
+                    arrays[f"{fold}_index"],
+                )
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise BalancerError(
+            f"{path} cannot be read ({error}); remove its line from {RESULTS} and resume, or start a new run"
+        ) from error
+    return replace(trial, predictions=predictions)
 
 
-def read_groups(run: Path) -> list[str]:
-    """The patient of every image of the data set, in its order, from ``split.csv``; merged where files are identical.
+def read_patients(run: Path) -> list[str]:
+    """Return the patient of every image of the data set, from ``split.csv``; merged where files are identical.
 
     Raises:
         BalancerError: the file is missing or has other columns.
@@ -350,42 +443,3 @@ def read_groups(run: Path) -> list[str]:
         raise BalancerError(
             f"{path} cannot be read ({error}); expected columns name, fold, label, patient, sha256"
         ) from error
-
-
-def main_rows(rows: Iterable[Row]) -> list[Row]:
-    """The trials of the study proper; those with another dose than the deficit belong to the dose-response alone."""
-    return [row for row in rows if row.get("dose") in (None, 1.0)]
-
-
-def regimes_in(rows: Iterable[Row]) -> list[str]:
-    """Names of the regimes that have a trial, in the registry's order."""
-    present = {row["regime"] for row in rows}
-    return [name for name in REGIMES if name in present]
-
-
-def lookup(row: Row, path: Sequence[str]) -> float:
-    """One figure of a trial."""
-    value: Any = row
-    for part in path:
-        value = value[part]
-    return float(value)
-
-
-def values(rows: Iterable[Row], regime: str, path: Sequence[str]) -> dict[int, float]:
-    """One figure of a regime by trial seed, averaged over its synthetic sets."""
-    found: dict[int, list[float]] = {}
-    for row in rows:
-        if row["regime"] == regime:
-            found.setdefault(int(row["trial_seed"]), []).append(lookup(row, path))
-    return {seed: float(np.mean(of_sets)) for seed, of_sets in found.items()}
-
-
-def sets_of(rows: Iterable[Row], regime: str) -> list[str]:
-    """The synthetic sets that a regime was tried with, none for one that uses none."""
-    found = {row.get("synthetic_set") for row in rows if row["regime"] == regime}
-    return sorted((name for name in found if name is not None), key=lambda name: (len(name), name))
-
-
-def mean_sd(sample: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and SD over seeds (n - 1); one seed has no SD."""
-    return float(np.mean(sample)), float(np.std(sample, ddof=1)) if len(sample) > 1 else None

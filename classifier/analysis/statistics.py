@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -16,6 +17,22 @@ Array = np.ndarray
 ALPHA = 0.05
 POWER = 0.8
 FEWEST_GAN_SEEDS = 3  # with fewer, the synthetic sets are a fixed choice and not a sample of what the GAN makes
+
+
+class DeLong(NamedTuple):
+    """DeLong's test of two AUROCs on the same images, which are taken as independent."""
+
+    estimate: float  # the difference
+    se: float
+    p: float  # two-sided
+
+
+class McNemar(NamedTuple):
+    """McNemar's exact test of two sets of decisions on the same images, which are taken as independent."""
+
+    n10: int  # images that only the first decides rightly
+    n01: int  # images that only the second decides rightly
+    p: float  # two-sided
 
 
 @dataclass(frozen=True)
@@ -192,7 +209,7 @@ def holm(p: Sequence[float]) -> list[float]:
     return [float(v) for v in adjusted]
 
 
-def delong(y_true: Array, left: Array, right: Array) -> tuple[float, float, float]:
+def delong(y_true: Array, left: Array, right: Array) -> DeLong:
     """Difference of two AUROCs on the same images, its standard error and two-sided p, images taken as independent.
 
     DeLong, DeLong & Clarke-Pearson 1988, Biometrics 44; by midranks as in Sun & Xu 2014, IEEE Sig. Proc. Lett. 21.
@@ -211,10 +228,10 @@ def delong(y_true: Array, left: Array, right: Array) -> tuple[float, float, floa
         sides.append((above, below))
     above, below = (a - b for a, b in zip(*sides, strict=True))
     value, se = float(above.mean()), float((above.var(ddof=1) / m + below.var(ddof=1) / n) ** 0.5)
-    return value, se, t_test(value, se, np.inf)
+    return DeLong(value, se, t_test(value, se, np.inf))
 
 
-def mcnemar(left: Array, right: Array) -> tuple[int, int, float]:
+def mcnemar(left: Array, right: Array) -> McNemar:
     """(right under ``left`` alone, right under ``right`` alone, exact two-sided p) of two sets of decisions.
 
     McNemar 1947, Psychometrika 12; exact binomial, images taken as independent.
@@ -224,4 +241,4 @@ def mcnemar(left: Array, right: Array) -> tuple[int, int, float]:
     """
     only_left, only_right = int((left & ~right).sum()), int((right & ~left).sum())
     n = only_left + only_right
-    return only_left, only_right, float(stats.binomtest(only_left, n).pvalue) if n else 1.0
+    return McNemar(only_left, only_right, float(stats.binomtest(only_left, n).pvalue) if n else 1.0)

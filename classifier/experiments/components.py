@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from balancer.core.config import validate
 from balancer.core.files import write_json, write_text
 from balancer.core.run import RunDir
 from balancer.core.settings import AblateConfig, ComponentsConfig
-from balancer.metrics.resampling import RESAMPLES, patient_weights, patients_per_class
+from balancer.metrics.resampling import RESAMPLES
 from balancer.reporting.document import aligned, csv_text
 from balancer.reporting.numbers import bounds, plural, signed
-from classifier.analysis import statistics
-from classifier.analysis.contrasts import Trials, resample
-from classifier.analysis.results import SHARED, Predictions, read_groups
+from classifier.analysis.analyse import ResampledStudy
+from classifier.analysis.results import SAME_SPLIT, MetricSummary, StudyResults, TrialResult
 from classifier.analysis.statistics import Estimate
 from classifier.experiments.jobs import Workers
 from classifier.experiments.study import code_notes
@@ -164,43 +163,29 @@ def compare(config: ComponentsConfig, parts: dict[str, Substudy]) -> list[Entry]
     Raises:
         BalancerError: the variants were not trained on the same data and split.
     """
-    check_same_data(list(parts.values()), SHARED)
-    predictions, rows = _collected(config, parts)
-    first = next(iter(predictions.values()))
-    patients = [read_groups(parts[FULL].folder)[i] for i in first.index]
-    weights = patient_weights(first.y_true, patients, RESAMPLES, config.seed)
-    resampled = {folder: resample(p, weights) for folder, p in predictions.items()}
-    trials = Trials(rows, resampled, min(patients_per_class(first.y_true, patients)))
-    return [_entry(name, trials) for name in dict.fromkeys(row["regime"] for row in rows)]
-
-
-def _collected(config: ComponentsConfig, parts: dict[str, Substudy]) -> tuple[dict[str, Predictions], list[Entry]]:
-    """Every trial's predictions by a name of its own, and its row, whose regime is here the variant."""
-    found, rows = {}, []
-    for name, part in parts.items():
-        read = part.predictions()
-        for row in part.rows:
-            folder = f"{name}/{row['folder']}"
-            found[folder] = read[row["folder"]]
-            rows.append({**row, "regime": name, "folder": folder})
+    check_same_data(list(parts.values()), SAME_SPLIT)
+    arms = {name: part.results.trials for name, part in parts.items()}
     for switch in (s for s in SWITCHES if not s.retrain and s.there(config)):
-        for row in [r for r in rows if r["regime"] == FULL]:
-            folder = f"{switch.name}/{row['folder']}"
-            found[folder] = replace(found[row["folder"]], threshold=0.5)
-            rows.append({**row, "regime": switch.name, "folder": folder})
-    return found, rows
+        arms[switch.name] = [_at_half(trial) for trial in arms[FULL]]
+    study = ResampledStudy(StudyResults(arms, parts[FULL].results.patients), RESAMPLES, config.seed)
+    return [_entry(name, study) for name in arms]
 
 
-def _entry(name: str, trials: Trials) -> Entry:
+def _at_half(trial: TrialResult) -> TrialResult:
+    """Return the trial with the threshold 0.5 in its predictions."""
+    predictions = {fold: replace(p, threshold=0.5) for fold, p in trial.predictions.items()}
+    return replace(trial, predictions=predictions)
+
+
+def _entry(name: str, study: ResampledStudy) -> Entry:
     entry: Entry = {"variant": name, "figures": {}, "full_minus_this": {}}
     for metric in METRICS:
-        alone = trials.estimate({name: 1.0}, metric)
-        assert alone is not None, "every variant has all trial seeds"
-        low, high = statistics.share_interval(alone, trials.patients)
-        entry["figures"][metric] = {"mean": alone.value, "sd": alone.seed_sd, "low": low, "high": high}
-        entry["trial_seeds"] = alone.n_trial_seeds
+        summary = study.summary(name, metric)
+        assert summary is not None, "every variant has all trial seeds"
+        entry["figures"][metric] = asdict(summary)
+        entry["trial_seeds"] = len(study.results.cells(name))
         if name != FULL:
-            entry["full_minus_this"][metric] = _difference(trials.estimate({FULL: 1.0, name: -1.0}, metric))
+            entry["full_minus_this"][metric] = _difference(study.estimate({FULL: 1.0, name: -1.0}, metric))
     return entry
 
 
@@ -213,7 +198,7 @@ def _difference(estimate: Estimate | None) -> dict[str, Any]:
 
 def write_outputs(config: ComponentsConfig, entries: list[Entry], parts: dict[str, Substudy], run: RunDir) -> str:
     """``table.md``, ``table.csv`` and ``table.json``; returns what the command prints."""
-    titles = [tables.column(metric).title for metric in METRICS]
+    titles = [tables.COLUMNS[metric].title for metric in METRICS]
     header = ["without", *titles, *(f"full − this: {title}" for title in titles[:2])]
     cells = [_cells(entry) for entry in entries]
     notes = _notes(config, entries, parts)
@@ -227,22 +212,22 @@ def write_outputs(config: ComponentsConfig, entries: list[Entry], parts: dict[st
 def _notes(config: ComponentsConfig, entries: list[Entry], parts: dict[str, Substudy]) -> list[str]:
     """What a reader of the table must know."""
     full, seeds = parts[FULL], entries[0]["trial_seeds"]
-    test, data = full.rows[0]["test"], full.env["data"]
+    n_test, data = full.results.trials[0].test.n, full.env["data"]
     spread = "mean ± SD over trial seeds" if seeds > 1 else "one trial seed: no SD, and no claim can rest on it"
     over = "test patients and trial seeds" if seeds > 1 else "test patients"
     return [
-        f"{config.model}, regime {config.regime}, on {data['source']}: test n = {test['n']}, {plural(seeds, 'paired trial seed')}; "
+        f"{config.model}, regime {config.regime}, on {data['source']}: test n = {n_test}, {plural(seeds, 'paired trial seed')}; "
         f"{spread}; in brackets 95 % intervals over {over}, unadjusted for the number of parts.",
         "full − this: above 0, the part helps. @val: at the threshold chosen on validation; without threshold: at .5.",
         *(f"Without {s.name}: {s.note}." for s in SWITCHES if s.note and s.there(config)),
         *(f"Left out, {name}: {why}." for name, why in left_out(config).items()),
         *data["notes"],
-        *code_notes(str(row.get("code_hash")) for part in parts.values() for row in part.rows),
+        *code_notes(trial.code_hash for part in parts.values() for trial in part.results.trials),
     ]
 
 
 def _cells(entry: Entry) -> list[str]:
-    shown = [f"{tables.cell(f)} {bounds(f['low'], f['high'])}" for f in entry["figures"].values()]
+    shown = [tables.cell(MetricSummary(**f)) for f in entry["figures"].values()]
     differences = [f"{signed(d['value'])} {bounds(d['low'], d['high'])}" for d in entry["full_minus_this"].values()]
     name = "nothing (full)" if entry["variant"] == FULL else entry["variant"]
     return [name, *shown, *(differences[:2] or ["–", "–"])]

@@ -7,7 +7,7 @@ everywhere here, on which the temperature, the threshold and what is kept are ch
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from balancer.core.errors import BalancerError, UsageError
-from balancer.core.files import append_jsonl, read_jsonl, write_json, write_text
+from balancer.core.files import append_jsonl, write_json, write_text
 from balancer.core.run import RunDir, deferred_signals
 from balancer.core.seeding import derive_seed
 from balancer.core.settings import CrossvalidateConfig
@@ -27,27 +27,24 @@ from balancer.metrics.resampling import (
     patients_per_class,
     stratified_folds,
 )
-from balancer.reporting.document import Section, Table, aligned, csv_text
-from balancer.reporting.numbers import bounds, short
-from classifier.analysis.results import Predictions, lookup, mean_sd, read_predictions
+from balancer.reporting.document import Document, Section, Table, csv_text, to_markdown
+from balancer.reporting.numbers import bounds, mean_sd, short
+from classifier.analysis.results import TrialPredictions, TrialResult, read_trials, summarise_seeds, with_predictions
 from classifier.analysis.statistics import (
     crossed_estimate,
     metric_interval,
 )
 from classifier.evaluation.metrics import weighted_metrics
-from classifier.evaluation.thresholds import with_temperature
 from classifier.experiments.jobs import with_resume_note
 from classifier.experiments.plan import Trial, regimes_of
 from classifier.experiments.study import Study, check_provenance, refuse_multiclass
 from classifier.experiments.trial import run_trial, save_trial
-from classifier.report.page import Page, render_markdown
-from classifier.report.tables import cell, column
+from classifier.report.tables import COLUMNS
 from classifier.training import trainer
 from classifier.training.regimes import Regime
 
 log = logging.getLogger("balancer")
 Array = np.ndarray
-Row = dict[str, Any]
 RESULTS = "folds.jsonl"
 UNUSED = "unused"  # the fold that the test set is put into: no code asks for it
 FIGURES = (
@@ -177,8 +174,8 @@ def turn(data: Dataset, number: Array, k: int, fraction: float, seed: int) -> Da
     return made
 
 
-def crossvalidate(folds: Folds, run: RunDir, device: torch.device) -> list[Row]:
-    """Train and evaluate on the folds that ``folds.jsonl`` does not hold yet; returns the rows of all.
+def crossvalidate(folds: Folds, run: RunDir, device: torch.device) -> list[TrialResult]:
+    """Train and evaluate on the folds that ``folds.jsonl`` does not hold yet; returns all trials.
 
     Fold k trains with the trial seed ``seed`` + k.
 
@@ -195,28 +192,29 @@ def crossvalidate(folds: Folds, run: RunDir, device: torch.device) -> list[Row]:
                 continue
             trial = Trial(study.regimes[0], study.config.seed + k)
             result = run_trial(study, trial, device, interrupt)
-            done[k] = {"fold": k, **save_trial(result, run.path, run / "folds" / str(k)).to_json()}
-            append_jsonl(run / RESULTS, done[k])
-            row = done[k]["test"]
-            log.info("fold %d of %d: AUROC %.4f, NLL %.4f", k + 1, len(folds.turns), row["auroc"], row["nll"])
+            done[k] = replace(save_trial(result, run.path, run / "folds" / str(k)), fold=k)
+            append_jsonl(run / RESULTS, done[k].to_json())
+            test = done[k].test
+            log.info("fold %d of %d: AUROC %.4f, NLL %.4f", k + 1, len(folds.turns), test.auroc, test.nll)
     return [done[k] for k in range(len(folds.turns))]
 
 
-def _finished(folds: Folds, run: RunDir) -> dict[int, Row]:
-    found = {int(row["fold"]): row for row in read_jsonl(run / RESULTS)}
-    for k, row in found.items():
-        check_provenance([row], folds.turns[k], f"{run / RESULTS}, fold {k}")
-    return found
+def _finished(folds: Folds, run: RunDir) -> dict[int, TrialResult]:
+    """Return the trials that an earlier command finished, by fold, with their predictions."""
+    by_fold = {trial.fold: trial for trial in read_trials(run / RESULTS) if trial.fold is not None}
+    for k, trial in by_fold.items():
+        check_provenance([trial], folds.turns[k], f"{run / RESULTS}, fold {k}")
+    return {k: with_predictions(trial, run.path) for k, trial in by_fold.items()}
 
 
-def summarise(rows: Sequence[Row], predictions: Mapping[str, Predictions], folds: Folds) -> dict[str, Any]:
+def summarise(trials: Sequence[TrialResult], folds: Folds) -> dict[str, Any]:
     """Mean and SD over folds, and pooled out-of-fold figures with intervals, ready for JSON.
 
     Args:
-        rows: of ``folds.jsonl``, all folds.
-        predictions: of each row's folder, on its fold.
+        trials: of all folds.
+        folds: the data.
     """
-    own = [predictions[row["folder"]] for row in rows]
+    own = [trial.predictions["test"] for trial in trials]
     index, y_true = (np.concatenate([getattr(p, name) for p in own]) for name in ("index", "y_true"))
     groups = [folds.data.groups[i] for i in index]
     weights = patient_weights(y_true, groups, FEWER_RESAMPLES, seed=0)
@@ -225,7 +223,7 @@ def summarise(rows: Sequence[Row], predictions: Mapping[str, Predictions], folds
     regime: Regime = folds.turns[0].regimes[0]
     found: dict[str, Any] = {
         "regime": regime.name,
-        "folds": len(rows),
+        "folds": len(trials),
         "n": len(y_true),
         "patients": len(set(groups)),
         "figures": {},
@@ -233,83 +231,72 @@ def summarise(rows: Sequence[Row], predictions: Mapping[str, Predictions], folds
     for key in FIGURES:
         e = crossed_estimate(pooled[key][:, None, None], fewest)
         low, high = metric_interval(key, e, fewest)
-        of_folds = [lookup(row, column(key).path) for row in rows]
-        mean, sd = mean_sd(of_folds)
-        found["figures"][key] = {"mean": mean, "sd": sd, "pooled": e.value, "low": low, "high": high, "folds": of_folds}
+        of_folds = [trial.metric(COLUMNS[key].path) for trial in trials]
+        over = summarise_seeds(of_folds)
+        found["figures"][key] = {
+            "mean": over.mean,
+            "sd": over.sd,
+            "pooled": e.value,
+            "low": low,
+            "high": high,
+            "folds": of_folds,
+        }
     return found
 
 
-def pool(own: Sequence[Predictions], weights: Array) -> dict[str, Array]:
+def pool(own: Sequence[TrialPredictions], weights: Array) -> dict[str, Array]:
     """Figures of the folds' predictions put together, by the keys of :data:`FIGURES`, under each row of ``weights`` (b, n).
 
     Probabilities are each fold's with its own temperature, decisions those at its own threshold.
     """
     y_true = np.concatenate([p.y_true for p in own])
-    stated = np.concatenate([with_temperature(p.y_score, p.temperature) for p in own])
-    called = np.concatenate([p.y_score >= p.threshold for p in own]).astype(float)
+    stated = np.concatenate([p.calibrated for p in own])
+    called = np.concatenate([p.decisions for p in own]).astype(float)
     at_own = weighted_metrics(y_true, called, called, 0.5, weights)  # a decision is a score of 0 or 1
     figures = weighted_metrics(y_true, stated, stated, 0.5, weights)
     return {key: (at_own if key.endswith("_val_threshold") else figures)[key] for key in FIGURES}
 
 
-def write_outputs(rows: Sequence[Row], folds: Folds, run: RunDir) -> Crossvalidation:
-    """Write table.{md,csv,json} from the folds' results alone."""
-    result = summarise(rows, read_predictions(rows, run.path), folds)
+def write_outputs(trials: Sequence[TrialResult], folds: Folds, run: RunDir) -> Crossvalidation:
+    """Write table.{md,csv,json}."""
+    result = summarise(trials, folds)
     source = f"{folds.data.source}, test set left out"
-    counts = f"{source}; {result['n']} images of {result['patients']} patients in {len(rows)} folds; regime {result['regime']}"
+    counts = f"{source}; {result['n']} images of {result['patients']} patients in {len(trials)} folds; regime {result['regime']}"
     header = ["figure", "mean ± SD over folds", "pooled [95 %]"]
     table = [
-        [column(key).title, cell(f), f"{short(f['pooled'])} {bounds(f['low'], f['high'])}"]
+        [COLUMNS[key].title, mean_sd(f["mean"], f["sd"]), f"{short(f['pooled'])} {bounds(f['low'], f['high'])}"]
         for key, f in result["figures"].items()
     ]
-    each = Table(*fold_table(rows))
-    page = Page(
-        f"Cross-validation of {result['regime']}, {len(rows)} folds",
+    each, figures = fold_table(trials), Table(header, table)
+    document = Document(
+        f"Cross-validation of {result['regime']}, {len(trials)} folds",
         folds.data.notes,
         f"AUROC {table[0][1]} over folds, {table[0][2]} pooled.",
         [counts],
         [
-            Section("Figures", list(METHOD), Table(header, table)),
+            Section("Figures", list(METHOD), figures),
             Section("Folds", [], each),
         ],
     )
-    write_text(run / "table.md", render_markdown(page))
+    write_text(run / "table.md", to_markdown(document))
     keys = ["mean", "sd", "pooled", "low", "high"]
     write_text(
         run / "table.csv",
         csv_text(["figure", *keys], [[key, *(f[k] for k in keys)] for key, f in result["figures"].items()]),
     )
     write_json(run / "table.json", {**result, "notes": folds.data.notes, "source": source})
-    told = [*folds.data.notes, counts, "", aligned(each.header, each.rows), "", aligned(header, table), "", METHOD[1]]
-    return Crossvalidation(result, "\n".join([*told, str(run / "table.md")]))
+    lines = [*folds.data.notes, counts, "", each.to_text(), "", figures.to_text(), "", METHOD[1]]
+    return Crossvalidation(result, "\n".join([*lines, str(run / "table.md")]))
 
 
-def fold_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """What each fold was trained on, and what it gave."""
-    header = [
-        "fold",
-        "train",
-        "val",
-        "evaluated",
-        "AUROC",
-        "bal.acc @val",
-        "sens @val",
-        "spec @val",
-        "NLL",
-        "threshold",
-        "temperature",
-    ]
+def fold_table(trials: Sequence[TrialResult]) -> Table:
+    """Return what each fold was trained on, and its metrics."""
+    header = ["fold", "train", "val", "evaluated", "AUROC", "bal.acc @val", "sens @val", "spec @val", "NLL"]
     cells = []
-    for row in rows:
-        of, at = row["test"], row["test"]["at_threshold"]
-        sizes = [str(sum(row["n_train"].values())), str(row["val"]["n"]), str(of["n"])]
-        figures = [
-            of["auroc"],
-            at["balanced_accuracy"],
-            at["sensitivity"],
-            at["specificity"],
-            of["nll"],
-            of["threshold"],
-        ]
-        cells.append([str(row["fold"]), *sizes, *map(short, figures), f"{of['temperature']:.2f}"])
-    return header, cells
+    for trial in trials:
+        test = trial.binary("test")
+        at = test.at_threshold
+        sizes = [trial.fold, sum(trial.n_train.values()), trial.val.n, test.n]
+        metrics = [test.auroc, at.balanced_accuracy, at.sensitivity, at.specificity, test.nll, test.threshold]
+        cells.append([*map(str, sizes), *map(short, metrics), f"{test.temperature:.2f}"])
+    return Table([*header, "threshold", "temperature"], cells)

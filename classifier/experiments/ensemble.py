@@ -18,18 +18,17 @@ import numpy as np
 from balancer.core.errors import BalancerError
 from balancer.core.files import write_json, write_text
 from balancer.metrics.resampling import RESAMPLES, patient_weights, patients_per_class
-from balancer.reporting.document import Section, Table, aligned, csv_text
-from balancer.reporting.numbers import bounds, short, signed
-from classifier.analysis.contrasts import resample
-from classifier.analysis.results import Arm, Finished, Member, mean_sd, output_folder, read_runs
+from balancer.reporting.document import Document, Section, Table, csv_text, to_markdown
+from balancer.reporting.numbers import bounds, mean_sd, short, signed
+from classifier.analysis.analyse import resample
+from classifier.analysis.results import FOLDS, StudyResults, TrialResult, output_folder, read_runs, summarise_seeds
 from classifier.analysis.statistics import (
     crossed_estimate,
     metric_interval,
 )
 from classifier.evaluation.metrics import weighted_metrics
 from classifier.evaluation.thresholds import ThresholdRule, fit_temperature, threshold_rule, with_temperature
-from classifier.report.page import Page, render_markdown
-from classifier.report.tables import cell, column
+from classifier.report.tables import COLUMNS
 
 Array = np.ndarray
 ALL = "all together"
@@ -56,15 +55,16 @@ class Group:
     """Trainings to be averaged: the arms weigh the same, whatever their number of members."""
 
     name: str
-    arms: list[Arm]
+    arms: dict[str, list[TrialResult]]
 
     @property
-    def members(self) -> list[Member]:
-        return [m for arm in self.arms for m in arm.members]
+    def members(self) -> list[TrialResult]:
+        """Return the trainings of all arms."""
+        return [trial for trials in self.arms.values() for trial in trials]
 
     def mean_score(self, fold: str) -> Array:
         """(n,) probabilities of PNEUMONIA."""
-        of_arms = [np.mean([getattr(m, fold).y_score for m in arm.members], axis=0) for arm in self.arms]
+        of_arms = [np.mean([t.predictions[fold].y_score for t in trials], axis=0) for trials in self.arms.values()]
         mean: Array = np.mean(of_arms, axis=0)
         return mean
 
@@ -74,7 +74,7 @@ class EnsembleStudy:
     """Ensembles beside their members, and the folder that holds them."""
 
     folder: Path
-    finished: Finished
+    results: StudyResults
     result: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class EnsembleStudy:
 
     def describe(self) -> str:
         """Return the notes and the table."""
-        head = [*self.result["notes"], self.finished.counts(), "", aligned(*table(self.result)), ""]
+        head = [*self.result["notes"], self.results.counts(), "", table(self.result).to_text(), ""]
         return "\n".join([*head, METHOD, str(self.folder / "ensemble.md")])
 
 
@@ -100,30 +100,30 @@ def ensemble(runs: Sequence[Path], regimes: Sequence[str], threshold: str, out: 
     """
     rule = threshold_rule(threshold)
     folder = output_folder(out, runs, "ensemble")
-    finished = read_runs(runs, regimes)
-    groups = groups_of(finished, len(runs))
+    results = read_runs(runs, regimes)
+    groups = groups_of(results, len(runs))
     result: dict[str, Any] = {
-        "data": finished.source,
-        "notes": [*finished.notes, *_notes(groups)],
+        "data": results.source,
+        "notes": [*results.notes, *_notes(groups)],
         "rule": threshold,
-        "n_val": len(finished.val_groups),
-        "n_test": len(finished.test_groups),
-        "ensembles": compare(groups, finished, rule),
+        "n_val": len(results.groups("val")),
+        "n_test": len(results.groups("test")),
+        "ensembles": compare(groups, results, rule),
     }
-    write_outputs(result, finished, folder)
+    write_outputs(result, results, folder)
     write_text(folder / "scores.csv", scores_csv(groups, result["ensembles"]))
-    return EnsembleStudy(folder, finished, result)
+    return EnsembleStudy(folder, results, result)
 
 
-def groups_of(finished: Finished, n_runs: int) -> list[Group]:
+def groups_of(results: StudyResults, n_runs: int) -> list[Group]:
     """An ensemble per arm that has several members; of several runs, one of all arms too.
 
     Raises:
         BalancerError: every arm has one member, and there is one run.
     """
-    groups = [Group(arm.name, [arm]) for arm in finished.arms if len(arm.members) > 1]
-    if n_runs > 1 and len(finished.arms) > 1:
-        groups.append(Group(ALL, finished.arms))
+    groups = [Group(arm, {arm: trials}) for arm, trials in results.arms.items() if len(trials) > 1]
+    if n_runs > 1 and len(results.arms) > 1:
+        groups.append(Group(ALL, results.arms))
     if not groups:
         raise BalancerError(
             "every regime here has one trial, which makes no ensemble; give a run with more seeds, or several runs"
@@ -141,30 +141,29 @@ def _notes(groups: Sequence[Group]) -> list[str]:
     ]
 
 
-def compare(groups: Sequence[Group], finished: Finished, rule: ThresholdRule) -> list[dict[str, Any]]:
+def compare(groups: Sequence[Group], results: StudyResults, rule: ThresholdRule) -> list[dict[str, Any]]:
     """The test figures of each ensemble, ready for JSON, with their intervals, the members' and the differences."""
-    first = finished.arms[0].members[0]
-    weights = patient_weights(first.test.y_true, finished.test_groups, RESAMPLES, seed=0)
-    fewest = min(patients_per_class(first.test.y_true, finished.test_groups))
-    members = {id(m): m for g in groups for m in g.members}  # one may be in two groups
-    alone = {key: resample(member.test, weights) for key, member in members.items()}
-    return [
-        _entry(group, rule, weights, fewest, [[alone[id(m)] for m in arm.members] for arm in group.arms])
-        for group in groups
-    ]
+    y_true, patients = results.y_true("test"), results.groups("test")
+    weights = patient_weights(y_true, patients, RESAMPLES, seed=0)
+    fewest = min(patients_per_class(y_true, patients))
+    alone = {
+        arm: [resample(trial.predictions["test"], weights) for trial in trials] for arm, trials in results.arms.items()
+    }
+    return [_entry(group, rule, weights, fewest, [alone[arm] for arm in group.arms]) for group in groups]
 
 
 def _entry(
     group: Group, rule: ThresholdRule, weights: Array, fewest: int, alone: Sequence[Sequence[Mapping[str, Array]]]
 ) -> dict[str, Any]:
-    first, val, test = group.members[0], group.mean_score("val"), group.mean_score("test")
-    temperature, threshold = fit_temperature(first.val.y_true, val), rule(first.val.y_true, val)
+    val_true, y_true = (group.members[0].predictions[fold].y_true for fold in FOLDS)
+    val, test = (group.mean_score(fold) for fold in FOLDS)
+    temperature, threshold = fit_temperature(val_true, val), rule(val_true, val)
     calibrated = with_temperature(test, temperature)
-    together = weighted_metrics(first.test.y_true, test, calibrated, threshold, weights)
+    together = weighted_metrics(y_true, test, calibrated, threshold, weights)
     return {
         "ensemble": group.name,
-        "members": [f"{arm.name}, seed {m.row['trial_seed']}" for arm in group.arms for m in arm.members],
-        "arms": [arm.name for arm in group.arms],
+        "members": [f"{arm}, seed {t.trial_seed}" for arm, trials in group.arms.items() for t in trials],
+        "arms": list(group.arms),
         "temperature": temperature,
         "threshold": threshold,
         "metrics": {
@@ -182,13 +181,12 @@ def _figures(key: str, together: Array, alone: Sequence[Sequence[Array]], fewest
     low, high = metric_interval(key, own, fewest)
     single = np.mean([np.mean(arm, axis=0) for arm in alone], axis=0)
     gain = crossed_estimate((together - single)[:, None, None], fewest)
-    _, sd = mean_sd([float(m[0]) for arm in alone for m in arm])
     return {
         "mean": own.value,
         "low": low,
         "high": high,
         "members_mean": float(single[0]),
-        "members_sd": sd,
+        "members_sd": summarise_seeds([float(m[0]) for arm in alone for m in arm]).sd,
         "gain": gain.value,
         "gain_low": gain.low,
         "gain_high": gain.high,
@@ -197,27 +195,27 @@ def _figures(key: str, together: Array, alone: Sequence[Sequence[Array]], fewest
 
 def scores_csv(groups: Sequence[Group], entries: Sequence[dict[str, Any]]) -> str:
     """What each ensemble says of each test image, with its temperature: the index as in split.csv, from 0."""
-    test = groups[0].members[0].test
+    test = groups[0].members[0].predictions["test"]
     scores = [with_temperature(g.mean_score("test"), e["temperature"]) for g, e in zip(groups, entries, strict=True)]
     rows = [[int(i), int(y), *map(float, of)] for i, y, *of in zip(test.index, test.y_true, *scores, strict=True)]
     return csv_text(["index", "y_true", *(g.name for g in groups)], rows)
 
 
-def table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+def table(result: dict[str, Any]) -> Table:
     """Figures down, ensemble by ensemble."""
     header = ["ensemble", "members", "test figure", "ensemble [95 %]", "single members", "difference [95 %]"]
     rows = []
     for e in result["ensembles"]:
         for key in SHOWN:
             f = e["metrics"][key]
-            single = cell({"mean": f["members_mean"], "sd": f["members_sd"]})
+            single = mean_sd(f["members_mean"], f["members_sd"])
             difference = f"{signed(f['gain'])} {bounds(f['gain_low'], f['gain_high'])}"
             own = f"{short(f['mean'])} {bounds(f['low'], f['high'])}"
-            rows.append([e["ensemble"], str(len(e["members"])), column(key).title, own, single, difference])
-    return header, rows
+            rows.append([e["ensemble"], str(len(e["members"])), COLUMNS[key].title, own, single, difference])
+    return Table(header, rows, numeric=3)
 
 
-def write_outputs(result: dict[str, Any], finished: Finished, folder: Path) -> None:
+def write_outputs(result: dict[str, Any], results: StudyResults, folder: Path) -> None:
     """Write ensemble.md, .csv and .json into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     chosen = [
@@ -225,13 +223,13 @@ def write_outputs(result: dict[str, Any], finished: Finished, folder: Path) -> N
         for e in result["ensembles"]
     ]
     head = ["ensemble", "members", "of", "temperature", "threshold, without the temperature"]
-    page = Page(
+    document = Document(
         "Ensembles beside their members",
         result["notes"],
         f"Rule of the threshold: {result['rule']}, on validation.",
-        [finished.counts()],
+        [results.counts()],
         [
-            Section("Test figures", [METHOD], Table(*table(result), numeric=3)),
+            Section("Test figures", [METHOD], table(result)),
             Section("What was averaged and chosen", [], Table(head, chosen, numeric=3)),
         ],
     )
@@ -241,6 +239,6 @@ def write_outputs(result: dict[str, Any], finished: Finished, folder: Path) -> N
         for e in result["ensembles"]
         for metric, figures in e["metrics"].items()
     ]
-    write_text(folder / "ensemble.md", render_markdown(page))
+    write_text(folder / "ensemble.md", to_markdown(document))
     write_text(folder / "ensemble.csv", csv_text(["ensemble", "members", "metric", *keys], rows))
     write_json(folder / "ensemble.json", result)

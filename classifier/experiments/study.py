@@ -17,6 +17,7 @@ from balancer.core.errors import BalancerError, UsageError
 from balancer.core.run import latest_run, saved_config
 from balancer.core.settings import AblateConfig, ClassifierConfig, TrainConfig
 from balancer.data.dataset import Dataset, load_dataset
+from classifier.analysis.results import TrialResult
 from classifier.experiments.plan import Trial, plan_trials, regimes_of
 from classifier.models.weights import weights_hash
 from classifier.training import trainer
@@ -96,7 +97,7 @@ def code_hash() -> str:
     return digest.hexdigest()[:16]
 
 
-def code_notes(hashes: Iterable[str]) -> list[str]:
+def code_notes(hashes: Iterable[str | None]) -> list[str]:
     """Return the note that a table needs if the code changed between its trials."""
     several = len(set(hashes)) > 1
     return ["The trials were made by more than one version of the code (code_hash)."] if several else []
@@ -114,11 +115,11 @@ def provenance(study: Study) -> dict[str, str]:
     }
 
 
-def check_provenance(rows: Sequence[Mapping[str, Any]], study: Study, where: str) -> None:
+def check_provenance(trials: Sequence[TrialResult], study: Study, where: str) -> None:
     """Refuse to continue a run with another study.
 
     Args:
-        rows: finished trials, each with its own :func:`provenance`.
+        trials: finished trials, each with its own :func:`provenance`.
         study: the study that would continue the run.
         where: the file that holds the trials, for the message.
 
@@ -126,7 +127,7 @@ def check_provenance(rows: Sequence[Mapping[str, Any]], study: Study, where: str
         BalancerError: if data, split, settings, weights or synthetic sets differ.
     """
     for name, value in provenance(study).items():
-        if others := {str(row.get(name)) for row in rows} - {value}:
+        if others := {str(getattr(trial, name)) for trial in trials} - {value}:
             raise BalancerError(
                 f"{where} holds trials of {name} {'/'.join(sorted(others))}, {study.data.source} and the settings now "
                 f"give {value}; bring back what was changed, or start a new run"

@@ -16,35 +16,36 @@ from typing import Any
 
 from balancer.core.config import validate
 from balancer.core.environment import environment
-from balancer.core.errors import BalancerError, Interrupted
-from balancer.core.files import read_jsonl, write_json
+from balancer.core.errors import Interrupted
+from balancer.core.files import write_json
 from balancer.core.run import RunRequest, open_run, resumed_config, saved_config
 from balancer.core.settings import AblateConfig
-from classifier.analysis.contrasts import analyse
-from classifier.analysis.results import Predictions, read_groups, read_predictions
+from classifier.analysis.analyse import Analysis, analyse
+from classifier.analysis.results import (
+    RESULTS,
+    StudyResults,
+    check_same_images,
+    read_patients,
+    read_trials,
+    with_predictions,
+)
 from classifier.experiments import ablation
 from classifier.experiments.jobs import Workers
 from classifier.experiments.study import open_study
 
-Row = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class Substudy:
-    """A finished study, read from its folder."""
+    """A finished study in its folder."""
 
     folder: Path
     config: AblateConfig
     env: dict[str, Any]  # of env.json: device, data, versions
-    rows: list[Row]  # of results.jsonl, each trial once
+    results: StudyResults
 
-    def predictions(self) -> dict[str, Predictions]:
-        """Return each trial's predictions on the test set, by the trial's folder."""
-        return read_predictions(self.rows, self.folder)
-
-    def analysis(self) -> dict[str, Any]:
-        """Return the result of :func:`classifier.analysis.contrasts.analyse`."""
-        return analyse(self.rows, self.predictions(), read_groups(self.folder), seed=self.config.seed)
+    def analysis(self) -> Analysis:
+        """Return the result of :func:`classifier.analysis.analyse.analyse`."""
+        return analyse(self.results, seed=self.config.seed)
 
 
 def run_substudy(
@@ -78,12 +79,12 @@ def run_substudy(
         env = environment("ablate", workers.describe(), data=data, smoke=bool(smoke_notice))
         write_json(run / "env.json", env)
         study.data.write_split(run / "split.csv")
-        rows = ablation.ablate(study, run, workers)
+        results = ablation.ablate(study, run, workers)
         if with_report and len(study.regimes) > 1:
-            ablation.write_data_audit(study, run)
-            ablation.write_outputs(rows, study, run)
+            leaks = ablation.write_data_audit(study, run)
+            ablation.write_outputs(results, study, run, leaks)
         run.finish()
-    return read_substudy(folder)
+    return Substudy(folder, config, env, results)
 
 
 @contextlib.contextmanager
@@ -100,8 +101,8 @@ def read_substudy(folder: Path) -> Substudy:
     """Read a finished study from its folder."""
     config = validate(AblateConfig, saved_config("ablate", folder))
     env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
-    rows = {ablation.key_of(row): row for row in read_jsonl(folder / ablation.RESULTS)}
-    return Substudy(folder, config, env, list(rows.values()))
+    trials = [with_predictions(trial, folder) for trial in read_trials(folder / RESULTS)]
+    return Substudy(folder, config, env, StudyResults.of(trials, read_patients(folder)))
 
 
 def check_same_data(substudies: Sequence[Substudy], keys: Sequence[str]) -> None:
@@ -111,24 +112,15 @@ def check_same_data(substudies: Sequence[Substudy], keys: Sequence[str]) -> None
 
     Args:
         substudies: the studies to compare.
-        keys: fields of the rows that must be the same in all trials.
+        keys: hashes that must be the same in all trials.
 
     Raises:
         BalancerError: if the trials differ in a key, or were tested on different images.
     """
-    first = substudies[0]
-    row, tested = first.rows[0], next(iter(first.predictions().values()))
-    advice = "bring the data back, remove the folder made of other data, and continue with --resume"
-    for substudy in substudies:
-        for key in keys:
-            if others := {str(r.get(key)) for r in substudy.rows} - {str(row.get(key))}:
-                raise BalancerError(
-                    f"{substudy.folder} has {key} {'/'.join(sorted(others))}, {first.folder} {row.get(key)}: expected "
-                    f"the same data in all of them; {advice}"
-                )
-        for predictions in substudy.predictions().values():
-            if not predictions.same_images(tested):
-                raise BalancerError(
-                    f"{substudy.folder} and {first.folder} were tested on different images: expected the same in all "
-                    f"of them; {advice}"
-                )
+    check_same_images(
+        {str(substudy.folder): substudy.results.trials for substudy in substudies},
+        keys,
+        folds=("test",),
+        advice="expected the same data in all of them; bring the data back, remove the folder made of other data, and "
+        "continue with --resume",
+    )

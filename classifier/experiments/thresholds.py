@@ -14,19 +14,26 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from balancer.core.files import atomic_file, write_json, write_text
+from balancer.core.files import write_json, write_text
 from balancer.core.settings import THRESHOLD_RULES
 from balancer.metrics.classification import threshold_sweep
 from balancer.metrics.resampling import CURVE_RESAMPLES, RESAMPLES, patient_weights, patients_per_class
-from balancer.reporting.document import Section, Table, aligned, csv_text
-from balancer.reporting.numbers import bounds, short, signed
-from balancer.reporting.plots import BLUE, GREY, PALETTE, png, subplots, svg
-from classifier.analysis.results import FOLDS, Arm, Finished, Member, Predictions, mean_sd, output_folder, read_runs
+from balancer.reporting.document import Document, Section, Table, csv_text, to_markdown
+from balancer.reporting.document import Figure as Picture
+from balancer.reporting.numbers import bounds, mean_sd, short, signed
+from balancer.reporting.plots import BLUE, GREY, PALETTE, save_figure, subplots
+from classifier.analysis.results import (
+    FOLDS,
+    StudyResults,
+    TrialPredictions,
+    TrialResult,
+    output_folder,
+    read_runs,
+    summarise_seeds,
+)
 from classifier.analysis.statistics import crossed_estimate, share_interval
 from classifier.evaluation.thresholds import ThresholdRule, threshold_rule, with_temperature
 from classifier.report.axes import annotate, fix_ticks
-from classifier.report.page import Page, render_markdown
-from classifier.report.tables import cell
 
 Array = np.ndarray
 GRID = np.arange(5, 96) / 100
@@ -67,7 +74,7 @@ class ThresholdStudy:
     """What every threshold and rule gives, and the folder that holds it."""
 
     folder: Path
-    finished: Finished
+    results: StudyResults
     result: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
@@ -76,7 +83,7 @@ class ThresholdStudy:
 
     def describe(self) -> str:
         """Return the table of the rules and its headlines."""
-        head = [*self.finished.notes, self.finished.counts(), "", aligned(*rule_table(self.result)), ""]
+        head = [*self.results.notes, self.results.counts(), "", rule_table(self.result).to_text(), ""]
         return "\n".join([*head, *headlines(self.result), WARNING, str(self.folder / "thresholds.md")])
 
 
@@ -93,37 +100,37 @@ def thresholds(runs: Sequence[Path], regimes: Sequence[str], rules: Sequence[str
     """
     chosen = {name: threshold_rule(name) for name in rules or THRESHOLD_RULES}
     folder = output_folder(out, runs, "thresholds")
-    finished = read_runs(runs, regimes)
-    result = study(finished, chosen)
-    write_outputs(result, finished, folder)
-    return ThresholdStudy(folder, finished, result)
+    results = read_runs(runs, regimes)
+    result = study(results, chosen)
+    write_outputs(result, results, folder)
+    return ThresholdStudy(folder, results, result)
 
 
-def study(finished: Finished, rules: Mapping[str, ThresholdRule]) -> dict[str, Any]:
+def study(results: StudyResults, rules: Mapping[str, ThresholdRule]) -> dict[str, Any]:
     """Everything that is reported, ready for JSON: per arm the sweep over :data:`GRID`, the rules, and the best in hindsight."""
     return {
-        "data": finished.source,
-        "notes": finished.notes,
-        "n_val": len(finished.val_groups),
-        "n_test": len(finished.test_groups),
+        "data": results.source,
+        "notes": results.notes,
+        "n_val": len(results.groups("val")),
+        "n_test": len(results.groups("test")),
         "thresholds": GRID.tolist(),
-        "arms": [_arm(arm, finished, rules) for arm in finished.arms],
+        "arms": [_arm(arm, results, rules) for arm in results.arms],
     }
 
 
-def _arm(arm: Arm, finished: Finished, rules: Mapping[str, ThresholdRule]) -> dict[str, Any]:
-    cells = arm.cells()
+def _arm(arm: str, results: StudyResults, rules: Mapping[str, ThresholdRule]) -> dict[str, Any]:
+    cells = results.grid(arm)
     swept = {
-        fold: decisions(_shown(cells, fold), [[GRID] * len(c) for c in cells], finished.groups(fold), CURVE_RESAMPLES)
+        fold: decisions(_shown(cells, fold), [[GRID] * len(c) for c in cells], results.groups(fold), CURVE_RESAMPLES)
         for fold in FOLDS
     }
     best = swept["test"].values["balanced_accuracy"][0].argmax(axis=2)  # of each trial
     return {
-        "arm": arm.name,
+        "arm": arm,
         "trial_seeds": len(cells),
-        "synthetic_sets": len(cells[0]) if cells[0][0].row.get("synthetic_set") is not None else 0,
+        "synthetic_sets": len(results.sets(arm)),
         "sweep": {fold: {m: _curve(swept[fold], m) for m in METRICS} for fold in FOLDS},
-        "rules": _rules(cells, finished, rules),
+        "rules": _rules(cells, results, rules),
         "hindsight": {
             "threshold": _mean_sd(GRID[best].mean(axis=1)),
             "balanced_accuracy": _mean_sd(swept["test"].values["balanced_accuracy"][0].max(axis=2).mean(axis=1)),
@@ -131,16 +138,20 @@ def _arm(arm: Arm, finished: Finished, rules: Mapping[str, ThresholdRule]) -> di
     }
 
 
-def _rules(cells: list[list[Member]], finished: Finished, rules: Mapping[str, ThresholdRule]) -> list[dict[str, Any]]:
+def _rules(
+    cells: list[list[TrialResult]], results: StudyResults, rules: Mapping[str, ThresholdRule]
+) -> list[dict[str, Any]]:
     """What each rule chose on validation, trial by trial, and what that gives there and on test."""
-    chosen = [[np.array([r(m.val.y_true, m.val.y_score) for r in rules.values()]) for m in c] for c in cells]
+    chosen = [[_chosen(trial, rules) for trial in of_seed] for of_seed in cells]
     found = {
-        fold: decisions([[getattr(m, fold) for m in c] for c in cells], chosen, finished.groups(fold), RESAMPLES)
+        fold: decisions(
+            [[t.predictions[fold] for t in of_seed] for of_seed in cells], chosen, results.groups(fold), RESAMPLES
+        )
         for fold in FOLDS
     }
     stated = np.array(
         [
-            np.mean([with_temperature(t, m.val.temperature) for t, m in zip(of_seed, c, strict=True)], axis=0)
+            np.mean([with_temperature(at, t.val.temperature) for at, t in zip(of_seed, c, strict=True)], axis=0)
             for of_seed, c in zip(chosen, cells, strict=True)
         ]
     )
@@ -156,14 +167,20 @@ def _rules(cells: list[list[Member]], finished: Finished, rules: Mapping[str, Th
     ]
 
 
-def _shown(cells: list[list[Member]], fold: str) -> list[list[Predictions]]:
-    """The fold's predictions with each trial's temperature."""
-    found = [[getattr(m, fold) for m in of_seed] for of_seed in cells]
-    return [[replace(p, y_score=with_temperature(p.y_score, p.temperature)) for p in of_seed] for of_seed in found]
+def _chosen(trial: TrialResult, rules: Mapping[str, ThresholdRule]) -> Array:
+    """Return the threshold that each rule chooses on validation, on uncalibrated probabilities."""
+    val = trial.predictions["val"]
+    return np.array([rule(val.y_true, val.y_score) for rule in rules.values()])
+
+
+def _shown(cells: list[list[TrialResult]], fold: str) -> list[list[TrialPredictions]]:
+    """Return the fold's predictions with calibrated scores."""
+    predictions = [[trial.predictions[fold] for trial in of_seed] for of_seed in cells]
+    return [[replace(p, y_score=p.calibrated) for p in of_seed] for of_seed in predictions]
 
 
 def decisions(
-    trials: Sequence[Sequence[Predictions]],
+    trials: Sequence[Sequence[TrialPredictions]],
     at: Sequence[Sequence[Array]],
     groups: Sequence[str],
     resamples: int,
@@ -192,11 +209,11 @@ def _curve(found: Decisions, metric: str) -> dict[str, list[float | None]]:
 
 
 def _mean_sd(of_seeds: Array) -> dict[str, float | None]:
-    mean, sd = mean_sd(of_seeds.tolist())
-    return {"mean": mean, "sd": sd}
+    summary = summarise_seeds(of_seeds.tolist())
+    return {"mean": summary.mean, "sd": summary.sd}
 
 
-def rule_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+def rule_table(result: dict[str, Any]) -> Table:
     """Rules down, figures across, arm by arm; the last line of an arm is what only hindsight knows."""
     header = ["arm", "rule", "threshold", "val bal.acc", "test bal.acc [95 %]", "test - val"]
     header += ["val sens", "test sens", "val spec", "test spec"]
@@ -204,14 +221,15 @@ def rule_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     for arm in result["arms"]:
         for r in arm["rules"]:
             of = [r[fold][m] for m in METRICS for fold in FOLDS]
-            cells = [cell(f) for f in of]
+            cells = [mean_sd(f["mean"], f["sd"]) for f in of]
             cells[1] += f" {bounds(of[1]['low'], of[1]['high'])}"
             gap = signed(r["gap"]["balanced_accuracy"]["mean"])
-            rows.append([arm["arm"], r["rule"], cell(r["threshold"]), *cells[:2], gap, *cells[2:]])
-        best = arm["hindsight"]
-        known = [cell(best["threshold"]), "–", cell(best["balanced_accuracy"])]
+            threshold = mean_sd(r["threshold"]["mean"], r["threshold"]["sd"])
+            rows.append([arm["arm"], r["rule"], threshold, *cells[:2], gap, *cells[2:]])
+        best, reached = (mean_sd(f["mean"], f["sd"]) for f in arm["hindsight"].values())
+        known = [best, "–", reached]
         rows.append([arm["arm"], "best of the sweep on test, no choice", *known, *["–"] * 5])
-    return header, rows
+    return Table(header, rows, numeric=2)
 
 
 def headlines(result: dict[str, Any]) -> list[str]:
@@ -228,30 +246,25 @@ def headlines(result: dict[str, Any]) -> list[str]:
     return found
 
 
-def write_outputs(result: dict[str, Any], finished: Finished, folder: Path) -> None:
+def write_outputs(result: dict[str, Any], results: StudyResults, folder: Path) -> None:
     """Write the study's tables and its figure into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    header, rows = rule_table(result)
-    page = Page(
+    picture = Picture("thresholds", CAPTION, "Decisions against the threshold")
+    document = Document(
         "How thresholds carry over from validation to test",
-        finished.notes,
+        results.notes,
         WARNING,
         headlines(result),
         [
-            Section("Rules", [f"{finished.counts()}. Mean ± SD over trial seeds."], Table(header, rows, numeric=2)),
-            Section("Every threshold", ["![Decisions against the threshold](thresholds.png)", CAPTION]),
+            Section("Rules", [f"{results.counts()}. Mean ± SD over trial seeds."], rule_table(result)),
+            Section("Every threshold", figure=picture),
         ],
     )
-    write_text(folder / "thresholds.md", render_markdown(page))
+    write_text(folder / "thresholds.md", to_markdown(document))
     write_text(folder / "thresholds.csv", _rules_csv(result))
     write_text(folder / "sweep.csv", _sweep_csv(result))
     write_json(folder / "thresholds.json", result)
-    figure = draw(result, finished.counts())
-    picture = png(figure, dpi=150)
-    figure.set_layout_engine("none")  # the SVG keeps the places that were found for the PNG
-    for name, content in (("thresholds.png", picture), ("thresholds.svg", svg(figure))):
-        with atomic_file(folder / name) as handle:
-            handle.write(content)
+    save_figure(draw(result, results.counts()), folder, "thresholds")
 
 
 def _rules_csv(result: dict[str, Any]) -> str:

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from balancer.core.environment import git_commit
 from balancer.core.files import atomic_file
-from classifier.analysis.results import TrialPredictions, TrialResult
+from classifier.analysis.results import PREDICTIONS, TrialPredictions, TrialResult, predictions_file
 from classifier.evaluation.metrics import evaluate
 from classifier.experiments.plan import Trial
 from classifier.experiments.study import Study, code_hash, provenance, recipe_hash
@@ -25,7 +24,7 @@ Interrupt = Callable[[], int | None]  # returns the number of a signal that came
 
 @dataclass(frozen=True)
 class TrainedTrial:
-    """A trial that was run: its result, without the folder, and the files of its folder by name."""
+    """A trial that was run: its result with its predictions, without the folder, and the files of its folder by name."""
 
     trial: Trial
     result: TrialResult
@@ -48,9 +47,7 @@ def run_trial(study: Study, trial: Trial, device: torch.device, interrupt: Inter
     score = trainer.predict(fitted.model, data.images[test], config, device)
     name, seed, synthetic_set, dose = trial.key
     predictions = {
-        fold: TrialPredictions(
-            data.labels[index], y_score.astype(np.float64), fitted.threshold, fitted.temperature, index
-        )
+        fold: TrialPredictions(data.labels[index], y_score, fitted.threshold, fitted.temperature, index)
         for fold, index, y_score in (("val", val, fitted.val_score), ("test", test, score))
     }
     result = TrialResult(
@@ -75,18 +72,9 @@ def run_trial(study: Study, trial: Trial, device: torch.device, interrupt: Inter
         fold=None,
         predictions=predictions,
     )
-    arrays, model = io.BytesIO(), io.BytesIO()
-    np.savez(
-        arrays,
-        val_index=val,
-        val_true=data.labels[val],
-        val_score=fitted.val_score,
-        test_index=test,
-        test_true=data.labels[test],
-        test_score=score,
-    )
+    model = io.BytesIO()
     save_classifier(model, config, trial.regime, trial.seed, data, fitted)
-    return TrainedTrial(trial, result, {"predictions.npz": arrays.getvalue(), "model.pt": model.getvalue()})
+    return TrainedTrial(trial, result, {PREDICTIONS: predictions_file(predictions), "model.pt": model.getvalue()})
 
 
 def save_trial(trained: TrainedTrial, run: Path, folder: Path) -> TrialResult:

@@ -1,9 +1,8 @@
-"""Figures of differences in test AUROC: the forest of all contrasts, and the response to the dose of synthetic images."""
+"""Figures of differences in test AUROC: the forest plot of all contrasts, and the response to the dose."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,35 +10,33 @@ from matplotlib.figure import Figure
 
 from balancer.reporting.numbers import bounds, p_value, signed
 from balancer.reporting.plots import BLUE, GREY, VERMILION, subplots
-from classifier.analysis.results import lookup, main_rows, regimes_in
+from classifier.analysis.analyse import Analysis
+from classifier.analysis.contrasts import ContrastResult
+from classifier.analysis.results import StudyResults
 from classifier.analysis.verdicts import short_margin
-from classifier.report import axes as panels
-from classifier.report import tables
-from classifier.report.axes import COLOURS, MARGIN_BAND
-from classifier.report.tables import AUROC, Analysis, Row
+from classifier.report.axes import COLOURS, MARGIN_BAND, fix_ticks, is_competitive, limits, mark_outside, spread
+from classifier.report.tables import AUROC, FAMILIES, by_family
 from classifier.training.regimes import REGIMES
 
-FAMILY_COLOURS = {"confirmatory": BLUE, "factorial": VERMILION}  # the rest in grey
+FAMILY_COLOURS = {"confirmatory": BLUE, "factorial": VERMILION}  # other families are grey
 COLUMNS = {"estimate [95 %]": 8, "p": 118, "verdict": 190}  # of text beside the forest, in points from its right edge
 
 
 def forest(analysis: Analysis) -> Figure | None:
-    """Every difference in test AUROC with its 95 % interval, family by family; the band is the margin."""
-    shown = [c for c in tables.by_family(analysis) if c["family"] != "dose"]
+    """Draw every difference in test AUROC with its 95 % interval, family by family; the band is the margin."""
+    shown = [c for c in by_family(analysis) if c.contrast.family != "dose"]
     if not shown:
         return None
-    labels, contrasts = [], []  # line by line; a family's title has no contrast
-    for family in dict.fromkeys(c["family"] for c in shown):
-        of_family = [c for c in shown if c["family"] == family]
-        labels += [tables.FAMILIES[family], *(c["name"] for c in of_family)]
-        contrasts += [None, *of_family]
-    figure, ((axes,),) = subplots(1, 1, 9.6, 0.25 * len(labels) + 1.1)
-    margin = analysis["margin"]
-    axes.set(xlim=_forest_limits(shown, margin), ylim=(len(labels) - 0.4, -0.6))
+    lines: list[tuple[str, ContrastResult | None]] = []  # labels; the title of a family has no contrast
+    for family in dict.fromkeys(c.contrast.family for c in shown):
+        lines += [(FAMILIES[family], None), *((c.name, c) for c in shown if c.contrast.family == family)]
+    figure, ((axes,),) = subplots(1, 1, 9.6, 0.25 * len(lines) + 1.1)
+    margin = analysis.margin
+    axes.set(xlim=_forest_limits(shown, margin), ylim=(len(lines) - 0.4, -0.6))
     axes.axvspan(-margin, margin, **MARGIN_BAND)
     axes.axvline(0, color="#555555", linewidth=0.8)
-    axes.set_yticks(range(len(labels)), labels, fontsize=8)
-    for y, (tick, c) in enumerate(zip(axes.get_yticklabels(), contrasts, strict=True)):
+    axes.set_yticks(range(len(lines)), [label for label, _ in lines], fontsize=8)
+    for y, (tick, (_, c)) in enumerate(zip(axes.get_yticklabels(), lines, strict=True)):
         if c is None:
             tick.set_fontweight("bold")
         else:
@@ -48,43 +45,43 @@ def forest(analysis: Analysis) -> Figure | None:
         _beside(axes, points, -1, title)
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", labelsize=8)
-    panels.fix_ticks(axes.xaxis, 7)
+    fix_ticks(axes.xaxis, 7)
     axes.spines[["left", "right", "top"]].set_visible(False)
     words = f"above 0 the first named is better (band: ±{short_margin()}, too small to matter)"
     axes.set_xlabel(f"difference in test AUROC: {words}", fontsize=8)
     return figure
 
 
-def _forest_limits(shown: Sequence[dict[str, Any]], margin: float) -> tuple[float, float]:
-    """An axis for the effects in question; of regimes that do far worse by design the lines leave it."""
-    in_question = [c for c in shown if c["left"] is None or panels.tries_to_be_good(c["left"])]
-    kept = [v for c in in_question or shown for v in (c["low"], c["high"])]
-    return panels.limits(
-        [*kept, -2 * margin, 2 * margin], [v for c in shown for v in (c["low"], c["high"])], 4 * margin
+def _forest_limits(shown: Sequence[ContrastResult], margin: float) -> tuple[float, float]:
+    """Return axis limits for the effects in question; lines of regimes that do far worse by design leave the axis."""
+    in_question = [c for c in shown if c.contrast.left is None or is_competitive(c.contrast.left)]
+    kept, everything = (
+        [end for c in contrasts for end in (c.estimate.low, c.estimate.high)]
+        for contrasts in (in_question or shown, shown)
     )
+    return limits([*kept, -2 * margin, 2 * margin], everything, 4 * margin)
 
 
-def _forest_line(axes: Axes, c: dict[str, Any], y: int) -> None:
-    low, high = axes.get_xlim()
-    colour = FAMILY_COLOURS.get(c["family"], GREY)
-    axes.plot(np.clip([c["low"], c["high"]], low, high), [y, y], color=colour, linewidth=1.4, solid_capstyle="butt")
-    panels.mark_outside(axes, (c["low"], c["high"]), (y, y), colour)
-    if low <= c["estimate"] <= high:
-        axes.plot(c["estimate"], y, "s", color=colour, markersize=5 if c["family"] == "confirmatory" else 4)
-    p = p_value(c["p"]) if c["p_holm"] is None else f"{p_value(c['p_holm'])} (Holm)"
-    texts = (f"{signed(c['estimate'])} {bounds(c['low'], c['high'])}", p, c["verdict"])
+def _forest_line(axes: Axes, c: ContrastResult, y: int) -> None:
+    (low, high), e = axes.get_xlim(), c.estimate
+    colour = FAMILY_COLOURS.get(c.contrast.family, GREY)
+    axes.plot(np.clip([e.low, e.high], low, high), [y, y], color=colour, linewidth=1.4, solid_capstyle="butt")
+    mark_outside(axes, (e.low, e.high), (y, y), colour)
+    if low <= e.value <= high:
+        axes.plot(e.value, y, "s", color=colour, markersize=5 if c.contrast.is_confirmatory else 4)
+    p = p_value(c.p) if c.p_holm is None else f"{p_value(c.p_holm)} (Holm)"
+    texts = (f"{signed(e.value)} {bounds(e.low, e.high)}", p, c.verdict)
     for points, text in zip(COLUMNS.values(), texts, strict=True):
         _beside(axes, points, y, text)
 
 
 def _beside(axes: Axes, points: float, y: int, text: str) -> None:
-    """Text to the right of the axes, level with a line; line -1 is above the first."""
-    place = ("axes fraction", "data")
+    """Write text to the right of the axes, level with a line; line -1 is above the first."""
     axes.annotate(
         text,
         (1, y),
         (points, 0),
-        xycoords=place,
+        xycoords=("axes fraction", "data"),
         textcoords="offset points",
         va="center",
         fontsize=8,
@@ -92,51 +89,49 @@ def _beside(axes: Axes, points: float, y: int, text: str) -> None:
     )
 
 
-def dose_response(rows: list[Row], analysis: Analysis) -> Figure | None:
-    """Test AUROC against the number of synthetic images in deficits, and its difference from the regime without any."""
-    names = regimes_in(r for r in rows if r.get("dose") not in (None, 1.0))
-    if not names:
+def dose_response(results: StudyResults, analysis: Analysis) -> Figure | None:
+    """Draw test AUROC against the dose in deficits, and its difference from the regime without synthetic images."""
+    regimes = [name for name in REGIMES if any(t.regime == name and not t.is_main for t in results.trials)]
+    if not regimes:
         return None
-    doses = sorted({r["dose"] for r in rows if r["regime"] in names and r["dose"] is not None})
+    doses = sorted({t.dose for t in results.trials if t.regime in regimes and t.dose is not None})
     figure, ((left, right),) = subplots(1, 2, 8.6, 3.9)
-    right.axhspan(-analysis["margin"], analysis["margin"], **MARGIN_BAND)
+    right.axhspan(-analysis.margin, analysis.margin, **MARGIN_BAND)
     right.axhline(0, color="#555555", linewidth=0.8)
-    for name, shift in zip(names, panels.spread(len(names), 0.02 * doses[-1]), strict=True):
-        reference, look = REGIMES[name].reference, {"color": COLOURS[name], "marker": "o", "markersize": 4}
-        points = {0.0: [r for r in main_rows(rows) if r["regime"] == reference]}
-        points |= {d: [r for r in rows if (r["regime"], r["dose"]) == (name, d)] for d in doses}
-        points = {dose: found for dose, found in points.items() if found}
-        means = []
-        for dose, found in points.items():
-            every = [lookup(r, AUROC) for r in found]
-            left.scatter([dose + shift] * len(every), every, s=9, color=COLOURS[name], alpha=0.45)
-            means.append(np.mean(every))
-        left.plot([d + shift for d in points], means, label=name, **look)
-        differences = {d: c for d in doses if (c := _dose_contrast(analysis, name, d))}
-        for dose, c in differences.items():
-            right.plot([dose + shift] * 2, [c["low"], c["high"]], color=COLOURS[name], linewidth=1.3)
-        estimates = [c["estimate"] for c in differences.values()]
-        right.plot([d + shift for d in differences], estimates, label=f"{name} - {reference}", linewidth=1, **look)
+    for name, shift in zip(regimes, spread(len(regimes), 0.02 * doses[-1]), strict=True):
+        _dose_trials(left, results, name, doses, shift)
+        _dose_differences(right, analysis, name, doses, shift)
     left.set_ylabel("test AUROC", fontsize=8)
     right.set_ylabel("difference in test AUROC, 95 % interval", fontsize=8)
     right.set_xlim(left.get_xlim())
     for axes in (left, right):
         axes.set_xlabel("synthetic images / deficit (0: none)", fontsize=8)
         axes.tick_params(labelsize=8)
-        panels.fix_ticks(axes.xaxis, 7)
-        panels.fix_ticks(axes.yaxis, 7)
+        fix_ticks(axes.xaxis, 7)
+        fix_ticks(axes.yaxis, 7)
         axes.grid(alpha=0.2)
         axes.legend(frameon=False, fontsize=8)
     return figure
 
 
-def _dose_contrast(analysis: Analysis, regime: str, dose: float) -> dict[str, Any] | None:
-    """The difference of a regime at a dose from its reference; at the deficit itself it is one of the study proper."""
-    for c in analysis["contrasts"]:
-        if (
-            str(c["left"]).split("@")[0] == regime
-            and c["right"] == REGIMES[regime].reference
-            and (c["dose"] or 1.0) == dose
-        ):
-            return dict(c)
-    return None
+def _dose_trials(axes: Axes, results: StudyResults, regime: str, doses: Sequence[float], shift: float) -> None:
+    trials = {0.0: results.arms.get(REGIMES[regime].reference, [])}
+    trials |= {dose: [t for t in results.trials if (t.regime, t.dose) == (regime, dose)] for dose in doses}
+    aurocs = {dose: [t.metric(AUROC) for t in of_dose] for dose, of_dose in trials.items() if of_dose}
+    for dose, values in aurocs.items():
+        axes.scatter([dose + shift] * len(values), values, s=9, color=COLOURS[regime], alpha=0.45)
+    means = [np.mean(values) for values in aurocs.values()]
+    x = [dose + shift for dose in aurocs]
+    axes.plot(x, means, label=regime, color=COLOURS[regime], marker="o", markersize=4)
+
+
+def _dose_differences(axes: Axes, analysis: Analysis, regime: str, doses: Sequence[float], shift: float) -> None:
+    """Draw the differences of a regime from its reference; the deficit itself is a contrast of the study proper."""
+    reference, colour = REGIMES[regime].reference, COLOURS[regime]
+    names = {dose: f"{regime}{'' if dose == 1.0 else f'@{dose:g}'} - {reference}" for dose in doses}
+    by_name = {c.name: c.estimate for c in analysis.contrasts}
+    estimates = {dose: by_name[name] for dose, name in names.items() if name in by_name}
+    for dose, e in estimates.items():
+        axes.plot([dose + shift] * 2, [e.low, e.high], color=colour, linewidth=1.3)
+    x, y = [dose + shift for dose in estimates], [e.value for e in estimates.values()]
+    axes.plot(x, y, label=f"{regime} - {reference}", color=colour, linewidth=1, marker="o", markersize=4)

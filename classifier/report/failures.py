@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -13,11 +12,9 @@ from balancer.data.dataset import Dataset
 from balancer.data.folder import CLASSES
 from balancer.reporting.numbers import short
 from balancer.reporting.plots import subplots
-from classifier.analysis.results import Predictions, regimes_in
-from classifier.evaluation.thresholds import with_temperature
-from classifier.report import axes as panels
+from classifier.analysis.results import StudyResults
+from classifier.report.axes import competitive
 
-Row = dict[str, Any]
 SHOWN = 6
 
 
@@ -28,74 +25,65 @@ class Failure:
     index: int  # in the data set
     name: str
     label: int
-    probability: float  # of PNEUMONIA, with the temperature, averaged over the trials
+    probability: float  # of PNEUMONIA, calibrated, averaged over the trials
     wrong: int  # trials
 
 
 @dataclass(frozen=True)
 class Failures:
-    """What :func:`find_failures` found: of each class, the most confident mistakes first."""
+    """The failures of one regime, by true class."""
 
     regime: str
     trials: int
-    tested: int
+    tested: int  # images
     of_class: tuple[list[Failure], list[Failure]]  # NORMAL called PNEUMONIA, PNEUMONIA called NORMAL
 
 
-def shown_regime(rows: list[Row]) -> str:
-    """The regime whose mistakes are shown: ``combined``, else the last that tries to be good."""
-    names = regimes_in(rows)
-    return "combined" if "combined" in names else panels.core(names)[-1]
+def shown_regime(regimes: list[str]) -> str:
+    """Return the regime whose failures are shown: ``combined``, else the last that is meant to do well."""
+    return "combined" if "combined" in regimes else competitive(regimes)[-1]
 
 
-def find_failures(rows: list[Row], predictions: dict[str, Predictions], data: Dataset) -> Failures:
-    """Test images that most trials of :func:`shown_regime` get wrong.
-
-    Args:
-        rows: of the study proper.
-        predictions: by the trial's folder.
-    """
-    regime = shown_regime(rows)
-    mine = [r for r in rows if r["regime"] == regime]
-    trials = [predictions[r["folder"]] for r in mine]
-    stated = [with_temperature(t.y_score, r["test"]["temperature"]) for t, r in zip(trials, mine, strict=True)]
-    truth, mean = trials[0].y_true, np.mean(stated, axis=0)
-    wrong = np.sum([(t.y_score >= t.threshold) != t.y_true for t in trials], axis=0)
-    found: tuple[list[Failure], list[Failure]] = ([], [])
+def find_failures(results: StudyResults, data: Dataset) -> Failures:
+    """Return the test images that most trials of :func:`shown_regime` get wrong."""
+    regime = shown_regime(results.regimes)
+    trials = [trial.predictions["test"] for trial in results.arms[regime]]
+    y_true, index = trials[0].y_true, trials[0].index
+    mean = np.mean([p.calibrated for p in trials], axis=0)
+    wrong = np.sum([p.decisions != p.y_true for p in trials], axis=0)
+    of_class: tuple[list[Failure], list[Failure]] = ([], [])
     for i in np.flatnonzero(2 * wrong > len(trials)):
-        label, index = int(truth[i]), int(trials[0].index[i])
-        found[label].append(Failure(index, data.records[index].name, label, float(mean[i]), int(wrong[i])))
-    found[0].sort(key=lambda f: -f.probability)
-    found[1].sort(key=lambda f: f.probability)
-    return Failures(regime, len(trials), len(truth), found)
+        label, position = int(y_true[i]), int(index[i])
+        of_class[label].append(Failure(position, data.records[position].name, label, float(mean[i]), int(wrong[i])))
+    of_class[0].sort(key=lambda f: -f.probability)
+    of_class[1].sort(key=lambda f: f.probability)
+    return Failures(regime, len(trials), len(y_true), of_class)
 
 
 def contact_sheet(failures: Failures, data: Dataset) -> Figure | None:
-    """The first of each kind as images with file name and mean probability; None where there is none."""
+    """Draw the first failures of each class with file name and mean probability; return None if there is none."""
     if not any(failures.of_class):
         return None
     figure, grid = subplots(2, SHOWN, 10.4, 4.4)
     for axes in grid.flat:
         axes.axis("off")
-    for line, found in zip(grid, failures.of_class, strict=True):
-        for axes, failure in zip(line, found, strict=False):
-            axes.imshow(data.images[failure.index], cmap="gray", vmin=0, vmax=255)
-            title = (
-                f"{short_name(failure.name)}\np = {short(failure.probability)}, wrong {failure.wrong}/{failures.trials}"
-            )
-            axes.set_title(title, fontsize=6.5)
     sides = (f"{CLASSES[0]} called {CLASSES[1]}", f"{CLASSES[1]} called {CLASSES[0]}")
-    for line, found, side in zip(grid, failures.of_class, sides, strict=True):
-        text = f"{side}\n{len(found)} images" if found else f"{side}\nnone"
-        line[0].text(-0.08, 0.5, text, transform=line[0].transAxes, rotation=90, ha="right", va="center", fontsize=8)
+    for row, of_class, side in zip(grid, failures.of_class, sides, strict=True):
+        for axes, failure in zip(row, of_class, strict=False):
+            axes.imshow(data.images[failure.index], cmap="gray", vmin=0, vmax=255)
+            counts = f"p = {short(failure.probability)}, wrong {failure.wrong}/{failures.trials}"
+            axes.set_title(f"{short_name(failure.name)}\n{counts}", fontsize=6.5)
+        text = f"{side}\n{f'{len(of_class)} images' if of_class else 'none'}"
+        row[0].text(-0.08, 0.5, text, transform=row[0].transAxes, rotation=90, ha="right", va="center", fontsize=8)
     figure.suptitle(
-        f"{failures.regime}: wrong in most of its {failures.trials} trials, the most confident first (p: probability of {CLASSES[1]})",
+        f"{failures.regime}: wrong in most of its {failures.trials} trials, the most confident first "
+        f"(p: probability of {CLASSES[1]})",
         fontsize=9,
     )
     return figure
 
 
 def short_name(name: str, longest: int = 30) -> str:
-    """The file's own name, cut in the middle where it is long."""
+    """Return the file's name without its folder, cut in the middle if it is long."""
     stem = PurePosixPath(name).name
     return stem if len(stem) <= longest else f"{stem[: longest // 2 - 1]}…{stem[-longest // 2 :]}"

@@ -1,6 +1,8 @@
-"""Figures of an ablation: pure readers of its rows, its analysis and its trials' predictions."""
+"""The figures of an ablation, from its results and its analysis."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,164 +14,167 @@ from balancer.data.dataset import Dataset
 from balancer.data.folder import CLASSES
 from balancer.reporting.numbers import short, signed
 from balancer.reporting.plots import subplots
-from classifier.analysis.results import Predictions, lookup, main_rows, regimes_in, sets_of, values
-from classifier.report import axes as panels
+from classifier.analysis.analyse import Analysis
+from classifier.analysis.results import StudyResults, TrialResult
 from classifier.report import curves, effects, tables
-from classifier.report.axes import COLOURS, SET_MARKERS
+from classifier.report.axes import (
+    COLOURS,
+    SET_MARKERS,
+    annotate,
+    competitive,
+    fix_ticks,
+    grid,
+    limits,
+    mark_outside,
+    outer_labels,
+    rows_axes,
+    spread,
+)
 from classifier.report.failures import Failures, contact_sheet
-from classifier.report.tables import AUROC, Analysis, Row
+from classifier.report.tables import AUROC
 
 
-def draw_all(
-    rows: list[Row], analysis: Analysis, predictions: dict[str, Predictions], data: Dataset, failures: Failures
-) -> dict[str, Figure]:
-    """Every figure that these rows have something to say for, by name, each with data and n below it."""
-    main = main_rows(rows)
-    groups = [data.groups[i] for i in next(iter(predictions.values())).index]
-    made = {
+def draw_all(results: StudyResults, analysis: Analysis, data: Dataset, failures: Failures) -> dict[str, Figure]:
+    """Return every figure that has something to show, by name, each with data and n below it."""
+    main = results.main
+    figures = {
         "forest": effects.forest(analysis),
         "seeds": seeds(main, analysis),
-        "dose": effects.dose_response(rows, analysis),
-        "roc": curves.roc(main, predictions, groups),
-        "precision_recall": curves.precision_recall(main, predictions, groups),
+        "dose": effects.dose_response(results, analysis),
+        "roc": curves.roc(main),
+        "precision_recall": curves.precision_recall(main),
         "gap": validation_gap(main),
-        "thresholds": curves.threshold_transfer(main, predictions),
-        "reliability": curves.reliability(main, predictions),
+        "thresholds": curves.threshold_transfer(main),
+        "reliability": curves.reliability(main),
         "confusion": confusion(main),
         "failures": contact_sheet(failures, data),
         "training": training(main),
     }
-    drawn = {name: figure for name, figure in made.items() if figure is not None}
+    drawn = {name: figure for name, figure in figures.items() if figure is not None}
     for figure in drawn.values():
-        panels.annotate(figure, f"{data_name(data)}; {tables.counts(analysis)}")
+        annotate(figure, f"{data_name(data)}; {tables.counts(analysis)}")
     return drawn
 
 
 def data_name(data: Dataset) -> str:
-    """What the images are, for the foot of a figure."""
+    """Return what the images are, for the foot of a figure."""
     return "phantom: drawings, not X-rays" if data.is_phantom else data.source.rstrip("/").rsplit("/", 1)[-1]
 
 
-def seeds(rows: list[Row], analysis: Analysis) -> Figure:
-    """Test AUROC of every trial, marker by synthetic set, over the mean and its interval; lines join the trials of a seed."""
-    names = regimes_in(rows)
-    figure, (axes,) = panels.rows_axes(names)
-    columns = {name: values(rows, name, AUROC) for name in names}
-    every = [lookup(r, AUROC) for r in rows]
-    kept = [lookup(r, AUROC) for r in rows if r["regime"] in panels.core(names)]
-    kept += [end for name in panels.core(names) for end in tables.interval(analysis, name, "auroc") or ()]
-    axes.set_xlim(panels.limits(kept, every, 0.02))
-    for seed in sorted(set().union(*columns.values())):
-        line = np.array([columns[name].get(seed, np.nan) for name in names])
+def seeds(results: StudyResults, analysis: Analysis) -> Figure:
+    """Draw the test AUROC of every trial, marker by synthetic set, over the mean and its interval.
+
+    Lines join the trials of a seed.
+    """
+    names = results.regimes
+    figure, (axes,) = rows_axes(names)
+    by_seed = {name: results.values(name, AUROC) for name in names}
+    intervals = {name: m.interval for name in names if (m := analysis.metric(name, "auroc")) and m.interval}
+    every = [trial.metric(AUROC) for trial in results.trials]
+    kept = [trial.metric(AUROC) for name in competitive(names) for trial in results.arms[name]]
+    kept += [end for name in competitive(names) for end in intervals.get(name, ())]
+    axes.set_xlim(limits(kept, every, 0.02))
+    for seed in sorted(set().union(*by_seed.values())):
+        line = np.array([by_seed[name].get(seed, np.nan) for name in names])
         line[(line < axes.get_xlim()[0]) | (line > axes.get_xlim()[1])] = np.nan
         axes.plot(line, range(len(names)), color="#c8c8c8", linewidth=0.7, zorder=1)
-    sets = sorted({s for name in names for s in sets_of(rows, name)}, key=lambda s: (len(s), s))
+    sets = results.sets(*names)
     for y, name in enumerate(names):
-        _seed_line(axes, y, [r for r in rows if r["regime"] == name], sets)
-        if found := tables.interval(analysis, name, "auroc"):
-            axes.plot(found, [y, y], color=COLOURS[name], linewidth=7, alpha=0.22, solid_capstyle="butt", zorder=1.5)
-        mean = float(np.mean(list(columns[name].values())))
+        _trials_of_regime(axes, y, results.arms[name], sets)
+        if name in intervals:
+            axes.plot(
+                intervals[name], [y, y], color=COLOURS[name], linewidth=7, alpha=0.22, solid_capstyle="butt", zorder=1.5
+            )
+        mean = float(np.mean(list(by_seed[name].values())))
         axes.plot([mean, mean], [y - 0.32, y + 0.32], color=COLOURS[name], linewidth=2.2, zorder=2)
         if mean < axes.get_xlim()[0]:
-            axes.text(
-                0.02,
-                y + 0.3,
-                f"mean {short(mean)}",
-                transform=axes.get_yaxis_transform(),
-                fontsize=7,
-                va="center",
-            )
+            place = axes.get_yaxis_transform()
+            axes.text(0.02, y + 0.3, f"mean {short(mean)}", transform=place, fontsize=7, va="center")
     if len(sets) > 1:
-        marks = [
-            Line2D([], [], marker=SET_MARKERS[i], color="#555555", linestyle="", markersize=5) for i in range(len(sets))
-        ]
-        axes.legend(
-            marks,
-            [f"synthetic set {s}" for s in sets],
-            fontsize=7,
-            frameon=False,
-            loc="lower center",
-            ncols=len(sets),
-            bbox_to_anchor=(0.5, 1.0),
-        )
-    panels.fix_ticks(axes.xaxis, 7)
-    axes.set_xlabel(
-        "test AUROC" + (" (a line joins the trials of one seed)" if len(every) > len(names) else ""), fontsize=8
-    )
+        _set_legend(axes, sets)
+    fix_ticks(axes.xaxis, 7)
+    joined = " (a line joins the trials of one seed)" if len(every) > len(names) else ""
+    axes.set_xlabel(f"test AUROC{joined}", fontsize=8)
     return figure
 
 
-def _seed_line(axes: Axes, y: int, mine: list[Row], sets: list[str]) -> None:
-    """The trials of one regime; what lies off the axis is an arrow at its edge."""
-    low, high = axes.get_xlim()
-    present: list[str | None] = [s for s in sets if any(r.get("synthetic_set") == s for r in mine)] or [None]
-    for name, offset in zip(present, panels.spread(len(present), 0.36), strict=True):
-        found = [lookup(r, AUROC) for r in mine if r.get("synthetic_set") == name]
-        marker = SET_MARKERS[sets.index(name) % len(SET_MARKERS)] if name is not None else "o"
-        colour = COLOURS[mine[0]["regime"]]
-        inside = [v for v in found if low <= v <= high]
-        axes.scatter(
-            inside,
-            [y + offset] * len(inside),
-            color=colour,
-            marker=marker,
-            s=22,
-            edgecolor="white",
-            linewidth=0.5,
-            zorder=3,
+def _set_legend(axes: Axes, sets: Sequence[str]) -> None:
+    handles = [
+        Line2D(
+            [], [], color="#555555", linestyle="", marker=SET_MARKERS[i % len(SET_MARKERS)], markersize=5, label=label
         )
-        panels.mark_outside(axes, found, [y + offset] * len(found), colour)
+        for i, label in enumerate(f"synthetic set {s}" for s in sets)
+    ]
+    axes.legend(
+        handles=handles, fontsize=7, frameon=False, loc="lower center", ncols=len(sets), bbox_to_anchor=(0.5, 1.0)
+    )
 
 
-def validation_gap(rows: list[Row]) -> Figure:
-    """What validation promised (hollow) and what test gave (filled), trial by trial."""
-    names = regimes_in(rows)
-    figure, (left, right) = panels.rows_axes(names, columns=2)
-    for axes, path, title in (
-        (left, ("auroc",), "AUROC"),
-        (right, ("at_threshold", "balanced_accuracy"), "balanced accuracy, threshold of validation"),
+def _trials_of_regime(axes: Axes, y: int, trials: Sequence[TrialResult], sets: Sequence[str]) -> None:
+    """Draw the trials of one regime; an arrow at the edge stands for a trial off the axis."""
+    low, high = axes.get_xlim()
+    present: list[str | None] = [s for s in sets if any(t.synthetic_set == s for t in trials)] or [None]
+    for name, offset in zip(present, spread(len(present), 0.36), strict=True):
+        values = [t.metric(AUROC) for t in trials if t.synthetic_set == name]
+        marker = SET_MARKERS[sets.index(name) % len(SET_MARKERS)] if name is not None else "o"
+        colour, inside = COLOURS[trials[0].regime], [v for v in values if low <= v <= high]
+        heights = [y + offset] * len(inside)
+        axes.scatter(inside, heights, color=colour, marker=marker, s=22, edgecolor="white", linewidth=0.5, zorder=3)
+        mark_outside(axes, values, [y + offset] * len(values), colour)
+
+
+def validation_gap(results: StudyResults) -> Figure:
+    """Draw the metrics on validation (hollow) and on test (filled), trial by trial."""
+    names = results.regimes
+    figure, (left, right) = rows_axes(names, columns=2)
+    for axes, metric, title in (
+        (left, "auroc", "AUROC"),
+        (right, "at_threshold.balanced_accuracy", "balanced accuracy, threshold of validation"),
     ):
         pairs = {
-            n: [tuple(lookup(r, (f, *path)) for f in ("val", "test")) for r in rows if r["regime"] == n] for n in names
+            name: [(t.metric(f"val.{metric}"), t.metric(f"test.{metric}")) for t in results.arms[name]]
+            for name in names
         }
-        every = [v for of_regime in pairs.values() for pair in of_regime for v in pair]
-        axes.set_xlim(panels.limits([v for n in panels.core(names) for pair in pairs[n] for v in pair], every, 0.02))
+        every = [value for of_regime in pairs.values() for pair in of_regime for value in pair]
+        kept = [value for name in competitive(names) for pair in pairs[name] for value in pair]
+        axes.set_xlim(limits(kept, every, 0.02))
         for y, name in enumerate(names):
             colour = COLOURS[name]
-            for offset, (val, test) in zip(panels.spread(len(pairs[name]), 0.5), pairs[name], strict=True):
+            for offset, (val, test) in zip(spread(len(pairs[name]), 0.5), pairs[name], strict=True):
                 axes.plot([val, test], [y + offset] * 2, color=colour, linewidth=0.8, alpha=0.6)
                 axes.plot(val, y + offset, "o", color=colour, markerfacecolor="white", markersize=4, zorder=3)
                 axes.plot(test, y + offset, "o", color=colour, markersize=4, zorder=3)
-                panels.mark_outside(axes, [test], [y + offset], colour)
+                mark_outside(axes, [test], [y + offset], colour)
             gap = float(np.mean([test - val for val, test in pairs[name]]))
             axes.text(1.02, y, signed(gap), transform=axes.get_yaxis_transform(), fontsize=7.5, va="center")
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("validation ○   test ●   at the right: mean change", fontsize=8)
-        panels.fix_ticks(axes.xaxis, 5)
+        fix_ticks(axes.xaxis, 5)
     return figure
 
 
-def confusion(rows: list[Row]) -> Figure:
-    """Test confusion matrices at 0.5 and at validation's threshold, counts averaged over trials."""
-    names = regimes_in(rows)
+def confusion(results: StudyResults) -> Figure:
+    """Draw the test confusion matrices at 0.5 and at validation's threshold, counts averaged over trials."""
+    names = results.regimes
     columns = min(len(names), 4)
-    lines = -(-len(names) // columns)
-    figure, grid = subplots(2 * lines, columns, max(2.3 * columns, 5), 4.9 * lines + 0.5)
-    for unused in grid.flat:
+    rows = -(-len(names) // columns)
+    figure, array = subplots(2 * rows, columns, max(2.3 * columns, 5), 4.9 * rows + 0.5)
+    for unused in array.flat:
         unused.axis("off")
     for i, regime in enumerate(names):
-        mine = [r["test"] for r in rows if r["regime"] == regime]
-        for line, (at, title) in enumerate((("at_half", "threshold .5"), ("at_threshold", "validation's threshold"))):
-            axes = grid[2 * (i // columns) + line, i % columns]
+        tests = [trial.binary("test") for trial in results.arms[regime]]
+        at = (("threshold .5", [t.at_half for t in tests]), ("validation's threshold", [t.at_threshold for t in tests]))
+        for row, (title, decisions) in enumerate(at):
+            axes = array[2 * (i // columns) + row, i % columns]
             axes.axis("on")
             axes.set_title(f"{regime}\n{title}", fontsize=8)
             axes.set_ylabel("true" if i % columns == 0 else "", fontsize=8)
-            _matrix(axes, np.mean([r[at]["confusion"] for r in mine], axis=0).reshape(2, 2))
+            _matrix(axes, np.mean([d.confusion for d in decisions], axis=0).reshape(2, 2))
     return figure
 
 
 def _matrix(axes: Axes, counts: np.ndarray) -> None:
-    """Counts (true, predicted) over their share of the true class."""
+    """Draw counts (true, predicted) over their share of the true class."""
     share = counts / counts.sum(axis=1, keepdims=True)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (i, j), value in np.ndenumerate(counts):
@@ -181,24 +186,22 @@ def _matrix(axes: Axes, counts: np.ndarray) -> None:
     axes.set_xlabel("predicted", fontsize=8)
 
 
-def training(rows: list[Row]) -> Figure:
-    """Training loss (grey) and validation NLL against steps, a line per trial; a dot marks the step kept."""
-    names = regimes_in(rows)
-    figure, shown = panels.grid(names, 2.3)
-    drawn = [h[key] for r in rows for h in r["history"] for key in ("train_loss", "val_nll")]
-    for name, panel in shown.items():
-        for row in (r for r in rows if r["regime"] == name):
-            steps = [h["step"] for h in row["history"]]
-            panel.plot(steps, [h["train_loss"] for h in row["history"]], color="#999999", linewidth=0.8)
-            losses = [h["val_nll"] for h in row["history"]]
-            panel.plot(steps, losses, color=COLOURS[name], linewidth=0.9, alpha=0.8)
-            chosen = steps.index(row["selected_step"])
-            panel.plot(steps[chosen], losses[chosen], "o", color=COLOURS[name], markersize=3.5)
-        panel.set_yscale("log")
-        panel.set_ylim(0.9 * min(drawn), 1.1 * max(drawn))
-        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5), numticks=9))  # 0.2, 0.3, not 2 × 10⁻¹, 3 × 10⁻¹
-        panel.yaxis.set_major_formatter("{x:g}")
-        panel.yaxis.set_minor_formatter("")
-        panels.fix_ticks(panel.xaxis, 4)
-    panels.outer_labels(shown, "optimiser step", "training loss (grey),\nvalidation NLL")
+def training(results: StudyResults) -> Figure:
+    """Draw training loss (grey) and validation NLL against steps, a line per trial; a dot: the step kept."""
+    figure, by_name = grid(results.regimes, 2.3)
+    losses = [loss for t in results.trials for v in t.history for loss in (v.train_loss, v.val_nll)]
+    for name, axes in by_name.items():
+        for trial in results.arms[name]:
+            steps, nlls = [v.step for v in trial.history], [v.val_nll for v in trial.history]
+            axes.plot(steps, [v.train_loss for v in trial.history], color="#999999", linewidth=0.8)
+            axes.plot(steps, nlls, color=COLOURS[name], linewidth=0.9, alpha=0.8)
+            chosen = steps.index(trial.selected_step)
+            axes.plot(steps[chosen], nlls[chosen], "o", color=COLOURS[name], markersize=3.5)
+        axes.set_yscale("log")
+        axes.set_ylim(0.9 * min(losses), 1.1 * max(losses))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5), numticks=9))  # 0.2, 0.3, not 2 × 10⁻¹, 3 × 10⁻¹
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
+        fix_ticks(axes.xaxis, 4)
+    outer_labels(by_name, "optimiser step", "training loss (grey),\nvalidation NLL")
     return figure

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from balancer.core.device import peak_memory_mb, resolve_device
 from balancer.reporting.document import csv_text
-from balancer.reporting.numbers import bounds
+from balancer.reporting.numbers import bounds, mean_sd
 from classifier.experiments.study import code_notes
 from classifier.experiments.substudies import Substudy
-from classifier.report import tables
 from classifier.systems import smoke
 from classifier.systems.registry import SHORT, Figures, System
 
@@ -39,23 +39,23 @@ def entries(system: System, part: Substudy, changed: list[str]) -> list[Entry]:
     """
     analysis = part.analysis()
     found = []
-    for regime in analysis["regimes"]:
-        rows = [row for row in part.rows if row["regime"] == regime["regime"]]
-        claim = system.claim(regime["regime"])
+    for regime in analysis.regimes:
+        trials = part.results.arms[regime.regime]
+        claim = system.claim(regime.regime)
         found.append(
             {
-                **_head(system, part, regime["regime"]),
+                **_head(system, part, regime.regime),
                 "published": _figures(claim.published if claim else None),
                 "outputs": _figures(claim.outputs if claim else None),
-                "ours": {key: regime["metrics"][key] for key in OURS},
-                "trial_seeds": regime["trial_seeds"],
-                "gan_seeds": regime["gan_seeds"],
-                "n_test": analysis["n_test"],
-                "n_patients": analysis["n_patients"],
-                "steps": sorted({row["steps"] for row in rows}),
-                "passes_over_real": float(np.mean([row["passes_over_real"] for row in rows])),
-                "threshold": float(np.mean([row["test"]["threshold"] for row in rows])),
-                "seconds": round(sum(row["seconds"] for row in rows), 1),
+                "ours": {key: asdict(regime.metrics[key]) for key in OURS},
+                "trial_seeds": regime.trial_seeds,
+                "gan_seeds": regime.gan_seeds,
+                "n_test": analysis.n_test,
+                "n_patients": analysis.n_patients,
+                "steps": sorted({t.steps for t in trials}),
+                "passes_over_real": float(np.mean([t.passes_over_real for t in trials])),
+                "threshold": float(np.mean([t.binary("test").threshold for t in trials])),
+                "seconds": round(sum(t.seconds for t in trials), 1),
                 "changed": changed,
             }
         )
@@ -66,8 +66,8 @@ def smoke_entries(system: System, part: Substudy) -> list[Entry]:
     """One entry per regime: that it ran, how long it took, and the most memory so far. No figure of its predictions."""
     peak = round(peak_memory_mb(resolve_device("auto")))
     return [
-        {**_head(system, part, row["regime"]), "steps": [row["steps"]], "seconds": row["seconds"], "peak_mb": peak}
-        for row in part.rows
+        {**_head(system, part, t.regime), "steps": [t.steps], "seconds": t.seconds, "peak_mb": peak}
+        for t in part.results.trials
     ]
 
 
@@ -84,7 +84,7 @@ def _head(system: System, part: Substudy, regime: str | None) -> Entry:
         "split_hash": data["split_hash"],
         "data_notes": data["notes"],
         "device": part.env["device"],
-        "code_hashes": sorted({str(row.get("code_hash")) for row in part.rows}),
+        "code_hashes": sorted({str(t.code_hash) for t in part.results.trials}),
         "folder": str(part.folder),
         "note": system.note,
     }
@@ -129,7 +129,9 @@ def _notes(entry: Entry) -> list[str]:
 
 def _cells(entry: Entry) -> list[str]:
     theirs = [entry[key]["text"] if entry[key] else "–" for key in ("published", "outputs")]
-    ours = [f"{tables.cell(f)} {bounds(f['low'], f['high'])}" for f in (entry["ours"][key] for key in PRINTED)]
+    ours = [
+        f"{mean_sd(f['mean'], f['sd'])} {bounds(f['low'], f['high'])}" for f in (entry["ours"][key] for key in PRINTED)
+    ]
     steps = "–".join(str(s) for s in sorted({min(entry["steps"]), max(entry["steps"])}))
     size = f"{entry['image_size']}{'*' if entry['changed'] else ''}"
     return [entry["system"], entry["regime"], *theirs, *ours, str(entry["trial_seeds"]), size, steps]

@@ -1,129 +1,100 @@
-"""From trials to verdicts: figures recomputed from the predictions, families, sentences; and the proof by simulated studies, shortened."""
+"""From trials to verdicts: metrics recomputed from the predictions, families, sentences; and the proof by simulated studies."""
 
-import csv
 import importlib.util
 import json
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from fake_study import fake_study, fake_trial, write_run
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from balancer.core.errors import BalancerError
 from balancer.metrics.classification import weighted_auroc
 from balancer.metrics.resampling import patient_weights
-from classifier.analysis import contrasts as analysis
 from classifier.analysis import statistics, verdicts
-from classifier.analysis.contrasts import analyse
-from classifier.analysis.results import Predictions, read_groups, read_predictions
+from classifier.analysis.analyse import Analysis, analyse
+from classifier.analysis.contrasts import Contrast, ContrastResult
+from classifier.analysis.results import StudyResults, TrialPredictions, TrialResult, read_patients, read_runs
 from classifier.analysis.statistics import Estimate
-from classifier.evaluation.metrics import evaluate
 from classifier.report.tables import COLUMNS
+from classifier.training.regimes import REGIMES
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 Array = np.ndarray
-Row = dict[str, Any]
-FOUR = {"baseline": 1.5, "augment": 2.0, "gan": 1.6, "combined": 1.9}
-EIGHT = FOUR | {"duplicate": 1.5, "duplicate_augment": 2.0, "weighted": 1.4, "weighted_augment": 2.0}
-N = 90
+SEPARATIONS = {"baseline": 1.5, "augment": 2.0, "gan": 1.6, "combined": 1.9}
+EIGHT = SEPARATIONS | {"duplicate": 1.5, "duplicate_augment": 2.0, "weighted": 1.4, "weighted_augment": 2.0}
+N_VAL, N_TEST = 60, 90
+LABELS = np.r_[np.arange(N_VAL) % 2, np.arange(N_TEST) % 3 > 0].astype(int)
+FOLDS = np.repeat(["val", "test"], [N_VAL, N_TEST])
+Y_TRUE = LABELS[N_VAL:]
+# 15 patients of each class in test, with two or four images.
+PATIENTS = [f"val {i}" for i in range(N_VAL)] + [f"{y} {i // 6}" for i, y in enumerate(Y_TRUE)]
 
 
-class Fake:
-    """Trials of classifiers whose separation of the classes is given by arm."""
-
-    def __init__(self, separations: Mapping[str, float], seeds: int = 3, sets: int = 1, noise: float = 0.4) -> None:
-        rng = np.random.default_rng(7)
-        self.y_true = (np.arange(N) % 3 > 0).astype(int)
-        self.index = np.arange(10, 10 + N)
-        # Images of other folds come first; 15 patients of each class, with two or four images.
-        self.groups = [f"other {i}" for i in range(10)] + [f"{y} {i // 6}" for i, y in enumerate(self.y_true)]
-        self.rows: list[Row] = []
-        self.predictions: dict[str, Predictions] = {}
-        common = rng.normal(size=N)
-        for seed in range(seeds):
-            for arm, separation in separations.items():
-                regime, _, dose = arm.partition("@")
-                synthetic = analysis.REGIMES[regime].synthetic
-                for s in range(sets if synthetic else 1):
-                    logit = separation * (self.y_true - 0.5) + common + noise * rng.normal(size=N)
-                    self.add(regime, seed, str(s) if synthetic else None, dose, 1 / (1 + np.exp(-logit)))
-
-    def add(self, regime: str, seed: int, synthetic_set: str | None, dose: str, score: Array) -> None:
-        folder = f"trials/{regime}-{synthetic_set}-{dose}-{seed}"
-        trial = Predictions(self.y_true, score, 0.45, 1.3, self.index)
-        self.predictions[folder] = trial
-        self.rows.append(
-            {
-                "regime": regime,
-                "trial_seed": seed,
-                "synthetic_set": synthetic_set,
-                "dose": float(dose) if dose else (1.0 if synthetic_set else None),
-                "val": {"auroc": 0.99},
-                "test": evaluate(self.y_true, score, trial.threshold, trial.temperature).to_json(),
-                "folder": folder,
-            }
-        )
-
-    def analyse(self, resamples: int = 150, seed: int = 0) -> dict[str, Any]:
-        return analyse(self.rows, self.predictions, self.groups, resamples, seed)
-
-    def of(self, regime: str, seed: int) -> list[Predictions]:
-        return [
-            self.predictions[r["folder"]]
-            for r in self.rows
-            if (r["regime"], r["trial_seed"]) == (regime, seed) and r["dose"] in (None, 1)
-        ]
+def study(separations: Mapping[str, float], seeds: int = 3, sets: int = 1) -> StudyResults:
+    return fake_study(separations, seeds, sets, LABELS, FOLDS, PATIENTS, noise=0.4)
 
 
-def auroc(trial: Predictions) -> float:
-    return float(roc_auc_score(trial.y_true, trial.y_score))
+def analysed(results: StudyResults, seed: int = 0) -> Analysis:
+    return analyse(results, 150, seed)
+
+
+def of(results: StudyResults, regime: str, seed: int) -> list[TrialPredictions]:
+    return [t.predictions["test"] for t in results.arms[regime] if t.trial_seed == seed]
+
+
+def auroc(predictions: TrialPredictions) -> float:
+    return float(roc_auc_score(predictions.y_true, predictions.y_score))
 
 
 @pytest.fixture(scope="module")
-def eight() -> tuple[Fake, dict[str, Any]]:
-    fake = Fake({**EIGHT, "gan@0.5": 1.55, "baseline_again": 1.5, "flipped": 0.3}, seeds=4, sets=3)
-    return fake, fake.analyse()
+def eight() -> tuple[StudyResults, Analysis]:
+    results = study({**EIGHT, "gan@0.5": 1.55, "baseline_again": 1.5, "flipped": 0.3}, seeds=4, sets=3)
+    return results, analysed(results)
 
 
-def by_name(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {c["name"]: c for c in found["contrasts"]}
+def by_name(analysis: Analysis) -> dict[str, ContrastResult]:
+    return {c.name: c for c in analysis.contrasts}
 
 
-def test_estimates_are_paired_means_over_seeds_and_sets(eight: tuple[Fake, dict[str, Any]]) -> None:
-    fake, found = eight
+def test_estimates_are_paired_means_over_seeds_and_sets(eight: tuple[StudyResults, Analysis]) -> None:
+    results, analysis = eight
     for name in ("gan - baseline", "combined - duplicate_augment", "duplicate - baseline", "combined - augment"):
         left, right = name.split(" - ")
-        expected = [np.mean([auroc(t) for t in fake.of(left, k)]) - auroc(fake.of(right, k)[0]) for k in range(4)]
-        contrast = by_name(found)[name]
-        assert contrast["estimate"] == pytest.approx(np.mean(expected))
-        assert contrast["seed_sd"] == pytest.approx(np.std(expected, ddof=1))
-        assert contrast["low"] < contrast["estimate"] < contrast["high"]
-        assert contrast["coefficients"] == {left: 1, right: -1}
-        sets = 0 if name == "duplicate - baseline" else 3
-        assert (contrast["trial_seeds"], contrast["gan_seeds"]) == (4, sets)
+        expected = [
+            np.mean([auroc(p) for p in of(results, left, k)]) - auroc(of(results, right, k)[0]) for k in range(4)
+        ]
+        result = by_name(analysis)[name]
+        e = result.estimate
+        assert e.value == pytest.approx(np.mean(expected))
+        assert e.seed_sd == pytest.approx(np.std(expected, ddof=1))
+        assert e.low < e.value < e.high
+        assert result.contrast.coefficients == {left: 1, right: -1}
+        assert (e.n_trial_seeds, result.gan_seeds) == (4, 0 if name == "duplicate - baseline" else 3)
 
 
-def test_the_two_by_two_design(eight: tuple[Fake, dict[str, Any]]) -> None:
-    _, found = eight
-    c = {name: contrast["estimate"] for name, contrast in by_name(found).items()}
+def test_the_two_by_two_design(eight: tuple[StudyResults, Analysis]) -> None:
+    _, analysis = eight
+    c = {name: result.estimate.value for name, result in by_name(analysis).items()}
     without, within = c["gan - baseline"], c["combined - augment"]
     assert c["main effect of synthetic images"] == pytest.approx((without + within) / 2)
     assert c["interaction"] == pytest.approx(within - without)
     assert c["main effect of augmentation"] == pytest.approx(c["combined - baseline"] - (without + within) / 2)
-    assert by_name(found)["interaction"]["left"] is None
-    assert by_name(found)["interaction"]["delong"] is None
+    assert by_name(analysis)["interaction"].contrast.left is None
+    assert by_name(analysis)["interaction"].delong is None
 
 
-def test_families(eight: tuple[Fake, dict[str, Any]]) -> None:
-    _, found = eight
+def test_families(eight: tuple[StudyResults, Analysis]) -> None:
     families: dict[str, list[str]] = {}
-    for c in found["contrasts"]:
-        families.setdefault(c["family"], []).append(c["name"])
+    for c in eight[1].contrasts:
+        families.setdefault(c.contrast.family, []).append(c.name)
     assert families == {
         "confirmatory": ["gan - baseline", "combined - augment", "gan - duplicate", "combined - duplicate_augment"],
         "factorial": ["main effect of synthetic images", "main effect of augmentation", "interaction"],
@@ -142,181 +113,168 @@ def test_families(eight: tuple[Fake, dict[str, Any]]) -> None:
     }
 
 
-def estimated(fake: Fake, name: str, resamples: int = 150) -> Estimate:
+def estimated(results: StudyResults, name: str, resamples: int = 150) -> Estimate:
     """A contrast put together by hand from the predictions."""
-    weights = patient_weights(fake.y_true, fake.groups[10:], resamples, 0)
-    seeds = sorted({r["trial_seed"] for r in fake.rows})
+    weights = patient_weights(Y_TRUE, PATIENTS[N_VAL:], resamples, 0)
+    seeds = sorted({t.trial_seed for t in results.trials})
     left, right = (
-        np.array([[weighted_auroc(t.y_true, t.y_score, weights) for t in fake.of(arm, k)] for k in seeds])
+        np.array([[weighted_auroc(p.y_true, p.y_score, weights) for p in of(results, arm, k)] for k in seeds])
         for arm in name.split(" - ")
     )
     return statistics.crossed_estimate(np.moveaxis(left - right, -1, 0), 15)
 
 
-def test_holm_is_over_the_confirmatory_family_that_is_there(eight: tuple[Fake, dict[str, Any]]) -> None:
-    four = Fake(FOUR)
-    for fake, found, size in ((*eight, 4), (four, four.analyse(), 2)):
-        family = [c for c in found["contrasts"] if c["family"] == "confirmatory"]
-        estimates = [estimated(fake, c["name"]) for c in family]
+def test_holm_is_over_the_confirmatory_family_that_is_there(eight: tuple[StudyResults, Analysis]) -> None:
+    four = study(SEPARATIONS)
+    for results, analysis, size in ((*eight, 4), (four, analysed(four), 2)):
+        family = [c for c in analysis.contrasts if c.contrast.is_confirmatory]
+        estimates = [estimated(results, c.name) for c in family]
         assert len(family) == size
-        assert [c["p_holm"] for c in family] == pytest.approx(
-            statistics.holm([statistics.family_p(e) for e in estimates])
-        )
-        assert [c["mde"] for c in family] == pytest.approx([statistics.detectable_effect(e, size) for e in estimates])
-        for c in found["contrasts"]:
-            assert c["p"] == pytest.approx(2 * stats.t.sf(abs(c["estimate"] / c["se"]), c["df"]))
-            if c["family"] != "confirmatory":
-                assert c["p_holm"] is None
-                found_at = stats.nct.sf(stats.t.ppf(0.975, c["df"]), c["df"], c["mde"] / c["se"])
-                assert found_at == pytest.approx(0.8)
-        assert found["headline"] == [c["sentence"] for c in family]
+        assert [c.p_holm for c in family] == pytest.approx(statistics.holm([statistics.family_p(e) for e in estimates]))
+        assert [c.mde for c in family] == pytest.approx([statistics.detectable_effect(e, size) for e in estimates])
+        for c in analysis.contrasts:
+            e = c.estimate
+            assert c.p == pytest.approx(2 * stats.t.sf(abs(e.value / e.se), e.df))
+            if not c.contrast.is_confirmatory:
+                assert c.p_holm is None
+                assert c.mde is not None
+                assert stats.nct.sf(stats.t.ppf(0.975, e.df), e.df, c.mde / e.se) == pytest.approx(0.8)
+        assert analysis.headline == [verdicts.sentence(c) for c in family]
 
 
-def test_figures_of_a_regime(eight: tuple[Fake, dict[str, Any]]) -> None:
-    """Means over all trials of what each trial's row says; the interval inside what is possible."""
-    fake, found = eight
-    of_test = {c.key: c.path for c in COLUMNS if c.path[0] == "test"}
-    for entry in found["regimes"]:
-        rows = [r for r in fake.rows if r["regime"] == entry["regime"] and r["dose"] in (None, 1)]
-        sets = 3 if analysis.REGIMES[entry["regime"]].synthetic else 0
-        assert (entry["trials"], entry["trial_seeds"], entry["gan_seeds"]) == (len(rows), 4, sets)
-        for key, (_, *place) in of_test.items():
-            expected = [r["test"][place[0]] if len(place) == 1 else r["test"][place[0]][place[1]] for r in rows]
-            figure = entry["metrics"][key]
-            assert figure["mean"] == pytest.approx(np.mean(expected)), key
-            assert 0 <= figure["low"] <= figure["mean"] <= figure["high"], key
-            assert figure["high"] <= 1 or key == "nll"
-    assert [e["regime"] for e in found["regimes"]][:3] == ["baseline", "augment", "gan"]
+def test_metrics_of_a_regime(eight: tuple[StudyResults, Analysis]) -> None:
+    """Means over all trials of each trial's metric; the interval inside what is possible."""
+    results, analysis = eight
+    for regime in analysis.regimes:
+        trials = results.arms[regime.regime]
+        sets = 3 if REGIMES[regime.regime].synthetic else 0
+        assert (regime.trials, regime.trial_seeds, regime.gan_seeds) == (len(trials), 4, sets)
+        for key, column in COLUMNS.items():
+            if column.path.startswith("test."):
+                m = regime.metrics[key]
+                assert m.interval is not None
+                assert m.mean == pytest.approx(np.mean([t.metric(column.path) for t in trials])), key
+                assert 0 <= m.interval[0] <= m.mean <= m.interval[1], key
+                assert m.interval[1] <= 1 or key == "nll"
+    assert [r.regime for r in analysis.regimes][:3] == ["baseline", "augment", "gan"]
 
 
-def test_counts_of_the_study(eight: tuple[Fake, dict[str, Any]]) -> None:
-    _, found = eight
-    assert (found["n_test"], found["n_patients"], found["gan_seeds"], found["trial_seeds"]) == (90, 30, 3, [0, 1, 2, 3])
-    assert found["test_counts"] == {"NORMAL": 30, "PNEUMONIA": 60}
-    assert (found["confidence"], found["margin"], found["resamples"]) == (0.95, 0.01, 150)
-    assert not any("left out" in note or "synthetic set" in note for note in found["notes"])
+def test_counts_of_the_study(eight: tuple[StudyResults, Analysis]) -> None:
+    _, a = eight
+    assert (a.n_test, a.n_patients, a.gan_seeds, a.trial_seeds) == (90, 30, 3, [0, 1, 2, 3])
+    assert a.test_counts == {"NORMAL": 30, "PNEUMONIA": 60}
+    assert (a.confidence, a.margin, a.resamples) == (0.95, 0.01, 150)
+    assert not any("left out" in note or "synthetic set" in note for note in a.notes)
 
 
-def test_the_same_each_time_and_ready_for_json(eight: tuple[Fake, dict[str, Any]]) -> None:
-    fake, found = eight
-    text = json.dumps(found, allow_nan=False)
-    assert text == json.dumps(fake.analyse(), allow_nan=False)
-    assert text != json.dumps(fake.analyse(seed=1), allow_nan=False)
+def test_the_same_each_time_and_ready_for_json(eight: tuple[StudyResults, Analysis]) -> None:
+    results, analysis = eight
+    text = json.dumps(analysis.to_json(), allow_nan=False)
+    assert text == json.dumps(analysed(results).to_json(), allow_nan=False)
+    assert text != json.dumps(analysed(results, seed=1).to_json(), allow_nan=False)
 
 
-def test_the_references_are_of_averaged_scores_and_majority_decisions(eight: tuple[Fake, dict[str, Any]]) -> None:
-    fake, found = eight
+def test_the_references_are_of_averaged_scores_and_majority_decisions(eight: tuple[StudyResults, Analysis]) -> None:
+    results, analysis = eight
     scores, right = [], []
     for regime in ("combined", "augment"):
-        of_regime = [t for k in range(4) for t in fake.of(regime, k)]
-        scores.append(np.mean([t.y_score for t in of_regime], axis=0))
-        votes = np.mean([t.y_score >= 0.45 for t in of_regime], axis=0)
-        right.append((votes >= 0.5) == fake.y_true)
-    c = by_name(found)["combined - augment"]
-    assert tuple(c["delong"].values()) == pytest.approx(statistics.delong(fake.y_true, *scores))
-    assert (c["mcnemar"]["n10"], c["mcnemar"]["n01"]) == (np.sum(right[0] & ~right[1]), np.sum(right[1] & ~right[0]))
+        of_regime = [p for k in range(4) for p in of(results, regime, k)]
+        scores.append(np.mean([p.y_score for p in of_regime], axis=0))
+        votes = np.mean([p.y_score >= p.threshold for p in of_regime], axis=0)
+        right.append((votes >= 0.5) == Y_TRUE)
+    c = by_name(analysis)["combined - augment"]
+    assert c.delong == pytest.approx(statistics.delong(Y_TRUE, *scores))
+    assert c.mcnemar is not None
+    assert c.mcnemar[:2] == (np.sum(right[0] & ~right[1]), np.sum(right[1] & ~right[0]))
 
 
-def test_a_dose_is_read_against_no_images_and_kept_out_of_the_rest(eight: tuple[Fake, dict[str, Any]]) -> None:
-    fake, found = eight
-    c = by_name(found)["gan@0.5 - baseline"]
-    half = [r["test"]["auroc"] for r in fake.rows if r["dose"] == 0.5]
-    assert c["estimate"] == pytest.approx(np.mean(half) - np.mean([auroc(fake.of("baseline", k)[0]) for k in range(4)]))
-    assert (c["left"], c["right"], c["dose"], c["coefficients"]) == (
-        "gan",
-        "baseline",
-        0.5,
-        {"gan@0.5": 1, "baseline": -1},
-    )
-    without = Fake({**EIGHT, "baseline_again": 1.5, "flipped": 0.3}, seeds=4, sets=3)
-    assert {r["regime"] for r in found["regimes"]} == {r["regime"] for r in without.analyse()["regimes"]}
+def test_a_dose_is_read_against_no_images_and_kept_out_of_the_rest(eight: tuple[StudyResults, Analysis]) -> None:
+    results, analysis = eight
+    c = by_name(analysis)["gan@0.5 - baseline"]
+    half, baseline = (np.mean([t.metric("test.auroc") for t in results.arms[arm]]) for arm in ("gan@0.5", "baseline"))
+    assert c.estimate.value == pytest.approx(half - baseline)
+    assert c.contrast == Contrast("gan@0.5 - baseline", "dose", {"gan@0.5": 1, "baseline": -1}, "gan", "baseline", 0.5)
+    assert [r.regime for r in analysis.regimes] == results.main.regimes
+    assert "gan@0.5" not in results.main.arms
 
 
 def test_only_complete_seeds_count() -> None:
-    fake = Fake(FOUR, seeds=4, sets=3)
-    fake.rows = [
-        r
-        for r in fake.rows
-        if (r["regime"], r["trial_seed"]) != ("baseline", 1)
-        and (r["regime"], r["trial_seed"], r["synthetic_set"]) != ("combined", 3, "2")
-    ]
-    found = fake.analyse()
-    c = by_name(found)
-    assert {name: c[name]["trial_seeds"] for name in ("gan - baseline", "combined - augment", "interaction")} == {
-        "gan - baseline": 3,
-        "combined - augment": 3,
-        "interaction": 2,
-    }
-    assert {r["regime"]: (r["trials"], r["trial_seeds"]) for r in found["regimes"]}["combined"] == (11, 3)
-    assert any(note.startswith("2 trials left out") for note in found["notes"])
+    results = study(SEPARATIONS, seeds=4, sets=3)
+    missing = {("baseline", 1, None), ("combined", 3, "2")}
+    analysis = analysed(StudyResults.of([t for t in results.trials if t.key[:3] not in missing], PATIENTS))
+    c = {name: result.estimate.n_trial_seeds for name, result in by_name(analysis).items()}
+    assert (c["gan - baseline"], c["combined - augment"], c["interaction"]) == (3, 3, 2)
+    assert {r.regime: (r.trials, r.trial_seeds) for r in analysis.regimes}["combined"] == (11, 3)
+    assert any(note.startswith("2 trials left out") for note in analysis.notes)
 
 
 def test_identical_predictions_differ_by_nothing() -> None:
-    fake = Fake(FOUR)
-    for row in fake.rows:
-        fake.predictions[row["folder"]] = fake.of("baseline", row["trial_seed"])[0]
-    for c in fake.analyse()["contrasts"]:
-        assert (c["estimate"], c["low"], c["high"], c["p"], c["verdict"]) == (0, 0, 0, 1, "no benefit")
+    results = study(SEPARATIONS)
+    same = {t.trial_seed: t.predictions for t in results.arms["baseline"]}
+    copies = StudyResults.of([replace(t, predictions=same[t.trial_seed]) for t in results.trials], PATIENTS)
+    for c in analysed(copies).contrasts:
+        e = c.estimate
+        assert (e.value, e.low, e.high, c.p, c.verdict) == (0, 0, 0, 1, "no benefit")
 
 
 def test_a_great_effect_is_found_and_said() -> None:
-    found = Fake({"baseline": 0.5, "augment": 0.5, "gan": 5, "combined": 5, "duplicate": 0.5}, sets=3).analyse()
-    assert [by_name(found)[n]["verdict"] for n in ("gan - baseline", "combined - augment", "gan - duplicate")] == [
-        "helps"
-    ] * 3
-    assert found["headline"][0].endswith(": helps")
-    assert found["verdict"].startswith("Yes. GAN balancing helped without augmentation")
-    assert "more than as many copies of real images without augmentation" in found["verdict"]
-    assert "not compared with as many copies of real images with augmentation" in found["verdict"]
+    analysis = analysed(study({"baseline": 0.5, "augment": 0.5, "gan": 5, "combined": 5, "duplicate": 0.5}, sets=3))
+    names = ("gan - baseline", "combined - augment", "gan - duplicate")
+    assert [by_name(analysis)[n].verdict for n in names] == ["helps"] * 3
+    assert analysis.headline[0].endswith(": helps")
+    assert analysis.verdict.startswith("Yes. GAN balancing helped without augmentation")
+    assert "more than as many copies of real images without augmentation" in analysis.verdict
+    assert "not compared with as many copies of real images with augmentation" in analysis.verdict
 
 
 def test_a_difference_that_holm_does_not_find_is_not_claimed() -> None:
-    found = by_name(Fake({**FOUR, "gan": 2.1, "combined": 2.0, "duplicate": 1.5}, seeds=4, sets=3).analyse())
-    c = found["gan - baseline"]
-    assert c["p"] < 0.05 < c["p_holm"]
-    assert c["low"] > 0
-    assert c["verdict"] == "not settled"
+    c = by_name(analysed(study({**SEPARATIONS, "gan": 2.1, "combined": 2.0, "duplicate": 1.5}, seeds=4, sets=3)))
+    result = c["gan - baseline"]
+    assert result.p is not None
+    assert result.p_holm is not None
+    assert result.p < 0.05 < result.p_holm
+    assert result.estimate.low > 0
+    assert result.verdict == "not settled"
 
 
 def test_one_synthetic_set_is_not_the_gan() -> None:
-    found = Fake({"baseline": 0.5, "gan": 5}, sets=1).analyse()
-    assert by_name(found)["gan - baseline"]["sentence"].endswith("helps (for this synthetic set)")
-    assert found["verdict"].startswith("Yes. This synthetic set helped")
-    assert "takes 3 GAN seeds or more" in found["verdict"]
-    assert any("not for the GAN" in note for note in found["notes"])
-    two = Fake({"baseline": 0.5, "gan": 5}, sets=2).analyse()
-    assert by_name(two)["gan - baseline"]["variance"]["gan_seeds"] == 0
-    assert "these 2 synthetic sets" in two["headline"][0]
+    analysis = analysed(study({"baseline": 0.5, "gan": 5}, sets=1))
+    assert analysis.headline[0].endswith("helps (for this synthetic set)")
+    assert analysis.verdict.startswith("Yes. This synthetic set helped")
+    assert "takes 3 GAN seeds or more" in analysis.verdict
+    assert any("not for the GAN" in note for note in analysis.notes)
+    two = analysed(study({"baseline": 0.5, "gan": 5}, sets=2))
+    assert by_name(two)["gan - baseline"].estimate.gan_seeds == 0
+    assert "these 2 synthetic sets" in two.headline[0]
 
 
 def test_one_trial_seed_settles_nothing() -> None:
-    found = Fake({"baseline": 0.5, "gan": 5}, seeds=1).analyse()
-    (c,) = found["contrasts"]
-    assert (c["verdict"], c["p"], c["p_holm"], c["mde"], c["seed_sd"]) == ("not settled", None, None, None, None)
-    assert c["low"] < c["estimate"] < c["high"]
-    assert "one trial seed, no claim can rest on it" in c["sentence"]
-    assert found["verdict"].startswith("Not settled.")
-    assert found["regimes"][0]["metrics"]["auroc"]["sd"] is None
+    analysis = analysed(study({"baseline": 0.5, "gan": 5}, seeds=1))
+    (c,) = analysis.contrasts
+    assert (c.verdict, c.p, c.p_holm, c.mde, c.estimate.seed_sd) == ("not settled", None, None, None, None)
+    assert c.estimate.low < c.estimate.value < c.estimate.high
+    assert "one trial seed, no claim can rest on it" in analysis.headline[0]
+    assert analysis.verdict.startswith("Not settled.")
+    assert analysis.regimes[0].metrics["auroc"].sd is None
 
 
 def test_without_synthetic_images_the_question_is_not_asked() -> None:
-    found = Fake({"baseline": 0.5, "augment": 1}).analyse()
-    assert found["verdict"].startswith("Not asked")
-    assert (found["gan_seeds"], found["headline"]) == (0, [])
+    analysis = analysed(study({"baseline": 0.5, "augment": 1}))
+    assert analysis.verdict.startswith("Not asked")
+    assert (analysis.gan_seeds, analysis.headline) == (0, [])
 
 
 def test_trials_of_other_images_are_refused() -> None:
-    fake = Fake({"baseline": 0.5, "gan": 1})
-    last = fake.rows[-1]["folder"]
-    t = fake.predictions[last]
-    fake.predictions[last] = Predictions(t.y_true, t.y_score, t.threshold, t.temperature, t.index + 1)
-    with pytest.raises(BalancerError, match="tested on different images"):
-        fake.analyse()
+    first, *others, last = study({"baseline": 0.5, "gan": 1}).trials
+    test = last.predictions["test"]
+    moved = replace(last, predictions={**last.predictions, "test": replace(test, index=test.index[::-1])})
+    with pytest.raises(BalancerError, match=f"{last.folder} and {first.folder} have different test images"):
+        analysed(StudyResults.of([first, *others, moved], PATIENTS))
 
 
 def test_no_trial_is_an_error() -> None:
     with pytest.raises(BalancerError, match="no finished trial"):
-        analyse([], {}, [])
+        analyse(StudyResults({}, []))
 
 
 # Words
@@ -344,81 +302,77 @@ def test_verdicts(low: float, high: float, p: float | None, verdict: str) -> Non
     assert verdicts.verdict_of(estimate((low + high) / 2, low, high), p) == verdict
 
 
-CONTRAST = {
-    "name": "combined - augment",
-    "left": "combined",
-    "right": "augment",
-    "coefficients": {"combined": 1.0, "augment": -1.0},
-    "family": "confirmatory",
-    "estimate": 0.012,
-    "low": 0.004,
-    "high": 0.020,
-    "p": 0.0033,
-    "p_holm": 0.0104,
-    "gan_seeds": 3,
-    "mde": 0.0132,
-    "verdict": "helps",
-}
-NULL = {"estimate": 0.003, "low": -0.006, "high": 0.012, "p_holm": 0.8, "verdict": "not settled"}
+CONTRAST = ContrastResult(
+    Contrast("combined - augment", "confirmatory", {"combined": 1.0, "augment": -1.0}, "combined", "augment"),
+    estimate(0.012, 0.004, 0.020),
+    p=0.0033,
+    p_holm=0.0104,
+    mde=0.0132,
+    verdict="helps",
+)
+NULL = replace(CONTRAST, estimate=estimate(0.003, -0.006, 0.012), p_holm=0.8, verdict="not settled")
+POWER = "not settled at this n (an effect of .013 would have been found in 80 % of such studies)"
+HELPS = "combined - augment: +.012 AUROC [.004, .020]"
+
+
+def another(result: ContrastResult = CONTRAST, **definition: Any) -> ContrastResult:
+    return replace(result, contrast=replace(result.contrast, **definition))
+
+
+def with_sets(result: ContrastResult, sets: int) -> ContrastResult:
+    return replace(result, estimate=replace(result.estimate, n_gan_seeds=sets))
+
+
+def check(name: str, verdict: str) -> ContrastResult:
+    return another(replace(CONTRAST, verdict=verdict), name=f"{name} - baseline", left=name, family="check")
 
 
 @pytest.mark.parametrize(
-    ("changes", "text"),
+    ("result", "text"),
     [
-        ({}, "combined - augment: +.012 AUROC [.004, .020], Holm p = .01: helps"),
+        (CONTRAST, f"{HELPS}, Holm p = .01: helps"),
+        (NULL, f"combined - augment: +.003 AUROC [-.006, .012], Holm p = .80: {POWER}; a loss of .01 is ruled out"),
         (
-            NULL,
-            "combined - augment: +.003 AUROC [-.006, .012], Holm p = .80: "
-            "not settled at this n (an effect of .013 would have been found in 80 % of such studies); a loss of .01 is ruled out",
+            replace(NULL, estimate=estimate(-0.006, -0.012, -0.001)),
+            f"combined - augment: -.006 AUROC [-.012, -.001], Holm p = .80: {POWER}; a gain of .01 is ruled out",
         ),
         (
-            NULL | {"estimate": -0.006, "low": -0.012, "high": -0.001},
-            "combined - augment: -.006 AUROC [-.012, -.001], Holm p = .80: "
-            "not settled at this n (an effect of .013 would have been found in 80 % of such studies); a gain of .01 is ruled out",
+            replace(NULL, estimate=estimate(0.003, -0.011, 0.012)),
+            f"combined - augment: +.003 AUROC [-.011, .012], Holm p = .80: {POWER}",
+        ),
+        (with_sets(CONTRAST, 1), f"{HELPS}, Holm p = .01: helps (for this synthetic set)"),
+        (
+            with_sets(another(replace(CONTRAST, p=0.00001), family="exploratory"), 2),
+            f"{HELPS}, unadjusted p < .001: helps (exploratory, for these 2 synthetic sets)",
+        ),
+        (replace(CONTRAST, verdict="no benefit"), f"{HELPS}, Holm p = .01: no effect larger than .01 either way"),
+        (
+            replace(CONTRAST, verdict="small"),
+            f"{HELPS}, Holm p = .01: a difference, but smaller than the margin of .01",
         ),
         (
-            NULL | {"low": -0.011},
-            "combined - augment: +.003 AUROC [-.011, .012], Holm p = .80: "
-            "not settled at this n (an effect of .013 would have been found in 80 % of such studies)",
+            another(replace(CONTRAST, verdict="hurts"), name="interaction", family="factorial", left=None),
+            "interaction: +.012 AUROC [.004, .020], unadjusted p = .003: "
+            "both together do less than the sum of their effects (exploratory)",
         ),
         (
-            {"gan_seeds": 1},
-            "combined - augment: +.012 AUROC [.004, .020], Holm p = .01: helps (for this synthetic set)",
-        ),
-        (
-            {"family": "exploratory", "p": 0.00001, "gan_seeds": 2},
-            "combined - augment: +.012 AUROC [.004, .020], unadjusted p < .001: helps (exploratory, for these 2 synthetic sets)",
-        ),
-        (
-            {"verdict": "no benefit"},
-            "combined - augment: +.012 AUROC [.004, .020], Holm p = .01: no effect larger than .01 either way",
-        ),
-        (
-            {"verdict": "small"},
-            "combined - augment: +.012 AUROC [.004, .020], Holm p = .01: a difference, but smaller than the margin of .01",
-        ),
-        (
-            {"name": "interaction", "family": "factorial", "left": None, "verdict": "hurts"},
-            "interaction: +.012 AUROC [.004, .020], unadjusted p = .003: both together do less than the sum of their effects (exploratory)",
-        ),
-        (
-            {"name": "flipped - baseline", "left": "flipped", "family": "check", "verdict": "hurts"},
+            check("flipped", "hurts"),
             "flipped - baseline: +.012 AUROC [.004, .020], unadjusted p = .003: as it must be",
         ),
         (
-            {"name": "permuted - baseline", "left": "permuted", "family": "check", "verdict": "not settled"},
+            check("permuted", "not settled"),
             "permuted - baseline: +.012 AUROC [.004, .020], unadjusted p = .003: "
             "NOT as it must be: wrong labels should hurt, look for a fault in the study",
         ),
         (
-            {"name": "baseline_again - baseline", "left": "baseline_again", "family": "check", "verdict": "helps"},
+            check("baseline_again", "helps"),
             "baseline_again - baseline: +.012 AUROC [.004, .020], unadjusted p = .003: "
             "NOT as it must be, which chance does to one sound study in twenty",
         ),
     ],
 )
-def test_sentences(changes: dict[str, Any], text: str) -> None:
-    assert verdicts.sentence(CONTRAST | changes) == text
+def test_sentences(result: ContrastResult, text: str) -> None:
+    assert verdicts.sentence(result) == text
 
 
 ANSWERS = {
@@ -436,7 +390,7 @@ ANSWERS = {
 @pytest.mark.parametrize(("pair", "begins"), ANSWERS.items())
 def test_answers(pair: tuple[str, str], begins: str) -> None:
     contrasts = [
-        CONTRAST | {"name": name, "verdict": verdict}
+        another(replace(CONTRAST, verdict=verdict), name=name)
         for name, verdict in zip(("gan - baseline", "combined - augment"), pair, strict=True)
     ]
     text = verdicts.answer(contrasts)
@@ -445,19 +399,19 @@ def test_answers(pair: tuple[str, str], begins: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("high", "p", "said"),
+    ("high", "p", "text"),
     [
         (0.009, 0.4, "GAN balancing did not help by .01, and may or may not have done harm, with augmentation"),
         (0.011, 0.4, "GAN balancing may or may not have helped with augmentation"),
         (0.009, None, "GAN balancing may or may not have helped with augmentation"),
     ],
 )
-def test_an_unsettled_answer_says_what_is_ruled_out(high: float, p: float | None, said: str) -> None:
-    assert said in verdicts.answer([CONTRAST | NULL | {"low": -0.012, "high": high, "p": p}])
+def test_an_unsettled_answer_says_what_is_ruled_out(high: float, p: float | None, text: str) -> None:
+    assert text in verdicts.answer([replace(NULL, estimate=estimate(0.003, -0.012, high), p=p)])
 
 
 @pytest.mark.parametrize(
-    ("verdict", "said"),
+    ("verdict", "text"),
     [
         ("helps", "It did more than as many copies of real images with augmentation."),
         ("no benefit", "the gain is that of balancing"),
@@ -465,69 +419,74 @@ def test_an_unsettled_answer_says_what_is_ruled_out(high: float, p: float | None
         ("not settled", "is not settled."),
     ],
 )
-def test_a_gain_is_held_against_copies(verdict: str, said: str) -> None:
-    copies = CONTRAST | {"name": "combined - duplicate_augment", "verdict": verdict}
-    assert said in verdicts.answer([CONTRAST, copies])
+def test_a_gain_is_held_against_copies(verdict: str, text: str) -> None:
+    copies = another(replace(CONTRAST, verdict=verdict), name="combined - duplicate_augment")
+    assert text in verdicts.answer([CONTRAST, copies])
 
 
 # Files
 
 
-def write_run(fake: Fake, run: Path) -> None:
-    for row in fake.rows:
-        folder, trial = run / row["folder"], fake.predictions[row["folder"]]
-        folder.mkdir(parents=True)
-        scores = {"test_true": trial.y_true, "test_score": trial.y_score.astype(np.float32), "test_index": trial.index}
-        np.savez(folder / "predictions.npz", val_index=[0], val_true=[1], val_score=[0.5], **scores)
-    with (run / "split.csv").open("w", newline="") as handle:
-        rows = csv.writer(handle)
-        rows.writerow(["name", "fold", "label", "patient", "sha256"])
-        for i, group in enumerate(fake.groups):
-            rows.writerow(
-                [f"{i}.png", "test" if i >= 10 else "train", "NORMAL", group, "same" if i in (3, 12) else f"{i}"]
-            )
-
-
 def test_a_run_is_read_back(tmp_path: Path) -> None:
-    fake = Fake({"baseline": 1, "gan": 1.2}, sets=2)
-    write_run(fake, tmp_path)
-    read, groups = read_predictions(fake.rows, tmp_path), read_groups(tmp_path)
-    for folder, trial in fake.predictions.items():
-        found = read[folder]
-        assert (found.y_true == trial.y_true).all()
-        assert found.y_score == pytest.approx(trial.y_score, abs=1e-6)
-        assert (found.index == trial.index).all()
-        assert (found.threshold, found.temperature) == (0.45, 1.3)
-    assert groups[3] == groups[12]  # one file under two patients
-    assert len(set(groups)) == len(set(fake.groups)) - 1
-    found = analyse(fake.rows, read, groups, 50)
-    assert found["contrasts"][0]["estimate"] == pytest.approx(fake.analyse()["contrasts"][0]["estimate"], abs=1e-6)
+    results = study({"baseline": 1, "gan": 1.2}, sets=2)
+    read = read_runs([write_run(tmp_path, results.trials, PATIENTS)])
+    assert read.arms == results.arms
+    assert (read.patients, read.source, read.notes) == (PATIENTS, "nowhere", ["DRAWN SCORES"])
+    for one, other in zip(read.trials, results.trials, strict=True):
+        for fold, predictions in other.predictions.items():
+            assert {k: v.tolist() if isinstance(v, Array) else v for k, v in vars(one.predictions[fold]).items()} == {
+                k: v.tolist() if isinstance(v, Array) else v for k, v in vars(predictions).items()
+            }
+    assert analysed(read) == analysed(results)
 
 
-def remove(run: Path) -> None:
-    (run / "trials/gan-0--1/predictions.npz").unlink()
+def test_files_that_are_one_image_are_of_one_patient(tmp_path: Path) -> None:
+    write_run(tmp_path, [fake_trial()], PATIENTS)
+    text = (tmp_path / "split.csv").read_text()
+    (tmp_path / "split.csv").write_text(text.replace(f"{100:064x}", f"{3:064x}"))
+    patients = read_patients(tmp_path)
+    assert patients[3] == patients[100]
+    assert len(set(patients)) == len(set(PATIENTS)) - 1
 
 
-def cut_short(run: Path) -> None:
-    path = run / "trials/gan-0--1/predictions.npz"
+def test_a_row_of_another_version_is_refused_by_name() -> None:
+    row = fake_trial().to_json()
+    assert TrialResult.from_json(json.loads(json.dumps(row))) == fake_trial()
+    del row["val"]["at_half"]
+    with pytest.raises(BalancerError, match="at_half"):
+        TrialResult.from_json(row)
+    assert asdict(fake_trial())["fold"] is None
+    assert "fold" not in fake_trial().to_json(), "only a cross-validation has folds"
+
+
+def test_a_grid_needs_a_complete_seed() -> None:
+    trials = [fake_trial("gan", seed, synthetic_set=str(seed)) for seed in range(2)]
+    with pytest.raises(BalancerError, match="no trial seed of gan is complete"):
+        StudyResults.of(trials, []).grid("gan")
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def cut_short(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:300])
 
 
 @pytest.mark.parametrize("damage", [remove, cut_short])
 def test_predictions_that_cannot_be_read(damage: Callable[[Path], None], tmp_path: Path) -> None:
-    fake = Fake({"baseline": 1, "gan": 1.2})
-    write_run(fake, tmp_path)
-    damage(tmp_path)
-    with pytest.raises(BalancerError, match=r"gan-0--1.predictions.npz cannot be read .* resume"):
-        read_predictions(fake.rows, tmp_path)
+    write_run(tmp_path, [fake_trial("gan", 1)])
+    damage(tmp_path / "trials/gan-0-1/predictions.npz")
+    with pytest.raises(BalancerError, match=r"gan-0-1.predictions.npz cannot be read .* resume"):
+        read_runs([tmp_path])
 
 
 def test_a_split_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(BalancerError, match=r"split.csv cannot be read"):
-        read_groups(tmp_path)
+        read_patients(tmp_path)
     (tmp_path / "split.csv").write_text("name,fold\na,test\n")
     with pytest.raises(BalancerError, match=r"expected columns name, fold, label, patient, sha256"):
-        read_groups(tmp_path)
+        read_patients(tmp_path)
 
 
 # The proof, shortened: benchmarks/calibration.py runs it at full length

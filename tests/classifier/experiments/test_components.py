@@ -1,17 +1,19 @@
 """`classifier components`: one switch at a time, paired differences against scikit-learn."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from commands import sets
+from fake_study import fake_trial
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from balancer.core.config import read_config_file, resolve
 from balancer.core.errors import BalancerError
 from balancer.core.settings import AblateConfig, ComponentsConfig
+from classifier.analysis.results import StudyResults, TrialPredictions
 from classifier.experiments import components, jobs
 from classifier.experiments.components import FULL, SWITCHES, compare, left_out, variants_of
 from classifier.experiments.substudies import Substudy
@@ -86,29 +88,27 @@ def test_every_regime_has_one_without_augmentation(name: str) -> None:
     assert not REGIMES[other].augment
 
 
-def part(folder: Path, scores: list[np.ndarray], thresholds: list[float]) -> Substudy:
-    """A finished study of one regime, whose trials said ``scores``; every image is a patient."""
-    folder.mkdir()
-    lines = [f"{i},test,X,p{i},{i:064x}" for i in range(len(TRUE))]
-    (folder / "split.csv").write_text("\n".join(["name,fold,label,patient,sha256", *lines]) + "\n")
-    rows = []
+def part(name: str, scores: list[np.ndarray], thresholds: list[float], **changes: Any) -> Substudy:
+    """A finished study of one regime with these scores; every image is a patient."""
+    trials = []
     for seed, (score, threshold) in enumerate(zip(scores, thresholds, strict=True)):
-        trial = folder / f"trials/x-{seed}"
-        trial.mkdir(parents=True)
-        np.savez(trial / "predictions.npz", test_true=TRUE, test_score=score, test_index=np.arange(len(TRUE)))
-        test = {"threshold": threshold, "temperature": 1.0, "n": len(TRUE)}
-        rows.append({"regime": "augment", "trial_seed": seed, "synthetic_set": None, "dose": None, "test": test})
-        rows[-1]["folder"] = f"trials/x-{seed}"
-    return Substudy(folder, AblateConfig(), {}, rows)
+        test = TrialPredictions(TRUE, score, threshold, 1.0, changes.get("index", np.arange(len(TRUE))))
+        hashes = {key: value for key, value in changes.items() if key != "index"}
+        trials.append(fake_trial("augment", seed, predictions={"test": test}, **hashes))
+    env = {"data": {"source": "x", "notes": ["NOTE"]}}
+    return Substudy(Path(name), AblateConfig(), env, StudyResults.of(trials, [f"p{i}" for i in range(len(TRUE))]))
 
 
-def test_differences_are_those_of_the_same_seeds(tmp_path: Path) -> None:
+ONE = [np.linspace(0, 1, 16)], [0.5]
+
+
+def test_differences_are_those_of_the_same_seeds() -> None:
     rng = np.random.default_rng(0)
     full = [np.clip(0.3 * TRUE + rng.uniform(0, 0.7, 16), 0, 1) for _ in range(3)]
     plain = [rng.uniform(0, 1, 16) for _ in range(3)]
     thresholds = [0.3, 0.4, 0.6]
     config = ComponentsConfig(class_weights="balanced", batch_norm=False)
-    parts = {FULL: part(tmp_path / "a", full, thresholds), "class weighting": part(tmp_path / "b", plain, thresholds)}
+    parts = {FULL: part("a", full, thresholds), "class weighting": part("b", plain, thresholds)}
     found = {e["variant"]: e for e in compare(config, parts)}
     assert list(found) == [FULL, "class weighting", "threshold"]
     aurocs = [[roc_auc_score(TRUE, s) for s in scores] for scores in (full, plain)]
@@ -125,47 +125,33 @@ def test_differences_are_those_of_the_same_seeds(tmp_path: Path) -> None:
     assert of_threshold["full_minus_this"]["auroc"]["value"] == 0, "a threshold ranks nothing"
 
 
-def test_variants_of_other_data_are_not_compared(tmp_path: Path) -> None:
+def test_variants_of_other_data_are_not_compared() -> None:
     """A finished variant is only read after --resume: the data may have changed before the next was trained."""
     config = ComponentsConfig(class_weights="balanced", batch_norm=False)
-
-    def parts(name: str, **differs: str) -> dict[str, Substudy]:
-        made = [part(tmp_path / f"{name}{i}", [np.linspace(0, 1, 16)], [0.5]) for i in (0, 1)]
-        for one in made:
-            one.rows[0].update(data_fingerprint="f", split_hash="5")
-        made[1].rows[0].update(differs)
-        return {FULL: made[0], "class weighting": made[1]}
-
-    assert compare(config, parts("same"))
+    full = part("full", *ONE)
+    assert compare(config, {FULL: full, "class weighting": part("other", *ONE)})
     for key in ("data_fingerprint", "split_hash"):
-        with pytest.raises(BalancerError, match=f"{key}1 has {key} other, .*{key}0 .: expected the same data") as error:
-            compare(config, parts(key, **{key: "other"}))
+        with pytest.raises(BalancerError, match=f"other has {key} e, full has .*; expected the same data") as error:
+            compare(config, {FULL: full, "class weighting": part("other", *ONE, **{key: "e"})})
         assert "\n" not in str(error.value)
-    moved = parts("moved")
-    shown = {"test_true": TRUE, "test_score": np.linspace(0, 1, 16), "test_index": np.arange(16)[::-1]}
-    np.savez(moved["class weighting"].folder / "trials/x-0/predictions.npz", **shown)
-    with pytest.raises(BalancerError, match=r"moved1 and .*moved0 were tested on different images"):
-        compare(config, moved)
+    moved = part("moved", *ONE, index=np.arange(16)[::-1])
+    with pytest.raises(BalancerError, match=r"moved and full have different test images"):
+        compare(config, {FULL: full, "class weighting": moved})
 
 
-def test_the_table_says_that_the_code_changed(tmp_path: Path) -> None:
+def test_the_table_says_that_the_code_changed() -> None:
     config = ComponentsConfig(class_weights="balanced", batch_norm=False, weights="imagenet")
-    env = {"data": {"source": "x", "notes": ["NOTE"]}}
-    made = [part(tmp_path / name, [np.linspace(0, 1, 16)], [0.5]) for name in "ab"]
-    parts = {FULL: replace(made[0], env=env), "class weighting": made[1]}
-    said = []
+    texts = []
     for code in ("1", "2"):
-        made[0].rows[0]["code_hash"], made[1].rows[0]["code_hash"] = "1", code
-        said.append("\n".join(components._notes(config, compare(config, parts), parts)))
-    assert ["more than one version of the code" in text for text in said] == [False, True]
-    assert "Without transfer: all layers learn" in said[0]
+        parts = {FULL: part("a", *ONE, code_hash="1"), "class weighting": part("b", *ONE, code_hash=code)}
+        texts.append("\n".join(components._notes(config, compare(config, parts), parts)))
+    assert ["more than one version of the code" in text for text in texts] == [False, True]
+    assert "Without transfer: all layers learn" in texts[0]
 
 
-def test_one_seed_has_no_p(tmp_path: Path) -> None:
-    one = part(tmp_path / "a", [np.linspace(0, 1, 16)], [0.5])
-    other = part(tmp_path / "b", [np.linspace(1, 0, 16)], [0.5])
-    config = ComponentsConfig(class_weights="balanced", threshold="half")
-    found = compare(config, {FULL: one, "class weighting": other})
+def test_one_seed_has_no_p() -> None:
+    parts = {FULL: part("a", *ONE), "class weighting": part("b", [np.linspace(1, 0, 16)], [0.5])}
+    found = compare(ComponentsConfig(class_weights="balanced", threshold="half"), parts)
     assert found[1]["full_minus_this"]["auroc"]["value"] == 1
     assert found[1]["full_minus_this"]["auroc"]["p"] is None
 

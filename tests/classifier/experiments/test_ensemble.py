@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 from commands import done, refused
-from fake_runs import fake_run, scores
+from fake_study import fake_run, scores
 from sklearn.metrics import log_loss, roc_auc_score
 
 from classifier.evaluation.metrics import decision_metrics
@@ -23,7 +23,7 @@ Run = Callable[..., Result]
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("runs")
-    return fake_run(folder / "first", seeds=4), fake_run(folder / "second", ("augment",), seeds=1, apart=3)
+    return fake_run(folder / "first", seeds=4), fake_run(folder / "second", {"augment": 3}, seeds=1)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_refused(classifier: Run, two: tuple[Path, Path], tmp_path: Path) -> Non
     refused(classifier("ensemble", two[1]), 1, "one trial, which makes no ensemble")
     refused(classifier("ensemble", *two), 2, "2 runs are named", "--out")
     refused(classifier("ensemble", two[0], "--threshold", "best"), 2, "threshold is 'best'")
-    other = fake_run(tmp_path / "other", fingerprint="0" * 16)
+    other = fake_run(tmp_path / "other", data_fingerprint="0" * 16)
     refused(
         classifier("ensemble", two[0], other, "--out", tmp_path / "o"), 1, "data_fingerprint", "same data and split"
     )

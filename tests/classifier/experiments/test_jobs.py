@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
-from fake_study import trial_result
+from fake_study import fake_trial
 
 from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.settings import AblateConfig, DataConfig
@@ -155,7 +155,7 @@ def test_a_cluster_worker_with_threads_is_refused(study: Study, monkeypatch: pyt
 
 
 def trained(seed: int) -> TrainedTrial:
-    return TrainedTrial(Trial(REGIMES["baseline"], seed), trial_result(), {})
+    return TrainedTrial(Trial(REGIMES["baseline"], seed), fake_trial(), {})
 
 
 def test_after_a_failure_the_jobs_beside_it_are_kept(caplog: pytest.LogCaptureFixture) -> None:

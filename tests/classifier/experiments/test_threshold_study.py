@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from click.testing import Result
 from commands import done, refused
-from fake_runs import fake_run, scores
+from fake_study import fake_run, scores
 from PIL import Image
 
 from classifier.analysis.results import read_runs
+from classifier.evaluation.metrics import evaluate
 from classifier.evaluation.thresholds import threshold_rule, with_temperature
 from classifier.experiments.thresholds import GRID, THRESHOLD_RULES
 
@@ -139,7 +140,7 @@ def test_several_runs_are_told_apart(classifier: Run, run: Path, tmp_path: Path)
     assert [arm["arm"] for arm in found["arms"]] == ["study baseline", "study gan", "one baseline"]
     assert found["arms"][2]["rules"][0]["test"]["sensitivity"]["sd"] is None
     twin = fake_run(tmp_path / "x" / "study", seeds=2)
-    assert [arm.name for arm in read_runs([run, twin]).arms][1:] == [f"{run} gan", f"{twin} baseline"]
+    assert list(read_runs([run, twin]).arms)[1:] == [f"{run} gan", f"{twin} baseline"]
 
 
 def test_refused(classifier: Run, run: Path, tmp_path: Path) -> None:
@@ -158,10 +159,10 @@ def test_refused(classifier: Run, run: Path, tmp_path: Path) -> None:
 
 
 def test_runs_of_other_data_are_refused(classifier: Run, run: Path, tmp_path: Path) -> None:
-    other = fake_run(tmp_path / "other", fingerprint="0" * 16)
+    other = fake_run(tmp_path / "other", data_fingerprint="0" * 16)
     refused(classifier("thresholds", run, other, "--out", tmp_path / "o"), 1, "data_fingerprint", "same data and split")
     moved = fake_run(tmp_path / "moved")
-    file = moved / "trials" / "baseline-None-0" / "predictions.npz"
+    file = moved / "trials/baseline-None-0/predictions.npz"
     with np.load(file) as saved:
         arrays = dict(saved)
     np.savez(file, **arrays | {"val_index": arrays["val_index"][::-1]})
@@ -175,10 +176,8 @@ def test_damaged_runs_are_refused(classifier: Run, tmp_path: Path) -> None:
     run = fake_run(tmp_path / "other", seeds=2)
     (run / "trials" / "baseline-None-1" / "predictions.npz").write_bytes(b"PK")
     refused(classifier("thresholds", run), 1, "predictions.npz cannot be read")
-    run = fake_run(tmp_path / "classes", seeds=1, single=True)
-    row = json.loads((run / "result.json").read_text())
-    del row["val"]["threshold"]
-    (run / "result.json").write_text(json.dumps(row))
+    three = evaluate(np.array([0, 1, 2]), np.full((3, 3), 1 / 3), 0.5, 1.0)
+    run = fake_run(tmp_path / "classes", seeds=1, single=True, val=three, test=three)
     refused(classifier("thresholds", run), 1, "several classes", "task binary")
 
 

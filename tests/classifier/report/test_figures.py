@@ -2,14 +2,12 @@
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from fake_study import FOUR, run_study
+from fake_study import FOUR, fake_study, fake_trial
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -25,14 +23,14 @@ from balancer.data.dataset import Dataset
 from balancer.metrics.classification import roc_at
 from balancer.reporting.numbers import bounds, signed
 from balancer.reporting.plots import png, svg
-from classifier.analysis.contrasts import analyse
-from classifier.analysis.results import Predictions, lookup, main_rows, read_predictions, values
-from classifier.report import axes as panels
+from classifier.analysis.analyse import Analysis, analyse
+from classifier.analysis.contrasts import Contrast, ContrastResult
+from classifier.analysis.results import StudyResults, TrialPredictions
 from classifier.report import curves, effects, figures, tables
+from classifier.report.axes import COLOURS
 from classifier.report.failures import Failures, contact_sheet, find_failures, short_name, shown_regime
 from classifier.training.regimes import REGIMES
 
-Row = dict[str, Any]
 ALWAYS = {"seeds", "roc", "precision_recall", "gap", "thresholds", "reliability", "confusion", "training"}
 
 
@@ -40,22 +38,18 @@ ALWAYS = {"seeds", "roc", "precision_recall", "gap", "thresholds", "reliability"
 class Drawn:
     """A fake study with its figures."""
 
-    rows: list[Row]
-    analysis: dict[str, Any]
-    predictions: dict[str, Predictions]
-    data: Dataset
+    results: StudyResults
+    analysis: Analysis
     figures: dict[str, Figure]
 
 
-def draw(run: Path, data: Dataset, regimes: list[str], seeds: int, **more: Any) -> Drawn:
-    rows = run_study(run, data, regimes, seeds, **more)
-    predictions = read_predictions(rows, run)
-    analysis = analyse(rows, predictions, data.groups, resamples=40)
-    failures = find_failures(main_rows(rows), predictions, data)
+def draw(data: Dataset, arms: list[str], seeds: int, sets: int = 1) -> Drawn:
+    results = fake_study(arms, seeds, sets, data.labels, data.folds, data.groups)
+    analysis = analyse(results, resamples=40)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(curves, "CURVE_RESAMPLES", 20)
-        made = figures.draw_all(rows, analysis, predictions, data, failures)
-    return Drawn(rows, analysis, predictions, data, made)
+        made = figures.draw_all(results, analysis, data, find_failures(results.main, data))
+    return Drawn(results, analysis, made)
 
 
 @pytest.fixture(scope="module")
@@ -64,18 +58,18 @@ def data(make_data: Callable[..., Dataset]) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def four(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Drawn:
-    return draw(tmp_path_factory.mktemp("four"), data, FOUR, 2, sets=3, doses=(0.5,))
+def four(data: Dataset) -> Drawn:
+    return draw(data, [*FOUR, "gan@0.5", "combined@0.5"], 2, sets=3)
 
 
 @pytest.fixture(scope="module")
-def one(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Drawn:
-    return draw(tmp_path_factory.mktemp("one"), data, ["baseline"], 1, looks=1)
+def one(data: Dataset) -> Drawn:
+    return draw(data, ["baseline"], 1)
 
 
 @pytest.fixture(scope="module")
-def every(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Drawn:
-    return draw(tmp_path_factory.mktemp("every"), data, list(REGIMES), 1)
+def every(data: Dataset) -> Drawn:
+    return draw(data, list(REGIMES), 1)
 
 
 @pytest.fixture(params=["one", "four", "every"])
@@ -140,37 +134,38 @@ def test_titles_and_labels_keep_apart_and_on_the_page(drawn: Drawn) -> None:
 
 
 def test_regimes_keep_their_colours_apart_where_it_matters() -> None:
-    assert set(panels.COLOURS) == set(REGIMES)
-    assert len({panels.COLOURS[name] for name in FOUR}) == 4
-    controls = {panels.COLOURS[n] for n in REGIMES if n not in FOUR}
-    assert not controls & {panels.COLOURS[name] for name in FOUR}
-    assert all(panels.COLOURS[n] == panels.COLOURS[f"{n}_augment"] for n in REGIMES if f"{n}_augment" in REGIMES)
+    assert set(COLOURS) == set(REGIMES)
+    assert len({COLOURS[name] for name in FOUR}) == 4
+    controls = {COLOURS[n] for n in REGIMES if n not in FOUR}
+    assert not controls & {COLOURS[name] for name in FOUR}
+    assert all(COLOURS[n] == COLOURS[f"{n}_augment"] for n in REGIMES if f"{n}_augment" in REGIMES)
 
 
 def test_the_forest_holds_every_contrast_and_the_margin(four: Drawn) -> None:
     (axes,) = four.figures["forest"].axes
-    asked = [c for c in four.analysis["contrasts"] if c["family"] != "dose"]
+    contrasts = [c for c in four.analysis.contrasts if c.contrast.family != "dose"]
     labels = [t.get_text() for t in axes.get_yticklabels()]
-    assert {c["name"] for c in asked} | {tables.FAMILIES[c["family"]] for c in asked} == set(labels)
+    assert {c.name for c in contrasts} | {tables.FAMILIES[c.contrast.family] for c in contrasts} == set(labels)
     written, (low, high) = words(four.figures["forest"]), axes.get_xlim()
     squares = {line.get_ydata()[0]: line.get_xdata()[0] for line in axes.lines if line.get_marker() == "s"}
-    for c in asked:
-        assert f"{signed(c['estimate'])} {bounds(c['low'], c['high'])}" in written
-        if low <= c["estimate"] <= high:
-            assert squares[labels.index(c["name"])] == c["estimate"]
+    for c in contrasts:
+        e = c.estimate
+        assert f"{signed(e.value)} {bounds(e.low, e.high)}" in written
+        if low <= e.value <= high:
+            assert squares[labels.index(c.name)] == e.value
     (band,) = axes.patches
     assert (band.get_x(), band.get_width()) == pytest.approx((-0.01, 0.02))
 
 
-def test_a_check_that_fails_by_far_does_not_flatten_the_forest() -> None:
-    def contrast(left: str, family: str, estimate: float) -> dict[str, Any]:
-        ends = {"estimate": estimate, "low": estimate - 0.02, "high": estimate + 0.02}
-        name = {"name": left, "left": left, "family": family, "p": 0.5, "p_holm": None, "verdict": "not settled"}
-        return name | ends
+def test_a_check_that_fails_by_far_does_not_flatten_the_forest(four: Drawn) -> None:
+    def contrast(left: str, family: str, value: float) -> ContrastResult:
+        first = four.analysis.contrasts[0]
+        estimate = replace(first.estimate, value=value, low=value - 0.02, high=value + 0.02)
+        return replace(first, contrast=Contrast(left, family, {}, left, "baseline"), estimate=estimate)
 
-    asked = [contrast("gan", "confirmatory", 0.01), contrast("weighted", "exploratory", -0.02)]
-    asked += [contrast("synthetic_only", "exploratory", -0.2), contrast("permuted", "check", -0.4)]
-    figure = effects.forest({"contrasts": asked, "margin": 0.01})
+    contrasts = [contrast("gan", "confirmatory", 0.01), contrast("weighted", "exploratory", -0.02)]
+    contrasts += [contrast("synthetic_only", "exploratory", -0.2), contrast("permuted", "check", -0.4)]
+    figure = effects.forest(replace(four.analysis, contrasts=contrasts))
     assert figure is not None
     (axes,) = figure.axes
     low, high = axes.get_xlim()
@@ -184,13 +179,14 @@ def test_a_check_that_fails_by_far_does_not_flatten_the_forest() -> None:
 
 def test_seeds_shows_every_trial_and_joins_those_of_a_seed(four: Drawn) -> None:
     """A missing trial leaves a gap and shifts nothing."""
-    rows = [r for r in main_rows(four.rows) if (r["regime"], r["trial_seed"]) != ("augment", 1)]
-    (axes,) = figures.seeds(rows, four.analysis).axes
+    trials = [t for t in four.results.main.trials if (t.regime, t.trial_seed) != ("augment", 1)]
+    results = StudyResults.of(trials, four.results.patients)
+    (axes,) = figures.seeds(results, four.analysis).axes
     points = np.concatenate([np.asarray(c.get_offsets()) for c in axes.collections])
-    expected = sorted((FOUR.index(r["regime"]), r["test"]["auroc"]) for r in rows)
+    expected = sorted((FOUR.index(t.regime), t.test.auroc) for t in trials)
     assert sorted((round(y), x) for x, y in points) == [pytest.approx(e) for e in expected]
     joined = [line.get_xdata() for line in axes.lines if len(line.get_xdata()) == 4]
-    means = {n: values(rows, n, tables.AUROC) for n in FOUR}
+    means = {n: results.values(n, tables.AUROC) for n in FOUR}
     np.testing.assert_allclose(joined, [[means[n].get(s, np.nan) for n in FOUR] for s in range(2)])
     legend = axes.get_legend()
     assert legend is not None
@@ -198,20 +194,18 @@ def test_seeds_shows_every_trial_and_joins_those_of_a_seed(four: Drawn) -> None:
 
 
 def test_the_gap_joins_validation_to_test(four: Drawn) -> None:
-    for axes, path in zip(four.figures["gap"].axes, (("auroc",), ("at_threshold", "balanced_accuracy")), strict=True):
+    for axes, metric in zip(four.figures["gap"].axes, ("auroc", "at_threshold.balanced_accuracy"), strict=True):
         joined = [tuple(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 2 and line.get_alpha()]
-        main = main_rows(four.rows)
-        assert sorted(joined) == sorted(tuple(lookup(r, (f, *path)) for f in ("val", "test")) for r in main)
+        main = four.results.main.trials
+        assert sorted(joined) == sorted((t.metric(f"val.{metric}"), t.metric(f"test.{metric}")) for t in main)
 
 
 def test_the_dose_response_begins_at_the_reference(four: Drawn) -> None:
     left, right = four.figures["dose"].axes
     gan = next(line for line in left.lines if line.get_label() == "gan")
-    expected = [np.mean([r["test"]["auroc"] for r in four.rows if r["regime"] == "baseline"])]
-    for dose in (0.5, 1.0):
-        expected.append(np.mean([r["test"]["auroc"] for r in four.rows if (r["regime"], r["dose"]) == ("gan", dose)]))
+    expected = [np.mean([t.test.auroc for t in four.results.arms[arm]]) for arm in ("baseline", "gan@0.5", "gan")]
     np.testing.assert_allclose(gan.get_ydata(), expected)
-    estimates = {c["name"]: c["estimate"] for c in four.analysis["contrasts"]}
+    estimates = {c.name: c.estimate.value for c in four.analysis.contrasts}
     difference = next(line for line in right.lines if line.get_label() == "combined - augment")
     names = [f"combined{dose} - augment" for dose in ("@0.5", "")]
     np.testing.assert_allclose(difference.get_ydata(), [estimates[n] for n in names])
@@ -220,11 +214,10 @@ def test_the_dose_response_begins_at_the_reference(four: Drawn) -> None:
 def test_confusion_shows_mean_counts(four: Drawn) -> None:
     figure = four.figures["confusion"]
     assert len(figure.axes) == 8
-    main = main_rows(four.rows)
     for axes in figure.axes:
         regime, at = axes.get_title().split("\n")
         key = {"threshold .5": "at_half", "validation's threshold": "at_threshold"}[at]
-        counts = np.mean([r["test"][key]["confusion"] for r in main if r["regime"] == regime], axis=0)
+        counts = np.mean([getattr(t.test, key).confusion for t in four.results.arms[regime]], axis=0)
         assert [float(t.get_text().split("\n")[0]) for t in axes.texts] == pytest.approx(counts, abs=0.051)
         shares = [int(t.get_text().split("(")[1].rstrip("%)")) for t in axes.texts]
         assert shares[0] + shares[1] in (99, 100, 101)
@@ -232,9 +225,8 @@ def test_confusion_shows_mean_counts(four: Drawn) -> None:
 
 def test_training_curves_mark_the_step_kept(four: Drawn) -> None:
     dots = [d for a in four.figures["training"].axes for x in a.lines if x.get_marker() == "o" for d in [x.get_data()]]
-    main = main_rows(four.rows)
-    expected = sorted((r["selected_step"], min(h["val_nll"] for h in r["history"])) for r in main)
-    assert sorted((float(x[0]), float(y[0])) for x, y in dots) == [pytest.approx(e) for e in expected]
+    main = four.results.main.trials
+    assert sorted((x[0], y[0]) for x, y in dots) == [(40, 0.4)] * len(main), "the last of two validations"
     for axes in four.figures["training"].axes:
         assert len([float(t.get_text()) for t in shown(axes, 1)]) >= 2, "an axis without numbers"
 
@@ -251,12 +243,11 @@ LABELS = st.integers(0, 2**31).map(
 
 
 def test_the_mean_roc_encloses_the_mean_auroc(four: Drawn) -> None:
-    groups = [four.data.groups[i] for i in four.data.indices("test")]
     for name in ("baseline", "gan"):
-        trials = curves.cells(main_rows(four.rows), name, four.predictions)
+        trials = [[t.predictions["test"] for t in of_seed] for of_seed in four.results.grid(name)]
         assert (len(trials), len(trials[0])) == (2, 3 if name == "gan" else 1)
-        band = curves.band(trials, groups, roc_at)
-        mean = np.mean(list(values(main_rows(four.rows), name, tables.AUROC).values()))
+        band = curves.band(trials, four.results.groups("test"), roc_at)
+        mean = np.mean(list(four.results.values(name, tables.AUROC).values()))
         assert np.trapezoid(band.mean, curves.GRID) + 0.005 == pytest.approx(mean, abs=0.01)
         assert ((band.low >= 0) & (band.low <= band.mean) & (band.mean <= band.high) & (band.high <= 1)).all()
         np.testing.assert_allclose(band.trials.mean(axis=0), band.mean)
@@ -267,7 +258,7 @@ def test_the_band_has_the_standard_error_of_a_share() -> None:
     rng = np.random.default_rng(0)
     y_true = np.repeat([0, 1], [400, 400])
     y_score = np.concatenate([rng.random(400) < 0.1, rng.random(400) < 0.7]).astype(float)
-    trial = Predictions(y_true, y_score, 0.5, 1.0, np.arange(800))
+    trial = TrialPredictions(y_true, y_score, 0.5, 1.0, np.arange(800))
     band = curves.band([[trial]], [str(i) for i in range(800)], roc_at)
     fpr, tpr = y_score[:400].mean(), y_score[400:].mean()
     at = int(
@@ -279,9 +270,8 @@ def test_the_band_has_the_standard_error_of_a_share() -> None:
 
 
 def test_a_trial_seed_that_lacks_a_set_is_left_out(four: Drawn) -> None:
-    rows = [r for r in main_rows(four.rows) if (r["trial_seed"], r["synthetic_set"]) != (0, "2")]
-    (trials,) = curves.cells(rows, "gan", four.predictions)
-    assert [p is four.predictions[f"trials/gan-1-{s}-1.0"] for s, p in enumerate(trials)] == [True] * 3
+    trials = [t for t in four.results.arms["gan"] if (t.trial_seed, t.synthetic_set) != (0, "2")]
+    assert StudyResults.of(trials, []).grid("gan") == [trials[2:]]
 
 
 def test_bins_agree_with_scikit_learn() -> None:
@@ -314,29 +304,29 @@ def test_threshold_transfer_by_brute_force(
     cuts, reached = curves.balanced_accuracies(y_true, y_score)
     for cut, value in zip(cuts, reached, strict=True):
         assert value == pytest.approx(metrics.balanced_accuracy_score(y_true, y_score >= cut))
-    trial = Predictions(y_true, y_score, threshold, 1.0, np.arange(16))
+    trial = TrialPredictions(y_true, y_score, threshold, 1.0, np.arange(16))
     best = max(metrics.balanced_accuracy_score(y_true, y_score >= c) for c in [*cuts, 2])
     chosen = metrics.balanced_accuracy_score(y_true, y_score >= threshold)
     assert curves.transfer_loss(trial) == pytest.approx(best - chosen)
 
 
-def planted(data: Dataset) -> tuple[list[Row], dict[str, Predictions]]:
+def planted(data: Dataset) -> StudyResults:
     """Three perfect trials, but that all miss one sick child, two call one healthy one sick and one errs once."""
     index = data.indices("test")
     y_true = data.labels[index]
-    rows, predictions = [], {}
+    trials = []
     for k in range(3):
         score = np.where(y_true == 1, 0.9, 0.1)
         score[y_true.argmax()] = 0.2  # the first PNEUMONIA
         score[0] = 0.8 if k < 2 else 0.1  # a NORMAL
         score[1] = 0.95 if k == 0 else 0.1  # another NORMAL, wrong in one trial only
-        predictions[f"t{k}"] = Predictions(y_true, score, 0.5, 1.0, index)
-        rows.append({"regime": "combined", "folder": f"t{k}", "test": {"temperature": 1.0}})
-    return rows, predictions
+        predictions = {"test": TrialPredictions(y_true, score, 0.5, 1.0, index)}
+        trials.append(fake_trial("combined", k, predictions=predictions))
+    return StudyResults.of(trials, data.groups)
 
 
 def test_failures_are_what_most_trials_get_wrong(data: Dataset) -> None:
-    found = find_failures(*planted(data), data)
+    found = find_failures(planted(data), data)
     (false,), (missed,) = found.of_class
     index = data.indices("test")
     assert (false.index, false.name, false.wrong) == (index[0], data.records[index[0]].name, 2)
@@ -347,7 +337,7 @@ def test_failures_are_what_most_trials_get_wrong(data: Dataset) -> None:
 
 
 def test_failures_are_shown_as_images(data: Dataset) -> None:
-    figure = contact_sheet(find_failures(*planted(data), data), data)
+    figure = contact_sheet(find_failures(planted(data), data), data)
     assert figure is not None
     images = [np.asarray(image.get_array()) for axes in figure.axes for image in axes.images]
     index = data.indices("test")
@@ -358,9 +348,9 @@ def test_failures_are_shown_as_images(data: Dataset) -> None:
 
 
 def test_the_failures_shown_are_of_a_regime_that_tries() -> None:
-    assert shown_regime([{"regime": n} for n in REGIMES]) == "combined"
-    assert shown_regime([{"regime": n} for n in ("baseline", "weighted", "synthetic_only", "permuted")]) == "weighted"
-    assert shown_regime([{"regime": "permuted"}]) == "permuted"
+    assert shown_regime(list(REGIMES)) == "combined"
+    assert shown_regime(["baseline", "weighted", "synthetic_only", "permuted"]) == "weighted"
+    assert shown_regime(["permuted"]) == "permuted"
 
 
 def test_long_names_are_cut_in_the_middle() -> None:

@@ -124,7 +124,7 @@ def test_what_fails_leaves_the_others_alone(
     """S2 finds no synthetic images; S1 is run, the table says both, and a resumed run has only S2 left to do."""
     reported: list[list[str]] = []
     monkeypatch.setattr(ablation, "write_data_audit", lambda *_: None)
-    monkeypatch.setattr(ablation, "write_outputs", lambda rows, *_: reported.append([r["regime"] for r in rows]))
+    monkeypatch.setattr(ablation, "write_outputs", lambda results, *_: reported.append(results.regimes))
     result = classifier("reproduce", "s2_cnn_gan", "s1_cnn28", *tiny, "--seeds", 1, "--out", "r")
     refused(result, 1, "1 of 2 systems failed, first s2_cnn_gan", "no finished synthesis", "--resume r")
     entries = {e["system"]: e for e in json.loads((runs_cwd / "r/table.json").read_text())["entries"]}
@@ -191,7 +191,7 @@ def test_systems_of_other_data_stand_in_no_table(classifier, tiny, tmp_path: Pat
     results = tmp_path / "r/s1_cnn28/results.jsonl"
     results.write_text(json.dumps(json.loads(results.read_text()) | {"data_fingerprint": "0" * 16}) + "\n")
     again = classifier("reproduce", "--resume", tmp_path / "r", "--device", "cpu", "-q")
-    refused(again, 1, "s1_resnet18 has data_fingerprint", f"s1_cnn28 {'0' * 16}: expected the same data")
+    refused(again, 1, "s1_resnet18 has data_fingerprint", f"s1_cnn28 has {'0' * 16}; expected the same data")
     entries = {e["system"]: e for e in json.loads((tmp_path / "r/table.json").read_text())["entries"]}
     assert entries["s1_resnet18"]["error"]
     assert not entries["s1_cnn28"]["error"]

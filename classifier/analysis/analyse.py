@@ -1,0 +1,228 @@
+"""The analysis of a study: test metrics with intervals, contrasts with tests, and a verdict. See docs/statistics.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from balancer.core.errors import BalancerError
+from balancer.data.folder import CLASSES
+from balancer.metrics.resampling import CONFIDENCE, RESAMPLES, patient_weights, patients_per_class
+from classifier.analysis import statistics, verdicts
+from classifier.analysis.contrasts import Contrast, ContrastResult, possible_contrasts
+from classifier.analysis.results import MetricSummary, StudyResults, TrialPredictions, TrialResult, check_same_images
+from classifier.analysis.statistics import DeLong, Estimate, McNemar
+from classifier.evaluation.metrics import weighted_metrics
+from classifier.training.regimes import REGIMES
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class RegimeSummary:
+    """The test metrics of a regime, over its complete trial seeds."""
+
+    regime: str
+    trials: int
+    trial_seeds: int
+    gan_seeds: int  # 0 if the regime uses no synthetic images
+    metrics: dict[str, MetricSummary]  # by the keys of :func:`resample`
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything that the trials of a study show."""
+
+    n_test: int
+    n_patients: int
+    test_counts: dict[str, int]  # images by class
+    trial_seeds: list[int]
+    gan_seeds: int
+    resamples: int
+    regimes: list[RegimeSummary]
+    contrasts: list[ContrastResult]
+    verdict: str
+    notes: list[str]  # caveats that a reader must have beside the metrics
+    margin: float = verdicts.MARGIN
+    confidence: float = CONFIDENCE
+
+    @property
+    def headline(self) -> list[str]:
+        """Return a sentence per confirmatory contrast."""
+        return [verdicts.sentence(c) for c in self.contrasts if c.contrast.is_confirmatory]
+
+    def metric(self, regime: str, key: str) -> MetricSummary | None:
+        """Return a test metric of a regime; None if the study has none."""
+        return next((r.metrics.get(key) for r in self.regimes if r.regime == regime), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the analysis as it stands in ``analysis.json``."""
+        return {
+            "n_test": self.n_test,
+            "n_patients": self.n_patients,
+            "test_counts": self.test_counts,
+            "trial_seeds": self.trial_seeds,
+            "gan_seeds": self.gan_seeds,
+            "resamples": self.resamples,
+            "confidence": self.confidence,
+            "margin": self.margin,
+            "regimes": [asdict(regime) for regime in self.regimes],
+            "contrasts": [c.to_json() | {"sentence": verdicts.sentence(c)} for c in self.contrasts],
+            "headline": self.headline,
+            "verdict": self.verdict,
+            "notes": self.notes,
+        }
+
+
+def resample(predictions: TrialPredictions, weights: Array) -> dict[str, Array]:
+    """Return every test metric of a trial (b,) under each row of ``weights`` (b, n).
+
+    NLL, Brier score and ECE are of the calibrated probabilities.
+    """
+    p = predictions
+    return weighted_metrics(p.y_true, p.y_score, p.calibrated, p.threshold, weights)
+
+
+class ResampledStudy:
+    """The test metrics of every trial, on the sample and on resamples of test patients.
+
+    Args:
+        results: trials on the same test images.
+        resamples: of test patients, the same for every trial.
+        seed: of the resamples.
+
+    Raises:
+        BalancerError: a class of the test set has fewer than two patients.
+    """
+
+    def __init__(self, results: StudyResults, resamples: int, seed: int) -> None:
+        y_true, patients = results.y_true("test"), results.groups("test")
+        weights = patient_weights(y_true, patients, resamples, seed)
+        self.results = results
+        self.patients = min(patients_per_class(y_true, patients))  # of the class that has fewer
+        self._metrics = {
+            (arm, trial.trial_seed, trial.synthetic_set): resample(trial.predictions["test"], weights)
+            for arm, trials in results.arms.items()
+            for trial in trials
+        }
+
+    @property
+    def metrics(self) -> list[str]:
+        """Return the keys of the metrics."""
+        return list(next(iter(self._metrics.values())))
+
+    def _metric(self, arm: str, trial: TrialResult, metric: str) -> Array:
+        return self._metrics[arm, trial.trial_seed, trial.synthetic_set][metric]
+
+    def estimate(self, coefficients: Mapping[str, float], metric: str = "auroc") -> Estimate | None:
+        """Return the weighted sum of the arms' metrics; None if no trial seed is complete."""
+        cells = self.results.cells(*coefficients)
+        if not cells:
+            return None
+        by_arm = [
+            weight * np.array([[self._metric(arm, trial, metric) for trial in cell[arm]] for cell in cells])
+            for arm, weight in coefficients.items()
+        ]
+        return statistics.crossed_estimate(np.moveaxis(sum(by_arm[1:], by_arm[0]), -1, 0), self.patients)
+
+    def summary(self, arm: str, metric: str) -> MetricSummary | None:
+        """Return mean, SD over trial seeds and 95 % interval of a metric; None if no trial seed is complete."""
+        e = self.estimate({arm: 1.0}, metric)
+        if e is None:
+            return None
+        return MetricSummary(e.value, e.seed_sd, *statistics.metric_interval(metric, e, self.patients))
+
+
+def analyse(results: StudyResults, resamples: int = RESAMPLES, seed: int = 0) -> Analysis:
+    """Analyse a study.
+
+    Args:
+        results: the trials; trials of an unknown regime are ignored.
+        resamples: of test patients, the same for every regime and seed.
+        seed: of the resamples.
+
+    Raises:
+        BalancerError: no trial, trials on different test images, or fewer than two patients in a class.
+    """
+    results = replace(results, arms={a: trials for a, trials in results.arms.items() if trials[0].regime in REGIMES})
+    if not results.trials:
+        raise BalancerError("there is no finished trial to analyse; expected at least one line in results.jsonl")
+    by_folder = {trial.folder: [trial] for trial in results.trials}
+    check_same_images(by_folder, keys=(), folds=("test",), advice="analyse trials of one data set")
+    study = ResampledStudy(results, resamples, seed)
+    pairs = [(c, e) for c in possible_contrasts(results) if (e := study.estimate(c.coefficients)) is not None]
+    p_holm = adjusted_p(pairs)
+    contrasts = [_result(c, e, p_holm.get(c.name), len(p_holm), results) for c, e in pairs]
+    regimes = [_summary(name, study) for name in results.regimes]
+    patients, y_true = results.groups("test"), results.y_true("test")
+    seeds = sorted({trial.trial_seed for trial in results.trials})
+    sets = {trial.synthetic_set for trial in results.trials if REGIMES[trial.regime].synthetic}
+    left_out = sum(r.trials - r.trial_seeds * max(r.gan_seeds, 1) for r in regimes)
+    return Analysis(
+        n_test=len(patients),
+        n_patients=len(set(patients)),
+        test_counts={name: int((y_true == label).sum()) for label, name in enumerate(CLASSES)},
+        trial_seeds=seeds,
+        gan_seeds=len(sets),
+        resamples=resamples,
+        regimes=regimes,
+        contrasts=contrasts,
+        verdict=verdicts.answer(contrasts),
+        notes=verdicts.notes(len(patients), len(set(patients)), len(seeds), len(sets), left_out),
+    )
+
+
+def was_tested(estimate: Estimate) -> bool:
+    """Return whether zero can be tested: one trial seed does not show how trial seeds scatter."""
+    return estimate.n_trial_seeds > 1
+
+
+def adjusted_p(pairs: Iterable[tuple[Contrast, Estimate]]) -> dict[str, float]:
+    """Return Holm's p by name, of the confirmatory contrasts that were tested."""
+    tested = {c.name: statistics.family_p(e) for c, e in pairs if c.is_confirmatory and was_tested(e)}
+    return dict(zip(tested, statistics.holm(list(tested.values())), strict=True))
+
+
+def _result(
+    contrast: Contrast, estimate: Estimate, p_holm: float | None, family_size: int, results: StudyResults
+) -> ContrastResult:
+    tested = was_tested(estimate)
+    p = estimate.p if tested else None
+    family = family_size if contrast.is_confirmatory else None
+    delong, mcnemar = (None, None) if contrast.left is None else _references(contrast, results)
+    return ContrastResult(
+        contrast=contrast,
+        estimate=estimate,
+        p=p,
+        p_holm=p_holm,
+        mde=statistics.detectable_effect(estimate, family) if tested else None,
+        verdict=verdicts.verdict_of(estimate, p_holm if contrast.is_confirmatory else p),
+        delong=delong,
+        mcnemar=mcnemar,
+    )
+
+
+def _references(contrast: Contrast, results: StudyResults) -> tuple[DeLong, McNemar]:
+    """Return DeLong's test of the scores averaged over trials, and McNemar's test of the trials' majority decision."""
+    cells, y_true = results.cells(*contrast.coefficients), results.y_true("test")
+    scores, right = [], []
+    for arm in contrast.coefficients:  # left, then right
+        trials = {trial.key: trial.predictions["test"] for cell in cells for trial in cell[arm]}.values()
+        scores.append(np.mean([p.y_score for p in trials], axis=0))
+        right.append((np.mean([p.decisions for p in trials], axis=0) >= 0.5) == y_true)
+    return statistics.delong(y_true, *scores), statistics.mcnemar(*right)
+
+
+def _summary(regime: str, study: ResampledStudy) -> RegimeSummary:
+    cells = study.results.cells(regime)
+    summaries = {metric: study.summary(regime, metric) for metric in study.metrics}
+    return RegimeSummary(
+        regime=regime,
+        trials=len(study.results.arms[regime]),
+        trial_seeds=len(cells),
+        gan_seeds=len(cells[0][regime]) if cells and REGIMES[regime].synthetic else 0,
+        metrics={metric: summary for metric, summary in summaries.items() if summary is not None},
+    )
