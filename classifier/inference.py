@@ -134,13 +134,9 @@ def _figures(metrics: object, keys: Sequence[str]) -> str:
 
 
 def predict_files(checkpoint: Path, images: Sequence[Path], threshold: float | None, device: str) -> FilePredictions:
-    """Predict the label and the probabilities of each image.
+    """Predict the label and the probabilities of each image in files and folders.
 
-    Args:
-        checkpoint: a model.pt or its folder.
-        images: files, and folders of images.
-        threshold: on calibrated probabilities; None: the threshold chosen on validation.
-        device: the name of the device.
+    ``threshold`` is on calibrated probabilities; None is the threshold chosen on validation.
 
     Raises:
         UsageError: if a threshold is given and there are more than two classes: the most likely class is the label.

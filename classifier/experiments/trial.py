@@ -115,6 +115,7 @@ def estimate_seconds(study: Study, device: torch.device, steps: int = 10) -> flo
             trainer.predict(long.model, data.images[val], config, device)
             measured[trial.regime.name] = max(long.seconds - short.seconds, 0.0) / steps, time.perf_counter() - begin
         per_step, validation = measured[trial.regime.name]
-        validations = sum(stage.evaluations for stage in trainer.stages(config, train))
-        total += per_step * trainer.total_steps(config, train) + validation * (validations + 1)
+        planned = trainer.stages(config, train)
+        validations = sum(stage.evaluations for stage in planned)
+        total += per_step * sum(stage.steps for stage in planned) + validation * (validations + 1)
     return total

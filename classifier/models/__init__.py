@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import nn
 
@@ -19,15 +19,7 @@ OWN_MODELS: dict[str, Callable[[ClassifierConfig, int], nn.Module]] = {
         c.data.image_size, c.s2.conv, c.s2.dense, c.s2.dropout, batch_norm=c.batch_norm, outputs=outputs
     ),
 }
-# Settings of backbones, with the values that a built-in network needs.
-FOR_BACKBONES = {
-    "weights": "none",
-    "trainable": "all",
-    "head": "linear",
-    "head_width": 512,
-    "head_dropout": 0.0,
-    "head_l2": 0.0,
-}
+FOR_BACKBONES = ("weights", "trainable", "head", "head_width", "head_dropout", "head_l2")
 
 
 def build_model(config: ClassifierConfig) -> nn.Module:
@@ -49,14 +41,15 @@ def build_model(config: ClassifierConfig) -> nn.Module:
         if config.normalisation == "imagenet":
             raise UsageError(f"normalisation imagenet is for torchvision backbones; model is {config.model!r}")
         return OWN_MODELS[config.model](config, number_of_outputs(config))
-    _refuse(config, {"batch_norm": True}, "built-in networks")
+    _refuse(config, ("batch_norm",), "built-in networks")
     rescaled = config.input_normalisation == "imagenet"
     model = Backbone(config.model, config.data.image_size, config.weights, HeadDesign.of(config), rescaled)
     model.set_trainable(config.trainable)
     return model
 
 
-def _refuse(config: ClassifierConfig, neutral: dict[str, object], whose: str) -> None:
-    for key, value in neutral.items():
-        if (setting := getattr(config, key)) != value:
-            raise UsageError(f"{key} is {setting!r}, which is for {whose}; model is {config.model!r}")
+def _refuse(config: ClassifierConfig, settings: Sequence[str], whose: str) -> None:
+    """Raise a UsageError if a setting of other networks is not at its default."""
+    for key in settings:
+        if (value := getattr(config, key)) != ClassifierConfig.model_fields[key].default:
+            raise UsageError(f"{key} is {value!r}, which is for {whose}; model is {config.model!r}")

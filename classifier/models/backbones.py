@@ -38,14 +38,7 @@ class Backbone(nn.Module):
         head: HeadDesign | None = None,
         imagenet_input: bool = False,
     ) -> None:
-        """Build the network.
-
-        Args:
-            name: of the torchvision network.
-            image_size: side of the images in pixels.
-            weights: none, imagenet or a file.
-            head: the head's design; None is a linear head with one output.
-            imagenet_input: whether images come with ImageNet's normalisation.
+        """Build the network for square images of ``image_size`` px, with ImageNet's normalisation or another.
 
         Raises:
             UsageError: if the name is unknown, or the network cannot be built for this image size.

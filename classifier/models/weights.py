@@ -26,11 +26,8 @@ _DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 def load_weights(net: nn.Module, name: str, weights: str, skip: Sequence[str]) -> None:
     """Load weights into a torchvision network as torchvision builds it.
 
-    Args:
-        net: the network.
-        name: its name in torchvision's registry.
-        weights: ``imagenet``, or a file: safetensors, a plain state dict, or a checkpoint of this program.
-        skip: names of parts that will be replaced; their weights are neither needed nor used.
+    ``weights`` is ``imagenet`` or a file: safetensors, a plain state dict, or a checkpoint of this program. The
+    parts named in ``skip`` will be replaced; their weights are neither needed nor used.
 
     Raises:
         BalancerError: if weights are missing, hold code, or belong to another network.

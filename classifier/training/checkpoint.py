@@ -86,14 +86,7 @@ def load_classifier(path: Path, device: torch.device) -> SavedClassifier:
     except (UsageError, RuntimeError) as error:
         raise BalancerError(f"{path} does not fit its own settings ({str(error).splitlines()[0]})") from error
     data = content["data"]
-    return SavedClassifier(
-        model=model.to(memory_format=memory_format(device)).eval(),
-        config=config,
-        temperature=float(content["temperature"]),
-        threshold=float(content["threshold"]),
-        regime=content["regime"],
-        trial_seed=content["trial_seed"],
-        data_source=data["source"],
-        split_hash=data["split_hash"],
-        fingerprint=data["fingerprint"],
-    )
+    model = model.to(memory_format=memory_format(device)).eval()
+    figures = float(content["temperature"]), float(content["threshold"])
+    origin = content["regime"], content["trial_seed"], data["source"], data["split_hash"], data["fingerprint"]
+    return SavedClassifier(model, config, *figures, *origin)

@@ -49,7 +49,7 @@ def triangular(stage: Stage, step: int, _val_nlls: Sequence[float]) -> float:
 def closed_form(
     rate: Callable[[Stage, int, Sequence[float]], float],
 ) -> Callable[[Optimizer, Stage, Sequence[float]], LRScheduler]:
-    """Return the maker of a scheduler whose rate is a function of the stage, the step and the validation NLLs so far."""
+    """Return the maker of a scheduler whose rate is a function of stage, step and validation NLLs so far."""
 
     def make(optimizer: Optimizer, stage: Stage, val_nlls: Sequence[float]) -> LRScheduler:
         for group in optimizer.param_groups:

@@ -11,6 +11,7 @@ import numpy as np
 from balancer.core.errors import UsageError
 from balancer.core.settings import ClassifierConfig, StageConfig, Trainable
 from balancer.data.folder import TASKS
+from classifier.models import OWN_MODELS
 from classifier.training.training_set import TrainingSet
 
 
@@ -48,11 +49,6 @@ def stages(config: ClassifierConfig, train_set: TrainingSet) -> tuple[Stage, ...
             f"batch_size is {config.batch_size}, but the training fold has {train_set.n_fold} images; use smaller ones"
         )
     return tuple(_resolve(config, stage, train_set) for stage in config.stages or (StageConfig(),))
-
-
-def total_steps(config: ClassifierConfig, train_set: TrainingSet) -> int:
-    """Return the number of optimiser steps of all stages, early stopping aside; raise as :func:`stages` does."""
-    return sum(stage.steps for stage in stages(config, train_set))
 
 
 def _resolve(config: ClassifierConfig, stage: StageConfig, train_set: TrainingSet) -> Stage:
@@ -98,9 +94,13 @@ def check_stages(config: ClassifierConfig) -> None:
         which = f"stage {i}: " if config.stages else ""
         if stage.epochs is not None and stage.steps is not None:
             raise UsageError(f"{which}epochs is {stage.epochs:g} and steps is {stage.steps}; give one of the two")
+        if stage.trainable not in (None, "all") and config.model in OWN_MODELS:
+            raise UsageError(
+                f"{which}trainable is {stage.trainable!r}, which is for torchvision backbones; model is {config.model!r}"
+            )
         lr, low = (getattr(config, k) if (v := getattr(stage, k)) is None else v for k in ("lr", "lr_low"))
         if (stage.schedule or config.schedule) == "triangular" and low >= lr:
-            raise UsageError(f"{which}lr_low is {low:g}; schedule triangular needs an lr_low below lr, which is {lr:g}")
+            raise UsageError(f"{which}lr_low is {low:g}; schedule triangular needs one below lr, which is {lr:g}")
 
 
 def validation_steps(steps: int, evaluations: int) -> set[int]:

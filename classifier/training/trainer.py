@@ -21,7 +21,7 @@ from balancer.core.device import autocast, memory_format
 from balancer.core.ema import exponential_average
 from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.seeding import derive_seed
-from balancer.core.settings import ClassifierConfig, Trainable
+from balancer.core.settings import ClassifierConfig
 from classifier.evaluation.fold_metrics import Validation
 from classifier.evaluation.metrics import nll
 from classifier.evaluation.thresholds import fit_temperature, threshold_rule
@@ -33,10 +33,10 @@ from classifier.training.losses import Loss, make_loss, with_penalty
 from classifier.training.prediction import predict, predict_inputs, to_input
 from classifier.training.regimes import Regime
 from classifier.training.schedules import SCHEDULES
-from classifier.training.stages import Stage, check_stages, should_stop, stages, total_steps, validation_steps
+from classifier.training.stages import Stage, check_stages, should_stop, stages, validation_steps
 from classifier.training.training_set import BatchSampler, TrainingSet
 
-__all__ = ["TrainResult", "check", "predict", "stages", "total_steps", "train"]
+__all__ = ["TrainResult", "check", "predict", "stages", "train"]
 
 Array = np.ndarray
 BN_IMAGES = 2048  # training images that BatchNorm statistics are re-estimated on, rounded up to whole batches
@@ -80,18 +80,11 @@ def train(
     """Train a classifier; select, calibrate and choose the threshold on validation, which is real and never augmented.
 
     Each stage starts from the best checkpoint so far (EMA weights if enabled) with a fresh optimizer. The step counter
-    and the batch stream continue. The trial seed gives initial weights, batch order, transforms and dropout; the initial
-    weights are the same under every regime without a ``seed_offset``.
+    and the batch stream continue. The trial seed gives initial weights, batch order, transforms and dropout. The
+    initial weights are the same under every regime without a ``seed_offset``.
 
-    Args:
-        config: the settings.
-        regime: decides augmentation, oversampling and the loss.
-        trial_seed: the seed of this training.
-        train_set: the images to train on.
-        val_set: images (n, H, W) uint8 and labels (n,).
-        device: the device to train on.
-        interrupt: called after every step; a signal number ends the training.
-        on_validation: called with the step and the scores, (n,) or (n, C), of every validation; may raise.
+    ``val_set`` holds images (n, H, W) uint8 and labels (n,). ``interrupt`` is called after every step; a signal number
+    ends the training. ``on_validation`` is called with the step and the scores, (n,) or (n, C), of every validation.
 
     Raises:
         Interrupted: if ``interrupt`` returns a signal number.
@@ -128,7 +121,8 @@ def train(
             # Stage: from the selected weights, with a fresh optimiser
             for each in (model, ema.module) if ema else (model,):
                 each.load_state_dict(selected.state)
-                set_trainable(each, config, stage.trainable)
+                if isinstance(each, Backbone):
+                    each.set_trainable(stage.trainable)
             inputs: ImageInputs | FeatureInputs = images
             if isinstance(model, Backbone) and can_cache_features(config, stage, regime, model, images):
                 inputs = FeatureInputs(config, model, images, check_interrupt)
@@ -292,20 +286,6 @@ def _memory_errors(name: str, config: ClassifierConfig, device: torch.device) ->
         ) from error
 
 
-def set_trainable(model: nn.Module, config: ClassifierConfig, trainable: Trainable) -> None:
-    """Freeze all layers of a network but those that a stage trains.
-
-    Raises:
-        UsageError: if ``trainable`` is not "all" for a built-in network, or exceeds the backbone's layers.
-    """
-    if isinstance(model, Backbone):
-        model.set_trainable(trainable)
-    elif trainable != "all":
-        raise UsageError(
-            f"a stage's trainable is {trainable!r}, which is for torchvision backbones; model is {config.model!r}"
-        )
-
-
 def check(config: ClassifierConfig) -> None:
     """Refuse unknown names, weights that do not fit and images too small for the network, before anything is written.
 
@@ -320,8 +300,8 @@ def check(config: ClassifierConfig) -> None:
     check_stages(config)
     model, size = build_model(config).eval(), config.data.image_size
     for stage in config.stages:
-        if stage.trainable is not None:
-            set_trainable(model, config, stage.trainable)
+        if isinstance(model, Backbone) and stage.trainable is not None:
+            model.set_trainable(stage.trainable)
     try:
         with torch.no_grad():
             model(to_input(np.zeros((2, size, size), np.uint8), config, torch.device("cpu")))

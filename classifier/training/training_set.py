@@ -27,13 +27,8 @@ class TrainingSet:
     n_real: int
     added: int  # number of synthetic images or duplicates
     synthetic_digest: str | None
-    n_classes: int = 2
-    of_fold: int | None = None  # number of real images in the training fold; None: n_real
-
-    @property
-    def n_fold(self) -> int:
-        """Return the number of real images in the training fold, those that a regime leaves out included: one epoch."""
-        return self.n_real if self.of_fold is None else self.of_fold
+    n_classes: int
+    n_fold: int  # real images in the training fold, those that a regime leaves out included: one epoch
 
     @property
     def counts(self) -> list[int]:
@@ -46,12 +41,8 @@ def training_set(
 ) -> TrainingSet:
     """Return the training fold, with what the regime adds to its smaller classes or does to its labels.
 
-    Args:
-        data: the real images.
-        regime: decides what is added, left out or relabelled.
-        synthetic: the images to add; a set of no images is allowed (a dose of 0).
-        seed: the trial seed, for the choice of duplicates and of labels to change.
-        duplicates: number of real images that a control regime duplicates, of the minority class or per class.
+    ``synthetic`` may hold no image (a dose of 0). ``duplicates`` is the number of real images that a control regime
+    duplicates, of the minority class or per class. The trial seed chooses them, and the labels to change.
 
     Raises:
         BalancerError: if the regime needs synthetic images or duplicates and there are none, or no real image is left.

@@ -1,14 +1,12 @@
 """torchvision backbones: what is replaced, and what is refused. Weights: test_weights.py; stages: test_stages.py."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torchvision import models
 
-from balancer.core.errors import BalancerError, UsageError
+from balancer.core.errors import UsageError
 from balancer.core.settings import ClassifierConfig, DataConfig
 from classifier.models import build_model
 from classifier.models.backbones import Backbone, backbone_names
@@ -21,16 +19,11 @@ def count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def test_one_output_instead_of_a_thousand() -> None:
-    with torch.device("meta"):
-        original = models.resnet18()
-    assert count(Backbone("resnet18", 32)) == count(original) - 1000 * 513 + 513
+LAST = [("resnet18", 512), ("densenet161", 2208), ("convnext_base", 1024), ("vgg16", 4096), ("vit_b_16", 768)]
 
 
-@pytest.mark.parametrize(
-    ("name", "features"), [("densenet161", 2208), ("convnext_base", 1024), ("vgg16", 4096), ("vit_b_16", 768)]
-)
-def test_large_ones_lose_only_their_last_layer(name: str, features: int) -> None:
+@pytest.mark.parametrize(("name", "features"), LAST)
+def test_one_output_replaces_the_last_layer_alone(name: str, features: int) -> None:
     """On the meta device, where weights take no memory."""
     with torch.device("meta"):
         original, model = models.get_model(name, weights=None), Backbone(name, 224)
@@ -44,9 +37,7 @@ def test_auxiliary_outputs_are_off() -> None:
         assert model(torch.zeros(2, 1, 64, 64)).shape == (2,)
 
 
-@pytest.mark.parametrize(
-    ("name", "hint"), [("resnet_18", "resnet18"), ("small_cn", "small_cnn"), ("vgg-16", "vgg16"), ("s1_cn", "s1_cnn")]
-)
+@pytest.mark.parametrize(("name", "hint"), [("resnet_18", "resnet18"), ("small_cn", "small_cnn")])
 def test_unknown_names_suggest_the_nearest(name: str, hint: str) -> None:
     with pytest.raises(UsageError, match=f"model is '{name}'; did you mean '{hint}'"):
         build_model(ClassifierConfig(model=name))
@@ -74,12 +65,6 @@ def test_the_check_passes_what_can_be_trained(name: str, monkeypatch: pytest.Mon
             models, "get_model", lambda _n, weights, image_size: real(image_size, 16, 1, 2, 32, 32, num_classes=5)
         )
     trainer.check(ClassifierConfig(model=name, data=DataConfig(image_size=48)))
-
-
-def test_a_missing_weights_file_is_found_before_anything_is_written(tmp_path: Path) -> None:
-    config = ClassifierConfig(model="squeezenet1_1", weights=str(tmp_path / "none.pth"))
-    with pytest.raises(BalancerError, match="does not exist"):
-        trainer.check(config)
 
 
 def test_imagenet_normalisation_feeds_three_channels() -> None:

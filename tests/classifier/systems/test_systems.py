@@ -90,7 +90,7 @@ def test_s3_unfreezes_what_keras_calls_the_top_hundred_layers() -> None:
     """The last two groups of blocks whole, and of the group before one convolution and two normalisations."""
     config = SYSTEMS["s3_resnet50"].config().model_copy(update=SMALL)
     model = build_model(config)
-    trainer.set_trainable(model, config, config.stages[1].trainable)
+    model.set_trainable(config.stages[1].trainable)
     learning = {name.rpartition(".")[0].removeprefix("net.") for name, p in model.named_parameters() if p.requires_grad}
     groups = {name.split(".")[0] for name in learning}
     frozen = {name.split(".")[1] for name, p in model.named_parameters() if not p.requires_grad}
