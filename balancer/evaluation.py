@@ -129,7 +129,8 @@ def _check_apart(paths: dict[str, Path]) -> None:
         inner, outer = (flag, other) if path.is_relative_to(second) else (other, flag)
         if paths[inner].is_relative_to(paths[outer]):
             raise BalancerError(
-                f"--{inner} {paths[inner]} lies inside --{outer} {paths[outer]}, whose images would hold its own; move it out"
+                f"--{inner} {paths[inner]} lies inside --{outer} {paths[outer]}, whose images would hold its own; "
+                "move it out"
             )
 
 
@@ -164,7 +165,8 @@ def _scan(flag: str, path: Path) -> Scan:
         files.append(file)
     if not sizes:
         raise BalancerError(
-            f"--{flag} {path} holds no image that can be read ({len(files)} damaged, {strays} other files); give a folder of images"
+            f"--{flag} {path} holds no image that can be read ({len(files)} damaged, {strays} other files); give a "
+            "folder of images"
         )
     if strays:
         log.info("--%s: %d files that are no images are ignored", flag, strays)
@@ -245,7 +247,8 @@ def _notes(folders: dict[str, Folder]) -> list[str]:
         if f.scan.not_grey:
             notes.append(
                 f"{f.scan.stored_in_colour} of the {ROLES[flag]} are stored in colour, and {f.scan.not_grey} of the "
-                f"{f.scan.colour_checked} checked {'is' if f.scan.not_grey == 1 else 'are'} not grey; all were read as grey."
+                f"{f.scan.colour_checked} checked {'is' if f.scan.not_grey == 1 else 'are'} not grey; all were read "
+                "as grey."
             )
         if f.bad:
             notes.append(f"{len(f.bad)} of the {ROLES[flag]} could not be read and were left out.")
@@ -264,7 +267,8 @@ def _separate_patients(real: Folder, training: Folder, notes: list[str]) -> dict
     shared = {number for number, group in zip(real.groups, held_out, strict=True) if group in known}
     if unknown := (set(real.groups) & set(training.groups)) - shared:
         notes.append(
-            f"{len(unknown)} patient numbers occur in both --real and --training; whether they are the same people is not known."
+            f"{len(unknown)} patient numbers occur in both --real and --training; whether they are the same people is "
+            "not known."
         )
     return {"real": replace(real, groups=held_out), "training": replace(training, groups=trained_on)}
 
@@ -298,8 +302,8 @@ def describe_folder(flag: str, folder: Folder) -> str:
 def evaluate(config: EvaluateConfig, inputs: Inputs, run: RunDir, device: torch.device) -> Report:
     """Write the report and its figures into ``run``; return the report.
 
-    Without training images the real ones take their place: copies are searched for there, and its halves by patient give the real
-    baseline.
+    Without training images the real ones take their place: copies are searched for there, and its halves by patient
+    give the real baseline.
     """
     begin = time.perf_counter()
     folders = inputs.folders

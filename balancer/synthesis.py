@@ -52,6 +52,7 @@ class Source:
 
     @property
     def class_name(self) -> str:
+        """Return the name of the class that the generator learnt."""
         return self.data.classes[self.label]
 
 
@@ -96,7 +97,8 @@ def open_source(config: SynthesizeConfig, device: torch.device) -> Source:
         )
     if saved.class_name not in data.classes:
         raise BalancerError(
-            f"{run} learnt {saved.class_name}, the task here has {', '.join(data.classes)}; give --task {gan.data.task}, or train on this one first"
+            f"{run} learnt {saved.class_name}, the task here has {', '.join(data.classes)}; give --task "
+            f"{gan.data.task}, or train on this one first"
         )
     G = architecture(gan.architecture).generator(gan.data.image_size, gan.z_dim, gan.generator_width)
     G.load_state_dict(saved.state["G_ema"])
@@ -115,7 +117,8 @@ def count(config: SynthesizeConfig, source: Source) -> int:
     lacking = source.data.deficits[source.label]
     if lacking < 1:
         raise BalancerError(
-            f"{source.class_name} lacks no image in the training fold ({source.data.counts('train')}); say how many: --n"
+            f"{source.class_name} lacks no image in the training fold ({source.data.counts('train')}); say how many: "
+            "--n"
         )
     return lacking
 
@@ -123,8 +126,8 @@ def count(config: SynthesizeConfig, source: Source) -> int:
 def images_of(source: Source, seed: int, n: int, device: torch.device) -> Iterator[Array]:
     """Yield images in chunks (at most CHUNK, H, W) uint8. Image ``i`` depends on (seed, i) alone, whatever ``n`` is.
 
-    The last chunk is generated in full and cut afterwards: a batch of another size may take another code path in a convolution
-    and differ in the last bit.
+    The last chunk is generated in full and cut afterwards: a batch of another size may take another code path in a
+    convolution and differ in the last bit.
     """
     for start in range(0, n, CHUNK):
         z = torch.cat([sample_z(source.config, 1, generator(seed, "z", i)) for i in range(start, start + CHUNK)])
@@ -193,10 +196,10 @@ def about(config: SynthesizeConfig, source: Source) -> list[str]:
     chosen = f" of {gan.steps:,}, chosen by {distance} to images of the training fold" if distance else ""
     counts = ", ".join(f"{c} {n:,}" for c, n in zip(data.classes, data.counts("train"), strict=True))
     return [
-        f"Generator: {recipe}, {data.images.shape[1]} px, step {source.step:,}{chosen}; run `{source.run.name}`, {weights}{trained}. "
-        f"Seed {config.seed}: image i is the same whatever the number of images.",
-        f"The generator was trained on the {data.counts('train')[source.label]:,} {cls} images of the training fold ({counts}; split "
-        f"`{data.split_hash}`). It saw no validation or test image.",
+        f"Generator: {recipe}, {data.images.shape[1]} px, step {source.step:,}{chosen}; run `{source.run.name}`, "
+        f"{weights}{trained}. Seed {config.seed}: image i is the same whatever the number of images.",
+        f"The generator was trained on the {data.counts('train')[source.label]:,} {cls} images of the training fold "
+        f"({counts}; split `{data.split_hash}`). It saw no validation or test image.",
     ]
 
 

@@ -1,15 +1,17 @@
 """Copies: identical files, and images that show one exposure twice, re-encoded, brightened, blurred or trimmed.
 
-Chest X-rays look alike, so similarity alone accuses wrongly. A near duplicate is found in two steps. A perceptual hash (Zauner 2010,
-"Implementation and Benchmarking of Perceptual Image Hash Functions", here of 256 bits) proposes pairs. Then the two images are aligned
-(:func:`_aligned`), slow changes of brightness and the finest grain are filtered out, and the pixels are correlated.
+Chest X-rays look alike, so similarity alone accuses wrongly. A near duplicate is found in two steps. A perceptual hash
+(Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions", here of 256 bits) proposes pairs.
+Then the two images are aligned (:func:`_aligned`), slow changes of brightness and the finest grain are filtered out,
+and the pixels are correlated.
 
-Measured on the 5,856 images of Kermany et al. 2018 at 224 px (tests/balancer/audit/test_audit.py repeats the main part):
-- Among the 585 candidates, pairs of different patients end at a correlation of .864, pairs of one patient at .891. A single pair of
-  different numbers stands apart at .924 and looks like one child exposed twice.
-- All copies of 300 images are found, at .962 or more, when brightened, at gamma 1.6, blurred by 3 px, at JPEG quality 10, with noise of
-  SD 10, brought to 64 px, turned by 1 degree, or trimmed on all sides by 4 px. Trimmed by 5 px 99 % are found, by 6 px 90 %; with noise
-  of SD 25 96 %; at gamma .5 68 %; turned by 2 degrees, or mirrored, none.
+Measured on the 5,856 images of Kermany et al. 2018 at 224 px (tests/balancer/audit/test_audit.py repeats the main
+part):
+- Among the 585 candidates, pairs of different patients end at a correlation of .864, pairs of one patient at .891. A
+  single pair of different numbers stands apart at .924 and looks like one child exposed twice.
+- All copies of 300 images are found, at .962 or more, when brightened, at gamma 1.6, blurred by 3 px, at JPEG quality
+  10, with noise of SD 10, brought to 64 px, turned by 1 degree, or trimmed on all sides by 4 px. Trimmed by 5 px 99 %
+  are found, by 6 px 90 %; with noise of SD 25 96 %; at gamma .5 68 %; turned by 2 degrees, or mirrored, none.
 - The built-in drawings are more alike than X-rays: there different patients end at .959.
 COPY lies between. Pairs from SUSPECT to COPY are no copies; the report shows them, so that a person can look.
 """
@@ -94,7 +96,8 @@ def near_duplicates(thumbnails: Array, digests: Sequence[str]) -> PairSearch:
 def perceptual_hash(thumbnails: Array) -> Array:
     """Return which of the lowest frequencies lie above their median: (n, 64, 64) grey to (n, 256) of -1 and 1, float32.
 
-    The frequencies are those of the DCT at half size, without row and column zero, so that brightness and contrast cancel.
+    The frequencies are those of the DCT at half size, without row and column zero, so that brightness and contrast
+    cancel.
     """
     n, height, width = thumbnails.shape
     halved = thumbnails.reshape(n, height // 2, 2, width // 2, 2).mean(axis=(2, 4), dtype=np.float32)
@@ -139,8 +142,8 @@ def _bands(thumbnails: Array) -> Array:
 def _aligned(images: Array, others: Array) -> Array:
     """Return the correlation (k,) of bands (k, side, side), pair by pair, with the second image aligned to the first.
 
-    Alignment scales and shifts along rows and columns. The two take turns: a trim of a few pixels changes both, and there are
-    thousands of combinations.
+    Alignment scales and shifts along rows and columns. The two take turns: a trim of a few pixels changes both, and
+    there are thousands of combinations.
     """
     warps = _warps(images.shape[1])
     target = images[:, EDGE:-EDGE, EDGE:-EDGE]
@@ -174,11 +177,13 @@ def _warps(side: int) -> Array:
 def _best_warp(warps: Array, target: Array, moved: Array) -> tuple[Array, Array]:
     """Return the warp with the highest correlation (k,) and that correlation (k,).
 
-    With target T, image M and warp W, <T, WM> = <W, TM'> and |WM|^2 = <W'W, MM'>. So all warps cost two matrix products, and no
-    image is resampled.
+    With target T, image M and warp W, <T, WM> = <W, TM'> and |WM|^2 = <W'W, MM'>. So all warps cost two matrix
+    products, and no image is resampled.
 
     Args:
-        warps: (w, s, side); target: (k, s, s) of mean 0 and length 1; moved: (k, side, s).
+        warps: (w, s, side).
+        target: (k, s, s) of mean 0 and length 1.
+        moved: the images (k, side, s).
     """
     across, (n, size, _) = moved.transpose(0, 2, 1), target.shape
     products = (target @ across).reshape(n, -1) @ warps.reshape(len(warps), -1).T

@@ -51,7 +51,7 @@ def histograms(data: Dataset, measured: Measured) -> bytes:
 
 
 def _histogram(panel: Axes, by_class: Sequence[Array], skewed: bool) -> None:
-    """Draw the shares of each class's images; skewed values that span a range of WIDE and more get a logarithmic scale."""
+    """Draw the shares of each class's images; skewed values over a range of WIDE and more get a logarithmic scale."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     together = np.concatenate(by_class)
@@ -75,7 +75,7 @@ def _histogram(panel: Axes, by_class: Sequence[Array], skewed: bool) -> None:
 
 
 def closest_pairs(data: Dataset, pairs: Sequence[NearPair], threshold: float) -> bytes | None:
-    """Return the most similar pairs, one image above the other, and where they differ once brightness and contrast are removed.
+    """Return the most similar pairs, and where they differ once brightness and contrast are removed.
 
     Args:
         data: the data set of the pairs.

@@ -1,9 +1,9 @@
 """What a data set holds that can make a result look better than it is: leaks between folds, copies, and shortcuts.
 
-Two keys stand for a patient, since file names restart their numbers. Under the narrow key, kind and number (``bacteria``, ``virus``,
-or the source prefix of a normal image), images are of one patient. Under the cautious key, the number within the class, images may be
-of one patient, so splits are grouped by it. Images of one narrow key in two folds are a leak; images that share the cautious key alone
-are a caveat.
+Two keys stand for a patient, since file names restart their numbers. Under the narrow key, kind and number
+(``bacteria``, ``virus``, or the source prefix of a normal image), images are of one patient. Under the cautious key,
+the number within the class, images may be of one patient, so splits are grouped by it. Images of one narrow key in two
+folds are a leak; images that share the cautious key alone are a caveat.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ def estimate_seconds(data: Dataset) -> float:
 def leaks(audit: Audit) -> list[str]:
     """Return one phrase for each way in which training data reach validation or test; empty if there is none.
 
-    These count: identical files, verified near duplicates and patients by the narrow key in two folds, and identical files of two
-    classes. A number that may be of two patients is no leak; see :func:`caveats`.
+    These count: identical files, verified near duplicates and patients by the narrow key in two folds, and identical
+    files of two classes. A number that may be of two patients is no leak; see :func:`caveats`.
     """
     phrases = [
         f"{plural(shared.groups, 'identical file')} both in {shared.left} and in {shared.right}"
@@ -126,7 +126,7 @@ def leaks(audit: Audit) -> list[str]:
 
 
 def caveats(audit: Audit) -> list[str]:
-    """Return one sentence for each fact that is no proven leak but matters for any figure, the data's own notes first."""
+    """Return a sentence for each fact that is no proven leak but matters, the data's own notes first."""
     sentences, patients = [note for note in audit.notes if note != PHANTOM_NOTICE], audit.patients
     if unreadable := len(audit.data["unreadable"]):
         verb = "was" if unreadable == 1 else "were"
@@ -134,7 +134,8 @@ def caveats(audit: Audit) -> list[str]:
     unnamed = patients.images - patients.named
     if unnamed and audit.shortcuts.from_files:  # an archive has said so in its note
         sentences.append(
-            f"{unnamed:,} of {patients.images:,} file names tell no patient. Whether their patients lie in two folds is not known."
+            f"{unnamed:,} of {patients.images:,} file names tell no patient. Whether their patients lie in two folds "
+            "is not known."
         )
     for across in patients.cautious.folds if patients.cautious else ():
         shared = sum(across.patients.values())
@@ -153,8 +154,8 @@ def _near_caveats(near: NearDuplicates, is_phantom: bool) -> list[str]:
         folds = " and ".join(dict.fromkeys(first.folds))
         verb, rank = ("looks", "") if n == 1 else ("look", "the most similar ")
         sentences.append(
-            f"{plural(n, 'pair')} of images under different patient numbers {verb} like one child: {rank}`{first.names[0]}` and "
-            f"`{first.names[1]}` ({folds}; correlation {short(first.correlation)})."
+            f"{plural(n, 'pair')} of images under different patient numbers {verb} like one child: "
+            f"{rank}`{first.names[0]}` and `{first.names[1]}` ({folds}; correlation {short(first.correlation)})."
         )
     if near.candidates > near.verified:
         sentences.append(
@@ -164,10 +165,11 @@ def _near_caveats(near: NearDuplicates, is_phantom: bool) -> list[str]:
 
 
 def image_level_overlap(keys: Sequence[str], fraction: float) -> float:
-    """Return the expected share of validation images with an image of the same patient left in train, if images were split at random.
+    """Return the expected share of validation images with an image of the same patient in train, in a split by image.
 
-    Of n images m go to validation. An image of a patient with k images is alone there with its k - 1 others, none of them in train,
-    with probability C(m - 1, k - 1) / C(n - 1, k - 1); the share expected is the mean over images of 1 less that.
+    Of n images m go to validation. An image of a patient with k images is alone there with its k - 1 others, none of
+    them in train, with probability C(m - 1, k - 1) / C(n - 1, k - 1); the share expected is the mean over images of 1
+    less that.
 
     Args:
         keys: patient of each image.

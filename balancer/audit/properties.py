@@ -1,7 +1,7 @@
 """What can be measured of an image without looking at the anatomy: its size, sharpness, brightness and border.
 
-Every file is read once at its own size. The figures and a thumbnail of each file are cached under the fingerprint of the data set,
-so that only the first audit of a data set takes time.
+Every file is read once at its own size. The figures and a thumbnail of each file are cached under the fingerprint of
+the data set, so that only the first audit of a data set takes time.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ OF_PIXELS = (
 class Measured:
     """The properties of every image of a data set, in its order.
 
-    ``values`` (n, len(properties)) float64; ``thumbnails`` (n, THUMBNAIL, THUMBNAIL) uint8. ``from_files`` is true if both were
-    read from files at their own size, false if from the working images, because there are no files.
+    ``values`` (n, len(properties)) float64; ``thumbnails`` (n, THUMBNAIL, THUMBNAIL) uint8. ``from_files`` is true if
+    both were read from files at their own size, false if from the working images, because there are no files.
     """
 
     properties: tuple[Property, ...]

@@ -1,4 +1,4 @@
-"""A data audit in words, tables and pictures: audit.json, audit.md, one self-contained audit.html, and the PNG files."""
+"""A data audit in words, tables and pictures: audit.json, audit.md, audit.html and the PNG files."""
 
 from __future__ import annotations
 
@@ -37,31 +37,34 @@ FIGURES = {
     for figure in (
         Figure(
             "closest",
-            "The most similar pairs, without identical files, the most similar on the left. Bottom: where the two differ once "
-            "brightness and contrast are removed, black where they agree. In a copy every rib fits.",
+            "The most similar pairs, without identical files, the most similar on the left. Bottom: where the two "
+            "differ once brightness and contrast are removed, black where they agree. In a copy every rib fits.",
             "The most similar pairs of images.",
         ),
         Figure(
             "histograms",
-            "Properties that need no look at the lungs, by class, in the official training split. Where the two outlines part, "
-            "a classifier can tell the classes without knowing any medicine.",
+            "Properties that need no look at the lungs, by class, in the official training split. Where the two "
+            "outlines part, a classifier can tell the classes without knowing any medicine.",
             "Histograms of image properties by class.",
         ),
         Figure(
             "extremes",
-            "The training images with the least and the most of a property, for each class. Blurred, cropped or inverted images "
-            "show up here.",
+            "The training images with the least and the most of a property, for each class. Blurred, cropped or "
+            "inverted images show up here.",
             "The training images with the least and the most of four properties.",
         ),
     )
 }
 CALIBRATION = (
-    "Chest X-rays look alike, so the threshold was set on pairs of different patients. On the set of Kermany et al. 2018 these end at .87, "
-    "but for one pair at .92. Copies that are re-encoded, brightened, blurred or trimmed by 2 % a side reach .96. Mirrored or rotated "
-    "copies are not found."
+    "Chest X-rays look alike, so the threshold was set on pairs of different patients. On the set of Kermany et al. "
+    "2018 these end at .87, but for one pair at .92. Copies that are re-encoded, brightened, blurred or trimmed by 2 "
+    "% a side reach .96. Mirrored or rotated copies are not found."
 )
 REFERENCES = (
-    "Shortcuts: Geirhos et al. 2020, doi:10.1038/s42256-020-00257-z; on radiographs: DeGrave et al. 2021, doi:10.1038/s42256-021-00338-7.",
+    (
+        "Shortcuts: Geirhos et al. 2020, doi:10.1038/s42256-020-00257-z; on radiographs: DeGrave et al. 2021, "
+        "doi:10.1038/s42256-021-00338-7."
+    ),
     "Sharpness: Pech-Pacheco et al. 2000, doi:10.1109/ICPR.2000.903548.",
     "Perceptual hash: Zauner 2010, Implementation and Benchmarking of Perceptual Image Hash Functions.",
 )
@@ -107,10 +110,9 @@ def verdict(audit: Audit) -> str:
     if found := leaks(audit):
         return f"Leaks: {'; '.join(found)}."
     if audit.patients.named:
-        return (
-            "No leak found: no two folds share an identical file, a near duplicate or a patient (by kind and number)."
-        )
-    return "No leak found: no two folds share an identical file or a near duplicate. Whether they share patients is not known."
+        return "No leak found: no two folds share an identical file, a near duplicate or a patient (kind and number)."
+    text = "No leak found: no two folds share an identical file or a near duplicate."
+    return f"{text} Whether they share patients is not known."
 
 
 def summary(audit: Audit) -> str:
@@ -152,8 +154,8 @@ def _counts(audit: Audit) -> Section:
         for fold, classes in folds.items()
     ]
     text = (
-        "The official splits are those on disk. For the folds in use, validation is carved out of train and val by patient, and test "
-        f"stays as it is. {len(bad)} files are unreadable."
+        "The official splits are those on disk. For the folds in use, validation is carved out of train and val by "
+        f"patient, and test stays as it is. {len(bad)} files are unreadable."
     )
     bullets = [f"unreadable: `{name}` ({reason})" for name, reason in bad[:LISTED]]
     return Section("Counts", [text], Table(["", *CLASSES, "both"], rows), bullets=bullets)
@@ -166,9 +168,10 @@ def _patients(patients: Patients) -> Section:
             "Patients", ["No file name tells a patient. Leaks by patient cannot be checked; splits are by image."]
         )
     text = (
-        f"Patients are read off {patients.named:,} of {patients.images:,} file names. The narrow key is kind and number (`bacteria`, "
-        "`virus`, or the source prefix of a normal image): the same child. The cautious key is the number within the class: perhaps the "
-        "same child, since numbers restart. Splits are grouped by the cautious key."
+        f"Patients are read off {patients.named:,} of {patients.images:,} file names. The narrow key is kind and "
+        "number (`bacteria`, `virus`, or the source prefix of a normal image): the same child. The cautious key is "
+        "the number within the class: perhaps the same child, since numbers restart. Splits are grouped by the "
+        "cautious key."
     )
     names = {
         "patients": "patients",
@@ -204,9 +207,10 @@ def _identical(identical: IdenticalFiles) -> Section:
         return Section("Identical files", ["No two files are identical, byte by byte."])
     within = ", ".join(f"{n} within {split}" for split, n in identical.in_split.items() if n) or "none within one split"
     text = (
-        f"{identical.groups} groups of identical files, {identical.files} files in all: {within}, {identical.across_splits} across "
-        f"official splits; in the folds in use {_crossing(identical.folds)}. {identical.label_conflicts} groups lie under both classes, "
-        f"{identical.across_patients} under several patient numbers. Copies are kept together when validation is carved."
+        f"{identical.groups} groups of identical files, {identical.files} files in all: {within}, "
+        f"{identical.across_splits} across official splits; in the folds in use {_crossing(identical.folds)}. "
+        f"{identical.label_conflicts} groups lie under both classes, {identical.across_patients} under several "
+        "patient numbers. Copies are kept together when validation is carved."
     )
     groups = sorted(identical.list, key=lambda group: not group.crosses)  # stable: those that cross a border first
     rows = [
@@ -223,14 +227,14 @@ def _near(near: NearDuplicates, figure: Figure | None) -> Section:
     if near.copies:
         verb = "shows" if len(near.copies) == 1 else "show"
         copies = (
-            f"{plural(len(near.copies), 'pair')} of files {verb} one exposure twice: {near.same_patient} of one patient, "
-            f"{near.across_classes} under both classes, {_crossing(near.folds)}"
+            f"{plural(len(near.copies), 'pair')} of files {verb} one exposure twice: {near.same_patient} of one "
+            f"patient, {near.across_classes} under both classes, {_crossing(near.folds)}"
         )
     blank = f"; {near.blank} blank ones left out" if near.blank else ""
     text = [
         f"{copies} (correlation of {short(near.threshold, 2)} or more once aligned).",
-        f"Of {near.compared:,} images (one of each group of identical files{blank}), {near.candidates:,} pairs have similar perceptual "
-        f"hashes; the pixels of {near.verified:,} of these pairs were compared. {CALIBRATION}",
+        f"Of {near.compared:,} images (one of each group of identical files{blank}), {near.candidates:,} pairs have "
+        f"similar perceptual hashes; the pixels of {near.verified:,} of these pairs were compared. {CALIBRATION}",
     ]
     if near.unrelated_most is not None:
         n, least = len(near.suspects), short(near.suspect_threshold, 2)
@@ -261,10 +265,10 @@ def _shortcuts(found: Shortcuts, figure: Figure | None) -> Section:
     size, n = found.image_size, " and ".join(f"{found.n[cls]:,} {cls}" for cls in CLASSES)
     where = "the files at their own size" if found.from_files else f"the {size} px images, since there are no files"
     text = [
-        f"Each property is measured on {where}. The table says how well it alone separates the classes of the official train split "
-        f"({n}, {found.patients:,} patients): the AUROC, and the class in which the property is larger. At .5 it tells nothing, at 1 "
-        f"everything. Brackets: 95 % intervals from {found.resamples:,} resamples of patients. A network uses whatever separates the "
-        "classes, so read its figures beside these.",
+        f"Each property is measured on {where}. The table says how well it alone separates the classes of the "
+        f"official train split ({n}, {found.patients:,} patients): the AUROC, and the class in which the property is "
+        f"larger. At .5 it tells nothing, at 1 everything. Brackets: 95 % intervals from {found.resamples:,} "
+        "resamples of patients. A network uses whatever separates the classes, so read its figures beside these.",
         *_joint(found),
     ]
     header = ["", *(f"median {cls}" for cls in CLASSES), "separates the classes"]
@@ -288,10 +292,10 @@ def _joint(found: Shortcuts) -> list[str]:
         return []
     on_files = f"{_interval(found.together)} on the files, and " if found.from_files and found.together else ""
     return [
-        f"All properties together, by logistic regression ({on_working.folds}-fold cross-validation by patient): AUROC {on_files}"
-        f"{_interval(on_working)} on the {found.image_size} px images, which are all that a classifier sees. This much needs no look at "
-        "the lungs, and a network can make more of it than a linear model. Standardising each image removes brightness and contrast, not "
-        "sharpness or border."
+        f"All properties together, by logistic regression ({on_working.folds}-fold cross-validation by patient): "
+        f"AUROC {on_files}{_interval(on_working)} on the {found.image_size} px images, which are all that a "
+        "classifier sees. This much needs no look at the lungs, and a network can make more of it than a linear "
+        "model. Standardising each image removes brightness and contrast, not sharpness or border."
     ]
 
 
@@ -300,8 +304,9 @@ def _shift(found: Shortcuts) -> Section:
     if not any(found.n_test.values()):
         return Section("From train to test", ["There are no test images."])
     text = (
-        f"The same properties, train ({n}) against test ({n_test}) within one class: how far the data have moved, and the split in which "
-        "the property is larger. This reads test images; no test label and no figure from here chooses anything."
+        f"The same properties, train ({n}) against test ({n_test}) within one class: how far the data have moved, and "
+        "the split in which the property is larger. This reads test images; no test label and no figure from here "
+        "chooses anything."
     )
     rows = [[row.words, *(_auroc(row.shift[cls], ("train", "test")) for cls in CLASSES)] for row in found.properties]
     return Section("From train to test", [text], Table(["", *CLASSES], rows))

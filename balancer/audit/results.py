@@ -30,7 +30,7 @@ class SharedPatients:
 
 @dataclass(frozen=True)
 class ImageLevelSplit:
-    """Expected share of validation images beside a training image of the same patient, if images were split at random."""
+    """Expected share of validation images with a training image of the same patient, in a split by image."""
 
     fraction: float  # share of images taken for validation
     expected: float | None  # None without training images

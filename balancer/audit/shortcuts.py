@@ -1,11 +1,12 @@
 """How well the classes can be separated without looking at the lungs.
 
-A network uses whatever separates the classes, also the sharpness of an image or the black of its border (Geirhos et al. 2020,
-"Shortcut learning in deep neural networks", doi:10.1038/s42256-020-00257-z; on radiographs DeGrave et al. 2021,
-doi:10.1038/s42256-021-00338-7). Each property of :mod:`balancer.audit.properties` is tested alone, then all of them together.
+A network uses whatever separates the classes, also the sharpness of an image or the black of its border (Geirhos et al.
+2020, "Shortcut learning in deep neural networks", doi:10.1038/s42256-020-00257-z; on radiographs DeGrave et al. 2021,
+doi:10.1038/s42256-021-00338-7). Each property of :mod:`balancer.audit.properties` is tested alone, then all of them
+together.
 
-Within the training split the question is how well a property separates the classes, between training and test split how far a class
-has moved. The second reads test images. No test label, and no figure from here, is used to choose anything.
+Within the training split the question is how well a property separates the classes, between training and test split how
+far a class has moved. The second reads test images. No test label, and no figure from here, is used to choose anything.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How good a set of synthetic images is: each figure beside the same figure between two sets of real images.
 
-Sets of images go in, a :class:`~balancer.quality.results.QualityReport` comes out; nothing is written here. Every figure depends on
-the number of images. So all are taken from the same three sides of equal size, drawn once per reference: real images, other real
-images of other patients (the real baseline), and synthetic images.
+Sets of images go in, a :class:`~balancer.quality.results.QualityReport` comes out; nothing is written here. Every
+figure depends on the number of images. So all are taken from the same three sides of equal size, drawn once per
+reference: real images, other real images of other patients (the real baseline), and synthetic images.
 """
 
 from __future__ import annotations
@@ -77,10 +77,12 @@ class Side:
 
     @property
     def images(self) -> Array:
+        """Return the images (n, H, W) uint8."""
         return self.source.images[self.positions]
 
     @property
     def groups(self) -> list[str]:
+        """Return the patient of each image."""
         return [self.source.groups[i] for i in self.positions]
 
 
@@ -109,10 +111,10 @@ def assess(
 
     Args:
         settings: networks, number and size of KID's subsets, seed, and whether to run two-sample tests.
-        train: what the generator learnt from. Copies are searched for here. Half of its patients are a reference, and the other
-            half the real baseline.
-        held_out: real images that the generator never saw. They are the main reference, with as many images of ``train`` as the
-            real baseline.
+        train: what the generator learnt from. Copies are searched for here. Half of its patients are a reference, and
+            the other half the real baseline.
+        held_out: real images that the generator never saw. They are the main reference, with as many images of
+            ``train`` as the real baseline.
         fake: synthetic images (n, H, W) uint8.
         device: where the feature networks and the two-sample test on pixels run.
         test: an official test set, only to show how far the parts of the data set lie apart.
@@ -129,8 +131,8 @@ def assess(
     main = next((c for c in reversed(comparisons) if c.other), None)  # the held-out images, if there are any
     if held_out is None and main:
         notes.append(
-            f"No held-out images: the synthetic images are compared with {train.name}, which the generator may have seen. "
-            "The figures can be too good."
+            f"No held-out images: the synthetic images are compared with {train.name}, which the generator may have "
+            "seen. The figures can be too good."
         )
     return QualityReport(
         n_fake=len(fake),
@@ -148,7 +150,8 @@ def assess(
 def report_seconds(settings: QualityConfig, side: int, images: int) -> float:
     """Return a rough estimate from runs on two cores.
 
-    Features and the search for copies cost time per image, the tests on pixels, each with its control, by the images' size.
+    Features and the search for copies cost time per image, the tests on pixels, each with its control, by the images'
+    size.
     """
     tests = 2 * sum(two_sample.estimate_pixel_seconds(s) for s in (side, side // 2)) if settings.two_sample else 0
     return 15 + 0.01 * images + tests
@@ -162,7 +165,8 @@ def _unseen(train: ImageSet, held_out: ImageSet | None, notes: list[str]) -> Ima
     new = np.array([group not in known for group in held_out.groups], dtype=bool)
     if dropped := int((~new).sum()):
         notes.append(
-            f"{dropped} of the {len(new)} images of {held_out.name} are left out: their patients are in {train.name} too."
+            f"{dropped} of the {len(new)} images of {held_out.name} are left out: their patients are in {train.name} "
+            "too."
         )
     if not new.any():
         return None
@@ -222,7 +226,8 @@ def _comparisons(
         if n < 2:
             baseline = f", {counts[1]} for the real baseline" if other else ""
             notes.append(
-                f"No distance to {reference}: it needs 2 images a side, and there are {counts[0]} real{baseline} and {n_fake} synthetic."
+                f"No distance to {reference}: it needs 2 images a side, and there are {counts[0]} real{baseline} and "
+                f"{n_fake} synthetic."
             )
             continue
         made.append(
@@ -277,12 +282,14 @@ def _count_notes(settings: QualityConfig, networks: list[FeatureNetwork], compar
         size, many = kid_subset_size(settings, n), [network.name for network in networks if n <= network.dim]
         if size < settings.kid_subset_size:
             notes.append(
-                f"KID against {c.reference}: with {n} images a side its subsets hold {size} images, not {settings.kid_subset_size}."
+                f"KID against {c.reference}: with {n} images a side its subsets hold {size} images, not "
+                f"{settings.kid_subset_size}."
             )
         if many:
             notes.append(
-                f"Fréchet distance to {c.reference}: {n} images a side are no more than the features of {', '.join(many)}, which biases "
-                "the distance upwards. Compare it only with its real baseline, or at the same number of images. KID is unbiased."
+                f"Fréchet distance to {c.reference}: {n} images a side are no more than the features of "
+                f"{', '.join(many)}, which biases the distance upwards. Compare it only with its real baseline, or at "
+                "the same number of images. KID is unbiased."
             )
     return notes
 

@@ -43,11 +43,12 @@ def beside(fake: Array, real: Array, titles: tuple[str, str], seed: int) -> byte
 
 
 def closest_pairs(pairs: Sequence[ClosePair], fake: Array, train: Array) -> bytes:
-    """Return synthetic images above their nearest training images above the absolute difference, the closest pair first.
+    """Return synthetic images, their nearest training images and the absolute differences, the closest pair first.
 
     Args:
         pairs: the closest first; at most PAIRS are shown.
-        fake, train: (n, H, W) uint8.
+        fake: synthetic images (n, H, W) uint8.
+        train: training images (m, H, W) uint8.
     """
     shown = [
         ImagePair(
@@ -61,7 +62,7 @@ def closest_pairs(pairs: Sequence[ClosePair], fake: Array, train: Array) -> byte
 
 
 def spectrum(s: Spectrum) -> bytes:
-    """Return radial power spectra in dB with the band of single real images, and the difference beside its real baseline."""
+    """Return radial power spectra in dB, and their difference beside its real baseline."""
     frequency, real, fake, sd = (np.asarray(curve) for curve in (s.frequency, s.real, s.fake, s.real_sd))
     figure, ((left, right),) = subplots(1, 2, 9.6, 3.7)
     left.fill_between(frequency, real - 2 * sd, real + 2 * sd, color=REAL, alpha=0.15, linewidth=0)

@@ -1,7 +1,7 @@
 """What the figures of a quality report mean, in plain words, each beside its real baseline.
 
-The findings are rows of the report's main table; the verdict is a few sentences on the same figures. Nothing is computed here
-but ratios. The constants below part one wording from the next.
+The findings are rows of the report's main table; the verdict is a few sentences on the same figures. Nothing is
+computed here but ratios. The constants below part one wording from the next.
 """
 
 from __future__ import annotations
@@ -207,7 +207,8 @@ def _on_variety(quality: QualityReport) -> str:
     overlap, baseline = r.overlap, r.overlap_real_baseline
     recall, coverage = _over(overlap.recall, baseline.recall), _over(overlap.coverage, baseline.coverage)
     repeated = m is not None and m.duplicates_within >= REPEATED * m.n_fake
-    # Recall alone is as low where all images are a little off; images that are far off cover nothing, however varied they are.
+    # Recall alone is as low where all images are a little off; images that are far off cover nothing, however varied
+    # they are.
     collapsed = recall < COLLAPSED and coverage < POOR
     collapsed = collapsed and (repeated or _over(overlap.precision, baseline.precision) >= POOR)
     text = (

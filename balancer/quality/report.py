@@ -38,14 +38,14 @@ FIGURES = {
         Figure("grid", "Both sides are drawn at random; none is picked.", "Synthetic images beside real images."),
         Figure(
             "closest",
-            "Top: the synthetic images nearest to a training image. Middle: that training image. Bottom: their absolute difference "
-            "on the same grey scale, black where the two agree.",
+            "Top: the synthetic images nearest to a training image. Middle: that training image. Bottom: their "
+            "absolute difference on the same grey scale, black where the two agree.",
             "The closest pairs of a synthetic and a training image.",
         ),
         Figure(
             "spectrum",
-            "Power at each spatial frequency, averaged over directions. At the right end, a synthetic curve below the real one means "
-            "blur; above it, noise or a checkerboard.",
+            "Power at each spatial frequency, averaged over directions. At the right end, a synthetic curve below "
+            "the real one means blur; above it, noise or a checkerboard.",
             "Radial power spectra of synthetic and real images.",
         ),
         Figure(
@@ -56,20 +56,29 @@ FIGURES = {
     )
 }
 CAVEATS = (
-    "A distance has a meaning only beside its real baseline, at the same number of images and on the same feature network. Do not "
-    "compare it with figures computed in another way.",
+    "A distance has a meaning only beside its real baseline, at the same number of images and on the same feature "
+    "network. Do not compare it with figures computed in another way.",
     "Finding no copy does not prove privacy. A patient may be recognised from less than a copy.",
-    "This report does not say whether the images help a classifier. `classifier ablate` measures that on real test images.",
+    (
+        "This report does not say whether the images help a classifier. `classifier ablate` measures that on real "
+        "test images."
+    ),
     "No figure here replaces a radiologist's judgement of the anatomy.",
 )
 REFERENCES = (
-    "Fréchet distance, FID: Heusel et al. 2017, arXiv:1706.08500; bias with the count: Chong & Forsyth 2020, arXiv:1911.07023.",
+    (
+        "Fréchet distance, FID: Heusel et al. 2017, arXiv:1706.08500; bias with the count: Chong & Forsyth 2020, "
+        "arXiv:1911.07023."
+    ),
     "Kernel distance (KID): Bińkowski et al. 2018, arXiv:1801.01401.",
-    "Precision and recall: Kynkäänniemi et al. 2019, arXiv:1904.06991; density and coverage, and features of random networks: "
-    "Naeem et al. 2020, arXiv:2002.09797.",
+    "Precision and recall: Kynkäänniemi et al. 2019, arXiv:1904.06991; density and coverage, and features of random "
+    "networks: Naeem et al. 2020, arXiv:2002.09797.",
     "Classifier two-sample tests: Lopez-Paz & Oquab 2017, arXiv:1610.06545.",
     "Nearest training neighbours against held-out ones: Meehan et al. 2020, arXiv:2004.05675.",
-    "Spectra of generated images: Durall et al. 2020, arXiv:2003.01826; checkerboards: Odena et al. 2016, doi:10.23915/distill.00003.",
+    (
+        "Spectra of generated images: Durall et al. 2020, arXiv:2003.01826; checkerboards: Odena et al. 2016, "
+        "doi:10.23915/distill.00003."
+    ),
 )
 
 
@@ -153,7 +162,8 @@ def summary(report: Report) -> str:
     lines = [report.title, verdict(report.quality)]
     for f in interpret(report.quality):
         lines.append(
-            f"  {f.metric}: {f.figure} ({BASELINE} {f.real_baseline}; n = {f.n_real} and {f.n_fake}). {f.interpretation}"
+            f"  {f.metric}: {f.figure} ({BASELINE} {f.real_baseline}; n = {f.n_real} and {f.n_fake}). "
+            f"{f.interpretation}"
         )
     return "\n".join([*lines, *report.quality.notes])
 
@@ -206,9 +216,9 @@ def _copies(m: Memorization | None, pairs: list[NamedPair], figure: Figure | Non
     if m.baseline == "held-out":
         usual = f"{plural(m.n_baseline, 'held-out real image')}, one per patient"
     text = [
-        f"{m.verdict} Each of the {m.n_fake:,} synthetic images was compared with all {m.n_train:,} training images. The usual "
-        f"distance comes from {usual}. Distances are RMS differences in standard deviations of an image, after blurring and the "
-        "best shift; unrelated images lie about 1.4 apart.",
+        f"{m.verdict} Each of the {m.n_fake:,} synthetic images was compared with all {m.n_train:,} training images. "
+        f"The usual distance comes from {usual}. Distances are RMS differences in standard deviations of an image, "
+        "after blurring and the best shift; unrelated images lie about 1.4 apart.",
     ]
     if m.baseline == "held-out":
         text.append(
@@ -228,7 +238,10 @@ def _copies(m: Memorization | None, pairs: list[NamedPair], figure: Figure | Non
     if m.membership_auroc is not None and m.membership_p is not None:
         rows.append(
             [
-                "probability that a training patient is nearer to the synthetic images than an unseen one (.5 expected)",
+                (
+                    "probability that a training patient is nearer to the synthetic images than an unseen one (.5 "
+                    "expected)"
+                ),
                 f"{short(m.membership_auroc, 2)}, {p_equals(m.membership_p)}",
             ]
         )
@@ -276,12 +289,13 @@ def _distances(distances: list[DistanceRow]) -> Iterator[Section]:
     # a small validation fold makes for smaller subsets there; dict.fromkeys: each size once, in the table's order
     sizes = " and ".join(dict.fromkeys(str(r.kid_subset_size) for r in distances))
     text = [
-        "Lower is closer. Both sides of every comparison hold the same number of images. Real against real is the same distance "
-        "between two real sets of that size, split by patient as far as patients are known. A generator that copies its training "
-        "images can fall below this baseline when compared with them: there, a low figure is a warning.",
-        f"KID is the mean ± SD over {distances[0].kid_subsets} subsets of {sizes} images, with a cubic kernel. `chest-xray-128` is a "
-        "small network trained on chest X-rays that ships with this package. `random-conv-128` is a fixed network with seeded random "
-        "weights. Figures on these two are not FIDs.",
+        "Lower is closer. Both sides of every comparison hold the same number of images. Real against real is the "
+        "same distance between two real sets of that size, split by patient as far as patients are known. A "
+        "generator that copies its training images can fall below this baseline when compared with them: there, a "
+        "low figure is a warning.",
+        f"KID is the mean ± SD over {distances[0].kid_subsets} subsets of {sizes} images, with a cubic kernel. "
+        "`chest-xray-128` is a small network trained on chest X-rays that ships with this package. `random-conv-128` "
+        "is a fixed network with seeded random weights. Figures on these two are not FIDs.",
     ]
     header = ["features", "reference", "n real", "n synthetic", "Fréchet", BASELINE, "KID ± SD", BASELINE]
     yield Section("Distances", text, Table(header, rows, numeric=2))
@@ -301,8 +315,9 @@ def _overlap(distances: list[DistanceRow]) -> Iterator[Section]:
         [r.features, r.reference, str(r.n_real), str(r.n_fake), *(cell(r, name) for name in names)] for r in distances
     ]
     text = (
-        "Precision and density say whether synthetic images look real, recall and coverage whether they show the variety of the real "
-        f"images (k = {NEIGHBOURS} nearest neighbours). In brackets: the same number of other real images."
+        "Precision and density say whether synthetic images look real, recall and coverage whether they show the "
+        f"variety of the real images (k = {NEIGHBOURS} nearest neighbours). In brackets: the same number of other "
+        "real images."
     )
     header = ["features", "reference", "n real", "n synthetic", *names]
     yield Section("Overlap", [text], Table(header, rows, numeric=2))
@@ -323,9 +338,10 @@ def _two_sample(tests: list[TwoSampleRow]) -> Iterator[Section]:
         for t in tests
     ]
     text = (
-        f"A classifier is trained to separate real images ({tests[0].reference}) from the others, and tested on images of other "
-        f"patients (cross-validation with at most {max(t.folds for t in tests)} folds). The AUROC is the share of pairs that it "
-        "orders correctly; .5 is chance. Any excess can serve another classifier as a shortcut. Brackets: 95 % intervals."
+        f"A classifier is trained to separate real images ({tests[0].reference}) from the others, and tested on "
+        f"images of other patients (cross-validation with at most {max(t.folds for t in tests)} folds). The AUROC is "
+        "the share of pairs that it orders correctly; .5 is chance. Any excess can serve another classifier as a "
+        "shortcut. Brackets: 95 % intervals."
     )
     header = ["classifier", "on", "real against", "n real", "n other", "AUROC [95 %]"]
     yield Section("Two-sample tests", [text], Table(header, rows, numeric=3))

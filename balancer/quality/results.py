@@ -1,7 +1,7 @@
-"""What the quality report holds: figures on synthetic images, each beside the same figure between two sets of real images.
+"""What the quality report holds: figures on synthetic images, each with the same figure between two real sets.
 
-The name of such a baseline is that of its figure with ``_real_baseline``. The classes are what ``report.json`` holds, key by key;
-:func:`from_json` reads it back, older files too.
+The name of such a baseline is that of its figure with ``_real_baseline``. The classes are what ``report.json`` holds,
+key by key; :func:`from_json` reads it back, older files too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """One document model for every report: a `Document` of sections with text, tables and figures.
 
-Markdown, plain text, CSV and LaTeX are made here, HTML in :mod:`balancer.reporting.pages`, all from the same objects, so that no form
-can differ from another. All text is plain: `code` stands in backticks, and a line break may part a cell's figure from its interval.
+Markdown, plain text, CSV and LaTeX are made here, HTML in :mod:`balancer.reporting.pages`, all from the same objects,
+so that no form can differ from another. All text is plain: `code` stands in backticks, and a line break may part a
+cell's figure from its interval.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Table:
         return csv_text(self.header, self.rows)
 
     def to_latex(self, caption: str, label: str) -> str:
-        r"""Return a ``table`` float to ``\input``; it needs the package booktabs. Caption and cells are plain text."""
+        r"""Return a ``table`` float to ``\input``, with booktabs; caption and cells are plain text."""
         rows = [" & ".join(latex(_flat(cell)) for cell in row) + r" \\" for row in (self.header, *self.rows)]
         lines = [
             r"\begin{table}",

@@ -16,13 +16,13 @@ GAP = 2
 
 
 def to_uint8(images: Tensor) -> Array:
-    """(n, 1, H, W) in [-1, 1] to (n, H, W) uint8, rounded to the nearest grey level."""
+    """Return (n, 1, H, W) in [-1, 1] as (n, H, W) uint8, rounded to the nearest grey level."""
     pixels: Array = ((images.float() + 1) * 127.5).round().clamp(0, 255).byte().squeeze(1).cpu().numpy()
     return pixels
 
 
 def tile(images: Array, columns: int) -> Array:
-    """(n, H, W) uint8 laid out row by row on a dark ground."""
+    """Return (n, H, W) uint8 laid out row by row on a dark ground."""
     n, height, width = images.shape
     rows = -(-n // columns)
     sheet = np.full((rows * (height + GAP) + GAP, columns * (width + GAP) + GAP), 24, dtype=np.uint8)
@@ -33,7 +33,7 @@ def tile(images: Array, columns: int) -> Array:
 
 
 def png_bytes(pixels: Array) -> bytes:
-    """An 8-bit grey (H, W) or RGB (H, W, 3) array as a PNG file."""
+    """Return an 8-bit grey (H, W) or RGB (H, W, 3) array as a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue()
@@ -48,7 +48,7 @@ def save_grid(path: Path, images: Array, columns: int = 8) -> None:
 
 
 def side_by_side(panels: dict[str, Array], columns: int = 6) -> bytes:
-    """Several (n, H, W) sets beside one another, each under its title, as a PNG file."""
+    """Return several (n, H, W) sets beside one another, each under its title, as a PNG file."""
     sheets = {title: tile(images, columns) for title, images in panels.items()}
     factor = max(1, 128 // next(iter(panels.values())).shape[1])
     sheets = {title: sheet.repeat(factor, 0).repeat(factor, 1) for title, sheet in sheets.items()}

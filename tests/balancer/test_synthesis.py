@@ -142,7 +142,10 @@ def test_report(hundred_and_thirty: Path, chest: Path, gan_run: Path) -> None:
     counts = {"NORMAL": data.counts("train")[0], "PNEUMONIA": data.counts("train")[1]}
     for fact in (
         "# 130 synthetic NORMAL images",
-        f"trained on the {counts['NORMAL']} NORMAL images of the training fold (NORMAL {counts['NORMAL']}, PNEUMONIA {counts['PNEUMONIA']}",
+        (
+            f"trained on the {counts['NORMAL']} NORMAL images of the training fold (NORMAL {counts['NORMAL']}, "
+            f"PNEUMONIA {counts['PNEUMONIA']}"
+        ),
         data.split_hash,
         f"run `{gan_run.name}`",
         "step 3",
