@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from scipy.fft import dctn
 from scipy.ndimage import gaussian_filter
 
 from balancer.core import progress
+from balancer.metrics.memorization import perceptual_hash
 
 Array = np.ndarray
 HASH_SIDE = 16  # frequencies a side, so 256 bits
@@ -84,25 +84,14 @@ def near_duplicates(thumbnails: Array, digests: Sequence[str]) -> PairSearch:
     ones = np.sort(np.unique(np.asarray(digests), return_index=True)[1])
     blank = thumbnails[ones].std(axis=(1, 2)) < FLAT
     compared = ones[~blank]
-    candidates = _candidates(perceptual_hash(thumbnails[compared]))
+    bits = perceptual_hash(thumbnails[compared], HASH_SIDE)
+    candidates = _candidates(np.where(bits, np.float32(1), np.float32(-1)))
     verified = candidates[np.argsort(candidates[:, 2], kind="stable")[:MOST_CANDIDATES]]
     places = compared[verified[:, :2]]
     rows = zip(places.tolist(), verified[:, 2].tolist(), _correlations(thumbnails, places).tolist(), strict=True)
     pairs = [SimilarPair(first, second, bits, correlation) for (first, second), bits, correlation in rows]
     pairs.sort(key=lambda pair: (-pair.correlation, pair.first, pair.second))
     return PairSearch(pairs, len(compared), int(blank.sum()), len(candidates))
-
-
-def perceptual_hash(thumbnails: Array) -> Array:
-    """Return which of the lowest frequencies lie above their median: (n, 64, 64) grey to (n, 256) of -1 and 1, float32.
-
-    The frequencies are those of the DCT at half size, without row and column zero, so that brightness and contrast
-    cancel.
-    """
-    n, height, width = thumbnails.shape
-    halved = thumbnails.reshape(n, height // 2, 2, width // 2, 2).mean(axis=(2, 4), dtype=np.float32)
-    low = dctn(halved, axes=(1, 2))[:, 1 : HASH_SIDE + 1, 1 : HASH_SIDE + 1].reshape(n, -1)
-    return np.where(low > np.median(low, axis=1, keepdims=True), np.float32(1), np.float32(-1))
 
 
 def _candidates(hashes: Array) -> Array:

@@ -7,16 +7,12 @@ the data set, so that only the first audit of a data set takes time.
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from balancer.core import progress
 from balancer.core.errors import BalancerError
 from balancer.core.files import atomic_file
 from balancer.data import cache
@@ -82,7 +78,9 @@ def measure(data: Dataset) -> Measured:
         return Measured(OF_PIXELS, pixel_properties(data.images), np.stack(small), from_files=False)
     path = _cache_file(data)
     if not path.exists():
-        values, thumbnails = _read([folder / record.name for record in data.records])
+        files = [folder / record.name for record in data.records]
+        results = cache.in_threads(lambda i: _measure_file(files[i]), len(files), "measuring")
+        values, thumbnails = (np.stack(column) for column in zip(*results, strict=True))
         with atomic_file(path) as handle:
             np.savez(handle, values=values, thumbnails=thumbnails)
     with np.load(path) as stored:
@@ -137,23 +135,6 @@ def _pixel_properties(images: Array) -> Array:
 def _cache_file(data: Dataset) -> Path:
     key = hashlib.sha256(f"{FORMAT} {data.fingerprint}".encode()).hexdigest()[:24]
     return cache.cache_dir("audit") / f"{key}.npz"
-
-
-def _read(files: list[Path]) -> tuple[Array, Array]:
-    """Return values and thumbnails of files, read in several threads: PIL and numpy release the interpreter lock."""
-    with progress.bar(len(files), "measuring", "image") as bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-
-        def finished() -> Iterator[tuple[Array, Array]]:
-            for result in pool.map(_measure_file, files):
-                yield result
-                bar.update()
-
-        try:
-            values, thumbnails = zip(*finished(), strict=True)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return np.stack(values), np.stack(thumbnails)
 
 
 def _measure_file(file: Path) -> tuple[Array, Array]:

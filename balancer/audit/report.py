@@ -32,28 +32,22 @@ from balancer.reporting.numbers import DASH, bounds, percent, plural, short
 from balancer.reporting.pages import write_document
 
 LISTED = 10  # groups and pairs that are named; audit.json has all
-FIGURES = {
-    figure.name: figure
-    for figure in (
-        Figure(
-            "closest",
-            "The most similar pairs, without identical files, the most similar on the left. Bottom: where the two "
-            "differ once brightness and contrast are removed, black where they agree. In a copy every rib fits.",
-            "The most similar pairs of images.",
-        ),
-        Figure(
-            "histograms",
-            "Properties that need no look at the lungs, by class, in the official training split. Where the two "
-            "outlines part, a classifier can tell the classes without knowing any medicine.",
-            "Histograms of image properties by class.",
-        ),
-        Figure(
-            "extremes",
-            "The training images with the least and the most of a property, for each class. Blurred, cropped or "
-            "inverted images show up here.",
-            "The training images with the least and the most of four properties.",
-        ),
-    )
+FIGURES = {  # name: how to read it, what it shows
+    "closest": (
+        "The most similar pairs, without identical files, the most similar on the left. Bottom: where the two "
+        "differ once brightness and contrast are removed, black where they agree. In a copy every rib fits.",
+        "The most similar pairs of images.",
+    ),
+    "histograms": (
+        "Properties that need no look at the lungs, by class, in the official training split. Where the two "
+        "outlines part, a classifier can tell the classes without knowing any medicine.",
+        "Histograms of image properties by class.",
+    ),
+    "extremes": (
+        "The training images with the least and the most of a property, for each class. Blurred, cropped or "
+        "inverted images show up here.",
+        "The training images with the least and the most of four properties.",
+    ),
 }
 CALIBRATION = (
     "Chest X-rays look alike, so the threshold was set on pairs of different patients. On the set of Kermany et al. "
@@ -61,10 +55,8 @@ CALIBRATION = (
     "% a side reach .96. Mirrored or rotated copies are not found."
 )
 REFERENCES = (
-    (
-        "Shortcuts: Geirhos et al. 2020, doi:10.1038/s42256-020-00257-z; on radiographs: DeGrave et al. 2021, "
-        "doi:10.1038/s42256-021-00338-7."
-    ),
+    "Shortcuts: Geirhos et al. 2020, doi:10.1038/s42256-020-00257-z; on radiographs: DeGrave et al. 2021, "
+    "doi:10.1038/s42256-021-00338-7.",
     "Sharpness: Pech-Pacheco et al. 2000, doi:10.1109/ICPR.2000.903548.",
     "Perceptual hash: Zauner 2010, Implementation and Benchmarking of Perceptual Image Hash Functions.",
 )
@@ -122,7 +114,7 @@ def summary(audit: Audit) -> str:
 
 def as_document(audit: Audit, config: Settings, shown: set[str]) -> Document:
     """Return the audit as it is shown; ``shown`` are the names of its figures."""
-    figures = {name: figure for name, figure in FIGURES.items() if name in shown}
+    figures = {name: Figure(name, *FIGURES[name]) for name in shown}
     settings = ", ".join(f"`{k}={v}`" for k, v in flatten(config.model_dump(mode="json")).items())
     hashes = f"fingerprint `{audit.data['fingerprint']}`, split `{audit.data['split_hash']}`"
     sections = [

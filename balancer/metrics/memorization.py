@@ -168,13 +168,13 @@ def memorization(
     )
 
 
-def perceptual_hash(images: Array) -> Array:
-    """Return Zauner's DCT hash (n, 64) bool of grey images (n, H, W).
+def perceptual_hash(images: Array, side: int = 8) -> Array:
+    """Return Zauner's DCT hash of grey images (n, H, W): (n, side^2) bool.
 
-    The image is averaged down to 32 x 32. Of its DCT the 8 x 8 lowest frequencies stay, without the row and the column
-    of frequency zero. Each is compared with their median, so brightness and contrast cancel.
+    An image is averaged down to 32 x 32 pixels. The hash says which of the ``side`` x ``side`` lowest frequencies of
+    its DCT lie above their median, without the row and the column of frequency zero. So brightness and contrast cancel.
     """
-    low = dctn(_area(images, 32), axes=(1, 2))[:, 1:9, 1:9].reshape(len(images), 64)
+    low = dctn(_area(images, 32), axes=(1, 2))[:, 1 : side + 1, 1 : side + 1].reshape(len(images), -1)
     bits: Array = low > np.median(low, axis=1, keepdims=True)
     return bits
 

@@ -32,53 +32,44 @@ from balancer.reporting.numbers import (
 from balancer.reporting.pages import write_document
 
 BASELINE = "real against real"  # the heading of every real baseline
-FIGURES = {
-    figure.name: figure
-    for figure in (
-        Figure("grid", "Both sides are drawn at random; none is picked.", "Synthetic images beside real images."),
-        Figure(
-            "closest",
-            "Top: the synthetic images nearest to a training image. Middle: that training image. Bottom: their "
-            "absolute difference on the same grey scale, black where the two agree.",
-            "The closest pairs of a synthetic and a training image.",
-        ),
-        Figure(
-            "spectrum",
-            "Power at each spatial frequency, averaged over directions. At the right end, a synthetic curve below "
-            "the real one means blur; above it, noise or a checkerboard.",
-            "Radial power spectra of synthetic and real images.",
-        ),
-        Figure(
-            "training",
-            "Distances to images of the training fold while the generator was trained.",
-            "KID and Fréchet distance over the training steps.",
-        ),
-    )
+FIGURES = {  # name: how to read it, what it shows
+    "grid": (
+        "Both sides are drawn at random; none is picked.",
+        "Synthetic images beside real images.",
+    ),
+    "closest": (
+        "Top: the synthetic images nearest to a training image. Middle: that training image. Bottom: their "
+        "absolute difference on the same grey scale, black where the two agree.",
+        "The closest pairs of a synthetic and a training image.",
+    ),
+    "spectrum": (
+        "Power at each spatial frequency, averaged over directions. At the right end, a synthetic curve below the "
+        "real one means blur; above it, noise or a checkerboard.",
+        "Radial power spectra of synthetic and real images.",
+    ),
+    "training": (
+        "Distances to images of the training fold while the generator was trained.",
+        "KID and Fréchet distance over the training steps.",
+    ),
 }
 CAVEATS = (
     "A distance has a meaning only beside its real baseline, at the same number of images and on the same feature "
     "network. Do not compare it with figures computed in another way.",
     "Finding no copy does not prove privacy. A patient may be recognised from less than a copy.",
-    (
-        "This report does not say whether the images help a classifier. `classifier ablate` measures that on real "
-        "test images."
-    ),
+    "This report does not say whether the images help a classifier. `classifier ablate` measures that on real "
+    "test images.",
     "No figure here replaces a radiologist's judgement of the anatomy.",
 )
 REFERENCES = (
-    (
-        "Fréchet distance, FID: Heusel et al. 2017, arXiv:1706.08500; bias with the count: Chong & Forsyth 2020, "
-        "arXiv:1911.07023."
-    ),
+    "Fréchet distance, FID: Heusel et al. 2017, arXiv:1706.08500; bias with the count: Chong & Forsyth 2020, "
+    "arXiv:1911.07023.",
     "Kernel distance (KID): Bińkowski et al. 2018, arXiv:1801.01401.",
     "Precision and recall: Kynkäänniemi et al. 2019, arXiv:1904.06991; density and coverage, and features of random "
     "networks: Naeem et al. 2020, arXiv:2002.09797.",
     "Classifier two-sample tests: Lopez-Paz & Oquab 2017, arXiv:1610.06545.",
     "Nearest training neighbours against held-out ones: Meehan et al. 2020, arXiv:2004.05675.",
-    (
-        "Spectra of generated images: Durall et al. 2020, arXiv:2003.01826; checkerboards: Odena et al. 2016, "
-        "doi:10.23915/distill.00003."
-    ),
+    "Spectra of generated images: Durall et al. 2020, arXiv:2003.01826; checkerboards: Odena et al. 2016, "
+    "doi:10.23915/distill.00003.",
 )
 
 
@@ -171,7 +162,7 @@ def summary(report: Report) -> str:
 def as_document(report: Report) -> Document:
     """Return the report as it is shown; sections with no content are left out."""
     quality = report.quality
-    figures = {name: FIGURES[name] for name in report.figures}
+    figures = {name: Figure(name, *FIGURES[name]) for name in report.figures}
     sections = [
         _findings(quality),
         Section("Synthetic beside real", figure=figures.get("grid")),
@@ -238,10 +229,8 @@ def _copies(m: Memorization | None, pairs: list[NamedPair], figure: Figure | Non
     if m.membership_auroc is not None and m.membership_p is not None:
         rows.append(
             [
-                (
-                    "probability that a training patient is nearer to the synthetic images than an unseen one (.5 "
-                    "expected)"
-                ),
+                "probability that a training patient is nearer to the synthetic images than an unseen one (.5 "
+                "expected)",
                 f"{short(m.membership_auroc, 2)}, {p_equals(m.membership_p)}",
             ]
         )

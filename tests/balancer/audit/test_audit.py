@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
 from balancer.audit import shortcuts as data_shortcuts
-from balancer.audit.duplicates import BITS, COPY, SUSPECT, _aligned, _bands, perceptual_hash
+from balancer.audit.duplicates import BITS, COPY, HASH_SIDE, SUSPECT, _aligned, _bands
 from balancer.audit.findings import audit, caveats, estimate_seconds, image_level_overlap, leaks
 from balancer.audit.properties import measure
 from balancer.audit.report import to_json
@@ -25,6 +25,7 @@ from balancer.core.settings import DataConfig
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.images import resize_grey
 from balancer.data.phantom import draw_image, draw_patient
+from balancer.metrics.memorization import perceptual_hash
 
 SETTINGS = {"image_size": 16}
 
@@ -315,7 +316,7 @@ def test_on_the_real_set_the_threshold_parts_copies_from_patients(real: tuple[Da
     for change in (lambda p: p.crop((3, 3, 221, 221)), lambda p: p.point(lambda grey: 0.8 * grey + 30), _jpeg):
         pictures = [Image.open(real_data / data.records[i].name).convert("L") for i in chosen]
         copies = np.stack([resize_grey(change(picture), 64, "squash") for picture in pictures])
-        bits = (perceptual_hash(thumbnails[chosen]) != perceptual_hash(copies)).sum(axis=1)
+        bits = (perceptual_hash(thumbnails[chosen], HASH_SIDE) != perceptual_hash(copies, HASH_SIDE)).sum(axis=1)
         assert bits.max() <= BITS
         assert _aligned(_bands(thumbnails[chosen]), _bands(copies)).min() >= COPY
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
 from balancer.audit import duplicates
-from balancer.audit.duplicates import BITS, COPY, identical_files, near_duplicates, perceptual_hash
+from balancer.audit.duplicates import BITS, COPY, identical_files, near_duplicates
 from balancer.data.images import resize_grey
 from balancer.data.phantom import draw_image, draw_patient
 
@@ -109,12 +109,6 @@ def test_candidates_are_all_pairs_within_the_distance() -> None:
     expected = [(a, b, distance[a, b]) for a, b in zip(*np.nonzero(np.triu(distance <= BITS, 1)), strict=True)]
     assert len(expected) == 4
     assert sorted(map(tuple, found.tolist())) == expected
-
-
-@given(factor=st.floats(0.3, 0.9), offset=st.floats(0, 20), seed=st.integers(0, 50))
-def test_the_hash_ignores_brightness_and_contrast(factor: float, offset: float, seed: int) -> None:
-    image = np.random.default_rng(seed).uniform(0, 200, (1, 64, 64))
-    assert (perceptual_hash(image) == perceptual_hash(factor * image + offset)).mean() > 0.98
 
 
 def test_alignment_finds_the_best_of_all_warps() -> None:
