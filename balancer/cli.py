@@ -70,9 +70,7 @@ def synthesize(args: CommandArgs) -> CommandResult:
 
 
 def _show_quality(run: Path, report: Report) -> CommandResult:
-    from balancer.quality.report import summary
-
-    return CommandResult({"run": str(run), **report.to_json()}, f"{summary(report)}\n{run / 'report.html'}")
+    return CommandResult({"run": str(run), **report.to_json()}, f"{report.describe()}\n{run / 'report.html'}")
 
 
 @run_command(

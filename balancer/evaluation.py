@@ -187,7 +187,7 @@ def _is_coloured(file: Path) -> bool:
 
 
 def working_size(scans: list[Scan], image_size: int | None) -> int:
-    """Return the side that every image is brought to: ``image_size``, else the smallest side, since enlarging invents detail.
+    """Return the side that images are brought to: ``image_size``, else the smallest, since enlarging invents detail.
 
     Raises:
         BalancerError: an image is smaller than ``image_size``, or than any network could use.
@@ -256,7 +256,7 @@ def _notes(folders: dict[str, Folder]) -> list[str]:
 
 
 def _separate_patients(real: Folder, training: Folder, notes: list[str]) -> dict[str, Folder]:
-    """Return both folders with new patient names, equal on both sides only where the folders share a file, byte by byte.
+    """Return both folders with new patient names, equal only where the folders share a file, byte by byte.
 
     The same number in both need not be the same patient (it is not in Kaggle's train and test); a note says so.
     """
@@ -279,7 +279,8 @@ def describe_size(inputs: Inputs) -> str:
     sides = {flag: set(f.scan.sizes.values()) for flag, f in inputs.folders.items()}
     reduced = [ROLES[flag] for flag, sizes in sides.items() if sizes != {(inputs.size, inputs.size)}]
     if reduced and len(reduced) < len(sides):
-        text += f" Only the {' and the '.join(reduced)} had to be reduced. This smooths them, which the spectrum and classifiers can see."
+        names = " and the ".join(reduced)
+        text += f" Only the {names} had to be reduced. This smooths them, which the spectrum and classifiers can see."
     return text
 
 
@@ -291,11 +292,12 @@ def describe_folder(flag: str, folder: Folder) -> str:
     patients = ""
     if flag != "fake":
         count = len(set(folder.groups))
-        patients = (
-            f", {count:,} patients (read off {folder.named} file names)"
-            if folder.named
-            else "; file names tell no patients, so each image counts as its own patient, and real baselines can be too low"
-        )
+        patients = f", {count:,} patients (read off {folder.named} file names)"
+        if not folder.named:
+            patients = (
+                "; file names tell no patients, so each image counts as its own patient, and real baselines can be "
+            )
+            patients += "too low"
     return f"{ROLES[flag].capitalize()}: `{folder.scan.path}`, {n:,} images of {shape} px{patients}."
 
 

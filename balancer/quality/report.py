@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -117,17 +117,26 @@ class Report:
         }
         return facts | facts.pop("generator") | {"quality": quality}
 
+    def describe(self) -> str:
+        """Return the verdict and a line per finding, for the terminal."""
+        findings = [
+            f"  {f.metric}: {f.figure} ({BASELINE} {f.real_baseline}; n = {f.n_real}, {f.n_fake}). {f.interpretation}"
+            for f in interpret(self.quality)
+        ]
+        return "\n".join([self.title, verdict(self.quality), *findings, *self.quality.notes])
+
 
 def provenance(run: RunDir, config: Settings, device: torch.device, took: dict[str, float]) -> dict[str, str]:
     """Return what a reader needs to make the report again, from the run's env.json and settings."""
     env = json.loads((run / "env.json").read_text(encoding="utf-8"))
     versions = {"balancer": env["balancer"], "python": env["python"], **env["versions"]}
-    hashes = {key: value for key in ("split_hash", "fingerprint") if (value := env["data"].get(key))}
+    hashes = {key.replace("_", " "): env["data"].get(key) for key in ("split_hash", "fingerprint")}
+    code = env["git_commit"] or "of no known commit"
     times = ", ".join(f"{what} {seconds(s)}" for what, s in took.items())
     return {
-        "command": f"`balancer {env['command']}`, code {env['git_commit'] or 'of no known commit'}, started {env['started']}",
+        "command": f"`balancer {env['command']}`, code {code}, started {env['started']}",
         "settings": ", ".join(f"`{k}={v}`" for k, v in flatten(config.model_dump(mode="json")).items()),
-        "data": ", ".join(f"{key.replace('_', ' ')} `{value}`" for key, value in hashes.items()),
+        "data": ", ".join(f"{key} `{value}`" for key, value in hashes.items() if value),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
         "device": f"{env['device']}, {env['platform']}",
         "took": f"{times}; peak memory {megabytes(peak_memory_mb(device))}",
@@ -148,17 +157,6 @@ def publish(run: RunDir, report: Report, figures: Mapping[str, bytes]) -> Report
     return report
 
 
-def summary(report: Report) -> str:
-    """Return the verdict and a line per finding, for the terminal."""
-    lines = [report.title, verdict(report.quality)]
-    for f in interpret(report.quality):
-        lines.append(
-            f"  {f.metric}: {f.figure} ({BASELINE} {f.real_baseline}; n = {f.n_real} and {f.n_fake}). "
-            f"{f.interpretation}"
-        )
-    return "\n".join([*lines, *report.quality.notes])
-
-
 def as_document(report: Report) -> Document:
     """Return the report as it is shown; sections with no content are left out."""
     quality = report.quality
@@ -166,13 +164,13 @@ def as_document(report: Report) -> Document:
     sections = [
         _findings(quality),
         Section("Synthetic beside real", figure=figures.get("grid")),
-        *_copies(quality.memorization, report.closest, figures.get("closest")),
-        *_spectrum(quality.spectrum, figures.get("spectrum")),
+        _copies(quality.memorization, report.closest, figures.get("closest")),
+        _spectrum(quality.spectrum, figures.get("spectrum")),
         Section("Over training", figure=figures.get("training")),
-        *_distances(quality.distances),
-        *_overlap([row for row in quality.distances if row.overlap]),
-        *_two_sample(quality.two_sample),
-        *_shift(quality.shift),
+        _distances(quality.distances),
+        _overlap([row for row in quality.distances if row.overlap]),
+        _two_sample(quality.two_sample),
+        _shift(quality.shift),
         Section("Notes", bullets=quality.notes),
         Section("How this was made", table=Table(["", ""], [[k, v] for k, v in report.made.items()], numeric=2)),
         Section("Caveats", bullets=list(CAVEATS)),
@@ -183,26 +181,21 @@ def as_document(report: Report) -> Document:
         report.data["notes"],
         verdict(quality),
         introduction=report.about,
-        sections=[section for section in sections if not section.is_empty],
+        sections=[section for section in sections if section and not section.is_empty],
     )
 
 
 def _findings(quality: QualityReport) -> Section:
-    rows = [
-        [f.metric, f.figure, str(f.n_real), str(f.n_fake), f.real_baseline, f.interpretation]
-        for f in interpret(quality)
-    ]
-    if not rows:
-        return Section("Main figures")
+    rows = [[str(value) for value in asdict(finding).values()] for finding in interpret(quality)]
     reference = f" The real images here: {quality.reference}." if quality.reference else ""
     text = f"Real against real is the same figure between two sets of real images of the same size.{reference}"
     header = ["metric", "figure", "n real", "n synthetic", BASELINE, "meaning"]
-    return Section("Main figures", [text], Table(header, rows, words=True))
+    return Section("Main figures", [text] if rows else [], Table(header, rows, words=True) if rows else None)
 
 
-def _copies(m: Memorization | None, pairs: list[NamedPair], figure: Figure | None) -> Iterator[Section]:
+def _copies(m: Memorization | None, pairs: list[NamedPair], figure: Figure | None) -> Section | None:
     if not m:
-        return
+        return None
     usual = f"{plural(m.n_baseline, 'training patient')}, each compared with the others"
     if m.baseline == "held-out":
         usual = f"{plural(m.n_baseline, 'held-out real image')}, one per patient"
@@ -237,12 +230,12 @@ def _copies(m: Memorization | None, pairs: list[NamedPair], figure: Figure | Non
     names = [
         f"Pair {i}: `{p.synthetic}` and `{p.training}`, distance {fixed(p.distance, 3)}" for i, p in enumerate(pairs, 1)
     ]
-    yield Section("Copies", text, Table(["", ""], rows), figure, names)
+    return Section("Copies", text, Table(["", ""], rows), figure, names)
 
 
-def _spectrum(s: SpectrumComparison | None, figure: Figure | None) -> Iterator[Section]:
+def _spectrum(s: SpectrumComparison | None, figure: Figure | None) -> Section | None:
     if not s:
-        return
+        return None
     rows = [
         ["RMS difference over all frequencies", decibels(s.rms_db, 2), decibels(s.rms_db_real_baseline, 2)],
         [
@@ -256,12 +249,12 @@ def _spectrum(s: SpectrumComparison | None, figure: Figure | None) -> Iterator[S
             decibels(s.checkerboard_db_real_baseline, 2, sign=True),
         ],
     ]
-    yield Section("Spectrum", [], Table(["", "synthetic against real", BASELINE], rows), figure)
+    return Section("Spectrum", [], Table(["", "synthetic against real", BASELINE], rows), figure)
 
 
-def _distances(distances: list[DistanceRow]) -> Iterator[Section]:
+def _distances(distances: list[DistanceRow]) -> Section | None:
     if not distances:
-        return
+        return None
     rows = [
         [
             f"{r.features} (FID)" if r.frechet_name == "FID" else r.features,
@@ -287,13 +280,13 @@ def _distances(distances: list[DistanceRow]) -> Iterator[Section]:
         "is a fixed network with seeded random weights. Figures on these two are not FIDs.",
     ]
     header = ["features", "reference", "n real", "n synthetic", "Fréchet", BASELINE, "KID ± SD", BASELINE]
-    yield Section("Distances", text, Table(header, rows, numeric=2))
+    return Section("Distances", text, Table(header, rows, numeric=2))
 
 
-def _overlap(distances: list[DistanceRow]) -> Iterator[Section]:
-    """Yield precision, recall, density and coverage, each with its real baseline in brackets."""
+def _overlap(distances: list[DistanceRow]) -> Section | None:
+    """Return precision, recall, density and coverage, each with its real baseline in brackets."""
     if not distances:
-        return
+        return None
     names = list(Manifold.__dataclass_fields__)
 
     def cell(row: DistanceRow, name: str) -> str:
@@ -309,21 +302,14 @@ def _overlap(distances: list[DistanceRow]) -> Iterator[Section]:
         "real images."
     )
     header = ["features", "reference", "n real", "n synthetic", *names]
-    yield Section("Overlap", [text], Table(header, rows, numeric=2))
+    return Section("Overlap", [text], Table(header, rows, numeric=2))
 
 
-def _two_sample(tests: list[TwoSampleRow]) -> Iterator[Section]:
+def _two_sample(tests: list[TwoSampleRow]) -> Section | None:
     if not tests:
-        return
+        return None
     rows = [
-        [
-            t.classifier,
-            t.on,
-            t.compared,
-            str(t.n_real),
-            str(t.n_fake),
-            f"{short(t.auroc)} {bounds(t.low, t.high)}",
-        ]
+        [*(t.classifier, t.on, t.compared), str(t.n_real), str(t.n_fake), f"{short(t.auroc)} {bounds(t.low, t.high)}"]
         for t in tests
     ]
     text = (
@@ -333,24 +319,19 @@ def _two_sample(tests: list[TwoSampleRow]) -> Iterator[Section]:
         "shortcut. Brackets: 95 % intervals."
     )
     header = ["classifier", "on", "real against", "n real", "n other", "AUROC [95 %]"]
-    yield Section("Two-sample tests", [text], Table(header, rows, numeric=3))
+    return Section("Two-sample tests", [text], Table(header, rows, numeric=3))
 
 
-def _shift(shift: list[ShiftRow]) -> Iterator[Section]:
+def _shift(shift: list[ShiftRow]) -> Section | None:
     if not shift:
-        return
+        return None
     rows = [
-        [
-            r.features,
-            r.reference,
-            str(r.n),
-            fixed(r.frechet),
-            fixed(r.frechet_real_baseline),
-            fixed(r.kid, 4),
-            fixed(r.kid_real_baseline, 4),
-        ]
+        [*(r.features, r.reference, str(r.n)), *(fixed(v) for v in (r.frechet, r.frechet_real_baseline))]
+        + [fixed(v, 4) for v in (r.kid, r.kid_real_baseline)]
         for r in shift
     ]
-    text = "How far the parts of the real data set lie apart, beside the distance between two halves of the training images."
+    text = (
+        "How far the parts of the real data lie apart, beside the distance between two halves of the training images."
+    )
     header = ["features", "compared", "n, each side", "Fréchet", "two halves", "KID", "two halves"]
-    yield Section("Shift within the real data", [text], Table(header, rows, numeric=2))
+    return Section("Shift within the real data", [text], Table(header, rows, numeric=2))

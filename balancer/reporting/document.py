@@ -70,7 +70,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture: the name of its file without ``.png``, how to read it, and what it shows, for those who cannot see it."""
+    """A picture: the name of its file without ``.png``, how to read it, and what it shows (alternative text)."""
 
     name: str
     caption: str

@@ -14,7 +14,7 @@ from balancer.data.dataset import PHANTOM_NOTICE
 from balancer.metrics import two_sample
 from balancer.quality.assess import ImageSet, assess
 from balancer.quality.interpretation import interpret, verdict
-from balancer.quality.report import FIGURES, Report, as_document, closest_pairs, summary
+from balancer.quality.report import FIGURES, Report, as_document, closest_pairs
 from balancer.quality.results import OLD_KEYS, QualityReport, from_json
 from balancer.reporting.document import to_markdown
 from balancer.reporting.numbers import fixed, short
@@ -137,7 +137,7 @@ def test_every_subset_size_is_given(report: Report) -> None:
 
 
 def test_summary(report: Report) -> None:
-    lines = summary(report).splitlines()
+    lines = report.describe().splitlines()
     assert lines[:2] == [report.title, verdict(report.quality)]
     assert len(lines) == 2 + len(interpret(report.quality)) + len(report.quality.notes)
 
