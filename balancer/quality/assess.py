@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -67,6 +67,15 @@ class ImageSet:
     groups: list[str]
     name: str
 
+    def all(self) -> Side:
+        """Return all images as one side."""
+        return Side(self, np.arange(len(self.images)))
+
+    def halves(self) -> tuple[Side, Side]:
+        """Return two halves with no patient in common."""
+        first, second = patient_halves(self.groups)
+        return Side(self, first), Side(self, second)
+
 
 @dataclass(frozen=True)
 class Side:
@@ -84,6 +93,10 @@ class Side:
     def groups(self) -> list[str]:
         """Return the patient of each image."""
         return [self.source.groups[i] for i in self.positions]
+
+    def draw(self, n: int, seed: int, *names: str) -> Side:
+        """Return ``n`` of the images, drawn from a named stream."""
+        return Side(self.source, self.positions[random_subset(len(self.positions), n, seed, *names)])
 
 
 @dataclass(frozen=True)
@@ -170,9 +183,7 @@ def _unseen(train: ImageSet, held_out: ImageSet | None, notes: list[str]) -> Ima
         )
     if not new.any():
         return None
-    return ImageSet(
-        held_out.images[new], [g for g, keep in zip(held_out.groups, new, strict=True) if keep], held_out.name
-    )
+    return replace(held_out, images=held_out.images[new], groups=np.array(held_out.groups)[new].tolist())
 
 
 def _if_possible(what: str, notes: list[str], compute: Callable[[], ResultT]) -> ResultT | None:
@@ -213,45 +224,26 @@ def _comparisons(
     settings: QualityConfig, train: ImageSet, held_out: ImageSet | None, n_fake: int, notes: list[str]
 ) -> list[Comparison]:
     """Return one comparison per reference; the interpretation goes by the last one with a real baseline."""
-    first, second = _halves(train)
-    wanted: list[tuple[str, Side, Side | None]] = [(f"{train.name} (half the patients)", first, second)]
+    references: list[tuple[str, Side, Side | None]] = [(f"{train.name} (half the patients)", *train.halves())]
     if held_out:
-        wanted.append((held_out.name, _whole(held_out), _whole(train)))
+        references.append((held_out.name, held_out.all(), train.all()))
     else:
-        wanted.insert(0, (f"{train.name} (all)", _whole(train), None))
-    made = []
-    for reference, real, other in wanted:
-        counts = [len(real.positions), *([len(other.positions)] if other else []), n_fake]
-        n = min(counts)
-        if n < 2:
-            baseline = f", {counts[1]} for the real baseline" if other else ""
-            notes.append(
-                f"No distance to {reference}: it needs 2 images a side, and there are {counts[0]} real{baseline} and "
-                f"{n_fake} synthetic."
-            )
+        references.insert(0, (f"{train.name} (all)", train.all(), None))
+    comparisons, seed = [], settings.seed
+    for name, real, other in references:
+        counts = [len(side.positions) for side in (real, other) if side]
+        n = min(*counts, n_fake)
+        if n >= 2:
+            drawn = other.draw(n, seed, name, "floor") if other else None
+            fake = random_subset(n_fake, n, seed, name, "fake")
+            comparisons.append(Comparison(name, real.draw(n, seed, name, "real"), drawn, fake))
             continue
-        made.append(
-            Comparison(
-                reference,
-                _draw(real, n, settings.seed, reference, "real"),
-                _draw(other, n, settings.seed, reference, "floor") if other else None,
-                random_subset(n_fake, n, settings.seed, reference, "fake"),
-            )
+        baseline = f", {counts[1]} for the real baseline" if other else ""
+        notes.append(
+            f"No distance to {name}: it needs 2 images a side, and there are {counts[0]} real{baseline} and {n_fake} "
+            "synthetic."
         )
-    return made
-
-
-def _halves(images: ImageSet) -> tuple[Side, Side]:
-    first, second = patient_halves(images.groups)
-    return Side(images, first), Side(images, second)
-
-
-def _whole(images: ImageSet) -> Side:
-    return Side(images, np.arange(len(images.images)))
-
-
-def _draw(side: Side, n: int, seed: int, *names: str) -> Side:
-    return Side(side.source, side.positions[random_subset(len(side.positions), n, seed, *names)])
+    return comparisons
 
 
 def _distance_row(settings: QualityConfig, features: _Features, c: Comparison) -> DistanceRow:
@@ -267,10 +259,7 @@ def _distance_row(settings: QualityConfig, features: _Features, c: Comparison) -
         n_fake=len(c.fake),
         kid_subsets=settings.kid_subsets,
         kid_subset_size=kid_subset_size(settings, len(c.fake)),
-        frechet_real_baseline=baseline.frechet if baseline else None,
-        kid_real_baseline=baseline.kid if baseline else None,
-        kid_sd_real_baseline=baseline.kid_sd if baseline else None,
-        overlap_real_baseline=baseline.overlap if baseline else None,
+        **{f"{key}_real_baseline": getattr(baseline, key, None) for key in ("frechet", "kid", "kid_sd", "overlap")},
     )
 
 
@@ -316,11 +305,11 @@ def _shift_sides(
     """Return training images, test images, and two halves of the training images as real baseline, at equal counts."""
     if test is None:
         return None
-    sides = [_whole(train), _whole(test), *_halves(train)]
+    sides = [train.all(), test.all(), *train.halves()]
     n = min(len(side.positions) for side in sides)
     if n < 2:
         return None
-    a, b, c, d = (_draw(side, n, settings.seed, "shift", str(i)) for i, side in enumerate(sides))
+    a, b, c, d = (side.draw(n, settings.seed, "shift", str(i)) for i, side in enumerate(sides))
     return a, b, c, d
 
 
