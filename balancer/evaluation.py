@@ -29,6 +29,7 @@ from balancer.metrics.features import inception_weights
 from balancer.quality import figures
 from balancer.quality.assess import ImageSet, assess, report_seconds
 from balancer.quality.report import Report, closest_pairs, provenance, publish
+from balancer.reporting.numbers import plural
 
 log = logging.getLogger("balancer")
 Array = np.ndarray
@@ -267,8 +268,8 @@ def _separate_patients(real: Folder, training: Folder, notes: list[str]) -> dict
     shared = {number for number, group in zip(real.groups, held_out, strict=True) if group in known}
     if unknown := (set(real.groups) & set(training.groups)) - shared:
         notes.append(
-            f"{len(unknown)} patient numbers occur in both --real and --training; whether they are the same people is "
-            "not known."
+            f"{plural(len(unknown), 'patient number')} in both --real and --training; whether the patients are the same "
+            "is not known."
         )
     return {"real": replace(real, groups=held_out), "training": replace(training, groups=trained_on)}
 

@@ -174,7 +174,7 @@ def _patients(patients: Patients) -> Section:
     }
     rows = [[text, *(f"{getattr(key, name):,}" for key in (narrow, cautious))] for name, text in names.items()]
     for name, pairs in (
-        ("official", zip(narrow.splits, cautious.splits, strict=True)),
+        ("official:", zip(narrow.splits, cautious.splits, strict=True)),
         ("in use:", zip(narrow.folds, cautious.folds, strict=True)),
     ):
         rows += [[f"{name} both in {a.left} and in {a.right}", _shared(a), _shared(b)] for a, b in pairs]
@@ -226,7 +226,7 @@ def _near(near: NearDuplicates, figure: Figure | None) -> Section:
     text = [
         f"{copies} (correlation of {short(near.threshold, 2)} or more once aligned).",
         f"Of {near.compared:,} images (one of each group of identical files{blank}), {near.candidates:,} pairs have "
-        f"similar perceptual hashes; the pixels of {near.verified:,} of these pairs were compared. {CALIBRATION}",
+        f"similar perceptual hashes; {near.verified:,} of these pairs were compared by their pixels. {CALIBRATION}",
     ]
     if near.unrelated_most is not None:
         n, least = len(near.suspects), short(near.suspect_threshold, 2)

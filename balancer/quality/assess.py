@@ -259,7 +259,10 @@ def _distance_row(settings: QualityConfig, features: _Features, c: Comparison) -
         n_fake=len(c.fake),
         kid_subsets=settings.kid_subsets,
         kid_subset_size=kid_subset_size(settings, len(c.fake)),
-        **{f"{key}_real_baseline": getattr(baseline, key, None) for key in ("frechet", "kid", "kid_sd", "overlap")},
+        frechet_real_baseline=baseline.frechet if baseline else None,
+        kid_real_baseline=baseline.kid if baseline else None,
+        kid_sd_real_baseline=baseline.kid_sd if baseline else None,
+        overlap_real_baseline=baseline.overlap if baseline else None,
     )
 
 

@@ -193,7 +193,7 @@ def test_a_patient_of_a_shared_image_is_not_held_out(fake: Path, runs_cwd: Path)
     held_out_rows = [r for r in report["quality"]["distances"] if r["reference"] == "held-out real images"]
     assert [r["n_real"] for r in held_out_rows] == [7, 7]
     assert report["data"]["notes"] == [
-        "1 patient numbers occur in both --real and --training; whether they are the same people is not known."
+        "1 patient number in both --real and --training; whether the patients are the same is not known."
     ]
 
 
@@ -326,7 +326,7 @@ def test_training_and_held_out_images(fake: Path, runs_cwd: Path) -> None:
     assert quality["memorization"]["exact_copies"] == 1
     assert report["closest"][0]["training"] == "IM-0006-0001.png"
     assert report["data"]["notes"] == [
-        "12 patient numbers occur in both --real and --training; whether they are the same people is not known."
+        "12 patient numbers in both --real and --training; whether the patients are the same is not known."
     ]
 
 
