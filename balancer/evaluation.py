@@ -268,8 +268,8 @@ def _separate_patients(real: Folder, training: Folder, notes: list[str]) -> dict
     shared = {number for number, group in zip(real.groups, held_out, strict=True) if group in known}
     if unknown := (set(real.groups) & set(training.groups)) - shared:
         notes.append(
-            f"{plural(len(unknown), 'patient number')} in both --real and --training; whether the patients are the same "
-            "is not known."
+            f"{plural(len(unknown), 'patient number')} in both --real and --training; whether the patients are the "
+            "same is not known."
         )
     return {"real": replace(real, groups=held_out), "training": replace(training, groups=trained_on)}
 

@@ -59,13 +59,13 @@ class Source:
 def configure(explicit: Mapping[str, Any]) -> SynthesizeConfig:
     """Return the settings of a new synthesis. The data are those of the GAN run that is named, or of the newest one."""
     resolve(SynthesizeConfig, explicit)  # a value out of range is a usage error, whatever runs there are
-    given = explicit.get("gan_run")
-    path = Path(given) if given else latest_run("gan-train")
+    name = explicit.get("gan_run")
+    path = Path(name) if name else latest_run("gan-train")
     if path is None:
         raise BalancerError(
             "no finished gan-train run under runs/gan-train; run `balancer gan-train` first, or give --gan-run DIR"
         )
-    if not given:
+    if not name:
         log.info("taking the newest finished GAN run: %s", path)
     inherited = {"data": saved_config("gan-train", path)["data"], "gan_run": str(path.resolve())}
     return resolve(SynthesizeConfig, explicit, inherited)
@@ -110,7 +110,7 @@ def count(config: SynthesizeConfig, source: Source) -> int:
     """Return how many images to export: ``n``, else what the class lacks in the training fold.
 
     Raises:
-        BalancerError: no number was given and the class lacks none.
+        BalancerError: ``n`` is not set and the class lacks no image.
     """
     if config.n is not None:
         return config.n

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,6 +30,7 @@ from balancer.audit.results import (
     SharedPairs,
     SharedPatients,
     Shortcuts,
+    Sides,
 )
 from balancer.audit.shortcuts import shortcuts
 from balancer.core.settings import DataConfig
@@ -44,30 +44,12 @@ IMAGE_LEVEL = 0.2  # share that a split at image level would take for validation
 SECONDS, SECONDS_A_FILE = 15.0, 0.005  # rough, on one core
 
 
-@dataclass(frozen=True)
-class Sides:
-    """Two sets of folds (or splits) that must share nothing, and their names."""
-
-    left: str
-    right: str
-    left_folds: tuple[str, ...]
-    right_folds: tuple[str, ...]
-
-    def masks(self, folds: Array) -> tuple[Array, Array]:
-        """Return which images (n,) lie on the left and on the right."""
-        return np.isin(folds, self.left_folds), np.isin(folds, self.right_folds)
-
-    def both(self, folds: Iterable[str]) -> bool:
-        """Return whether some of the folds lie on the left and some on the right."""
-        names = set(folds)
-        return bool(names & set(self.left_folds)) and bool(names & set(self.right_folds))
-
-
-FOLD_SIDES = (
-    Sides("train or validation", "test", ("train", "val"), ("test",)),
-    Sides("train", "validation", ("train",), ("val",)),
-)
-SPLIT_SIDES = tuple(Sides(a, b, (a,), (b,)) for a, b in (("train", "test"), ("train", "val"), ("val", "test")))
+FOLD_SIDES = {  # names and folds of two sides that must share nothing
+    Sides("train or validation", "test"): (("train", "val"), ("test",)),
+    Sides("train", "validation"): (("train",), ("val",)),
+}
+SPLIT_SIDES = {Sides(a, b): ((a,), (b,)) for a, b in (("train", "test"), ("train", "val"), ("val", "test"))}
+Folds = tuple[tuple[str, ...], tuple[str, ...]]
 
 
 def audit(data: Dataset, config: DataConfig, seed: int = 0) -> Audit:
@@ -127,7 +109,7 @@ def leaks(audit: Audit) -> list[str]:
 
 def caveats(audit: Audit) -> list[str]:
     """Return a sentence for each fact that is no proven leak but matters, the data's own notes first."""
-    sentences, patients = [note for note in audit.notes if note != PHANTOM_NOTICE], audit.patients
+    sentences, patients = [note for note in audit.data["notes"] if note != PHANTOM_NOTICE], audit.patients
     if unreadable := len(audit.data["unreadable"]):
         verb = "was" if unreadable == 1 else "were"
         sentences.append(f"{plural(unreadable, 'file')} could not be read and {verb} left out.")
@@ -144,7 +126,11 @@ def caveats(audit: Audit) -> list[str]:
                 f"{plural(shared, 'patient number')} both in {across.left} and in {across.right}; "
                 "whether they are the same children is not known."
             )
-    return [*sentences, *_near_caveats(audit.near, PHANTOM_NOTICE in audit.notes), *_shortcut_caveats(audit.shortcuts)]
+    return [
+        *sentences,
+        *_near_caveats(audit.near, PHANTOM_NOTICE in audit.data["notes"]),
+        *_shortcut_caveats(audit.shortcuts),
+    ]
 
 
 def _near_caveats(near: NearDuplicates, is_phantom: bool) -> list[str]:
@@ -214,13 +200,13 @@ def _of_key(keys: Array, labels: Array, splits: Array, folds: Array) -> PatientK
         image_level=ImageLevelSplit(
             IMAGE_LEVEL, image_level_overlap(keys[splits == "train"].tolist(), IMAGE_LEVEL) if train else None
         ),
-        splits=[_shared(keys, labels, splits, sides) for sides in SPLIT_SIDES],
-        folds=[_shared(keys, labels, folds, sides) for sides in FOLD_SIDES],
+        splits=[_shared(keys, labels, splits, names, sides) for names, sides in SPLIT_SIDES.items()],
+        folds=[_shared(keys, labels, folds, names, sides) for names, sides in FOLD_SIDES.items()],
     )
 
 
-def _shared(keys: Array, labels: Array, folds: Array, sides: Sides) -> SharedPatients:
-    left, right = sides.masks(folds)
+def _shared(keys: Array, labels: Array, folds: Array, names: Sides, sides: Folds) -> SharedPatients:
+    left, right = (np.isin(folds, side) for side in sides)
     patients, images = {}, {}
     for label, cls in enumerate(CLASSES):
         of_class = labels == label
@@ -228,7 +214,7 @@ def _shared(keys: Array, labels: Array, folds: Array, sides: Sides) -> SharedPat
         concerned = of_class & np.isin(keys, both)
         patients[cls] = len(both)
         images[cls] = int((concerned & left).sum()), int((concerned & right).sum())
-    return SharedPatients(sides.left, sides.right, patients, images)
+    return SharedPatients(**vars(names), patients=patients, images=images)
 
 
 def _identical(data: Dataset, splits: Array) -> IdenticalFiles:
@@ -249,9 +235,14 @@ def _identical(data: Dataset, splits: Array) -> IdenticalFiles:
         across_splits=sum(len(set(g.splits)) > 1 for g in groups),
         across_patients=sum(len(g.patients) > 1 for g in groups),
         label_conflicts=sum(len(set(g.classes)) > 1 for g in groups),
-        folds=tuple(SharedFiles(s.left, s.right, sum(s.both(g.folds) for g in groups)) for s in FOLD_SIDES),
+        folds=tuple(SharedFiles(**vars(s), groups=_crossing(s, groups)) for s in FOLD_SIDES),
         list=tuple(groups),
     )
+
+
+def _crossing(names: Sides, items: Sequence[IdenticalGroup | NearPair]) -> int:
+    """Return how many items have an image on both sides."""
+    return sum(all(set(item.folds) & set(side) for side in FOLD_SIDES[names]) for item in items)
 
 
 def _near(data: Dataset, thumbnails: Array) -> NearDuplicates:
@@ -270,7 +261,7 @@ def _near(data: Dataset, thumbnails: Array) -> NearDuplicates:
         copies=copies,
         same_patient=sum(bool(pair.same_patient) for pair in copies),
         across_classes=sum(len(set(pair.classes)) > 1 for pair in copies),
-        folds=[SharedPairs(s.left, s.right, sum(s.both(pair.folds) for pair in copies)) for s in FOLD_SIDES],
+        folds=[SharedPairs(**vars(s), pairs=_crossing(s, copies)) for s in FOLD_SIDES],
         suspects=suspects,
         unrelated_most=max((pair.correlation for pair in others[len(suspects) :]), default=None),
         closest=pairs[len(copies) : len(copies) + CLOSEST],
@@ -290,10 +281,10 @@ def _named(data: Dataset, pair: SimilarPair) -> NearPair:
     )
 
 
-def _shortcut_caveats(found: Shortcuts) -> list[str]:
-    on_files = found.together if found.from_files else None
-    results = ((on_files, "the files"), (found.together_working, f"the {found.image_size} px images"))
-    figures = [f"{short(joint.auroc)} on {where}" for joint, where in results if joint]
+def _shortcut_caveats(result: Shortcuts) -> list[str]:
+    on_files = result.together if result.from_files else None
+    joints = ((on_files, "the files"), (result.together_working, f"the {result.image_size} px images"))
+    figures = [f"{short(joint.auroc)} on {where}" for joint, where in joints if joint]
     if not figures:
         return []
     return [

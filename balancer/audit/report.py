@@ -99,8 +99,8 @@ def draw(data: Dataset, audit: Audit) -> dict[str, bytes]:
 
 def verdict(audit: Audit) -> str:
     """Return what leaks, or that no leak was found."""
-    if found := leaks(audit):
-        return f"Leaks: {'; '.join(found)}."
+    if leaking := leaks(audit):
+        return f"Leaks: {'; '.join(leaking)}."
     if audit.patients.named:
         return "No leak found: no two folds share an identical file, a near duplicate or a patient (kind and number)."
     text = "No leak found: no two folds share an identical file or a near duplicate."
@@ -131,7 +131,7 @@ def as_document(audit: Audit, config: Settings, shown: set[str]) -> Document:
     ]
     return Document(
         f"Audit of {audit.data['source']}",
-        [note for note in audit.notes if note == PHANTOM_NOTICE],
+        [note for note in audit.data["notes"] if note == PHANTOM_NOTICE],
         verdict(audit),
         sections=[section for section in sections if not section.is_empty],
         alarm=bool(leaks(audit)),
@@ -253,15 +253,15 @@ def _crossing(folds: Sequence[SharedFiles | SharedPairs]) -> str:
     )
 
 
-def _shortcuts(found: Shortcuts, figure: Figure | None) -> Section:
-    size, n = found.image_size, " and ".join(f"{found.n[cls]:,} {cls}" for cls in CLASSES)
-    where = "the files at their own size" if found.from_files else f"the {size} px images, since there are no files"
+def _shortcuts(result: Shortcuts, figure: Figure | None) -> Section:
+    size, n = result.image_size, " and ".join(f"{result.n[cls]:,} {cls}" for cls in CLASSES)
+    where = "the files at their own size" if result.from_files else f"the {size} px images, since there are no files"
     text = [
         f"Each property is measured on {where}. The table says how well it alone separates the classes of the "
-        f"official train split ({n}, {found.patients:,} patients): the AUROC, and the class in which the property is "
-        f"larger. At .5 it tells nothing, at 1 everything. Brackets: 95 % intervals from {found.resamples:,} "
+        f"official train split ({n}, {result.patients:,} patients): the AUROC, and the class in which the property is "
+        f"larger. At .5 it tells nothing, at 1 everything. Brackets: 95 % intervals from {result.resamples:,} "
         "resamples of patients. A network uses whatever separates the classes, so read its figures beside these.",
-        *_joint(found),
+        *_joint(result),
     ]
     header = ["", *(f"median {cls}" for cls in CLASSES), "separates the classes"]
     rows = [
@@ -269,52 +269,52 @@ def _shortcuts(found: Shortcuts, figure: Figure | None) -> Section:
             row.words,
             *(DASH if median is None else f"{median:.4g}" for median in row.medians.values()),
             _auroc(row.classes, CLASSES),
-            *([_auroc(row.working, CLASSES)] if found.from_files else []),
+            *([_auroc(row.working, CLASSES)] if result.from_files else []),
         ]
-        for row in found.properties
+        for row in result.properties
     ]
-    table = Table([*header, f"the same at {size} px"] if found.from_files else header, rows)
+    table = Table([*header, f"the same at {size} px"] if result.from_files else header, rows)
     return Section("Shortcuts", text, table, figure)
 
 
-def _joint(found: Shortcuts) -> list[str]:
+def _joint(result: Shortcuts) -> list[str]:
     """Say what a logistic regression on all properties reaches; nothing where there are too few patients."""
-    on_working = found.together_working
+    on_working = result.together_working
     if not on_working:
         return []
-    on_files = f"{_interval(found.together)} on the files, and " if found.from_files and found.together else ""
+    on_files = f"{_interval(result.together)} on the files, and " if result.from_files and result.together else ""
     return [
         f"All properties together, by logistic regression ({on_working.folds}-fold cross-validation by patient): "
-        f"AUROC {on_files}{_interval(on_working)} on the {found.image_size} px images, which are all that a "
+        f"AUROC {on_files}{_interval(on_working)} on the {result.image_size} px images, which are all that a "
         "classifier sees. This much needs no look at the lungs, and a network can make more of it than a linear "
         "model. Standardising each image removes brightness and contrast, not sharpness or border."
     ]
 
 
-def _shift(found: Shortcuts) -> Section:
-    n, n_test = (" and ".join(f"{counts[cls]:,} {cls}" for cls in CLASSES) for counts in (found.n, found.n_test))
-    if not any(found.n_test.values()):
+def _shift(result: Shortcuts) -> Section:
+    n, n_test = (" and ".join(f"{counts[cls]:,} {cls}" for cls in CLASSES) for counts in (result.n, result.n_test))
+    if not any(result.n_test.values()):
         return Section("From train to test", ["There are no test images."])
     text = (
         f"The same properties, train ({n}) against test ({n_test}) within one class: how far the data have moved, and "
         "the split in which the property is larger. This reads test images; no test label and no figure from here "
         "chooses anything."
     )
-    rows = [[row.words, *(_auroc(row.shift[cls], ("train", "test")) for cls in CLASSES)] for row in found.properties]
+    rows = [[row.words, *(_auroc(row.shift[cls], ("train", "test")) for cls in CLASSES)] for row in result.properties]
     return Section("From train to test", [text], Table(["", *CLASSES], rows))
 
 
-def _auroc(found: AurocInterval | None, names: Sequence[str]) -> str:
+def _auroc(interval: AurocInterval | None, names: Sequence[str]) -> str:
     """Return the AUROC on its larger side and the group in which the values are larger; a dash where nothing varies."""
-    if found is None:
+    if interval is None:
         return DASH
-    if found.auroc >= 0.5:
-        return f"{_interval(found)} {names[1]}"
-    low, high = (None if bound is None else 1 - bound for bound in (found.high, found.low))
-    return f"{_interval(AurocInterval(1 - found.auroc, low, high))} {names[0]}"
+    if interval.auroc >= 0.5:
+        return f"{_interval(interval)} {names[1]}"
+    low, high = (None if bound is None else 1 - bound for bound in (interval.high, interval.low))
+    return f"{_interval(AurocInterval(1 - interval.auroc, low, high))} {names[0]}"
 
 
-def _interval(found: AurocInterval) -> str:
-    if found.low is None or found.high is None:
-        return short(found.auroc)
-    return f"{short(found.auroc)} {bounds(found.low, found.high)}"
+def _interval(interval: AurocInterval) -> str:
+    if interval.low is None or interval.high is None:
+        return short(interval.auroc)
+    return f"{short(interval.auroc)} {bounds(interval.low, interval.high)}"

@@ -12,28 +12,48 @@ ByClass = dict[str, int]  # images of each class
 
 @dataclass(frozen=True)
 class Counts:
-    """Images by split or fold, and by class: in the official splits, and in the folds in use."""
+    """Images by class in the official splits, and in the folds in use."""
 
     splits: dict[str, ByClass]
     folds: dict[str, ByClass]
 
 
 @dataclass(frozen=True)
-class SharedPatients:
-    """Patients with images on both of two sides, by class, and their images on the left and on the right."""
+class Sides:
+    """The names of two sets of folds or splits that must share nothing."""
 
     left: str
     right: str
+
+
+@dataclass(frozen=True)
+class SharedPatients(Sides):
+    """Patients with images on both sides, by class, and their images on the left and on the right."""
+
     patients: ByClass
     images: dict[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
+class SharedFiles(Sides):
+    """Groups of identical files with a file on both sides."""
+
+    groups: int
+
+
+@dataclass(frozen=True)
+class SharedPairs(Sides):
+    """Near duplicates with one image on each side."""
+
+    pairs: int
+
+
+@dataclass(frozen=True)
 class ImageLevelSplit:
-    """Expected share of validation images with a training image of the same patient, in a split by image."""
+    """What a random split by image would leak."""
 
     fraction: float  # share of images taken for validation
-    expected: float | None  # None without training images
+    expected: float | None  # share of these with a training image of the same patient; None without training images
 
 
 @dataclass(frozen=True)
@@ -62,27 +82,18 @@ class Patients:
 
 @dataclass(frozen=True)
 class IdenticalGroup:
-    """Files that are equal byte by byte; lists in the order of the names, patients sorted and once each."""
+    """Files that are equal byte by byte."""
 
     names: list[str]
     splits: list[str]
     folds: list[str]
     classes: list[str]
-    patients: list[str]
+    patients: list[str]  # sorted, once each
 
     @property
     def crosses(self) -> bool:
         """Return whether the files differ in patient, split or class."""
         return any(len(set(values)) > 1 for values in (self.patients, self.splits, self.classes))
-
-
-@dataclass(frozen=True)
-class SharedFiles:
-    """Groups of identical files with a file on both of two sides."""
-
-    left: str
-    right: str
-    groups: int
 
 
 @dataclass(frozen=True)
@@ -101,23 +112,14 @@ class IdenticalFiles:
 
 @dataclass(frozen=True)
 class NearPair:
-    """Two images that look alike; ``same_patient`` is None where a name tells no patient."""
+    """Two images that look alike."""
 
     names: tuple[str, str]
     folds: tuple[str, str]
     classes: tuple[str, str]
-    same_patient: bool | None
+    same_patient: bool | None  # None where a name tells no patient
     correlation: float  # once aligned
     bits: int  # of 256 in which the perceptual hashes differ
-
-
-@dataclass(frozen=True)
-class SharedPairs:
-    """Near duplicates with an image on either of two sides."""
-
-    left: str
-    right: str
-    pairs: int
 
 
 @dataclass(frozen=True)
@@ -141,22 +143,15 @@ class NearDuplicates:
 
 @dataclass(frozen=True)
 class PropertyResult:
-    """What one property of an image tells; an AUROC above .5 means larger in the second class, or in test.
-
-    Attributes:
-        medians: by class, in the official training split.
-        classes: AUROC of the property for the class; None where the property does not vary.
-        working: the same on the working images; None where they have no such property.
-        shift: AUROC for test against train, by class.
-    """
+    """What one property of an image tells; an AUROC above .5 means larger in the second class, or in test."""
 
     key: str
     words: str
-    medians: dict[str, float | None]
+    medians: dict[str, float | None]  # by class, in the official training split
     constant: bool
-    classes: AurocInterval | None
-    working: AurocInterval | None
-    shift: dict[str, AurocInterval | None]
+    classes: AurocInterval | None  # for the class; None where the property does not vary
+    working: AurocInterval | None  # the same on the working images; None where they have no such property
+    shift: dict[str, AurocInterval | None]  # for test against train, by class
 
 
 @dataclass(frozen=True)
@@ -186,14 +181,9 @@ class Shortcuts:
 class Audit:
     """What in a data set can make a result look better than it is."""
 
-    data: dict[str, Any]  # facts on the data set, as in env.json
+    data: dict[str, Any]  # facts on the data set, as in env.json; its ``notes`` are for every reader
     counts: Counts
     patients: Patients
     identical: IdenticalFiles
     near: NearDuplicates
     shortcuts: Shortcuts
-
-    @property
-    def notes(self) -> list[str]:
-        """Return what the data set itself gives a reader to know."""
-        return list(self.data["notes"])

@@ -388,7 +388,7 @@ def _spectrum(c: Comparison, fake: Array) -> SpectrumComparison:
 
 
 def _same_images(fake: Array, sets: list[ImageSet]) -> str | None:
-    """Return the name of a real set that holds exactly the images given as synthetic."""
+    """Return the name of a real set that holds exactly the synthetic images."""
 
     def contents(images: Array) -> Counter[str]:
         return Counter(hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest() for image in images)
