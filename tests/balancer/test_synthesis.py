@@ -115,14 +115,6 @@ def test_images_are_the_averaged_generators(gan_run: Path, hundred_and_thirty: P
     assert off["G"] > 3, "the last weights are others"
 
 
-def test_another_seed_makes_other_images(gan_run: Path, hundred_and_thirty: Path, tmp_path: Path) -> None:
-    done(
-        balancer("synthesize", "--gan-run", gan_run, "--n", 3, "--seed", 1, *QUICK_REPORT, "--out", tmp_path / "other")
-    )
-    for a, b in zip(pngs(tmp_path / "other"), pngs(hundred_and_thirty), strict=False):
-        assert a.read_bytes() != b.read_bytes()
-
-
 def test_report(hundred_and_thirty: Path, chest: Path, gan_run: Path) -> None:
     content = json.loads((hundred_and_thirty / "report.json").read_text())
     data = load_dataset(DataConfig(path=str(chest), image_size=SIZE))
@@ -293,15 +285,6 @@ def test_a_checkpoint_of_another_configuration(changes: dict[str, Any], gan_run:
     torch.save(content, chosen)
     args = ("--gan-run", path, "--n", 3, "--out", tmp_path / "s")
     refused(balancer("synthesize", *args), 1, chosen.name, next(iter(changes)))
-
-
-def test_a_damaged_checkpoint(gan_run: Path, tmp_path: Path) -> None:
-    path = copy_of(gan_run, tmp_path)
-    chosen = path / BEST
-    chosen.write_bytes(chosen.read_bytes()[:1000])
-    args = ("--gan-run", path, "--n", 3, "--out", tmp_path / "s")
-    refused(balancer("synthesize", *args), 1, "not a readable GAN checkpoint")
-    assert not (tmp_path / "s").exists()
 
 
 def test_out_is_not_overwritten_unless_forced(gan_run: Path, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import TINY_GAN, balancer, done
 
 from balancer.audit.findings import audit, caveats
 from balancer.core.errors import BalancerError
@@ -100,12 +99,6 @@ def test_the_audit_of_an_archive_repeats_what_is_to_be_known(tmp_path: Path) -> 
         assert any(words in caveat for caveat in told)
 
 
-def test_a_gan_can_learn_from_an_archive(tmp_path: Path, runs_cwd: Path) -> None:
-    path = saved(tmp_path / "x.npz")
-    text = done(balancer("gan-train", "--data", path, "--dry-run", *TINY_GAN, "-q")).stdout
-    assert "'NORMAL': 6, 'PNEUMONIA': 14" in text
-
-
 def test_a_fraction_carves_train_and_val_anew(tmp_path: Path) -> None:
     data = load_dataset(DataConfig(path=str(saved(tmp_path / "x.npz")), image_size=28, val_fraction=0.5))
     assert data.counts("test") == COUNTS["test"]
@@ -182,12 +175,6 @@ def test_images_that_do_not_fit(tmp_path: Path, images: np.ndarray) -> None:
 
 def test_no_file(tmp_path: Path) -> None:
     assert "does not exist" in refusal(tmp_path / "x.npz")
-
-
-@pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html><html>Not found</html>", b"PK\x03\x04 and no more"])
-def test_not_an_archive(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "x.npz").write_bytes(content)
-    assert "fetch it again" in refusal(tmp_path / "x.npz")
 
 
 def test_a_web_page_under_the_archives_name(tmp_path: Path) -> None:

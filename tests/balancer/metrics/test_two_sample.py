@@ -111,16 +111,6 @@ def test_auroc_against_scikit_learn(seed: int, folds: int, levels: int) -> None:
     assert fold_auroc(np.exp(scores) * (1 + fold) - 50 * fold, labels, fold, np.arange(n), 0)[0] == pytest.approx(auroc)
 
 
-def test_swapping_the_labels_mirrors_the_auroc() -> None:
-    rng = np.random.default_rng(0)
-    labels, fold = np.repeat([0, 1], 100), np.tile(np.arange(5), 40)
-    scores = rng.normal(size=200) + 0.7 * labels
-    auroc, low, high = fold_auroc(scores, labels, fold, np.arange(200), 0)
-    mirrored = fold_auroc(scores, 1 - labels, fold, np.arange(200), 0)
-    assert mirrored[0] == pytest.approx(1 - auroc)
-    assert mirrored[1:] == pytest.approx((1 - high, 1 - low), abs=0.01)
-
-
 def narrowed(auroc: float, low: float, high: float) -> tuple[float, float]:
     """Return the interval without the allowance for dependent folds, which fixed scores do not need."""
     return auroc + (low - auroc) / math.sqrt(2), auroc + (high - auroc) / math.sqrt(2)
@@ -192,14 +182,6 @@ def test_shifted_gaussians_against_the_closed_form(shift: float) -> None:
     assert (result.n_real, result.n_fake, result.folds) == (2000, 2000, 5)
     swapped = logistic_two_sample(fake, real, np.arange(2000), seed=0)
     assert swapped.auroc == pytest.approx(result.auroc, abs=0.01)
-
-
-def test_one_distribution_contains_one_half() -> None:
-    rng = np.random.default_rng(1)
-    both = rng.normal(size=(240, 64))
-    result = logistic_two_sample(both[::2], both[1::2], np.arange(120), seed=0)
-    assert result.low < 0.5 < result.high
-    assert "cannot tell them apart" in interpretation(result)
 
 
 def test_many_features_and_few_images() -> None:
