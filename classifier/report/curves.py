@@ -14,11 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from scipy.stats import binomtest
 
-from balancer.metrics.classification import precision_at, roc_at
+from balancer.metrics.classification import precision_at, roc_at, threshold_sweep
 from balancer.metrics.resampling import CURVE_RESAMPLES, patient_weights, patients_per_class
 from balancer.reporting.numbers import short
 from classifier.analysis.results import StudyResults, TrialPredictions
 from classifier.analysis.statistics import crossed_estimate
+from classifier.evaluation.metrics import decision_metrics
 from classifier.evaluation.thresholds import with_temperature
 from classifier.report.axes import COLOURS, grid, grid_with_strips, outer_labels
 from classifier.training.regimes import REGIMES
@@ -166,19 +167,15 @@ def binned(y_true: Sequence[Array], scores: Sequence[Array]) -> tuple[Array, Arr
 
 def balanced_accuracies(y_true: Array, y_score: Array) -> tuple[Array, Array]:
     """Return every threshold that matters, rising, and the balanced accuracy of ``y_score >= threshold``: two (m,)."""
-    positive, negative = np.sort(y_score[y_true == 1]), np.sort(y_score[y_true == 0])
     thresholds = np.unique(y_score)
-    sensitivity = 1 - np.searchsorted(positive, thresholds) / len(positive)
-    specificity = np.searchsorted(negative, thresholds) / len(negative)
-    return thresholds, (sensitivity + specificity) / 2
+    sensitivity, specificity = threshold_sweep(y_true, y_score, thresholds, np.ones((1, len(y_true))))
+    return thresholds, (sensitivity[0] + specificity[0]) / 2
 
 
 def transfer_loss(trial: TrialPredictions) -> float:
     """Return the balanced accuracy on test that the threshold of validation loses against the best one in hindsight."""
     _, reached = balanced_accuracies(trial.y_true, trial.y_score)
-    called = trial.decisions
-    chosen = (called[trial.y_true == 1].mean() + (~called)[trial.y_true == 0].mean()) / 2
-    return float(reached.max() - chosen)
+    return float(reached.max() - decision_metrics(trial.y_true, trial.y_score, trial.threshold)["balanced_accuracy"])
 
 
 def threshold_transfer(results: StudyResults) -> Figure:
