@@ -129,7 +129,7 @@ def _difference(family: str, left: str, right: str) -> Contrast:
 
 
 def _exploratory() -> list[tuple[str, str]]:
-    """Return what a referee asks next: augmentation, both together, each control, the GAN against each cheap control."""
+    """Return what a referee asks next: augmentation, both together, each control, the GAN against cheap controls."""
     controls = [REGIMES[name] for name in GROUPS["controls"]]
     pairs = [("augment", "baseline"), ("combined", "baseline"), *((c.name, c.reference) for c in controls)]
     pairs += [("combined" if c.augment else "gan", c.name) for c in controls if not c.synthetic]

@@ -172,8 +172,8 @@ def summarise_seeds(sample: Sequence[float]) -> MetricSummary:
 class StudyResults:
     """The trials of a study, or of several on the same images, by arm.
 
-    An arm holds the trials that differ in nothing but seed and synthetic set. An arm is named ``gan``, or ``gan@0.5`` for
-    another dose than the deficit. If several runs are compared, the run's name stands before the regime.
+    An arm holds the trials that differ in nothing but seed and synthetic set. An arm is named ``gan``, or ``gan@0.5``
+    for another dose than the deficit. If several runs are compared, the run's name stands before the regime.
     """
 
     arms: dict[str, list[TrialResult]]
@@ -233,8 +233,8 @@ class StudyResults:
     def cells(self, *arms: str) -> list[dict[str, list[TrialResult]]]:
         """Return the trials by trial seed, then by arm, then by synthetic set.
 
-        A seed is left out unless every arm has a trial under every set of :meth:`sets`. An arm without synthetic images has
-        one trial per seed, which stands beside every set.
+        A seed is left out unless every arm has a trial under every set of :meth:`sets`. An arm without synthetic images
+        has one trial per seed, which stands beside every set.
         """
         sets: Sequence[str | None] = self.sets(*arms) or [None]
         by_key = {arm: {(t.trial_seed, t.synthetic_set): t for t in self.arms[arm]} for arm in arms}
@@ -311,7 +311,8 @@ def read_runs(runs: Sequence[Path], regimes: Sequence[str] = ()) -> StudyResults
         regimes: names or groups of the regimes to read; all that are there if empty.
 
     Raises:
-        BalancerError: a run holds no trial, cannot be read or is a smoke run; no run has a named regime; the runs differ in
+        BalancerError: a run holds no trial, cannot be read or is a smoke run; no run has a named regime; the runs
+        differ in
             data or split, or have more than two classes.
         UsageError: an unknown regime.
     """

@@ -10,8 +10,8 @@ from classifier.analysis.statistics import ALPHA, FEWEST_GAN_SEEDS, Estimate
 
 MARGIN = 0.01  # AUROC; a smaller effect is of no use
 UNSETTLED = "not settled"
-# What the checks of a study must find, and what to say otherwise: a second run of the same must differ by nothing, wrong
-# labels must hurt.
+# What the checks of a study must find, and what to say otherwise: a second run of the same must differ by nothing,
+# wrong labels must hurt.
 CHANCE = "NOT as it must be, which chance does to one sound study in twenty"
 FAULT = "NOT as it must be: wrong labels should hurt, look for a fault in the study"
 CHECKS = {
@@ -19,7 +19,8 @@ CHECKS = {
     "flipped": (("hurts",), FAULT),
     "permuted": (("hurts",), FAULT),
 }
-# Synthetic images, the same regime without them, and the same with as many duplicates, by what the answer calls the pair.
+# Synthetic images, the same regime without them, and the same with as many duplicates, by what the answer calls the
+# pair.
 QUESTIONS = {
     "without augmentation": ("gan", "baseline", "duplicate"),
     "with augmentation": ("combined", "augment", "duplicate_augment"),
@@ -34,8 +35,8 @@ def verdict_of(estimate: Estimate, p: float | None) -> str:
         p: decides whether there is an effect; Holm-adjusted for a confirmatory contrast, None if no test was made.
 
     Returns:
-        ``helps`` or ``hurts``: there is an effect. ``no benefit``: the interval lies inside the margin. ``small``: both.
-        ``not settled``: neither.
+        ``helps`` or ``hurts``: there is an effect. ``no benefit``: the interval lies inside the margin. ``small``:
+        both. ``not settled``: neither.
     """
     if p is None:
         return UNSETTLED
@@ -192,8 +193,8 @@ def notes(n_test: int, n_patients: int, trial_seeds: int, gan_seeds: int, left_o
         "Intervals are over test patients like these and over trainings. "
         "The training images, their split and the recipe are held fixed.",
         "DeLong and McNemar are image-level references: they know neither patients nor seeds.",
-        "Only confirmatory contrasts are adjusted for their number. Holm's p is made of more cautious p than the unadjusted "
-        "one beside it (docs/statistics.md). Exploratory contrasts are leads, not findings.",
+        "Only confirmatory contrasts are adjusted for their number. Holm's p is made of more cautious p than the "
+        "unadjusted one beside it (docs/statistics.md). Exploratory contrasts are leads, not findings.",
         "ECE is biased upwards at such an n; its interval is not corrected for the bias.",
     ]
     if n_patients == n_test:

@@ -111,7 +111,7 @@ def rows_axes(names: Sequence[str], columns: int = 1) -> tuple[Figure, list[Axes
 
 
 def is_competitive(regime: str) -> bool:
-    """Return whether a regime is meant to do well. Checks, and training on synthetic images alone, may lie far below."""
+    """Return whether a regime is meant to do well; checks and training on synthetic images alone are not."""
     return REGIMES[regime].group != "checks" and not REGIMES[regime].replace
 
 

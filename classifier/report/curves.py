@@ -45,9 +45,9 @@ class Band:
 def band(trials: Sequence[Sequence[TrialPredictions]], groups: Sequence[str], curve: Curve) -> Band:
     """Return the mean curve over the trials with its interval.
 
-    At every point the interval is that of a mean over crossed trials (docs/statistics.md), cut off at 0 and 1. The interval
-    covers the sampling of patients, of several trial seeds, and of three or more GAN seeds. A band for the curve as a whole
-    would be wider.
+    At every point the interval is that of a mean over crossed trials (docs/statistics.md), cut off at 0 and 1. The
+    interval covers the sampling of patients, of several trial seeds, and of three or more GAN seeds. A band for the
+    curve as a whole would be wider.
 
     Args:
         trials: K trial seeds x G synthetic sets, on the same test images.
@@ -148,9 +148,9 @@ def binned(y_true: Sequence[Array], scores: Sequence[Array]) -> tuple[Array, Arr
         scores: probabilities (n,) of each trial.
 
     Returns:
-        Mean stated probability, observed share and its 95 % interval (low, high), for bins that hold at least one image per
-        trial on average. Then the mean number of images per trial, for all bins. The interval is Wilson's for the images of
-        one trial, since all trials see the same images, and takes images as independent.
+        Mean stated probability, observed share and its 95 % interval (low, high), for bins that hold at least one image
+        per trial on average. Then the mean number of images per trial, for all bins. The interval is Wilson's for the
+        images of one trial, since all trials see the same images, and takes images as independent.
     """
     y, p = np.concatenate(y_true), np.concatenate(scores)
     bin_of = np.minimum((p * BINS).astype(int), BINS - 1)

@@ -29,8 +29,9 @@ FIGURES = {
             "Differences",
             Figure(
                 "forest",
-                "A square is an estimate, its line the 95 % interval. A line inside the band says that no effect matters. "
-                "A line that clears 0 says that there is a difference, but not why. An arrow: the line goes on outside.",
+                "A square is an estimate, its line the 95 % interval. A line inside the band says that no effect "
+                "matters. A line that clears 0 says that there is a difference, but not why. An arrow: the line goes "
+                "on outside.",
                 "Forest plot of the differences in test AUROC with their 95 % intervals",
             ),
         ),
@@ -38,9 +39,9 @@ FIGURES = {
             "Every trial",
             Figure(
                 "seeds",
-                "A point is a trial, the bar the mean, the pale bar its 95 % interval. Look at how far trials of one regime "
-                "lie apart before believing any single run. Overlapping bars do not mean that nothing differs: trials of one "
-                "seed are pairs, and the forest plot compares pairs.",
+                "A point is a trial, the bar the mean, the pale bar its 95 % interval. Look at how far trials of one "
+                "regime lie apart before believing any single run. Overlapping bars do not mean that nothing "
+                "differs: trials of one seed are pairs, and the forest plot compares pairs.",
                 "Test AUROC of every trial by regime",
             ),
         ),
@@ -48,8 +49,8 @@ FIGURES = {
             "Dose of synthetic images",
             Figure(
                 "dose",
-                "Left: test AUROC, a point per trial. Right: the difference from the same regime without synthetic images. "
-                "These doses were not planned as tests: a peak here is a lead, no finding.",
+                "Left: test AUROC, a point per trial. Right: the difference from the same regime without synthetic "
+                "images. These doses were not planned as tests: a peak here is a lead, no finding.",
                 "Test AUROC against the number of synthetic images",
             ),
         ),
@@ -57,9 +58,9 @@ FIGURES = {
             "ROC",
             Figure(
                 "roc",
-                "The thick line is the mean over trials, a thin line is a trial. The band is the pointwise 95 % interval of "
-                "the mean over patients and seeds, or over patients alone with one seed. Bands of two regimes may overlap "
-                "though their paired difference is clear.",
+                "The thick line is the mean over trials, a thin line is a trial. The band is the pointwise 95 % "
+                "interval of the mean over patients and seeds, or over patients alone with one seed. Bands of two "
+                "regimes may overlap though their paired difference is clear.",
                 "ROC curves on test by regime",
             ),
         ),
@@ -67,8 +68,8 @@ FIGURES = {
             "Precision and recall",
             Figure(
                 "precision_recall",
-                "Drawn as ROC; the dotted line is the share of PNEUMONIA in test. Precision depends on that share. Precision "
-                "would be lower in a clinic where fewer children are ill.",
+                "Drawn as ROC; the dotted line is the share of PNEUMONIA in test. Precision depends on that share. "
+                "Precision would be lower in a clinic where fewer children are ill.",
                 "Precision against recall on test by regime",
             ),
         ),
@@ -76,9 +77,9 @@ FIGURES = {
             "Validation against test",
             Figure(
                 "gap",
-                "Each line joins a trial's metric on validation (hollow) and on test (filled). A long line means that "
-                "validation, carved from train, is easier than test. It does not say whether patients, machines or labels "
-                "differ.",
+                "Each line joins a trial's metric on validation (hollow) and on test (filled). A long line means "
+                "that validation, carved from train, is easier than test. It does not say whether patients, machines "
+                "or labels differ.",
                 "Metrics on validation beside those on test, trial by trial",
             ),
         ),
@@ -86,8 +87,8 @@ FIGURES = {
             "How the threshold carries over",
             Figure(
                 "thresholds",
-                "A dot is the threshold that validation chose. The top of its line is the best threshold, which is known in "
-                "hindsight only. The difference is what is lost on the way; nothing was chosen by it.",
+                "A dot is the threshold that validation chose. The top of its line is the best threshold, which is "
+                "known in hindsight only. The difference is what is lost on the way; nothing was chosen by it.",
                 "Balanced accuracy on test against the threshold by regime",
             ),
         ),
@@ -95,9 +96,9 @@ FIGURES = {
             "Reliability",
             Figure(
                 "reliability",
-                "On the diagonal a stated probability is true. Vertical lines: Wilson's 95 % interval for the images of one "
-                "trial, taken as independent. Below: images per bin. A temperature chosen on validation cannot mend a shift "
-                "between validation and test.",
+                "On the diagonal a stated probability is true. Vertical lines: Wilson's 95 % interval for the images "
+                "of one trial, taken as independent. Below: images per bin. A temperature chosen on validation "
+                "cannot mend a shift between validation and test.",
                 "Observed against stated share of PNEUMONIA by regime",
             ),
         ),
@@ -105,8 +106,8 @@ FIGURES = {
             "Confusion matrices",
             Figure(
                 "confusion",
-                "Counts averaged over trials, in brackets the share of the true class. At .5 the class prior of a regime "
-                "moves the counts by itself: compare regimes at validation's threshold.",
+                "Counts averaged over trials, in brackets the share of the true class. At .5 the class prior of a "
+                "regime moves the counts by itself: compare regimes at validation's threshold.",
                 "Confusion matrices on test by regime",
             ),
         ),
@@ -114,8 +115,9 @@ FIGURES = {
             "What goes wrong",
             Figure(
                 "failures",
-                "Look for what a person would see: a tube, a turned child, a faint opacity, a wrong label. The images are few "
-                "and no radiologist has read them. They raise questions about the classifier, and answer none.",
+                "Look for what a person would see: a tube, a turned child, a faint opacity, a wrong label. The "
+                "images are few and no radiologist has read them. They raise questions about the classifier, and "
+                "answer none.",
                 "Test images that most trials get wrong",
             ),
         ),
@@ -123,18 +125,20 @@ FIGURES = {
             "Training",
             Figure(
                 "training",
-                "Grey: training loss. Colour: validation NLL, with a dot at the step kept. A dot at the right end may mean "
-                "that training was too short. Losses of weighted and focal regimes are on scales of their own.",
+                "Grey: training loss. Colour: validation NLL, with a dot at the step kept. A dot at the right end "
+                "may mean that training was too short. Losses of weighted and focal regimes are on scales of their "
+                "own.",
                 "Training loss and validation NLL against steps by regime",
             ),
         ),
     )
 }
 REFERENCES = (
-    "Several tests: Holm 1979, Scand. J. Stat. 6; crossed random factors: Owen 2007, Ann. Appl. Stat. 1; clusters: Cameron, "
-    "Gelbach & Miller 2011, JBES 29.",
+    "Several tests: Holm 1979, Scand. J. Stat. 6; crossed random factors: Owen 2007, Ann. Appl. Stat. 1; clusters: "
+    "Cameron, Gelbach & Miller 2011, JBES 29.",
     "Image-level references: DeLong, DeLong & Clarke-Pearson 1988, Biometrics 44; McNemar 1947, Psychometrika 12.",
-    "ECE: Naeini et al. 2015, AAAI; temperature: Guo et al. 2017, arXiv:1706.04599; Wilson's interval: Wilson 1927, JASA 22.",
+    "ECE: Naeini et al. 2015, AAAI; temperature: Guo et al. 2017, arXiv:1706.04599; Wilson's interval: Wilson 1927, "
+    "JASA 22.",
     "The controls: Buda et al. 2018, arXiv:1710.05381; focal loss: Lin et al. 2017, arXiv:1708.02002.",
 )
 
@@ -232,9 +236,9 @@ def _differences(analysis: Analysis) -> tuple[list[str], Table | None]:
     if not analysis.contrasts:
         return ["No two regimes here make a pair that would answer a question."], None
     text = (
-        "Differences in test AUROC, paired by trial seed. Only the confirmatory family is adjusted for several tests (Holm). "
-        "Detectable: the effect that such a study finds in 80 % of cases. "
-        f"Margin: ±{short_margin()}, below which an effect is of no use."
+        "Differences in test AUROC, paired by trial seed. Only the confirmatory family is adjusted for several tests "
+        f"(Holm). Detectable: the effect that such a study finds in 80 % of cases. Margin: ±{short_margin()}, below "
+        "which an effect is of no use."
     )
     return [text], tables.contrast_table(analysis)
 
@@ -290,14 +294,14 @@ def _references(contrasts: Sequence[ContrastResult]) -> list[Section]:
         if c.delong and c.mcnemar
     ]
     text = (
-        "Standard errors of the differences and their parts. The square of the standard error is the sum of the squares of the "
-        "parts, less the part counted twice: scatter over seeds was measured on these patients. "
+        "Standard errors of the differences and their parts. The square of the standard error is the sum of the "
+        "squares of the parts, less the part counted twice: scatter over seeds was measured on these patients. "
         "Method and calibration: `docs/statistics.md`."
     )
     warning = (
-        "DeLong's test on scores averaged over trials, and McNemar's exact test on majority decisions: images that only the "
-        "first, and only the second, decides rightly. Both take images as independent and trainings as given. So both are too "
-        "sure, and decide nothing here."
+        "DeLong's test on scores averaged over trials, and McNemar's exact test on majority decisions: images that "
+        "only the first, and only the second, decides rightly. Both take images as independent and trainings as "
+        "given. So both are too sure, and decide nothing here."
     )
     header = ["difference", "standard error", "df", "patients", "trial seeds", "GAN seeds", "counted twice"]
     made = [Section("Where the uncertainty comes from", [text], Table([*header, "trial x GAN seeds"], variances))]

@@ -121,7 +121,7 @@ def regime_rows(results: StudyResults, analysis: Analysis) -> list[RegimeRow]:
 
 
 def cell(summary: MetricSummary, gap: str = " ") -> str:
-    """Return ``.934 ± .012 [.910, .950]``, without the interval if there is none; ``gap`` stands before the interval."""
+    """Return ``.934 ± .012 [.910, .950]`` or, if there is no interval, ``.934 ± .012``; ``gap`` parts the two."""
     text = mean_sd(summary.mean, summary.sd)
     return f"{text}{gap}{bounds(*summary.interval)}" if summary.interval else text
 
@@ -201,16 +201,17 @@ def basis(rows: Sequence[RegimeRow], analysis: Analysis) -> str:
         over = "patients, trial seeds and GAN seeds"
     sizes = counts(analysis)
     return (
-        f"{sizes[0].upper()}{sizes[1:]}; validation n = {rows[0].n_val}. {spread}; in brackets 95 % intervals over {over}. "
-        "Each trial opened the test set once, after training, selection, temperature and threshold were fixed."
+        f"{sizes[0].upper()}{sizes[1:]}; validation n = {rows[0].n_val}. {spread}; in brackets 95 % intervals over "
+        f"{over}. Each trial opened the test set once, after training, selection, temperature and threshold were "
+        "fixed."
     )
 
 
 def caption(rows: Sequence[RegimeRow], analysis: Analysis) -> str:
     """Return what a reader must know to read the tables."""
     return (
-        f"{basis(rows, analysis)} @val: at the threshold chosen on validation; @.5: at .5. Regimes differ in class prior, "
-        "which by itself moves every metric @.5 and Brier, ECE and NLL. So compare AUROC, and metrics @val."
+        f"{basis(rows, analysis)} @val: at the threshold chosen on validation; @.5: at .5. Regimes differ in class "
+        "prior, which by itself moves every metric @.5 and Brier, ECE and NLL. So compare AUROC, and metrics @val."
     )
 
 
@@ -243,7 +244,8 @@ def latex_tables(rows: Sequence[RegimeRow], analysis: Analysis) -> str:
         printed = {key: mean_sd(row.metrics[key].mean, row.metrics[key].sd) for key in PRINTED}
         metrics.append([row.regime, *(printed | {"auroc": cell(row.metrics["auroc"])}).values()])
     regimes = Table(["regime", *PRINTED.values()], metrics).to_latex(
-        f"Regimes compared. {basis(rows, analysis)} Sensitivity and specificity are at the threshold chosen on validation.",
+        f"Regimes compared. {basis(rows, analysis)} Sensitivity and specificity are at the threshold chosen on "
+        "validation.",
         "regimes",
     )
     differences = [
@@ -262,7 +264,7 @@ def latex_tables(rows: Sequence[RegimeRow], analysis: Analysis) -> str:
         return regimes
     header = ["difference", "estimate [95 %]", "p", "Holm p", "detectable", "verdict"]
     caption = (
-        f"Confirmatory differences in test AUROC with 95 % intervals; {counts(analysis)}. Detectable: the difference that "
-        "such a study finds in 80 % of cases."
+        f"Confirmatory differences in test AUROC with 95 % intervals; {counts(analysis)}. Detectable: the difference "
+        "that such a study finds in 80 % of cases."
     )
     return regimes + Table(header, differences).to_latex(caption, "differences")

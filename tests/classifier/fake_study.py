@@ -1,4 +1,4 @@
-"""Finished studies that nobody ran: scores are drawn from a latent model. In memory, or in a folder as an ablation leaves it."""
+"""Finished studies that nobody ran: scores are drawn from a latent model. In memory, or in a folder."""
 
 import csv
 import json

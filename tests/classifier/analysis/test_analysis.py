@@ -1,4 +1,4 @@
-"""From trials to verdicts: metrics recomputed from the predictions, families, sentences; and the proof by simulated studies."""
+"""From trials to verdicts: metrics recomputed from the predictions, families, sentences; and simulated studies."""
 
 import importlib.util
 import json

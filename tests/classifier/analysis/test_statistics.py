@@ -1,4 +1,4 @@
-"""Statistics, each against another way to the same figure: scikit-learn, scipy, brute force, a closed form, R where it is installed."""
+"""Statistics, each against another way to the same number: scikit-learn, scipy, brute force, a closed form, or R."""
 
 import itertools
 import json
@@ -25,7 +25,7 @@ SCORES = st.lists(st.integers(0, 6).map(lambda v: v / 7), min_size=6, max_size=2
 
 
 def clustered(sizes: tuple[tuple[int, ...], tuple[int, ...]], seed: int) -> tuple[Array, Array, Array]:
-    """Labels, patients and scores of patients with so many images of class 0 and of class 1; half the variance is the patient's."""
+    """Labels, patients and scores, by the images of each class per patient; half the variance is the patient's."""
     rng, labels, patients, scores, number = np.random.default_rng(seed), [], [], [], 0
     for label, of_class in enumerate(sizes):
         for size in of_class:
@@ -223,7 +223,7 @@ def test_positive_intervals_are_symmetric_in_ratio() -> None:
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
 def test_holm_is_the_closed_bonferroni_test(p: list[float]) -> None:
-    """A hypothesis is rejected when Bonferroni rejects every set of hypotheses that it belongs to (Marcus et al. 1976)."""
+    """A hypothesis is rejected if Bonferroni rejects every set of hypotheses around it (Marcus et al. 1976)."""
     sets = [c for size in range(1, len(p) + 1) for c in itertools.combinations(range(len(p)), size)]
     bonferroni = {c: min(1.0, len(c) * min(p[i] for i in c)) for c in sets}
     closed = [max(v for c, v in bonferroni.items() if i in c) for i in range(len(p))]

@@ -1,4 +1,4 @@
-"""The report of an ablation: everything is written, both forms say the same, the verdict comes first, nothing is taken as HTML."""
+"""The report of an ablation: everything is written, both forms agree, the verdict comes first, nothing is HTML."""
 
 import base64
 import csv
@@ -198,4 +198,5 @@ def test_one_seed_of_two_regimes_is_compared_without_a_p(
     results = study(data, ["baseline", "gan"], 1)
     report.write_outputs(results, analyse(results, resamples=20), data, tmp_path, "", [])
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert re.search(r"\| confirmatory \| gan - baseline \| [+-]\.\d+ \| \[.*\] \| – \| – \| – \| not settled \|", text)
+    row = r"\| confirmatory \| gan - baseline \| [+-]\.\d+ \| \[.*\] \| – \| – \| – \| not settled \|"
+    assert re.search(row, text)
