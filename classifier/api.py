@@ -54,7 +54,7 @@ def prepare_ablation(config: AblateConfig, workers: Workers) -> PreparedRun[abla
         if not run.finished:
             study.data.write_split(run / "split.csv")
         leaks = ablation.write_data_audit(study, run)
-        return ablation.write_outputs(ablation.ablate(study, run, workers), study, run, leaks)
+        return ablation.write_ablation(ablation.ablate(study, run, workers), study, run, leaks)
 
     return PreparedRun(
         "ablate",
@@ -75,14 +75,14 @@ def prepare_crossvalidation(config: CrossvalidateConfig, device_name: str) -> Pr
     def work(run: RunDir) -> crossval.Crossvalidation:
         if not run.finished:
             folds.write(run)
-        return crossval.write_outputs(crossval.crossvalidate(folds, run, device), folds, run)
+        return crossval.write_crossvalidation(crossval.crossvalidate(folds, run, device), folds, run)
 
     return PreparedRun(
         "crossvalidate",
         config,
         describe_device(device),
         folds.data.describe(),
-        lambda: estimate_seconds(folds.turns[0], device) * config.folds,
+        lambda: estimate_seconds(folds.rotations[0], device) * config.folds,
         work,
         if_finished="rewrite",
     )

@@ -97,7 +97,7 @@ def ablate(study: Study, run: RunDir, workers: Workers) -> StudyResults:
     return StudyResults.of([results[t.key] for t in planned], study.data.groups)
 
 
-def write_outputs(results: StudyResults, study: Study, run: RunDir, leaks: Sequence[str]) -> AblationResult:
+def write_ablation(results: StudyResults, study: Study, run: RunDir, leaks: Sequence[str]) -> AblationResult:
     """Write analysis, tables, figures and report.
 
     Args:

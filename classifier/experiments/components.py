@@ -1,9 +1,10 @@
-"""`classifier components`: what each part of a system brings, by training it again with that part alone turned off."""
+"""`classifier components`: what each component of a system brings, by training the system without it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, astuple, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from balancer.core.config import validate
@@ -11,19 +12,17 @@ from balancer.core.files import write_json, write_text
 from balancer.core.run import RunDir
 from balancer.core.settings import AblateConfig, ComponentsConfig
 from balancer.metrics.resampling import RESAMPLES
-from balancer.reporting.document import aligned, csv_text
-from balancer.reporting.numbers import bounds, plural, signed
-from classifier.analysis.analyse import ResampledStudy
-from classifier.analysis.results import SAME_SPLIT, MetricSummary, StudyResults, TrialResult
-from classifier.analysis.statistics import Estimate
+from balancer.reporting.document import Document, Section, Table, csv_text, to_markdown
+from balancer.reporting.numbers import DASH, bounds, mean_sd, plural, signed
+from classifier.analysis.analyse import ResampledStudy, was_tested
+from classifier.analysis.results import MetricSummary, StudyResults, TrialResult
 from classifier.experiments.jobs import Workers
 from classifier.experiments.study import code_notes
 from classifier.experiments.substudies import Substudy, check_same_data, resume_note_of, run_substudy
 from classifier.models import OWN_MODELS
-from classifier.report import tables
+from classifier.report.tables import COLUMNS
 from classifier.training.regimes import REGIMES
 
-Entry = dict[str, Any]
 FULL = "full"
 METRICS = (
     "auroc",
@@ -36,25 +35,47 @@ METRICS = (
 
 @dataclass(frozen=True)
 class Switch:
-    """A part of a system that can be turned off by itself."""
+    """A component of a system that can be turned off by itself."""
 
     name: str
-    there: Callable[[ComponentsConfig], bool]  # whether the system has it
+    applies: Callable[[ComponentsConfig], bool]  # whether the system has the component
     off: Callable[[ComponentsConfig], dict[str, Any]]  # the settings without it
-    lacking: str  # why it does not apply, where the system does not have it
-    retrain: bool = True  # False: read off the predictions of the full system
+    lacking: str  # why it does not apply, if the system does not have it
+    retrain: bool = True  # False: computed from the predictions of the full system
     note: str = ""  # what else changes with it
 
 
+@dataclass(frozen=True)
+class Difference:
+    """The full system minus a variant, paired by trial seed and by resample of test patients."""
+
+    value: float
+    low: float
+    high: float
+    p: float | None  # None with one seed, which does not show how seeds scatter
+
+
+@dataclass(frozen=True)
+class VariantResult:
+    """The test metrics of the full system or of a variant, by the keys of :data:`METRICS`."""
+
+    variant: str
+    figures: dict[str, MetricSummary]
+    full_minus_this: dict[str, Difference]  # empty for the full system
+    trial_seeds: int
+
+
 def _regime_without(config: ComponentsConfig, **switches: bool) -> str:
-    """The regime that differs in nothing but these switches; the regime itself where it has them so."""
-    wanted = replace(REGIMES[config.regime], **switches)  # type: ignore[arg-type]  # the other fields are no switches
-    return next(name for name, regime in REGIMES.items() if replace(wanted, name=name, group=regime.group) == regime)
+    """Return the regime that differs in these switches alone; the regime itself if it has them so."""
+    target = replace(REGIMES[config.regime], **switches)  # type: ignore[arg-type]  # the other fields are no switches
+    return next(name for name, regime in REGIMES.items() if replace(target, name=name, group=regime.group) == regime)
 
 
 def _from_scratch(config: ComponentsConfig) -> dict[str, Any]:
-    """Random weights, all of which learn: a system may freeze what it transfers, but layers frozen at random values would
-    tell what random features are worth. What the input is normalised to follows the weights: it must not change with them.
+    """Return settings with random weights, all of which learn.
+
+    A system may freeze transferred layers, but layers frozen at random values would only measure random features. The
+    input's normalisation follows the weights, so it is fixed here and does not change with them.
     """
     stages = [
         stage.model_dump(mode="json") | ({} if stage.trainable is None else {"trainable": "all"})
@@ -88,7 +109,7 @@ SWITCHES = (
         lambda c: c.weights != "none",
         _from_scratch,
         "weights is none: nothing is transferred",
-        note="all layers learn in every stage, since layers frozen at random values would tell nothing of transfer",
+        note="all layers learn in every stage, since layers frozen at random values would say nothing about transfer",
     ),
     Switch(
         "threshold",
@@ -102,40 +123,47 @@ SWITCHES = (
 
 @dataclass(frozen=True)
 class Components:
-    """What each part of a system brings."""
+    """What each component of a system brings."""
 
-    entries: list[Entry]
-    left_out: dict[str, str]  # why, by the name of the switch
-    text: str
+    entries: list[VariantResult]
+    left_out: dict[str, str]  # why a switch does not apply, by its name
+    notes: list[str]
+    path: Path
 
     def to_json(self) -> dict[str, Any]:
-        """Return the entries and what is left out."""
-        return {"entries": self.entries, "left_out": self.left_out}
+        """Return the metrics, and what is left out."""
+        return {"entries": [asdict(entry) for entry in self.entries], "left_out": self.left_out}
 
     def describe(self) -> str:
-        """Return the table for a terminal."""
-        return self.text
+        """Return the table and the notes, for a terminal."""
+        return "\n".join([metric_table(self.entries).to_text(), "", *self.notes, str(self.path)])
 
 
 def components(config: ComponentsConfig, run: RunDir, workers: Workers) -> Components:
-    """Train the full system and each one without a part; write ``table.{md,csv,json}``.
+    """Train the full system and the system without each component; write ``table.{md,csv,json}``.
 
     Raises:
-        BalancerError: the data, weights or synthetic images cannot be had, or a trial failed.
-        Interrupted: a signal came; finished trials are kept.
+        BalancerError: if data, weights or synthetic images are missing, or a trial failed.
+        Interrupted: if a signal came; finished trials are kept.
     """
     with resume_note_of(run.path):
-        parts = {
+        substudies = {
             name: run_substudy(run / folder_of(name), variant.model_copy, workers, with_report=False)
             for name, variant in variants_of(config).items()
         }
-    entries = compare(config, parts)
-    return Components(entries, left_out(config), write_outputs(config, entries, parts, run))
+    entries = compare(config, substudies)
+    result = Components(entries, left_out(config), _notes(config, entries, substudies), run / "table.md")
+    verdict = f"{config.model}, regime {config.regime}, without one component at a time."
+    section = Section("Test metrics", table=metric_table(entries), bullets=result.notes)
+    write_text(result.path, to_markdown(Document("What each component brings", [], verdict, sections=[section])))
+    write_text(run / "table.csv", _csv(entries))
+    write_json(run / "table.json", {**result.to_json(), "notes": result.notes})
+    return result
 
 
 def variants_of(config: ComponentsConfig) -> dict[str, AblateConfig]:
-    """The full system and, for each switch that needs a training, the system without it: ablations of one regime."""
-    off = {s.name: s.off(config) for s in SWITCHES if s.retrain and s.there(config)}
+    """Return the full system and the system without each component that needs a training: ablations of one regime."""
+    off = {s.name: s.off(config) for s in SWITCHES if s.retrain and s.applies(config)}
     return {name: _study_settings(config, change) for name, change in {FULL: {}, **off}.items()}
 
 
@@ -145,99 +173,94 @@ def _study_settings(config: ComponentsConfig, change: dict[str, Any]) -> AblateC
     return validate(AblateConfig, values)
 
 
-def folder_of(name: str) -> str:
-    """``without-batch-norm``; the full system is ``full``."""
-    return name if name == FULL else f"without-{name.replace(' ', '-')}"
+def folder_of(variant: str) -> str:
+    """Return the folder of a variant: ``without-batch-norm``, or ``full``."""
+    return variant if variant == FULL else f"without-{variant.replace(' ', '-')}"
 
 
 def left_out(config: ComponentsConfig) -> dict[str, str]:
-    """The switches that do not apply, and why."""
-    return {s.name: s.lacking for s in SWITCHES if not s.there(config)}
+    """Return the switches that do not apply, and why."""
+    return {s.name: s.lacking for s in SWITCHES if not s.applies(config)}
 
 
-def compare(config: ComponentsConfig, parts: dict[str, Substudy]) -> list[Entry]:
-    """Per variant its figures and, beside them, how much better the full system is, seed by seed.
-
-    Differences are paired: the same trial seed on both sides, and the same resamples of test patients.
+def compare(config: ComponentsConfig, substudies: Mapping[str, Substudy]) -> list[VariantResult]:
+    """Return the metrics of each variant, and the difference to the full system.
 
     Raises:
-        BalancerError: the variants were not trained on the same data and split.
+        BalancerError: if the variants were not trained on the same data and split.
     """
-    check_same_data(list(parts.values()), SAME_SPLIT)
-    arms = {name: part.results.trials for name, part in parts.items()}
-    for switch in (s for s in SWITCHES if not s.retrain and s.there(config)):
-        arms[switch.name] = [_at_half(trial) for trial in arms[FULL]]
-    study = ResampledStudy(StudyResults(arms, parts[FULL].results.patients), RESAMPLES, config.seed)
-    return [_entry(name, study) for name in arms]
+    check_same_data(list(substudies.values()), ("data_fingerprint", "split_hash"))
+    full = substudies[FULL].results
+    arms = {name: substudy.results.trials for name, substudy in substudies.items()}
+    for switch in (s for s in SWITCHES if not s.retrain and s.applies(config)):
+        arms[switch.name] = [_at_half(trial) for trial in full.trials]
+    study = ResampledStudy(StudyResults(arms, full.patients), RESAMPLES, config.seed)
+    return [_result(variant, study) for variant in arms]
 
 
 def _at_half(trial: TrialResult) -> TrialResult:
-    """Return the trial with the threshold 0.5 in its predictions."""
-    predictions = {fold: replace(p, threshold=0.5) for fold, p in trial.predictions.items()}
-    return replace(trial, predictions=predictions)
+    """Return the trial with decisions at the threshold .5."""
+    return replace(trial, predictions={fold: replace(p, threshold=0.5) for fold, p in trial.predictions.items()})
 
 
-def _entry(name: str, study: ResampledStudy) -> Entry:
-    entry: Entry = {"variant": name, "figures": {}, "full_minus_this": {}}
+def _result(variant: str, study: ResampledStudy) -> VariantResult:
+    metrics, differences = {}, {}
     for metric in METRICS:
-        summary = study.summary(name, metric)
+        summary, difference = study.summary(variant, metric), study.estimate({FULL: 1.0, variant: -1.0}, metric)
         assert summary is not None, "every variant has all trial seeds"
-        entry["figures"][metric] = asdict(summary)
-        entry["trial_seeds"] = len(study.results.cells(name))
-        if name != FULL:
-            entry["full_minus_this"][metric] = _difference(study.estimate({FULL: 1.0, name: -1.0}, metric))
-    return entry
+        metrics[metric] = summary
+        if variant != FULL:
+            assert difference is not None, "every variant has the full system's trial seeds"
+            p = difference.p if was_tested(difference) else None
+            differences[metric] = Difference(difference.value, difference.low, difference.high, p)
+    return VariantResult(variant, metrics, differences, len(study.results.cells(variant)))
 
 
-def _difference(estimate: Estimate | None) -> dict[str, Any]:
-    """The paired difference; with one seed it has no p, since nothing shows how seeds scatter."""
-    assert estimate is not None, "every variant has the full system's trial seeds"
-    e = estimate
-    return {"value": e.value, "low": e.low, "high": e.high, "p": e.p if e.n_trial_seeds > 1 else None}
-
-
-def write_outputs(config: ComponentsConfig, entries: list[Entry], parts: dict[str, Substudy], run: RunDir) -> str:
-    """``table.md``, ``table.csv`` and ``table.json``; returns what the command prints."""
-    titles = [tables.COLUMNS[metric].title for metric in METRICS]
+def metric_table(entries: list[VariantResult]) -> Table:
+    """Return a row per variant."""
+    titles = [COLUMNS[metric].title for metric in METRICS]
     header = ["without", *titles, *(f"full − this: {title}" for title in titles[:2])]
-    cells = [_cells(entry) for entry in entries]
-    notes = _notes(config, entries, parts)
-    lines = [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *cells)]
-    write_text(run / "table.md", "\n".join(["# What each part brings", "", *lines, "", *(f"- {n}" for n in notes), ""]))
-    write_text(run / "table.csv", _csv(entries))
-    write_json(run / "table.json", {"entries": entries, "left_out": left_out(config), "notes": notes})
-    return "\n".join([aligned(header, cells), "", *notes, str(run / "table.md")])
+    return Table(header, [_cells(entry) for entry in entries])
 
 
-def _notes(config: ComponentsConfig, entries: list[Entry], parts: dict[str, Substudy]) -> list[str]:
-    """What a reader of the table must know."""
-    full, seeds = parts[FULL], entries[0]["trial_seeds"]
-    n_test, data = full.results.trials[0].test.n, full.env["data"]
+def _notes(config: ComponentsConfig, results: list[VariantResult], substudies: Mapping[str, Substudy]) -> list[str]:
+    """Return what a reader of the table must know."""
+    full, seeds = substudies[FULL].results, results[0].trial_seeds
     spread = "mean ± SD over trial seeds" if seeds > 1 else "one trial seed: no SD, and no claim can rest on it"
     over = "test patients and trial seeds" if seeds > 1 else "test patients"
     return [
-        f"{config.model}, regime {config.regime}, on {data['source']}: test n = {n_test}, {plural(seeds, 'paired trial seed')}; "
-        f"{spread}; in brackets 95 % intervals over {over}, unadjusted for the number of parts.",
-        "full − this: above 0, the part helps. @val: at the threshold chosen on validation; without threshold: at .5.",
-        *(f"Without {s.name}: {s.note}." for s in SWITCHES if s.note and s.there(config)),
+        f"{config.model}, regime {config.regime}, on {full.source}: test n = {full.trials[0].test.n}, "
+        f"{plural(seeds, 'paired trial seed')}; {spread}; in brackets 95 % intervals over {over}, unadjusted for the "
+        "number of components.",
+        "full − this: above 0, the component helps. @val: at the threshold chosen on validation; without threshold: at "
+        ".5.",
+        *(f"Without {s.name}: {s.note}." for s in SWITCHES if s.note and s.applies(config)),
         *(f"Left out, {name}: {why}." for name, why in left_out(config).items()),
-        *data["notes"],
-        *code_notes(trial.code_hash for part in parts.values() for trial in part.results.trials),
+        *full.notes,
+        *code_notes(str(trial.code_hash) for substudy in substudies.values() for trial in substudy.results.trials),
     ]
 
 
-def _cells(entry: Entry) -> list[str]:
-    shown = [tables.cell(MetricSummary(**f)) for f in entry["figures"].values()]
-    differences = [f"{signed(d['value'])} {bounds(d['low'], d['high'])}" for d in entry["full_minus_this"].values()]
-    name = "nothing (full)" if entry["variant"] == FULL else entry["variant"]
-    return [name, *shown, *(differences[:2] or ["–", "–"])]
+def _cells(result: VariantResult) -> list[str]:
+    metrics = [f"{mean_sd(m.mean, m.sd)} {bounds(m.low or 0.0, m.high or 0.0)}" for m in result.figures.values()]
+    differences = [f"{signed(d.value)} {bounds(d.low, d.high)}" for d in result.full_minus_this.values()]
+    name = "nothing (full)" if result.variant == FULL else result.variant
+    return [name, *metrics, *(differences[:2] or [DASH, DASH])]
 
 
-def _csv(entries: list[Entry]) -> str:
-    parts = [("figures", ("mean", "sd", "low", "high")), ("full_minus_this", ("value", "low", "high", "p"))]
-    columns = [(group, metric, key) for group, keys in parts for metric in METRICS for key in keys]
+def _csv(results: list[VariantResult]) -> str:
+    """Return a row per variant; a cell is empty if there is no such value."""
+    header = ["variant", "trial_seeds"]
+    header += [f"figures_{metric}_{field.name}" for metric in METRICS for field in fields(MetricSummary)]
+    header += [f"full_minus_this_{metric}_{field.name}" for metric in METRICS for field in fields(Difference)]
+    nothing = [None] * len(fields(Difference))
     rows = [
-        [e["variant"], e["trial_seeds"], *(e[group].get(metric, {}).get(key) for group, metric, key in columns)]
-        for e in entries
+        [
+            r.variant,
+            r.trial_seeds,
+            *(value for metric in METRICS for value in astuple(r.figures[metric])),
+            *(v for m in METRICS for v in (astuple(r.full_minus_this[m]) if r.full_minus_this else nothing)),
+        ]
+        for r in results
     ]
-    return csv_text(["variant", "trial_seeds", *("_".join(c) for c in columns)], rows)
+    return csv_text(header, rows)

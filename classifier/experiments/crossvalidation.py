@@ -1,14 +1,15 @@
-"""`classifier crossvalidate`: stratified grouped k-fold over train and validation; the test set is not looked at.
+"""`classifier crossvalidate`: stratified grouped k-fold over train and validation. The test set is not used.
 
-Each fold in turn is evaluated once. The other folds give the training fold and a validation fold carved out of it by patient, as
-everywhere here, on which the temperature, the threshold and what is kept are chosen.
+Each fold is evaluated once. The other folds give a training fold and, carved from it by patient, a validation fold that
+chooses the temperature, the threshold and the checkpoint.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,19 +22,11 @@ from balancer.core.seeding import derive_seed
 from balancer.core.settings import CrossvalidateConfig
 from balancer.data.dataset import DEFAULT_VAL_FRACTION, Dataset, load_dataset
 from balancer.data.split import carve_validation, split_hash
-from balancer.metrics.resampling import (
-    FEWER_RESAMPLES,
-    patient_weights,
-    patients_per_class,
-    stratified_folds,
-)
+from balancer.metrics.resampling import FEWER_RESAMPLES, patient_weights, patients_per_class, stratified_folds
 from balancer.reporting.document import Document, Section, Table, csv_text, to_markdown
 from balancer.reporting.numbers import bounds, mean_sd, short
 from classifier.analysis.results import TrialPredictions, TrialResult, read_trials, summarise_seeds, with_predictions
-from classifier.analysis.statistics import (
-    crossed_estimate,
-    metric_interval,
-)
+from classifier.analysis.statistics import crossed_estimate, metric_interval
 from classifier.evaluation.metrics import weighted_metrics
 from classifier.experiments.jobs import with_resume_note
 from classifier.experiments.plan import Trial, regimes_of
@@ -41,13 +34,12 @@ from classifier.experiments.study import Study, check_provenance, refuse_multicl
 from classifier.experiments.trial import run_trial, save_trial
 from classifier.report.tables import COLUMNS
 from classifier.training import trainer
-from classifier.training.regimes import Regime
 
 log = logging.getLogger("balancer")
 Array = np.ndarray
 RESULTS = "folds.jsonl"
-UNUSED = "unused"  # the fold that the test set is put into: no code asks for it
-FIGURES = (
+UNUSED = "unused"  # the fold of the test set's images: no code asks for it
+METRICS = (
     "auroc",
     "auprc",
     "balanced_accuracy_val_threshold",
@@ -60,61 +52,92 @@ FIGURES = (
     "ece",
 )
 METHOD = (
-    "Every image outside the test set was evaluated once, by the classifier that had seen neither it nor another image of its patient. "
-    "Mean ± SD is over folds. Pooled figures are of all those images at once, each with the temperature and the threshold (@val) of its "
-    "fold's inner validation; in brackets their 95 % interval over patients, the trained classifiers taken as they are.",
-    "The SD over folds is no standard error: folds share most of their training images, and no unbiased estimate of the variance of "
-    "cross-validation exists (Bengio & Grandvalet 2004, JMLR 5). The pooled AUROC also ranks scores of different classifiers against one "
-    "another and may lie below the mean over folds (Forman & Scholz 2010, SIGKDD Explorations 12).",
-    "The folds come from the same source as the training images. An official test set that differs from that source, as here, is "
-    "harder: these figures are for choosing, and do not stand in for it.",
+    "Every image outside the test set was evaluated once, by a classifier that had seen neither the image nor its "
+    "patient. Mean ± SD is over folds. Pooled metrics are of all these images at once, each with the temperature and "
+    "the threshold (@val) of its fold. In brackets: their 95 % interval over patients, for these classifiers as they "
+    "are.",
+    "The SD over folds is no standard error: folds share most of their training images, and no unbiased estimate of "
+    "the variance of cross-validation exists (Bengio & Grandvalet 2004, JMLR 5). The pooled AUROC also ranks scores of "
+    "different classifiers against one another and may lie below the mean over folds (Forman & Scholz 2010, SIGKDD "
+    "Explorations 12).",
+    "The folds come from the same source as the training images. An official test set from elsewhere, as here, is "
+    "harder: these metrics serve to choose, and do not replace the test set.",
 )
 
 
 @dataclass(frozen=True)
 class Folds:
-    """The data of a cross-validation, once with the folds apart and once per turn."""
+    """The data of a cross-validation, with the number of each image's fold, and the study of each rotation."""
 
     data: Dataset
     number: Array  # (n,) the fold of each image, -1 for the test set's
-    turns: list[Study]
+    rotations: list[Study]
 
     def write(self, run: RunDir) -> None:
-        """``folds.csv``: as split.csv, with ``fold-0`` and so on for train and val."""
+        """Write ``folds.csv``: as split.csv, with ``fold-0`` and so on for train and val."""
         names = np.array([UNUSED if k < 0 else f"fold-{k}" for k in self.number])
         replace(self.data, folds=names).write_split(run / "folds.csv")
 
 
 @dataclass(frozen=True)
-class Crossvalidation:
-    """What a cross-validation found."""
+class PooledMetric:
+    """A metric over folds, and of the folds' images pooled."""
 
-    figures: dict[str, Any]
-    text: str
+    mean: float  # over folds
+    sd: float | None
+    pooled: float
+    low: float  # 95 % interval of the pooled metric
+    high: float
+    folds: list[float]
+
+
+@dataclass(frozen=True)
+class Crossvalidation:
+    """The result of a cross-validation: a trial per fold, and the metrics over folds."""
+
+    regime: str
+    n: int  # images
+    patients: int
+    figures: dict[str, PooledMetric]  # by the keys of METRICS
+    trials: Sequence[TrialResult]
+    source: str
+    notes: list[str]
+    table: Path
 
     def to_json(self) -> dict[str, Any]:
-        """Return the figures."""
-        return self.figures
+        """Return the counts and the metrics."""
+        figures = {key: asdict(metric) for key, metric in self.figures.items()}
+        counts = {"regime": self.regime, "folds": len(self.trials), "n": self.n, "patients": self.patients}
+        return {**counts, "figures": figures}
 
     def describe(self) -> str:
         """Return the tables for a terminal."""
-        return self.text
+        tables = [fold_table(self.trials).to_text(), "", metric_table(self).to_text()]
+        return "\n".join([*self.notes, self.counts, "", *tables, "", METHOD[1], str(self.table)])
+
+    @property
+    def counts(self) -> str:
+        """Return the numbers of images, patients and folds, in words."""
+        return (
+            f"{self.source}; {self.n} images of {self.patients} patients in {len(self.trials)} folds; "
+            f"regime {self.regime}"
+        )
 
 
 def open_folds(config: CrossvalidateConfig) -> Folds:
-    """Read the data and make the folds, refusing before anything is written what does not fit.
+    """Read the data, make the folds, and check that they fit, before anything is written.
 
     Raises:
-        UsageError: more than two classes, a regime with synthetic images, no inner validation, or settings that do not fit.
-        BalancerError: a class has too few patients for so many folds.
+        UsageError: if there are more than two classes, synthetic images or no inner validation, or settings do not fit.
+        BalancerError: if a class has too few patients for the number of folds.
     """
     refuse_multiclass(config, "classifier crossvalidate")
     (regime,) = regimes_of(config)
     if regime.synthetic or config.synthetic:
         named = f"regime {regime.name}" if regime.synthetic else "synthetic"
         raise UsageError(
-            f"{named} brings synthetic images, whose GAN has seen patients that are evaluated here; cross-validate a regime without, "
-            "such as baseline, augment or duplicate, and compare GANs with `classifier ablate`"
+            f"{named} brings synthetic images, whose GAN has seen patients that are evaluated here; cross-validate a "
+            "regime without, such as baseline, augment or duplicate, and compare GANs with `classifier ablate`"
         )
     fraction = DEFAULT_VAL_FRACTION if config.data.val_fraction is None else config.data.val_fraction
     if fraction == 0:
@@ -124,18 +147,17 @@ def open_folds(config: CrossvalidateConfig) -> Folds:
     trainer.check(config)
     data = load_dataset(config.data)
     number = fold_numbers(data, config.folds, config.data.split_seed)
-    turns = [turn(data, number, k, fraction, config.data.split_seed) for k in range(config.folds)]
-    return Folds(data, number, [Study(config, of_turn, [], [regime]) for of_turn in turns])
+    rotations = [rotation(data, number, k, fraction, config.data.split_seed) for k in range(config.folds)]
+    return Folds(data, number, [Study(config, rotated, [], [regime]) for rotated in rotations])
 
 
 def fold_numbers(data: Dataset, folds: int, seed: int) -> Array:
-    """The fold of each image outside the test set: patients whole, classes in equal shares as far as that allows.
+    """Return the fold of each image: (n,) int, 0 to ``folds`` - 1, or -1 for the images of the test set.
 
-    Returns:
-        (n,) int: 0 to ``folds`` - 1, or -1 for the images of the test set.
+    A patient's images share a fold, and classes are as evenly spread as that allows.
 
     Raises:
-        BalancerError: a class has fewer patients than there are folds, or a fold would hold none of it.
+        BalancerError: if a class has fewer patients than there are folds, or a fold would lack a class.
     """
     pool = np.flatnonzero(data.folds != "test")
     labels, groups = data.labels[pool], np.array([data.groups[i] for i in pool])
@@ -147,16 +169,17 @@ def fold_numbers(data: Dataset, folds: int, seed: int) -> Array:
     if min(patients) < folds or min(held) < folds:
         counted = " and ".join(f"{n} {name}" for n, name in zip(patients, data.classes, strict=True))
         raise BalancerError(
-            f"{folds} folds of both classes cannot be made of the patients outside the test set ({counted}); give fewer --folds"
+            f"{folds} folds of both classes cannot be made of the patients outside the test set ({counted}); give "
+            "fewer --folds"
         )
     return number
 
 
-def turn(data: Dataset, number: Array, k: int, fraction: float, seed: int) -> Dataset:
-    """The data with fold ``k`` in the place of the test set, and validation carved out of the other folds.
+def rotation(data: Dataset, number: Array, k: int, fraction: float, seed: int) -> Dataset:
+    """Return the data with fold ``k`` as the test set, and validation carved out of the other folds.
 
     Raises:
-        BalancerError: training or validation would lack a class.
+        BalancerError: if training or validation would lack a class.
     """
     rest = np.flatnonzero((number >= 0) & (number != k))
     chosen = carve_validation(data.labels[rest].tolist(), [data.groups[i] for i in rest], fraction, seed)
@@ -164,139 +187,130 @@ def turn(data: Dataset, number: Array, k: int, fraction: float, seed: int) -> Da
     folds[rest] = np.where(chosen, "val", "train")
     used = np.flatnonzero(number >= 0)
     names, digests = ([of[i] for i in used] for of in ([r.name for r in data.records], data.digests))
-    made = replace(data, folds=folds, split_hash=split_hash(names, folds[used].tolist(), digests))
+    rotated = replace(data, folds=folds, split_hash=split_hash(names, folds[used].tolist(), digests))
     for fold in ("train", "val"):
-        if not all(counts := made.counts(fold)):
+        if not all(counts := rotated.counts(fold)):
             raise BalancerError(
                 f"fold {k}: {fold} would hold {counts[0]} {data.classes[0]} and {counts[1]} {data.classes[1]} images; "
                 "give fewer --folds or another --val-fraction"
             )
-    return made
+    return rotated
 
 
 def crossvalidate(folds: Folds, run: RunDir, device: torch.device) -> list[TrialResult]:
-    """Train and evaluate on the folds that ``folds.jsonl`` does not hold yet; returns all trials.
+    """Train and evaluate on the folds that ``folds.jsonl`` does not hold yet; return the trials of all folds.
 
     Fold k trains with the trial seed ``seed`` + k.
 
     Raises:
-        Interrupted: a signal came; finished folds are kept.
-        BalancerError: the finished folds of a resumed run are of other data or settings.
+        Interrupted: if a signal came; finished folds are kept.
+        BalancerError: if the finished folds of a resumed run are of other data or settings.
     """
-    done = _finished(folds, run)
-    hint = f"finished folds are kept in {run / RESULTS}; continue with --resume {run.path}"
-    with with_resume_note(hint), deferred_signals() as interrupt:
-        for k, study in enumerate(folds.turns):
+    done = {trial.fold: trial for trial in read_trials(run / RESULTS)}
+    for k, trial in done.items():
+        check_provenance([trial], folds.rotations[k or 0], f"{run / RESULTS}, fold {k}")
+    results = []
+    resume_note = f"finished folds are kept in {run / RESULTS}; continue with --resume {run.path}"
+    with with_resume_note(resume_note), deferred_signals() as interrupt:
+        for k, study in enumerate(folds.rotations):
             if k in done:
                 log.info("fold %d was done before", k)
+                results.append(with_predictions(done[k], run.path))
                 continue
-            trial = Trial(study.regimes[0], study.config.seed + k)
-            result = run_trial(study, trial, device, interrupt)
-            done[k] = replace(save_trial(result, run.path, run / "folds" / str(k)), fold=k)
-            append_jsonl(run / RESULTS, done[k].to_json())
-            test = done[k].test
-            log.info("fold %d of %d: AUROC %.4f, NLL %.4f", k + 1, len(folds.turns), test.auroc, test.nll)
-    return [done[k] for k in range(len(folds.turns))]
+            trained = run_trial(study, Trial(study.regimes[0], study.config.seed + k), device, interrupt)
+            result = replace(save_trial(trained, run.path, run / "folds" / str(k)), fold=k)
+            append_jsonl(run / RESULTS, result.to_json())
+            results.append(result)
+            test = result.binary("test")
+            log.info("fold %d of %d: AUROC %.4f, NLL %.4f", k + 1, len(folds.rotations), test.auroc, test.nll)
+    return results
 
 
-def _finished(folds: Folds, run: RunDir) -> dict[int, TrialResult]:
-    """Return the trials that an earlier command finished, by fold, with their predictions."""
-    by_fold = {trial.fold: trial for trial in read_trials(run / RESULTS) if trial.fold is not None}
-    for k, trial in by_fold.items():
-        check_provenance([trial], folds.turns[k], f"{run / RESULTS}, fold {k}")
-    return {k: with_predictions(trial, run.path) for k, trial in by_fold.items()}
-
-
-def summarise(trials: Sequence[TrialResult], folds: Folds) -> dict[str, Any]:
-    """Mean and SD over folds, and pooled out-of-fold figures with intervals, ready for JSON.
+def summarise(trials: Sequence[TrialResult], data: Dataset, table: Path) -> Crossvalidation:
+    """Return mean and SD over folds, and pooled out-of-fold metrics with intervals.
 
     Args:
-        trials: of all folds.
-        folds: the data.
+        trials: the trials of all folds, with their predictions.
+        data: the images of the folds, which the predictions index.
+        table: the file of the table.
     """
-    own = [trial.predictions["test"] for trial in trials]
-    index, y_true = (np.concatenate([getattr(p, name) for p in own]) for name in ("index", "y_true"))
-    groups = [folds.data.groups[i] for i in index]
+    by_fold = [trial.predictions["test"] for trial in trials]
+    y_true = np.concatenate([p.y_true for p in by_fold])
+    groups = [data.groups[i] for p in by_fold for i in p.index]
     weights = patient_weights(y_true, groups, FEWER_RESAMPLES, seed=0)
     fewest = min(patients_per_class(y_true, groups))
-    pooled = pool(own, weights)
-    regime: Regime = folds.turns[0].regimes[0]
-    found: dict[str, Any] = {
-        "regime": regime.name,
-        "folds": len(trials),
-        "n": len(y_true),
-        "patients": len(set(groups)),
-        "figures": {},
-    }
-    for key in FIGURES:
-        e = crossed_estimate(pooled[key][:, None, None], fewest)
-        low, high = metric_interval(key, e, fewest)
-        of_folds = [trial.metric(COLUMNS[key].path) for trial in trials]
-        over = summarise_seeds(of_folds)
-        found["figures"][key] = {
-            "mean": over.mean,
-            "sd": over.sd,
-            "pooled": e.value,
-            "low": low,
-            "high": high,
-            "folds": of_folds,
-        }
-    return found
+    pooled = pool(by_fold, weights)
+    metrics = {}
+    for key in METRICS:
+        estimate = crossed_estimate(pooled[key][:, None, None], fewest)
+        values = [trial.metric(COLUMNS[key].path) for trial in trials]
+        over_folds = summarise_seeds(values)
+        metrics[key] = PooledMetric(
+            over_folds.mean, over_folds.sd, estimate.value, *metric_interval(key, estimate, fewest), values
+        )
+    source = f"{data.source}, test set left out"
+    return Crossvalidation(trials[0].regime, len(y_true), len(set(groups)), metrics, trials, source, data.notes, table)
 
 
-def pool(own: Sequence[TrialPredictions], weights: Array) -> dict[str, Array]:
-    """Figures of the folds' predictions put together, by the keys of :data:`FIGURES`, under each row of ``weights`` (b, n).
+def pool(by_fold: Sequence[TrialPredictions], weights: Array) -> dict[str, Array]:
+    """Return the pooled metrics of the folds, by the keys of :data:`METRICS`, under each row of ``weights`` (b, n).
 
-    Probabilities are each fold's with its own temperature, decisions those at its own threshold.
+    Each fold keeps its own temperature for probabilities, and its own threshold for decisions.
     """
-    y_true = np.concatenate([p.y_true for p in own])
-    stated = np.concatenate([p.calibrated for p in own])
-    called = np.concatenate([p.decisions for p in own]).astype(float)
-    at_own = weighted_metrics(y_true, called, called, 0.5, weights)  # a decision is a score of 0 or 1
-    figures = weighted_metrics(y_true, stated, stated, 0.5, weights)
-    return {key: (at_own if key.endswith("_val_threshold") else figures)[key] for key in FIGURES}
+    y_true = np.concatenate([p.y_true for p in by_fold])
+    calibrated = np.concatenate([p.calibrated for p in by_fold])
+    called = np.concatenate([p.decisions for p in by_fold]).astype(float)
+    at_threshold = weighted_metrics(y_true, called, called, 0.5, weights)  # a decision is a score of 0 or 1
+    metrics = weighted_metrics(y_true, calibrated, calibrated, 0.5, weights)
+    return {key: (at_threshold if key.endswith("_val_threshold") else metrics)[key] for key in METRICS}
 
 
-def write_outputs(trials: Sequence[TrialResult], folds: Folds, run: RunDir) -> Crossvalidation:
+def write_crossvalidation(trials: Sequence[TrialResult], folds: Folds, run: RunDir) -> Crossvalidation:
     """Write table.{md,csv,json}."""
-    result = summarise(trials, folds)
-    source = f"{folds.data.source}, test set left out"
-    counts = f"{source}; {result['n']} images of {result['patients']} patients in {len(trials)} folds; regime {result['regime']}"
-    header = ["figure", "mean ± SD over folds", "pooled [95 %]"]
-    table = [
-        [COLUMNS[key].title, mean_sd(f["mean"], f["sd"]), f"{short(f['pooled'])} {bounds(f['low'], f['high'])}"]
-        for key, f in result["figures"].items()
+    result = summarise(trials, folds.data, run / "table.md")
+    table = metric_table(result)
+    _, over_folds, pooled = table.rows[0]
+    page = Document(
+        f"Cross-validation of {result.regime}, {len(trials)} folds",
+        result.notes,
+        f"AUROC {over_folds} over folds, {pooled} pooled.",
+        [result.counts],
+        [Section("Metrics", list(METHOD), table), Section("Folds", table=fold_table(trials))],
+    )
+    rows = [[key, m.mean, m.sd, m.pooled, m.low, m.high] for key, m in result.figures.items()]
+    write_text(result.table, to_markdown(page))
+    write_text(run / "table.csv", csv_text(["figure", "mean", "sd", "pooled", "low", "high"], rows))
+    write_json(run / "table.json", {**result.to_json(), "notes": result.notes, "source": result.source})
+    return result
+
+
+def metric_table(result: Crossvalidation) -> Table:
+    """Return a row per metric."""
+    rows = [
+        [COLUMNS[key].title, mean_sd(m.mean, m.sd), f"{short(m.pooled)} {bounds(m.low, m.high)}"]
+        for key, m in result.figures.items()
     ]
-    each, figures = fold_table(trials), Table(header, table)
-    document = Document(
-        f"Cross-validation of {result['regime']}, {len(trials)} folds",
-        folds.data.notes,
-        f"AUROC {table[0][1]} over folds, {table[0][2]} pooled.",
-        [counts],
-        [
-            Section("Figures", list(METHOD), figures),
-            Section("Folds", [], each),
-        ],
-    )
-    write_text(run / "table.md", to_markdown(document))
-    keys = ["mean", "sd", "pooled", "low", "high"]
-    write_text(
-        run / "table.csv",
-        csv_text(["figure", *keys], [[key, *(f[k] for k in keys)] for key, f in result["figures"].items()]),
-    )
-    write_json(run / "table.json", {**result, "notes": folds.data.notes, "source": source})
-    lines = [*folds.data.notes, counts, "", each.to_text(), "", figures.to_text(), "", METHOD[1]]
-    return Crossvalidation(result, "\n".join([*lines, str(run / "table.md")]))
+    return Table(["metric", "mean ± SD over folds", "pooled [95 %]"], rows)
 
 
 def fold_table(trials: Sequence[TrialResult]) -> Table:
-    """Return what each fold was trained on, and its metrics."""
-    header = ["fold", "train", "val", "evaluated", "AUROC", "bal.acc @val", "sens @val", "spec @val", "NLL"]
-    cells = []
+    """Return a row per fold: what the trial was trained on, and its metrics."""
+    header = [
+        "fold",
+        "train",
+        "val",
+        "evaluated",
+        "AUROC",
+        "bal.acc @val",
+        "sens @val",
+        "spec @val",
+        "NLL",
+        "threshold",
+    ]
+    rows = []
     for trial in trials:
-        test = trial.binary("test")
-        at = test.at_threshold
-        sizes = [trial.fold, sum(trial.n_train.values()), trial.val.n, test.n]
-        metrics = [test.auroc, at.balanced_accuracy, at.sensitivity, at.specificity, test.nll, test.threshold]
-        cells.append([*map(str, sizes), *map(short, metrics), f"{test.temperature:.2f}"])
-    return Table([*header, "threshold", "temperature"], cells)
+        test, at = trial.binary("test"), trial.binary("test").at_threshold
+        sizes = [str(trial.fold), str(sum(trial.n_train.values())), str(trial.val.n), str(test.n)]
+        values = [test.auroc, at.balanced_accuracy, at.sensitivity, at.specificity, test.nll, test.threshold]
+        rows.append([*sizes, *map(short, values), f"{test.temperature:.2f}"])
+    return Table([*header, "temperature"], rows)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import logging.handlers
 import os
 import platform
 import signal
@@ -68,7 +69,7 @@ class Workers:
 
     @property
     def local_device(self) -> torch.device:
-        """Return the device of this machine. It runs the trials, or serves to estimate the time of a cluster's trials."""
+        """Return the device of this machine, which runs the trials or estimates the time of a cluster's."""
         return resolve_device(self.device if self.backend == "local" else "auto")
 
     def describe(self) -> str:
@@ -220,35 +221,25 @@ def _exit_with(parent: int) -> None:
     os._exit(1)
 
 
-class WarningCollector(logging.Handler):
-    """Keeps the warnings of a worker for the process that the user started."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.warnings: list[tuple[int, str]] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep the level and the text."""
-        self.warnings.append((record.levelno, record.getMessage()))
-
-
 def attempt(prepare: Callable[[], Any], job: Callable[[Any], T]) -> Attempt[T]:
     """Run ``job`` on what ``prepare`` returns, in a worker, and return the result or the error.
 
     No bar is drawn. The warnings of ``prepare`` are dropped: the main process has prepared, and warned, the same way.
     """
-    collector = WarningCollector()
-    log.handlers, log.propagate = [collector], False
+    records = logging.handlers.BufferingHandler(1_000_000)
+    log.handlers, log.propagate = [records], False
     log.setLevel(logging.WARNING)
+    result, problem = None, None
     try:
         limit_threads()
         prepared = prepare()
-        collector.warnings.clear()
-        return Attempt(job(prepared), None, collector.warnings)
+        records.flush()
+        result = job(prepared)
     except Exception as error:
         if not isinstance(error, BalancerError):
             error.add_note(f"In a worker:\n{traceback.format_exc()}")  # pickling drops the traceback, but not a note
-        return Attempt(None, error, collector.warnings)
+        problem = error
+    return Attempt(result, problem, [(record.levelno, record.getMessage()) for record in records.buffer])
 
 
 def _attempt_trial(
@@ -271,10 +262,7 @@ def _attempt_trial(
     return attempt(lambda: _open_once(config), job)
 
 
-@lru_cache(maxsize=1)
-def _open_once(config: ClassifierConfig) -> Study:
-    """Return the study, opened once per worker."""
-    return open_study(config)
+_open_once = lru_cache(maxsize=1)(open_study)  # once per worker
 
 
 def _on_cluster(
@@ -320,8 +308,8 @@ def _connect(address: str | None) -> Iterator[Client]:
         client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:  # ValueError: not an address
         raise BalancerError(
-            f"no dask scheduler answers at {address} ({str(error).splitlines()[0]}); start `dask scheduler`, or correct "
-            "--scheduler"
+            f"no dask scheduler answers at {address} ({str(error).splitlines()[0]}); start `dask scheduler`, or "
+            "correct --scheduler"
         ) from error
     with client:
         try:

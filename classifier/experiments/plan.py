@@ -27,7 +27,7 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """Return the name of the trial's folder: ``combined-0``, or with a further set and dose ``combined@0.5-set1-0``."""
+        """Return the name of the trial's folder: ``combined-0``; with another set and dose ``combined@0.5-set1-0``."""
         dose = "" if self.dose in (None, 1.0) else f"@{self.dose:g}"
         synthetic_set = f"-set{self.synthetic_set}" if self.synthetic_set else ""
         return f"{self.regime.name}{dose}{synthetic_set}-{self.seed}"
@@ -54,7 +54,7 @@ def regimes_of(config: ClassifierConfig) -> list[Regime]:
 
 
 def plan_trials(config: ClassifierConfig, regimes: Sequence[Regime], synthetic_sets: int) -> list[Trial]:
-    """Return every trial, seed by seed, so that pairs are complete early. Within a seed: set by set, then the other doses.
+    """Return every trial, seed by seed, so that pairs are complete early; within a seed set by set, then other doses.
 
     Args:
         config: the settings; an ablation has several seeds and doses.

@@ -104,7 +104,7 @@ def code_notes(hashes: Iterable[str | None]) -> list[str]:
 
 
 def provenance(study: Study) -> dict[str, str]:
-    """Return what all trials of one table must share: split, images (test too), settings, weights and synthetic sets."""
+    """Return what all trials of a table must share: split, images (test too), settings, weights, synthetic sets."""
     sets = "".join(s.digest for s in study.synthetic)
     return {
         "split_hash": study.data.split_hash,

@@ -6,23 +6,18 @@ resumed by itself.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from balancer.core.config import validate
 from balancer.core.environment import environment
-from balancer.core.errors import Interrupted
 from balancer.core.files import write_json
 from balancer.core.run import RunRequest, open_run, resumed_config, saved_config
 from balancer.core.settings import AblateConfig
-from classifier.analysis.analyse import Analysis, analyse
 from classifier.analysis.results import (
-    RESULTS,
     StudyResults,
     check_same_images,
     read_patients,
@@ -30,22 +25,19 @@ from classifier.analysis.results import (
     with_predictions,
 )
 from classifier.experiments import ablation
-from classifier.experiments.jobs import Workers
+from classifier.experiments.jobs import Workers, with_resume_note
 from classifier.experiments.study import open_study
 
 
 @dataclass(frozen=True)
 class Substudy:
-    """A finished study in its folder."""
+    """A finished study."""
 
     folder: Path
     config: AblateConfig
-    env: dict[str, Any]  # of env.json: device, data, versions
+    device: str
+    split_hash: str
     results: StudyResults
-
-    def analysis(self) -> Analysis:
-        """Return the result of :func:`classifier.analysis.analyse.analyse`."""
-        return analyse(self.results, seed=self.config.seed)
 
 
 def run_substudy(
@@ -68,41 +60,36 @@ def run_substudy(
         return read_substudy(folder)
     started = (folder / "env.json").exists()
     config = resumed_config("ablate", AblateConfig, folder, {}) if started else configure()
-    assert isinstance(config, AblateConfig), "resumed as what it was saved as"
     study = open_study(config)
     ablation.check(study)
     request = RunRequest(resume=str(folder)) if started else RunRequest(out=folder, force=True)
+    notes = [*([smoke_notice] if smoke_notice else []), *study.data.notes]
     with open_run("ablate", config, request) as run:
-        data = study.data.describe()
-        if smoke_notice:
-            data["notes"] = [smoke_notice, *study.data.notes]
-        env = environment("ablate", workers.describe(), data=data, smoke=bool(smoke_notice))
-        write_json(run / "env.json", env)
+        data = {**study.data.describe(), "notes": notes}
+        write_json(run / "env.json", environment("ablate", workers.describe(), data=data, smoke=bool(smoke_notice)))
         study.data.write_split(run / "split.csv")
         results = ablation.ablate(study, run, workers)
         if with_report and len(study.regimes) > 1:
             leaks = ablation.write_data_audit(study, run)
-            ablation.write_outputs(results, study, run, leaks)
+            ablation.write_ablation(results, study, run, leaks)
         run.finish()
-    return Substudy(folder, config, env, results)
+    results = replace(results, source=study.data.source, notes=notes)
+    return Substudy(folder, config, workers.describe(), study.data.split_hash, results)
 
 
-@contextlib.contextmanager
-def resume_note_of(run: Path) -> Iterator[None]:
+def resume_note_of(run: Path) -> AbstractContextManager[None]:
     """Make an interruption say how to resume the run, not the substudy that was interrupted."""
-    try:
-        yield
-    except (Interrupted, KeyboardInterrupt) as stop:
-        signum = stop.signum if isinstance(stop, Interrupted) else signal.SIGINT
-        raise Interrupted(signum, f"finished trials are kept in {run}; continue with --resume {run}") from stop
+    return with_resume_note(f"finished trials are kept in {run}; continue with --resume {run}")
 
 
 def read_substudy(folder: Path) -> Substudy:
     """Read a finished study from its folder."""
     config = validate(AblateConfig, saved_config("ablate", folder))
     env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
-    trials = [with_predictions(trial, folder) for trial in read_trials(folder / RESULTS)]
-    return Substudy(folder, config, env, StudyResults.of(trials, read_patients(folder)))
+    trials = [with_predictions(trial, folder) for trial in read_trials(folder / ablation.RESULTS)]
+    results = StudyResults.of(trials, read_patients(folder))
+    results = replace(results, source=env["data"]["source"], notes=env["data"]["notes"])
+    return Substudy(folder, config, env["device"], env["data"]["split_hash"], results)
 
 
 def check_same_data(substudies: Sequence[Substudy], keys: Sequence[str]) -> None:
@@ -112,15 +99,10 @@ def check_same_data(substudies: Sequence[Substudy], keys: Sequence[str]) -> None
 
     Args:
         substudies: the studies to compare.
-        keys: hashes that must be the same in all trials.
+        keys: hashes that must be equal in all trials.
 
     Raises:
-        BalancerError: if the trials differ in a key, or were tested on different images.
+        BalancerError: if two trials differ in a hash, or were tested on different images.
     """
-    check_same_images(
-        {str(substudy.folder): substudy.results.trials for substudy in substudies},
-        keys,
-        folds=("test",),
-        advice="expected the same data in all of them; bring the data back, remove the folder made of other data, and "
-        "continue with --resume",
-    )
+    advice = "expected the same data; bring the data back, remove the folder made of other data, and --resume"
+    check_same_images({str(s.folder): s.results.trials for s in substudies}, keys, ("test",), advice)

@@ -1,4 +1,4 @@
-"""`classifier compare`: how large and how fast networks are, measured here and now, side by side."""
+"""`classifier compare`: size and speed of networks, measured on this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from balancer.core.device import describe_device, memory_format, open_device, sy
 from balancer.core.errors import BalancerError, UsageError, nearest
 from balancer.core.files import write_text
 from balancer.core.settings import ClassifierConfig, DataConfig
-from balancer.reporting.document import aligned, csv_text
+from balancer.reporting.document import Table, csv_text
 from classifier.models import OWN_MODELS, build_model
 from classifier.models.backbones import backbone_names
 from classifier.systems.registry import SYSTEMS
@@ -35,7 +35,7 @@ class Timing:
     batch_size: int = 32
     repeats: int = 10  # of the batch
     single_repeats: int = 50  # of one image
-    warm_up: int = 2  # runs before the clock, which choose kernels and fill caches
+    warm_up: int = 2  # passes before the clock starts, which choose kernels and fill caches
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Networks side by side."""
+    """The profiles of several networks."""
 
     profiles: list[Profile]
     device: str  # in words
@@ -74,9 +74,9 @@ class Comparison:
         note = (
             f"{self.device}, torch {torch.__version__}, float32; images/s at batch {timing.batch_size}, "
             f"median of {timing.repeats}; latency of one image, median of {timing.single_repeats}. "
-            "Reading and decoding files is not in it."
+            "Reading and decoding files is not included."
         )
-        text = f"{aligned(header, [_cells(p) for p in self.profiles])}\n\n{note}"
+        text = f"{Table(header, [_cells(p) for p in self.profiles]).to_text()}\n\n{note}"
         return text if self.out is None else f"{text}\n{self.out}"
 
     def to_csv(self) -> str:
@@ -86,31 +86,31 @@ class Comparison:
 
 
 def compare(names: Sequence[str], image_size: int | None, device: str, timing: Timing, out: Path | None) -> Comparison:
-    """Profile systems, networks and checkpoints by name or path; write a CSV file where ``out`` says so.
+    """Profile systems, networks and checkpoints by name or path; write a CSV file if ``out`` names one.
 
     Raises:
-        UsageError: a name that is none of these.
-        BalancerError: a file that is no checkpoint.
+        UsageError: if a name is no system, no network and no file.
+        BalancerError: if a file is no checkpoint.
     """
-    where = open_device(device)
+    torch_device = open_device(device)
     if out is not None and not out.parent.is_dir():
         raise UsageError(f"--out {out}: there is no folder {out.parent}; make it first")
-    found = []
+    profiles = []
     for name in names:
         log.info("%s", name)
-        model, config = network(name, image_size, where)
-        found.append(profile(name, model, config, where, timing))
+        model, config = network(name, image_size, torch_device)
+        profiles.append(profile(name, model, config, torch_device, timing))
         del model  # before the next one is built
-    comparison = Comparison(found, describe_device(where), timing, out)
+    comparison = Comparison(profiles, describe_device(torch_device), timing, out)
     if out is not None:
         write_text(out, comparison.to_csv())
     return comparison
 
 
 def network(name: str, image_size: int | None, device: torch.device) -> tuple[nn.Module, ClassifierConfig]:
-    """The network that a system, a torchvision name, one of ours or a checkpoint names, with its settings.
+    """Return the network of a system, a name or a checkpoint, with its settings.
 
-    Weights do not change size or speed: a system's network is built with random ones, so nothing is downloaded.
+    Weights do not change size or speed: a system's network gets random ones, so nothing is downloaded.
     """
     if Path(name).exists():
         loaded = load_classifier(Path(name), device)
@@ -140,7 +140,7 @@ def profile(name: str, model: nn.Module, config: ClassifierConfig, device: torch
     """Count and time a network.
 
     Raises:
-        BalancerError: it cannot take images of that size.
+        BalancerError: if the network cannot take images of that size.
     """
     sizes = {id(p): (p.numel(), p.requires_grad) for p in model.parameters()}
     state = [v for v in model.state_dict().values() if v.is_floating_point()]
@@ -173,17 +173,17 @@ def _images(config: ClassifierConfig, count: int, device: torch.device) -> Tenso
 
 @torch.inference_mode()
 def seconds(model: nn.Module, images: Tensor, device: torch.device, warm_up: int, repeats: int) -> list[float]:
-    """Time of each of ``repeats`` passes over a batch (B, C, H, W), after ``warm_up`` passes that are not counted."""
+    """Return the seconds of ``repeats`` passes over a batch (B, C, H, W), after ``warm_up`` passes without a clock."""
     for _ in range(warm_up):
         model(images)
-    found = []
+    passes = []
     for _ in range(repeats):
         synchronize(device)
         begin = time.perf_counter()
         model(images)
         synchronize(device)
-        found.append(time.perf_counter() - begin)
-    return found
+        passes.append(time.perf_counter() - begin)
+    return passes
 
 
 def _cells(p: Profile) -> list[str]:

@@ -1,6 +1,6 @@
 """The five published systems that this toolkit covers: what each reported, and the file with its settings.
 
-The facts are those of the systems' own descriptions and, where these are public, of their code and its printed outputs.
+The facts come from the systems' descriptions and, if public, from their code and its printed outputs: docs/systems.md.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 from balancer.core.config import read_config_file, resolve
 from balancer.core.errors import BalancerError, lookup
 from balancer.core.settings import AblateConfig
+from balancer.reporting.numbers import short
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "seeds"
 TEST = "test, n = 624"  # of the official split, 234 NORMAL and 390 PNEUMONIA
@@ -21,94 +22,104 @@ Matrix = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
-class Figures:
-    """Figures that somebody else reported, and what they were measured on."""
+class Reported:
+    """Metrics that somebody else reported, and what they were measured on."""
 
     on: str
-    values: dict[str, float]  # keys of SHORT, shares of 1
-    matrix: Matrix | None = None  # (TN, FP, FN, TP), where it was given
+    values: dict[str, float]  # keys of SHORT, in [0, 1]
+    matrix: Matrix | None = None  # (TN, FP, FN, TP), if it was published
 
-    def text(self) -> str:
-        """``acc .8974, AUROC .9710 (test, n = 624)``."""
-        shown = ", ".join(f"{SHORT[key]} {f'{value:.4f}'.lstrip('0')}" for key, value in self.values.items())
+    def __str__(self) -> str:
+        shown = ", ".join(f"{SHORT[key]} {short(value, 4)}" for key, value in self.values.items())
         return f"{shown} ({self.on})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the metrics by key, what they were measured on, and both as text."""
+        return {"on": self.on, **self.values, "text": str(self)}
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What a system published of one way of training, and what its own printed outputs show of it."""
+    """What a system published about one way of training, and what its own printed outputs show."""
 
-    regime: str  # ours, that it stands beside
-    published: Figures
-    outputs: Figures | None = None
+    regime: str  # our regime, which the claim stands beside
+    published: Reported
+    outputs: Reported | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return both, with their confusion matrices."""
+        published, outputs = (r and {**r.to_json(), "matrix": r.matrix} for r in (self.published, self.outputs))
+        return {"regime": self.regime, "published": published, "outputs": outputs}
 
 
 @dataclass(frozen=True)
 class System:
-    """A published system. ``name`` is also the name of its file in configs/seeds."""
+    """A published system; its settings lie in ``configs/seeds/<name>.yaml``."""
 
     name: str
     title: str
     claims: tuple[Claim, ...]
-    note: str = ""  # what a reader of the table must know, beyond the comments of the file
+    note: str = ""  # what a reader of the table must know
     task: str = "NORMAL against PNEUMONIA"
 
     @property
     def file(self) -> Path:
+        """Return the file with the system's settings."""
         return CONFIGS / f"{self.name}.yaml"
 
     def settings(self) -> dict[str, Any]:
-        """What the system's file says for `classifier ablate`.
+        """Return the settings of the system's file for `classifier ablate`.
 
         Raises:
-            BalancerError: the files do not lie beside this package.
+            BalancerError: if the files do not lie beside this package.
         """
         if not self.file.exists():
             raise BalancerError(
-                f"{self.file} does not exist; the systems' settings lie in a checkout of the project, under configs/seeds: run from there"
+                f"{self.file} does not exist; the systems' settings lie in a checkout of the project, under "
+                "configs/seeds: run from there"
             )
         return read_config_file(self.file, "ablate")
 
     def config(self) -> AblateConfig:
-        """The system's settings, resolved, on whatever data there are."""
+        """Return the system's settings, resolved, for any data."""
         return resolve(AblateConfig, {**self.settings(), "data": {**self.settings().get("data", {}), "path": "/"}})
 
     def claim(self, regime: str) -> Claim | None:
-        """What was reported of a regime; None for one that the system does not have."""
+        """Return what was reported about a regime; None if the system does not have it."""
         return next((claim for claim in self.claims if claim.regime == regime), None)
 
 
-def _matrix(tn: int, fp: int, fn: int, tp: int, on: str = TEST) -> Figures:
-    """The figures that follow from a confusion matrix on the official test set; ``on`` tells more of it."""
+def _matrix(tn: int, fp: int, fn: int, tp: int, on: str = TEST) -> Reported:
+    """Return the metrics that follow from a confusion matrix on the official test set."""
     values = {
         "accuracy": (tn + tp) / (tn + fp + fn + tp),
         "balanced_accuracy": (tn / (tn + fp) + tp / (tp + fn)) / 2,
     }
-    return Figures(on, values, (tn, fp, fn, tp))
+    return Reported(on, values, (tn, fp, fn, tp))
 
 
 def _s2(regime: str, published: float, outputs: float) -> Claim:
     return Claim(
         regime,
-        Figures(TEST, {"accuracy": published}),
-        Figures(f"{TEST}, chosen on it, one run", {"accuracy": outputs}),
+        Reported(TEST, {"accuracy": published}),
+        Reported(f"{TEST}, chosen on it, one run", {"accuracy": outputs}),
     )
 
 
 def _s4(name: str, title: str, published: float, outputs: float, note: str = "") -> System:
     claim = Claim(
         "augment",
-        Figures("augmented validation", {"accuracy": published}),
-        Figures("test, n = 640", {"accuracy": outputs}),
+        Reported("augmented validation", {"accuracy": published}),
+        Reported("test, n = 640", {"accuracy": outputs}),
     )
     return System(f"s4_{name}", f"{title}, head then all", (claim,), note)
 
 
 _STANDS_IN = "{theirs}, which torchvision lacks, was published; {ours} stands in for it"
-_S1_CNN = Figures(f"{TEST}, threshold .75 tuned on it", {"balanced_accuracy": 0.8222, "auroc": 0.9635})
+_S1_CNN = Reported(f"{TEST}, threshold .75 tuned on it", {"balanced_accuracy": 0.8222, "auroc": 0.9635})
 _S1_ON = f"{TEST}, on which S1 tuned thresholds; the one of these decisions is not known"
-_S1_RESNET = Figures(_S1_ON, {"accuracy": 0.8814, "balanced_accuracy": 0.8427, "auroc": 0.9710})
-_S3 = Figures(
+_S1_RESNET = Reported(_S1_ON, {"accuracy": 0.8814, "balanced_accuracy": 0.8427, "auroc": 0.9710})
+_S3 = Reported(
     f"{TEST}, steered by it; bal.acc derived here from the claimed recalls, .91 and .94",
     {"accuracy": 0.93, "balanced_accuracy": 0.925},
 )
@@ -118,7 +129,7 @@ SYSTEMS = {
         System(
             "s0_densenet161",
             "DenseNet-161, frozen features",
-            (Claim("augment", Figures(TEST, {"accuracy": 0.8974}), _matrix(180, 54, 10, 380)),),
+            (Claim("augment", Reported(TEST, {"accuracy": 0.8974}), _matrix(180, 54, 10, 380)),),
         ),
         System(
             "s1_cnn28",
@@ -158,33 +169,34 @@ SYSTEMS = {
 
 
 def select_systems(names: Sequence[str]) -> list[System]:
-    """Systems by name, or ``all``, in the registry's order.
+    """Return systems by name, or ``all``, in the registry's order.
 
     Raises:
-        UsageError: an unknown name, or none.
+        UsageError: if a name is unknown.
     """
     known: dict[str, tuple[str, ...]] = {"all": tuple(SYSTEMS), **{name: (name,) for name in SYSTEMS}}
-    wanted = {name for given in names or ("all",) for name in lookup(known, given, "system")}
+    wanted = {name for text in names or ("all",) for name in lookup(known, text, "system")}
     return [system for system in SYSTEMS.values() if system.name in wanted]
 
 
 def describe_all() -> str:
     """Return the systems and what each reported, as text."""
     blocks = []
-    for entry in map(describe, SYSTEMS.values()):
-        lines = [f"{entry['name']}: {entry['title']}; {entry['model']}, {entry['image_size']} px"]
-        for claim in entry["claims"]:
-            lines.append(f"  {claim['regime']}: published {claim['published']['text']}")
-            if claim["outputs"]:
-                lines.append(f"  {' ' * len(claim['regime'])}  its own outputs {claim['outputs']['text']}")
-        lines += [f"  {entry['note']}"] if entry["note"] else []
+    for system in SYSTEMS.values():
+        config = system.config()
+        lines = [f"{system.name}: {system.title}; {config.model}, {config.data.image_size} px"]
+        for claim in system.claims:
+            lines.append(f"  {claim.regime}: published {claim.published}")
+            if claim.outputs:
+                lines.append(f"  {' ' * len(claim.regime)}  its own outputs {claim.outputs}")
+        lines += [f"  {system.note}"] if system.note else []
         blocks.append("\n".join(lines))
     closing = "Settings: configs/seeds/NAME.yaml. Run: classifier reproduce NAME, or any command with --config."
     return "\n".join([*blocks, closing])
 
 
 def describe(system: System) -> dict[str, Any]:
-    """The record as plain data, with what its file says."""
+    """Return the record for JSON, with the main settings of the system's file."""
     config = system.config()
     return {
         "name": system.name,
@@ -195,13 +207,6 @@ def describe(system: System) -> dict[str, Any]:
         "image_size": config.data.image_size,
         "regimes": list(config.regimes),
         "config": str(system.file),
-        "claims": [
-            {"regime": c.regime, "published": _plain(c.published), "outputs": c.outputs and _plain(c.outputs)}
-            for c in system.claims
-        ],
+        "claims": [claim.to_json() for claim in system.claims],
         "note": system.note,
     }
-
-
-def _plain(figures: Figures) -> dict[str, Any]:
-    return {"on": figures.on, **figures.values, "matrix": figures.matrix, "text": figures.text()}

@@ -1,4 +1,4 @@
-"""`classifier reproduce`: the published systems under one protocol, side by side with what each of them reported."""
+"""`classifier reproduce`: the published systems under one protocol, beside what each of them reported."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.files import write_json, write_text
 from balancer.core.run import RunDir, resumed_config, resumed_path, saved_config
 from balancer.core.settings import AblateConfig, ReproduceConfig, StageConfig
+from balancer.reporting.document import to_markdown
 from classifier.experiments.jobs import Workers
 from classifier.experiments.study import configure as study_settings
 from classifier.experiments.study import open_study, refuse_multiclass
@@ -25,11 +26,12 @@ from classifier.experiments.trial import estimate_seconds
 from classifier.systems import smoke
 from classifier.systems import tables as system_tables
 from classifier.systems.registry import System, select_systems
+from classifier.systems.tables import Entry, ResultEntry, document
 
 log = logging.getLogger("balancer")
 Explicit = dict[str, Any]
 NOT_COMPARED = {"seed", "seeds", "regimes", "synthetic", "data.path"}
-PERIODIC = ("step", "triangular")  # schedules that lr_period is the length of
+PERIODIC = ("step", "triangular")  # schedules whose period is lr_period
 
 
 @dataclass(frozen=True)
@@ -37,21 +39,25 @@ class Reproduction:
     """What each system gave."""
 
     smoke: bool
-    entries: list[dict[str, Any]]
+    entries: list[Entry]
     table: Path
-    text: str
 
     def to_json(self) -> dict[str, Any]:
-        """Return the entries."""
-        return {"smoke": self.smoke, "entries": self.entries}
+        """Return the content of table.json."""
+        return {"smoke": self.smoke, "entries": [entry.to_json() for entry in self.entries]}
 
     def describe(self) -> str:
         """Return the table for a terminal."""
-        return f"{self.text}\n{self.table}"
+        return f"{self.markdown.strip()}\n{self.table}"
+
+    @property
+    def markdown(self) -> str:
+        """Return the content of table.md."""
+        return to_markdown(system_tables.smoke_document(self.entries) if self.smoke else document(self.entries))
 
 
 def command_name(smoke: bool) -> str:
-    """Return the command that a run is saved under: a smoke run is no run to continue as a real one."""
+    """Return the command that a run is saved under: a smoke run must not continue as a real run."""
     return "reproduce-smoke" if smoke else "reproduce"
 
 
@@ -59,7 +65,7 @@ def checked_systems(config: ReproduceConfig) -> list[System]:
     """Return the systems of the settings, after checking that every system can take the changes.
 
     Raises:
-        UsageError: an unknown system, or a setting that a system does not have.
+        UsageError: if a system is unknown, or does not have a setting.
     """
     systems = select_systems(config.systems)
     for system in systems:
@@ -70,22 +76,25 @@ def checked_systems(config: ReproduceConfig) -> list[System]:
 def reproduce(
     systems: list[System], config: ReproduceConfig, smoke_run: bool, run: RunDir, workers: Workers
 ) -> Reproduction:
-    """Run the systems and write ``table.{md,csv,json}``; a system that fails leaves the others alone.
+    """Run the systems and write ``table.{md,csv,json}``. A system that fails does not stop the others.
 
     Raises:
-        BalancerError: a system failed; the table of the others is written.
-        Interrupted: a signal came; finished trials are kept.
+        BalancerError: if a system failed; the table of the others is written.
+        Interrupted: if a signal came; finished trials are kept.
     """
     with resume_note_of(run.path):
         entries = run_systems(systems, config, smoke_run, run, workers)
-    text = write_outputs(entries, smoke_run, run)
-    if failed := [e for e in entries if e["error"]]:
-        log.info("%s", text)
+    result = Reproduction(smoke_run, entries, run / "table.md")
+    write_json(run / "table.json", result.to_json())
+    write_text(run / "table.csv", system_tables.csv_table(entries, smoke_run))
+    write_text(result.table, result.markdown)
+    if failed := [e for e in entries if e.error]:
+        log.info("%s", result.markdown.strip())
         raise BalancerError(
-            f"{len(failed)} of {len(systems)} systems failed, first {failed[0]['system']} ({failed[0]['error']}); the table of the "
-            f"others is {run / 'table.md'}; mend it and continue with --resume {run.path}"
+            f"{len(failed)} of {len(systems)} systems failed, first {failed[0].system} ({failed[0].error}); the table "
+            f"of the others is {result.table}; correct the cause and continue with --resume {run.path}"
         )
-    return Reproduction(smoke_run, entries, run / "table.md", text)
+    return result
 
 
 def configure(explicit: Explicit, resume: str | None = None, smoke_run: bool = False) -> ReproduceConfig:
@@ -94,7 +103,7 @@ def configure(explicit: Explicit, resume: str | None = None, smoke_run: bool = F
     Settings of a classifier become changes that are laid over those of every system.
 
     Raises:
-        UsageError: a smoke run is given settings, or an unknown setting.
+        UsageError: if a smoke run gets settings, or a setting is unknown.
     """
     explicit = _own(explicit, smoke_run)
     if resume is not None:
@@ -130,25 +139,25 @@ def _changes(config: ReproduceConfig) -> Explicit:
 
 
 def explicit_settings(system: System, config: ReproduceConfig) -> Explicit:
-    """The settings of a system's file with what this run changes laid over them."""
-    given: Explicit = {"seed": config.seed, "seeds": config.seeds}
-    given |= {"regimes": list(config.regimes)} if config.regimes else {}
-    given |= {"synthetic": list(config.synthetic)} if config.synthetic else {}
-    explicit = merge(system.settings(), given, _changes(config))
+    """Return the settings of a system's file, with the changes of this run laid over them."""
+    of_run: Explicit = {"seed": config.seed, "seeds": config.seeds}
+    of_run |= {"regimes": list(config.regimes)} if config.regimes else {}
+    of_run |= {"synthetic": list(config.synthetic)} if config.synthetic else {}
+    explicit = merge(system.settings(), of_run, _changes(config))
     if config.share < 1:
         explicit |= shortened(resolve(AblateConfig, explicit), config.share)
     return explicit
 
 
 def shortened(config: AblateConfig, share: float) -> Explicit:
-    """Settings for a share of every stage's passes or steps, at least a step of each, and of the periods of its schedule.
+    """Return settings for a share of every stage's epochs or steps (at least one step), and of its schedule's period.
 
-    What no stage takes from the settings around the stages is left alone there: it would be refused.
+    A setting around the stages that every stage overrules stays as it is; a change would be refused.
     """
     scaled: dict[str, Callable[[Any], Any]] = {
-        "epochs": lambda whole: whole * share,
-        "steps": lambda whole: max(1, round(whole * share)),
-        "lr_period": lambda whole: whole * share,
+        "epochs": lambda epochs: epochs * share,
+        "steps": lambda steps: max(1, round(steps * share)),
+        "lr_period": lambda period: period * share,
     }
     stages = [stage.model_dump(exclude_none=True) for stage in config.stages]
     for stage in stages:
@@ -159,16 +168,16 @@ def shortened(config: AblateConfig, share: float) -> Explicit:
 
 
 def configured(system: System, config: ReproduceConfig) -> AblateConfig:
-    """The settings of a system's study; where it needs synthetic images, with those that are named or newest."""
+    """Return the settings of a system's study, with the named or newest synthesis if it needs synthetic images."""
     return study_settings(AblateConfig, explicit_settings(system, config))
 
 
 def run_systems(
     systems: list[System], config: ReproduceConfig, smoke_run: bool, run: RunDir, workers: Workers
-) -> list[dict[str, Any]]:
-    """One entry per system and regime; a system that fails has one entry that says why."""
+) -> list[Entry]:
+    """Return an entry per system and regime; a system that fails has one entry, with the error."""
     data = smoke.draw_data(run.path) if smoke_run else None
-    entries: list[dict[str, Any]] = []
+    entries: list[Entry] = []
     first: Substudy | None = None
     for number, system in enumerate(systems, 1):
         log.info("[%d/%d] %s: %s", number, len(systems), system.name, system.title)
@@ -176,65 +185,63 @@ def run_systems(
         if data is not None:
             settings = partial(smoke.configured, system, data, run / system.name)
         try:
-            part = _run_system(settings, smoke_run, run / system.name, workers)
-            first = first or part
-            check_same_data(
-                [first, part], ["data_fingerprint"]
-            )  # the split may differ: a system has its own val_fraction
-            entries += system_tables.smoke_entries(system, part) if smoke_run else _entries(system, part)
+            substudy = _run_system(settings, smoke_run, run / system.name, workers)
+            first = first or substudy
+            # The split may differ: a system has its own val_fraction.
+            check_same_data([first, substudy], ["data_fingerprint"])
+            entries += system_tables.smoke_entries(system, substudy) if smoke_run else _entries(system, substudy)
         except Interrupted:
             raise
         except (BalancerError, RuntimeError, OSError) as error:  # of the device's memory, a library, the disk
             reason = _reason(error)
             log.warning("%s failed: %s", system.name, reason)
             log.debug("where it failed:", exc_info=True)
-            entries.append(system_tables.failure(system, reason))
-        gc.collect()  # before the next network is built: two of the large ones need not fit
+            entries.append(Entry(system.name, system.title, error=reason))
+        gc.collect()  # before the next network is built: two large ones may not fit
     return entries
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error; with its kind where it was not written for the user."""
-    said = (str(error).splitlines() or [""])[0]
-    return said if isinstance(error, BalancerError) else f"{type(error).__name__}: {said}".removesuffix(": ")
+    """Return the first line of an error, with its type if the error was not written for the user."""
+    line = (str(error).splitlines() or [""])[0]
+    return line if isinstance(error, BalancerError) else f"{type(error).__name__}: {line}".removesuffix(": ")
 
 
 def _run_system(settings: Callable[[], AblateConfig], smoke_run: bool, folder: Path, workers: Workers) -> Substudy:
-    """The study of one system. Several regimes are a question of their own: they get an ablation's report too."""
+    """Run the study of one system. Several regimes get the report of an ablation too."""
     if not smoke_run:
         return run_substudy(folder, settings, workers, with_report=True)
     with smoke.silent():
-        part = run_substudy(folder / "study", settings, workers, with_report=False, smoke_notice=smoke.NOTICE)
-    smoke.forget_weights(part.folder)
-    return part
+        substudy = run_substudy(folder / "study", settings, workers, with_report=False, smoke_notice=smoke.NOTICE)
+    smoke.remove_weights(substudy.folder)
+    return substudy
 
 
-def _entries(system: System, part: Substudy) -> list[dict[str, Any]]:
-    """One entry per regime of a finished study, with what departs from the system's file."""
-    path = {"data": {"path": part.config.data.path}}
-    pure = resolve(AblateConfig, merge(system.settings(), path))
-    return system_tables.entries(system, part, changed(pure, part.config))
+def _entries(system: System, substudy: Substudy) -> list[ResultEntry]:
+    path = {"data": {"path": substudy.config.data.path}}
+    published = resolve(AblateConfig, merge(system.settings(), path))
+    return system_tables.result_entries(system, substudy, changed(published, substudy.config))
 
 
-def changed(pure: AblateConfig, used: AblateConfig) -> list[str]:
-    """Where a run's settings are not those of the system's file: ``data.image_size 64 instead of 148``."""
-    before, now = (flatten(c.model_dump(mode="json", exclude={"stages"})) for c in (pure, used))
+def changed(published: AblateConfig, used: AblateConfig) -> list[str]:
+    """Return where a run's settings depart from the system's file: ``data.image_size 64 instead of 148``."""
+    before, now = (flatten(c.model_dump(mode="json", exclude={"stages"})) for c in (published, used))
     keys = [key for key in now if key not in NOT_COMPARED and now[key] != before[key]]
-    return [*(f"{key} {now[key]} instead of {before[key]}" for key in keys), *_changed_stages(pure, used)]
+    return [*(f"{key} {now[key]} instead of {before[key]}" for key in keys), *_changed_stages(published, used)]
 
 
-def _changed_stages(pure: AblateConfig, used: AblateConfig) -> list[str]:
-    """Of stages, how long they are, and in each what else differs; what a stage leaves out is as around it."""
-    before, now = (" + ".join(_length(stage, c) for stage in _stages(c)) for c in (pure, used))
-    found = [f"stages {now} instead of {before}"] if now != before else []
-    pairs = zip_longest(_stages(used), _stages(pure)[: len(_stages(used))], fillvalue=StageConfig())
+def _changed_stages(published: AblateConfig, used: AblateConfig) -> list[str]:
+    """Return changes of the stages' lengths, and of their other settings, stage by stage."""
+    before, now = (" + ".join(_length(stage, c) for stage in _stages(c)) for c in (published, used))
+    changes = [f"stages {now} instead of {before}"] if now != before else []
+    pairs = zip_longest(_stages(used), _stages(published)[: len(_stages(used))], fillvalue=StageConfig())
     for number, (stage, old) in enumerate(pairs, 1):
         for key in StageConfig.model_fields:
             if key in ("epochs", "steps") or getattr(stage, key) == getattr(old, key):
                 continue
-            a, b = (_in_force(s, c, key) for s, c in ((stage, used), (old, pure)))
-            found += [f"stage {number} {key} {a} instead of {b}"] if a != b else []
-    return found
+            a, b = (_in_force(s, c, key) for s, c in ((stage, used), (old, published)))
+            changes += [f"stage {number} {key} {a} instead of {b}"] if a != b else []
+    return changes
 
 
 def _stages(config: AblateConfig) -> tuple[StageConfig, ...]:
@@ -242,62 +249,65 @@ def _stages(config: AblateConfig) -> tuple[StageConfig, ...]:
 
 
 def _in_force(stage: StageConfig, config: AblateConfig, key: str) -> Any:
-    own = getattr(stage, key)
-    return getattr(config, key) if own is None else own
+    """Return a setting of a stage; a stage that leaves the setting out takes it from around the stages."""
+    of_stage = getattr(stage, key)
+    return getattr(config, key) if of_stage is None else of_stage
 
 
 def _length(stage: StageConfig, config: AblateConfig) -> str:
     return f"{_in_force(stage, config, 'steps')} steps" if stage.epochs is None else f"{stage.epochs:g} epochs"
 
 
-def write_outputs(entries: list[dict[str, Any]], smoke_run: bool, run: RunDir) -> str:
-    """``table.md``, ``table.csv`` and ``table.json``; returns the table for a terminal."""
-    markdown = system_tables.smoke_markdown(entries) if smoke_run else system_tables.markdown(entries)
-    write_json(run / "table.json", {"smoke": smoke_run, "entries": entries})
-    write_text(run / "table.csv", system_tables.csv_table(entries, smoke_run))
-    write_text(run / "table.md", markdown)
-    return markdown.strip()
+@dataclass(frozen=True)
+class Estimate:
+    """The settings that a system would be run with, and how long it would take; or the error."""
+
+    config: AblateConfig | None = None
+    seconds: float | None = None
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return settings, seconds and error."""
+        config = self.config and self.config.model_dump(mode="json")
+        return {"config": config, "estimated_seconds": self.seconds, "error": self.error}
 
 
 @dataclass(frozen=True)
 class Estimates:
-    """What each system would be run with, and how long it would take."""
+    """The estimate of each system."""
 
-    systems: dict[str, dict[str, Any]]  # settings, seconds and error, by the name of the system
+    systems: dict[str, Estimate]  # by name
     device: str  # in words
 
     @property
     def seconds(self) -> float:
         """Return the time of all systems."""
-        return float(sum(system["estimated_seconds"] or 0 for system in self.systems.values()))
+        return float(sum(estimate.seconds or 0 for estimate in self.systems.values()))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the estimates."""
-        return {"systems": self.systems, "estimated_seconds": self.seconds, "device": self.device}
+        """Return the estimates and their sum."""
+        systems = {name: estimate.to_json() for name, estimate in self.systems.items()}
+        return {"systems": systems, "estimated_seconds": self.seconds, "device": self.device}
 
     def describe(self) -> str:
         """Return a line per system and the total."""
         lines = [
-            f"{name}: estimated {system['estimated_seconds'] / 60:.1f} minutes"
-            if system["error"] is None
-            else f"{name}: cannot be run: {system['error']}"
-            for name, system in self.systems.items()
+            f"{name}: cannot be run: {e.error}"
+            if e.seconds is None
+            else f"{name}: estimated {e.seconds / 60:.1f} minutes"
+            for name, e in self.systems.items()
         ]
         return "\n".join([*lines, f"estimated {self.seconds / 60:.1f} minutes in all on {self.device}"])
 
 
 def estimate(systems: list[System], config: ReproduceConfig, workers: Workers) -> Estimates:
     """Return what would be run, and how long each system would take; write nothing."""
-    estimates: dict[str, dict[str, Any]] = {}
+    estimates = {}
     for system in systems:
         try:
             settings = configured(system, config)
             seconds = estimate_seconds(open_study(settings), workers.local_device) / workers.count()
-            estimates[system.name] = {
-                "config": settings.model_dump(mode="json"),
-                "estimated_seconds": round(seconds, 1),
-                "error": None,
-            }
+            estimates[system.name] = Estimate(settings, round(seconds, 1))
         except BalancerError as error:
-            estimates[system.name] = {"config": None, "estimated_seconds": None, "error": str(error)}
+            estimates[system.name] = Estimate(error=str(error))
     return Estimates(estimates, workers.describe())

@@ -1,22 +1,24 @@
-"""Tables of the reproduced systems: what was published, what the system's own outputs showed, and what we measured."""
+"""Tables of the reproduced systems: the published metrics, the systems' own outputs, and our results."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from balancer.core.device import peak_memory_mb, resolve_device
-from balancer.reporting.document import csv_text
-from balancer.reporting.numbers import bounds, mean_sd
+from balancer.reporting.document import Document, Section, Table, csv_text
+from balancer.reporting.numbers import DASH, bounds, mean_sd, plural
+from classifier.analysis.analyse import analyse
+from classifier.analysis.results import MetricSummary
 from classifier.experiments.study import code_notes
 from classifier.experiments.substudies import Substudy
 from classifier.systems import smoke
-from classifier.systems.registry import SHORT, Figures, System
+from classifier.systems.registry import SHORT, Reported, System
 
-Entry = dict[str, Any]
-OURS = {  # keys of the analysis, with their titles
+METRICS = {  # keys of the analysis, with their titles
     "accuracy": "acc @.5",
     "accuracy_val_threshold": "acc @val",
     "balanced_accuracy": "bal.acc @.5",
@@ -24,156 +26,190 @@ OURS = {  # keys of the analysis, with their titles
     "auroc": "AUROC",
 }
 PRINTED = ("accuracy", "accuracy_val_threshold", "balanced_accuracy_val_threshold", "auroc")
-READING = (
-    "Ours: mean ± SD over trial seeds and 95 % interval over test patients (and seeds, where there are several), on a split by "
-    "patient, everything chosen on validation; @val: at the threshold chosen there, @.5: at .5. Published figures are those of one "
-    "run each, without an interval, on the images named beside them; what the test set had chosen is too good."
+METHOD = (
+    "Ours: mean ± SD over trial seeds and 95 % interval over test patients (and seeds, if there are several). The "
+    "split is by patient, and everything was chosen on validation. @val: at the threshold chosen there; @.5: at .5. "
+    "Published metrics are of one run each, without an interval, on the images named beside them. A choice made on the "
+    "test set makes them too good."
 )
 
 
-def entries(system: System, part: Substudy, changed: list[str]) -> list[Entry]:
-    """One entry per regime of a finished study.
+@dataclass(frozen=True)
+class Entry:
+    """A system, and one regime of it. A system that could not be run has one entry, with the error."""
+
+    system: str
+    title: str
+    regime: str | None = None
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of table.json."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunEntry(Entry):
+    """A regime of a system that was run."""
+
+    model: str
+    image_size: int
+    data: str
+    split_hash: str
+    data_notes: list[str]
+    device: str
+    code_hashes: list[str]
+    folder: str
+    note: str
+    steps: list[int]  # different numbers of optimiser steps over the trials
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmokeEntry(RunEntry):
+    """A regime of a smoke run: no metric."""
+
+    peak_mb: int  # most memory so far
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultEntry(RunEntry):
+    """A regime with our results, beside what the system reported."""
+
+    published: Reported | None
+    outputs: Reported | None
+    ours: dict[str, MetricSummary]  # by the keys of METRICS
+    trial_seeds: int
+    gan_seeds: int
+    n_test: int
+    n_patients: int
+    passes_over_real: float
+    threshold: float
+    changed: list[str]  # where the run departs from the system's file
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of table.json."""
+        reported = {"published": self.published, "outputs": self.outputs}
+        return {**asdict(self), **{key: value and value.to_json() for key, value in reported.items()}}
+
+
+def result_entries(system: System, substudy: Substudy, changed: list[str]) -> list[ResultEntry]:
+    """Return an entry per regime of a finished study.
 
     Args:
+        system: the system.
+        substudy: its study.
         changed: where the run departs from the system's file, in words.
     """
-    analysis = part.analysis()
-    found = []
+    analysis = analyse(substudy.results, seed=substudy.config.seed)
+    entries = []
     for regime in analysis.regimes:
-        trials = part.results.arms[regime.regime]
-        claim = system.claim(regime.regime)
-        found.append(
-            {
-                **_head(system, part, regime.regime),
-                "published": _figures(claim.published if claim else None),
-                "outputs": _figures(claim.outputs if claim else None),
-                "ours": {key: asdict(regime.metrics[key]) for key in OURS},
-                "trial_seeds": regime.trial_seeds,
-                "gan_seeds": regime.gan_seeds,
-                "n_test": analysis.n_test,
-                "n_patients": analysis.n_patients,
-                "steps": sorted({t.steps for t in trials}),
-                "passes_over_real": float(np.mean([t.passes_over_real for t in trials])),
-                "threshold": float(np.mean([t.binary("test").threshold for t in trials])),
-                "seconds": round(sum(t.seconds for t in trials), 1),
-                "changed": changed,
-            }
+        trials, claim = substudy.results.arms[regime.regime], system.claim(regime.regime)
+        entries.append(
+            ResultEntry(
+                **_run(system, substudy),
+                regime=regime.regime,
+                published=claim.published if claim else None,
+                outputs=claim.outputs if claim else None,
+                ours={key: regime.metrics[key] for key in METRICS},
+                trial_seeds=regime.trial_seeds,
+                gan_seeds=regime.gan_seeds,
+                n_test=analysis.n_test,
+                n_patients=analysis.n_patients,
+                steps=sorted({trial.steps for trial in trials}),
+                passes_over_real=float(np.mean([trial.passes_over_real for trial in trials])),
+                threshold=float(np.mean([trial.binary("test").threshold for trial in trials])),
+                seconds=round(sum(trial.seconds for trial in trials), 1),
+                changed=changed,
+            )
         )
-    return found
+    return entries
 
 
-def smoke_entries(system: System, part: Substudy) -> list[Entry]:
-    """One entry per regime: that it ran, how long it took, and the most memory so far. No figure of its predictions."""
-    peak = round(peak_memory_mb(resolve_device("auto")))
+def smoke_entries(system: System, substudy: Substudy) -> list[SmokeEntry]:
+    """Return an entry per regime: that the regime ran, how long it took, and the most memory so far."""
+    peak, run = round(peak_memory_mb(resolve_device("auto"))), _run(system, substudy)
     return [
-        {**_head(system, part, t.regime), "steps": [t.steps], "seconds": t.seconds, "peak_mb": peak}
-        for t in part.results.trials
+        SmokeEntry(**run, regime=trial.regime, steps=[trial.steps], seconds=trial.seconds, peak_mb=peak)
+        for trial in substudy.results.trials
     ]
 
 
-def _head(system: System, part: Substudy, regime: str | None) -> Entry:
-    data = part.env["data"]
+def _run(system: System, substudy: Substudy) -> dict[str, Any]:
+    """Return the fields that all entries of a system share."""
     return {
         "system": system.name,
         "title": system.title,
-        "regime": regime,
-        "error": None,
-        "model": part.config.model,
-        "image_size": part.config.data.image_size,
-        "data": data["source"],
-        "split_hash": data["split_hash"],
-        "data_notes": data["notes"],
-        "device": part.env["device"],
-        "code_hashes": sorted({str(t.code_hash) for t in part.results.trials}),
-        "folder": str(part.folder),
+        "model": substudy.config.model,
+        "image_size": substudy.config.data.image_size,
+        "data": substudy.results.source,
+        "split_hash": substudy.split_hash,
+        "data_notes": substudy.results.notes,
+        "device": substudy.device,
+        "code_hashes": sorted({str(trial.code_hash) for trial in substudy.results.trials}),
+        "folder": str(substudy.folder),
         "note": system.note,
     }
 
 
-def failure(system: System, reason: str) -> Entry:
-    """The entry of a system that could not be run."""
-    return {"system": system.name, "title": system.title, "regime": None, "error": reason}
+def document(entries: Sequence[Entry]) -> Document:
+    """Return the table, the departures from the systems' files, and the failures."""
+    done = [e for e in entries if isinstance(e, ResultEntry)]
+    header = ["system", "regime", "published", "its own outputs", *(f"ours: {METRICS[key]} [95 %]" for key in PRINTED)]
+    table = Table([*header, "seeds", "px", "steps"], [_cells(e) for e in done], numeric=4) if done else None
+    sources = {f"{e.data}, test n = {e.n_test} of {plural(e.n_patients, 'patient')}, {e.device}" for e in done}
+    measured = [f"{METHOD} Measured on: {'; '.join(sorted(sources))}."] if done else []
+    notes = [f"{e.system}: {'; '.join(texts)}." for e in done if (texts := _notes(e))]
+    notes += [note for e in done for note in e.data_notes]
+    notes += code_notes(code for e in done for code in e.code_hashes)
+    notes += [f"{e.system} was not run: {e.error}" for e in entries if e.error]
+    ran = len({e.system for e in done})
+    return Document(
+        "Published systems under one protocol",
+        [],
+        f"{plural(ran, 'system')} ran on our protocol.",
+        sections=[Section("Results", measured, table, bullets=list(dict.fromkeys(notes)))],
+    )
 
 
-def _figures(figures: Figures | None) -> dict[str, Any] | None:
-    return None if figures is None else {"on": figures.on, **figures.values, "text": figures.text()}
+def _notes(entry: ResultEntry) -> list[str]:
+    return [*([entry.note] if entry.note else []), *(f"changed: {text}" for text in entry.changed)]
 
 
-def markdown(found: list[Entry]) -> str:
-    """``table.md``: the table, what departs from the systems' files, and what failed."""
-    titles = [f"{OURS[key]} [95 %]" for key in PRINTED]
-    header = [
-        "system",
-        "regime",
-        "published",
-        "its own outputs",
-        *(f"ours: {t}" for t in titles),
-        "seeds",
-        "px",
-        "steps",
+def _cells(entry: ResultEntry) -> list[str]:
+    theirs = [DASH if reported is None else str(reported) for reported in (entry.published, entry.outputs)]
+    metrics = (entry.ours[key] for key in PRINTED)
+    ours = [f"{mean_sd(m.mean, m.sd)} {bounds(m.low or 0.0, m.high or 0.0)}" for m in metrics]
+    steps = DASH.join(str(s) for s in sorted({min(entry.steps), max(entry.steps)}))
+    size = f"{entry.image_size}{'*' if entry.changed else ''}"
+    return [entry.system, str(entry.regime), *theirs, *ours, str(entry.trial_seeds), size, steps]
+
+
+def smoke_document(entries: Sequence[Entry]) -> Document:
+    """Return what ran in a smoke run."""
+    rows = [
+        [e.system, str(e.regime), e.model, str(e.steps[0]), str(e.seconds), str(e.peak_mb)]
+        if isinstance(e, SmokeEntry)
+        else [e.system, DASH, DASH, "failed", DASH, DASH]
+        for e in entries
     ]
-    done = [e for e in found if not e["error"]]
-    lines = [_row(header), _row(["---"] * len(header)), *(_row(_cells(e)) for e in done)] if done else []
-    rests = sorted({f"{e['data']}, test n = {e['n_test']} of {e['n_patients']} patients, {e['device']}" for e in done})
-    lines += ["", f"{READING} Measured on: {'; '.join(rests)}."] if done else []
-    notes = [f"- {e['system']}: {'; '.join(_notes(e))}." for e in done if _notes(e)]
-    notes += [f"- {note}" for e in done for note in e["data_notes"]]
-    notes += [f"- {note}" for note in code_notes(code for e in done for code in e["code_hashes"])]
-    notes += [f"- {e['system']} was not run: {e['error']}" for e in found if e["error"]]
-    return "\n".join(["# Published systems under one protocol", "", *lines, "", *dict.fromkeys(notes), ""])
+    table = Table(["SMOKE", "regime", "network", "steps", "seconds", "peak MB so far"], rows, numeric=3)
+    failed = [f"{e.system} failed: {e.error}" for e in entries if e.error]
+    return Document("SMOKE", [], smoke.NOTICE, sections=[Section("Runs", table=table, bullets=failed)])
 
 
-def _notes(entry: Entry) -> list[str]:
-    return [*([entry["note"]] if entry["note"] else []), *(f"changed: {text}" for text in entry["changed"])]
-
-
-def _cells(entry: Entry) -> list[str]:
-    theirs = [entry[key]["text"] if entry[key] else "–" for key in ("published", "outputs")]
-    ours = [
-        f"{mean_sd(f['mean'], f['sd'])} {bounds(f['low'], f['high'])}" for f in (entry["ours"][key] for key in PRINTED)
-    ]
-    steps = "–".join(str(s) for s in sorted({min(entry["steps"]), max(entry["steps"])}))
-    size = f"{entry['image_size']}{'*' if entry['changed'] else ''}"
-    return [entry["system"], entry["regime"], *theirs, *ours, str(entry["trial_seeds"]), size, steps]
-
-
-def _row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def smoke_markdown(found: list[Entry]) -> str:
-    """``table.md`` of a smoke run: what ran."""
-    lines = [_row(["SMOKE", "regime", "network", "steps", "seconds", "peak MB so far"]), _row(["---"] * 6)]
-    for e in found:
-        ran = [str(e.get(key, "–")) for key in ("model", "seconds", "peak_mb")]
-        steps = str(e["steps"][0]) if "steps" in e else "failed"
-        lines.append(_row([e["system"], e["regime"] or "–", ran[0], steps, *ran[1:]]))
-    failed = [f"- {e['system']} failed: {e['error']}" for e in found if e["error"]]
-    return "\n".join(["# SMOKE", "", smoke.NOTICE, "", *lines, "", *failed, ""])
-
-
-def csv_table(found: list[Entry], is_smoke: bool) -> str:
-    """Everything, one row per system and regime; a cell is empty where there is no such figure."""
-    plain = [
-        "system",
-        "regime",
-        "model",
-        "image_size",
-        "data",
-        "split_hash",
-        "device",
-        "n_test",
-        "n_patients",
-        "trial_seeds",
-    ]
-    plain += ["passes_over_real", "threshold", "seconds", "error"]
-    theirs = [(who, key) for who in ("published", "outputs") for key in (*SHORT, "on")]
-    ours = [(key, part) for key in OURS for part in ("mean", "sd", "low", "high")]
+def csv_table(entries: Sequence[Entry], is_smoke: bool) -> str:
+    """Return one row per system and regime; a cell is empty if there is no such value."""
+    plain = ["system", "regime", "model", "image_size", "data", "split_hash", "device", "n_test", "n_patients"]
+    plain += ["trial_seeds", "passes_over_real", "threshold", "seconds", "error"]
+    reported = [(who, key) for who in ("published", "outputs") for key in (*SHORT, "on")]
+    ours = [(key, part) for key in METRICS for part in ("mean", "sd", "low", "high")]
     rows = []
-    for e in found:
-        listed = ["/".join(str(s) for s in e.get("steps", ())), "; ".join(e.get("changed", ()))]
-        reported = [(e.get(who) or {}).get(key) for who, key in theirs]
-        measured = [e.get("ours", {}).get(key, {}).get(part) for key, part in ours]
-        rows.append(["yes" if is_smoke else "no", *(e.get(key) for key in plain), *listed, *reported, *measured])
-    header = ["smoke", *plain, "steps", "changed", *("_".join(k) for k in theirs), *("_".join(k) for k in ours)]
+    for entry in entries:
+        values = entry.to_json()
+        theirs = [(values.get(who) or {}).get(key) for who, key in reported]
+        measured = [values.get("ours", {}).get(key, {}).get(part) for key, part in ours]
+        listed = ["/".join(str(s) for s in values.get("steps", ())), "; ".join(values.get("changed", ()))]
+        rows.append(["yes" if is_smoke else "no", *(values.get(key) for key in plain), *listed, *theirs, *measured])
+    header = ["smoke", *plain, "steps", "changed", *("_".join(k) for k in reported), *("_".join(k) for k in ours)]
     return csv_text(header, rows)

@@ -1,4 +1,4 @@
-"""The outputs of a search: trials.csv, best.yaml, tune.json, figures and report.md, all from the trials in its storage."""
+"""The outputs of a search, from the trials in its storage: trials.csv, best.yaml, tune.json, figures, report.md."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from classifier.experiments.study import code_notes
 from classifier.report.axes import annotate
 from classifier.tuning import storage
 from classifier.tuning.figures import draw_all
-from classifier.tuning.search import Search
+from classifier.tuning.search import Search, number_of_trials
 from classifier.tuning.storage import MIN_TRIALS, SearchTrial, complete_trials
 
 TABLE_ROWS = 10
 DIGITS = 4  # of the NLL
 OPTIMISM = (
-    "These values are the best of many on one validation fold, so they are better than what other images will give. The "
-    "test fold was not read. To learn what the choice is worth, run `classifier train` or `classifier ablate` with "
+    "These values are the best of many on one validation fold, so they are better than what other images will give. "
+    "The test fold was not read. To learn what the choice is worth, run `classifier train` or `classifier ablate` with "
     "`--config best.yaml`, once."
 )
 FAIRNESS = (
@@ -104,7 +104,7 @@ def write_search(trials: list[SearchTrial], search: Search, data: Dataset, run: 
         pruner=search.pruner,
         regime=config.regime,
         trials={state: sum(t.state == state for t in trials) for state in ("complete", "pruned")},
-        wanted=search.trials,
+        wanted=number_of_trials(config),
         best=best,
         importances=storage.importances(study, config.seed),
         notes=[*data.notes, *_notes(trials, search, n_val)],
@@ -206,8 +206,8 @@ def _notes(trials: Sequence[SearchTrial], search: Search, n_val: int) -> list[st
             f"{repeated} points are the same network as an earlier one and took over its value: dropout rates without "
             "a dense layer do nothing."
         )
-    if len(trials) < search.trials:
-        notes.append(f"Only {len(trials)} of {search.trials} trials were made; continue with --resume.")
+    if len(trials) < (total := number_of_trials(search.config)):
+        notes.append(f"Only {len(trials)} of {total} trials were made; continue with --resume.")
     if failed := [t for t in trials if t.why]:
         notes.append(f"{len(failed)} points could not be trained, such as trial {failed[0].trial}: {failed[0].why}.")
     return notes + code_notes(t.code_hash for t in trials)

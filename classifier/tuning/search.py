@@ -1,7 +1,7 @@
 """`classifier tune`: search the settings of a classifier on validation. The test fold is not even in memory.
 
-A trial is one point of a space (:mod:`classifier.tuning.spaces`). Its value is the negative log-likelihood of validation
-after temperature scaling, averaged over trial seeds.
+A trial is one point of a space (:mod:`classifier.tuning.spaces`). Its value is the negative log-likelihood of
+validation after temperature scaling, averaged over trial seeds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from joblib import delayed
 from balancer.core import progress
 from balancer.core.config import config_hash, flatten, merge, validate
 from balancer.core.device import resolve_device
-from balancer.core.errors import BalancerError, Interrupted, UsageError
+from balancer.core.errors import BalancerError, Interrupted, UsageError, lookup
 from balancer.core.run import resumed_or_new
 from balancer.core.settings import TuneConfig
 from balancer.data.dataset import Dataset
@@ -36,8 +36,8 @@ from classifier.models import build_model
 from classifier.training import trainer
 from classifier.training.regimes import select_regimes
 from classifier.tuning import storage
-from classifier.tuning.spaces import Categorical, Range, Space, search_space
-from classifier.tuning.storage import SearchTrial, TrialPruned, TrialState, complete_trials, optuna
+from classifier.tuning.spaces import SPACES, Categorical, Range, Space
+from classifier.tuning.storage import SearchTrial, TrialState, complete_trials, optuna
 
 log = logging.getLogger("balancer")
 Array = np.ndarray
@@ -157,11 +157,6 @@ class Search:
         """Return the name of the pruner."""
         return self.config.pruner or self.space.pruner
 
-    @property
-    def trials(self) -> int:
-        """Return the number of trials of the finished search."""
-        return number_of_trials(self.config)
-
     def storage(self) -> optuna.Study:
         """Return the Optuna study, and make it if there is none."""
         return storage.open_storage(self.folder, self.pruner)
@@ -171,11 +166,12 @@ def configure(explicit: Mapping[str, Any], resume: str | None = None) -> TuneCon
     """Return the settings of a new search, or of the search to resume; there only the number of trials may change.
 
     Raises:
-        UsageError: if the space is unknown, a setting is one that the space searches, or a grid meets a continuous space.
+        UsageError: if the space is unknown, a setting is one that the space searches, or a grid meets a continuous
+            space.
     """
 
     def new(explicit: Mapping[str, Any]) -> TuneConfig:
-        space = search_space(str(explicit.get("space", TuneConfig().space)))
+        space = lookup(SPACES, str(explicit.get("space", TuneConfig().space)), "space")
         return study_settings(TuneConfig, merge(space.needs, space.fixed, explicit))
 
     same = {key: value for key, value in explicit.items() if resume is None or key != "trials"}
@@ -222,7 +218,7 @@ def fitting_space(config: TuneConfig) -> Space:
         UsageError: if no value of a parameter is left, or the space or the regime is unknown.
     """
     regime = select_regimes((config.regime,))[0]
-    space = search_space(config.space).for_regime(regime.augment)
+    space = lookup(SPACES, config.space, "space").for_regime(regime.augment)
     fitting = (p if isinstance(p, Range) else _buildable(p, space, config) for p in space.parameters)
     return replace(space, parameters=tuple(fitting))
 
@@ -276,7 +272,7 @@ def run_next(search: Search, study: optuna.Study, device: torch.device, interrup
     def report(number: int, value: float) -> None:
         trial.report(value, number)
         if trial.should_prune():
-            raise TrialPruned
+            raise optuna.TrialPruned
 
     if (same := storage.same_settings(study, settings_hash)) is not None:
         return end(same.value, same_as=same.number, **{k: same.user_attrs["facts"][k] for k in ("nll", "temperature")})
@@ -284,7 +280,7 @@ def run_next(search: Search, study: optuna.Study, device: torch.device, interrup
         result = search.train(search.config, config, report, device, interrupt)
     except Interrupted:
         raise
-    except TrialPruned:
+    except optuna.TrialPruned:
         return end(None)
     except (BalancerError, torch.cuda.OutOfMemoryError) as error:  # a rate too high, a batch too large
         log.warning("trial %d cannot be trained: %s", trial.number, error)
@@ -309,18 +305,16 @@ def run_search(search: Search, jobs: int = 1, timeout: float | None = None) -> l
     if search.train is train_point:
         facts = provenance(open_once(search.config))
         storage.check_data(study, {key: facts[key] for key in facts if key != "config_hash"})
-    done = len(storage.read_trials(study))
-    missing = max(search.trials - done, 0)
+    done, total = len(storage.read_trials(study)), number_of_trials(search.config)
+    missing = max(total - done, 0)
     if done:
-        log.info("%d of %d trials were done before", done, search.trials)
+        log.info("%d of %d trials were done before", done, total)
 
     def starts() -> Iterator[int]:
         """Yield once for every trial to start; advanced when a process is free."""
         for number in range(missing):
             if timeout is not None and time.monotonic() - begin >= timeout:
-                log.warning(
-                    "--timeout: %d of %d trials are left out; continue with --resume", missing - number, search.trials
-                )
+                log.warning("--timeout: %d of %d trials are left out; continue with --resume", missing - number, total)
                 return
             yield number
 
@@ -335,7 +329,7 @@ def run_search(search: Search, jobs: int = 1, timeout: float | None = None) -> l
     with with_resume_note(resume_note), progress.bar(missing, "trials", "trial") as bar, closing(ended):
         for number in ended:
             bar.update()
-            log.info("%s", describe(storage.read_trials(study), number, search.trials))
+            log.info("%s", describe(storage.read_trials(study), number, total))
     trials = storage.read_trials(study)
     if not complete_trials(trials):
         why = next((f": trial {t.trial}, {t.why}" for t in trials if t.why), "")

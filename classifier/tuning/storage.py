@@ -22,12 +22,9 @@ try:
     import optuna
 except ImportError as missing:
     raise BalancerError("`classifier tune` needs Optuna; run pip install 'xray-balancer[tune]'") from missing
-from optuna import TrialPruned
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import FrozenTrial, TrialState
-
-__all__ = ["TrialPruned", "TrialState"]  # Optuna's, for modules that import only this one
 
 log = logging.getLogger("balancer")
 JOURNAL = "journal.log"  # Optuna's name for such a file
@@ -61,41 +58,27 @@ def complete_trials(trials: Sequence[SearchTrial]) -> list[SearchTrial]:
     return sorted((t for t in trials if t.complete), key=lambda t: (t.value, t.trial))
 
 
+def _seed32(root: int, *names: str | int) -> int:
+    return derive_seed(root, *names) % 2**32
+
+
 class _Grid(optuna.samplers.GridSampler):
-    """Optuna's sampler, which would end the search by itself. Here the number of trials ends it, and a killed point returns."""
+    """Optuna's sampler, but the number of trials ends the search, since a killed point comes again."""
 
     def after_trial(self, *_args: Any, **_kwargs: Any) -> None:
         """Do nothing."""
 
 
-def _grid(space: Space, seed: int, _started: int) -> optuna.samplers.BaseSampler:
-    """Return a sampler of every point once, in an order shuffled by the seed of the run."""
-    return _Grid(space.grid(), seed=_seed32(seed, "grid"))
-
-
-def _tpe(_space: Space, seed: int, started: int) -> optuna.samplers.BaseSampler:
-    """Return the sampler of Bergstra et al. 2011 (NeurIPS 24), over all parameters jointly.
-
-    Jointly: Falkner et al. 2018, arXiv:1807.01774. Points that other workers train count as bad, so that no two workers
-    try the same.
-    """
-    return optuna.samplers.TPESampler(seed=_seed32(seed, "sampler", started), multivariate=True, constant_liar=True)
-
-
-def _random(_space: Space, seed: int, started: int) -> optuna.samplers.BaseSampler:
-    """Return the sampler of Bergstra & Bengio 2012 (JMLR 13)."""
-    return optuna.samplers.RandomSampler(seed=_seed32(seed, "sampler", started))
-
-
-def _seed32(root: int, *names: str | int) -> int:
-    return derive_seed(root, *names) % 2**32
-
-
-# (space, seed of the run, number of points started before) to the sampler of the next point.
+# (space, seed of the run, number of points started before) to the sampler of the next point. grid: every point once, in
+# an order shuffled by the seed. tpe: Bergstra et al. 2011 (NeurIPS 24), over all parameters jointly (Falkner et al.
+# 2018, arXiv:1807.01774); points that other workers train count as bad, so that no two workers try the same. random:
+# Bergstra & Bengio 2012 (JMLR 13).
 SAMPLERS: dict[str, Callable[[Space, int, int], optuna.samplers.BaseSampler]] = {
-    "grid": _grid,
-    "tpe": _tpe,
-    "random": _random,
+    "grid": lambda space, seed, _: _Grid(space.grid(), seed=_seed32(seed, "grid")),
+    "tpe": lambda _, seed, started: optuna.samplers.TPESampler(
+        seed=_seed32(seed, "sampler", started), multivariate=True, constant_liar=True
+    ),
+    "random": lambda _, seed, started: optuna.samplers.RandomSampler(seed=_seed32(seed, "sampler", started)),
 }
 # The median rule (Golovin et al. 2017, doi:10.1145/3097983.3098043) ends a trial that is worse than half of the earlier
 # trials were at the same validation. Halving rules (Li et al. 2020, arXiv:1810.05934) keep a third at a time. With five
@@ -195,22 +178,14 @@ def same_settings(search: optuna.Study, settings_hash: str) -> FrozenTrial | Non
 
 def read_trials(search: optuna.Study) -> list[SearchTrial]:
     """Return the trials that have ended, in the order of their numbers."""
-    return [
-        SearchTrial(
-            trial=t.number,
-            state=t.state.name.lower(),
-            value=t.value,
-            validations=dict(sorted(t.intermediate_values.items())),
-            params=dict(t.params),
-            nll=t.user_attrs["facts"].get("nll"),
-            temperature=t.user_attrs["facts"].get("temperature"),
-            seconds=t.user_attrs["facts"]["seconds"],
-            same_as=t.user_attrs["facts"].get("same_as"),
-            why=t.user_attrs["facts"].get("why"),
-            code_hash=t.user_attrs["facts"]["code_hash"],
-        )
-        for t in search.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-    ]
+    optional = {"nll": None, "temperature": None, "same_as": None, "why": None}
+    trials = []
+    for t in search.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
+        facts = {key: value for key, value in t.user_attrs["facts"].items() if key != "settings"}
+        validations = dict(sorted(t.intermediate_values.items()))
+        point = t.number, t.state.name.lower(), t.value, validations, dict(t.params)
+        trials.append(SearchTrial(*point, **{**optional, **facts}))
+    return trials
 
 
 def importance_evaluator(seed: int) -> FanovaImportanceEvaluator:

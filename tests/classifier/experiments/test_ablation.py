@@ -18,7 +18,7 @@ import psutil
 import pytest
 import yaml
 from click.testing import Result
-from commands import refused
+from commands import done, refused
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from balancer.audit.findings import leaks
@@ -218,8 +218,7 @@ def test_resumed_it_ends_as_if_never_stopped(
         return original(config, regime, seed, *args)
 
     monkeypatch.setattr(trainer, "train", fit)
-    result = classifier("ablate", "--resume", stopped, "-q", "--device", "cpu")
-    assert result.exit_code == 0, result.output
+    done(classifier("ablate", "--resume", stopped, "-q", "--device", "cpu"))
     assert made == PLAN[1:], "a finished trial was run again, or one left out"
     assert (stopped / "trials" / "baseline-5" / "model.pt").stat().st_mtime_ns == first
     assert list(map(lasting, rows_of(stopped))) == list(map(lasting, rows_of(whole[0])))
@@ -233,8 +232,7 @@ def test_resumed_it_ends_as_if_never_stopped(
 def test_a_torn_last_line_is_run_again(whole: tuple[Path, Result, Args], stopped: Path, classifier: Run) -> None:
     with (stopped / "results.jsonl").open("a") as handle:
         handle.write('{"regime": "augment", "trial_se')
-    result = classifier("ablate", "--resume", stopped, "-q", "--device", "cpu")
-    assert result.exit_code == 0, result.output
+    result = done(classifier("ablate", "--resume", stopped, "-q", "--device", "cpu"))
     assert "line 2 is torn" in result.stderr
     lines = (stopped / "results.jsonl").read_text().splitlines()
     rows = [json.loads(line) for i, line in enumerate(lines) if i != 1]
@@ -272,8 +270,7 @@ def test_a_finished_run_resumed_trains_nothing(
 ) -> None:
     before = analysis(whole[0])
     monkeypatch.setattr(trainer, "train", None)
-    result = classifier("ablate", "--resume", whole[0], "-q", "--device", "cpu")
-    assert result.exit_code == 0, result.output
+    result = done(classifier("ablate", "--resume", whole[0], "-q", "--device", "cpu"))
     assert analysis(whole[0]) == before
     assert before["verdict"] in result.stdout
 
@@ -334,8 +331,7 @@ def test_two_processes_killed_at_work_lose_nothing_that_was_finished(
     before = rows_of(out)
     assert 1 <= len(before) < 8
     assert not list(out.rglob("*.tmp"))
-    result = classifier("ablate", "--resume", out, "-q", "--device", "cpu")
-    assert result.exit_code == 0, result.output
+    done(classifier("ablate", "--resume", out, "-q", "--device", "cpu"))
     rows = rows_of(out)
     assert rows[: len(before)] == before
     by_trial = {(r["regime"], r["trial_seed"]): lasting(r) for r in rows}
@@ -367,8 +363,7 @@ def test_the_test_fold_is_read_once_and_after_everything_else(
     monkeypatch.setattr(trainer, "train", fit_)
     for module in (prediction, inputs):
         monkeypatch.setattr(module, "input_chunks", chunks_)
-    result = classifier("train", *small_args, "--out", tmp_path / "run")
-    assert result.exit_code == 0, result.output
+    done(classifier("train", *small_args, "--out", tmp_path / "run"))
     assert events == ["fit begins", "val", "val", "val", "fit ends", "test"]
 
 
@@ -377,8 +372,7 @@ def test_the_test_fold_is_read_once_and_after_everything_else(
 
 def test_one_seed_has_no_sd(small_args: Args, classifier: Run, tmp_path: Path) -> None:
     options = ("--regimes", "weighted,baseline", "--seeds", "1")
-    result = classifier("ablate", *small_args, *options, "--out", tmp_path / "r")
-    assert result.exit_code == 0, result.output
+    result = done(classifier("ablate", *small_args, *options, "--out", tmp_path / "r"))
     assert "One trial seed: intervals are over patients alone, and no claim can rest on them." in result.stdout
     assert "± n/a" in result.stdout
     found = analysis(tmp_path / "r")
@@ -393,20 +387,21 @@ def test_controls_match_the_synthetic_count(
     small_args: Args, small_synthesis: Path, small_data: Dataset, classifier: Run, tmp_path: Path
 ) -> None:
     more = ("--seeds", "1", "--synthetic-count", "4", "--regimes")
-    result = classifier(
-        "ablate", *small_args, *more, "gan,duplicate", "--synthetic", small_synthesis, "--out", tmp_path / "a"
+    done(
+        classifier(
+            "ablate", *small_args, *more, "gan,duplicate", "--synthetic", small_synthesis, "--out", tmp_path / "a"
+        )
     )
-    assert result.exit_code == 0, result.output
     assert [(r["regime"], r["added"]) for r in rows_of(tmp_path / "a")] == [("gan", 4), ("duplicate", 4)]
-    result = classifier("ablate", *small_args, *more, "duplicate", "--out", tmp_path / "b")
-    assert result.exit_code == 0, result.output
+    done(classifier("ablate", *small_args, *more, "duplicate", "--out", tmp_path / "b"))
     assert [r["added"] for r in rows_of(tmp_path / "b")] == [4], "without a synthesis the number asked for is lost"
 
 
 def test_json_alone_on_stdout(small_args: Args, classifier: Run, tmp_path: Path) -> None:
     options = [a for a in small_args if a != "-q"]
-    result = classifier("ablate", *options, "--regimes", "baseline", "--seeds", "1", "--json", "--out", tmp_path / "r")
-    assert result.exit_code == 0, result.output
+    result = done(
+        classifier("ablate", *options, "--regimes", "baseline", "--seeds", "1", "--json", "--out", tmp_path / "r")
+    )
     answer = json.loads(result.stdout)
     assert answer == {"run": str(tmp_path / "r"), **analysis(tmp_path / "r")}
     assert "data: " in result.stderr
@@ -417,8 +412,7 @@ def test_a_dry_run_writes_nothing(
     command: str, small_args: Args, small_synthesis: Path, classifier: Run, runs_cwd: Path
 ) -> None:
     regimes = ("--regimes", "all", "--seeds", "2") if command == "ablate" else ("--regime", "gan")
-    result = classifier(command, *small_args, *regimes, "--synthetic", small_synthesis, "--dry-run", "--json")
-    assert result.exit_code == 0, result.output
+    result = done(classifier(command, *small_args, *regimes, "--synthetic", small_synthesis, "--dry-run", "--json"))
     answer = json.loads(result.stdout)
     assert answer["config"]["steps"] == 6
     assert answer["estimated_seconds"] >= 0
@@ -437,8 +431,7 @@ def test_synthetic_sets_are_crossed_with_seeds(
 ) -> None:
     other = make_manifest(tmp_path / "other", small_data.deficit, small_data.split_hash, first=500)
     options = ("--regimes", "baseline,gan", "--seeds", "2", "--synthetic", small_synthesis, "--synthetic", other)
-    result = classifier("ablate", *small_args, *options, "--out", tmp_path / "r")
-    assert result.exit_code == 0, result.output
+    done(classifier("ablate", *small_args, *options, "--out", tmp_path / "r"))
     rows = rows_of(tmp_path / "r")
     assert names(tmp_path / "r") == ["baseline-0", "gan-0", "gan-set1-0", "baseline-1", "gan-1", "gan-set1-1"]
     assert [r["synthetic_set"] for r in rows] == [None, "0", "1"] * 2
@@ -465,8 +458,7 @@ def test_doses_are_tried_beside_the_study(
 ) -> None:
     """And the regimes that they are read against are added."""
     options = ("--regimes", "combined,gan", "--seeds", "1", "--dose", "0,1,.5", "--synthetic", small_synthesis)
-    result = classifier("ablate", *small_args, *options, "--out", tmp_path / "r")
-    assert result.exit_code == 0, result.output
+    done(classifier("ablate", *small_args, *options, "--out", tmp_path / "r"))
     expected = ["baseline-0", "augment-0", "gan-0", "gan@0.5-0", "combined-0", "combined@0.5-0"]
     assert names(tmp_path / "r") == expected
     for row in rows_of(tmp_path / "r"):
@@ -479,8 +471,7 @@ def test_equal_passes_over_real_images(
     small_args: Args, small_synthesis: Path, small_data: Dataset, classifier: Run, tmp_path: Path
 ) -> None:
     options = ("--regimes", "baseline,gan", "--seeds", "1", "--exposure", "real", "--synthetic", small_synthesis)
-    result = classifier("ablate", *small_args, *options, "--out", tmp_path / "r")
-    assert result.exit_code == 0, result.output
+    done(classifier("ablate", *small_args, *options, "--out", tmp_path / "r"))
     alone, beside = rows_of(tmp_path / "r")
     real = sum(small_data.counts("train"))
     assert (alone["steps"], beside["steps"]) == (6, round(6 * (real + small_data.deficit) / real))
@@ -569,8 +560,7 @@ def test_a_leak_is_told_with_the_results(small_args: Args, chest_folder: Path, c
     original = next((chest_folder / "train" / "NORMAL").iterdir())
     shutil.copy(original, chest_folder / "test" / "NORMAL" / "IM-9999-0001.png")
     options = ("--regimes", "baseline", "--seeds", "1", "--data", chest_folder)
-    result = classifier("ablate", *small_args, *options, "--out", tmp_path / "r")
-    assert result.exit_code == 0, result.output
+    result = done(classifier("ablate", *small_args, *options, "--out", tmp_path / "r"))
     assert "leak in the data: 1 identical file both in" in result.stderr
     assert "Leak in the data: 1 identical file both in" in result.stdout
 
@@ -597,8 +587,7 @@ def test_the_newest_finished_synthesis_is_taken_with_its_split(
     (run / "env.json").write_text(json.dumps({"command": "synthesize"}))
     (run / "done").write_text("")
     options = [a for a in small_args if a != "-q"]
-    result = classifier("train", *options, "--regime", "gan", "--out", runs_cwd / "r")
-    assert result.exit_code == 0, result.output
+    result = done(classifier("train", *options, "--regime", "gan", "--out", runs_cwd / "r"))
     assert "taking the newest finished synthesis: runs/synthesize/one" in result.stderr
     saved = yaml.safe_load((runs_cwd / "r" / "config.yaml").read_text())
     assert saved["data"]["split_seed"] == 7

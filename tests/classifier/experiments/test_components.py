@@ -1,12 +1,13 @@
 """`classifier components`: one switch at a time, paired differences against scikit-learn."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from commands import sets
+from commands import done, sets
 from fake_study import fake_trial
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
@@ -95,8 +96,8 @@ def part(name: str, scores: list[np.ndarray], thresholds: list[float], **changes
         test = TrialPredictions(TRUE, score, threshold, 1.0, changes.get("index", np.arange(len(TRUE))))
         hashes = {key: value for key, value in changes.items() if key != "index"}
         trials.append(fake_trial("augment", seed, predictions={"test": test}, **hashes))
-    env = {"data": {"source": "x", "notes": ["NOTE"]}}
-    return Substudy(Path(name), AblateConfig(), env, StudyResults.of(trials, [f"p{i}" for i in range(len(TRUE))]))
+    results = replace(StudyResults.of(trials, [f"p{i}" for i in range(len(TRUE))]), source="x", notes=["NOTE"])
+    return Substudy(Path(name), AblateConfig(), "cpu", "s", results)
 
 
 ONE = [np.linspace(0, 1, 16)], [0.5]
@@ -109,20 +110,20 @@ def test_differences_are_those_of_the_same_seeds() -> None:
     thresholds = [0.3, 0.4, 0.6]
     config = ComponentsConfig(class_weights="balanced", batch_norm=False)
     parts = {FULL: part("a", full, thresholds), "class weighting": part("b", plain, thresholds)}
-    found = {e["variant"]: e for e in compare(config, parts)}
+    found = {e.variant: e for e in compare(config, parts)}
     assert list(found) == [FULL, "class weighting", "threshold"]
     aurocs = [[roc_auc_score(TRUE, s) for s in scores] for scores in (full, plain)]
-    assert found[FULL]["figures"]["auroc"]["mean"] == pytest.approx(np.mean(aurocs[0]))
-    difference = found["class weighting"]["full_minus_this"]["auroc"]
-    assert difference["value"] == pytest.approx(np.mean(aurocs[0]) - np.mean(aurocs[1]))
-    assert difference["low"] < difference["value"] < difference["high"]
+    assert found[FULL].figures["auroc"].mean == pytest.approx(np.mean(aurocs[0]))
+    difference = found["class weighting"].full_minus_this["auroc"]
+    assert difference.value == pytest.approx(np.mean(aurocs[0]) - np.mean(aurocs[1]))
+    assert difference.low < difference.value < difference.high
     at_half = [balanced_accuracy_score(TRUE, s >= 0.5) for s in full]
     chosen = [balanced_accuracy_score(TRUE, s >= t) for s, t in zip(full, thresholds, strict=True)]
     of_threshold = found["threshold"]
-    assert of_threshold["figures"]["balanced_accuracy_val_threshold"]["mean"] == pytest.approx(np.mean(at_half))
-    gained = of_threshold["full_minus_this"]["balanced_accuracy_val_threshold"]["value"]
+    assert of_threshold.figures["balanced_accuracy_val_threshold"].mean == pytest.approx(np.mean(at_half))
+    gained = of_threshold.full_minus_this["balanced_accuracy_val_threshold"].value
     assert gained == pytest.approx(np.mean(chosen) - np.mean(at_half))
-    assert of_threshold["full_minus_this"]["auroc"]["value"] == 0, "a threshold ranks nothing"
+    assert of_threshold.full_minus_this["auroc"].value == 0, "a threshold ranks nothing"
 
 
 def test_variants_of_other_data_are_not_compared() -> None:
@@ -152,25 +153,17 @@ def test_the_table_says_that_the_code_changed() -> None:
 def test_one_seed_has_no_p() -> None:
     parts = {FULL: part("a", *ONE), "class weighting": part("b", [np.linspace(1, 0, 16)], [0.5])}
     found = compare(ComponentsConfig(class_weights="balanced", threshold="half"), parts)
-    assert found[1]["full_minus_this"]["auroc"]["value"] == 1
-    assert found[1]["full_minus_this"]["auroc"]["p"] is None
+    assert found[1].full_minus_this["auroc"].value == 1
+    assert found[1].full_minus_this["auroc"].p is None
 
 
 def test_the_command(classifier, small_args, tmp_path: Path, monkeypatch) -> None:
     trained = []
     real = jobs.run_trial
     monkeypatch.setattr(jobs, "run_trial", lambda s, t, *rest: trained.append(t.name) or real(s, t, *rest))
-    options = (
-        "--regime",
-        "augment",
-        "--model",
-        "s1_cnn",
-        *sets(class_weights="balanced", bn_statistics="running"),
-        "--seeds",
-        2,
-    )
-    result = classifier("components", *small_args, *options, "--out", tmp_path / "r", "--json")
-    assert result.exit_code == 0, result.output
+    options = ["--regime", "augment", "--seeds", "2", "--model", "s1_cnn"]
+    options += sets(class_weights="balanced", bn_statistics="running")
+    result = done(classifier("components", *small_args, *options, "--out", tmp_path / "r", "--json"))
     found = json.loads(result.stdout)
     names = [e["variant"] for e in found["entries"]]
     assert names == [FULL, "class weighting", "augmentation", "batch norm", "threshold"]

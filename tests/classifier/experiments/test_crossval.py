@@ -50,10 +50,10 @@ def test_folds_depend_on_the_split_seed_alone(small_data: Dataset) -> None:
     assert (first != other).any()
 
 
-def test_a_turn_parts_patients_three_ways(small_data: Dataset) -> None:
+def test_a_rotation_parts_patients_three_ways(small_data: Dataset) -> None:
     number, hashes = crossval.fold_numbers(small_data, 3, seed=0), set()
     for k in range(3):
-        made = crossval.turn(small_data, number, k, fraction=0.3, seed=0)
+        made = crossval.rotation(small_data, number, k, fraction=0.3, seed=0)
         parts = {fold: made.folds == fold for fold in ("train", "val", "test", "unused")}
         assert (parts["test"] == (number == k)).all()
         assert (parts["unused"] == (small_data.folds == "test")).all()
@@ -71,7 +71,7 @@ def test_too_many_folds(small_data: Dataset, make_data: Callable[..., Dataset]) 
     few = make_data(train=(2, 9), val=(0, 0))  # one NORMAL is left beside a fold: none for validation or for training
     number = crossval.fold_numbers(few, 2, seed=0)
     with pytest.raises(BalancerError, match="would hold 0 NORMAL"):
-        crossval.turn(few, number, 0, fraction=0.3, seed=0)
+        crossval.rotation(few, number, 0, fraction=0.3, seed=0)
 
 
 @pytest.fixture(scope="module")

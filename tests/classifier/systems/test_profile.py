@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from commands import refused
+from commands import done, refused
 from torch import nn
 
 from balancer.core.settings import ClassifierConfig, DataConfig
@@ -69,8 +69,7 @@ def test_a_system_a_network_and_a_checkpoint(classifier, small_args, tmp_path: P
     run = tmp_path / "run"
     assert classifier("train", *small_args, "--out", run).exit_code == 0
     table = tmp_path / "sizes.csv"
-    result = classifier("compare", "s1_cnn28", "squeezenet1_1", run, *QUICK, "--out", table, "--json")
-    assert result.exit_code == 0, result.output
+    result = done(classifier("compare", "s1_cnn28", "squeezenet1_1", run, *QUICK, "--out", table, "--json"))
     found = json.loads(result.stdout)
     assert [n["model"] for n in found["networks"]] == ["s1_cnn", "squeezenet1_1", "small_cnn"]
     assert [n["image_size"] for n in found["networks"]] == [32] * 3

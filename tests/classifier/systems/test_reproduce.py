@@ -6,17 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import refused, sets
+from commands import done, refused, sets, words
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 
 from balancer.core.config import resolve
 from balancer.core.errors import BalancerError, Interrupted
 from balancer.core.settings import AblateConfig, ReproduceConfig, StageConfig
-from classifier.analysis.results import read_runs
+from balancer.reporting.document import to_markdown
+from classifier.analysis.results import MetricSummary, read_runs
 from classifier.experiments import ablation, jobs
 from classifier.systems import reproduce, smoke
 from classifier.systems import tables as system_tables
 from classifier.systems.registry import SYSTEMS
+from classifier.systems.tables import ResultEntry
 
 TINY = sets(batch_size=8, stages="[{steps: 3}]", evaluations=1)
 
@@ -42,8 +44,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def run(classifier, *arguments: object) -> dict:
-    result = classifier("reproduce", *arguments, "--json")
-    assert result.exit_code == 0, result.output + repr(result.exception)
+    result = done(classifier("reproduce", *arguments, "--json"))
     return json.loads(result.stdout)
 
 
@@ -124,7 +125,7 @@ def test_what_fails_leaves_the_others_alone(
     """S2 finds no synthetic images; S1 is run, the table says both, and a resumed run has only S2 left to do."""
     reported: list[list[str]] = []
     monkeypatch.setattr(ablation, "write_data_audit", lambda *_: None)
-    monkeypatch.setattr(ablation, "write_outputs", lambda results, *_: reported.append(results.regimes))
+    monkeypatch.setattr(ablation, "write_ablation", lambda results, *_: reported.append(results.regimes))
     result = classifier("reproduce", "s2_cnn_gan", "s1_cnn28", *tiny, "--seeds", 1, "--out", "r")
     refused(result, 1, "1 of 2 systems failed, first s2_cnn_gan", "no finished synthesis", "--resume r")
     entries = {e["system"]: e for e in json.loads((runs_cwd / "r/table.json").read_text())["entries"]}
@@ -254,27 +255,25 @@ def test_changes_are_told_stage_by_stage() -> None:
     ]
 
 
+def entry(code_hash: str) -> ResultEntry:
+    """A regime of a system, with metrics that nobody measured."""
+    values = dict.fromkeys(words("system title model data split_hash device folder note"), "x")
+    counts = dict.fromkeys(
+        words("image_size trial_seeds gan_seeds n_test n_patients seconds passes_over_real threshold"), 1
+    )
+    ours = dict.fromkeys(system_tables.METRICS, MetricSummary(0.5, 0.1, 0.4, 0.6))
+    more = {"published": None, "outputs": None, "ours": ours, "steps": [3], "data_notes": [], "changed": []}
+    return ResultEntry(**values, **counts, **more, code_hashes=[code_hash])
+
+
 def test_the_table_says_that_the_code_changed() -> None:
-    figure = {"mean": 0.5, "sd": 0.1, "low": 0.4, "high": 0.6}
-    entry = {
-        "system": "s",
-        "regime": "augment",
-        "error": None,
-        "published": None,
-        "outputs": None,
-        "note": "",
-        "changed": [],
-    }
-    entry |= {"ours": dict.fromkeys(system_tables.OURS, figure), "trial_seeds": 3, "image_size": 28, "steps": [3]}
-    entry |= {"data": "x", "n_test": 1, "n_patients": 1, "device": "cpu", "data_notes": []}
-    tables = [system_tables.markdown([entry | {"code_hashes": ["1"]}, entry | {"code_hashes": [h]}]) for h in "12"]
+    tables = [to_markdown(system_tables.document([entry("1"), entry(code)])) for code in "12"]
     assert ["more than one version of the code" in table for table in tables] == [False, True]
 
 
 def test_a_dry_run_says_what_it_would_cost(classifier, tiny, runs_cwd: Path, monkeypatch) -> None:
     monkeypatch.setattr(reproduce, "estimate_seconds", lambda study, device: 60.0)
-    result = classifier("reproduce", "s1_cnn28", "s2_cnn_gan", *tiny, "--dry-run", "--json")
-    assert result.exit_code == 0, result.output
+    result = done(classifier("reproduce", "s1_cnn28", "s2_cnn_gan", *tiny, "--dry-run", "--json"))
     found = json.loads(result.stdout)
     assert found["estimated_seconds"] == 60
     assert found["systems"]["s1_cnn28"]["config"]["batch_size"] == 8
@@ -292,8 +291,7 @@ def test_what_no_system_can_take(classifier, runs_cwd: Path) -> None:
 
 
 def test_smoke_runs_are_marked_and_kept_apart(classifier, tiny, runs_cwd: Path) -> None:
-    result = classifier("reproduce", "s1_cnn28", "--smoke", "--device", "cpu", "-v")
-    assert result.exit_code == 0, result.output
+    result = done(classifier("reproduce", "s1_cnn28", "--smoke", "--device", "cpu", "-v"))
     assert "SMOKE" in result.stdout
     assert "[1/1] s1_cnn28" in result.stderr
     assert "NLL" not in result.stderr, "no figure is told on the way either"
@@ -346,8 +344,7 @@ def test_smoke_keeps_the_design_and_cuts_the_length(name: str, tmp_path: Path) -
 def test_smoke_makes_the_gan_of_s2(classifier, runs_cwd: Path, monkeypatch) -> None:
     """Also with data named in the environment: a smoke run draws its own."""
     monkeypatch.setenv("BALANCER_DATA", "phantom")
-    result = classifier("reproduce", "s2_cnn_gan", "--smoke", "--device", "cpu", "-q", "--json")
-    assert result.exit_code == 0, result.output
+    result = done(classifier("reproduce", "s2_cnn_gan", "--smoke", "--device", "cpu", "-q", "--json"))
     found = json.loads(result.stdout)
     assert [e["regime"] for e in found["entries"]] == ["baseline", "augment", "gan", "combined"]
     made = Path(found["run"]) / "s2_cnn_gan"

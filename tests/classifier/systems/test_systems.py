@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from commands import refused
+from commands import done, refused
 
 from balancer.core.config import read_config_file, resolve
 from balancer.core.errors import BalancerError, UsageError
@@ -137,8 +137,7 @@ def test_selection_by_name() -> None:
 
 
 def test_the_list(classifier) -> None:
-    result = classifier("systems", "--json")
-    assert result.exit_code == 0
+    result = done(classifier("systems", "--json"))
     listed = {s["name"]: s for s in json.loads(result.stdout)["systems"]}
     assert set(listed) == set(SYSTEMS)
     assert listed["s2_cnn_gan"]["claims"][3]["published"]["accuracy"] == 0.8718

@@ -20,7 +20,7 @@ import pytest
 import torch
 import yaml
 from click.testing import Result
-from commands import refused, words
+from commands import done, refused, words
 from PIL import Image
 
 from balancer.core.errors import BalancerError, Interrupted, UsageError
@@ -34,7 +34,7 @@ from classifier.tuning import figures as tune_figures
 from classifier.tuning import search as tune
 from classifier.tuning import storage
 from classifier.tuning.search import PointResult, Search, calibrated_nll, fitting_space, run_search
-from classifier.tuning.spaces import SPACES, Range, among, search_space
+from classifier.tuning.spaces import SPACES, Range, among
 
 Run = Callable[..., Result]
 CPU = torch.device("cpu")
@@ -101,7 +101,7 @@ def search(folder: Path, objective: Callable[..., PointResult] = bowl, **more: A
 
 
 def test_the_published_grid_is_300_points_and_200_networks() -> None:
-    space, config = search_space("s2_grid"), settings(space="s2_grid")
+    space, config = SPACES["s2_grid"], settings(space="s2_grid")
     assert space.size == 300 == len(CONV) * len(DENSE) * len(DROPOUT) * 2
     found = [
         space.config(config, dict(zip(space.grid(), p, strict=True))) for p in itertools.product(*space.grid().values())
@@ -403,8 +403,7 @@ def test_a_search_and_what_it_leaves(classifier: Run, chest_folder: Path, tmp_pa
     """Twice, the second time with other test images: not a figure may differ."""
     told = []
     for name in ("one", "two"):
-        result = classifier(*small(chest_folder, "--trials", 2, "--seeds", 2, "--out", tmp_path / name, "--json"))
-        assert result.exit_code == 0, result.output
+        result = done(classifier(*small(chest_folder, "--trials", 2, "--seeds", 2, "--out", tmp_path / name, "--json")))
         told.append(json.loads(result.stdout))
         for i, file in enumerate(sorted((chest_folder / "test").rglob("*.png"))):
             Image.fromarray(np.random.default_rng(i).integers(0, 99, (32, 40), dtype=np.uint8)).save(file)
@@ -422,8 +421,9 @@ def test_a_search_and_what_it_leaves(classifier: Run, chest_folder: Path, tmp_pa
     best = yaml.safe_load((run / "best.yaml").read_text())
     for command in ("train", "ablate"):
         more = () if command == "train" else ("--regimes", "baseline")
-        dry = classifier(command, "--config", run / "best.yaml", *more, "--dry-run", "--json", "-q", "--device", "cpu")
-        assert dry.exit_code == 0, dry.output
+        dry = done(
+            classifier(command, "--config", run / "best.yaml", *more, "--dry-run", "--json", "-q", "--device", "cpu")
+        )
         used = json.loads(dry.stdout)["config"]
         assert {key: used[key] for key in best["ablate"]} == best["ablate"]
         assert used["data"]["path"] == str(chest_folder)
@@ -438,12 +438,10 @@ def test_a_search_and_what_it_leaves(classifier: Run, chest_folder: Path, tmp_pa
 
 def test_a_search_is_resumed_and_made_longer(classifier: Run, template: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    first = classifier(*small(template, "--trials", 1, "--out", run, "--json"))
-    assert first.exit_code == 0, first.output
+    done(classifier(*small(template, "--trials", 1, "--out", run, "--json")))
     changed = classifier("tune", "--resume", run, "--steps", 9, "-q")
     refused(changed, 1, "steps (saved 6, asked 9)")
-    more = classifier("tune", "--resume", run, "--trials", 2, "--device", "cpu", "-q", "--json")
-    assert more.exit_code == 0, more.output
+    more = done(classifier("tune", "--resume", run, "--trials", 2, "--device", "cpu", "-q", "--json"))
     assert json.loads(more.stdout)["trials"]["complete"] == 2
     assert yaml.safe_load((run / "config.yaml").read_text())["trials"] == 2
     assert (run / "done").exists()
@@ -484,8 +482,7 @@ def test_a_space_brings_its_settings_and_a_default_said_aloud_is_no_conflict(
     classifier: Run, template: Path, no_estimate: None
 ) -> None:
     def dry(*options: object) -> dict[str, Any]:
-        result = classifier(*small(template, *options, "--dry-run", "--json"))
-        assert result.exit_code == 0, result.output
+        result = done(classifier(*small(template, *options, "--dry-run", "--json")))
         found: dict[str, Any] = json.loads(result.stdout)
         return found
 
@@ -521,6 +518,6 @@ def test_figures_of_equal_values_can_be_drawn(tmp_path: Path) -> None:
 
 def test_a_space_of_which_nothing_can_be_built_is_refused() -> None:
     base, tiny = settings(data=DataConfig(path="phantom", image_size=16)), among("s2.conv", (8, 8, 8, 8, 8))
-    space = replace(search_space("s2_grid"), parameters=(tiny,))
+    space = replace(SPACES["s2_grid"], parameters=(tiny,))
     with pytest.raises(UsageError, match=r"no s2\.conv of space s2_grid can be built: .*16 px is too small"):
         tune._buildable(tiny, space, base)
