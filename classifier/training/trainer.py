@@ -95,7 +95,7 @@ def train(
     seed, name = trial_seed + regime.seed_offset, f"{regime.name}, seed {trial_seed}"
     val_images, val_labels = val_set
 
-    # Network: everything random has a seed of its own, so that regimes are paired
+    # Network: each use of random numbers has a seed of its own, so that regimes are paired
     torch.manual_seed(derive_seed(seed, "init"))
     model = build_model(config).to(device).to(memory_format=memory_format(device))
     ema = exponential_average(model, config.ema_decay) if config.ema_decay else None
@@ -114,7 +114,7 @@ def train(
             raise Interrupted(signum, f"stopped in {name}")
 
     selected = Selected(0, math.inf, np.empty(0), model.state_dict())
-    history, losses, step, n_real = list[Validation](), list[Tensor](), 0, 0
+    history, losses, step, real_drawn = list[Validation](), list[Tensor](), 0, 0
     begin = time.perf_counter()
     with progress.bar(sum(s.steps for s in planned), name, "step") as bar, _memory_errors(name, config, device):
         for stage in planned:
@@ -142,7 +142,7 @@ def train(
                 losses.append(train_step(network, optimizer, loss_of, batch, y, config.precision, config.accumulate))
                 if stage_ema:
                     stage_ema.update_parameters(network)
-                n_real += int((index < train_set.n_real).sum())
+                real_drawn += int((index < train_set.n_real).sum())
                 step += 1
                 bar.update()
                 check_interrupt()
@@ -180,7 +180,7 @@ def train(
         selected_step=selected.step,
         history=tuple(history),
         val_score=selected.val_score,
-        passes_over_real=n_real / train_set.n_real,
+        passes_over_real=real_drawn / train_set.n_real,
         seconds=seconds,
     )
 
