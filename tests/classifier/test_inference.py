@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from click.testing import CliRunner, Result
 from commands import refused, words
@@ -23,15 +24,20 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def trained(small_args: Args, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run directory of one small training."""
+def training(small_args: Args, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The run directory of one small training, and the lines that it printed."""
     from classifier.cli import main
 
     out = tmp_path_factory.mktemp("trained") / "run"
     options = ["train", *small_args, "--regime", "duplicate_augment", "--seed", "3", "--out", str(out)]
     result = CliRunner().invoke(main, options)
     assert result.exit_code == 0, result.output
-    return out
+    return out, result.stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def trained(training: tuple[Path, list[str]]) -> Path:
+    return training[0]
 
 
 @pytest.fixture
@@ -69,11 +75,9 @@ def test_evaluate_repeats_the_training_report(trained: Path, classifier: Run) ->
     assert "TN {} FP {} FN {} TP {}".format(*row["test"]["at_threshold"]["confusion"]) in text
 
 
-def test_train_prints_what_evaluate_prints(trained: Path, small_args: Args, classifier: Run, tmp_path: Path) -> None:
-    options = ("--regime", "duplicate_augment", "--seed", "3", "--out", tmp_path / "again")
-    printed = classifier("train", *small_args, *options).stdout.splitlines()
-    assert printed[:-1] == classifier("evaluate", trained, "-q").stdout.splitlines()
-    assert printed[-1] == str(tmp_path / "again" / "model.pt")
+def test_train_prints_what_evaluate_prints(training: tuple[Path, list[str]], classifier: Run) -> None:
+    trained, printed = training
+    assert printed == [*classifier("evaluate", trained, "-q").stdout.splitlines(), str(trained / "model.pt")]
 
 
 def test_a_training_leaves_a_whole_run(trained: Path) -> None:
@@ -250,16 +254,8 @@ def test_damaged_checkpoints(trained: Path, pictures: Path, classifier: Run, tmp
         refused(classifier("predict", absent, pictures / "0.png"), 1, "model.pt made by `classifier train`")
 
 
-class Code:
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple:
-        return Path.touch, (self.marker,)
-
-
 def test_a_checkpoint_with_code_is_never_run(pictures: Path, classifier: Run, tmp_path: Path) -> None:
-    torch.save({"kind": "classifier", "format": 1, "x": Code(tmp_path / "ran")}, tmp_path / "evil.pt")
+    torch.save({"kind": "classifier", "format": 1, "x": tiny.Code(tmp_path / "ran")}, tmp_path / "evil.pt")
     refused(classifier("predict", tmp_path / "evil.pt", pictures / "0.png"), 1, "is not a readable checkpoint")
     assert not (tmp_path / "ran").exists()
 
@@ -271,21 +267,9 @@ def test_weights_from_a_file_are_not_needed_again(
     from torchvision import models
 
     torch.save(models.shufflenet_v2_x0_5().state_dict(), tmp_path / "w.pth")
-    options = (
-        "--model",
-        "shufflenet_v2_x0_5",
-        "--weights",
-        tmp_path / "w.pth",
-        "--set",
-        "normalisation=imagenet",
-        "--image-size",
-        "32",
-        "--steps",
-        "1",
-        "--out",
-        tmp_path / "run",
-    )
-    result = classifier("train", *small_args, *options)
+    options = ["--model", "shufflenet_v2_x0_5", "--set", "normalisation=imagenet", "--image-size", "32", "--steps", "1"]
+    named = ("--weights", tmp_path / "w.pth", "--out", tmp_path / "run")
+    result = classifier("train", *small_args, *options, *named)
     assert result.exit_code == 0, result.output
     (tmp_path / "w.pth").unlink()
     moved = Path(shutil.move(tmp_path / "run" / "model.pt", tmp_path / "alone.pt"))

@@ -124,18 +124,8 @@ def test_missing_unexpected_and_wrongly_shaped_keys_are_told_apart(small: State,
     assert "(conv1.weight (32, 3, 7, 7) where (64, 3, 7, 7) is needed)" in message
 
 
-class Code:
-    """Unpickled, it would make a file."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple:
-        return Path.touch, (self.marker,)
-
-
 def test_a_file_with_code_is_never_run(tmp_path: Path) -> None:
-    assert "code is never loaded" in refused({"a": Code(tmp_path / "ran")}, tmp_path, "squeezenet1_1")
+    assert "code is never loaded" in refused({"a": tiny.Code(tmp_path / "ran")}, tmp_path, "squeezenet1_1")
     assert not (tmp_path / "ran").exists()
 
 

@@ -40,21 +40,18 @@ def edit(folder: Path, change: Callable[[list[list[str]]], object]) -> None:
         csv.writer(handle).writerows(rows)
 
 
-@pytest.mark.parametrize(("count", "n"), [("deficit", 4), ("all", 6), (1, 1), (6, 6)])
-def test_the_first_images_by_index(folder: Path, data: Dataset, count: int | str, n: int) -> None:
-    """The manifest's rows stand in reverse; the index counts."""
+@pytest.mark.parametrize(("count", "n"), [("deficit", 4), ("all", 12), (1, 1), (12, 12)])
+def test_the_first_images_by_index(
+    make_manifest: Make, tmp_path: Path, data: Dataset, count: int | str, n: int
+) -> None:
+    """The manifest's rows stand in reverse; the index counts, as a number and not as text."""
+    folder = make_manifest(tmp_path / "many", 12, data.split_hash)
     loaded = load_synthetic(folder, data, CONFIG, count)
     expected = [read_image(folder / f"images/NORMAL/s{i}.png", 16, "squash") for i in range(n)]
     assert np.array_equal(loaded.images, np.stack(expected))
     assert loaded.images.shape == (n, 16, 16)
     assert loaded.images.dtype == np.uint8
     assert loaded.labels.tolist() == [0] * n
-
-
-def test_indices_are_numbers_not_text(make_manifest: Make, data: Dataset, tmp_path: Path) -> None:
-    folder = make_manifest(tmp_path / "many", 12, data.split_hash)
-    loaded = load_synthetic(folder, data, CONFIG, 3)
-    assert np.array_equal(loaded.images[2], read_image(folder / "images/NORMAL/s2.png", 16, "squash"))
 
 
 def test_the_minority_may_be_pneumonia(make_data: Callable[..., Dataset], make_manifest: Make, tmp_path: Path) -> None:
@@ -73,15 +70,12 @@ def test_the_digest_names_the_images_used(folder: Path, data: Dataset, make_mani
     assert len({digest(folder, 4), digest(folder, 5), digest(other, 4)}) == 3
 
 
-def test_another_split_is_refused(make_manifest: Make, data: Dataset, tmp_path: Path) -> None:
-    folder = make_manifest(tmp_path / "s", 6, "a" * 16)
-    with pytest.raises(BalancerError, match=f"split {'a' * 16}, .*gives {'0' * 16}: it could hold validation patients"):
-        load_synthetic(folder, data, CONFIG, "all")
-
-
-def test_one_image_of_another_split_is_enough(folder: Path, data: Dataset) -> None:
+def test_another_split_is_refused(make_manifest: Make, folder: Path, data: Dataset, tmp_path: Path) -> None:
     edit(folder, lambda rows: rows[3].__setitem__(5, "b" * 16))
     with pytest.raises(BalancerError, match="it could hold validation patients"):
+        load_synthetic(folder, data, CONFIG, "all")
+    folder = make_manifest(tmp_path / "other", 6, "a" * 16)
+    with pytest.raises(BalancerError, match=f"split {'a' * 16}, .*gives {'0' * 16}: it could hold validation patients"):
         load_synthetic(folder, data, CONFIG, "all")
 
 
@@ -94,13 +88,15 @@ def test_another_class_is_refused(make_manifest: Make, data: Dataset, tmp_path: 
         load_synthetic(folder, data, CONFIG, "all")
 
 
-@pytest.mark.parametrize(("made", "count", "needed"), [(3, "deficit", 4), (6, 7, 7)])
+@pytest.mark.parametrize(
+    ("made", "count", "dose", "needed"), [(3, "deficit", 0.0, 4), (6, 7, 0.0, 7), (6, "deficit", 2.0, 8)]
+)
 def test_too_few_images_states_both_numbers(
-    make_manifest: Make, data: Dataset, tmp_path: Path, made: int, count: int | str, needed: int
+    make_manifest: Make, data: Dataset, tmp_path: Path, made: int, count: int | str, dose: float, needed: int
 ) -> None:
     folder = make_manifest(tmp_path / "s", made, data.split_hash)
     with pytest.raises(BalancerError, match=rf"needs {needed} synthetic images, .* lists {made}; .*--n {needed}`"):
-        load_synthetic(folder, data, CONFIG, count)
+        load_synthetic(folder, data, CONFIG, count, dose)
 
 
 @pytest.mark.parametrize("count", [0, -2])
@@ -123,11 +119,6 @@ def test_the_largest_dose_is_read(folder: Path, data: Dataset, dose: float, n: i
     assert len(loaded.images) == n
     assert loaded.first(2).digest == load_synthetic(folder, data, CONFIG, 2).digest
     assert np.array_equal(loaded.first(2).images, loaded.images[:2])
-
-
-def test_a_dose_beyond_the_manifest_states_both_numbers(folder: Path, data: Dataset) -> None:
-    with pytest.raises(BalancerError, match=r"needs 8 synthetic images, .* lists 6; .*--n 8`"):
-        load_synthetic(folder, data, CONFIG, "deficit", 2.0)
 
 
 def report(folder: Path, seed: int, step: int = 7) -> str:
@@ -160,13 +151,10 @@ def test_a_changed_file_is_refused(folder: Path, data: Dataset) -> None:
     assert len(load_synthetic(folder, data, CONFIG, 2).images) == 2, "what is not used is not read"
 
 
-def test_a_missing_file_is_named(folder: Path, data: Dataset) -> None:
+def test_a_listed_file_that_is_missing_or_no_image(folder: Path, data: Dataset) -> None:
     (folder / "images/NORMAL/s1.png").unlink()
     with pytest.raises(BalancerError, match=r"s1\.png, listed in the manifest, cannot be read"):
         load_synthetic(folder, data, CONFIG, "deficit")
-
-
-def test_a_listed_file_that_is_no_image(folder: Path, data: Dataset) -> None:
     (folder / "images/NORMAL/s0.png").write_bytes(b"text")
     edit(folder, lambda rows: [r.__setitem__(3, hashlib.sha256(b"text").hexdigest()) for r in rows if r[1] == "0"])
     with pytest.raises(BalancerError, match=r"s0\.png, listed in the manifest, cannot be read"):
