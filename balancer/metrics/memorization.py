@@ -119,8 +119,7 @@ def memorization(
         fake: (k, H, W) uint8, synthetic.
         held_out: (m, H, W) uint8, real images of at least 2 patients that the generator never saw, from the same
             source. If None, training patients' distances to other training patients are the baseline, and there is no
-            membership test. Each then has one patient fewer to be near to, which matters only for a handful of
-            patients.
+            membership test.
         train_groups: patient of each training image; if None, every image is a patient.
         held_groups: patient of each held-out image; if None, every image is a patient.
         pairs: number of closest pairs to return.

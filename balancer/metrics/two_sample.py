@@ -22,7 +22,7 @@ from balancer.core.seeding import derive_seed, generator
 from balancer.data.sampling import batch_indices
 from balancer.metrics.classification import ordered_pairs
 from balancer.metrics.resampling import RESAMPLES, Groups, even_folds, group_numbers, resample_groups
-from balancer.reporting.numbers import percent
+from balancer.reporting.numbers import bounds, percent
 
 Array = np.ndarray
 Scorer = Callable[[Array, int], Array]  # mask of the images to train on, and the fold -> scores of the other images
@@ -156,8 +156,7 @@ def estimate_pixel_seconds(side: int) -> float:
 
 def interpretation(result: TwoSample) -> str:
     """Return the result in words; an interval that lies wholly under .5 is chance as well."""
-    low, high = (f"{x:.2f}".replace("0.", ".", 1) for x in (result.low, result.high))
-    share = f"{percent(result.auroc)} of pairs [{low}, {high}]"
+    share = f"{percent(result.auroc)} of pairs {bounds(result.low, result.high, digits=2)}"
     if result.low <= 0.5:
         return (
             f"a classifier ({result.classifier}) cannot tell them apart at this n"
@@ -205,7 +204,7 @@ def fold_auroc(scores: Array, labels: Array, fold: Array, units: Array, seed: in
     """Return the AUROC of out-of-fold scores with the ends of its 95 % interval: (auroc, low, high).
 
     The AUROC is the share of pairs *within folds* in the right order. Pairs across folds compare two classifiers, each
-    with its own scale and offset. And a fold has too much of what its training part has too little of, which pushes the
+    with its own scale and offset. What a fold has too much of, its training part has too little of. This pushes the
     pooled AUROC below .5 where the sets do not differ (Forman & Scholz 2010, SIGKDD Explorations 12(1)). Within a fold,
     either order of a pair is then equally likely, so the expectation is exactly .5.
 
