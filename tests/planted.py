@@ -1,4 +1,6 @@
-"""Images with structure but of nobody: smooth random fields, whose likeness and variety a test can set."""
+"""What tests plant: smooth random images, whose likeness and variety a test can set, and a pickle that leaves a trace."""
+
+from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -12,3 +14,13 @@ def fields(n: int, seed: int, size: int = 32, smooth: float = 2.5, grey: float =
     smoothed = gaussian_filter(noise, (0, smooth, smooth), mode="wrap")
     values = grey + contrast * smoothed / smoothed.std()
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+class Trap:
+    """Unpickling this makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from click.testing import CliRunner, Result
 from commands import refused, words
 from PIL import Image
+from planted import Trap
 
 from balancer.data.dataset import Dataset
 from balancer.data.images import read_image
@@ -255,7 +255,7 @@ def test_damaged_checkpoints(trained: Path, pictures: Path, classifier: Run, tmp
 
 
 def test_a_checkpoint_with_code_is_never_run(pictures: Path, classifier: Run, tmp_path: Path) -> None:
-    torch.save({"kind": "classifier", "format": 1, "x": tiny.Code(tmp_path / "ran")}, tmp_path / "evil.pt")
+    torch.save({"kind": "classifier", "format": 1, "x": Trap(tmp_path / "ran")}, tmp_path / "evil.pt")
     refused(classifier("predict", tmp_path / "evil.pt", pictures / "0.png"), 1, "is not a readable checkpoint")
     assert not (tmp_path / "ran").exists()
 

@@ -74,16 +74,6 @@ def train(
     return trainer.train(config, chosen, seed, train_set, (data.images[val], data.labels[val]), CPU, **more)
 
 
-class Code:
-    """Unpickled, it would make a file."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.marker,)
-
-
 def weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """A copy of a network's state."""
     return {k: v.clone() for k, v in model.state_dict().items()}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from planted import Trap
 
 from balancer.audit.findings import audit, caveats
 from balancer.core.errors import BalancerError
@@ -218,16 +219,6 @@ def test_a_damaged_archive_is_one_line_never_a_traceback(tmp_path: Path, compres
             messages.append(str(error))
     assert len(messages) > 50
     assert not [m for m in messages if "\n" in m]
-
-
-class Trap:
-    """Unpickling this leaves a file behind."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple:
-        return Path.touch, (self.path,)
 
 
 @pytest.mark.parametrize("key", ["train_images", "extra"])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from gan_helpers import CPU, assert_same, config, contents, dataset, run_at, run_training
+from planted import Trap
 
 from balancer.core.errors import BalancerError
 from balancer.data.dataset import Dataset
@@ -27,16 +28,6 @@ from balancer.gan.checkpoint import (
 from balancer.gan.step import GanState, Snapshot, SnapshotQuality, build_state, train_step
 
 pytestmark = pytest.mark.usefixtures("cheap_features")
-
-
-class Bomb:
-    """Unpickling this makes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
-        return Path.touch, (self.path,)
 
 
 def stepped(taken: int = 2, **changes: Any) -> GanState:
@@ -199,10 +190,10 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pyte
 
 def test_a_checkpoint_with_code_is_refused(path: Path, tmp_path: Path) -> None:
     content = contents(path)
-    torch.save({**content, "extra": Bomb(tmp_path / "exploded")}, path)
+    torch.save({**content, "extra": Trap(tmp_path / "exploded")}, path)
     with pytest.raises(BalancerError, match="not a readable GAN checkpoint"):
         resume(path, dataset())
-    path.write_bytes(pickle.dumps(Bomb(tmp_path / "exploded"), protocol=2))
+    path.write_bytes(pickle.dumps(Trap(tmp_path / "exploded"), protocol=2))
     with pytest.raises(BalancerError, match="not a readable GAN checkpoint"):
         resume(path, dataset())
     assert not (tmp_path / "exploded").exists()

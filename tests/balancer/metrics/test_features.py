@@ -2,12 +2,12 @@
 
 import hashlib
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from planted import Trap
 
 from balancer.core.errors import BalancerError
 from balancer.metrics import features
@@ -160,21 +160,11 @@ def test_kept_features_are_found_again_by_later_versions(cache: Path) -> None:
     }
 
 
-class Bomb:
-    """Unpickling this makes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
-        return Path.touch, (self.path,)
-
-
 @pytest.mark.parametrize("where", ["given", "cached"])
 def test_a_file_with_another_hash_is_refused_unread(where: str, hub: Path, tmp_path: Path) -> None:
     path = hub if where == "cached" else tmp_path / "mine.pth"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
+    path.write_bytes(pickle.dumps(Trap(tmp_path / "exploded")))
     with pytest.raises(BalancerError, match=r"SHA-256 .* expected 6726825d0af5.*not loaded"):
         inception_weights("auto" if where == "cached" else str(path))
     assert not (tmp_path / "exploded").exists()

@@ -11,6 +11,7 @@ import tiny
 import torch
 from click.testing import Result
 from loopback import Site, serving
+from planted import Trap
 from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
@@ -125,7 +126,7 @@ def test_missing_unexpected_and_wrongly_shaped_keys_are_told_apart(small: State,
 
 
 def test_a_file_with_code_is_never_run(tmp_path: Path) -> None:
-    assert "code is never loaded" in refused({"a": tiny.Code(tmp_path / "ran")}, tmp_path, "squeezenet1_1")
+    assert "code is never loaded" in refused({"a": Trap(tmp_path / "ran")}, tmp_path, "squeezenet1_1")
     assert not (tmp_path / "ran").exists()
 
 
