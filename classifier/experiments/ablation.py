@@ -98,14 +98,7 @@ def ablate(study: Study, run: RunDir, workers: Workers) -> StudyResults:
 
 
 def write_ablation(results: StudyResults, study: Study, run: RunDir, leaks: Sequence[str]) -> AblationResult:
-    """Write analysis, tables, figures and report.
-
-    Args:
-        results: the trials of the study.
-        study: the study.
-        run: its run directory.
-        leaks: the data's leaks, from :func:`write_data_audit`.
-    """
+    """Write analysis, tables, figures and report; ``leaks`` are those of :func:`write_data_audit`."""
     data = study.data
     analysis = analyse(results, seed=study.config.seed)
     notes = [*data.notes, *(f"Leak in the data: {leak}." for leak in leaks), *analysis.notes]

@@ -24,13 +24,8 @@ from classifier.report.tables import COLUMNS
 from classifier.training.regimes import REGIMES
 
 FULL = "full"
-METRICS = (
-    "auroc",
-    "balanced_accuracy_val_threshold",
-    "accuracy_val_threshold",
-    "sensitivity_val_threshold",
-    "specificity_val_threshold",
-)
+_DECISIONS = ("balanced_accuracy", "accuracy", "sensitivity", "specificity")
+METRICS = ("auroc", *(f"{metric}_val_threshold" for metric in _DECISIONS))
 
 
 @dataclass(frozen=True)

@@ -39,18 +39,8 @@ log = logging.getLogger("balancer")
 Array = np.ndarray
 RESULTS = "folds.jsonl"
 UNUSED = "unused"  # the fold of the test set's images: no code asks for it
-METRICS = (
-    "auroc",
-    "auprc",
-    "balanced_accuracy_val_threshold",
-    "sensitivity_val_threshold",
-    "specificity_val_threshold",
-    "accuracy",
-    "balanced_accuracy",
-    "nll",
-    "brier",
-    "ece",
-)
+AT_VAL = tuple(f"{metric}_val_threshold" for metric in ("balanced_accuracy", "sensitivity", "specificity"))
+METRICS = ("auroc", "auprc", *AT_VAL, "accuracy", "balanced_accuracy", "nll", "brier", "ece")
 METHOD = (
     "Every image outside the test set was evaluated once, by a classifier that had seen neither the image nor its "
     "patient. Mean ± SD is over folds. Pooled metrics are of all these images at once, each with the temperature and "
@@ -229,10 +219,7 @@ def crossvalidate(folds: Folds, run: RunDir, device: torch.device) -> list[Trial
 def summarise(trials: Sequence[TrialResult], data: Dataset, table: Path) -> Crossvalidation:
     """Return mean and SD over folds, and pooled out-of-fold metrics with intervals.
 
-    Args:
-        trials: the trials of all folds, with their predictions.
-        data: the images of the folds, which the predictions index.
-        table: the file of the table.
+    ``data`` are the images of the folds, which the predictions index, and ``table`` is the file of the table.
     """
     by_fold = [trial.predictions["test"] for trial in trials]
     y_true = np.concatenate([p.y_true for p in by_fold])
@@ -295,22 +282,12 @@ def metric_table(result: Crossvalidation) -> Table:
 
 def fold_table(trials: Sequence[TrialResult]) -> Table:
     """Return a row per fold: what the trial was trained on, and its metrics."""
-    header = [
-        "fold",
-        "train",
-        "val",
-        "evaluated",
-        "AUROC",
-        "bal.acc @val",
-        "sens @val",
-        "spec @val",
-        "NLL",
-        "threshold",
-    ]
+    header = ["fold", "train", "val", "evaluated", "AUROC", "bal.acc @val"]
+    header += ["sens @val", "spec @val", "NLL", "threshold", "temperature"]
     rows = []
     for trial in trials:
         test, at = trial.binary("test"), trial.binary("test").at_threshold
         sizes = [str(trial.fold), str(sum(trial.n_train.values())), str(trial.val.n), str(test.n)]
         values = [test.auroc, at.balanced_accuracy, at.sensitivity, at.specificity, test.nll, test.threshold]
         rows.append([*sizes, *map(short, values), f"{test.temperature:.2f}"])
-    return Table([*header, "temperature"], rows)
+    return Table(header, rows)

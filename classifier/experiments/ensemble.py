@@ -29,17 +29,8 @@ from classifier.report.tables import COLUMNS
 
 Array = np.ndarray
 ALL = "all together"
-SHOWN = (
-    "auroc",
-    "auprc",
-    "balanced_accuracy_val_threshold",
-    "sensitivity_val_threshold",
-    "specificity_val_threshold",
-    "balanced_accuracy",
-    "nll",
-    "brier",
-    "ece",
-)
+AT_VAL = tuple(f"{metric}_val_threshold" for metric in ("balanced_accuracy", "sensitivity", "specificity"))
+SHOWN = ("auroc", "auprc", *AT_VAL, "balanced_accuracy", "nll", "brier", "ece")
 METHOD = (
     "An ensemble is the mean of its members' probabilities. Its temperature and its threshold (@val) were chosen on "
     "the mean validation scores; test served for the metrics alone. In brackets: 95 % intervals over patients, for "
@@ -122,7 +113,7 @@ def ensemble(runs: Sequence[Path], regimes: Sequence[str], threshold: str, out: 
     Args:
         runs: folders of ablations or trainings.
         regimes: the regimes to read; all if empty.
-        threshold: the rule, as :func:`classifier.evaluation.thresholds.threshold_rule` takes it.
+        threshold: the rule, as :func:`~classifier.evaluation.thresholds.threshold_rule` takes it.
         out: a folder for ensemble.{md,csv,json} and scores.csv; by default ``ensemble`` in the only run.
 
     Raises:

@@ -243,11 +243,7 @@ def attempt(prepare: Callable[[], Any], job: Callable[[Any], T]) -> Attempt[T]:
 
 
 def _attempt_trial(
-    trial: Trial,
-    config: ClassifierConfig,
-    expected: dict[str, str],
-    device: str,
-    interrupt: Interrupt = lambda: None,
+    trial: Trial, config: ClassifierConfig, expected: dict[str, str], device: str, interrupt: Interrupt = lambda: None
 ) -> Attempt[TrainedTrial]:
     """Run a trial in a worker, on data that must be those of the main process."""
 
@@ -331,9 +327,7 @@ def _attempt_on_cluster(
     where = f"dask worker {worker.address} on {platform.node()}"
     if worker.state.nthreads > 1:  # torch has one random stream per process: two trials would share it
         return Attempt(
-            None,
-            BalancerError(f"{where} runs {worker.state.nthreads} tasks at once; start it with --nthreads 1"),
-            [],
+            None, BalancerError(f"{where} runs {worker.state.nthreads} tasks at once; start it with --nthreads 1"), []
         )
     key = worker.get_current_task()
 

@@ -56,10 +56,7 @@ def regimes_of(config: ClassifierConfig) -> list[Regime]:
 def plan_trials(config: ClassifierConfig, regimes: Sequence[Regime], synthetic_sets: int) -> list[Trial]:
     """Return every trial, seed by seed, so that pairs are complete early; within a seed set by set, then other doses.
 
-    Args:
-        config: the settings; an ablation has several seeds and doses.
-        regimes: the regimes to train.
-        synthetic_sets: the number of synthetic sets.
+    An ablation has several seeds and doses; ``synthetic_sets`` is the number of sets.
     """
     seeds = config.seeds if isinstance(config, AblateConfig) else 1
     doses = [d for d in config.doses if d not in (0.0, 1.0)] if isinstance(config, AblateConfig) else []

@@ -116,12 +116,7 @@ def provenance(study: Study) -> dict[str, str]:
 
 
 def check_provenance(trials: Sequence[TrialResult], study: Study, where: str) -> None:
-    """Refuse to continue a run with another study.
-
-    Args:
-        trials: finished trials, each with its own :func:`provenance`.
-        study: the study that would continue the run.
-        where: the file that holds the trials, for the message.
+    """Refuse to continue the run that holds the trials with another study; ``where`` is their file, for the message.
 
     Raises:
         BalancerError: if data, split, settings, weights or synthetic sets differ.

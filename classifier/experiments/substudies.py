@@ -17,13 +17,7 @@ from balancer.core.environment import environment
 from balancer.core.files import write_json
 from balancer.core.run import RunRequest, open_run, resumed_config, saved_config
 from balancer.core.settings import AblateConfig
-from classifier.analysis.results import (
-    StudyResults,
-    check_same_images,
-    read_patients,
-    read_trials,
-    with_predictions,
-)
+from classifier.analysis.results import StudyResults, check_same_images, read_patients, read_trials, with_predictions
 from classifier.experiments import ablation
 from classifier.experiments.jobs import Workers, with_resume_note
 from classifier.experiments.study import open_study
@@ -93,16 +87,10 @@ def read_substudy(folder: Path) -> Substudy:
 
 
 def check_same_data(substudies: Sequence[Substudy], keys: Sequence[str]) -> None:
-    """Refuse to compare studies of different images.
-
-    A finished study is only read, and the data may have changed before the others were trained.
-
-    Args:
-        substudies: the studies to compare.
-        keys: hashes that must be equal in all trials.
+    """Refuse to compare studies of different images: the data may have changed after a study was finished.
 
     Raises:
-        BalancerError: if two trials differ in a hash, or were tested on different images.
+        BalancerError: if two trials differ in a hash of ``keys``, or were tested on different images.
     """
     advice = "expected the same data; bring the data back, remove the folder made of other data, and --resume"
     check_same_images({str(s.folder): s.results.trials for s in substudies}, keys, ("test",), advice)

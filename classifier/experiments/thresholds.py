@@ -155,7 +155,7 @@ def thresholds(
     Args:
         runs: folders of ablations or trainings.
         regimes: the regimes to read; all if empty.
-        rules: as :func:`classifier.evaluation.thresholds.threshold_rule` takes them; :data:`THRESHOLD_RULES` if empty.
+        rules: as :func:`~classifier.evaluation.thresholds.threshold_rule` takes them; :data:`THRESHOLD_RULES` if empty.
         out: where to write; by default the folder ``thresholds`` in the only run.
 
     Raises:

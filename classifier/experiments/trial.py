@@ -24,11 +24,11 @@ Interrupt = Callable[[], int | None]  # returns the number of a signal that came
 
 @dataclass(frozen=True)
 class TrainedTrial:
-    """A trial that was run: its result with its predictions, without the folder, and the files of its folder by name."""
+    """A trial that was run: its result with its predictions, still without a folder, and its checkpoint."""
 
     trial: Trial
     result: TrialResult
-    files: dict[str, bytes]
+    model: bytes
 
 
 def run_trial(study: Study, trial: Trial, device: torch.device, interrupt: Interrupt = lambda: None) -> TrainedTrial:
@@ -74,13 +74,13 @@ def run_trial(study: Study, trial: Trial, device: torch.device, interrupt: Inter
     )
     model = io.BytesIO()
     save_classifier(model, config, trial.regime, trial.seed, data, fitted)
-    return TrainedTrial(trial, result, {PREDICTIONS: predictions_file(predictions), "model.pt": model.getvalue()})
+    return TrainedTrial(trial, result, model.getvalue())
 
 
 def save_trial(trained: TrainedTrial, run: Path, folder: Path) -> TrialResult:
     """Write the files of a trial; return its result with the folder, relative to the run."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in trained.files.items():
+    for name, content in ((PREDICTIONS, predictions_file(trained.result.predictions)), ("model.pt", trained.model)):
         with atomic_file(folder / name) as handle:
             handle.write(content)
     return replace(trained.result, folder=folder.relative_to(run).as_posix())
@@ -100,17 +100,9 @@ def estimate_seconds(study: Study, device: torch.device, steps: int = 10) -> flo
         if trial.regime.name not in measured:
             # As if all layers learnt, which is the slowest case.
             brief = {"evaluations": 1, "threshold": "half", "exposure": "steps", "stages": ()}
-            short, long = (
-                trainer.train(
-                    config.model_copy(update={**brief, "steps": n}),
-                    trial.regime,
-                    0,
-                    train,
-                    (data.images[one], data.labels[one]),
-                    device,
-                )
-                for n in (2, 2 + steps)
-            )
+            fold = data.images[one], data.labels[one]
+            configs = (config.model_copy(update={**brief, "steps": n}) for n in (2, 2 + steps))
+            short, long = (trainer.train(changed, trial.regime, 0, train, fold, device) for changed in configs)
             begin = time.perf_counter()
             trainer.predict(long.model, data.images[val], config, device)
             measured[trial.regime.name] = max(long.seconds - short.seconds, 0.0) / steps, time.perf_counter() - begin

@@ -91,10 +91,7 @@ class System:
 
 def _matrix(tn: int, fp: int, fn: int, tp: int, on: str = TEST) -> Reported:
     """Return the metrics that follow from a confusion matrix on the official test set."""
-    values = {
-        "accuracy": (tn + tp) / (tn + fp + fn + tp),
-        "balanced_accuracy": (tn / (tn + fp) + tp / (tp + fn)) / 2,
-    }
+    values = {"accuracy": (tn + tp) / (tn + fp + fn + tp), "balanced_accuracy": (tn / (tn + fp) + tp / (tp + fn)) / 2}
     return Reported(on, values, (tn, fp, fn, tp))
 
 
@@ -154,11 +151,7 @@ SYSTEMS = {
             ),
             "published with another network in each regime; here one for all",
         ),
-        System(
-            "s3_resnet50",
-            "ResNet-50, head then the last layers",
-            (Claim("augment", _S3),),
-        ),
+        System("s3_resnet50", "ResNet-50, head then the last layers", (Claim("augment", _S3),)),
         _s4("densenet121", "DenseNet-121", 0.9705, 0.7219),
         _s4("convnext_base", "ConvNeXt-Base", 0.9086, 0.8906),
         _s4("resnet50", "ResNet-50", 0.9537, 0.7109, _STANDS_IN.format(theirs="ResNet50V2", ours="resnet50")),

@@ -94,13 +94,7 @@ class ResultEntry(RunEntry):
 
 
 def result_entries(system: System, substudy: Substudy, changed: list[str]) -> list[ResultEntry]:
-    """Return an entry per regime of a finished study.
-
-    Args:
-        system: the system.
-        substudy: its study.
-        changed: where the run departs from the system's file, in words.
-    """
+    """Return an entry per regime of a system's study; ``changed`` says where it departs from the system's file."""
     analysis = analyse(substudy.results, seed=substudy.config.seed)
     entries = []
     for regime in analysis.regimes:

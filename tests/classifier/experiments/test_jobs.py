@@ -127,7 +127,8 @@ def test_an_attempt_brings_the_result_and_what_was_said_in_it(study: Study, monk
     assert first.warnings == again.warnings == [(logging.WARNING, "this is odd")]
     assert first.result is not None
     assert (first.result.result.regime, first.result.result.trial_seed) == ("augment", 0)
-    assert {*first.result.files} == {"predictions.npz", "model.pt"}
+    assert {*first.result.result.predictions} == {"val", "test"}
+    assert first.result.model
 
 
 def test_other_data_than_those_of_the_parent_are_refused(study: Study) -> None:
@@ -155,7 +156,7 @@ def test_a_cluster_worker_with_threads_is_refused(study: Study, monkeypatch: pyt
 
 
 def trained(seed: int) -> TrainedTrial:
-    return TrainedTrial(Trial(REGIMES["baseline"], seed), fake_trial(), {})
+    return TrainedTrial(Trial(REGIMES["baseline"], seed), fake_trial(), b"")
 
 
 def test_after_a_failure_the_jobs_beside_it_are_kept(caplog: pytest.LogCaptureFixture) -> None:
