@@ -60,21 +60,9 @@ class Analysis:
 
     def to_json(self) -> dict[str, Any]:
         """Return the analysis as it stands in ``analysis.json``."""
-        return {
-            "n_test": self.n_test,
-            "n_patients": self.n_patients,
-            "test_counts": self.test_counts,
-            "trial_seeds": self.trial_seeds,
-            "gan_seeds": self.gan_seeds,
-            "resamples": self.resamples,
-            "confidence": self.confidence,
-            "margin": self.margin,
-            "regimes": [asdict(regime) for regime in self.regimes],
-            "contrasts": [c.to_json() | {"sentence": verdicts.sentence(c)} for c in self.contrasts],
-            "headline": self.headline,
-            "verdict": self.verdict,
-            "notes": self.notes,
-        }
+        contrasts = [c.to_json() | {"sentence": verdicts.sentence(c)} for c in self.contrasts]
+        regimes = [asdict(regime) for regime in self.regimes]
+        return {**vars(self), "regimes": regimes, "contrasts": contrasts, "headline": self.headline}
 
 
 def resample(predictions: TrialPredictions, weights: Array) -> dict[str, Array]:

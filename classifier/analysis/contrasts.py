@@ -9,12 +9,7 @@ from classifier.analysis.results import StudyResults
 from classifier.analysis.statistics import FEWEST_GAN_SEEDS, DeLong, Estimate, McNemar
 from classifier.training.regimes import GROUPS, REGIMES
 
-CONFIRMATORY = (
-    ("gan", "baseline"),
-    ("combined", "augment"),
-    ("gan", "duplicate"),
-    ("combined", "duplicate_augment"),
-)
+CONFIRMATORY = (("gan", "baseline"), ("combined", "augment"), ("gan", "duplicate"), ("combined", "duplicate_augment"))
 INTERACTION = "interaction"
 FACTORIAL = {
     "main effect of synthetic images": {"gan": 0.5, "combined": 0.5, "baseline": -0.5, "augment": -0.5},
@@ -76,31 +71,14 @@ class ContrastResult:
     def to_json(self) -> dict[str, Any]:
         """Return the result without its sentence, as it stands in ``analysis.json`` and ``table.json``."""
         c, e = self.contrast, self.estimate
+        variances = ("patients", "trial_seeds", "gan_seeds", "counted_twice")
         return {
-            "name": c.name,
-            "left": c.left,
-            "right": c.right,
-            "coefficients": c.coefficients,
-            "family": c.family,
-            "dose": c.dose,
+            **vars(c),
+            **{key: getattr(e, key) for key in ("low", "high", "se", "df", "seed_sd")},
+            **{key: getattr(self, key) for key in ("p", "p_holm", "gan_seeds", "mde", "verdict")},
             "estimate": e.value,
-            "low": e.low,
-            "high": e.high,
-            "se": e.se,
-            "df": e.df,
-            "p": self.p,
-            "p_holm": self.p_holm,
             "trial_seeds": e.n_trial_seeds,
-            "gan_seeds": self.gan_seeds,
-            "seed_sd": e.seed_sd,
-            "variance": {
-                "patients": e.patients,
-                "trial_seeds": e.trial_seeds,
-                "gan_seeds": e.gan_seeds,
-                "counted_twice": e.counted_twice,
-            },
-            "mde": self.mde,
-            "verdict": self.verdict,
+            "variance": {key: getattr(e, key) for key in variances},
             "delong": self.delong._asdict() if self.delong else None,
             "mcnemar": self.mcnemar._asdict() if self.mcnemar else None,
         }

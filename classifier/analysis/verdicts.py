@@ -118,9 +118,7 @@ def answer(results: Sequence[ContrastResult]) -> str:
     claims_the_gan = all(effect.claims_the_gan for effect in effects.values())
     subject = "GAN balancing" if claims_the_gan else sets_in_words(fewest_sets)
     clauses = "; ".join(_clause(words, effect) for words, effect in effects.items())
-    sentences = [
-        f"{_yes_or_no([e.verdict for e in effects.values()])} {subject[0].upper()}{subject[1:]} {clauses}.",
-    ]
+    sentences = [f"{_yes_or_no([e.verdict for e in effects.values()])} {subject[0].upper()}{subject[1:]} {clauses}."]
     for words, effect in effects.items():
         if effect.verdict == "helps":
             regime, _, duplicate = QUESTIONS[words]

@@ -21,7 +21,8 @@ from balancer.metrics.resampling import RESAMPLES, patient_weights, patients_per
 from balancer.reporting.document import Document, Section, Table, csv_text, to_markdown
 from balancer.reporting.numbers import bounds, mean_sd, short, signed
 from classifier.analysis.analyse import resample
-from classifier.analysis.results import StudyResults, TrialResult, output_folder, read_runs, summarise_seeds
+from classifier.analysis.results import StudyResults, TrialResult, summarise_seeds
+from classifier.analysis.runs import output_folder, read_runs
 from classifier.analysis.statistics import crossed_estimate, metric_interval
 from classifier.evaluation.metrics import weighted_metrics
 from classifier.evaluation.thresholds import ThresholdRule, fit_temperature, threshold_rule, with_temperature

@@ -23,7 +23,8 @@ from balancer.reporting import document
 from balancer.reporting.document import Document, Section, Table, csv_text, to_markdown
 from balancer.reporting.numbers import DASH, bounds, mean_sd, short, signed
 from balancer.reporting.plots import BLUE, GREY, PALETTE, save_figure, subplots
-from classifier.analysis.results import FOLDS, MetricSummary, StudyResults, TrialResult, output_folder, read_runs
+from classifier.analysis.results import FOLDS, MetricSummary, StudyResults, TrialResult
+from classifier.analysis.runs import output_folder, read_runs
 from classifier.analysis.statistics import crossed_estimate, share_interval
 from classifier.evaluation.thresholds import ThresholdRule, threshold_rule, with_temperature
 from classifier.report.axes import annotate, fix_ticks

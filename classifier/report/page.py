@@ -21,118 +21,80 @@ from classifier.report import figures, tables
 from classifier.report.failures import SHOWN, Failures, find_failures
 
 PICTURES = "figures"  # folder
-# A section per figure: its title, and the figure with how to read it.
-FIGURES = {
-    figure.name: (title, figure)
-    for title, figure in (
-        (
-            "Differences",
-            Figure(
-                "forest",
-                "A square is an estimate, its line the 95 % interval. A line inside the band says that no effect "
-                "matters. A line that clears 0 says that there is a difference, but not why. An arrow: the line goes "
-                "on outside.",
-                "Forest plot of the differences in test AUROC with their 95 % intervals",
-            ),
-        ),
-        (
-            "Every trial",
-            Figure(
-                "seeds",
-                "A point is a trial, the bar the mean, the pale bar its 95 % interval. Look at how far trials of one "
-                "regime lie apart before believing any single run. Overlapping bars do not mean that nothing "
-                "differs: trials of one seed are pairs, and the forest plot compares pairs.",
-                "Test AUROC of every trial by regime",
-            ),
-        ),
-        (
-            "Dose of synthetic images",
-            Figure(
-                "dose",
-                "Left: test AUROC, a point per trial. Right: the difference from the same regime without synthetic "
-                "images. These doses were not planned as tests: a peak here is a lead, no finding.",
-                "Test AUROC against the number of synthetic images",
-            ),
-        ),
-        (
-            "ROC",
-            Figure(
-                "roc",
-                "The thick line is the mean over trials, a thin line is a trial. The band is the pointwise 95 % "
-                "interval of the mean over patients and seeds, or over patients alone with one seed. Bands of two "
-                "regimes may overlap though their paired difference is clear.",
-                "ROC curves on test by regime",
-            ),
-        ),
-        (
-            "Precision and recall",
-            Figure(
-                "precision_recall",
-                "Drawn as ROC; the dotted line is the share of PNEUMONIA in test. Precision depends on that share. "
-                "Precision would be lower in a clinic where fewer children are ill.",
-                "Precision against recall on test by regime",
-            ),
-        ),
-        (
-            "Validation against test",
-            Figure(
-                "gap",
-                "Each line joins a trial's metric on validation (hollow) and on test (filled). A long line means "
-                "that validation, carved from train, is easier than test. It does not say whether patients, machines "
-                "or labels differ.",
-                "Metrics on validation beside those on test, trial by trial",
-            ),
-        ),
-        (
-            "How the threshold carries over",
-            Figure(
-                "thresholds",
-                "A dot is the threshold that validation chose. The top of its line is the best threshold, which is "
-                "known in hindsight only. The difference is what is lost on the way; nothing was chosen by it.",
-                "Balanced accuracy on test against the threshold by regime",
-            ),
-        ),
-        (
-            "Reliability",
-            Figure(
-                "reliability",
-                "On the diagonal a stated probability is true. Vertical lines: Wilson's 95 % interval for the images "
-                "of one trial, taken as independent. Below: images per bin. A temperature chosen on validation "
-                "cannot mend a shift between validation and test.",
-                "Observed against stated share of PNEUMONIA by regime",
-            ),
-        ),
-        (
-            "Confusion matrices",
-            Figure(
-                "confusion",
-                "Counts averaged over trials, in brackets the share of the true class. At .5 the class prior of a "
-                "regime moves the counts by itself: compare regimes at validation's threshold.",
-                "Confusion matrices on test by regime",
-            ),
-        ),
-        (
-            "What goes wrong",
-            Figure(
-                "failures",
-                "Look for what a person would see: a tube, a turned child, a faint opacity, a wrong label. The "
-                "images are few and no radiologist has read them. They raise questions about the classifier, and "
-                "answer none.",
-                "Test images that most trials get wrong",
-            ),
-        ),
-        (
-            "Training",
-            Figure(
-                "training",
-                "Grey: training loss. Colour: validation NLL, with a dot at the step kept. A dot at the right end "
-                "may mean that training was too short. Losses of weighted and focal regimes are on scales of their "
-                "own.",
-                "Training loss and validation NLL against steps by regime",
-            ),
-        ),
-    )
+# Figures by title: the file, what it shows, how to read it.
+_CAPTIONS = {
+    "Differences": (
+        "forest",
+        "Forest plot of the differences in test AUROC with their 95 % intervals",
+        "A square is an estimate, its line the 95 % interval. A line inside the band says that no effect matters. A "
+        "line that clears 0 says that there is a difference, but not why. An arrow: the line goes on outside.",
+    ),
+    "Every trial": (
+        "seeds",
+        "Test AUROC of every trial by regime",
+        "A point is a trial, the bar the mean, the pale bar its 95 % interval. Look at how far trials of one regime "
+        "lie apart before believing any single run. Overlapping bars do not mean that nothing differs: trials of one "
+        "seed are pairs, and the forest plot compares pairs.",
+    ),
+    "Dose of synthetic images": (
+        "dose",
+        "Test AUROC against the number of synthetic images",
+        "Left: test AUROC, a point per trial. Right: the difference from the same regime without synthetic images. "
+        "These doses were not planned as tests: a peak here is a lead, no finding.",
+    ),
+    "ROC": (
+        "roc",
+        "ROC curves on test by regime",
+        "The thick line is the mean over trials, a thin line is a trial. The band is the pointwise 95 % interval of "
+        "the mean over patients and seeds, or over patients alone with one seed. Bands of two regimes may overlap "
+        "though their paired difference is clear.",
+    ),
+    "Precision and recall": (
+        "precision_recall",
+        "Precision against recall on test by regime",
+        "Drawn as ROC; the dotted line is the share of PNEUMONIA in test. Precision depends on that share. Precision "
+        "would be lower in a clinic where fewer children are ill.",
+    ),
+    "Validation against test": (
+        "gap",
+        "Metrics on validation beside those on test, trial by trial",
+        "Each line joins a trial's metric on validation (hollow) and on test (filled). A long line means that "
+        "validation, carved from train, is easier than test. It does not say whether patients, machines or labels "
+        "differ.",
+    ),
+    "How the threshold carries over": (
+        "thresholds",
+        "Balanced accuracy on test against the threshold by regime",
+        "A dot is the threshold that validation chose. The top of its line is the best threshold, which is known in "
+        "hindsight only. The difference is what is lost on the way; nothing was chosen by it.",
+    ),
+    "Reliability": (
+        "reliability",
+        "Observed against stated share of PNEUMONIA by regime",
+        "On the diagonal a stated probability is true. Vertical lines: Wilson's 95 % interval for the images of one "
+        "trial, taken as independent. Below: images per bin. A temperature chosen on validation cannot mend a shift "
+        "between validation and test.",
+    ),
+    "Confusion matrices": (
+        "confusion",
+        "Confusion matrices on test by regime",
+        "Counts averaged over trials, in brackets the share of the true class. At .5 the class prior of a regime "
+        "moves the counts by itself: compare regimes at validation's threshold.",
+    ),
+    "What goes wrong": (
+        "failures",
+        "Test images that most trials get wrong",
+        "Look for what a person would see: a tube, a turned child, a faint opacity, a wrong label. The images are "
+        "few and no radiologist has read them. They raise questions about the classifier, and answer none.",
+    ),
+    "Training": (
+        "training",
+        "Training loss and validation NLL against steps by regime",
+        "Grey: training loss. Colour: validation NLL, with a dot at the step kept. A dot at the right end may mean "
+        "that training was too short. Losses of weighted and focal regimes are on scales of their own.",
+    ),
 }
+FIGURES = {name: (title, Figure(name, caption, alt)) for title, (name, alt, caption) in _CAPTIONS.items()}
 REFERENCES = (
     "Several tests: Holm 1979, Scand. J. Stat. 6; crossed random factors: Owen 2007, Ann. Appl. Stat. 1; clusters: "
     "Cameron, Gelbach & Miller 2011, JBES 29.",

@@ -104,19 +104,9 @@ def regime_rows(results: StudyResults, analysis: Analysis) -> list[RegimeRow]:
             summary = summarise_seeds(list(results.values(regime, column.path).values()))
             interval = analysis.metric(regime, key) or summary
             metrics[key] = MetricSummary(summary.mean, summary.sd, interval.low, interval.high)
-        rows.append(
-            RegimeRow(
-                regime=regime,
-                seeds=len(results.values(regime, AUROC)),
-                synthetic_sets=len(results.sets(regime)),
-                n_train=first.n_train,
-                added=first.added,
-                passes_over_real=first.passes_over_real,
-                n_val=first.val.n,
-                n_test=first.test.n,
-                metrics=metrics,
-            )
-        )
+        counts = len(results.values(regime, AUROC)), len(results.sets(regime))
+        sizes = first.n_train, first.added, first.passes_over_real, first.val.n, first.test.n
+        rows.append(RegimeRow(regime, *counts, *sizes, metrics))
     return rows
 
 
@@ -152,20 +142,14 @@ def training_table(rows: Sequence[RegimeRow]) -> Table:
 def contrast_table(analysis: Analysis) -> Table:
     """Return every contrast, family by family."""
     header = ["family", "difference in test AUROC", "estimate", "95 % interval", "p", "Holm p", "detectable", "verdict"]
-    cells = [
-        [
-            c.contrast.family,
-            c.name,
-            signed(c.estimate.value),
-            bounds(c.estimate.low, c.estimate.high),
-            p_value(c.p),
-            p_value(c.p_holm),
-            short(c.mde),
-            c.verdict,
-        ]
-        for c in by_family(analysis)
-    ]
+    cells = [[c.contrast.family, c.name, *_cells(c)] for c in by_family(analysis)]
     return Table(header, cells, numeric=2, words=True)
+
+
+def _cells(c: ContrastResult) -> list[str]:
+    """Return estimate, interval, p, Holm p, detectable effect and verdict."""
+    e = c.estimate
+    return [signed(e.value), bounds(e.low, e.high), p_value(c.p), p_value(c.p_holm), short(c.mde), c.verdict]
 
 
 def by_family(analysis: Analysis) -> list[ContrastResult]:
@@ -248,17 +232,9 @@ def latex_tables(rows: Sequence[RegimeRow], analysis: Analysis) -> str:
         "validation.",
         "regimes",
     )
+    confirmatory = {c.name: _cells(c) for c in analysis.contrasts if c.contrast.is_confirmatory}
     differences = [
-        [
-            c.name,
-            f"{signed(c.estimate.value)} {bounds(c.estimate.low, c.estimate.high)}",
-            p_value(c.p),
-            p_value(c.p_holm),
-            short(c.mde),
-            c.verdict,
-        ]
-        for c in analysis.contrasts
-        if c.contrast.is_confirmatory
+        [name, f"{estimate} {interval}", *rest] for name, (estimate, interval, *rest) in confirmatory.items()
     ]
     if not differences:
         return regimes

@@ -21,7 +21,8 @@ from balancer.metrics.resampling import patient_weights
 from classifier.analysis import statistics, verdicts
 from classifier.analysis.analyse import Analysis, analyse
 from classifier.analysis.contrasts import Contrast, ContrastResult
-from classifier.analysis.results import StudyResults, TrialPredictions, TrialResult, read_patients, read_runs
+from classifier.analysis.results import StudyResults, TrialPredictions, TrialResult, read_patients
+from classifier.analysis.runs import read_runs
 from classifier.analysis.statistics import Estimate
 from classifier.report.tables import COLUMNS
 from classifier.training.regimes import REGIMES
@@ -355,10 +356,7 @@ def check(name: str, verdict: str) -> ContrastResult:
             "interaction: +.012 AUROC [.004, .020], unadjusted p = .003: "
             "both together do less than the sum of their effects (exploratory)",
         ),
-        (
-            check("flipped", "hurts"),
-            "flipped - baseline: +.012 AUROC [.004, .020], unadjusted p = .003: as it must be",
-        ),
+        (check("flipped", "hurts"), "flipped - baseline: +.012 AUROC [.004, .020], unadjusted p = .003: as it must be"),
         (
             check("permuted", "not settled"),
             "permuted - baseline: +.012 AUROC [.004, .020], unadjusted p = .003: "

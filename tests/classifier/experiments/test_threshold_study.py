@@ -14,7 +14,7 @@ from commands import done, refused
 from fake_study import fake_run, scores
 from PIL import Image
 
-from classifier.analysis.results import read_runs
+from classifier.analysis.runs import read_runs
 from classifier.evaluation.metrics import evaluate
 from classifier.evaluation.thresholds import threshold_rule, with_temperature
 from classifier.experiments.thresholds import GRID, THRESHOLD_RULES, WARNING

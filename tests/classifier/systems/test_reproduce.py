@@ -13,7 +13,8 @@ from balancer.core.config import resolve
 from balancer.core.errors import BalancerError, Interrupted
 from balancer.core.settings import AblateConfig, ReproduceConfig, StageConfig
 from balancer.reporting.document import to_markdown
-from classifier.analysis.results import MetricSummary, read_runs
+from classifier.analysis.results import MetricSummary
+from classifier.analysis.runs import read_runs
 from classifier.experiments import ablation, jobs
 from classifier.systems import reproduce, smoke
 from classifier.systems import tables as system_tables

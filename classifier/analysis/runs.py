@@ -1,0 +1,125 @@
+"""Finished runs to be compared: ablations and trainings on the same images, each named by its folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from balancer.core.errors import BalancerError, UsageError
+from balancer.reporting.numbers import plural
+from classifier.analysis.results import (
+    FOLDS,
+    RESULTS,
+    StudyResults,
+    TrialResult,
+    check_same_images,
+    read_patients,
+    read_trials,
+    with_predictions,
+)
+from classifier.training.regimes import REGIMES, select_regimes
+
+log = logging.getLogger("balancer")
+
+
+def output_folder(out: Path | None, runs: Sequence[Path], name: str) -> Path:
+    """Return where to write what was made from runs: ``out``, or the folder ``name`` in the only run.
+
+    Raises:
+        UsageError: several runs and no ``out``.
+        BalancerError: the folder is a file.
+    """
+    if out is None and len(runs) > 1:
+        raise UsageError(f"{len(runs)} runs are named, so none of them is the place to write to; give --out DIR")
+    folder = out or runs[0] / name
+    if folder.exists() and not folder.is_dir():
+        raise BalancerError(f"--out {folder} is a file; give a folder")
+    return folder
+
+
+def read_runs(runs: Sequence[Path], regimes: Sequence[str] = ()) -> StudyResults:
+    """Read the study proper of finished or interrupted ablations and trainings.
+
+    Args:
+        runs: folders of `classifier ablate` or `classifier train`, each once.
+        regimes: names or groups of the regimes to read; all that are there if empty.
+
+    Raises:
+        BalancerError: a run holds no trial, cannot be read or is a smoke run; no run has a named regime; the runs
+        differ in
+            data or split, or have more than two classes.
+        UsageError: an unknown regime.
+    """
+    if len({run.resolve() for run in runs}) < len(runs):
+        raise BalancerError(f"{plural(len(runs), 'run')} named, some of them the same; give each once")
+    chosen = [r.name for r in select_regimes(regimes)] if regimes else list(REGIMES)
+    trials = {run: _finished_trials(run) for run in runs}
+    environments = [_environment(run) for run in runs]
+    there = {trial.regime for of_run in trials.values() for trial in of_run}
+    if regimes and (missing := [name for name in chosen if name not in there]):
+        raise BalancerError(f"no trial of regime {', '.join(missing)}; there are {', '.join(sorted(there))}")
+    arms: dict[str, list[TrialResult]] = {}
+    for run, label in zip(runs, _labels(runs), strict=True):
+        for name in chosen:
+            if of_regime := [trial for trial in trials[run] if trial.regime == name]:
+                arms[f"{label} {name}".strip()] = [with_predictions(trial, run) for trial in of_regime]
+    check_same_images(arms)
+    return StudyResults(
+        arms,
+        read_patients(runs[0]),
+        str(environments[0]["source"]),
+        list(dict.fromkeys(note for data in environments for note in data["notes"])),
+    )
+
+
+def _finished_trials(run: Path) -> list[TrialResult]:
+    """Return the trials of the study proper of a run."""
+    trials = read_trials(run / RESULTS)
+    if not trials and (run / "result.json").exists():
+        try:
+            trials = [TrialResult.from_json(json.loads((run / "result.json").read_text(encoding="utf-8")))]
+        except (OSError, ValueError) as error:
+            raise BalancerError(f"{run / 'result.json'} cannot be read ({error}); train again") from error
+    trials = [trial for trial in trials if trial.is_main]
+    if not trials:
+        raise BalancerError(
+            f"{run} holds no finished trial (no {RESULTS} and no result.json); "
+            "give the folder of a `classifier ablate` or `classifier train`"
+        )
+    if not (run / "done").exists():
+        log.warning("%s is not finished: only the %s there so far", run, plural(len(trials), "trial"))
+    for trial in trials:
+        for fold in FOLDS:
+            trial.binary(fold)  # refuses more than two classes
+    return trials
+
+
+def _labels(runs: Sequence[Path]) -> list[str]:
+    """Return a label per run: nothing for one run, else the folders' names, or the paths if two names are equal."""
+    names = [run.resolve().name for run in runs]
+    if len(runs) == 1:
+        return [""]
+    return names if len(set(names)) == len(names) else [str(run) for run in runs]
+
+
+def _environment(run: Path) -> dict[str, Any]:
+    """Return the source of the data and the notes on the data, from ``env.json``.
+
+    Raises:
+        BalancerError: the file cannot be read, or the run is a smoke run.
+    """
+    try:
+        env: dict[str, Any] = json.loads((run / "env.json").read_text(encoding="utf-8"))
+        data = {"source": env["data"]["source"], "notes": env["data"]["notes"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BalancerError(
+            f"{run / 'env.json'} cannot be read ({error}); give a run directory as it was made"
+        ) from error
+    if env.get("smoke"):
+        raise BalancerError(
+            f"{run} is a smoke run, a few steps on drawings; expected results: give a run made without --smoke"
+        )
+    return data
