@@ -104,9 +104,10 @@ def regime_rows(results: StudyResults, analysis: Analysis) -> list[RegimeRow]:
             summary = summarise_seeds(list(results.values(regime, column.path).values()))
             interval = analysis.metric(regime, key) or summary
             metrics[key] = MetricSummary(summary.mean, summary.sd, interval.low, interval.high)
-        counts = len(results.values(regime, AUROC)), len(results.sets(regime))
-        sizes = first.n_train, first.added, first.passes_over_real, first.val.n, first.test.n
-        rows.append(RegimeRow(regime, *counts, *sizes, metrics))
+        seeds, sets, passes = len(results.values(regime, AUROC)), len(results.sets(regime)), first.passes_over_real
+        rows.append(
+            RegimeRow(regime, seeds, sets, first.n_train, first.added, passes, first.val.n, first.test.n, metrics)
+        )
     return rows
 
 
