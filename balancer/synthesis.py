@@ -26,7 +26,7 @@ from balancer.data.manifest import MANIFEST_COLUMNS
 from balancer.gan.checkpoint import BEST, read_checkpoint
 from balancer.gan.monitor import CHUNK, generate
 from balancer.gan.networks import architecture
-from balancer.gan.step import sample_z
+from balancer.gan.step import Snapshot, sample_z
 from balancer.metrics.features import inception_weights
 from balancer.quality import figures
 from balancer.quality.assess import ImageSet, assess, report_seconds
@@ -145,12 +145,13 @@ def synthesize(config: SynthesizeConfig, source: Source, run: RunDir, device: to
         for fold, name in (("train", "training fold"), ("val", "validation"), ("test", "test"))
     )
     quality = assess(config, train, val, fake, device, test=test)
-    history = [row for row in read_jsonl(source.run / "metrics.jsonl") if "kid" in row]
+    rows = read_jsonl(source.run / "metrics.jsonl")
+    history = [Snapshot.from_json(row).to_json() for row in rows if "kid" in row]  # from_json: keys of older runs
     titles = f"Synthetic {cls}", f"{'Drawn' if data.is_phantom else 'Real'} {cls} (training fold)"
     drawn = figures.of_quality(quality, train.images, fake)
     drawn["grid"] = figures.beside(fake, train.images, titles, config.seed)
-    if curves := figures.training(history, source.step):
-        drawn["training"] = curves
+    if history:
+        drawn["training"] = figures.training(history, source.step)
     done = time.perf_counter()
     took = {"export": exported - begin, "report": done - exported, "total": done - begin}
     report = Report(

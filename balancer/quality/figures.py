@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,28 +80,21 @@ def spectrum(s: Spectrum) -> bytes:
     return png(figure)
 
 
-def training(rows: Sequence[dict[str, Any]], used: int | None = None) -> bytes | None:
-    """Return KID and Fréchet distance over training with their real baselines; None where the run did not measure them.
+def training(rows: Sequence[Mapping[str, float]], used: int) -> bytes:
+    """Return KID and Fréchet distance over training, with their real baselines.
 
     Args:
-        rows: a GAN run's metrics; those with ``kid`` and ``frechet`` are shown.
+        rows: ``step``, ``kid``, ``kid_real_baseline`` and so on of each snapshot; at least one.
         used: the step that the exported images come from.
     """
-    measured = [r for r in rows if r.get("kid") is not None and r.get("frechet") is not None]
-    if not measured:
-        return None
-    steps = [r["step"] for r in measured]
+    steps = [int(row["step"]) for row in rows]
     figure, (panels,) = subplots(1, 2, 9.6, 3.5)
     for axes, key, title in zip(panels, ("kid", "frechet"), ("KID", "Fréchet distance"), strict=True):
-        values = [r[key] for r in measured]
+        values = [row[key] for row in rows]
         axes.plot(steps, values, "o-", color=FAKE, markersize=3.5, label="synthetic")
-        # runs of version 0.1 and older wrote kid_floor
-        baselines = [(r["step"], r.get(f"{key}_real_baseline", r.get(f"{key}_floor"))) for r in measured]
-        baselines = [(step, value) for step, value in baselines if value is not None]
-        if baselines:
-            axes.plot(*zip(*baselines, strict=True), color=REAL, linestyle="--", label="real against real")
-        if used is not None:
-            axes.axvline(used, color=OTHER, linewidth=1, linestyle=":", label="step used")
+        baselines = [row[f"{key}_real_baseline"] for row in rows]
+        axes.plot(steps, baselines, color=REAL, linestyle="--", label="real against real")
+        axes.axvline(used, color=OTHER, linewidth=1, linestyle=":", label="step used")
         axes.set(xlabel="step", title=f"{title} on the training fold")
         _cut_spikes(axes, steps, values)
         axes.grid(alpha=0.2)

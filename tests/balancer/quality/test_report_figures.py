@@ -56,13 +56,8 @@ def test_training_curves() -> None:
         {"step": s, "kid": 1 / s, "frechet": 10 / s, "kid_real_baseline": 0.01, "frechet_real_baseline": 0.5}
         for s in (10, 20, 30)
     ]
-    assert pixels(figures.training([{"step": 5, "loss_G": 1.0}, *rows], used=20)).size
-    old = [{key.replace("real_baseline", "floor"): value for key, value in row.items()} for row in rows]
-    assert figures.training(old, used=20) == figures.training(rows, used=20), "rows of older runs"
-    assert pixels(figures.training([{k: v for k, v in r.items() if "real" not in k} for r in rows])).size, "no baseline"
-    assert pixels(figures.training(rows[:1])).size, "one snapshot"
-    assert figures.training([{"step": 5, "loss_G": 1.0}]) is None, "a run that did not watch quality"
-    assert figures.training([]) is None
+    assert pixels(figures.training(rows, used=20)).size
+    assert pixels(figures.training(rows[:1], used=10)).size, "one snapshot"
 
 
 def test_beside_shows_as_many_of_either_side() -> None:
