@@ -154,7 +154,7 @@ def test_training_images_among_the_held_out_ones(real: Path, fake: Path, runs_cw
 
 
 def test_a_patient_of_a_shared_image_is_not_held_out(fake: Path, runs_cwd: Path) -> None:
-    """All images of person 3, of whom the training folder holds one under another name; person 5 there is somebody else."""
+    """Person 3, of whom the training folder holds an image under another name; person 5 there is somebody else."""
     training = write(runs_cwd / "training", fields(10, 4, SIZE), "person{}_virus_1.png")
     held_out = write(runs_cwd / "held_out", fields(4, 5, SIZE), "person3_virus_{}.png")
     write(held_out, fields(12, 7, SIZE)[5:], "person5_virus_{}.png")

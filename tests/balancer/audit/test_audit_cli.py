@@ -1,4 +1,4 @@
-"""`balancer audit` as a user types it: a report that can be read anywhere, and an error only when asked to be strict."""
+"""`balancer audit` as a user types it: a report that can be read anywhere, an error only with --strict."""
 
 import base64
 import io

@@ -62,7 +62,7 @@ def grey_network(name: str) -> Any:
 
 @pytest.fixture
 def compared(monkeypatch: pytest.MonkeyPatch) -> Pairs:
-    """The pairs of feature sets that each distance was asked for, on one network whose features name the image."""
+    """Return the pairs of feature sets that each distance got, on one network whose features name the image."""
     pairs: Pairs = {"frechet": [], "kernel": []}
 
     def frechet(real: np.ndarray, fake: np.ndarray) -> float:
@@ -85,7 +85,7 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> Pairs:
 
 @pytest.mark.parametrize(("train", "val", "n_fake"), [(30, 12, 40), (30, 12, 7), (13, 40, 40)])
 def test_sets_that_are_compared(train: int, val: int, n_fake: int, compared: Pairs) -> None:
-    """Equal counts; the real baseline is between real sets with no patient in common, with the same reference as the synthetic side."""
+    """Counts are equal. The real sets of a baseline share no patient; the reference is that of the synthetic side."""
     real, held_out = levels(0, train, "training fold"), levels(100, val, "validation")
     group = dict(enumerate(real.groups)) | {100 + i: g for i, g in enumerate(held_out.groups)}
     rows = assess(SETTINGS, real, held_out, fakes(n_fake), CPU).distances
@@ -104,7 +104,7 @@ def test_sets_that_are_compared(train: int, val: int, n_fake: int, compared: Pai
 
 
 def test_without_held_out_images(compared: Pairs) -> None:
-    """All real images are a reference without a real baseline; the interpretation goes by the halves, which have one."""
+    """All real images are a reference without a baseline; the interpretation goes by the halves, which have one."""
     report = assess(SETTINGS, levels(0, 30, "real images"), None, fakes(), CPU)
     full, half = report.distances
     assert (full.reference, full.n_real, full.frechet_real_baseline) == ("real images (all)", 30, None)
@@ -283,7 +283,7 @@ def test_a_collapsed_generator_is_caught(distinct: int) -> None:
 
 
 def test_another_class_is_caught(forty_pixel_steps: None) -> None:
-    """Fields of another smoothness, contrast and brightness: far above every real baseline, and told apart by every classifier."""
+    """Fields of another smoothness, contrast and brightness lie far above every baseline; every classifier sees it."""
     train, held_out = real_sets(200)
     settings = SETTINGS.model_copy(update={"two_sample": True, "kid_subset_size": 20})
     report = assess(settings, train, held_out, fields(100, 3, smooth=1.2, contrast=60, grey=160), CPU)
@@ -390,7 +390,7 @@ def test_interpretation_of_overlap() -> None:
     ],
 )
 def test_what_the_verdict_says_of_variety(precision: float, recall: float, coverage: float, text: str) -> None:
-    """Low recall alone is no collapse: it is as low where images are a little off, or so far off that nothing is covered."""
+    """Low recall alone is no collapse: it is as low where images are a little off, or so far that they cover nothing."""
     overlap = Manifold(precision, recall, 1.0, coverage)
     assert text in verdict(report_of([row(overlap=overlap, overlap_real_baseline=REAL_OVERLAP)]))
 
@@ -487,7 +487,7 @@ def chests(real_data: Path) -> dict[str, ImageSet]:
 def judged(
     chests: dict[str, ImageSet], fake: np.ndarray, two_sample: bool = True
 ) -> tuple[QualityReport, float, TwoSampleRow | None]:
-    """The assessment, the Fréchet distance over its real baseline on the shipped network, and its logistic two-sample test."""
+    """Return the report, and on the shipped network the Fréchet distance over its baseline and the two-sample test."""
     settings = QualityConfig(inception="off", kid_subsets=20, two_sample=two_sample)
     report = assess(settings, chests["training"], chests["held out"], fake, CPU)
     row = next(r for r in report.distances if (r.reference, r.features) == ("held out", "chest-xray-128"))

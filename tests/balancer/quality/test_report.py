@@ -25,7 +25,7 @@ PICTURES = dict.fromkeys(FIGURES, b"\x89PNG")
 
 @pytest.fixture(scope="module")
 def report() -> Report:
-    """A complete assessment, with a test set, so that every section has something to say."""
+    """Return a complete report, with a test set, so that every section has content."""
     settings = QualityConfig(inception="off", kid_subsets=3, kid_subset_size=6)
     train = ImageSet(fields(40, 1), [f"p{i // 2}" for i in range(40)], "training fold")
     held_out, test = (
