@@ -12,7 +12,6 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class Section:
     title: str
     paragraphs: list[str] = field(default_factory=list)
     table: Table | None = None
-    figure: Any = None  # Figure | None; Any until classifier/report gives Figures
+    figure: Figure | None = None
     bullets: list[str] = field(default_factory=list)
 
     @property
@@ -142,17 +141,6 @@ def latex(text: str) -> str:
     """Return plain text for LaTeX: commands are escaped, backticks dropped, signs set as maths."""
     text = re.sub(r"(?<!\w)-", "−", text.replace("`", ""))  # hyphens within words stay
     return "".join(_LATEX.get(c, c) for c in text)
-
-
-def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return ``Table.to_text``; goes when its last caller has moved."""
-    return Table(list(header), [list(row) for row in rows]).to_text()
-
-
-def latex_table(header: list[str], rows: list[list[str]], text: str, label: str) -> str:
-    """Return a table whose header and caption are LaTeX already; goes when its last caller has moved."""
-    table = Table(["HEADER"] * len(header), rows).to_latex("CAPTION", label)
-    return table.replace(" & ".join(["HEADER"] * len(header)), " & ".join(header)).replace("CAPTION", text)
 
 
 def _flat(cell: str) -> str:

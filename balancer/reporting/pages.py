@@ -18,11 +18,6 @@ def to_html(document: Document, pictures: Mapping[str, bytes]) -> str:
         document: what to show; every text in it is escaped, and `code` in backticks is set as code.
         pictures: PNG files by the name of their figure.
     """
-    return render_page("document.html", pictures, document=document)
-
-
-def render_page(template: str, pictures: Mapping[str, bytes], package: str = "balancer", **values: object) -> str:
-    """Return a page from a package's own template; goes when its last caller has moved to :func:`to_html`."""
     import jinja2
     from markupsafe import Markup, escape
 
@@ -30,7 +25,7 @@ def render_page(template: str, pictures: Mapping[str, bytes], package: str = "ba
         return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))).replace("\n", "<br>"))
 
     environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(package), jinja2.PackageLoader("balancer")]),
+        loader=jinja2.PackageLoader("balancer"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -38,7 +33,7 @@ def render_page(template: str, pictures: Mapping[str, bytes], package: str = "ba
     )
     environment.filters["inline"] = inline
     encoded = {name: base64.b64encode(png).decode() for name, png in pictures.items()}
-    return environment.get_template(template).render(pictures=encoded, **values)
+    return environment.get_template("document.html").render(document=document, pictures=encoded)
 
 
 def write_document(
