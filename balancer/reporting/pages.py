@@ -10,6 +10,8 @@ from pathlib import Path
 from balancer.core.files import atomic_file, write_text
 from balancer.reporting.document import Document, to_markdown
 
+_TOGETHER = re.compile(r"(\[-?[\d.]+, -?[\d.]+\]|[\d.]+ (?:%|px|dB|MB))")  # intervals, numbers and their units
+
 
 def to_html(document: Document, pictures: Mapping[str, bytes]) -> str:
     """Return the document as an HTML page.
@@ -22,7 +24,8 @@ def to_html(document: Document, pictures: Mapping[str, bytes]) -> str:
     from markupsafe import Markup, escape
 
     def inline(text: str) -> Markup:
-        return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))).replace("\n", "<br>"))
+        html = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))).replace("\n", "<br>")
+        return Markup(_TOGETHER.sub(r'<span class="together">\1</span>', html))
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("balancer"),

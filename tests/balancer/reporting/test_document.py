@@ -68,6 +68,11 @@ def test_warnings_and_alarms_stand_out() -> None:
     assert '<p class="verdict alarm">' in to_html(Document("t", [], "v", alarm=True), {})
 
 
+def test_an_interval_and_a_number_with_its_unit_stay_on_one_line() -> None:
+    page = to_html(Document("t", [], "+.012 AUROC [-.004, .020] in 95 % at 64 px"), {})
+    assert re.findall(r'class="together">(.*?)</span>', page) == ["[-.004, .020]", "95 %", "64 px"]
+
+
 def test_markdown() -> None:
     text = to_markdown(DOCUMENT, "figures")
     assert text.startswith(f"# {DOCUMENT.title}\n\n> **PHANTOM: drawings**\n\n> **Another warning**\n\n**The verdict")
