@@ -56,27 +56,18 @@ def main_rows(quality: QualityReport) -> list[DistanceRow]:
 def _distance_findings(quality: QualityReport) -> Iterator[Finding]:
     for r in main_rows(quality):
         name = "FID" if r.frechet_name == "FID" else f"Fréchet distance ({r.features})"
-        figure = fixed(r.frechet)
-        if (
-            r.frechet_real_baseline is None
-        ):  # the same images; KID, unbiased for independent sets, would even be below 0
-            yield Finding(name, figure, r.n_real, r.n_fake, DASH, "No difference: these are the same images.")
-            continue
-        words = _frechet_words(r, r.frechet_real_baseline)
-        yield Finding(name, figure, r.n_real, r.n_fake, fixed(r.frechet_real_baseline), words)
+        baseline = fixed(r.frechet_real_baseline)
+        yield Finding(name, fixed(r.frechet), r.n_real, r.n_fake, baseline, _frechet_words(r))
         if r.kid_real_baseline is not None and r.kid_sd_real_baseline is not None:
-            yield Finding(
-                f"KID ({r.features})",
-                f"{fixed(r.kid, 4)} ± {fixed(r.kid_sd, 4)}",
-                r.n_real,
-                r.n_fake,
-                fixed(r.kid_real_baseline, 4),
-                _kid_words((r.kid - r.kid_real_baseline) / max(r.kid_sd_real_baseline, 1e-9)),
-            )
+            excess = (r.kid - r.kid_real_baseline) / max(r.kid_sd_real_baseline, 1e-9)
+            kid, baseline = f"{fixed(r.kid, 4)} ± {fixed(r.kid_sd, 4)}", fixed(r.kid_real_baseline, 4)
+            yield Finding(f"KID ({r.features})", kid, r.n_real, r.n_fake, baseline, _kid_words(excess))
 
 
-def _frechet_words(r: DistanceRow, baseline: float) -> str:
-    ratio = _over(r.frechet, baseline)
+def _frechet_words(r: DistanceRow) -> str:
+    if r.frechet_real_baseline is None:  # KID, unbiased for independent sets, would even be below 0
+        return "No difference: these are the same images."
+    ratio = _over(r.frechet, r.frechet_real_baseline)
     sets = f"two sets of {r.n_real} real images"
     if ratio > ALIKE:
         return f"{times(ratio).capitalize()} the distance between {sets}."
@@ -109,14 +100,9 @@ def _overlap_findings(quality: QualityReport) -> Iterator[Finding]:
     for name, sentence in words.items():
         value, baseline = getattr(r.overlap, name), getattr(r.overlap_real_baseline, name, None)
         against = "" if baseline is None else f"; other real images: {percent(baseline)}"
-        yield Finding(
-            f"{name.capitalize()} ({r.features})",
-            short(value, 2),
-            r.n_real,
-            r.n_fake,
-            short(baseline, 2),
-            _capitalised(sentence.format(percent(value), against)),
-        )
+        text = _capitalised(sentence.format(percent(value), against))
+        title = f"{name.capitalize()} ({r.features})"
+        yield Finding(title, short(value, 2), r.n_real, r.n_fake, short(baseline, 2), text)
 
 
 def _two_sample_findings(quality: QualityReport) -> Iterator[Finding]:

@@ -43,10 +43,6 @@ class Table:
         lines = ["  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip() for row in table]
         return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
-    def to_csv(self) -> str:
-        """Return the cells as CSV; :func:`csv_text` takes numbers in place of text."""
-        return csv_text(self.header, self.rows)
-
     def to_latex(self, caption: str, label: str) -> str:
         r"""Return a ``table`` float to ``\input``, with booktabs; caption and cells are plain text."""
         rows = [" & ".join(latex(_flat(cell)) for cell in row) + r" \\" for row in (self.header, *self.rows)]
