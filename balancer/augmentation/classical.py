@@ -115,10 +115,7 @@ def _s3() -> list[A.BasicTransform]:
 def _s4() -> list[A.BasicTransform]:
     """Return the five-backbone system's: flip (mirrors the heart), rotation 20, shifts .2, edges repeated."""
     pose = A.Affine(
-        rotate=(-20, 20),
-        translate_percent={"x": (-0.2, 0.2), "y": (-0.2, 0.2)},
-        border_mode=cv2.BORDER_REPLICATE,
-        p=1,
+        rotate=(-20, 20), translate_percent={"x": (-0.2, 0.2), "y": (-0.2, 0.2)}, border_mode=cv2.BORDER_REPLICATE, p=1
     )
     return [A.HorizontalFlip(p=0.5), pose]
 

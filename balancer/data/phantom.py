@@ -358,18 +358,6 @@ def _images(spec: PhantomSpec) -> Iterator[tuple[str, NDArray[np.uint8]]]:
             patient += 1
 
 
-def _stamp(spec: PhantomSpec) -> str:
-    """Return the content of phantom.json, which identifies the set."""
-    content = {"about": "procedural drawings, not X-rays", "format": FORMAT, "spec": asdict(spec)}
-    return json.dumps(content, indent=2) + "\n"
-
-
-def _is_written(root: Path, spec: PhantomSpec) -> bool:
-    """Return whether ``root`` holds this set, complete: the stamp is written last."""
-    stamp = root / "phantom.json"
-    return stamp.is_file() and stamp.read_text(encoding="utf-8") == _stamp(spec)
-
-
 def write_phantom(root: Path, spec: PhantomSpec = PhantomSpec()) -> Path:
     """Write the drawings as ``root/{train,val,test}/{NORMAL,PNEUMONIA}/*.png`` and return ``root``.
 
@@ -378,7 +366,16 @@ def write_phantom(root: Path, spec: PhantomSpec = PhantomSpec()) -> Path:
     Raises:
         FileExistsError: ``root`` exists and holds something else.
     """
-    if _is_written(root, spec):
+    about = {"about": "procedural drawings, not X-rays", "format": FORMAT, "spec": asdict(spec)}
+    stamp, stamp_file = (
+        json.dumps(about, indent=2) + "\n",
+        root / "phantom.json",
+    )  # written last: a stamped set is complete
+
+    def is_written() -> bool:
+        return stamp_file.is_file() and stamp_file.read_text(encoding="utf-8") == stamp
+
+    if is_written():
         return root
     if root.exists():
         raise FileExistsError(f"{root} exists and is not this phantom set; remove it or name another folder")
@@ -393,10 +390,10 @@ def write_phantom(root: Path, spec: PhantomSpec = PhantomSpec()) -> Path:
         for name, pixels in _images(spec):
             Image.fromarray(pixels).save(draft / name)
             bar.update()
-        (draft / "phantom.json").write_text(_stamp(spec), encoding="utf-8")
+        (draft / stamp_file.name).write_text(stamp, encoding="utf-8")
         try:
             draft.replace(root)
         except OSError:
-            if not _is_written(root, spec):  # else another process finished the same set first
+            if not is_written():  # else another process finished the same set first
                 raise
     return root

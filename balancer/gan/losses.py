@@ -28,14 +28,10 @@ LOSSES = {
     ),
     # Lim & Ye 2017, arXiv:1705.02894
     "hinge": Loss(
-        lambda real, fake: F.relu(1 - real).mean() + F.relu(1 + fake).mean(),
-        lambda real, fake: -fake.mean(),
+        lambda real, fake: F.relu(1 - real).mean() + F.relu(1 + fake).mean(), lambda real, fake: -fake.mean()
     ),
     # Arjovsky et al. 2017, arXiv:1701.07875; needs a Lipschitz discriminator: gradient_penalty_weight or spectral norm
-    "wasserstein": Loss(
-        lambda real, fake: fake.mean() - real.mean(),
-        lambda real, fake: -fake.mean(),
-    ),
+    "wasserstein": Loss(lambda real, fake: fake.mean() - real.mean(), lambda real, fake: -fake.mean()),
     # Relativistic pairing: Jolicoeur-Martineau 2019, arXiv:1807.00734; with R1 and R2 the loss of Huang et al. 2024,
     # arXiv:2501.05441
     "relativistic": Loss(

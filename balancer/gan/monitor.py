@@ -53,8 +53,7 @@ def open_monitor(config: GanTrainConfig, data: Dataset, label: int, device: torc
 
 def _subset(half: np.ndarray, n: int, name: str) -> np.ndarray:
     """Return ``n`` of the positions, the same in every run. Not the first ones: names sort by the images' source."""
-    chosen: np.ndarray = half[random_subset(len(half), n, 0, "snapshot", name)]
-    return chosen
+    return half[random_subset(len(half), n, 0, "snapshot", name)]
 
 
 def measure(monitor: Monitor, G: nn.Module, device: torch.device) -> SnapshotQuality:
@@ -81,5 +80,4 @@ def generate(G: nn.Module, z: Tensor) -> Tensor:
     """Return images (n, 1, H, W) in [-1, 1] of latents (n, z_dim), in evaluation mode and always in float32."""
     G.eval()
     with exact_float32(z.device):
-        images: Tensor = G(z).float().clamp(-1, 1)
-    return images
+        return G(z).float().clamp(-1, 1)

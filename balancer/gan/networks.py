@@ -66,8 +66,7 @@ class DCGANGenerator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Return images (B, 1, H, W) in [-1, 1] of latents (B, z_dim)."""
-        images: Tensor = self.layers(z[:, :, None, None])
-        return images
+        return self.layers(z[:, :, None, None])
 
 
 class UpBlock(nn.Module):
@@ -89,8 +88,7 @@ class UpBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features (B, c_out, 2H, 2W) of features (B, c_in, H, W)."""
-        out: Tensor = self.skip(x) + self.branch(x)
-        return out
+        return self.skip(x) + self.branch(x)
 
 
 class ResidualGenerator(nn.Module):
@@ -114,8 +112,7 @@ class ResidualGenerator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Return images (B, 1, H, W) in [-1, 1] of latents (B, z_dim)."""
-        images: Tensor = self.layers(self.project(z).unflatten(1, (-1, self.base, self.base)))
-        return images
+        return self.layers(self.project(z).unflatten(1, (-1, self.base, self.base)))
 
 
 class MinibatchStddev(nn.Module):
@@ -150,7 +147,17 @@ def _convolution(
     return [spectral_norm(conv)] if norm == "spectral" else layers
 
 
-class DCGANDiscriminator(nn.Module):
+class Discriminator(nn.Module):
+    """Images (B, 1, H, W) in [-1, 1] to logits (B,) through ``layers``."""
+
+    layers: nn.Module
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits."""
+        return self.layers(images).flatten()
+
+
+class DCGANDiscriminator(Discriminator):
     """Discriminator of Radford et al. 2016: strided 4 x 4 convolutions, LeakyReLU(0.2), BatchNorm.
 
     ``norm`` may be ``batch`` (but in the first layer), ``spectral`` (every layer; Miyato et al. 2018, arXiv:1802.05957)
@@ -170,11 +177,6 @@ class DCGANDiscriminator(nn.Module):
             *layers, *_convolution(channels[-1] + minibatch_stddev, 1, base, 1, 0, norm, True, init)
         )
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B,) of images (B, 1, H, W) in [-1, 1]."""
-        logits: Tensor = self.layers(images)
-        return logits.flatten()
-
 
 class DownBlock(nn.Module):
     """Residual block that halves the side: activation, 3 x 3, activation, 3 x 3, average pooling."""
@@ -192,11 +194,10 @@ class DownBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features (B, c_out, H/2, W/2) of features (B, c_in, H, W)."""
-        out: Tensor = (self.skip(x) + self.branch(x)) * 0.5**0.5  # keeps the variance, whatever the depth
-        return out
+        return (self.skip(x) + self.branch(x)) * 0.5**0.5  # keeps the variance, whatever the depth
 
 
-class ResidualDiscriminator(nn.Module):
+class ResidualDiscriminator(Discriminator):
     """Residual discriminator after Miyato et al. 2018."""
 
     def __init__(self, image_size: int, width: int, norm: str = "none", minibatch_stddev: bool = False) -> None:
@@ -212,11 +213,6 @@ class ResidualDiscriminator(nn.Module):
             nn.LeakyReLU(0.2),
             *_convolution(channels[-1] + minibatch_stddev, 1, base, 1, 0, norm, True, init_he),
         )
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B,) of images (B, 1, H, W) in [-1, 1]."""
-        logits: Tensor = self.layers(images)
-        return logits.flatten()
 
 
 class S2Generator(nn.Module):
@@ -259,7 +255,7 @@ class S2Generator(nn.Module):
         return 2 * images - 1
 
 
-class S2Discriminator(nn.Module):
+class S2Discriminator(Discriminator):
     """Discriminator of the same system: convolutions 32, 64, 128, 256 with LeakyReLU, flatten, dense 1.
 
     Kernels and strides are not published; 5 x 5 at stride 2, the last at stride 1, are our assumption.
@@ -278,36 +274,29 @@ class S2Discriminator(nn.Module):
         layers += [MinibatchStddev()] * minibatch_stddev
         self.layers = nn.Sequential(*layers, nn.Flatten(), spectral_norm(head) if norm == "spectral" else head)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B,) of images (B, 1, H, W) in [-1, 1]."""
-        logits: Tensor = self.layers(images)
-        return logits.flatten()
-
 
 def init_normal(module: nn.Module) -> None:
     """Initialise as the DCGAN paper: weights N(0, .02), BatchNorm scale N(1, .02) as in its code, biases 0."""
+    _init_weights(module, partial(nn.init.normal_, mean=0.0, std=0.02))
+    if isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)  # its bias is 0 already
+
+
+def _init_weights(module: nn.Module, weights: Callable[[Tensor], Tensor]) -> None:
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-        nn.init.normal_(module.weight, 0.0, 0.02)
-    elif isinstance(module, nn.BatchNorm2d):
-        nn.init.normal_(module.weight, 1.0, 0.02)
-    if getattr(module, "bias", None) is not None:
-        nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        weights(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def init_glorot(module: nn.Module) -> None:
     """Initialise as Keras by default: Glorot uniform, biases 0."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-        nn.init.xavier_uniform_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+    _init_weights(module, nn.init.xavier_uniform_)
 
 
 def init_he(module: nn.Module) -> None:
     """Initialise as He et al. 2015 for LeakyReLU(0.2): normal weights by fan-in, biases 0."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-        nn.init.kaiming_normal_(module.weight, 0.2)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+    _init_weights(module, partial(nn.init.kaiming_normal_, a=0.2))
 
 
 @dataclass(frozen=True)

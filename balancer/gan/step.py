@@ -53,6 +53,12 @@ class Snapshot:
         """Return step and figures as one row."""
         return {"step": self.step, **(asdict(self.quality) if self.quality else {})}
 
+    def is_better_than(self, best: Snapshot | None, rule: str) -> bool:
+        """Return whether the selection rule (``kid``, ``frechet`` or ``last``) prefers this to the best before."""
+        if rule == "last" or best is None or self.quality is None or best.quality is None:
+            return True
+        return bool(getattr(self.quality, rule) < getattr(best.quality, rule))
+
     @classmethod
     def from_json(cls, row: dict[str, float]) -> Snapshot:
         """Return the snapshot of a row; earlier versions called a real baseline a floor."""

@@ -100,12 +100,11 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
         log.info("resumed at step %d of %d", state.step, config.steps)
     if run.resumed:  # a kill may have come between a row and its snapshot, also before the first one
         keep_jsonl(run / "metrics.jsonl", lambda row: row["step"] <= state.step)
-    logged = read_jsonl(run / "metrics.jsonl")
-    snapshots = Snapshots(config, data, label, run, device, state.step, logged)
+    snapshots = Snapshots(config, data, label, run, device, state)
     precision = resolve_precision(device, config.precision, on_cpu=True)
     log.info("learning %s from %d images in %s", data.classes[label], len(images), precision)
 
-    losses = next(({k: v for k, v in row.items() if k != "step"} for row in reversed(logged) if "loss_D" in row), {})
+    losses = _last_losses(run)
     totals: dict[str, Tensor] = {}  # of every scalar since the last row
     row_step, row_time = state.step, time.perf_counter()
     start_step, start_time = state.step, row_time
@@ -157,21 +156,15 @@ class Snapshots:
     """Writes the grid of fixed latents, the quality, the checkpoint, and the generator if it is the best so far."""
 
     def __init__(
-        self,
-        config: GanTrainConfig,
-        data: Dataset,
-        label: int,
-        run: RunDir,
-        device: torch.device,
-        step: int,
-        logged: list[dict[str, float]],
+        self, config: GanTrainConfig, data: Dataset, label: int, run: RunDir, device: torch.device, state: GanState
     ) -> None:
-        """Open the monitor; ``logged`` are the rows of metrics.jsonl so far."""
+        """Open the monitor and the TensorBoard events."""
         self._config, self._data, self._label, self._run, self._device = config, data, label, run, device
         self._monitor = open_monitor(config, data, label, device)
         self._fixed_z = sample_z(config, GRID_IMAGES, generator(config.seed, "grid")).to(device)
-        self._diversity = [row["diversity"] for row in logged if "diversity" in row]  # of every snapshot
-        self.events = Events(run / "events", config.tensorboard, step)
+        rows = [row for row in read_jsonl(run / "metrics.jsonl") if "diversity" in row]  # of a resumed run
+        self._diversity = rows[-1]["diversity"] if rows else math.inf  # at the last snapshot
+        self.events = Events(run / "events", config.tensorboard, state.step)
         self.seconds = 0.0
         (run / "grids").mkdir(exist_ok=True)
 
@@ -191,38 +184,36 @@ class Snapshots:
         grid = to_uint8(generate(G, self._fixed_z))
         save_grid(run / "grids" / f"step_{step:06d}.png", grid)
         self.events.image("fixed z", tile(grid, 8), step)
-        quality = measure(self._monitor, G, self._device) if self._monitor else None
-        snapshot = Snapshot(step, quality)
-        if quality:
-            self._stop_if_collapsed(step, quality.diversity)
-            run.metrics(snapshot.to_json())
-            self.events.scalars(snapshot.to_json())
-        if self._is_best(snapshot, state.best):
+        snapshot = Snapshot(step, measure(self._monitor, G, self._device) if self._monitor else None)
+        figures = snapshot.to_json()
+        if snapshot.quality:
+            self._stop_if_collapsed(step, snapshot.quality.diversity)
+            run.metrics(figures)
+            self.events.scalars(figures)
+        if snapshot.is_better_than(state.best, config.selection):
             state.best = snapshot
             save_generator(run / BEST, config, state, self._data, self._label)
         save_checkpoint(run / CHECKPOINT, config, state, self._data, self._label)
-        figures = snapshot.to_json()
         text = ", ".join(f"{k} {figures[k]:.4g}" for k in ("kid", "frechet", "diversity") if k in figures)
         log.info("step %d of %d: %s%s", step, config.steps, text, " (best so far)" if state.best is snapshot else "")
         seconds = time.perf_counter() - begin
         self.seconds += seconds
         return seconds
 
-    def _is_best(self, snapshot: Snapshot, best: Snapshot | None) -> bool:
-        rule, quality = self._config.selection, snapshot.quality
-        if quality is None or rule == "last" or best is None or best.quality is None:
-            return True
-        return bool(getattr(quality, rule) < getattr(best.quality, rule))
-
     def _stop_if_collapsed(self, step: int, diversity: float) -> None:
-        before = self._diversity[-1:]
-        if before and max(*before, diversity) < self._config.min_diversity:
+        before, self._diversity = self._diversity, diversity
+        if max(before, diversity) < self._config.min_diversity:
             raise BalancerError(
                 f"the generator collapsed by step {step}: its images have {diversity:.1%} of the real ones' variance,"
-                f" and had {before[0]:.1%} at the snapshot before (min_diversity {self._config.min_diversity:g}); lower"
+                f" and had {before:.1%} at the snapshot before (min_diversity {self._config.min_diversity:g}); lower"
                 f" lr_generator or change the recipe; the best snapshot is kept in {self._run.path}"
             )
-        self._diversity.append(diversity)
+
+
+def _last_losses(run: RunDir) -> dict[str, float]:
+    """Return the last logged row of a run that was killed after its last step."""
+    rows = [row for row in read_jsonl(run / "metrics.jsonl") if "loss_D" in row]
+    return {k: v for k, v in rows[-1].items() if k != "step"} if rows else {}
 
 
 def next_batch(config: GanTrainConfig, images: Tensor, step: int, device: torch.device) -> Tensor:

@@ -160,10 +160,7 @@ def test_no_such_data() -> None:
 
 @pytest.mark.parametrize("path", ["phantom", None])
 def test_the_phantom_set_is_announced(
-    path: str | None,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    path: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("BALANCER_CACHE", str(tmp_path))
     small = PhantomSpec(size=16, train=(6, 12), val=(1, 1), test=(3, 4))

@@ -127,11 +127,7 @@ def test_a_size_is_the_same_drawing_at_another_resolution() -> None:
 def test_lungs_are_darker_than_the_mediastinum_and_the_air_is_darkest() -> None:
     average = draw_many(0, 24).mean(0)
     right_lung, left_lung = average[22:34, 14:22].mean(), average[18:26, 40:48].mean()
-    mediastinum, abdomen, corner = (
-        average[22:40, 30:35].mean(),
-        average[56:62, 16:48].mean(),
-        average[:3, :3].mean(),
-    )
+    mediastinum, abdomen, corner = (average[22:40, 30:35].mean(), average[56:62, 16:48].mean(), average[:3, :3].mean())
     assert max(right_lung, left_lung) + 40 < min(mediastinum, abdomen)
     assert corner < min(right_lung, left_lung)
 

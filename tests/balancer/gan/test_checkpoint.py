@@ -67,13 +67,7 @@ def resume(path: Path, data: Dataset, **changes: Any) -> None:
 
 def test_a_round_trip_restores_everything(tmp_path: Path) -> None:
     """Weights, buffers, averages, optimisers, ADA's and LeCam's running statistics, the step and the best snapshot."""
-    changes = {
-        "preset": "sngan_diffaug",
-        "ada_target": -0.5,
-        "ada_images": 50,
-        "lecam_weight": 0.1,
-        "steps": 9,
-    }
+    changes = {"preset": "sngan_diffaug", "ada_target": -0.5, "ada_images": 50, "lecam_weight": 0.1, "steps": 9}
     state = stepped(3, **changes)
     state.best = Snapshot(2, SnapshotQuality(-0.25, 0.1, 3.5, 0.5, 0.9))
     assert all(value.any() for value in state.running_stats.values()), "something to restore"

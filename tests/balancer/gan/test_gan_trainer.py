@@ -374,12 +374,7 @@ def test_images_that_are_all_alike(tmp_path: Path) -> None:
     ("log_every", "snapshot_every", "seen_at", "kept"), [(50, 4, 8, 4), (1, 4, 6, 4), (50, 100, 50, None)]
 )
 def test_divergence_stops_with_one_line_and_a_sound_snapshot(
-    log_every: int,
-    snapshot_every: int,
-    seen_at: int,
-    kept: int | None,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    log_every: int, snapshot_every: int, seen_at: int, kept: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Learning rates that overflow from the sixth step on: no row and no snapshot with a value that is not finite.
 
@@ -471,7 +466,7 @@ def test_snapshots_and_exports_are_never_augmented(tmp_path: Path, monkeypatch: 
     with pytest.raises(AssertionError, match="augmented"):
         train_step(settings, state, torch.rand(4, 1, 16, 16))
     with run_at(tmp_path / "run", settings) as run:
-        trainer.Snapshots(settings, dataset(), 0, run, CPU, 0, []).take(state)
+        trainer.Snapshots(settings, dataset(), 0, run, CPU, state).take(state)
     source = Source(tmp_path, state.ema.module, settings, 0, 1, dataset())
     (images,) = images_of(source, 0, 5, CPU)
     z = torch.cat([sample_z(settings, 1, generator(0, "z", i)) for i in range(64)])
