@@ -218,14 +218,14 @@ def _decode(scan: Scan, size: int, config: EvaluateConfig) -> Folder:
     )
     for name, reason in decoded.bad:
         log.warning("left out: %s cannot be read (%s)", name, reason)
-    if not decoded.kept:
+    if not decoded.positions:
         raise BalancerError(f"none of the {len(files)} files of --{scan.flag} {scan.path} can be read")
-    patients = [_patient(files[i]) for i in decoded.kept]
+    patients = [_patient(files[i]) for i in decoded.positions]
     # An image whose name tells no patient is a patient of its own; the path keeps equal names in two folders apart.
-    own = [patient or str(files[i]) for patient, i in zip(patients, decoded.kept, strict=True)]
+    own = [patient or str(files[i]) for patient, i in zip(patients, decoded.positions, strict=True)]
     groups = merge_groups(own, decoded.digests)
     named = sum(patient is not None for patient in patients)
-    names = [files[i].relative_to(scan.path).as_posix() for i in decoded.kept]
+    names = [files[i].relative_to(scan.path).as_posix() for i in decoded.positions]
     images = np.array(decoded.images)  # in memory: torch takes no read-only arrays
     return Folder(scan, names, images, groups, named, decoded.digests, decoded.bad)
 

@@ -36,7 +36,7 @@ class Decoded:
     """The readable images of a list of files, in the order of the list."""
 
     images: np.ndarray  # (n, size, size) uint8, a read-only memory map
-    kept: list[int]  # (n,) positions in the list
+    positions: list[int]  # (n,) of the readable files in the list
     digests: list[str]  # (n,) SHA-256 of each file
     bad: list[tuple[str, str]]  # (name, reason) of every unreadable file
 
@@ -133,15 +133,15 @@ def _decode_into(
             return None
 
         reasons = in_threads(one, len(names), "decoding")
-        kept = [i for i, reason in enumerate(reasons) if reason is None]
-        if len(kept) == len(names):
+        readable = [i for i, reason in enumerate(reasons) if reason is None]
+        if len(readable) == len(names):
             decoded.flush()
             (folder / "all.npy").rename(folder / "images.npy")
         else:
-            np.save(folder / "images.npy", decoded[kept])
+            np.save(folder / "images.npy", decoded[readable])
             (folder / "all.npy").unlink()
         write_json(
-            folder / "meta.json", {"kept": kept, "bad": [(i, r) for i, r in enumerate(reasons) if r is not None]}
+            folder / "meta.json", {"kept": readable, "bad": [(i, r) for i, r in enumerate(reasons) if r is not None]}
         )
         shutil.rmtree(final, ignore_errors=True)
         folder.replace(final)

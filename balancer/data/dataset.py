@@ -129,11 +129,11 @@ def load_dataset(config: DataConfig, require: Iterable[str] = ("train",)) -> Dat
         records, decoded = _from_npz(Path(path), config, notes)
     else:
         records, decoded = _from_folder(find_root(Path(path)), config)
-    if not decoded.kept:
+    if not decoded.positions:
         raise BalancerError(
             f"none of the {len(records)} files of {path} can be read ({decoded.bad[0][1]}); check --data"
         )
-    records = [records[i] for i in decoded.kept]
+    records = [records[i] for i in decoded.positions]
     if config.task == "multiclass":
         records = multiclass_records(records)
     for name, reason in decoded.bad:

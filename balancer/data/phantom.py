@@ -259,9 +259,9 @@ def _streaks(x: Array, y: Array, rng: np.random.Generator, count: int, length: f
     axes = np.array([[x[0, -1], x[-1, 0]], [y[0, -1], y[-1, 0]]]) - origin[:, None]
     points = np.stack([branch_x.ravel(), branch_y.ravel()]) - origin[:, None]
     column, row = np.rint(np.linalg.inv(axes) @ points * (size - 1)).astype(np.int64)
-    kept = (column >= 0) & (column < size) & (row >= 0) & (row < size)
+    inside = (column >= 0) & (column < size) & (row >= 0) & (row < size)
     weight = np.tile(1 - 0.75 * t, count)
-    flat = np.bincount(row[kept] * size + column[kept], weight[kept], size * size).reshape(size, size)
+    flat = np.bincount(row[inside] * size + column[inside], weight[inside], size * size).reshape(size, size)
     # a point's weight in pixels grows with size / steps, so that the streaks look alike at every size
     blurred = gaussian_filter(flat, width * size / 2, truncate=3.0) * (size * width * length * 2.2)
     return blurred / (1 + 0.35 * blurred)

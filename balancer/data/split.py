@@ -16,7 +16,7 @@ from balancer.core.seeding import derive_seed
 
 
 def carve_validation(labels: Sequence[int], groups: Sequence[str], fraction: float, seed: int) -> np.ndarray:
-    """Choose whole groups for validation, class by class.
+    """Choose groups for validation, class by class.
 
     Args:
         labels: class of each image.

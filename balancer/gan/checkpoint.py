@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from balancer.gan.step import GanState, Snapshot
 
 log = logging.getLogger("balancer")
 FORMAT = 2
-CHECKPOINT = "checkpoint.pt"  # the whole state at the last snapshot: for --resume
+CHECKPOINT = "checkpoint.pt"  # the state at the last snapshot: for --resume
 BEST = "best.pt"  # the averaged generator of the chosen snapshot: for synthesis
 GENERATOR_KEYS = {"config", "step", "class", "split_hash", "data", "G_ema"}  # "precisions" too, but in older files
 KEYS = GENERATOR_KEYS | {"G", "D", "optimizer_G", "optimizer_D", "running_stats", "best"}
@@ -38,7 +39,7 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, config: GanTrainConfig, state: GanState, data: Dataset, label: int) -> None:
-    """Write the whole state atomically. No random state is needed: every draw is derived from the step.
+    """Write the state atomically. No random state is needed: every draw is derived from the step.
 
     Raises:
         BalancerError: a weight is not finite. The old file stays.
@@ -68,7 +69,7 @@ def check_finite(state: GanState, folder: Path) -> None:
 
 
 def _write(
-    path: Path, config: GanTrainConfig, state: GanState, data: Dataset, label: int, content: dict[str, Any]
+    path: Path, config: GanTrainConfig, state: GanState, data: Dataset, label: int, content: Mapping[str, object]
 ) -> None:
     header = {
         "format": FORMAT,

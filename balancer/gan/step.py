@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +79,7 @@ class GanState:
     step: int = 0
     best: Snapshot | None = None  # the snapshot chosen so far
 
-    def modules(self) -> dict[str, Any]:
+    def modules(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
         """Return what has a ``state_dict``, by its key in a checkpoint."""
         return {
             "G": self.G,

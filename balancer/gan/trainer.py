@@ -94,12 +94,7 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
     check(config)
     label = target_label(config, data)
     images = training_images(data, label, device)
-    state = build_state(config, device)
-    if run.resumed and (run / CHECKPOINT).exists():
-        load_checkpoint(run / CHECKPOINT, config, state, data, device)
-        log.info("resumed at step %d of %d", state.step, config.steps)
-    if run.resumed:  # a kill may have come between a row and its snapshot, also before the first one
-        keep_jsonl(run / "metrics.jsonl", lambda row: row["step"] <= state.step)
+    state = _new_or_resumed_state(config, data, run, device)
     snapshots = Snapshots(config, data, label, run, device, state)
     precision = resolve_precision(device, config.precision, on_cpu=True)
     log.info("learning %s from %d images in %s", data.classes[label], len(images), precision)
@@ -208,6 +203,17 @@ class Snapshots:
                 f" and had {before:.1%} at the snapshot before (min_diversity {self._config.min_diversity:g}); lower"
                 f" lr_generator or change the recipe; the best snapshot is kept in {self._run.path}"
             )
+
+
+def _new_or_resumed_state(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.device) -> GanState:
+    """Return a fresh state, or that of the run's checkpoint; drop logged rows of later steps."""
+    state = build_state(config, device)
+    if run.resumed and (run / CHECKPOINT).exists():
+        load_checkpoint(run / CHECKPOINT, config, state, data, device)
+        log.info("resumed at step %d of %d", state.step, config.steps)
+    if run.resumed:  # a kill may have come between a row and its snapshot, also before the first one
+        keep_jsonl(run / "metrics.jsonl", lambda row: row["step"] <= state.step)
+    return state
 
 
 def _last_losses(run: RunDir) -> dict[str, float]:

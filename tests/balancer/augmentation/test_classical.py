@@ -32,20 +32,20 @@ def centroid(image: np.ndarray) -> np.ndarray:
 def measured(preset: str, draws: int, reach: int = 12) -> dict[str, np.ndarray]:
     """Where three spots, ``reach`` pixels apart, go under the same draw gives the affine map: rotation, zooms, shear and shifts."""
     augment = Augmenter(preset, seed=3)
-    found: dict[str, list[float]] = {k: [] for k in ("angle", "zoom_x", "zoom_y", "shear", "x", "y", "turn")}
+    poses: dict[str, list[float]] = {k: [] for k in ("angle", "zoom_x", "zoom_y", "shear", "x", "y", "turn")}
     for draw in range(draws):
         origin, right, below = (
             centroid(augment(dot(*at)[None], np.array([0]), draw)[0]) for at in ((0, 0), (reach, 0), (0, reach))
         )
         u, v = (right - origin) / reach, (below - origin) / reach
-        found["angle"].append(math.degrees(math.atan2(u[1], u[0])))
-        found["zoom_x"].append(float(np.hypot(*u)))
-        found["zoom_y"].append(float(np.hypot(*v)))
-        found["shear"].append(90 - math.degrees(math.acos(u @ v / np.hypot(*u) / np.hypot(*v))))
-        found["x"].append(origin[0] / SIZE)
-        found["y"].append(origin[1] / SIZE)
-        found["turn"].append(u[0] * v[1] - u[1] * v[0])
-    return {k: np.array(values) for k, values in found.items()}
+        poses["angle"].append(math.degrees(math.atan2(u[1], u[0])))
+        poses["zoom_x"].append(float(np.hypot(*u)))
+        poses["zoom_y"].append(float(np.hypot(*v)))
+        poses["shear"].append(90 - math.degrees(math.acos(u @ v / np.hypot(*u) / np.hypot(*v))))
+        poses["x"].append(origin[0] / SIZE)
+        poses["y"].append(origin[1] / SIZE)
+        poses["turn"].append(u[0] * v[1] - u[1] * v[0])
+    return {k: np.array(values) for k, values in poses.items()}
 
 
 def test_s2_ranges() -> None:

@@ -68,11 +68,11 @@ def later(path: Path) -> None:
 
 
 def test_images_come_in_the_order_asked_for(files: Files) -> None:
-    found = files.load()
-    assert found.images.shape == (6, SIZE, SIZE)
-    assert [np.unique(image).tolist() for image in found.images] == [[i] for i in range(6)]
-    assert (found.kept, found.bad) == (list(range(6)), [])
-    assert found.digests == [hashlib.sha256(bytes([i]) * SIZE * SIZE).hexdigest() for i in range(6)]
+    loaded = files.load()
+    assert loaded.images.shape == (6, SIZE, SIZE)
+    assert [np.unique(image).tolist() for image in loaded.images] == [[i] for i in range(6)]
+    assert (loaded.positions, loaded.bad) == (list(range(6)), [])
+    assert loaded.digests == [hashlib.sha256(bytes([i]) * SIZE * SIZE).hexdigest() for i in range(6)]
 
 
 def test_images_are_a_read_only_map(files: Files) -> None:
@@ -102,9 +102,9 @@ def test_changed_content_is_decoded(files: Files) -> None:
     files.load()
     (files.root / "3.bin").write_bytes(b"\x63" * SIZE * SIZE)
     later(files.root / "3.bin")
-    found = files.load()
+    loaded = files.load()
     assert len(files.decoded) == 6
-    assert np.unique(found.images[3]) == [99]
+    assert np.unique(loaded.images[3]) == [99]
 
 
 @pytest.mark.parametrize("settings", [{"resize": "crop"}, {"anything": 1}])
@@ -144,11 +144,11 @@ def test_unreadable_files_are_listed_and_left_out(files: Files) -> None:
     (files.root / "1.bin").write_bytes(b"short")
     (files.root / "4.bin").write_bytes(b"")
     for _ in range(2):  # the second time from the cache
-        found = files.load()
-        assert found.bad == [("1.bin", "5 bytes"), ("4.bin", "0 bytes")]
-        assert found.kept == [0, 2, 3, 5]
-        assert [int(image[0, 0]) for image in found.images] == [0, 2, 3, 5]
-        assert found.digests[1] == hashlib.sha256(b"\x02" * SIZE * SIZE).hexdigest()
+        loaded = files.load()
+        assert loaded.bad == [("1.bin", "5 bytes"), ("4.bin", "0 bytes")]
+        assert loaded.positions == [0, 2, 3, 5]
+        assert [int(image[0, 0]) for image in loaded.images] == [0, 2, 3, 5]
+        assert loaded.digests[1] == hashlib.sha256(b"\x02" * SIZE * SIZE).hexdigest()
     assert files.decoded == []
 
 
@@ -163,7 +163,7 @@ def test_too_many_unreadable_files_are_an_error(files: Files) -> None:
         assert "--max-bad 0.3" in message
         assert "1.bin: 5 bytes" in message
         assert "\n" not in message
-    assert files.load(max_bad=2 / 6).kept == [0, 2, 3, 5], "exactly the share allowed is allowed"
+    assert files.load(max_bad=2 / 6).positions == [0, 2, 3, 5], "exactly the share allowed is allowed"
 
 
 def test_nothing_readable_at_all(files: Files) -> None:
@@ -184,7 +184,7 @@ def test_a_file_that_cannot_be_opened_is_asked_for_again(files: Files, monkeypat
     with monkeypatch.context() as context:
         context.setattr(files, "digest", denied)
         assert len(files.load(max_bad=1, decode=no_image).bad) == 6
-    assert files.load().kept == list(range(6))
+    assert files.load().positions == list(range(6))
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("bug"), MemoryError()])
@@ -200,7 +200,7 @@ def test_an_interruption_leaves_nothing_half_made(files: Files, empty_cache: Pat
     with pytest.raises(type(error)):
         files.load(decode=decode)
     assert not [p for p in (empty_cache / "images").iterdir() if p.is_dir()]
-    assert files.load().kept == list(range(6))
+    assert files.load().positions == list(range(6))
     assert len(files.decoded) == 6
 
 
@@ -214,9 +214,9 @@ def test_a_killed_process_leaves_nothing_half_made(files: Files) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, cwd=files.root)
     assert done.returncode == 9, done.stderr
-    found = files.load()
+    loaded = files.load()
     assert len(files.decoded) == 6
-    assert int(found.images[5, 0, 0]) == 5
+    assert int(loaded.images[5, 0, 0]) == 5
 
 
 def test_a_folder_without_its_last_file_is_made_again(files: Files, empty_cache: Path) -> None:

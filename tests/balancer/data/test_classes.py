@@ -82,7 +82,7 @@ def test_patients_stay_whole_over_both_kinds(chest_folder: Path) -> None:
         for record, fold in zip(data.records, data.folds, strict=True):
             if record.split != "test":
                 folds.setdefault(record.patient, set()).add(str(fold))
-        assert all(len(found) == 1 for found in folds.values())
+        assert all(len(sides) == 1 for sides in folds.values())
 
 
 def test_two_classes_are_as_they_were(chest_folder: Path) -> None:
@@ -101,8 +101,8 @@ def test_two_classes_are_as_they_were(chest_folder: Path) -> None:
 
 def test_the_audit_asks_about_the_split_of_three(chest_folder: Path) -> None:
     data = load(chest_folder).as_binary()
-    found = audit(data, DataConfig(path=str(chest_folder), image_size=16, task="multiclass"))
-    assert found.counts.folds["train"] == dict(zip(CLASSES, data.counts("train"), strict=True))
+    findings = audit(data, DataConfig(path=str(chest_folder), image_size=16, task="multiclass"))
+    assert findings.counts.folds["train"] == dict(zip(CLASSES, data.counts("train"), strict=True))
 
 
 def test_a_name_that_does_not_say(chest_folder: Path) -> None:

@@ -27,9 +27,9 @@ def contents(root: Path) -> dict[str, bytes]:
 
 def patient(name: str) -> int:
     """The patient's number, whatever the germ or the NORMAL prefix; fails on a name unlike the real set's."""
-    found = re.fullmatch(r"(?:NORMAL2-)?IM-(\d{4})-\d{4}\.png|person(\d+)_(?:bacteria|virus)_\d+\.png", name)
-    assert found, name
-    return int(found[1] or found[2])
+    match = re.fullmatch(r"(?:NORMAL2-)?IM-(\d{4})-\d{4}\.png|person(\d+)_(?:bacteria|virus)_\d+\.png", name)
+    assert match, name
+    return int(match[1] or match[2])
 
 
 def draw_many(label: int, count: int, size: int = 64) -> NDArray[np.uint8]:
@@ -41,8 +41,8 @@ def draw_many(label: int, count: int, size: int = 64) -> NDArray[np.uint8]:
 def test_layout_and_counts(small_set: Path) -> None:
     assert {path.name for path in small_set.iterdir()} == {*SPLITS, "phantom.json"}
     for split in SPLITS:
-        found = tuple(len(list((small_set / split / name).glob("*.png"))) for name in CLASSES)
-        assert found == getattr(SMALL, split)
+        match = tuple(len(list((small_set / split / name).glob("*.png"))) for name in CLASSES)
+        assert match == getattr(SMALL, split)
     assert len(list(small_set.rglob("*.*"))) == 1 + sum(map(sum, (SMALL.train, SMALL.val, SMALL.test)))
 
 

@@ -436,11 +436,11 @@ def test_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_training(tmp_path / "run", settings, resume=True)
     events = EventAccumulator(str(tmp_path / "run" / "events"))
     events.Reload()
-    found = {name: [(e.step, e.value) for e in events.Scalars(name)] for name in events.Tags()["scalars"]}
+    curves = {name: [(e.step, e.value) for e in events.Scalars(name)] for name in events.Tags()["scalars"]}
     rows = read_jsonl(tmp_path / "run" / "metrics.jsonl")
-    assert found.keys() == {key for row in rows for key in row} - {"step"}
-    assert {"loss_D", "kid", "augment_p"} <= found.keys()
-    for name, curve in found.items():
+    assert curves.keys() == {key for row in rows for key in row} - {"step"}
+    assert {"loss_D", "kid", "augment_p"} <= curves.keys()
+    for name, curve in curves.items():
         assert curve == [(row["step"], pytest.approx(row[name], rel=1e-5)) for row in rows if name in row], name
     assert [e.step for e in events.Images("fixed z")] == [4, 8]
 

@@ -151,19 +151,19 @@ def test_figures_against_their_definitions() -> None:
     monitor = opened(data)
     n = len(monitor.z)
     fake = np.random.default_rng(1).integers(0, 200, (n, 16, 16), dtype=np.uint8)
-    found = measure(numbered(monitor, n), Playback(fake), CPU)
+    quality = measure(numbered(monitor, n), Playback(fake), CPU)
     x, y = monitor.real, features_of(fake)
-    assert found.kid == pytest.approx(kid_by_hand(x, y), rel=1e-6)
-    assert found.frechet == pytest.approx(frechet_by_hand(x, y), rel=1e-4)
+    assert quality.kid == pytest.approx(kid_by_hand(x, y), rel=1e-6)
+    assert quality.frechet == pytest.approx(frechet_by_hand(x, y), rel=1e-4)
     spread = [np.mean(np.sum((a - a.mean(0)) ** 2, axis=1)) for a in (y, x)]
-    assert found.diversity == pytest.approx(spread[0] / spread[1])
+    assert quality.diversity == pytest.approx(spread[0] / spread[1])
     positions = data.indices("train", 0)
     _, second = patient_halves([data.groups[i] for i in positions])
     assert len(second) == n
     other = features_of(data.images[positions[second]])
-    assert found.kid_real_baseline == pytest.approx(kid_by_hand(x, other), rel=1e-6)
-    assert found.frechet_real_baseline == pytest.approx(frechet_by_hand(x, other), rel=1e-4)
-    assert all(type(value) is float for value in astuple(found)), "as a checkpoint can hold them"
+    assert quality.kid_real_baseline == pytest.approx(kid_by_hand(x, other), rel=1e-6)
+    assert quality.frechet_real_baseline == pytest.approx(frechet_by_hand(x, other), rel=1e-4)
+    assert all(type(value) is float for value in astuple(quality)), "as a checkpoint can hold them"
 
 
 def test_what_the_figures_say_of_copies_and_of_a_collapsed_generator() -> None:
