@@ -28,7 +28,7 @@ log = logging.getLogger("balancer")
 
 @dataclass(frozen=True)
 class AblationResult:
-    """What an ablation found."""
+    """The analysis of an ablation, and its report."""
 
     analysis: Analysis
     notes: list[str]
@@ -120,11 +120,11 @@ def write_data_audit(study: Study, run: RunDir) -> list[str]:
     if (run / "audit" / "audit.html").exists():  # written last, by the command that is resumed
         return read_leaks(run / "audit")
     findings = audit(study.data, study.config.data)
-    found = leaks(findings)
-    for leak in found:
+    data_leaks = leaks(findings)
+    for leak in data_leaks:
         log.warning("leak in the data: %s", leak)
     write_audit(run / "audit", study.data, study.config.data, findings)
-    return found
+    return data_leaks
 
 
 def train_one(study: Study, run: RunDir, device: torch.device) -> TrialResult:

@@ -265,7 +265,7 @@ def _on_cluster(
     study: Study, trials: list[Trial], workers: Workers, stop: threading.Event
 ) -> Generator[Attempt[TrainedTrial], None, None]:
     """Yield the attempts of dask workers. If a worker dies, dask runs its trial again elsewhere."""
-    from distributed import KilledWorker, as_completed
+    from distributed import as_completed
 
     context = study.config, provenance(study), workers.device
     with _connect(workers.scheduler) as client:
@@ -276,15 +276,11 @@ def _on_cluster(
                 continue
             try:
                 result = future.result()
-            except KilledWorker as error:
+            except Exception as error:  # dask's own: workers that die, no scheduler, or a worker without this package
                 raise BalancerError(
-                    f"{trial.name}: one worker after another died of this trial; see the workers' logs, then continue "
-                    "with --resume"
-                ) from error
-            except Exception as error:  # dask's own: the scheduler is gone, or the worker cannot import this package
-                raise BalancerError(
-                    f"{trial.name}: dask gave {type(error).__name__} ({' '.join(str(error).split())}); check that the "
-                    "scheduler runs and that the workers have this package installed, then continue with --resume"
+                    f"{trial.name}: dask gave {type(error).__name__} ({' '.join(str(error).split())}); see the workers' "
+                    "logs, check that the scheduler runs and that the workers have this package installed, then "
+                    "continue with --resume"
                 ) from error
             yield result
             if stop.is_set():

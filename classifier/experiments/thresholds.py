@@ -287,11 +287,11 @@ def headlines(results: ThresholdResults) -> list[str]:
     for arm in results.arms:
         best = arm.hindsight.balanced_accuracy.mean
         for r in (r for r in arm.rules if r.rule in ("balanced_accuracy", "youden")):
-            promised, given = r.val["balanced_accuracy"].mean, r.test["balanced_accuracy"].mean
+            promised, reached = r.val["balanced_accuracy"].mean, r.test["balanced_accuracy"].mean
             sentences.append(
                 f"{arm.arm}: the threshold with the best balanced accuracy on validation promises {short(promised)} "
-                f"and gives {short(given)} on test; a threshold from the test curve would claim {short(best)}, "
-                f"{short(best - given)} too much."
+                f"and gives {short(reached)} on test; a threshold from the test curve would claim {short(best)}, "
+                f"{short(best - reached)} too much."
             )
     return sentences
 

@@ -62,7 +62,7 @@ FIGURES = {
 
 @dataclass(frozen=True)
 class SearchSummary:
-    """What a search found, as in tune.json."""
+    """The result of a search, as in tune.json."""
 
     space: str
     sampler: str
