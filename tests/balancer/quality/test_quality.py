@@ -390,7 +390,7 @@ def test_interpretation_of_overlap() -> None:
     ],
 )
 def test_what_the_verdict_says_of_variety(precision: float, recall: float, coverage: float, text: str) -> None:
-    """Low recall alone is no collapse: it is as low where images are a little off, or so far that they cover nothing."""
+    """Low recall alone is no collapse: it is as low if images are a little off, or so far that nothing is covered."""
     overlap = Manifold(precision, recall, 1.0, coverage)
     assert text in verdict(report_of([row(overlap=overlap, overlap_real_baseline=REAL_OVERLAP)]))
 
