@@ -295,10 +295,10 @@ def read_trials(path: Path) -> list[TrialResult]:
 def predictions_file(predictions: Mapping[str, TrialPredictions]) -> bytes:
     """Return the content of a trial's ``predictions.npz``."""
     buffer = io.BytesIO()
-    arrays: dict[str, Any] = {}
+    arrays: dict[str, Array] = {}
     for fold, p in predictions.items():
         arrays |= {f"{fold}_index": p.index, f"{fold}_true": p.y_true, f"{fold}_score": p.y_score}
-    np.savez(buffer, **arrays)
+    np.savez(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
 
 

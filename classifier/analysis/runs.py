@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from balancer.core.errors import BalancerError, UsageError
 from balancer.reporting.numbers import plural
@@ -48,9 +47,8 @@ def read_runs(runs: Sequence[Path], regimes: Sequence[str] = ()) -> StudyResults
         regimes: names or groups of the regimes to read; all that are there if empty.
 
     Raises:
-        BalancerError: a run holds no trial, cannot be read or is a smoke run; no run has a named regime; the runs
-        differ in
-            data or split, or have more than two classes.
+        BalancerError: a run holds no trial, cannot be read or is a smoke run; no run has a named regime; the runs differ
+            in data or split, or have more than two classes.
         UsageError: an unknown regime.
     """
     if len({run.resolve() for run in runs}) < len(runs):
@@ -70,8 +68,8 @@ def read_runs(runs: Sequence[Path], regimes: Sequence[str] = ()) -> StudyResults
     return StudyResults(
         arms,
         read_patients(runs[0]),
-        str(environments[0]["source"]),
-        list(dict.fromkeys(note for data in environments for note in data["notes"])),
+        environments[0][0],
+        list(dict.fromkeys(note for _, notes in environments for note in notes)),
     )
 
 
@@ -105,15 +103,15 @@ def _labels(runs: Sequence[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(run) for run in runs]
 
 
-def _environment(run: Path) -> dict[str, Any]:
+def _environment(run: Path) -> tuple[str, list[str]]:
     """Return the source of the data and the notes on the data, from ``env.json``.
 
     Raises:
         BalancerError: the file cannot be read, or the run is a smoke run.
     """
     try:
-        env: dict[str, Any] = json.loads((run / "env.json").read_text(encoding="utf-8"))
-        data = {"source": env["data"]["source"], "notes": env["data"]["notes"]}
+        env = json.loads((run / "env.json").read_text(encoding="utf-8"))
+        source, notes = str(env["data"]["source"]), list(env["data"]["notes"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BalancerError(
             f"{run / 'env.json'} cannot be read ({error}); give a run directory as it was made"
@@ -122,4 +120,4 @@ def _environment(run: Path) -> dict[str, Any]:
         raise BalancerError(
             f"{run} is a smoke run, a few steps on drawings; expected results: give a run made without --smoke"
         )
-    return data
+    return source, notes

@@ -201,7 +201,7 @@ def notes(n_test: int, n_patients: int, trial_seeds: int, gan_seeds: int, left_o
         caveats.append("One trial seed: intervals are over patients alone, and no claim can rest on them.")
     if 0 < gan_seeds < FEWEST_GAN_SEEDS:
         caveats.append(
-            f"{plural(gan_seeds, 'synthetic set')}: every verdict holds for {sets_in_words(gan_seeds)}, not for the GAN."
+            f"{plural(gan_seeds, 'synthetic set')}: verdicts hold for {sets_in_words(gan_seeds)}, not for the GAN."
         )
     if left_out:
         caveats.append(f"{plural(left_out, 'trial')} left out: trials of a seed that lacks a synthetic set.")
