@@ -179,10 +179,10 @@ def _readable(images: Sequence[Path], size: int, resize: str) -> tuple[list[Path
     for path in images:
         if not path.exists():
             raise BalancerError(f"{path} does not exist; give an image or a folder of images")
-        found = image_files(path) if path.is_dir() else [path]
-        if not found:
+        candidates = image_files(path) if path.is_dir() else [path]
+        if not candidates:
             raise BalancerError(f"{path} holds no image; expected files such as {' '.join(sorted(SUFFIXES))}")
-        for file in found:
+        for file in candidates:
             try:
                 pixels.append(read_image(file, size, resize))
                 files.append(file)

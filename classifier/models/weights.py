@@ -36,8 +36,8 @@ def load_weights(net: nn.Module, name: str, weights: str, skip: Sequence[str]) -
     state = {_DENSENET.sub(r"\1\2", key): value for key, value in read_state(path).items()}
     prefixes = tuple(f"{part}." for part in (*skip, "AuxLogits", "aux1", "aux2"))
     state = {key: value for key, value in state.items() if not key.startswith(prefixes)}
-    own = {key: value for key, value in net.state_dict().items() if not key.startswith(prefixes)}
-    if problems := _mismatch(own, state):
+    needed = {key: value for key, value in net.state_dict().items() if not key.startswith(prefixes)}
+    if problems := _mismatch(needed, state):
         raise BalancerError(f"--weights {path} does not fit {name}: {'; '.join(problems)}")
     net.load_state_dict(state, strict=False)
 
@@ -132,15 +132,15 @@ def _unwrapped(content: Any) -> Any:
     return next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), content)
 
 
-def _mismatch(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
+def _mismatch(needed: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
     """Return what does not fit, in words, with the first keys of each kind in the network's order."""
     # torchvision's ResNet files are older than BatchNorm's count of batches, which does nothing.
-    missing = [key for key in own if key not in state and not key.endswith(".num_batches_tracked")]
-    unexpected = [key for key in state if key not in own]
+    missing = [key for key in needed if key not in state and not key.endswith(".num_batches_tracked")]
+    unexpected = [key for key in state if key not in needed]
     other = [
-        f"{key} {tuple(state[key].shape)} where {tuple(own[key].shape)} is needed"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
+        f"{key} {tuple(state[key].shape)} where {tuple(needed[key].shape)} is needed"
+        for key in needed
+        if key in state and state[key].shape != needed[key].shape
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape": other}
     return [

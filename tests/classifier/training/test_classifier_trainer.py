@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 from tiny import CPU, small_cnn
 from torch import nn
-from torchvision.transforms.functional import normalize
 
 from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.seeding import derive_seed
@@ -25,7 +24,7 @@ from classifier.evaluation.thresholds import threshold_rule, with_temperature
 from classifier.models import build_model
 from classifier.training import inputs, trainer
 from classifier.training.losses import make_loss, with_penalty
-from classifier.training.prediction import normalise, predict, to_input
+from classifier.training.prediction import predict, to_input
 from classifier.training.regimes import REGIMES
 from classifier.training.stages import validation_steps
 from classifier.training.trainer import TrainResult
@@ -196,7 +195,7 @@ def test_validations_are_reported(data: Dataset) -> None:
     assert [log_loss(truth, score) for score in seen.values()] == pytest.approx(losses(result, "val_nll"))
 
 
-# ---------------------------------------------------------------- loss, learning rate, normalisation
+# ---------------------------------------------------------------- loss and learning rate
 
 
 @pytest.mark.parametrize("regime", ["baseline", "weighted"])
@@ -249,26 +248,6 @@ def test_optimizers_take_the_settings_and_leave_the_frozen_alone(kind: str) -> N
     (group,) = optimizer.param_groups
     assert (group["lr"], group["weight_decay"]) == (0.02, 0.3)
     assert len(group["params"]) == len(list(model.parameters())) - 1
-
-
-@given(st.integers(0, 2**16), st.floats(0.2, 3), st.floats(-100, 100))
-def test_per_image_standardisation_takes_exposure_out(seed: int, gain: float, offset: float) -> None:
-    images = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(seed)).double() * 255
-    out = normalise(images, "per_image")
-    torch.testing.assert_close(out.mean((1, 2, 3)), torch.zeros(3).double(), atol=1e-6, rtol=0)
-    torch.testing.assert_close(out.std((1, 2, 3)), torch.ones(3).double(), atol=1e-4, rtol=0)
-    torch.testing.assert_close(normalise(gain * images + offset, "per_image"), out, atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(normalise(images[1:2], "per_image"), out[1:2])
-
-
-def test_other_normalisations() -> None:
-    assert normalise(torch.full((1, 1, 8, 8), 7.0), "per_image").tolist() == torch.zeros(1, 1, 8, 8).tolist()
-    images = torch.arange(256.0).view(1, 1, 16, 16)
-    unit = normalise(images, "unit")
-    assert (unit.min(), unit.max()) == (0, 1)
-    torch.testing.assert_close(normalise(images, "symmetric"), normalize(unit, [0.5], [0.5]))
-    expected = normalize(unit.expand(1, 3, 16, 16), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    torch.testing.assert_close(normalise(images, "imagenet"), expected)
 
 
 # ---------------------------------------------------------------- augmentation
@@ -352,17 +331,6 @@ def test_three_classes(make_data: MakeData) -> None:
     score = predict(result.model, data.images[val], config, CPU)
     assert result.history[-1].val_nll == pytest.approx(log_loss(data.labels[val], score))
     assert result.threshold == 0.5
-
-
-def test_scores_are_probabilities_whatever_the_batch(data: Dataset) -> None:
-    torch.manual_seed(0)
-    model = build_model(small_cnn())
-    scores = predict(model.train(), data.images, small_cnn(), CPU, batch_size=7)
-    assert scores.dtype == np.float64
-    assert scores == pytest.approx(predict(model, data.images, small_cnn(), CPU, batch_size=64), abs=1e-5)
-    with torch.no_grad():
-        by_hand = 1 / (1 + np.exp(-model(to_input(data.images, small_cnn(), CPU)).double().numpy()))
-    assert scores == pytest.approx(by_hand, abs=1e-5)
 
 
 def test_a_signal_ends_the_training_at_a_step(data: Dataset) -> None:
