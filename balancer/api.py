@@ -1,7 +1,7 @@
 """The commands of `balancer` as functions: settings in, a typed result out. The command line only adds words.
 
-``prepare_...`` opens what a command needs and checks it before anything is written. The functions without that prefix also
-perform the run. They take the settings that differ from the defaults; the rest is resolved as on the command line.
+The public functions perform a run. Their ``config`` holds the settings that differ from the defaults; the others are
+resolved as on the command line. ``prepare_...`` opens what a command needs, before anything is written.
 """
 
 from __future__ import annotations
@@ -12,14 +12,28 @@ from balancer import evaluation, synthesis
 from balancer.audit import findings as auditing
 from balancer.audit.report import write_audit
 from balancer.audit.results import Audit
-from balancer.core.config import explicit_values, resolve
+from balancer.core.config import data_path, explicit_values, resolve
 from balancer.core.device import describe_device, limit_threads, open_device
 from balancer.core.files import write_json
 from balancer.core.run import FinishedRun, PreparedRun, RunDir, RunRequest, perform
-from balancer.core.settings import AuditConfig, EvaluateConfig, GanTrainConfig, SynthesizeConfig
-from balancer.data.dataset import load_dataset
+from balancer.core.settings import AuditConfig, DataConfig, EvaluateConfig, GanTrainConfig, SynthesizeConfig
+from balancer.data import dataset
 from balancer.gan import trainer
 from balancer.quality.report import Report
+
+
+def load_dataset(config: DataConfig | None = None) -> dataset.Dataset:
+    """Read, decode (or take from the cache) and split a data set.
+
+    Args:
+        config: where the data are, and how they are resized and split. Without a ``path``, ``data/chest_xray`` is read
+            if it is there, else the built-in phantom set of drawings.
+
+    Raises:
+        BalancerError: the data are missing, of another layout, or too damaged.
+    """
+    config = config or DataConfig()
+    return dataset.load_dataset(config.model_copy(update={"path": data_path(config.path)}))
 
 
 def train_gan(
@@ -45,7 +59,8 @@ def synthesize(
 ) -> FinishedRun[Report]:
     """Export synthetic images of a trained GAN with a report on their quality, as `balancer synthesize` does.
 
-    The arguments are those of :func:`train_gan`. Without ``gan_run`` in the settings, the newest finished GAN run is taken.
+    The arguments are those of :func:`train_gan`. The data are those of the GAN run. Without ``gan_run`` in the settings,
+    the newest finished GAN run is taken.
 
     Raises:
         BalancerError: there is no such GAN run, or its data have changed.
@@ -54,11 +69,38 @@ def synthesize(
     return perform(prepare_synthesis(settings, device), RunRequest(out, force=force))
 
 
+def assess(
+    config: EvaluateConfig, out: Path | None = None, device: str = "auto", force: bool = False
+) -> FinishedRun[Report]:
+    """Write the quality report on a folder of synthetic images, whatever made them, as `balancer evaluate` does.
+
+    The arguments are those of :func:`train_gan`; ``config`` must name the folders ``real`` and ``fake``.
+
+    Raises:
+        BalancerError: a folder is missing, or its images cannot be used.
+    """
+    settings = resolve(EvaluateConfig, explicit_values(config))
+    return perform(prepare_evaluation(settings, device), RunRequest(out, force=force))
+
+
+def audit_dataset(
+    config: AuditConfig | None = None, out: Path | None = None, force: bool = False
+) -> FinishedRun[Audit]:
+    """Look for leaks between folds, copies and shortcuts in a data set, as `balancer audit` does.
+
+    The arguments are those of :func:`train_gan`. The name is not ``audit``, since that is the package with the checks.
+
+    Raises:
+        BalancerError: the data cannot be used.
+    """
+    return perform(prepare_audit(resolve(AuditConfig, explicit_values(config))), RunRequest(out, force=force))
+
+
 def prepare_gan_training(config: GanTrainConfig, device_name: str) -> PreparedRun[trainer.GanSummary]:
     """Open the data of a GAN training."""
     device = open_device(device_name)
     trainer.check(config)
-    data = load_dataset(config.data)
+    data = dataset.load_dataset(config.data)
     trainer.target_label(config, data)
 
     def work(run: RunDir) -> trainer.GanSummary:
@@ -110,7 +152,7 @@ def prepare_evaluation(config: EvaluateConfig, device_name: str) -> PreparedRun[
 def prepare_audit(config: AuditConfig) -> PreparedRun[Audit]:
     """Open the data set of an audit, which needs no GPU."""
     limit_threads()
-    data = load_dataset(config.data).as_binary()
+    data = dataset.load_dataset(config.data).as_binary()
 
     def work(run: RunDir) -> Audit:
         found = auditing.audit(data, config.data, config.seed)

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from balancer.core.config import explicit_values
 from balancer.core.device import describe_device, limit_threads, open_device
-from balancer.core.run import PreparedRun, RunDir
+from balancer.core.run import FinishedRun, PreparedRun, RunDir, RunRequest, perform
 from balancer.core.settings import (
     AblateConfig,
     ComponentsConfig,
@@ -17,17 +19,67 @@ from balancer.core.settings import (
     TrainConfig,
     TuneConfig,
 )
+from classifier.analysis.analyse import Analysis
 from classifier.analysis.results import TrialResult
 from classifier.experiments import ablation
 from classifier.experiments import components as switches
 from classifier.experiments import crossvalidation as crossval
 from classifier.experiments.jobs import Workers
-from classifier.experiments.study import open_study
+from classifier.experiments.study import configure, open_study
+from classifier.experiments.substudies import read_substudy
 from classifier.experiments.trial import estimate_seconds
 
 if TYPE_CHECKING:
     from classifier.systems.reproduce import Reproduction
     from classifier.tuning.report import SearchSummary
+
+
+def train(
+    config: TrainConfig | None = None, out: Path | None = None, device: str = "auto", force: bool = False
+) -> FinishedRun[TrialResult]:
+    """Train one classifier under one regime and evaluate it, as `classifier train` does.
+
+    Args:
+        config: the settings that differ from the defaults.
+        out: a new or empty folder; None for ``runs/train/<stamp>-<hash>``.
+        device: auto, cpu, cuda, cuda:N or mps.
+        force: whether to replace the run that ``out`` holds.
+
+    Raises:
+        BalancerError: the data, the synthetic images or the settings cannot be used.
+    """
+    settings = configure(TrainConfig, explicit_values(config))
+    return perform(prepare_training(settings, device), RunRequest(out, force=force))
+
+
+def ablate(
+    config: AblateConfig | None = None,
+    out: Path | None = None,
+    device: str = "auto",
+    force: bool = False,
+    jobs: int = 1,
+) -> FinishedRun[ablation.AblationResult]:
+    """Train under every regime with paired seeds and compare, as `classifier ablate` does.
+
+    The arguments are those of :func:`train`; ``jobs`` is the number of trials at the same time.
+
+    Raises:
+        BalancerError: the data, the synthetic images or the settings cannot be used, or a trial failed.
+    """
+    settings = configure(AblateConfig, explicit_values(config))
+    return perform(prepare_ablation(settings, Workers(device, jobs)), RunRequest(out, force=force))
+
+
+def analyse(run: Path) -> Analysis:
+    """Return the analysis of a finished ablation: figures per regime, contrasts and the verdict.
+
+    Args:
+        run: the folder of the ablation.
+
+    Raises:
+        BalancerError: the folder holds no ablation.
+    """
+    return read_substudy(run).analysis()
 
 
 def prepare_training(config: TrainConfig, device_name: str) -> PreparedRun[TrialResult]:

@@ -20,7 +20,7 @@ import click
 
 from balancer.core.config import (
     SettingsT,
-    data_path,
+    absolute_paths,
     dump,
     merge,
     nested,
@@ -29,13 +29,11 @@ from balancer.core.config import (
     reads_data,
 )
 from balancer.core.defaults import find_field, help_text
-from balancer.core.errors import BalancerError, Interrupted, UsageError
+from balancer.core.errors import BalancerError, Interrupted
 from balancer.core.run import AlreadyFinished, PreparedRun, ResultT, RunRequest, perform, resumed_or_new
 from balancer.core.settings import COMMANDS, AblateConfig, Settings
 
 log = logging.getLogger("balancer")
-# Settings that are folders: made absolute, so that --resume finds them from anywhere.
-FOLDERS = ("gan_run", "synthetic", "real", "fake", "training")
 SETTING = "setting__"  # options whose name begins so carry a setting's path, with __ for the dots
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -243,25 +241,7 @@ def _explicit(
     for key, value in flags.items():
         if value is not None and value != ():
             layers.append(nested(key.removeprefix(SETTING).replace("__", "."), value))
-    explicit = merge(*layers, *([] if flags_win else said))
-    data = explicit.get("data")
-    if isinstance(data, dict) and data.get("path") is not None:
-        explicit["data"] = {**data, "path": data_path(str(data["path"]))}
-    if explicit.get("weights") not in (None, "imagenet", "none"):
-        explicit["weights"] = _folder("weights", explicit["weights"])
-    for key in explicit.keys() & set(FOLDERS):
-        value = explicit[key]
-        explicit[key] = [_folder(key, v) for v in value] if isinstance(value, list | tuple) else _folder(key, value)
-    return explicit
-
-
-def _folder(key: str, given: Any) -> Any:
-    """A path made absolute; what is no text is left for the settings model to refuse."""
-    if not isinstance(given, str):
-        return given
-    if not given.strip():
-        raise UsageError(f"setting {key!r} is empty; give a path")
-    return str(Path(given).expanduser().resolve())
+    return absolute_paths(merge(*layers, *([] if flags_win else said)))
 
 
 def execute(

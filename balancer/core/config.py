@@ -34,12 +34,17 @@ DEFAULT_FOLDER = Path("data/chest_xray")
 # Renamed values of settings: (setting, old value) -> new value. Files of earlier versions are read with the new value. Hashes
 # are taken over the old value, so that the hashes of published runs stay valid.
 OLD_SETTINGS = {("bn_statistics", "clean"): "reestimated"}
+PATHS = {"gan_run", "synthetic", "real", "fake", "training", "weights"}  # settings that are paths, beside data.path
 log = logging.getLogger("balancer")
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries laid over one another, later ones winning key by key."""
+    """Return nested dictionaries laid over one another; later ones win key by key.
+
+    >>> merge({"data": {"path": "a", "image_size": 64}}, {"data": {"path": "b"}})
+    {'data': {'path': 'b', 'image_size': 64}}
+    """
     merged: dict[str, Any] = {}
     for layer in layers:
         for key, value in layer.items():
@@ -146,8 +151,32 @@ def resolve(
 
 
 def explicit_values(config: Settings | None) -> dict[str, Any]:
-    """Return the settings that were given when the model was made, without those left at their defaults."""
-    return {} if config is None else config.model_dump(mode="json", exclude_unset=True)
+    """Return the settings that were set when the model was made, without those left at their defaults."""
+    return {} if config is None else absolute_paths(config.model_dump(mode="json", exclude_unset=True))
+
+
+def absolute_paths(values: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with absolute paths, so that ``--resume`` finds the files from anywhere."""
+    values = dict(values)
+    data = values.get("data")
+    if isinstance(data, Mapping) and data.get("path") is not None:
+        values["data"] = {**data, "path": data_path(str(data["path"]))}
+    for key in values.keys() & PATHS:
+        value = values[key]
+        if key != "weights" or value not in (None, "imagenet", "none"):
+            values[key] = (
+                [_absolute(key, v) for v in value] if isinstance(value, list | tuple) else _absolute(key, value)
+            )
+    return values
+
+
+def _absolute(key: str, value: Any) -> Any:
+    """Return a path made absolute; the settings model refuses what is no text."""
+    if not isinstance(value, str):
+        return value
+    if not value.strip():
+        raise UsageError(f"setting {key!r} is empty; give a path")
+    return str(Path(value).expanduser().resolve())
 
 
 def overruled(config: ClassifierConfig) -> set[str]:
@@ -256,7 +285,11 @@ def setting_names(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"data": {"path": p}}`` as ``{"data.path": p}``."""
+    """Return nested settings by their dotted keys.
+
+    >>> flatten({"seed": 3, "data": {"image_size": 64}})
+    {'seed': 3, 'data.image_size': 64}
+    """
     flat: dict[str, Any] = {}
     for key, value in values.items():
         flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
@@ -264,7 +297,11 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def nested(key: str, value: Any) -> dict[str, Any]:
-    """Return ``{"data": {"path": p}}`` for the dotted key ``data.path``."""
+    """Return one setting as nested dictionaries.
+
+    >>> nested("data.image_size", 64)
+    {'data': {'image_size': 64}}
+    """
     for part in reversed(key.split(".")):
         value = {part: value}
     return dict(value)
