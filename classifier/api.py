@@ -19,7 +19,7 @@ from balancer.core.settings import (
     TrainConfig,
     TuneConfig,
 )
-from classifier.analysis.analyse import Analysis
+from classifier.analysis import analyse as analysis
 from classifier.analysis.results import TrialResult
 from classifier.experiments import ablation
 from classifier.experiments import components as switches
@@ -70,7 +70,7 @@ def ablate(
     return perform(prepare_ablation(settings, Workers(device, jobs)), RunRequest(out, force=force))
 
 
-def analyse(run: Path) -> Analysis:
+def analyse(run: Path) -> analysis.Analysis:
     """Return the analysis of a finished ablation: figures per regime, contrasts and the verdict.
 
     Args:
@@ -79,7 +79,8 @@ def analyse(run: Path) -> Analysis:
     Raises:
         BalancerError: the folder holds no ablation.
     """
-    return read_substudy(run).analysis()
+    study = read_substudy(run)
+    return analysis.analyse(study.results, seed=study.config.seed)
 
 
 def prepare_training(config: TrainConfig, device_name: str) -> PreparedRun[TrialResult]:
