@@ -47,8 +47,8 @@ def read_runs(runs: Sequence[Path], regimes: Sequence[str] = ()) -> StudyResults
         regimes: names or groups of the regimes to read; all that are there if empty.
 
     Raises:
-        BalancerError: a run holds no trial, cannot be read or is a smoke run; no run has a named regime; the runs differ
-            in data or split, or have more than two classes.
+        BalancerError: a run holds no trial, cannot be read or is a smoke run; no run has a named regime; the runs
+            differ in data or split, or have more than two classes.
         UsageError: an unknown regime.
     """
     if len({run.resolve() for run in runs}) < len(runs):
