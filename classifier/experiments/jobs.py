@@ -278,9 +278,9 @@ def _on_cluster(
                 result = future.result()
             except Exception as error:  # dask's own: workers that die, no scheduler, or a worker without this package
                 raise BalancerError(
-                    f"{trial.name}: dask gave {type(error).__name__} ({' '.join(str(error).split())}); see the workers' "
-                    "logs, check that the scheduler runs and that the workers have this package installed, then "
-                    "continue with --resume"
+                    f"{trial.name}: dask gave {type(error).__name__} ({' '.join(str(error).split())}); see the "
+                    "workers' logs, check that the scheduler runs and that the workers have this package installed, "
+                    "then continue with --resume"
                 ) from error
             yield result
             if stop.is_set():

@@ -124,7 +124,8 @@ def _own(explicit: Explicit, smoke_run: bool) -> Explicit:
     if smoke_run:
         if dropped := sorted({*own, *others} - {"data.path", "systems"}):
             raise UsageError(
-                f"--smoke brings its own data and sizes, so it takes no {', '.join(dropped)}; drop the setting or --smoke"
+                f"--smoke brings its own data and sizes, so it takes no {', '.join(dropped)}; drop the setting or "
+                "--smoke"
             )
         if "data.path" in others:  # often from the environment
             log.info("--smoke runs on a few drawings of its own, not on %s", others["data.path"])
