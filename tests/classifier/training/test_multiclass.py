@@ -76,7 +76,7 @@ def test_calibration_error_is_of_the_most_likely_class() -> None:
 
 
 def test_of_two_columns_the_figures_are_those_of_one() -> None:
-    """The classes of the two-class task, as two columns: the same AUROC, NLL and decisions at .5, and twice the Brier score."""
+    """The two classes as two columns: the same AUROC, NLL and decisions at .5, and twice the Brier score."""
     rng = np.random.default_rng(1)
     y_true, p = np.r_[0, 1, rng.integers(0, 2, 50)], rng.random(52)
     one, two = (evaluate(y_true, score, 0.5, 1.0).to_json() for score in (p, np.stack([1 - p, p], axis=1)))
