@@ -59,8 +59,8 @@ def synthesize(
 ) -> FinishedRun[Report]:
     """Export synthetic images of a trained GAN with a report on their quality, as `balancer synthesize` does.
 
-    The arguments are those of :func:`train_gan`. The data are those of the GAN run. Without ``gan_run`` in the settings,
-    the newest finished GAN run is taken.
+    The arguments are those of :func:`train_gan`. The data are those of the GAN run. Without ``gan_run`` in the
+    settings, the newest finished GAN run is taken.
 
     Raises:
         BalancerError: there is no such GAN run, or its data have changed.

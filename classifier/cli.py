@@ -185,7 +185,7 @@ REGIMES = click.option(
 def thresholds(
     runs: tuple[Path, ...], regimes: tuple[str, ...], rules: tuple[str, ...], out: Path | None
 ) -> CommandResult:
-    """What every threshold gives on validation and on test, and how rules that choose one carry over.
+    """Show what every threshold gives on validation and on test, and how rules that choose one carry over.
 
     RUN is the folder of an ablation or of a training; several must share data and split.
     """
@@ -209,7 +209,7 @@ def thresholds(
     click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="[default: ensemble in the only RUN]"),
 )
 def ensemble(runs: tuple[Path, ...], regimes: tuple[str, ...], threshold: str, out: Path | None) -> CommandResult:
-    """Average the trials of each regime and, of several runs, of all of them; figures on test beside the single trials'.
+    """Average the trials of each regime and, with several runs, of all of them; compare with single trials on test.
 
     RUN is the folder of an ablation or of a training; several must share data and split.
     """
@@ -238,7 +238,7 @@ def systems() -> CommandResult:
     *WORKER_OPTIONS,
 )
 def reproduce(args: CommandArgs) -> CommandResult:
-    """Run published systems under one protocol; write a table: published, its own outputs, ours. --set reaches all of them."""
+    """Run published systems under one protocol; write a table: published, its own outputs, ours. --set reaches all."""
     from classifier.api import prepare_reproduction
     from classifier.experiments.jobs import Workers
     from classifier.systems import reproduce as reproduction
@@ -265,7 +265,7 @@ def reproduce(args: CommandArgs) -> CommandResult:
     *WORKER_OPTIONS,
 )
 def components(args: CommandArgs) -> CommandResult:
-    """Turn off one part of a system at a time (class weights, augmentation, batch norm, transfer, threshold) and compare."""
+    """Turn off one part of a system at a time (weighting, augmentation, batch norm, transfer, threshold); compare."""
     from classifier.api import prepare_components
     from classifier.experiments.jobs import Workers
     from classifier.experiments.study import configure
@@ -321,7 +321,7 @@ def evaluate(checkpoint: Path, data: str | None, fold: str, device: str) -> Comm
     click.option("--device", default="auto", show_default=True),
 )
 def predict(checkpoint: Path, images: tuple[Path, ...], threshold: float | None, device: str) -> CommandResult:
-    """Label and probability of PNEUMONIA for images, or for all images in a folder. Research only: no medical device."""
+    """Predict label and probability of PNEUMONIA for images, or for all in a folder. For research: no medical device."""
     from classifier import inference
 
     return CommandResult.of(inference.predict_files(checkpoint, images, threshold, device))

@@ -1,5 +1,7 @@
-"""Settings put together from layers, later ones winning: defaults, the demonstration sizes (only on the phantom set), what
-an earlier run hands on, the named preset, the config file, the environment, the flags. The models are in ``settings``.
+"""Settings put together from layers.
+
+Later layers win: defaults, demonstration sizes (only on the phantom set), what an earlier run hands on, the named preset,
+the config file, the environment, the flags. The models are in ``settings``.
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ from balancer.core.settings import (
 
 DEFAULT_FOLDER = Path("data/chest_xray")
 
-# Renamed values of settings: (setting, old value) -> new value. Files of earlier versions are read with the new value. Hashes
-# are taken over the old value, so that the hashes of published runs stay valid.
+# Renamed values of settings: (setting, old value) -> new value. Files of earlier versions are read with the new value.
+# Hashes are taken over the old value, so that the hashes of published runs stay valid.
 OLD_SETTINGS = {("bn_statistics", "clean"): "reestimated"}
 PATHS = {"gan_run", "synthetic", "real", "fake", "training", "weights"}  # settings that are paths, beside data.path
 log = logging.getLogger("balancer")
@@ -56,8 +58,8 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
 def read_config_file(path: Path, command: str) -> dict[str, Any]:
     """Return the section of a YAML file that belongs to a command, laid over the sections that commands share.
 
-    A file holds a mapping per command (``gan_train``, ``ablate``, ...), ``data`` for all commands that read a data set, and
-    ``classifier`` for all commands that train classifiers. YAML is read with the safe loader: no config file is executed.
+    A file holds a mapping per command (``gan_train``, ``ablate``, ...), ``data`` for all commands that read a data set,
+    and ``classifier`` for all commands that train classifiers. The YAML loader is the safe one, which executes nothing.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -180,7 +182,7 @@ def _absolute(key: str, value: Any) -> Any:
 
 
 def overruled(config: ClassifierConfig) -> set[str]:
-    """The settings that do nothing, because every stage of training gives its own."""
+    """Return the settings that do nothing, because every stage of training has its own."""
     lengths = {"steps": ("steps", "epochs")}
     return {
         key
@@ -208,12 +210,12 @@ def _warn_of_overruled(config: GanTrainConfig, explicit: Mapping[str, Any]) -> N
 
 
 def preset_config(name: str) -> GanTrainConfig:
-    """A named preset laid over the defaults."""
+    """Return a named preset laid over the defaults."""
     return validate(GanTrainConfig, merge(PRESETS[name], {"preset": name}))
 
 
 def recipe_changes(config: GanTrainConfig) -> list[str] | None:
-    """The settings of the recipe that are not those of the preset; None if there is no such preset any more."""
+    """Return the settings of the recipe that differ from the preset; None if there is no such preset any more."""
     if config.preset not in PRESETS:
         return None
     pure, used = (c.model_dump(include=set(RECIPE)) for c in (preset_config(config.preset), config))
@@ -221,7 +223,7 @@ def recipe_changes(config: GanTrainConfig) -> list[str] | None:
 
 
 def data_path(given: str | None) -> str:
-    """The data that a run reads: what was given, else ``data/chest_xray`` if it is there, else the phantom set.
+    """Return the data that a run reads: a path, else ``data/chest_xray`` if it is there, else the phantom set.
 
     A folder is made absolute, so that a later command finds it from wherever it is started.
     """
@@ -250,7 +252,7 @@ def validate(model: type[SettingsT], values: Mapping[str, Any]) -> SettingsT:
 
 
 def _of_stage(path: list[str], problems: list[Any]) -> str:
-    """The first problem of the stages, with the stage and its key named."""
+    """Return the message on the first problem of the stages, with the stage and its key."""
     stage = f"stage {int(path[0]) + 1}"
     if len(path) == 1:
         return f"{stage} is {problems[0]['input']!r}: expected a mapping such as {{epochs: 10, trainable: head}}"
@@ -308,7 +310,7 @@ def nested(key: str, value: Any) -> dict[str, Any]:
 
 
 def changed_keys(saved: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
-    """The asked-for settings, by their dotted names, that the saved ones contradict or lack."""
+    """Return the requested settings, by their dotted names, that the saved ones contradict or lack."""
     before, after = flatten(saved), flatten(requested)
     return [k for k in sorted(after) if k not in before or _plain(before[k]) != _plain(after[k])]
 
@@ -320,12 +322,12 @@ def differences(saved: Mapping[str, Any], requested: Mapping[str, Any]) -> list[
 
 
 def dump(section: Settings) -> str:
-    """A section as YAML."""
+    """Return settings as YAML."""
     return yaml.safe_dump(section.model_dump(mode="json"), sort_keys=False)
 
 
 def config_hash(section: Settings, exclude: set[str] | None = None) -> str:
-    """Eight hex digits that name these settings, or what is left of them."""
+    """Return the first 8 hex digits of the settings' SHA-256, leaving out ``exclude``."""
     to_old = {(name, new): old for (name, old), new in OLD_SETTINGS.items()}
     text = json.dumps(_renamed(section.model_dump(mode="json", exclude=exclude), to_old), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

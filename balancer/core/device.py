@@ -40,7 +40,7 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 
 def describe_device(device: torch.device) -> str:
-    """The device in words, for reports: ``cpu (2 threads)`` or the GPU's name."""
+    """Return the device in words, for reports: ``cpu (2 threads)`` or the GPU's name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({torch.get_num_threads()} threads)"

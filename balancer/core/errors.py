@@ -31,14 +31,14 @@ class Interrupted(BalancerError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint such as ``did you mean 'steps'?``, or the list of known names when none is close."""
+    """Return a hint such as ``did you mean 'steps'?``, or the list of known names when none is close."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
 
 
 def lookup(registry: Mapping[str, ItemT], name: str, what: str) -> ItemT:
-    """An entry of a registry.
+    """Return an entry of a registry.
 
     Raises:
         UsageError: no such name; the message gives the nearest one.

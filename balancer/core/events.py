@@ -26,16 +26,18 @@ class Events:
             self._writer = SummaryWriter(str(folder), purge_step=step + 1)
 
     def scalars(self, row: Mapping[str, float]) -> None:
+        """Write the values of a log row at its ``step``."""
         for name, value in row.items() if self._writer else ():
             if name != "step":
                 self._writer.add_scalar(name, value, row["step"])
 
     def image(self, name: str, pixels: np.ndarray, step: int) -> None:
-        """A grey sheet (H, W) uint8."""
+        """Write a grey image (H, W) uint8."""
         if self._writer:
             self._writer.add_image(name, pixels[None], step)
 
     def close(self) -> None:
+        """Write what is buffered."""
         if self._writer:
             self._writer.close()
 
@@ -46,5 +48,6 @@ def check_installed(on: bool) -> None:
 
     if on and find_spec("tensorboard") is None:
         raise BalancerError(
-            "tensorboard is not installed; pip install 'xray-balancer[tensorboard]', or leave --set tensorboard=true out"
+            "tensorboard is not installed; pip install 'xray-balancer[tensorboard]',"
+            " or leave --set tensorboard=true out"
         )

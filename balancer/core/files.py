@@ -18,7 +18,7 @@ log = logging.getLogger("balancer")
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that appears under its name only when it is whole (same-folder temporary, fsync, rename)."""
+    """Open a binary file that gets its name only when it is complete (same-folder temporary, fsync, rename)."""
     temporary = path.parent / f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp"
     try:
         with temporary.open("wb") as handle:
@@ -54,7 +54,7 @@ def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file; a line torn by a kill is skipped with a warning."""
+    """Return the rows of a JSON-lines file; skip a line that a kill has torn, with a warning."""
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1) if path.exists() else ():
         try:

@@ -11,7 +11,7 @@ log = logging.getLogger("balancer")
 
 
 def bar(total: int, what: str, unit: str = "it", initial: int = 0, show: bool = True) -> tqdm[Any]:
-    """A bar to be advanced by ``update``; ``-q`` raises the log level, which switches it off."""
+    """Return a bar that ``update`` advances; ``-q`` raises the log level, which switches it off."""
     disable = None if show and log.isEnabledFor(logging.INFO) else True  # None: tqdm itself looks for a terminal
     return tqdm(total=total, desc=what, unit=unit, initial=initial, disable=disable, dynamic_ncols=True, leave=False)
 
@@ -20,4 +20,5 @@ class BarHandler(logging.StreamHandler):
     """Log lines on stderr that do not tear a running bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Write a log line above the bar."""
         tqdm.write(self.format(record), file=self.stream)

@@ -48,8 +48,8 @@ class RunDir:
 
     def __init__(self, path: Path, resumed: bool) -> None:
         self.path, self.resumed = path, resumed
-        whole = path.resolve()  # "." has no name of its own
-        self._lock = filelock.FileLock(str(whole.parent / f".{whole.name}.lock"))
+        absolute = path.resolve()  # "." has no name of its own
+        self._lock = filelock.FileLock(str(absolute.parent / f".{absolute.name}.lock"))
         try:
             self._lock.acquire(timeout=0)
         except filelock.Timeout as error:
@@ -61,9 +61,11 @@ class RunDir:
 
     @property
     def finished(self) -> bool:
+        """Return whether the run has its ``done`` file."""
         return (self.path / "done").exists()
 
     def log_to_file(self) -> None:
+        """Log into log.txt too, with the lines that were logged before the folder was there."""
         self._handler = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         for early in [h for h in log.handlers if isinstance(h, logging.handlers.MemoryHandler)]:
@@ -73,9 +75,11 @@ class RunDir:
         log.addHandler(self._handler)
 
     def metrics(self, row: Mapping[str, Any]) -> None:
+        """Append a row to metrics.jsonl."""
         append_jsonl(self.path / "metrics.jsonl", row)
 
     def finish(self) -> None:
+        """Mark the run as finished."""
         write_text(self.path / "done", time.strftime("%Y-%m-%dT%H:%M:%S%z\n"))
 
     def __enter__(self) -> RunDir:
@@ -90,7 +94,7 @@ class RunDir:
 
 
 def saved_config(command: str, path: Path) -> dict[str, Any]:
-    """The resolved settings of an existing run.
+    """Return the resolved settings of an existing run.
 
     Raises:
         BalancerError: the directory holds no run of this command.
@@ -100,7 +104,8 @@ def saved_config(command: str, path: Path) -> dict[str, Any]:
         env = json.loads((path / "env.json").read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, ValueError) as error:
         raise BalancerError(
-            f"{path} holds no {command} run (no readable config.yaml and env.json); give a folder under {RUNS / command}"
+            f"{path} holds no {command} run (no readable config.yaml and env.json);"
+            f" give a folder under {RUNS / command}"
         ) from error
     if not isinstance(values, dict) or not isinstance(env, dict):
         raise BalancerError(f"{path} holds no {command} run (config.yaml and env.json are not mappings)")
@@ -110,7 +115,7 @@ def saved_config(command: str, path: Path) -> dict[str, Any]:
 
 
 def latest_run(command: str, finished: bool = True) -> Path | None:
-    """The newest run of a command under ``runs/``: the newest finished one, or the newest unfinished one."""
+    """Return the newest run of a command under ``runs/``, finished or unfinished."""
     marker = "done" if finished else "config.yaml"
     found = [p.parent for p in (RUNS / command).glob(f"*/{marker}")]
     found = [p for p in found if finished or not (p / "done").exists()]
@@ -118,7 +123,7 @@ def latest_run(command: str, finished: bool = True) -> Path | None:
 
 
 def resumed_path(command: str, resume: str) -> Path:
-    """The directory that ``--resume`` names; ``latest`` is the newest unfinished run."""
+    """Return the directory that ``--resume`` names; ``latest`` is the newest unfinished run."""
     if resume != "latest":
         return Path(resume)
     path = latest_run(command, finished=False)

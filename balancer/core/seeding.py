@@ -29,7 +29,7 @@ def derive_seed(root: int, *names: str | int) -> int:
 
 
 def generator(root: int, *names: str | int) -> torch.Generator:
-    """A CPU generator seeded by :func:`derive_seed`: the draws are the same whatever the training device."""
+    """Return a CPU generator seeded by :func:`derive_seed`: the draws are the same whatever the training device."""
     import torch
 
     return torch.Generator().manual_seed(derive_seed(root, *names))

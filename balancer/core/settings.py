@@ -240,8 +240,8 @@ class ClassifierConfig(Settings):
         None, description="One output, or one per class."
     )
     trainable: Trainable = Field("all", description="all, head, or N: the head and the N last layers with weights.")
-    # That per-image standardisation helps was first noticed on the official test set of the chest X-rays, with one seed;
-    # inside train it is no better and no worse than unit (docs/results.md).
+    # That per-image standardisation helps was first noticed on the official test set of the chest X-rays, with one
+    # seed; inside train it is no better and no worse than unit (docs/results.md).
     normalisation: Annotated[
         Literal["per_image", "unit", "symmetric", "imagenet"] | None,
         Unset("imagenet with weights of any kind, else per_image"),
