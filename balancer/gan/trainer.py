@@ -98,7 +98,6 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
     snapshots = Snapshots(config, data, label, run, device, state)
     precision = resolve_precision(device, config.precision, on_cpu=True)
     log.info("learning %s from %d images in %s", data.classes[label], len(images), precision)
-
     losses = _last_losses(run)
     totals: dict[str, Tensor] = {}  # of every scalar since the last row
     row_step, row_time = state.step, time.perf_counter()
