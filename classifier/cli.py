@@ -321,7 +321,7 @@ def evaluate(checkpoint: Path, data: str | None, fold: str, device: str) -> Comm
     click.option("--device", default="auto", show_default=True),
 )
 def predict(checkpoint: Path, images: tuple[Path, ...], threshold: float | None, device: str) -> CommandResult:
-    """Predict label and probability of PNEUMONIA for images, or for all in a folder. For research: no medical device."""
+    """Predict label and probability of PNEUMONIA for images or whole folders. For research: no medical device."""
     from classifier import inference
 
     return CommandResult.of(inference.predict_files(checkpoint, images, threshold, device))

@@ -1,7 +1,7 @@
 """Settings put together from layers.
 
-Later layers win: defaults, demonstration sizes (only on the phantom set), what an earlier run hands on, the named preset,
-the config file, the environment, the flags. The models are in ``settings``.
+Later layers win: defaults, demonstration sizes (only on the phantom set), what an earlier run hands on, the named
+preset, the config file, the environment, the flags. The models are in ``settings``.
 """
 
 from __future__ import annotations

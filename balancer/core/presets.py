@@ -6,7 +6,7 @@ from typing import Any
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The defaults: DCGAN (below) with DiffAugment's translation (Zhao et al. 2020, arXiv:2006.10738) and an average of
-    # weights (Yazici et al. 2019, arXiv:1806.04498). The best of the recipes that docs/results.md compares at equal steps.
+    # weights (Yazici et al. 2019, arXiv:1806.04498). The best recipe of docs/results.md at equal steps.
     "dcgan_diffaug": {},
     # Radford et al. 2016, arXiv:1511.06434: BatchNorm, Adam 2e-4 with beta1 .5, N(0, .02) weights, nothing else.
     # Departures: z is normal (theirs uniform), batch and width are 32 (theirs 128) for two cores.
@@ -33,8 +33,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "diffaugment": (),
         "ema_decay": 0.0,
     },
-    # The loss of Huang et al. 2024, arXiv:2501.05441 (relativistic pairing with R1 and R2) on residual networks. This is
-    # not their R3GAN: G keeps its BatchNorm, and networks, schedules and augmentation are not theirs.
+    # The loss of Huang et al. 2024, arXiv:2501.05441 (relativistic pairing with R1 and R2) on residual networks. Not
+    # their R3GAN: G keeps its BatchNorm, and networks, schedules and augmentation are not theirs.
     "relativistic": {
         "architecture": "residual",
         "loss": "relativistic",
