@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from balancer.core.errors import BalancerError, UsageError
+from balancer.core.files import JsonObject
 from balancer.core.run import RunDir
 from balancer.core.settings import EvaluateConfig
 from balancer.data import cache
@@ -74,7 +74,7 @@ class Inputs:
     size: int
     notes: list[str]
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> JsonObject:
         """Return the facts about the folders that env.json and report.json hold."""
         digests = "\n".join(d for folder in self.folders.values() for d in folder.digests)
         return {

@@ -6,13 +6,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from balancer.core.config import data_path
 from balancer.core.device import open_device
 from balancer.core.errors import BalancerError, UsageError
+from balancer.core.files import JsonObject
 from balancer.data.dataset import load_dataset
 from balancer.data.folder import CLASSES, SUFFIXES, TASKS, image_files
 from balancer.data.images import read_image
@@ -36,7 +36,7 @@ class Evaluation:
     fold: str
     metrics: BinaryMetrics | MulticlassMetrics
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the metrics, after where they come from."""
         source = {key: value for key, value in vars(self).items() if key != "metrics"}
         return {**source, **self.metrics.to_json()}
@@ -55,7 +55,7 @@ class ImagePrediction:
     probabilities: dict[str, float] | None  # by class; None if there are two classes
     probability_pneumonia: float
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the prediction."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
@@ -75,7 +75,7 @@ class FilePredictions:
     rule: str  # how the labels were chosen, in words
     predictions: list[ImagePrediction]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the predictions and the threshold."""
         threshold = {} if self.threshold is None else {"threshold": self.threshold}
         predictions = [prediction.to_json() for prediction in self.predictions]

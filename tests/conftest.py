@@ -1,4 +1,4 @@
-"""What all tests share: a cache of their own, no data set from the environment, a tiny data set, the real one if there."""
+"""What all tests share: a cache of their own, an environment without data sets, a tiny data set, the real one."""
 
 import functools
 import logging
@@ -17,7 +17,7 @@ from hypothesis.configuration import set_hypothesis_home_dir
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-# The workers of pytest-xdist inherit the environment below, so the path of the real data needs a name that is not deleted.
+# Workers of pytest-xdist inherit the environment below: the real data's path needs a name that is not deleted.
 os.environ.setdefault(
     "XRAY_TEST_DATA",
     str(Path(os.environ.get("BALANCER_DATA") or REPOSITORY.parent / "shared" / "data" / "chest_xray").resolve()),
@@ -102,7 +102,7 @@ def real_data() -> Path:
 
 @pytest.fixture
 def five_pixel_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train the pixel network of the two-sample test for 5 steps a fold in place of 200: this test is not about its power."""
+    """Train the two-sample test's pixel network for 5 steps a fold, not 200: this test is not about its power."""
     from balancer.metrics import two_sample
 
     monkeypatch.setattr(two_sample, "pixel_two_sample", functools.partial(two_sample.pixel_two_sample, steps=5))

@@ -1,4 +1,4 @@
-"""What tests plant: smooth random images, whose likeness and variety a test can set, and a pickle that leaves a trace."""
+"""What tests plant: smooth random images of set likeness and variety, and a pickle that leaves a trace."""
 
 from pathlib import Path
 

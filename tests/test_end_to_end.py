@@ -1,4 +1,4 @@
-"""The main job: three commands in order, then a prediction, as a user types them. And a study of which the answer is known."""
+"""The main job, as a user types it: three commands, then a prediction. And a study whose answer is known."""
 
 from __future__ import annotations
 

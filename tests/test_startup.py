@@ -1,4 +1,4 @@
-"""Heavy packages wait until a command runs. What may import what is checked by import-linter (pyproject.toml, `make lint`)."""
+"""Heavy packages wait until a command runs. import-linter (`make lint`) checks which module may import which."""
 
 import subprocess
 import sys

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from balancer.audit import figures as audit_figures
 from balancer.audit.findings import caveats, leaks
@@ -22,7 +21,7 @@ from balancer.audit.results import (
     Shortcuts,
 )
 from balancer.core.config import flatten
-from balancer.core.files import write_json
+from balancer.core.files import JsonObject, write_json
 from balancer.core.settings import Settings
 from balancer.data.dataset import PHANTOM_NOTICE, Dataset
 from balancer.data.folder import CLASSES
@@ -77,7 +76,7 @@ def write_audit(folder: Path, data: Dataset, config: Settings, audit: Audit) -> 
     write_document(as_document(audit, config, set(figures)), folder, "audit", figures)
 
 
-def to_json(audit: Audit) -> dict[str, Any]:
+def to_json(audit: Audit) -> JsonObject:
     """Return the content of audit.json: what follows from the audit, leaks first, and all of it."""
     return {"leaks": leaks(audit), "caveats": caveats(audit), **asdict(audit)}
 

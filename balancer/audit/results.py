@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+from balancer.core.files import JsonObject
 from balancer.metrics.resampling import AurocInterval
 
 ByClass = dict[str, int]  # images of each class
@@ -181,7 +181,7 @@ class Shortcuts:
 class Audit:
     """What in a data set can make a result look better than it is."""
 
-    data: dict[str, Any]  # facts on the data set, as in env.json; its ``notes`` are for every reader
+    data: JsonObject  # facts on the data set, as in env.json; its ``notes`` are for every reader
     counts: Counts
     patients: Patients
     identical: IdenticalFiles

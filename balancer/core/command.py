@@ -30,6 +30,7 @@ from balancer.core.config import (
 )
 from balancer.core.defaults import find_field, help_text
 from balancer.core.errors import BalancerError, Interrupted
+from balancer.core.files import JsonObject
 from balancer.core.run import AlreadyFinished, PreparedRun, ResultT, RunRequest, perform, resumed_or_new
 from balancer.core.settings import COMMANDS, AblateConfig, Settings
 
@@ -41,7 +42,7 @@ HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 class Described(Protocol):
     """A result that can be shown: as JSON, and as text."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the result as values that JSON has."""
 
     def describe(self) -> str:
@@ -52,7 +53,7 @@ class Described(Protocol):
 class CommandResult:
     """What a command has to say: ``data`` under ``--json``, else ``text``."""
 
-    data: dict[str, Any]
+    data: JsonObject
     text: str
 
     @classmethod

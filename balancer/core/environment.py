@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import balancer
+from balancer.core.files import JsonObject
 
 PACKAGES = ("torch", "torchvision", "torchmetrics", "albumentations", "numpy", "scipy", "scikit-learn", "pillow")
 
 
-def environment(command: str, device: str, **more: Any) -> dict[str, Any]:
+def environment(command: str, device: str, **more: Any) -> JsonObject:
     """Return what a reader needs to repeat the run: versions, device, code, data."""
     return {
         "command": command,

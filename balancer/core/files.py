@@ -13,6 +13,7 @@ from typing import IO, Any
 
 import filelock
 
+JsonObject = dict[str, Any]  # what json.dumps takes; made and read at the edge of the program only
 log = logging.getLogger("balancer")
 
 
@@ -53,7 +54,7 @@ def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
         os.fsync(handle.fileno())
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
+def read_jsonl(path: Path) -> list[JsonObject]:
     """Return the rows of a JSON-lines file; skip a line that a kill has torn, with a warning."""
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1) if path.exists() else ():
@@ -65,7 +66,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def keep_jsonl(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
+def keep_jsonl(path: Path, wanted: Callable[[JsonObject], bool]) -> None:
     """Drop the rows of a JSON-lines file that are not wanted."""
     rows = [row for row in read_jsonl(path) if wanted(row)]
     write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))

@@ -26,7 +26,7 @@ import yaml
 from balancer.core.config import SettingsT, config_hash, differences, dump, merge, resolve, validate
 from balancer.core.environment import environment
 from balancer.core.errors import BalancerError
-from balancer.core.files import append_jsonl, write_json, write_text
+from balancer.core.files import JsonObject, append_jsonl, write_json, write_text
 from balancer.core.settings import Settings
 
 log = logging.getLogger("balancer")
@@ -206,7 +206,7 @@ class PreparedRun(Generic[ResultT]):
     command: str  # as in gan-train
     config: Settings
     device: str  # in words, for env.json
-    data: dict[str, Any] | None  # what was read, for env.json
+    data: JsonObject | None  # what was read, for env.json
     estimate_seconds: Callable[[], float]
     work: Callable[[RunDir], ResultT]
     # What --resume does with a run that is finished: nothing, write its outputs again, or go on with the work.

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from balancer.core.download import download
 from balancer.core.errors import BalancerError, UsageError, lookup
+from balancer.core.files import JsonObject
 from balancer.data.folder import CLASSES, SPLITS, find_root, read_folder
 
 FOLDER = Path("data")
@@ -51,7 +51,7 @@ class FetchedArchive:
     size: int  # side of the images, px
     fetched: bool  # False: it was there already
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the facts for ``--json``."""
         return {"path": str(self.path), "url": self.archive.url, "md5": self.archive.md5, "fetched": self.fetched}
 
@@ -69,7 +69,7 @@ class FetchedFolder:
     path: Path
     counts: Mapping[str, Sequence[int]]  # images per class, by split
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the facts for ``--json``."""
         return {"path": str(self.path), "counts": {split: list(n) for split, n in self.counts.items()}}
 

@@ -7,7 +7,6 @@ import math
 import time
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from balancer.core import progress
 from balancer.core.device import memory_format, peak_memory_mb, resolve_precision, synchronize
 from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.events import Events, check_installed
-from balancer.core.files import keep_jsonl, read_jsonl
+from balancer.core.files import JsonObject, keep_jsonl, read_jsonl
 from balancer.core.run import RunDir, deferred_signals
 from balancer.core.seeding import generator
 from balancer.core.settings import GanTrainConfig
@@ -49,7 +48,7 @@ class GanSummary:
     chosen: Snapshot | None
     losses: dict[str, float]  # the last logged row: means since the row before, and the speed
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the values of summary.json."""
         values = asdict(self) | {"chosen": self.chosen.to_json() if self.chosen else {}}
         return {"class": values.pop("class_name"), **values.pop("losses"), **values}

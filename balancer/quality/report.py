@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
 
 import torch
 
 from balancer.core.config import flatten
 from balancer.core.device import peak_memory_mb
-from balancer.core.files import write_json
+from balancer.core.files import JsonObject, write_json
 from balancer.core.run import RunDir
 from balancer.core.settings import Settings
 from balancer.metrics.manifold import NEIGHBOURS, Manifold
@@ -100,15 +99,15 @@ class Report:
     about: list[str]
     n: int
     seed: int
-    data: dict[str, Any]
+    data: JsonObject
     quality: QualityReport
     closest: list[NamedPair]
     seconds: dict[str, float]
     made: dict[str, str]
-    generator: dict[str, Any] = field(default_factory=dict)
+    generator: JsonObject = field(default_factory=dict)
     figures: list[str] = field(default_factory=list)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the content of report.json, the generator's facts at its top level."""
         facts = asdict(self)
         quality = facts["quality"] | {

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from balancer.core.files import JsonObject
 from balancer.metrics.manifold import Manifold
 from balancer.metrics.memorization import Memorization
 from balancer.metrics.spectrum import Spectrum
@@ -127,7 +128,7 @@ class QualityReport:
     notes: list[str] = field(default_factory=list)
 
 
-def from_json(quality: dict[str, Any]) -> QualityReport:
+def from_json(quality: JsonObject) -> QualityReport:
     """Return what stands under ``quality`` in a report.json, of this version or an older one."""
     return TypeAdapter(QualityReport).validate_python(_with_new_keys(quality))
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from balancer.core.errors import BalancerError
+from balancer.core.files import JsonObject
 from balancer.data.folder import CLASSES
 from balancer.metrics.resampling import CONFIDENCE, RESAMPLES, patient_weights, patients_per_class
 from classifier.analysis import statistics, verdicts
@@ -58,7 +58,7 @@ class Analysis:
         """Return a test metric of a regime; None if the study has none."""
         return next((r.metrics.get(key) for r in self.regimes if r.regime == regime), None)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the analysis as it stands in ``analysis.json``."""
         contrasts = [c.to_json() | {"sentence": verdicts.sentence(c)} for c in self.contrasts]
         regimes = [asdict(regime) for regime in self.regimes]

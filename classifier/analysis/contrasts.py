@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+from balancer.core.files import JsonObject
 from classifier.analysis.results import StudyResults
 from classifier.analysis.statistics import FEWEST_GAN_SEEDS, DeLong, Estimate, McNemar
 from classifier.training.regimes import GROUPS, REGIMES
@@ -68,7 +68,7 @@ class ContrastResult:
         """Return whether there are enough synthetic sets for a claim about the GAN that made them."""
         return self.gan_seeds >= FEWEST_GAN_SEEDS
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the result without its sentence, as it stands in ``analysis.json`` and ``table.json``."""
         c, e = self.contrast, self.estimate
         variances = ("patients", "trial_seeds", "gan_seeds", "counted_twice")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from balancer.core.errors import BalancerError
-from balancer.core.files import read_jsonl
+from balancer.core.files import JsonObject, read_jsonl
 from balancer.data.split import merge_groups
 from balancer.reporting.numbers import plural
 from classifier.evaluation.fold_metrics import BinaryMetrics, MulticlassMetrics, Validation, fold_metrics
@@ -123,7 +123,7 @@ class TrialResult:
             )
         return metrics
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the trial as a line of ``results.jsonl`` holds it."""
         values = asdict(replace(self, predictions={}))
         del values["predictions"]

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from balancer.core.files import JsonObject
+
 
 @dataclass(frozen=True)
 class CalibrationMetrics:
@@ -53,7 +55,7 @@ class FoldMetrics:
     uncalibrated: CalibrationMetrics
     temperature: float
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the metrics as they stand in ``results.jsonl``."""
         return asdict(self)
 

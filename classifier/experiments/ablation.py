@@ -6,13 +6,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from balancer.audit.findings import audit, leaks
 from balancer.audit.report import read_leaks, write_audit
-from balancer.core.files import append_jsonl, write_json
+from balancer.core.files import JsonObject, append_jsonl, write_json
 from balancer.core.run import RunDir, deferred_signals
 from balancer.metrics.resampling import patient_weights
 from classifier.analysis.analyse import Analysis, analyse
@@ -35,7 +34,7 @@ class AblationResult:
     table: str  # for a terminal
     report: Path
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the analysis and the notes."""
         return {**self.analysis.to_json(), "notes": self.notes}
 

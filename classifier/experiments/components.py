@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from balancer.core.config import validate
-from balancer.core.files import write_json, write_text
+from balancer.core.files import JsonObject, write_json, write_text
 from balancer.core.run import RunDir
 from balancer.core.settings import AblateConfig, ComponentsConfig
 from balancer.metrics.resampling import RESAMPLES
@@ -125,7 +125,7 @@ class Components:
     notes: list[str]
     path: Path
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the metrics, and what is left out."""
         return {"entries": [asdict(entry) for entry in self.entries], "left_out": self.left_out}
 

@@ -10,13 +10,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from balancer.core.errors import BalancerError, UsageError
-from balancer.core.files import append_jsonl, write_json, write_text
+from balancer.core.files import JsonObject, append_jsonl, write_json, write_text
 from balancer.core.run import RunDir, deferred_signals
 from balancer.core.seeding import derive_seed
 from balancer.core.settings import CrossvalidateConfig
@@ -94,7 +93,7 @@ class Crossvalidation:
     notes: list[str]
     table: Path
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the counts and the metrics."""
         figures = {key: asdict(metric) for key, metric in self.figures.items()}
         counts = {"regime": self.regime, "folds": len(self.trials), "n": self.n, "patients": self.patients}

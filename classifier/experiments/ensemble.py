@@ -11,12 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from balancer.core.errors import BalancerError
-from balancer.core.files import write_json, write_text
+from balancer.core.files import JsonObject, write_json, write_text
 from balancer.metrics.resampling import RESAMPLES, patient_weights, patients_per_class
 from balancer.reporting.document import Document, Section, Table, csv_text, to_markdown
 from balancer.reporting.numbers import bounds, mean_sd, short, signed
@@ -97,7 +96,7 @@ class EnsembleResults:
     counts: str  # images and patients, in words
     folder: Path
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the folder and the content of ensemble.json."""
         values = asdict(self)
         return {"out": str(values.pop("folder")), **{key: values[key] for key in values if key != "counts"}}

@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from balancer.core.files import write_json, write_text
+from balancer.core.files import JsonObject, write_json, write_text
 from balancer.core.settings import THRESHOLD_RULES
 from balancer.metrics.classification import threshold_sweep
 from balancer.metrics.resampling import CURVE_RESAMPLES, RESAMPLES, patient_weights, patients_per_class
@@ -114,7 +113,7 @@ class ThresholdResults:
     counts: str  # images and patients, in words
     folder: Path
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the folder and the content of thresholds.json."""
         values = asdict(self)
         return {"out": str(values.pop("folder")), **{key: values[key] for key in values if key != "counts"}}

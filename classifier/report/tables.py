@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
+from balancer.core.files import JsonObject
 from balancer.data.folder import CLASSES
 from balancer.reporting.document import Table, csv_text
 from balancer.reporting.numbers import DASH, bounds, mean_sd, p_value, plural, short, signed
@@ -88,7 +88,7 @@ class RegimeRow:
     n_test: int  # images
     metrics: dict[str, MetricSummary]  # by the keys of COLUMNS; validation metrics have no interval
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the row as it stands in ``table.json``."""
         row = asdict(self)
         return row | row.pop("metrics")

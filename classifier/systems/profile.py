@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from balancer.core.config import validate
 from balancer.core.device import describe_device, memory_format, open_device, synchronize
 from balancer.core.errors import BalancerError, UsageError, nearest
-from balancer.core.files import write_text
+from balancer.core.files import JsonObject, write_text
 from balancer.core.settings import ClassifierConfig, DataConfig
 from balancer.reporting.document import Table, csv_text
 from classifier.models import OWN_MODELS, build_model
@@ -62,7 +62,7 @@ class Comparison:
     timing: Timing
     out: Path | None  # the CSV file, if there is one
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return how the networks were timed, and their profiles."""
         how = {"device": self.device, "threads": torch.get_num_threads(), **asdict(self.timing)}
         return {**how, "networks": [asdict(p) for p in self.profiles]}

@@ -12,6 +12,7 @@ from typing import Any
 
 from balancer.core.config import read_config_file, resolve
 from balancer.core.errors import BalancerError, lookup
+from balancer.core.files import JsonObject
 from balancer.core.settings import AblateConfig
 from balancer.reporting.numbers import short
 
@@ -33,7 +34,7 @@ class Reported:
         shown = ", ".join(f"{SHORT[key]} {short(value, 4)}" for key, value in self.values.items())
         return f"{shown} ({self.on})"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the metrics by key, what they were measured on, and both as text."""
         return {"on": self.on, **self.values, "text": str(self)}
 
@@ -46,7 +47,7 @@ class Claim:
     published: Reported
     outputs: Reported | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return both, with their confusion matrices."""
         published, outputs = (r and {**r.to_json(), "matrix": r.matrix} for r in (self.published, self.outputs))
         return {"regime": self.regime, "published": published, "outputs": outputs}
@@ -188,7 +189,7 @@ def describe_all() -> str:
     return "\n".join([*blocks, closing])
 
 
-def describe(system: System) -> dict[str, Any]:
+def describe(system: System) -> JsonObject:
     """Return the record for JSON, with the main settings of the system's file."""
     config = system.config()
     return {

@@ -14,7 +14,7 @@ from typing import Any
 
 from balancer.core.config import data_path, flatten, merge, overruled, parse_assignment, resolve
 from balancer.core.errors import BalancerError, Interrupted, UsageError
-from balancer.core.files import write_json, write_text
+from balancer.core.files import JsonObject, write_json, write_text
 from balancer.core.run import RunDir, resumed_config, resumed_path, saved_config
 from balancer.core.settings import AblateConfig, ReproduceConfig, StageConfig
 from balancer.reporting.document import to_markdown
@@ -42,7 +42,7 @@ class Reproduction:
     entries: list[Entry]
     table: Path
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the content of table.json."""
         return {"smoke": self.smoke, "entries": [entry.to_json() for entry in self.entries]}
 
@@ -267,7 +267,7 @@ class Estimate:
     seconds: float | None = None
     error: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return settings, seconds and error."""
         config = self.config and self.config.model_dump(mode="json")
         return {"config": config, "estimated_seconds": self.seconds, "error": self.error}
@@ -285,7 +285,7 @@ class Estimates:
         """Return the time of all systems."""
         return float(sum(estimate.seconds or 0 for estimate in self.systems.values()))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the estimates and their sum."""
         systems = {name: estimate.to_json() for name, estimate in self.systems.items()}
         return {"systems": systems, "estimated_seconds": self.seconds, "device": self.device}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from balancer.core.device import peak_memory_mb, resolve_device
+from balancer.core.files import JsonObject
 from balancer.reporting.document import Document, Section, Table, csv_text
 from balancer.reporting.numbers import DASH, bounds, mean_sd, plural
 from classifier.analysis.analyse import analyse
@@ -43,7 +44,7 @@ class Entry:
     regime: str | None = None
     error: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the entry of table.json."""
         return asdict(self)
 
@@ -87,7 +88,7 @@ class ResultEntry(RunEntry):
     threshold: float
     changed: list[str]  # where the run departs from the system's file
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the entry of table.json."""
         reported = {"published": self.published, "outputs": self.outputs}
         return {**asdict(self), **{key: value and value.to_json() for key, value in reported.items()}}

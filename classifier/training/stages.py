@@ -96,7 +96,8 @@ def check_stages(config: ClassifierConfig) -> None:
             raise UsageError(f"{which}epochs is {stage.epochs:g} and steps is {stage.steps}; give one of the two")
         if stage.trainable not in (None, "all") and config.model in OWN_MODELS:
             raise UsageError(
-                f"{which}trainable is {stage.trainable!r}, which is for torchvision backbones; model is {config.model!r}"
+                f"{which}trainable is {stage.trainable!r}, which is for torchvision backbones;"
+                f" model is {config.model!r}"
             )
         lr, low = (getattr(config, k) if (v := getattr(stage, k)) is None else v for k in ("lr", "lr_low"))
         if (stage.schedule or config.schedule) == "triangular" and low >= lr:

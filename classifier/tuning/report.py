@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
 
 from balancer.core.config import overruled, without_nulls
-from balancer.core.files import atomic_file, write_json, write_text
+from balancer.core.files import JsonObject, atomic_file, write_json, write_text
 from balancer.core.run import RunDir
 from balancer.core.settings import ClassifierConfig, TuneConfig
 from balancer.data.dataset import Dataset
@@ -76,7 +75,7 @@ class SearchSummary:
     verdict: str
     run: Path
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the content of tune.json: the best trial without its validations."""
         values = asdict(self)
         del values["best"]["validations"], values["verdict"], values["run"]

@@ -107,7 +107,7 @@ def small_synthesis(small_data: Dataset, tmp_path_factory: pytest.TempPathFactor
 def small_args(_chest_template: Path) -> tuple[str, ...]:
     """Options that make a run of the classifier take half a second.
 
-    Statistics of BatchNorm stay the running ones: re-estimating them takes 256 batches, ten times as long as all the rest.
+    BatchNorm keeps its running statistics: re-estimating them takes 256 batches, ten times as long as the rest.
     The end-to-end test and the tests of training use the default.
     """
     options = "--steps 6 --batch-size 8 --set evaluations=3 --set bn_statistics=running --device cpu -q"

@@ -30,7 +30,7 @@ def centroid(image: np.ndarray) -> np.ndarray:
 
 
 def measured(preset: str, draws: int, reach: int = 12) -> dict[str, np.ndarray]:
-    """Where three spots, ``reach`` pixels apart, go under the same draw gives the affine map: rotation, zooms, shear and shifts."""
+    """Return rotation, zooms, shear and shifts of a draw, from where three spots ``reach`` pixels apart go."""
     augment = Augmenter(preset, seed=3)
     poses: dict[str, list[float]] = {k: [] for k in ("angle", "zoom_x", "zoom_y", "shear", "x", "y", "turn")}
     for draw in range(draws):
@@ -91,7 +91,7 @@ def test_s3_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_s3_exposure_is_that_of_keras() -> None:
     """Brightness adds up to .2 of the range; contrast scales the distance from the image's own mean by .7 to 1.3.
 
-    Keras's rule for two grey levels a and b: the difference becomes f (b - a), their mean moves by the brightness alone.
+    Keras's rule for grey levels a and b: the difference becomes f (b - a); their mean moves by the brightness alone.
     """
     two = np.full((SIZE, SIZE), 110, np.uint8)
     two[SIZE // 4 : -SIZE // 4, SIZE // 4 : -SIZE // 4] = 140  # most of it stays in view, whatever the pose

@@ -142,7 +142,7 @@ def test_the_phantom_set_has_three_classes() -> None:
 
 @pytest.mark.realdata
 def test_the_real_sets_kinds(real_data: Path) -> None:
-    """2,780 bacterial and 1,493 viral images in all (Kermany et al. 2018: 2,538 and 1,345 to train, 242 and 148 to test)."""
+    """2,780 bacterial and 1,493 viral images (Kermany et al. 2018: 2,538 and 1,345 to train, 242 and 148 to test)."""
     records = multiclass_records(read_folder(find_root(real_data)))
     assert Counter((r.split == "test", r.label) for r in records) == {
         (False, 0): 1349,

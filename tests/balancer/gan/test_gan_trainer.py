@@ -46,7 +46,7 @@ pytestmark = pytest.mark.usefixtures("cheap_features")
 CLOCKS = {"images_per_s", "memory_mb", "eta_s"}
 EVERY: dict[str, dict[str, Any]] = {**{p: {"preset": p} for p in PRESETS}, **RECIPES}
 STOPS = [*((recipe, 4) for recipe in EVERY), ("dcgan", 5), ("dcgan", 6)]
-# These use every part of the state between them: singular vectors, ADA, LeCam, averages or none, both optimisers, lazy penalties.
+# Between them these use every part of the state: singular vectors, ADA, LeCam, averages, optimisers, lazy penalties.
 ON_COMMIT = {
     ("dcgan", 4),
     ("dcgan", 5),
@@ -65,7 +65,7 @@ def rows_of(run: Path) -> list[dict[str, float]]:
     ("recipe", "stop"), [pytest.param(*s, marks=() if s in ON_COMMIT else pytest.mark.nightly) for s in STOPS]
 )
 def test_resumed_equals_uninterrupted(recipe: str, stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights, running statistics, singular vectors, averages, optimisers, ADA and LeCam, the best snapshot: bit for bit."""
+    """Weights, statistics, singular vectors, averages, optimisers, ADA, LeCam and the best snapshot: bit for bit."""
     settings, data = config(**{"snapshot_every": 3, **EVERY[recipe]}), dataset()
     run_training(tmp_path / "whole", settings, data)
     with monkeypatch.context() as patch:
@@ -93,7 +93,7 @@ def test_resumed_equals_uninterrupted(recipe: str, stop: int, tmp_path: Path, mo
 
 
 def test_a_kill_after_a_row_was_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Power gone between the quality and the checkpoint: on resumption no row is there twice, and `best.pt` is right."""
+    """Power gone between quality and checkpoint: after a resume no row is there twice, and `best.pt` is right."""
     settings = config(snapshot_every=2)
     run_training(tmp_path / "whole", settings)
 

@@ -44,7 +44,7 @@ def test_wasserstein_is_the_difference_of_means(logits: tuple[Tensor, Tensor]) -
 
 
 def test_relativistic_against_a_loop(logits: tuple[Tensor, Tensor]) -> None:
-    """Huang et al. 2024, eq. 1: f(D(G(z)) - D(x)) with f(t) = -log(1 + exp(-t)), which D minimises; the pair is an index."""
+    """Huang et al. 2024, eq. 1: f(D(G(z)) - D(x)) with f(t) = -log(1 + exp(-t)), which D minimises, by pairs."""
     real, fake = logits
     loss = loss_named("relativistic")
     for_D = sum(math.log(1 + math.exp(-(r - f))) for r, f in zip(real.tolist(), fake.tolist(), strict=True)) / 16

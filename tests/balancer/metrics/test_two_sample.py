@@ -65,7 +65,7 @@ def blur(images: np.ndarray) -> np.ndarray:
     sizes=st.lists(st.integers(1, 9), min_size=10, max_size=25), folds=st.integers(2, 5), seed=st.integers(0, 10_000)
 )
 def test_no_patient_is_on_both_sides(control: bool, sizes: list[int], folds: int, seed: int) -> None:
-    """Every image is scored once, by a classifier that saw no image of its patient; a control has patients on both sides.
+    """Every image is scored once, by a classifier that saw no image of its patient; a control has them on both sides.
 
     Without a control, training and scored parts hold as many synthetic as real images.
     """

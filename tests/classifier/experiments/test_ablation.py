@@ -302,7 +302,7 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
 def test_two_processes_killed_at_work_lose_nothing_that_was_finished(
     signum: int, whole: tuple[Path, Result, Args], classifier: Run, tmp_path: Path
 ) -> None:
-    """Ctrl-C reaches every process of the terminal, ``kill`` only the first; a process that is killed outright says nothing."""
+    """Ctrl-C reaches every process of the terminal, ``kill`` only the first; SIGKILL leaves no time to say anything."""
     out, results = tmp_path / "run", tmp_path / "run" / "results.jsonl"
     code = "import sys; from classifier.cli import main; main()"
     command = [sys.executable, "-c", code, *whole[2], "--jobs", "2", "--out", str(out)]

@@ -184,7 +184,7 @@ def test_an_error_of_a_library_leaves_the_others_alone(classifier, tiny, tmp_pat
 
 
 def test_systems_of_other_data_stand_in_no_table(classifier, tiny, tmp_path: Path) -> None:
-    """After --resume a finished system is only read: here its images are others than those that the next is trained on."""
+    """After --resume a finished system is only read: here the next one is trained on other images."""
     with pytest.MonkeyPatch.context() as patched:
         resnet_fails(patched, BalancerError("not now"))
         names = ("s1_cnn28", "s1_resnet18")
@@ -327,7 +327,7 @@ def test_smoke_takes_no_settings(classifier, runs_cwd: Path) -> None:
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_smoke_keeps_the_design_and_cuts_the_length(name: str, tmp_path: Path) -> None:
-    """Everything but sizes and lengths is the system's own, the normalisation of the weights that are left out among it."""
+    """Everything but sizes and lengths is the system's own, the normalisation of its absent weights included."""
     whole = SYSTEMS[name].config()
     small = resolve(AblateConfig, smoke.shrunk(SYSTEMS[name], tmp_path))
     cut = {"data", "weights", "normalisation", "steps", "evaluations", "batch_size", "accumulate", "stages", "seeds"}

@@ -76,7 +76,7 @@ def test_the_five_of_s4_differ_in_the_network_alone() -> None:
 
 
 def test_published_parameter_counts() -> None:
-    """S1: 615,521 and 11,177,538; S2, where Keras counts the statistics of BatchNorm: 97,345. S0: 2,208 features to 2."""
+    """S1: 615,521 and 11,177,538; S2, where Keras counts BatchNorm's statistics: 97,345. S0: 2,208 features to 2."""
     s1, resnet, s2 = (SYSTEMS[n].config().model_copy(update=SMALL) for n in ("s1_cnn28", "s1_resnet18", "s2_cnn_gan"))
     assert parameters(build_model(s1.model_copy(update={"normalisation": "symmetric"}))) == 615_521
     assert parameters(build_model(resnet)) == 11_177_538

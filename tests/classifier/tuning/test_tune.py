@@ -1,4 +1,4 @@
-"""`classifier tune`: every point once, the same points by seed, nothing lost or repeated by a kill, and no look at test."""
+"""`classifier tune`: each point once, the same points by seed, nothing lost or repeated by a kill, test unread."""
 
 import csv
 import itertools
@@ -245,8 +245,10 @@ def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
 
 
 def test_pruning_is_the_median_rule(tmp_path: Path) -> None:
-    """Worked out again from the rows: from the second look on, once five are whole, the best look so far must not be above the
-    median of what the others showed at the same look."""
+    """Compare the best validation so far with the median of the others at the same validation.
+
+    From the second validation on, and once five trials are complete, a trial above that median must have been pruned.
+    """
     rows = run_search(search(tmp_path, pruner="median", sampler="random", trials=30))
     assert {row.state for row in rows} == {"complete", "pruned"}
     for i, row in enumerate(rows):
