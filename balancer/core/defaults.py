@@ -6,7 +6,8 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from balancer.core.settings import CLASSIFIERS, SECTIONS, ClassifierConfig, SearchRange, Unset
+from balancer.core.setting_types import SearchRange, Unset
+from balancer.core.settings import CLASSIFIERS, SECTIONS, ClassifierConfig
 
 HEAD = """\
 # Every setting and its default, by `python -m balancer.core.defaults`. Copy what you change; pass it with --config.

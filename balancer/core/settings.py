@@ -1,66 +1,36 @@
 """The settings models: each setting's default, range, description and search range, in this one place.
 
+Settings that exclude each other are refused when a model is made, so that no command meets them. Names of losses and
+the like are checked beside their registries.
+
 Help texts and configs/default.yaml are generated from these models (:mod:`balancer.core.defaults`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from balancer.core.errors import UsageError
+from balancer.core.setting_types import (
+    Doses,
+    Folders,
+    Names,
+    Optimizer,
+    Precision,
+    Resize,
+    Schedule,
+    SearchRange,
+    Shares,
+    Trainable,
+    Unset,
+    Widths,
+    off,
+)
 
 PHANTOM = "phantom"  # the data path that means "the built-in drawings"
 THRESHOLD_RULES = ("half", "balanced_accuracy", "f1", "sensitivity=0.95", "specificity=0.95", "cost=5")
-
-
-@dataclass(frozen=True)
-class Unset:
-    """What null stands for, in a setting that may be null."""
-
-    meaning: str
-
-
-@dataclass(frozen=True)
-class SearchRange:
-    """Where a search looks for a setting: between two numbers, or among listed values."""
-
-    low: float = 0.0
-    high: float = 0.0
-    log: bool = False  # every decade is as likely
-    values: tuple[Any, ...] = ()
-
-
-def _listed(value: Any) -> Any:
-    """Return ``a,b`` as a list, for flags and for hand-written YAML."""
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-def _numbers(value: Any) -> Any:
-    """Return ``0,.5`` as a list; YAML reads a single number as one."""
-    return [value] if isinstance(value, int | float) else _listed(value)
-
-
-def _folders(value: Any) -> Any:
-    """Return one folder as a list; a comma may be part of its name."""
-    return [value] if isinstance(value, str) else value
-
-
-def _off(value: Any) -> Any:
-    """Return ``off`` for false: YAML reads a bare ``off`` so."""
-    return "off" if value is False else value
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
-Folders = Annotated[tuple[str, ...], BeforeValidator(_folders)]
-Widths = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_numbers)]
-Shares = Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...], BeforeValidator(_numbers)]
-Trainable = Literal["all", "head"] | Annotated[int, Field(ge=1)]
-Optimizer = Literal["adam", "adamw", "sgd"]
-Precision = Literal["auto", "float32", "bfloat16"]
-Resize = Literal["squash", "pad", "crop"]
-Schedule = Literal["constant", "cosine", "step", "plateau", "one_cycle", "triangular"]
-Doses = Annotated[tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(_numbers)]
 
 
 class Settings(BaseModel):
@@ -142,12 +112,33 @@ class GanTrainConfig(Settings):
     )
     tensorboard: bool = False
 
+    @model_validator(mode="after")
+    def _refuse_what_excludes_each_other(self) -> Self:
+        if self.discriminator_norm == "batch":
+            for name in ("r1_weight", "r2_weight", "gradient_penalty_weight"):
+                if getattr(self, name):
+                    raise UsageError(
+                        f"{name} is {getattr(self, name):g} with discriminator_norm batch, which mixes the gradients of"
+                        " a batch's images; give --set discriminator_norm=none or spectral"
+                    )
+        if self.loss == "wasserstein" and not self.gradient_penalty_weight and self.discriminator_norm != "spectral":
+            raise UsageError(
+                "loss wasserstein needs a Lipschitz discriminator; give --set discriminator_norm=spectral, or"
+                " --set discriminator_norm=none --set gradient_penalty_weight=10"
+            )
+        if self.ada_target is not None and not self.diffaugment:
+            raise UsageError(
+                "ada_target adapts the probability of diffaugment, which is empty;"
+                " give --set diffaugment=translation,cutout"
+            )
+        return self
+
 
 class QualityConfig(Settings):
     """What a report on synthetic images measures, whichever command writes it."""
 
     seed: int = Field(0, description="Root seed of the run.")
-    inception: Annotated[str, BeforeValidator(_off)] = Field(
+    inception: Annotated[str, BeforeValidator(off)] = Field(
         "auto", description="Inception weights for FID and KID: cached or downloaded (auto), off, or a file."
     )
     kid_subsets: int = Field(100, ge=1)
@@ -289,6 +280,32 @@ class ClassifierConfig(Settings):
         description="How the threshold is chosen on validation. half, balanced_accuracy (the same as youden), f1, "
         "sensitivity=S, specificity=S or cost=C (a miss costs C false alarms).",
     )
+
+    @model_validator(mode="after")
+    def _refuse_what_excludes_each_other(self) -> Self:
+        if self.class_weights == "positive" and self.data.task != "binary":
+            raise UsageError(
+                "class_weights is 'positive', which is for two classes;"
+                f" of {self.data.task} give balanced or complement"
+            )
+        if 0 < self.focal_gamma < 1:
+            raise UsageError(
+                f"focal_gamma is {self.focal_gamma:g}: between 0 and 1 the gradient of a certain prediction is"
+                " infinite; give 0, or 1 or more"
+            )
+        if self.accumulate > 1 and self.batch_size < 2 * self.accumulate:
+            raise UsageError(
+                f"accumulate is {self.accumulate} with batch_size {self.batch_size}; BatchNorm needs two images a part:"
+                f" use at most {self.batch_size // 2}"
+            )
+        for i, stage in enumerate(self.stages or (StageConfig(),), 1):
+            which = f"stage {i}: " if self.stages else ""
+            if stage.epochs is not None and stage.steps is not None:
+                raise UsageError(f"{which}epochs is {stage.epochs:g} and steps is {stage.steps}; give one of the two")
+            lr, low = (getattr(self, k) if (v := getattr(stage, k)) is None else v for k in ("lr", "lr_low"))
+            if (stage.schedule or self.schedule) == "triangular" and low >= lr:
+                raise UsageError(f"{which}lr_low is {low:g}; schedule triangular needs one below lr, which is {lr:g}")
+        return self
 
     @property
     def input_normalisation(self) -> str:

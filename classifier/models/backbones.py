@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from balancer.core.errors import UsageError, nearest
-from balancer.core.settings import Trainable
+from balancer.core.setting_types import Trainable
 from classifier.models.heads import HEADS, HeadDesign, as_logits
 from classifier.models.weights import load_weights
 

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from balancer.core.errors import UsageError
-from balancer.core.settings import ClassifierConfig, StageConfig, Trainable
-from balancer.data.folder import TASKS
-from classifier.models import OWN_MODELS
+from balancer.core.setting_types import Trainable
+from balancer.core.settings import ClassifierConfig, StageConfig
 from classifier.training.training_set import TrainingSet
 
 
@@ -43,7 +42,6 @@ def stages(config: ClassifierConfig, train_set: TrainingSet) -> tuple[Stage, ...
     Raises:
         UsageError: if settings do not fit each other, or a batch is larger than the training fold.
     """
-    check_stages(config)
     if config.batch_size > train_set.n_fold:
         raise UsageError(
             f"batch_size is {config.batch_size}, but the training fold has {train_set.n_fold} images; use smaller ones"
@@ -68,40 +66,6 @@ def _resolve(config: ClassifierConfig, stage: StageConfig, train_set: TrainingSe
     values["steps"] = lengthened(values["steps"]) if stage.epochs is None else in_steps(stage.epochs)
     values["lr_period"] = in_steps(values["lr_period"])
     return Stage(**values)
-
-
-def check_stages(config: ClassifierConfig) -> None:
-    """Refuse settings that cannot work, whatever the data.
-
-    Raises:
-        UsageError: if settings of a stage, of the loss or of the batch do not fit each other.
-    """
-    if config.class_weights == "positive" and len(TASKS[config.data.task]) > 2:
-        raise UsageError(
-            f"class_weights is 'positive', which is for two classes; of {config.data.task} give balanced or complement"
-        )
-    if 0 < config.focal_gamma < 1:
-        raise UsageError(
-            f"focal_gamma is {config.focal_gamma:g}: between 0 and 1 the gradient of a certain prediction is infinite;"
-            " give 0, or 1 or more"
-        )
-    if config.accumulate > 1 and config.batch_size < 2 * config.accumulate:
-        raise UsageError(
-            f"accumulate is {config.accumulate} with batch_size {config.batch_size}; BatchNorm needs two images a part:"
-            f" use at most {config.batch_size // 2}"
-        )
-    for i, stage in enumerate(config.stages or (StageConfig(),), 1):
-        which = f"stage {i}: " if config.stages else ""
-        if stage.epochs is not None and stage.steps is not None:
-            raise UsageError(f"{which}epochs is {stage.epochs:g} and steps is {stage.steps}; give one of the two")
-        if stage.trainable not in (None, "all") and config.model in OWN_MODELS:
-            raise UsageError(
-                f"{which}trainable is {stage.trainable!r}, which is for torchvision backbones;"
-                f" model is {config.model!r}"
-            )
-        lr, low = (getattr(config, k) if (v := getattr(stage, k)) is None else v for k in ("lr", "lr_low"))
-        if (stage.schedule or config.schedule) == "triangular" and low >= lr:
-            raise UsageError(f"{which}lr_low is {low:g}; schedule triangular needs one below lr, which is {lr:g}")
 
 
 def validation_steps(steps: int, evaluations: int) -> set[int]:

@@ -33,7 +33,7 @@ from classifier.training.losses import Loss, make_loss, with_penalty
 from classifier.training.prediction import predict, predict_inputs, to_input
 from classifier.training.regimes import Regime
 from classifier.training.schedules import SCHEDULES
-from classifier.training.stages import Stage, check_stages, should_stop, stages, validation_steps
+from classifier.training.stages import Stage, should_stop, stages, validation_steps
 from classifier.training.training_set import BatchSampler, TrainingSet
 
 __all__ = ["TrainResult", "check", "predict", "stages", "train"]
@@ -297,11 +297,16 @@ def check(config: ClassifierConfig) -> None:
     """
     threshold_rule(config.threshold)
     Augmenter(config.augmentation, 0)
-    check_stages(config)
     model, size = build_model(config).eval(), config.data.image_size
-    for stage in config.stages:
-        if isinstance(model, Backbone) and stage.trainable is not None:
-            model.set_trainable(stage.trainable)
+    for i, stage in enumerate(config.stages, 1):
+        if stage.trainable in (None, "all"):
+            continue
+        if not isinstance(model, Backbone):
+            raise UsageError(
+                f"stage {i}: trainable is {stage.trainable!r}, which is for torchvision backbones;"
+                f" model is {config.model!r}"
+            )
+        model.set_trainable(stage.trainable)
     try:
         with torch.no_grad():
             model(to_input(np.zeros((2, size, size), np.uint8), config, torch.device("cpu")))

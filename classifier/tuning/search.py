@@ -259,8 +259,7 @@ def run_next(search: Search, study: optuna.Study, device: torch.device, interrup
     """
     begin = time.perf_counter()
     trial = storage.next_trial(study, search.folder, search.space, search.sampler, search.config.seed)
-    config = search.space.config(search.config, trial.params)
-    settings_hash = config_hash(config, exclude={"trials"})
+    settings_hash = ""  # until the point's settings fit each other
 
     def end(value: float | None, **facts: Any) -> int:
         seconds = round(time.perf_counter() - begin, 2)
@@ -269,11 +268,20 @@ def run_next(search: Search, study: optuna.Study, device: torch.device, interrup
         study.tell(trial, value, TrialState.PRUNED if value is None else TrialState.COMPLETE)
         return trial.number
 
+    def cannot(error: Exception) -> int:
+        log.warning("trial %d cannot be trained: %s", trial.number, error)
+        return end(None, why=str(error).splitlines()[0])
+
     def report(number: int, value: float) -> None:
         trial.report(value, number)
         if trial.should_prune():
             raise optuna.TrialPruned
 
+    try:
+        config = search.space.config(search.config, trial.params)
+    except UsageError as error:  # two searched settings, or a searched and a fixed one, that exclude each other
+        return cannot(error)
+    settings_hash = config_hash(config, exclude={"trials"})
     if (same := storage.same_settings(study, settings_hash)) is not None:
         return end(same.value, same_as=same.number, **{k: same.user_attrs["facts"][k] for k in ("nll", "temperature")})
     try:
@@ -283,8 +291,7 @@ def run_next(search: Search, study: optuna.Study, device: torch.device, interrup
     except optuna.TrialPruned:
         return end(None)
     except (BalancerError, torch.cuda.OutOfMemoryError) as error:  # a rate too high, a batch too large
-        log.warning("trial %d cannot be trained: %s", trial.number, error)
-        return end(None, why=str(error).splitlines()[0])
+        return cannot(error)
     return end(result.value, nll=result.nll, temperature=result.temperature)
 
 

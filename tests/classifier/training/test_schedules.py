@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim import lr_scheduler
 
-from balancer.core.settings import Schedule
+from balancer.core.setting_types import Schedule
 from classifier.training.schedules import SCHEDULES
 from classifier.training.stages import Stage
 

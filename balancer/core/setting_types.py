@@ -1,0 +1,57 @@
+"""Types of settings: marks that help texts and searches read, and lists that flags and YAML write in short."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+
+@dataclass(frozen=True)
+class Unset:
+    """What null stands for, in a setting that may be null."""
+
+    meaning: str
+
+
+@dataclass(frozen=True)
+class SearchRange:
+    """Where a search looks for a setting: between two numbers, or among listed values."""
+
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False  # every decade is as likely
+    values: tuple[Any, ...] = ()
+
+
+def _listed(value: Any) -> Any:
+    """Return ``a,b`` as a list, for flags and for hand-written YAML."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _numbers(value: Any) -> Any:
+    """Return ``0,.5`` as a list; YAML reads a single number as one."""
+    return [value] if isinstance(value, int | float) else _listed(value)
+
+
+def _folders(value: Any) -> Any:
+    """Return one folder as a list; a comma may be part of its name."""
+    return [value] if isinstance(value, str) else value
+
+
+def off(value: Any) -> Any:
+    """Return ``off`` for false: YAML reads a bare ``off`` so."""
+    return "off" if value is False else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Folders = Annotated[tuple[str, ...], BeforeValidator(_folders)]
+Widths = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_numbers)]
+Shares = Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...], BeforeValidator(_numbers)]
+Trainable = Literal["all", "head"] | Annotated[int, Field(ge=1)]
+Optimizer = Literal["adam", "adamw", "sgd"]
+Precision = Literal["auto", "float32", "bfloat16"]
+Resize = Literal["squash", "pad", "crop"]
+Schedule = Literal["constant", "cosine", "step", "plateau", "one_cycle", "triangular"]
+Doses = Annotated[tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(_numbers)]
