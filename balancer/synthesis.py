@@ -26,7 +26,8 @@ from balancer.data.manifest import MANIFEST_COLUMNS
 from balancer.gan.checkpoint import BEST, read_checkpoint
 from balancer.gan.monitor import CHUNK, generate
 from balancer.gan.networks import architecture
-from balancer.gan.step import Snapshot, sample_z
+from balancer.gan.snapshot import Snapshot
+from balancer.gan.step import sample_z
 from balancer.metrics.features import inception_weights
 from balancer.quality import figures
 from balancer.quality.assess import ImageSet, assess, report_seconds

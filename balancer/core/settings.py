@@ -71,7 +71,7 @@ class GanTrainConfig(Settings):
         None, description="Class to learn."
     )
     # networks
-    architecture: str = Field("dcgan", description="dcgan, residual or s2.")
+    architecture: str = Field("dcgan", description="dcgan, upsample, upsample_last, residual or s2.")
     z_dim: int = Field(100, ge=1, description="Size of the latent vector.")
     z_distribution: Literal["normal", "uniform"] = "normal"
     generator_width: int = Field(32, ge=1, description="Channels of G's last hidden layer.")

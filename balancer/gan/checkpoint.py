@@ -15,7 +15,8 @@ from balancer.core.errors import BalancerError
 from balancer.core.files import atomic_file
 from balancer.core.settings import GanTrainConfig
 from balancer.data.dataset import Dataset
-from balancer.gan.step import GanState, Snapshot
+from balancer.gan.snapshot import Snapshot
+from balancer.gan.step import GanState
 
 log = logging.getLogger("balancer")
 FORMAT = 2

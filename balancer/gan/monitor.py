@@ -13,7 +13,8 @@ from balancer.core.seeding import generator
 from balancer.core.settings import GanTrainConfig
 from balancer.data.dataset import Dataset
 from balancer.data.split import patient_halves
-from balancer.gan.step import SnapshotQuality, sample_z
+from balancer.gan.snapshot import SnapshotQuality
+from balancer.gan.step import sample_z
 from balancer.metrics.features import FeatureNetwork, chest_xray, extract, random_subset
 from balancer.metrics.frechet import frechet_distance
 from balancer.metrics.kernel import kernel_distance

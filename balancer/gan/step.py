@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from balancer.core.settings import GanTrainConfig
 from balancer.gan.losses import loss_named
 from balancer.gan.networks import architecture
 from balancer.gan.penalties import lecam, one_centred_penalty, zero_centred_penalty
+from balancer.gan.snapshot import Snapshot
 
 RUNNING_STATS = (
     "augment_p",
@@ -25,44 +26,6 @@ RUNNING_STATS = (
 )  # ADA's probability and overfitting measure, LeCam's anchors
 R_T_DECAY, LECAM_DECAY = 0.95, 0.99
 MOST_AUGMENTED = 0.8  # up to here, augmentations do not leak into the images (Karras et al. 2020, arXiv:2006.06676)
-
-
-@dataclass(frozen=True)
-class SnapshotQuality:
-    """Distances of a snapshot's images to training images, on the shipped chest X-ray features.
-
-    A real baseline is the same distance between two halves of the training images.
-    """
-
-    kid: float
-    kid_real_baseline: float
-    frechet: float
-    frechet_real_baseline: float
-    diversity: float  # the images' share of the real ones' variance in feature space
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """A step at which the generator was saved; ``quality`` is None where there are too few images to measure it."""
-
-    step: int
-    quality: SnapshotQuality | None
-
-    def to_json(self) -> dict[str, float]:
-        """Return step and figures as one row."""
-        return {"step": self.step, **(asdict(self.quality) if self.quality else {})}
-
-    def is_better_than(self, best: Snapshot | None, rule: str) -> bool:
-        """Return whether the selection rule (``kid``, ``frechet`` or ``last``) prefers this to the best before."""
-        if rule == "last" or best is None or self.quality is None or best.quality is None:
-            return True
-        return bool(getattr(self.quality, rule) < getattr(best.quality, rule))
-
-    @classmethod
-    def from_json(cls, row: dict[str, float]) -> Snapshot:
-        """Return the snapshot of a row; earlier versions called a real baseline a floor."""
-        figures = {key.replace("_floor", "_real_baseline"): value for key, value in row.items() if key != "step"}
-        return cls(int(row["step"]), SnapshotQuality(**figures) if figures else None)
 
 
 @dataclass

@@ -28,7 +28,8 @@ from balancer.gan.checkpoint import BEST, CHECKPOINT, check_finite, load_checkpo
 from balancer.gan.losses import loss_named
 from balancer.gan.monitor import generate, measure, open_monitor
 from balancer.gan.networks import architecture
-from balancer.gan.step import GanState, Snapshot, build_state, sample_z, train_step
+from balancer.gan.snapshot import Snapshot
+from balancer.gan.step import GanState, build_state, sample_z, train_step
 from balancer.reporting.grids import save_grid, tile, to_uint8
 
 log = logging.getLogger("balancer")

@@ -25,7 +25,8 @@ from balancer.gan.checkpoint import (
     save_checkpoint,
     save_generator,
 )
-from balancer.gan.step import GanState, Snapshot, SnapshotQuality, build_state, train_step
+from balancer.gan.snapshot import Snapshot, SnapshotQuality
+from balancer.gan.step import GanState, build_state, train_step
 
 pytestmark = pytest.mark.usefixtures("cheap_features")
 

@@ -38,7 +38,8 @@ from balancer.core.settings import GanTrainConfig
 from balancer.data.folder import CLASSES
 from balancer.gan import trainer
 from balancer.gan.checkpoint import BEST, CHECKPOINT
-from balancer.gan.step import Snapshot, SnapshotQuality, build_state, sample_z, train_step
+from balancer.gan.snapshot import Snapshot, SnapshotQuality
+from balancer.gan.step import build_state, sample_z, train_step
 from balancer.gan.trainer import train, training_images
 
 pytestmark = pytest.mark.usefixtures("cheap_features")
