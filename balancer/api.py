@@ -155,9 +155,9 @@ def prepare_audit(config: AuditConfig) -> PreparedRun[Audit]:
     data = dataset.load_dataset(config.data).as_binary()
 
     def work(run: RunDir) -> Audit:
-        found = auditing.audit(data, config.data, config.seed)
-        write_audit(run.path, data, config.data, found)
-        return found
+        result = auditing.audit(data, config.data, config.seed)
+        write_audit(run.path, data, config.data, result)
+        return result
 
     device = describe_device(open_device("cpu"))
     return PreparedRun("audit", config, device, data.describe(), lambda: auditing.estimate_seconds(data), work)

@@ -103,11 +103,11 @@ def audit(args: CommandArgs) -> CommandResult:
 
     config = args.settings(AuditConfig)
 
-    def show(run: Path, found: Audit) -> CommandResult:
+    def show(run: Path, result: Audit) -> CommandResult:
         page = run / "audit.html"
-        if config.strict and (leaking := leaks(found)):
+        if config.strict and (leaking := leaks(result)):
             raise BalancerError(f"the data leak: {'; '.join(leaking)}; see {page}, or drop --strict")
-        return CommandResult({"run": str(run), **to_json(found)}, f"{summary(found)}\n{page}")
+        return CommandResult({"run": str(run), **to_json(result)}, f"{summary(result)}\n{page}")
 
     return execute(args, prepare_audit(config), show)
 

@@ -87,8 +87,8 @@ class _SettingOption(click.Option):
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
         flag = self.opts[0].lstrip("-").replace("-", "_").upper()
-        given = os.environ.get(f"{ctx.auto_envvar_prefix}_{flag}") if ctx.auto_envvar_prefix else None
-        return given or super().resolve_envvar_value(ctx)
+        value = os.environ.get(f"{ctx.auto_envvar_prefix}_{flag}") if ctx.auto_envvar_prefix else None
+        return value or super().resolve_envvar_value(ctx)
 
 
 def setting(flag: str, key: str = "", **attributes: Any) -> SettingOption:
@@ -237,12 +237,12 @@ def _explicit(
 ) -> dict[str, Any]:
     """Config file, then flags, then ``--set``; assignments from the environment come before the flags."""
     layers = [read_config_file(file, section)] if file else []
-    said = [parse_assignment(text) for text in assignments]
-    layers += said if flags_win else []
+    assigned = [parse_assignment(text) for text in assignments]
+    layers += assigned if flags_win else []
     for key, value in flags.items():
         if value is not None and value != ():
             layers.append(nested(key.removeprefix(SETTING).replace("__", "."), value))
-    return absolute_paths(merge(*layers, *([] if flags_win else said)))
+    return absolute_paths(merge(*layers, *([] if flags_win else assigned)))
 
 
 def execute(

@@ -101,8 +101,8 @@ def reads_data(command: str) -> bool:
 
 def without_nulls(values: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out what is null: in a config file, null says "as if not given", at every level."""
-    kept = {key: without_nulls(v) if isinstance(v, Mapping) else v for key, v in values.items()}
-    return {key: v for key, v in kept.items() if v is not None}
+    present = {key: without_nulls(v) if isinstance(v, Mapping) else v for key, v in values.items()}
+    return {key: v for key, v in present.items() if v is not None}
 
 
 def parse_assignment(text: str) -> dict[str, Any]:
@@ -130,22 +130,22 @@ def resolve(
     Raises:
         UsageError: an unknown key or preset, or a value out of range.
     """
-    said = merge(inherited or {}, explicit)
+    layered = merge(inherited or {}, explicit)
     command = next(name for name, of_command in COMMANDS.items() if of_command is model)
     if not reads_data(command):
-        return validate(model, said)
-    data = said.get("data") or {}
+        return validate(model, layered)
+    data = layered.get("data") or {}
     if not isinstance(data, Mapping):
         raise UsageError(f"setting 'data' is {data!r}; expected a mapping, as in --set data.path=FOLDER")
     path = data_path(data.get("path"))
-    preset = said.get("preset", GanTrainConfig().preset)
+    preset = layered.get("preset", GanTrainConfig().preset)
     if command == "gan_train" and preset not in list(PRESETS):  # a list, since what was given may be unhashable
         raise UsageError(f"preset is {preset!r}; {nearest(str(preset), PRESETS)}")
     demo = DEMO[command] if path == PHANTOM else {}
     preset_values = PRESETS[preset] if command == "gan_train" else {}
     layers = [demo, inherited or {}, preset_values, explicit]
     config = validate(model, merge(*layers, {"data": {"path": path}}))
-    if isinstance(config, GanTrainConfig) and "preset" in said:  # whoever names none overrules none
+    if isinstance(config, GanTrainConfig) and "preset" in layered:  # whoever names none overrules none
         _warn_of_overruled(config, explicit)
     if isinstance(config, ClassifierConfig):
         _refuse_overruled(config, explicit)
@@ -205,8 +205,8 @@ def _warn_of_overruled(config: GanTrainConfig, explicit: Mapping[str, Any]) -> N
     fixed = {*RECIPE, *flatten(PRESETS[config.preset])} & flatten(explicit).keys()
     overruled = [key for key in changed_keys(pure, used) if key in fixed]
     if overruled:
-        told = "; ".join(f"{key} {used[key]!r} (in the preset {pure[key]!r})" for key in overruled)
-        log.warning("preset %s is overruled by settings given beside it: %s", config.preset, told)
+        changes = "; ".join(f"{key} {used[key]!r} (in the preset {pure[key]!r})" for key in overruled)
+        log.warning("preset %s is overruled by settings given beside it: %s", config.preset, changes)
 
 
 def preset_config(name: str) -> GanTrainConfig:
@@ -222,16 +222,16 @@ def recipe_changes(config: GanTrainConfig) -> list[str] | None:
     return changed_keys(pure, used)
 
 
-def data_path(given: str | None) -> str:
+def data_path(path: str | None) -> str:
     """Return the data that a run reads: a path, else ``data/chest_xray`` if it is there, else the phantom set.
 
     A folder is made absolute, so that a later command finds it from wherever it is started.
     """
-    if given is not None and not given.strip():
+    if path is not None and not path.strip():
         raise UsageError("the data path is empty; give a folder, a MedMNIST .npz or 'phantom'")
-    if given is None:
-        given = str(DEFAULT_FOLDER) if DEFAULT_FOLDER.is_dir() else PHANTOM
-    return given if given == PHANTOM else str(Path(given).expanduser().resolve())
+    if path is None:
+        path = str(DEFAULT_FOLDER) if DEFAULT_FOLDER.is_dir() else PHANTOM
+    return path if path == PHANTOM else str(Path(path).expanduser().resolve())
 
 
 def validate(model: type[SettingsT], values: Mapping[str, Any]) -> SettingsT:

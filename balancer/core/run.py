@@ -117,9 +117,9 @@ def saved_config(command: str, path: Path) -> dict[str, Any]:
 def latest_run(command: str, finished: bool = True) -> Path | None:
     """Return the newest run of a command under ``runs/``, finished or unfinished."""
     marker = "done" if finished else "config.yaml"
-    found = [p.parent for p in (RUNS / command).glob(f"*/{marker}")]
-    found = [p for p in found if finished or not (p / "done").exists()]
-    return max(found, key=lambda p: (p / marker).stat().st_mtime_ns, default=None)
+    runs = [p.parent for p in (RUNS / command).glob(f"*/{marker}")]
+    runs = [p for p in runs if finished or not (p / "done").exists()]
+    return max(runs, key=lambda p: (p / marker).stat().st_mtime_ns, default=None)
 
 
 def resumed_path(command: str, resume: str) -> Path:
@@ -141,8 +141,8 @@ def resumed_config(command: str, model: type[SettingsT], path: Path, explicit: M
     """
     saved = saved_config(command, path)
     # Validated before they are compared: YAML reads 1e-4 as a string, and it is the number that counts.
-    before, asked = validate(model, saved), validate(model, merge(saved, explicit))
-    changed = differences(before.model_dump(mode="json"), asked.model_dump(mode="json"))
+    before, requested = validate(model, saved), validate(model, merge(saved, explicit))
+    changed = differences(before.model_dump(mode="json"), requested.model_dump(mode="json"))
     if changed:
         raise BalancerError(
             f"{path} was started with other settings: {'; '.join(changed)}; drop them or start a new run"

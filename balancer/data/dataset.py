@@ -272,10 +272,10 @@ def _check_folds(data: Dataset, require: Iterable[str]) -> None:
     for fold in require:
         counts = data.counts(fold)
         if not any(counts):
-            remedy = (
+            advice = (
                 "raise --val-fraction above 0" if fold == "val" else f"add a {fold} folder with {' and '.join(CLASSES)}"
             )
-            raise BalancerError(f"{data.source} has no {fold} images; {remedy}")
+            raise BalancerError(f"{data.source} has no {fold} images; {advice}")
         if not all(counts):
             present = [f"{n} {cls}" for n, cls in zip(counts, data.classes, strict=True)]
             raise BalancerError(

@@ -25,9 +25,9 @@ def ordered_pairs(y_true: Array, y_score: Array, weights: Array) -> tuple[Array,
     for start in range(0, len(weights), CHUNK):
         part = slice(start, start + CHUNK)
         w_negative, w_positive = weights[part, negative], weights[part, positive]
-        passed = np.concatenate([np.zeros((len(w_negative), 1)), np.cumsum(w_negative, axis=1)], axis=1)
-        ordered[part] = np.einsum("bi,bi->b", w_positive, passed[:, below] + passed[:, to_tie]) / 2
-        pairs[part] = passed[:, -1] * w_positive.sum(axis=1)
+        cumulative = np.concatenate([np.zeros((len(w_negative), 1)), np.cumsum(w_negative, axis=1)], axis=1)
+        ordered[part] = np.einsum("bi,bi->b", w_positive, cumulative[:, below] + cumulative[:, to_tie]) / 2
+        pairs[part] = cumulative[:, -1] * w_positive.sum(axis=1)
     return ordered, pairs
 
 
@@ -119,8 +119,8 @@ def _passing(y_true: Array, y_score: Array, weights: Array) -> tuple[Array, Arra
     order, ends = falling_scores(y_score)
     shares = []
     for label in (0, 1):
-        passed = np.cumsum(weights[:, order] * (y_true[order] == label), axis=1)[:, ends]
-        shares.append(np.concatenate([np.zeros((len(weights), 1)), passed / passed[:, -1:]], axis=1))
+        cumulative = np.cumsum(weights[:, order] * (y_true[order] == label), axis=1)[:, ends]
+        shares.append(np.concatenate([np.zeros((len(weights), 1)), cumulative / cumulative[:, -1:]], axis=1))
     return shares[0], shares[1]
 
 

@@ -120,15 +120,15 @@ def competitive(names: Sequence[str]) -> list[str]:
     return [name for name in names if is_competitive(name)] or list(names)
 
 
-def limits(kept: Sequence[float], everything: Sequence[float], at_least: float) -> tuple[float, float]:
-    """Return axis limits that cover ``kept``, and any point of ``everything`` at most half that range outside it.
+def limits(covered: Sequence[float], everything: Sequence[float], at_least: float) -> tuple[float, float]:
+    """Return axis limits that cover ``covered``, and any point of ``everything`` at most half that range outside it.
 
     Args:
-        kept: values that must be covered.
+        covered: values that must be covered.
         everything: all values.
         at_least: the smallest range.
     """
-    low, high = min(kept), max(kept)
+    low, high = min(covered), max(covered)
     reach = max(high - low, at_least) / 2
     near = [v for v in everything if low - reach <= v <= high + reach]
     low, high = min([low, *near]), max([high, *near])

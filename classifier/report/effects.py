@@ -55,11 +55,11 @@ def forest(analysis: Analysis) -> Figure | None:
 def _forest_limits(shown: Sequence[ContrastResult], margin: float) -> tuple[float, float]:
     """Return axis limits for the effects in question; lines of regimes that do far worse by design leave the axis."""
     in_question = [c for c in shown if c.contrast.left is None or is_competitive(c.contrast.left)]
-    kept, everything = (
+    covered, everything = (
         [end for c in contrasts for end in (c.estimate.low, c.estimate.high)]
         for contrasts in (in_question or shown, shown)
     )
-    return limits([*kept, -2 * margin, 2 * margin], everything, 4 * margin)
+    return limits([*covered, -2 * margin, 2 * margin], everything, 4 * margin)
 
 
 def _forest_line(axes: Axes, c: ContrastResult, y: int) -> None:

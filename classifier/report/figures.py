@@ -71,9 +71,9 @@ def seeds(results: StudyResults, analysis: Analysis) -> Figure:
     by_seed = {name: results.values(name, AUROC) for name in names}
     intervals = {name: m.interval for name in names if (m := analysis.metric(name, "auroc")) and m.interval}
     every = [trial.metric(AUROC) for trial in results.trials]
-    kept = [trial.metric(AUROC) for name in competitive(names) for trial in results.arms[name]]
-    kept += [end for name in competitive(names) for end in intervals.get(name, ())]
-    axes.set_xlim(limits(kept, every, 0.02))
+    covered = [trial.metric(AUROC) for name in competitive(names) for trial in results.arms[name]]
+    covered += [end for name in competitive(names) for end in intervals.get(name, ())]
+    axes.set_xlim(limits(covered, every, 0.02))
     for seed in sorted(set().union(*by_seed.values())):
         line = np.array([by_seed[name].get(seed, np.nan) for name in names])
         line[(line < axes.get_xlim()[0]) | (line > axes.get_xlim()[1])] = np.nan
@@ -136,8 +136,8 @@ def validation_gap(results: StudyResults) -> Figure:
             for name in names
         }
         every = [value for of_regime in pairs.values() for pair in of_regime for value in pair]
-        kept = [value for name in competitive(names) for pair in pairs[name] for value in pair]
-        axes.set_xlim(limits(kept, every, 0.02))
+        covered = [value for name in competitive(names) for pair in pairs[name] for value in pair]
+        axes.set_xlim(limits(covered, every, 0.02))
         for y, name in enumerate(names):
             colour = COLOURS[name]
             for offset, (val, test) in zip(spread(len(pairs[name]), 0.5), pairs[name], strict=True):

@@ -142,8 +142,8 @@ def write_outputs(
 def _tables_of(document: Document) -> Document:
     """Return the document without figures and the sections that illustrate them."""
     forest, _ = FIGURES["forest"]
-    kept = [replace(s, figure=None) for s in document.sections if s.figure is None or s.title == forest]
-    return replace(document, sections=kept)
+    sections = [replace(s, figure=None) for s in document.sections if s.figure is None or s.title == forest]
+    return replace(document, sections=sections)
 
 
 def sections(
