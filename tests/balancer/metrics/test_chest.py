@@ -154,14 +154,14 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Noise:
 
 def test_batches_hold_both_classes_equally(tiny: Noise) -> None:
     for step in range(3):
-        images, labels = train_chest_features.batch(tiny, step)  # type: ignore[arg-type]
+        images, labels = train_chest_features.batch(tiny, step)
         assert images.shape == (8, 1, 64, 64)
         assert labels.tolist() == [0] * 4 + [1] * 4
         assert ((images.mean(dim=(1, 2, 3)) > 0).long() == labels).all()
         assert len({image.numpy().tobytes() for image in images}) == 8, "no image twice"
-        again, _ = train_chest_features.batch(tiny, step)  # type: ignore[arg-type]
+        again, _ = train_chest_features.batch(tiny, step)
         assert torch.equal(images, again)
-    assert not torch.equal(images, train_chest_features.batch(tiny, 0)[0])  # type: ignore[arg-type]
+    assert not torch.equal(images, train_chest_features.batch(tiny, 0)[0])
 
 
 def test_training_is_a_function_of_its_seed(tiny: Noise, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +169,7 @@ def test_training_is_a_function_of_its_seed(tiny: Noise, monkeypatch: pytest.Mon
     for seed, stream in ((20220105, 1), (20220105, 2), (7, 1)):
         monkeypatch.setattr(train_chest_features, "SEED", seed)
         torch.manual_seed(stream)
-        network = train_chest_features.train(tiny, 3)  # type: ignore[arg-type]
+        network = train_chest_features.train(tiny, 3)
         assert not network.training
         states.append(network.state_dict())
     for key, value in states[0].items():
