@@ -178,6 +178,7 @@ def run_in_processes(calls: Iterable[Any], jobs: int) -> Generator[Any, None, No
         batch_size=1,
         pre_dispatch="n_jobs",
         initializer=_initialise_worker,
+        initargs=(os.getpid(),),
     )
     attempts = pool(call for call in calls if not stop.is_set())
     try:
@@ -207,11 +208,15 @@ def collect(attempts: Iterator[Attempt[T]], stop: threading.Event) -> Generator[
         raise error
 
 
-def _initialise_worker() -> None:
-    """Leave Ctrl-C to the process that the user started: it reaches all processes of a terminal."""
+def _initialise_worker(parent: int) -> None:
+    """Leave Ctrl-C to the process that the user started, and end with that process.
+
+    Ctrl-C reaches all processes of a terminal. A killed parent tells its workers nothing. The parent gives its own
+    number, because a worker may still import modules, and have another parent already, when the first one dies.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tqdm.set_lock(threading.RLock())  # tqdm's own lock, between processes, would be left behind by a stopped worker
-    threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
 
 
 def _exit_with(parent: int) -> None:

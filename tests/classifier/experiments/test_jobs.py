@@ -363,3 +363,13 @@ def test_a_scheduler_that_dies_ends_the_command_clearly(cluster: SimpleNamespace
         run_trials(study, study.trials, Workers("cpu", 1, "dask", cluster.address), keeper, "hint")
     assert "\n" not in str(caught.value)
     assert 1 <= len(keeper.names) < 60
+
+
+def test_a_worker_that_begins_after_its_parent_died_ends_too() -> None:
+    """A parent may be killed while its worker still imports modules; the worker's parent is another from then on."""
+    parent = subprocess.Popen([sys.executable, "-c", "pass"])
+    parent.wait()
+    work = (
+        f"import time; from classifier.experiments import jobs; jobs._initialise_worker({parent.pid}); time.sleep(60)"
+    )
+    assert subprocess.run([sys.executable, "-c", work], timeout=50, check=False).returncode == 1
