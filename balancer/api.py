@@ -14,8 +14,8 @@ from balancer.audit.report import write_audit
 from balancer.audit.results import Audit
 from balancer.core.config import data_path, explicit_values, resolve
 from balancer.core.device import describe_device, limit_threads, open_device
-from balancer.core.files import write_json
 from balancer.core.run import FinishedRun, PreparedRun, RunDir, RunRequest, perform
+from balancer.core.sealed import write_json
 from balancer.core.settings import AuditConfig, DataConfig, EvaluateConfig, GanTrainConfig, SynthesizeConfig
 from balancer.data import dataset
 from balancer.gan import trainer

@@ -17,7 +17,8 @@ from torch import nn
 from balancer.core import progress
 from balancer.core.config import recipe_changes, resolve, validate
 from balancer.core.errors import BalancerError
-from balancer.core.files import read_jsonl, write_text
+from balancer.core.files import write_text
+from balancer.core.jsonl import read_jsonl
 from balancer.core.run import RunDir, latest_run, saved_config
 from balancer.core.seeding import derive_seed, generator
 from balancer.core.settings import GanTrainConfig, SynthesizeConfig

@@ -26,7 +26,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from balancer.core.config import resolve
 from balancer.core.device import limit_threads
-from balancer.core.files import append_jsonl, read_jsonl
+from balancer.core.jsonl import append_jsonl, read_jsonl
 from balancer.core.settings import TrainConfig
 from balancer.data.dataset import Dataset, load_dataset
 from classifier.evaluation.metrics import RANKING, evaluate

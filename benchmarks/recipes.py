@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from balancer.cli import main as balancer
-from balancer.core.files import read_jsonl
+from balancer.core.jsonl import read_jsonl
 from balancer.quality.results import OTHER_REAL, PIXELS, SYNTHETIC, UNTRAINED, QualityReport, from_json
 
 PAPER = ["preset=dcgan"]

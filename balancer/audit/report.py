@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +20,8 @@ from balancer.audit.results import (
     Shortcuts,
 )
 from balancer.core.config import flatten
-from balancer.core.files import JsonObject, write_json
+from balancer.core.files import JsonObject
+from balancer.core.sealed import read_json, write_json
 from balancer.core.settings import Settings
 from balancer.data.dataset import PHANTOM_NOTICE, Dataset
 from balancer.data.folder import CLASSES
@@ -83,7 +83,7 @@ def to_json(audit: Audit) -> JsonObject:
 
 def read_leaks(folder: Path) -> list[str]:
     """Return the leaks that an audit written into ``folder`` found."""
-    content = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
+    content = read_json(folder / "audit.json")
     return [str(leak) for leak in content["leaks"]]
 
 

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import logging.handlers
 import shutil
@@ -26,7 +25,9 @@ import yaml
 from balancer.core.config import SettingsT, config_hash, differences, dump, merge, resolve, validate
 from balancer.core.environment import environment
 from balancer.core.errors import BalancerError
-from balancer.core.files import JsonObject, append_jsonl, write_json, write_text
+from balancer.core.files import JsonObject, write_text
+from balancer.core.jsonl import append_jsonl
+from balancer.core.sealed import read_json, read_yaml_text, write_json, write_yaml
 from balancer.core.settings import Settings
 
 log = logging.getLogger("balancer")
@@ -100,15 +101,15 @@ def saved_config(command: str, path: Path) -> dict[str, Any]:
         BalancerError: the directory holds no run of this command.
     """
     try:
-        values = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-        env = json.loads((path / "env.json").read_text(encoding="utf-8"))
+        values = yaml.safe_load(read_yaml_text(path / "config.yaml"))
+        env = read_json(path / "env.json")
     except (OSError, yaml.YAMLError, ValueError) as error:
         raise BalancerError(
             f"{path} holds no {command} run (no readable config.yaml and env.json);"
             f" give a folder under {RUNS / command}"
         ) from error
-    if not isinstance(values, dict) or not isinstance(env, dict):
-        raise BalancerError(f"{path} holds no {command} run (config.yaml and env.json are not mappings)")
+    if not isinstance(values, dict):
+        raise BalancerError(f"{path} holds no {command} run (config.yaml is no mapping)")
     if env.get("command") != command:
         raise BalancerError(f"{path} holds a {env.get('command')} run; expected a {command} run")
     return dict(values)
@@ -190,7 +191,7 @@ def open_run(command: str, config: Settings, request: RunRequest) -> RunDir:
         path.parent.mkdir(parents=True, exist_ok=True)
         run = RunDir(path, resumed=False)
         path.mkdir(exist_ok=True)
-        write_text(path / "config.yaml", dump(config))
+        write_yaml(path / "config.yaml", dump(config))
     except OSError as error:
         raise BalancerError(
             f"run directory {path} cannot be made ({error.strerror}); give --out another folder"
@@ -244,7 +245,7 @@ def perform(prepared: PreparedRun[ResultT], request: RunRequest) -> FinishedRun[
             raise AlreadyFinished(run.path)
         if prepared.if_finished == "extend":
             (run / "done").unlink(missing_ok=True)
-            write_text(run / "config.yaml", dump(prepared.config))
+            write_yaml(run / "config.yaml", dump(prepared.config))
         if not run.finished and not (run.resumed and prepared.keep_environment):
             data = {} if prepared.data is None else {"data": prepared.data}
             write_json(run / "env.json", environment(prepared.command, prepared.device, **data))

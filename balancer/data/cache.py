@@ -7,6 +7,7 @@ image, and files that were touched but not changed are only hashed again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -24,7 +25,7 @@ import platformdirs
 
 from balancer.core import progress
 from balancer.core.errors import BalancerError
-from balancer.core.files import write_json
+from balancer.core.sealed import DamagedFile, read_json, write_json
 
 FORMAT = 2  # raise when decoding changes
 UNREADABLE = "unreadable"  # in place of the digest of a file that cannot be opened
@@ -87,7 +88,7 @@ def decode_all(
     with filelock.FileLock(str(final) + ".lock"):
         if not (final / "meta.json").exists():
             _decode_into(final, names, digests, decode, int(settings["size"]))
-    meta = json.loads((final / "meta.json").read_text(encoding="utf-8"))
+    meta = read_json(final / "meta.json")
     bad = [(names[i], reason) for i, reason in meta["bad"]]
     if len(bad) > max_bad * len(names):
         raise BalancerError(
@@ -100,8 +101,8 @@ def decode_all(
 
 
 def _digests(file: Path, names: Sequence[str], digest: Callable[[int], str]) -> list[str]:
-    if file.exists():
-        return list(json.loads(file.read_text(encoding="utf-8")))
+    with contextlib.suppress(OSError, DamagedFile):
+        return list(read_json(file)["digests"])
 
     def one(i: int) -> str:
         try:
@@ -111,7 +112,7 @@ def _digests(file: Path, names: Sequence[str], digest: Callable[[int], str]) -> 
 
     digests = in_threads(one, len(names), "hashing")
     if UNREADABLE not in digests:  # permissions can change without size or time changing: try again next time
-        write_json(file, digests)
+        write_json(file, {"digests": digests})
     return digests
 
 

@@ -17,7 +17,8 @@ from balancer.core import progress
 from balancer.core.device import memory_format, peak_memory_mb, resolve_precision, synchronize
 from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.events import Events, check_installed
-from balancer.core.files import JsonObject, keep_jsonl, read_jsonl
+from balancer.core.files import JsonObject
+from balancer.core.jsonl import keep_jsonl, read_jsonl
 from balancer.core.run import RunDir, deferred_signals
 from balancer.core.seeding import generator
 from balancer.core.settings import GanTrainConfig

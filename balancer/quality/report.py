@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
@@ -10,8 +9,9 @@ import torch
 
 from balancer.core.config import flatten
 from balancer.core.device import peak_memory_mb
-from balancer.core.files import JsonObject, write_json
+from balancer.core.files import JsonObject
 from balancer.core.run import RunDir
+from balancer.core.sealed import read_json, write_json
 from balancer.core.settings import Settings
 from balancer.metrics.manifold import NEIGHBOURS, Manifold
 from balancer.metrics.memorization import PAIRS, Memorization
@@ -127,7 +127,7 @@ class Report:
 
 def provenance(run: RunDir, config: Settings, device: torch.device, took: dict[str, float]) -> dict[str, str]:
     """Return what a reader needs to make the report again, from the run's env.json and settings."""
-    env = json.loads((run / "env.json").read_text(encoding="utf-8"))
+    env = read_json(run / "env.json")
     versions = {"balancer": env["balancer"], "python": env["python"], **env["versions"]}
     hashes = {key.replace("_", " "): env["data"].get(key) for key in ("split_hash", "fingerprint")}
     code = env["git_commit"] or "of no known commit"

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from balancer.core.errors import BalancerError
-from balancer.core.files import JsonObject, read_jsonl
+from balancer.core.files import JsonObject
+from balancer.core.jsonl import read_jsonl
 from balancer.data.split import merge_groups
 from balancer.reporting.numbers import plural
 from classifier.evaluation.fold_metrics import BinaryMetrics, MulticlassMetrics, Validation, fold_metrics

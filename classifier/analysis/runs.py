@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from balancer.core.errors import BalancerError, UsageError
+from balancer.core.sealed import read_json
 from balancer.reporting.numbers import plural
 from classifier.analysis.results import (
     FOLDS,
@@ -78,7 +78,7 @@ def _finished_trials(run: Path) -> list[TrialResult]:
     trials = read_trials(run / RESULTS)
     if not trials and (run / "result.json").exists():
         try:
-            trials = [TrialResult.from_json(json.loads((run / "result.json").read_text(encoding="utf-8")))]
+            trials = [TrialResult.from_json(read_json(run / "result.json"))]
         except (OSError, ValueError) as error:
             raise BalancerError(f"{run / 'result.json'} cannot be read ({error}); train again") from error
     trials = [trial for trial in trials if trial.is_main]
@@ -110,7 +110,7 @@ def _environment(run: Path) -> tuple[str, list[str]]:
         BalancerError: the file cannot be read, or the run is a smoke run.
     """
     try:
-        env = json.loads((run / "env.json").read_text(encoding="utf-8"))
+        env = read_json(run / "env.json")
         source, notes = str(env["data"]["source"]), list(env["data"]["notes"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BalancerError(

@@ -11,8 +11,10 @@ import torch
 
 from balancer.audit.findings import audit, leaks
 from balancer.audit.report import read_leaks, write_audit
-from balancer.core.files import JsonObject, append_jsonl, write_json
+from balancer.core.files import JsonObject
+from balancer.core.jsonl import append_jsonl
 from balancer.core.run import RunDir, deferred_signals
+from balancer.core.sealed import write_json
 from balancer.metrics.resampling import patient_weights
 from classifier.analysis.analyse import Analysis, analyse
 from classifier.analysis.results import RESULTS, StudyResults, TrialResult, read_trials, with_predictions

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from balancer.core.config import validate
-from balancer.core.files import JsonObject, write_json, write_text
+from balancer.core.files import JsonObject, write_text
 from balancer.core.run import RunDir
+from balancer.core.sealed import write_json
 from balancer.core.settings import AblateConfig, ComponentsConfig
 from balancer.metrics.resampling import RESAMPLES
 from balancer.reporting.document import Document, Section, Table, csv_text, to_markdown

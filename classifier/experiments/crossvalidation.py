@@ -15,8 +15,10 @@ import numpy as np
 import torch
 
 from balancer.core.errors import BalancerError, UsageError
-from balancer.core.files import JsonObject, append_jsonl, write_json, write_text
+from balancer.core.files import JsonObject, write_text
+from balancer.core.jsonl import append_jsonl
 from balancer.core.run import RunDir, deferred_signals
+from balancer.core.sealed import write_json
 from balancer.core.seeding import derive_seed
 from balancer.core.settings import CrossvalidateConfig
 from balancer.data.dataset import DEFAULT_VAL_FRACTION, Dataset, load_dataset

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from balancer.core.errors import BalancerError
-from balancer.core.files import JsonObject, write_json, write_text
+from balancer.core.files import JsonObject, write_text
+from balancer.core.sealed import write_json
 from balancer.metrics.resampling import RESAMPLES, patient_weights, patients_per_class
 from balancer.reporting.document import Document, Section, Table, csv_text, to_markdown
 from balancer.reporting.numbers import bounds, mean_sd, short, signed

@@ -6,7 +6,6 @@ resumed by itself.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -14,8 +13,8 @@ from pathlib import Path
 
 from balancer.core.config import validate
 from balancer.core.environment import environment
-from balancer.core.files import write_json
 from balancer.core.run import RunRequest, open_run, resumed_config, saved_config
+from balancer.core.sealed import read_json, write_json
 from balancer.core.settings import AblateConfig
 from classifier.analysis.results import StudyResults, check_same_images, read_patients, read_trials, with_predictions
 from classifier.experiments import ablation
@@ -79,7 +78,7 @@ def resume_note_of(run: Path) -> AbstractContextManager[None]:
 def read_substudy(folder: Path) -> Substudy:
     """Read a finished study from its folder."""
     config = validate(AblateConfig, saved_config("ablate", folder))
-    env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
+    env = read_json(folder / "env.json")
     trials = [with_predictions(trial, folder) for trial in read_trials(folder / ablation.RESULTS)]
     results = StudyResults.of(trials, read_patients(folder))
     results = replace(results, source=env["data"]["source"], notes=env["data"]["notes"])

@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from balancer.core.files import JsonObject, write_json, write_text
+from balancer.core.files import JsonObject, write_text
+from balancer.core.sealed import write_json
 from balancer.core.settings import THRESHOLD_RULES
 from balancer.metrics.classification import threshold_sweep
 from balancer.metrics.resampling import CURVE_RESAMPLES, RESAMPLES, patient_weights, patients_per_class

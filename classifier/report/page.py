@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from balancer.core.files import write_json, write_text
+from balancer.core.files import write_text
+from balancer.core.sealed import write_json
 from balancer.data.dataset import Dataset
 from balancer.data.folder import CLASSES
 from balancer.reporting.document import Document, Figure, Section, Table, to_markdown

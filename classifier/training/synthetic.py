@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from balancer.core.errors import BalancerError
+from balancer.core.sealed import read_json
 from balancer.core.settings import DataConfig
 from balancer.data.dataset import Dataset
 from balancer.data.images import read_image
@@ -148,7 +149,7 @@ def _label(path: Path, classes: set[str], data: Dataset) -> int:
 def _generator(path: Path, hashes: tuple[str, ...]) -> str:
     """Return text that identifies the generator: the GAN's settings, or the images' hashes if no report names any."""
     try:
-        report = json.loads((path / "report.json").read_text(encoding="utf-8"))
+        report = read_json(path / "report.json")
         return json.dumps(report["gan_config"], sort_keys=True)
     except (OSError, ValueError, KeyError, TypeError):
         return "".join(hashes)

@@ -10,8 +10,9 @@ import numpy as np
 import yaml
 
 from balancer.core.config import overruled, without_nulls
-from balancer.core.files import JsonObject, atomic_file, write_json, write_text
+from balancer.core.files import JsonObject, atomic_file, write_text
 from balancer.core.run import RunDir
+from balancer.core.sealed import write_json
 from balancer.core.settings import ClassifierConfig, TuneConfig
 from balancer.data.dataset import Dataset
 from balancer.reporting.document import Document, Figure, Section, Table, csv_text, to_markdown

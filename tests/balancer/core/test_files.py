@@ -1,6 +1,5 @@
 """Files are whole or not there; rows of JSON lines survive a kill and do not mix."""
 
-import json
 import logging
 import subprocess
 import sys
@@ -11,7 +10,9 @@ from pathlib import Path
 import filelock
 import pytest
 
-from balancer.core.files import append_jsonl, atomic_file, keep_jsonl, read_jsonl, write_json, write_text
+from balancer.core.files import atomic_file, write_text
+from balancer.core.jsonl import append_jsonl, keep_jsonl, read_jsonl
+from balancer.core.sealed import read_json, write_json
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt()])
@@ -47,7 +48,7 @@ def test_a_file_replaces_the_old_one_and_can_be_read_by_others(tmp_path: Path) -
 @pytest.mark.slow
 def test_kills_leave_whole_files_only(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom pathlib import Path\nfrom balancer.core.run import write_text\n"
+        "import sys\nfrom pathlib import Path\nfrom balancer.core.files import write_text\n"
         "print('ready', flush=True)\n"
         "while True:\n    for c in 'ab':\n        write_text(Path(sys.argv[1]), c * 300_000)\n"
     )
@@ -71,7 +72,7 @@ def test_json_has_no_nan(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"a": [1, 2.5, None]})
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "x.json", {"a": float("nan")})
-    assert json.loads((tmp_path / "x.json").read_text()) == {"a": [1, 2.5, None]}
+    assert read_json(tmp_path / "x.json") == {"a": [1, 2.5, None]}
 
 
 # --- JSON lines
@@ -122,7 +123,8 @@ def test_unwanted_rows_are_dropped(tmp_path: Path) -> None:
     with path.open("a") as handle:
         handle.write('{"step": 5, "lo')
     keep_jsonl(path, lambda row: row["step"] < 3)
-    assert path.read_text() == '{"step": 0}\n{"step": 1}\n{"step": 2}\n'
+    assert len(path.read_text().splitlines()) == 3
+    assert read_jsonl(path) == [{"step": 0}, {"step": 1}, {"step": 2}]
     keep_jsonl(path, lambda row: False)
     assert read_jsonl(path) == []
 

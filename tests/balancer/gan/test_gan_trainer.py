@@ -31,7 +31,7 @@ from balancer.augmentation.differentiable import DIFFAUGMENT
 from balancer.cli import main as balancer_command
 from balancer.core.errors import BalancerError, Interrupted
 from balancer.core.events import Events
-from balancer.core.files import read_jsonl
+from balancer.core.jsonl import read_jsonl
 from balancer.core.presets import PRESETS
 from balancer.core.seeding import generator
 from balancer.core.settings import GanTrainConfig

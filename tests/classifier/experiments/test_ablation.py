@@ -23,8 +23,8 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from balancer.audit.findings import leaks
 from balancer.core.errors import BalancerError
-from balancer.core.files import write_json
 from balancer.core.run import RunDir
+from balancer.core.sealed import write_json
 from balancer.core.settings import AblateConfig, DataConfig, TrainConfig
 from balancer.data.dataset import Dataset, load_dataset
 from classifier.evaluation.thresholds import balanced_accuracy

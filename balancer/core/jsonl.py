@@ -1,0 +1,61 @@
+"""JSON lines that survive a kill; each line carries its own SHA-256."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from balancer.core.files import JsonObject, write_text
+from balancer.core.sealed import sealed_json, unsealed_json, warn_of_no_seal
+
+log = logging.getLogger("balancer")
+
+
+def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
+    """Append one sealed line in one write, under a lock, so that two processes cannot mix their lines."""
+    line = (sealed_json(row, indent=None) + "\n").encode()
+    with filelock.FileLock(path.with_name(f".{path.name}.lock")), path.open("ab") as handle:
+        if handle.tell() and not _ends_with_newline(path):
+            line = b"\n" + line  # a torn last line must not swallow this one
+        handle.write(line)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def read_jsonl(path: Path) -> list[JsonObject]:
+    """Return the rows of a JSON-lines file, without their seals; none if there is no file.
+
+    A line that a kill has torn, or that differs from its SHA-256, is left out with a warning.
+    """
+    rows = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1) if path.exists() else ():
+        if not line.strip():
+            continue
+        try:
+            row, sealed = unsealed_json(line)
+        except (ValueError, RecursionError) as error:
+            torn = isinstance(error, json.JSONDecodeError)
+            log.warning("%s: line %d is %s and was left out", path, number, "torn" if torn else "damaged")
+            continue
+        if not sealed:
+            warn_of_no_seal(path)
+        rows.append(row)
+    return rows
+
+
+def keep_jsonl(path: Path, wanted: Callable[[JsonObject], bool]) -> None:
+    """Drop the rows of a JSON-lines file that are not wanted."""
+    rows = [row for row in read_jsonl(path) if wanted(row)]
+    write_text(path, "".join(sealed_json(row, indent=None) + "\n" for row in rows))
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as handle:
+        handle.seek(-1, os.SEEK_END)
+        return handle.read(1) == b"\n"

@@ -1,0 +1,296 @@
+"""Seals: a file carries the SHA-256 of its own content, so that no damaged file is used in silence.
+
+The seal is part of each format, and every other program still reads the file. In JSON, and in a line of JSON, the seal
+is the last key. In YAML the seal is a comment at the end. In a zip file, such as a checkpoint of torch or an ``npz``
+of numpy, the seal is the comment of the archive. A CSV file has no place for a seal: a second file in the format of
+``sha256sum`` lies beside it.
+
+A file without a seal was made by an earlier version, or by hand. The file is read, with a warning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from balancer.core.errors import BalancerError
+from balancer.core.files import JsonObject, write_bytes
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+log = logging.getLogger("balancer")
+T = TypeVar("T")
+KEY = "sha256"
+DIGITS = 64  # of a SHA-256 in hexadecimal
+JSON_SEAL = re.compile(rb',?\s*"sha256": "([0-9a-f]{64})"\s*\}\n?\Z')
+YAML_SEAL = re.compile(rb"# sha256 ([0-9a-f]{64})\n\Z")
+ZIP_COMMENT_LENGTH = len("sha256 ") + DIGITS
+ZIP_SEAL = re.compile(re.escape(ZIP_COMMENT_LENGTH.to_bytes(2, "little")) + rb"sha256 ([0-9a-f]{64})\Z")
+
+
+class DamagedFile(BalancerError):
+    """Raised when a file is not what this program wrote."""
+
+    def __init__(self, path: Path, problem: str, remedy: str = "") -> None:
+        super().__init__(f"{path} is damaged: {problem}" + (f"; {remedy}" if remedy else ""))
+        self.path = path
+
+
+def digest(content: bytes) -> str:
+    """Return the SHA-256 of some bytes, in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+# --- JSON
+
+
+def sealed_json(value: Mapping[str, Any], indent: int | None = 2) -> str:
+    """Return JSON text whose last key is the SHA-256 of all text before it, without a newline at the end.
+
+    Raises:
+        ValueError: a number is not finite, or the value has a key of the seal's name.
+    """
+    if KEY in value:
+        raise ValueError(f"a sealed JSON object cannot have a key {KEY!r} of its own")
+    head = json.dumps(value, indent=indent, allow_nan=False)[:-1].rstrip()
+    joint = ("," if value else "") + (" " if indent is None else "\n" + " " * indent)
+    return f'{head}{joint}"{KEY}": "{digest(head.encode())}"' + ("}" if indent is None else "\n}")
+
+
+def unsealed_json(text: bytes) -> tuple[JsonObject, bool]:
+    """Return the object of sealed JSON text without its seal, and whether there was one.
+
+    Raises:
+        ValueError: the text is not a JSON object, or the seal does not fit. The message says which.
+    """
+    seal = JSON_SEAL.search(text)
+    if seal is not None and digest(text[: seal.start()]) != seal[1].decode():
+        raise ValueError("its content differs from its SHA-256")
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError("it is not a JSON object")
+    if seal is not None:
+        del value[KEY]
+    return value, seal is not None
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a sealed JSON object atomically; a number that is not finite is refused, since JSON has none."""
+    write_bytes(path, sealed_json(value).encode() + b"\n")
+
+
+def read_json(path: Path, remedy: str = "") -> JsonObject:
+    """Return a JSON object without its seal.
+
+    Args:
+        path: of the file.
+        remedy: what the user can do about a damaged file, for the message.
+
+    Raises:
+        OSError: the file cannot be read.
+        DamagedFile: the file is no JSON object, or its seal does not fit.
+    """
+    try:
+        value, sealed = unsealed_json(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(path, str(error), remedy) from error
+    if not sealed:
+        warn_of_no_seal(path)
+    return value
+
+
+# --- YAML
+
+
+def write_yaml(path: Path, text: str) -> None:
+    """Write YAML text atomically, with its SHA-256 as a comment in the last line."""
+    text = text if text.endswith("\n") else text + "\n"
+    write_bytes(path, f"{text}# {KEY} {digest(text.encode())}\n".encode())
+
+
+def read_yaml_text(path: Path, remedy: str = "") -> str:
+    """Return the text of a YAML file of this program.
+
+    Raises:
+        OSError: the file cannot be read.
+        DamagedFile: the seal does not fit, or the text is not UTF-8.
+    """
+    content = path.read_bytes()
+    seal = YAML_SEAL.search(content)
+    if seal is None:
+        warn_of_no_seal(path)
+    elif digest(content[: seal.start()]) != seal[1].decode():
+        raise DamagedFile(path, "its content differs from its SHA-256 in the last line", remedy)
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise DamagedFile(path, "it is not UTF-8", remedy) from error
+
+
+# --- zip files: tensors and arrays
+
+
+def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
+    """Write tensors and plain values atomically, as ``torch.save`` does, with a seal.
+
+    The bytes are made in memory first: on a full disk torch's own writer hides the operating system's error.
+    """
+    write_bytes(path, tensor_bytes(content))
+
+
+def tensor_bytes(content: Mapping[str, Any]) -> bytes:
+    """Return the bytes of :func:`save_tensors`."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(dict(content), buffer)
+    return sealed_zip(buffer.getvalue())
+
+
+def load_tensors(path: Path, device: torch.device, remedy: str = "") -> JsonObject:
+    """Return what :func:`save_tensors` wrote; code in the file is never executed.
+
+    Raises:
+        OSError: the file cannot be read.
+        DamagedFile: the seal does not fit, or the file holds no dictionary of tensors and plain values.
+    """
+    import torch
+
+    content = _checked_zip(path, remedy)
+    try:
+        value = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    except Exception as error:  # torch.load raises many kinds for a damaged file
+        raise DamagedFile(path, f"torch cannot read it ({type(error).__name__})", remedy) from error
+    if not isinstance(value, dict):
+        raise DamagedFile(path, "it holds no dictionary", remedy)
+    return value
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays atomically as ``npz``, with a seal."""
+    write_bytes(path, array_bytes(arrays))
+
+
+def array_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Return the bytes of :func:`save_arrays`."""
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return sealed_zip(buffer.getvalue())
+
+
+def load_arrays(path: Path, remedy: str = "") -> dict[str, np.ndarray]:
+    """Return what :func:`save_arrays` wrote.
+
+    Raises:
+        OSError: the file cannot be read.
+        DamagedFile: the seal does not fit, or the file is no ``npz`` of plain arrays.
+    """
+    import numpy as np
+
+    content = _checked_zip(path, remedy)
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+            return dict(stored)
+    except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
+        raise DamagedFile(path, f"numpy cannot read it ({type(error).__name__})", remedy) from error
+
+
+def sealed_zip(content: bytes) -> bytes:
+    """Return a zip file with the SHA-256 of its content as its comment. The file must have no comment yet."""
+    if content[-2:] != b"\0\0":
+        raise ValueError("the zip file has a comment already")
+    comment = f"{KEY} {digest(content[:-2])}".encode()
+    return content[:-2] + ZIP_COMMENT_LENGTH.to_bytes(2, "little") + comment
+
+
+def _checked_zip(path: Path, remedy: str) -> bytes:
+    """Return the bytes of a zip file whose seal fits, or that has none."""
+    content = path.read_bytes()
+    seal = ZIP_SEAL.search(content[-ZIP_COMMENT_LENGTH - 2 :])
+    if seal is None:
+        warn_of_no_seal(path)
+    elif digest(content[: -ZIP_COMMENT_LENGTH - 2]) != seal[1].decode():
+        raise DamagedFile(path, "its content differs from its SHA-256", remedy)
+    return content
+
+
+# --- other files
+
+
+def write_with_sum(path: Path, text: str) -> None:
+    """Write a text file atomically, with a file beside it that ``sha256sum --check`` reads.
+
+    The sum is written first. A kill between the two leaves a file that does not fit, never one that is not checked.
+    """
+    content = text.encode()
+    write_bytes(_sum_file(path), f"{digest(content)}  {path.name}\n".encode())
+    write_bytes(path, content)
+
+
+def read_with_sum(path: Path, remedy: str = "") -> str:
+    """Return the text of a file; a byte-order mark, as Excel writes one, is dropped.
+
+    Raises:
+        OSError: the file cannot be read.
+        DamagedFile: the sum beside the file does not fit, or the text is not UTF-8.
+    """
+    content = path.read_bytes()
+    try:
+        expected = _sum_file(path).read_text(encoding="ascii", errors="replace").split(maxsplit=1)
+    except FileNotFoundError:
+        warn_of_no_seal(path)
+    else:
+        if expected != [digest(content), f"{path.name}\n"]:
+            raise DamagedFile(path, f"its content differs from its SHA-256 in {_sum_file(path).name}", remedy)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DamagedFile(path, "it is not UTF-8", remedy) from error
+
+
+def _sum_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+@lru_cache(maxsize=1024)  # once a file, however often it is read
+def warn_of_no_seal(path: Path) -> None:
+    """Say once that a file carries no seal."""
+    log.warning("%s carries no SHA-256 (made by an earlier version, or by hand): it was not checked", path)
+
+
+# --- the shape of what was read
+
+
+def parse(kind: type[T], value: object, path: Path, remedy: str = "") -> T:
+    """Return plain values as a dataclass (or another type), each value checked against its declared type.
+
+    Raises:
+        DamagedFile: a key is missing or unknown, or a value is of another type; the message names the first key.
+    """
+    import pydantic
+
+    hashable: Any = kind
+    try:
+        return _adapter(hashable).validate_python(value)
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DamagedFile(path, f"{where or 'content'}: {first['msg']}", remedy) from error
+
+
+@lru_cache(maxsize=64)  # building one costs milliseconds
+def _adapter(kind: Any) -> Any:
+    import pydantic
+
+    return pydantic.TypeAdapter(kind)
