@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: install test test-nightly lint format demo bench clean
+.PHONY: install test test-nightly lint format demo bench soak clean
 
 install: $(READY)
 
@@ -40,6 +40,10 @@ demo: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/gan_speed.py
 	$(BIN)/python benchmarks/classifier_speed.py
+
+# 200 short runs, every fifth killed: nothing may be left behind. Some twenty minutes.
+soak: $(READY)
+	$(BIN)/python benchmarks/soak.py
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
