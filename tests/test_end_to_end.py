@@ -15,6 +15,7 @@ from commands import words
 from planted import fields
 
 from balancer.cli import main as balancer
+from balancer.core.jsonl import read_jsonl
 from balancer.core.settings import AblateConfig, DataConfig
 from balancer.data.dataset import Dataset
 from balancer.data.folder import CLASSES, Record, read_folder
@@ -50,7 +51,7 @@ def check(gan: dict, synthesis: dict, study: dict, regimes: list[str], seeds: in
     assert [e["regime"] for e in study["regimes"]] == regimes
     assert [e["trial_seeds"] for e in study["regimes"]] == [seeds] * len(regimes)
     run_dir = Path(study["run"])
-    rows = [json.loads(line) for line in (run_dir / "results.jsonl").read_text().splitlines()]
+    rows = read_jsonl(run_dir / "results.jsonl")
     assert len(rows) == seeds * len(regimes)
     for row in rows:
         counts = [row["n_train"][c] for c in CLASSES]

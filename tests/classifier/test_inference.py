@@ -14,6 +14,8 @@ from commands import refused, words
 from PIL import Image
 from planted import Trap
 
+from balancer.core.jsonl import read_jsonl
+from balancer.core.sealed import read_json
 from balancer.data.dataset import Dataset
 from balancer.data.images import read_image
 from classifier.training.checkpoint import load_classifier
@@ -64,7 +66,7 @@ def answer(result: Result) -> dict[str, Any]:
 
 
 def test_evaluate_repeats_the_training_report(trained: Path, classifier: Run) -> None:
-    row = json.loads((trained / "result.json").read_text())
+    row = read_json(trained / "result.json")
     for fold in ("test", "val"):
         result = answer(classifier("evaluate", trained, "--fold", fold, "--json", "-q"))
         assert {k: result[k] for k in row[fold]} == row[fold]
@@ -84,8 +86,8 @@ def test_a_training_leaves_a_whole_run(trained: Path) -> None:
     assert words("config.yaml env.json split.csv metrics.jsonl model.pt predictions.npz result.json done") <= {
         p.name for p in trained.iterdir()
     }
-    row = json.loads((trained / "result.json").read_text())
-    metrics = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    row = read_json(trained / "result.json")
+    metrics = read_jsonl(trained / "metrics.jsonl")
     assert metrics == row["history"]
 
 
@@ -110,13 +112,13 @@ def test_other_data_are_said_to_be_others(trained: Path, chest_folder: Path, cla
 def test_a_copy_elsewhere_is_the_same_data(trained: Path, chest_folder: Path, classifier: Run) -> None:
     result = classifier("evaluate", trained, "--data", chest_folder, "--fold", "val", "--json")
     assert "are not those" not in result.stderr
-    assert answer(result)["auroc"] == json.loads((trained / "result.json").read_text())["val"]["auroc"]
+    assert answer(result)["auroc"] == read_json(trained / "result.json")["val"]["auroc"]
 
 
 def test_checkpoints_of_an_ablation_load(small_args: Args, classifier: Run, tmp_path: Path, pictures: Path) -> None:
     options = ("--regimes", "augment", "--seeds", "1", "--set", "model=s2_cnn", "--out", tmp_path / "run")
     assert classifier("ablate", *small_args, *options).exit_code == 0
-    row = json.loads((tmp_path / "run" / "results.jsonl").read_text())
+    row = read_json(tmp_path / "run" / "results.jsonl")
     result = answer(classifier("evaluate", tmp_path / "run" / row["folder"], "--json", "-q"))
     assert result["auroc"] == row["test"]["auroc"]
     assert result["regime"] == "augment"
@@ -144,7 +146,7 @@ def test_predict_gives_label_probability_and_threshold(trained: Path, pictures: 
     assert row["file"] == str(file)
     assert row["probability_pneumonia"] == pytest.approx(expected, abs=1e-3)
     assert row["label"] == ("PNEUMONIA" if row["probability_pneumonia"] >= result["threshold"] else "NORMAL")
-    chosen = json.loads((trained / "result.json").read_text())["test"]["threshold"]
+    chosen = read_json(trained / "result.json")["test"]["threshold"]
     assert result["threshold"] == pytest.approx(calibrated(np.array([chosen]), loaded.temperature)[0])
     assert "not a medical device" in result["note"]
 
@@ -273,6 +275,6 @@ def test_weights_from_a_file_are_not_needed_again(
     assert result.exit_code == 0, result.output
     (tmp_path / "w.pth").unlink()
     moved = Path(shutil.move(tmp_path / "run" / "model.pt", tmp_path / "alone.pt"))
-    row = json.loads((tmp_path / "run" / "result.json").read_text())
+    row = read_json(tmp_path / "run" / "result.json")
     assert answer(classifier("evaluate", moved, "--json", "-q"))["nll"] == row["test"]["nll"]
     assert len(answer(classifier("predict", moved, pictures, "--json"))["predictions"]) == 5

@@ -23,8 +23,9 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from balancer.audit.findings import leaks
 from balancer.core.errors import BalancerError
+from balancer.core.jsonl import read_jsonl
 from balancer.core.run import RunDir
-from balancer.core.sealed import write_json
+from balancer.core.sealed import read_json, write_json
 from balancer.core.settings import AblateConfig, DataConfig, TrainConfig
 from balancer.data.dataset import Dataset, load_dataset
 from classifier.evaluation.thresholds import balanced_accuracy
@@ -72,7 +73,7 @@ def whole(
 
 
 def rows_of(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
+    return read_jsonl(run / "results.jsonl")
 
 
 def lasting(row: dict[str, Any]) -> dict[str, Any]:
@@ -86,7 +87,7 @@ def predictions(run: Path, regime: str, seed: int) -> dict[str, np.ndarray]:
 
 
 def analysis(run: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((run / "analysis.json").read_text())
+    loaded: dict[str, Any] = read_json(run / "analysis.json")
     return loaded
 
 
@@ -165,7 +166,7 @@ def test_the_run_directory_is_whole(whole: tuple[Path, Result, Args], small_data
     assert not list(run.rglob("*.tmp"))
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert (config["steps"], config["seeds"], config["seed"], config["regimes"]) == (6, 2, 5, ["all"])
-    assert json.loads((run / "env.json").read_text())["data"]["split_hash"] == small_data.split_hash
+    assert read_json(run / "env.json")["data"]["split_hash"] == small_data.split_hash
     assert {p.name for p in (run / "trials").iterdir()} == {f"{r}-{s}" for r, s in PLAN}
     with (run / "split.csv").open(newline="") as handle:
         assert [r["fold"] for r in csv.DictReader(handle)] == small_data.folds.tolist()
@@ -234,9 +235,7 @@ def test_a_torn_last_line_is_run_again(whole: tuple[Path, Result, Args], stopped
         handle.write('{"regime": "augment", "trial_se')
     result = done(classifier("ablate", "--resume", stopped, "-q", "--device", "cpu"))
     assert "line 2 is torn" in result.stderr
-    lines = (stopped / "results.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for i, line in enumerate(lines) if i != 1]
-    assert list(map(lasting, rows)) == list(map(lasting, rows_of(whole[0])))
+    assert list(map(lasting, rows_of(stopped))) == list(map(lasting, rows_of(whole[0])))
     assert analysis(stopped) == analysis(whole[0])
 
 
@@ -591,7 +590,7 @@ def test_the_newest_finished_synthesis_is_taken_with_its_split(
     assert "taking the newest finished synthesis: runs/synthesize/one" in result.stderr
     saved = yaml.safe_load((runs_cwd / "r" / "config.yaml").read_text())
     assert saved["data"]["split_seed"] == 7
-    assert json.loads((runs_cwd / "r" / "result.json").read_text())["split_hash"] == data.split_hash
+    assert read_json(runs_cwd / "r" / "result.json")["split_hash"] == data.split_hash
 
 
 def test_copies_follow_the_synthetic_set(small_data: Dataset) -> None:

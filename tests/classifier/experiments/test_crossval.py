@@ -16,6 +16,8 @@ from sklearn.metrics import roc_auc_score
 
 from balancer.core.config import resolve
 from balancer.core.errors import BalancerError, Interrupted
+from balancer.core.jsonl import read_jsonl
+from balancer.core.sealed import read_json
 from balancer.core.settings import CrossvalidateConfig
 from balancer.data.dataset import Dataset
 from classifier.evaluation.thresholds import with_temperature
@@ -87,7 +89,7 @@ def finished(small_args: Args, tmp_path_factory: pytest.TempPathFactory) -> tupl
 
 
 def rows_of(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "folds.jsonl").read_text().splitlines()]
+    return read_jsonl(run / "folds.jsonl")
 
 
 def predictions(run: Path, row: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -112,7 +114,7 @@ def test_every_image_outside_test_is_evaluated_once(finished: tuple[Path, Result
 
 def test_figures_against_scikit_learn(finished: tuple[Path, Result]) -> None:
     run, result = finished
-    rows, table = rows_of(run), json.loads((run / "table.json").read_text())
+    rows, table = rows_of(run), read_json(run / "table.json")
     own = [predictions(run, row) for row in rows]
     y_true = np.concatenate([p["test_true"] for p in own])
     stated, right = [], []
@@ -179,15 +181,17 @@ def test_an_interrupted_run_goes_on_where_it_was(
     done(classifier("crossvalidate", "--resume", run, *device))
     assert [row["trial_seed"] for row in rows_of(run)] == [5, 6]
     assert seen == [5]  # and was not trained again
-    whole = json.loads((finished[0] / "table.json").read_text())
-    assert json.loads((run / "table.json").read_text()) == whole
+    whole = read_json(finished[0] / "table.json")
+    assert read_json(run / "table.json") == whole
 
 
 def test_folds_of_other_data_are_refused(classifier: Run, finished: tuple[Path, Result]) -> None:
     run, _ = finished
     before = (run / "folds.jsonl").read_text()
     try:
-        (run / "folds.jsonl").write_text(before.replace(rows_of(run)[1]["split_hash"], "0" * 16))
+        first, second = rows_of(run)
+        rows = first, second | {"split_hash": "0" * 16}
+        (run / "folds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         refused(
             classifier("crossvalidate", "--resume", run, "-q"),
             1,

@@ -13,6 +13,8 @@ from commands import done, refused
 from fake_study import fake_run, scores
 from sklearn.metrics import log_loss, roc_auc_score
 
+from balancer.core.jsonl import read_jsonl
+from balancer.core.sealed import read_json
 from classifier.evaluation.metrics import decision_metrics
 from classifier.evaluation.thresholds import balanced_accuracy, fit_temperature, threshold_rule, with_temperature
 from classifier.experiments.ensemble import ALL
@@ -34,7 +36,7 @@ def both(two: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> di
 
 
 def mean_of(run: Path, fold: str) -> tuple[np.ndarray, np.ndarray]:
-    folders = [json.loads(line)["folder"] for line in (run / "results.jsonl").read_text().splitlines()]
+    folders = [row["folder"] for row in read_jsonl(run / "results.jsonl")]
     found = [scores(run, folder, fold) for folder in folders]
     return found[0][0], np.mean([s for _, s in found], axis=0)
 
@@ -64,7 +66,7 @@ def test_systems_weigh_the_same_whatever_their_number_of_seeds(two: tuple[Path, 
 
 
 def test_members_and_differences(two: tuple[Path, Path], both: dict[str, Any]) -> None:
-    rows = [json.loads(line) for line in (two[0] / "results.jsonl").read_text().splitlines()]
+    rows = read_jsonl(two[0] / "results.jsonl")
     for key, path in {"auroc": ("auroc",), "brier": ("brier",), "f1_val_threshold": ("at_threshold", "f1")}.items():
         alone = [row["test"][path[0]] if len(path) == 1 else row["test"][path[0]][path[1]] for row in rows]
         found = both["ensembles"][0]["metrics"][key]
@@ -77,7 +79,7 @@ def test_members_and_differences(two: tuple[Path, Path], both: dict[str, Any]) -
 
 def test_an_ensemble_of_copies_gains_nothing(classifier: Run, tmp_path: Path) -> None:
     run = fake_run(tmp_path / "run", seeds=2)
-    rows = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
+    rows = read_jsonl(run / "results.jsonl")
     same = (run / rows[0]["folder"] / "predictions.npz").read_bytes()
     (run / rows[1]["folder"] / "predictions.npz").write_bytes(same)
     copied = {**rows[1], "val": rows[0]["val"], "test": rows[0]["test"]}
@@ -94,7 +96,7 @@ def test_the_command(classifier: Run, two: tuple[Path, Path]) -> None:
     assert "AUROC" in told.stdout
     folder = two[0] / "ensemble"
     assert sorted(p.name for p in folder.iterdir()) == ["ensemble.csv", "ensemble.json", "ensemble.md", "scores.csv"]
-    result = json.loads((folder / "ensemble.json").read_text())
+    result = read_json(folder / "ensemble.json")
     assert result["ensembles"][0]["threshold"] == threshold_rule("sensitivity=0.9")(*mean_of(two[0], "val"))
     with (folder / "scores.csv").open(newline="") as handle:
         listed = list(csv.DictReader(handle))

@@ -14,6 +14,8 @@ from commands import done, refused
 from fake_study import fake_run, scores
 from PIL import Image
 
+from balancer.core.jsonl import read_jsonl
+from balancer.core.sealed import read_json
 from classifier.analysis.runs import read_runs
 from classifier.evaluation.metrics import evaluate
 from classifier.evaluation.thresholds import threshold_rule, with_temperature
@@ -42,7 +44,7 @@ def rates(y_true: np.ndarray, called: np.ndarray) -> tuple[float, float, float]:
 
 
 def rows_of(run: Path, regime: str) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
+    rows = read_jsonl(run / "results.jsonl")
     return [row for row in rows if row["regime"] == regime]
 
 
@@ -100,7 +102,7 @@ def test_files(run: Path, result: dict[str, Any]) -> None:
     assert WARNING in text
     assert "DRAWN SCORES" in text
     assert "validation n = 60 images of 30 patients, test n = 80 images of 40 patients" in text
-    assert {"out": str(folder), **json.loads((folder / "thresholds.json").read_text())} == result
+    assert {"out": str(folder), **read_json(folder / "thresholds.json")} == result
     sweep = list(csv.DictReader(io.StringIO((folder / "sweep.csv").read_text())))
     assert len(sweep) == 2 * 2 * 3 * len(GRID)
     at = [

@@ -11,6 +11,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_sco
 
 from balancer.core.config import resolve
 from balancer.core.errors import BalancerError, Interrupted
+from balancer.core.sealed import read_json
 from balancer.core.settings import AblateConfig, ReproduceConfig, StageConfig
 from balancer.reporting.document import to_markdown
 from classifier.analysis.results import MetricSummary
@@ -89,9 +90,9 @@ def test_ours_is_what_the_trials_predicted(classifier, tiny, tmp_path: Path) -> 
 def test_a_part_is_an_ablation_of_its_own(classifier, tiny, tmp_path: Path) -> None:
     """So what reads ablations reads the parts."""
     run(classifier, "s1_cnn28", *tiny, "--seeds", 1, "--out", tmp_path / "r")
-    assert json.loads((tmp_path / "r/s1_cnn28/env.json").read_text())["command"] == "ablate"
+    assert read_json(tmp_path / "r/s1_cnn28/env.json")["command"] == "ablate"
     result = classifier("evaluate", tmp_path / "r/s1_cnn28/trials/augment-0", "--device", "cpu", "-q", "--json")
-    entry = json.loads((tmp_path / "r/table.json").read_text())["entries"][0]
+    entry = read_json(tmp_path / "r/table.json")["entries"][0]
     assert json.loads(result.stdout)["auroc"] == pytest.approx(entry["ours"]["auroc"]["mean"])
 
 
@@ -129,7 +130,7 @@ def test_what_fails_leaves_the_others_alone(
     monkeypatch.setattr(ablation, "write_ablation", lambda results, *_: reported.append(results.regimes))
     result = classifier("reproduce", "s2_cnn_gan", "s1_cnn28", *tiny, "--seeds", 1, "--out", "r")
     refused(result, 1, "1 of 2 systems failed, first s2_cnn_gan", "no finished synthesis", "--resume r")
-    entries = {e["system"]: e for e in json.loads((runs_cwd / "r/table.json").read_text())["entries"]}
+    entries = {e["system"]: e for e in read_json(runs_cwd / "r/table.json")["entries"]}
     assert "no finished synthesis" in entries["s2_cnn_gan"]["error"]
     assert entries["s1_cnn28"]["ours"]["auroc"]["mean"] > 0
     assert "s2_cnn_gan was not run: no finished synthesis" in (runs_cwd / "r/table.md").read_text()
@@ -179,7 +180,7 @@ def test_an_error_of_a_library_leaves_the_others_alone(classifier, tiny, tmp_pat
     names = ("s1_resnet18", "s1_cnn28")
     result = classifier("reproduce", *names, *tiny, *QUICK_RESNET, "--seeds", 1, "--out", tmp_path / "r")
     refused(result, 1, "first s1_resnet18 (RuntimeError: out of luck)")
-    entries = json.loads((tmp_path / "r/table.json").read_text())["entries"]
+    entries = read_json(tmp_path / "r/table.json")["entries"]
     assert [e["system"] for e in entries if not e["error"]] == ["s1_cnn28"]
 
 
@@ -191,10 +192,10 @@ def test_systems_of_other_data_stand_in_no_table(classifier, tiny, tmp_path: Pat
         result = classifier("reproduce", *names, *tiny, *QUICK_RESNET, "--seeds", 1, "--out", tmp_path / "r")
     refused(result, 1, "not now")
     results = tmp_path / "r/s1_cnn28/results.jsonl"
-    results.write_text(json.dumps(json.loads(results.read_text()) | {"data_fingerprint": "0" * 16}) + "\n")
+    results.write_text(json.dumps(read_json(results) | {"data_fingerprint": "0" * 16}) + "\n")
     again = classifier("reproduce", "--resume", tmp_path / "r", "--device", "cpu", "-q")
     refused(again, 1, "s1_resnet18 has data_fingerprint", f"s1_cnn28 has {'0' * 16}; expected the same data")
-    entries = {e["system"]: e for e in json.loads((tmp_path / "r/table.json").read_text())["entries"]}
+    entries = {e["system"]: e for e in read_json(tmp_path / "r/table.json")["entries"]}
     assert entries["s1_resnet18"]["error"]
     assert not entries["s1_cnn28"]["error"]
 
@@ -299,13 +300,13 @@ def test_smoke_runs_are_marked_and_kept_apart(classifier, tiny, runs_cwd: Path) 
     (made,) = (runs_cwd / "runs/reproduce-smoke").iterdir()
     for name in ("table.md", "table.csv"):
         assert "smoke" in (made / name).read_text().lower()
-    table = json.loads((made / "table.json").read_text())
+    table = read_json(made / "table.json")
     assert table["smoke"] is True
     assert "ours" not in table["entries"][0], "no figure of a smoke run is shown"
     config = table["entries"][0]
     assert (config["steps"], config["image_size"]) == ([smoke.STEPS], smoke.SIZE)
     assert not list(made.rglob("model.pt"))
-    env = json.loads((made / "s1_cnn28/study/env.json").read_text())
+    env = read_json(made / "s1_cnn28/study/env.json")
     assert env["smoke"] is True
     assert smoke.NOTICE in env["data"]["notes"]
     with pytest.raises(BalancerError, match="study is a smoke run"):
@@ -349,7 +350,7 @@ def test_smoke_makes_the_gan_of_s2(classifier, runs_cwd: Path, monkeypatch) -> N
     found = json.loads(result.stdout)
     assert [e["regime"] for e in found["entries"]] == ["baseline", "augment", "gan", "combined"]
     made = Path(found["run"]) / "s2_cnn_gan"
-    assert json.loads((made / "gan/summary.json").read_text())["steps"] == smoke.STEPS
+    assert read_json(made / "gan/summary.json")["steps"] == smoke.STEPS
     assert 1 <= len(list((made / "synthesis/images/NORMAL").iterdir())) <= 6
     assert not {word for word in ("NLL", "Fréchet", "KID", "AUROC") if word in result.stderr}, "no figure is told"
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 from balancer.core.errors import BalancerError, UsageError
+from balancer.core.sealed import read_json
 from balancer.core.settings import AblateConfig, ClassifierConfig, DataConfig, TrainConfig
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.folder import TASKS
@@ -269,7 +270,7 @@ def test_train_evaluate_and_predict(
     options = ("--task", "multiclass", "--regime", "gan", *named, "--out", run)
     printed = classifier("train", *small_args, *options)
     assert printed.exit_code == 0, printed.output
-    row = json.loads((run / "result.json").read_text())
+    row = read_json(run / "result.json")
     assert row["n_train"] == dict.fromkeys(THREE, max(data.counts("train")))
     assert row["added"] == sum(lacking)
     assert np.sum(row["test"]["most_likely"]["confusion"]) == row["test"]["n"] == 26
