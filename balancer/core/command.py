@@ -302,7 +302,7 @@ def reporting(as_json: bool, quiet: bool, verbose: bool) -> Iterator[None]:
     previous = _terminate_politely()
     try:
         yield
-    except BalancerError as error:
+    except (BalancerError, Interrupted) as error:
         click.echo(f"error: {error}", err=True)
         raise SystemExit(error.exit_code) from error
     except KeyboardInterrupt:

@@ -22,12 +22,18 @@ class UsageError(BalancerError):
     exit_code = 2
 
 
-class Interrupted(BalancerError):
-    """Raised at a safe point after SIGINT or SIGTERM, once the state is saved."""
+class Interrupted(BaseException):
+    """Raised at a safe point after SIGINT or SIGTERM, once the state is saved.
+
+    A BaseException, as KeyboardInterrupt is: what deals with the failure of a part must not go on after a signal.
+    """
 
     def __init__(self, signum: int, message: str) -> None:
-        super().__init__(f"{signal.Signals(signum).name}: {message}")
-        self.signum, self.exit_code = signum, 128 + signum
+        super().__init__(signum, message)
+        self.signum, self.message, self.exit_code = signum, message, 128 + signum
+
+    def __str__(self) -> str:
+        return f"{signal.Signals(self.signum).name}: {self.message}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -24,7 +24,7 @@ import yaml
 
 from balancer.core.config import SettingsT, config_hash, differences, dump, merge, resolve, validate
 from balancer.core.environment import environment
-from balancer.core.errors import BalancerError
+from balancer.core.errors import BalancerError, Interrupted
 from balancer.core.files import JsonObject, write_text
 from balancer.core.jsonl import append_jsonl
 from balancer.core.sealed import read_json, read_yaml_text, write_json, write_yaml
@@ -285,6 +285,9 @@ def deferred_signals() -> Iterator[Callable[[], int | None]]:
 
     Yields a function that gives the number of the signal received, or None. A second signal of the same
     kind acts at once, for a user who does not want to wait.
+
+    Raises:
+        Interrupted: a signal came, and the work ended without asking for it.
     """
     received: list[int] = []
     previous: dict[int, Any] = {}
@@ -304,3 +307,5 @@ def deferred_signals() -> Iterator[Callable[[], int | None]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+    if received:
+        raise Interrupted(received[0], "stopped")

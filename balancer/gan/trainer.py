@@ -132,7 +132,7 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
 
             if step % config.snapshot_every == 0 or step == config.steps:
                 row_time += snapshots.take(state)  # the speed is that of training alone
-            if (signum := signal_received()) is not None and step < config.steps:
+            if (signum := signal_received()) is not None:
                 save_checkpoint(run / CHECKPOINT, config, state, data, label)
                 raise Interrupted(signum, f"saved at step {step} of {config.steps}; continue with --resume {run.path}")
     return GanSummary(

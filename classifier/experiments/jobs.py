@@ -98,7 +98,7 @@ class Attempt(Generic[T]):
     """
 
     result: T | None
-    error: Exception | None
+    error: Exception | Interrupted | None
     warnings: list[tuple[int, str]]  # level and text
 
 
@@ -133,11 +133,9 @@ def run_trials(
     bar = progress.bar(len(trials), "trials", "trial", show=workers.backend == "dask" or workers.jobs > 1)
     with with_resume_note(resume_note), bar, contextlib.closing(results):
         for trained in results:
-            with deferred_signals() as interrupt:
+            with deferred_signals():
                 on_result(trained)
             bar.update()
-            if (signum := interrupt()) is not None:
-                raise Interrupted(signum, "stopped")
 
 
 @contextlib.contextmanager
@@ -195,7 +193,7 @@ def collect(attempts: Iterator[Attempt[T]], stop: threading.Event) -> Generator[
     Raises:
         Exception: the first error, once all attempts have ended.
     """
-    error: Exception | None = None
+    error: Exception | Interrupted | None = None
     for attempt in attempts:
         for level, text in attempt.warnings:
             log.log(level, "%s", text)
@@ -240,8 +238,8 @@ def attempt(prepare: Callable[[], Any], job: Callable[[Any], T]) -> Attempt[T]:
         prepared = prepare()
         records.flush()
         result = job(prepared)
-    except Exception as error:
-        if not isinstance(error, BalancerError):
+    except (Exception, Interrupted) as error:
+        if not isinstance(error, (BalancerError, Interrupted)):
             error.add_note(f"In a worker:\n{traceback.format_exc()}")  # pickling drops the traceback, but not a note
         problem = error
     return Attempt(result, problem, [(record.levelno, record.getMessage()) for record in records.buffer])

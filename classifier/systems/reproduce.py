@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from balancer.core.config import data_path, flatten, merge, overruled, parse_assignment, resolve
-from balancer.core.errors import BalancerError, Interrupted, UsageError
+from balancer.core.errors import BalancerError, UsageError
 from balancer.core.files import JsonObject, write_text
 from balancer.core.run import RunDir, resumed_config, resumed_path, saved_config
 from balancer.core.sealed import write_json
@@ -192,8 +192,6 @@ def run_systems(
             # The split may differ: a system has its own val_fraction.
             check_same_data([first, substudy], ["data_fingerprint"])
             entries += system_tables.smoke_entries(system, substudy) if smoke_run else _entries(system, substudy)
-        except Interrupted:
-            raise
         except (BalancerError, RuntimeError, OSError) as error:  # of the device's memory, a library, the disk
             reason = _reason(error)
             log.warning("%s failed: %s", system.name, reason)

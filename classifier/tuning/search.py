@@ -22,7 +22,7 @@ from joblib import delayed
 from balancer.core import progress
 from balancer.core.config import config_hash, flatten, merge, validate
 from balancer.core.device import resolve_device
-from balancer.core.errors import BalancerError, Interrupted, UsageError, lookup
+from balancer.core.errors import BalancerError, UsageError, lookup
 from balancer.core.run import resumed_or_new
 from balancer.core.settings import TuneConfig
 from balancer.data.dataset import Dataset
@@ -286,8 +286,6 @@ def run_next(search: Search, study: optuna.Study, device: torch.device, interrup
         return end(same.value, same_as=same.number, **{k: same.user_attrs["facts"][k] for k in ("nll", "temperature")})
     try:
         result = search.train(search.config, config, report, device, interrupt)
-    except Interrupted:
-        raise
     except optuna.TrialPruned:
         return end(None)
     except (BalancerError, torch.cuda.OutOfMemoryError) as error:  # a rate too high, a batch too large

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -310,13 +311,32 @@ def test_a_signal_waits_and_a_second_acts_at_once(signum: signal.Signals) -> Non
 
 def test_either_signal_is_held_after_the_other() -> None:
     before = signal.signal(signal.SIGTERM, lambda *_: None)
-    try:
+
+    def work() -> None:
         with deferred_signals() as received:
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGINT)
             assert received() == signal.SIGTERM, "the first is the one reported"
+
+    try:
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            work()
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_a_signal_that_nobody_asked_for_is_raised_at_the_end() -> None:
+    finished = []
+
+    def work() -> None:
+        with deferred_signals():
+            os.kill(os.getpid(), signal.SIGTERM)
+            finished.append(True)
+
+    with pytest.raises(Interrupted) as caught:
+        work()
+    assert finished
+    assert caught.value.exit_code == 143
 
 
 def test_without_signals_nothing_changes_and_threads_may_use_it() -> None:
@@ -340,6 +360,12 @@ def test_interrupted_says_which_signal() -> None:
     assert Interrupted(signal.SIGINT, "saved").exit_code == 130
     assert Interrupted(signal.SIGTERM, "saved").exit_code == 143
     assert str(Interrupted(signal.SIGTERM, "state saved")) == "SIGTERM: state saved"
+    sent = pickle.loads(pickle.dumps(Interrupted(signal.SIGTERM, "state saved")))  # by a worker
+    assert (str(sent), sent.exit_code) == ("SIGTERM: state saved", 143)
+
+
+def test_no_handler_of_errors_swallows_an_interrupt() -> None:
+    assert not issubclass(Interrupted, Exception)
 
 
 def test_the_saved_config_is_a_valid_one(tmp_path: Path) -> None:
