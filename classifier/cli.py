@@ -317,7 +317,13 @@ def evaluate(checkpoint: Path, data: str | None, fold: str, device: str) -> Comm
     "predict",
     click.argument("checkpoint", type=click.Path(path_type=Path)),
     click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path)),
-    click.option("--threshold", type=click.FloatRange(0, 1), help="[default: the one chosen on validation]"),
+    click.option(
+        "--threshold",
+        type=float,
+        metavar="P",
+        help="On the calibrated probability, from 0 to 1, as train, evaluate and thresholds print it."
+        " [default: the one chosen on validation]",
+    ),
     click.option("--device", default="auto", show_default=True),
 )
 def predict(checkpoint: Path, images: tuple[Path, ...], threshold: float | None, device: str) -> CommandResult:

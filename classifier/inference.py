@@ -18,7 +18,7 @@ from balancer.data.folder import CLASSES, SUFFIXES, TASKS, image_files
 from balancer.data.images import read_image
 from classifier.evaluation import metrics as evaluation
 from classifier.evaluation.fold_metrics import BinaryMetrics, MulticlassMetrics
-from classifier.evaluation.thresholds import with_temperature
+from classifier.evaluation.thresholds import BOUND_NOTE, decide, is_at_bound, with_temperature
 from classifier.training.checkpoint import load_classifier
 from classifier.training.prediction import predict
 
@@ -107,13 +107,15 @@ def evaluate_checkpoint(checkpoint: Path, data: str | None, fold: str, device: s
             )
     index = source.indices(fold)
     score = predict(saved.model, source.images[index], saved.config, where)
-    metrics = evaluation.evaluate(source.labels[index], score, saved.threshold, saved.temperature)
+    metrics = evaluation.evaluate(source.labels[index], score, saved.uncalibrated_threshold, saved.temperature)
     return Evaluation(str(checkpoint), saved.regime, saved.trial_seed, source.source, fold, metrics)
 
 
 def describe(metrics: BinaryMetrics | MulticlassMetrics, regime: str, trial_seed: int, fold: str) -> str:
     """Return the metrics of a fold as text."""
     lines = [f"{regime}, seed {trial_seed}, {fold} n = {metrics.n}"]
+    if is_at_bound(metrics.temperature):
+        lines.append(f"Temperature {metrics.temperature:.2f}: {BOUND_NOTE}.")
     if isinstance(metrics, MulticlassMetrics):
         decisions, names = metrics.most_likely, TASKS["multiclass"]
         table = [["truth", *names, "sensitivity"]]
@@ -124,8 +126,9 @@ def describe(metrics: BinaryMetrics | MulticlassMetrics, regime: str, trial_seed
         return "\n".join([*lines, *("  " + " ".join(f"{cell:>11}" for cell in row) for row in table)])
     lines.append(_figures(metrics, evaluation.RANKING))
     for threshold, at in ((0.5, metrics.at_half), (metrics.threshold, metrics.at_threshold)):
-        lines.append(f"threshold {threshold:.4f}: {_figures(at, evaluation.DECISION)}")
+        lines.append(f"threshold {threshold}: {_figures(at, evaluation.DECISION)}")
         lines.append("  TN {} FP {} FN {} TP {}".format(*at.confusion))
+    lines.append("Thresholds are on the calibrated probability, as `classifier predict` prints and takes it.")
     return "\n".join(lines)
 
 
@@ -139,10 +142,15 @@ def predict_files(checkpoint: Path, images: Sequence[Path], threshold: float | N
     ``threshold`` is on calibrated probabilities; None is the threshold chosen on validation.
 
     Raises:
-        UsageError: if a threshold is given and there are more than two classes: the most likely class is the label.
+        UsageError: if the threshold is no probability, or is given though there are more than two classes: then the
+            most likely class is the label.
         BalancerError: if a path is missing, a named file is no image, or no file is readable. Unreadable files in a
-            folder are logged and left out.
+            folder are logged and left out. Also if a probability is not finite.
     """
+    if threshold is not None and not 0 <= threshold <= 1:  # true of nan too
+        raise UsageError(
+            f"--threshold is {threshold}; expected a probability from 0 to 1, or none: the one chosen on validation"
+        )
     where = open_device(device)
     saved = load_classifier(checkpoint, where)
     classes = TASKS[saved.config.data.task]
@@ -151,18 +159,21 @@ def predict_files(checkpoint: Path, images: Sequence[Path], threshold: float | N
             f"{checkpoint} has {len(classes)} classes: the most likely is the label; leave out --threshold"
         )
     files, pixels = _readable(images, saved.config.data.image_size, saved.config.data.resize)
-    scores = with_temperature(predict(saved.model, pixels, saved.config, where), saved.temperature)
+    uncalibrated = predict(saved.model, pixels, saved.config, where)
+    scores = with_temperature(uncalibrated, saved.temperature)
     drawings = saved.data_source == "phantom"
     note = "trained on drawings, not X-rays" if drawings else "for research; not a medical device"
     if len(classes) > 2:
         predictions = [_of_classes(file, score, classes) for file, score in zip(files, scores, strict=True)]
         return FilePredictions(str(checkpoint), note, None, f"the most likely of {len(classes)} classes", predictions)
-    chosen = float(with_temperature(np.array([saved.threshold]), saved.temperature)[0])
-    cut = chosen if threshold is None else threshold
-    rule = f"threshold {cut:.4f} ({'chosen on validation' if threshold is None else 'given'})"
+    cut = saved.threshold if threshold is None else threshold
+    rule = f"threshold {cut} ({'given' if cut != saved.threshold else 'chosen on validation'})"
+    called = decide(uncalibrated, saved.temperature, saved.uncalibrated_threshold, threshold)
+    if (called != (scores >= cut)).any():
+        rule += f"; the temperature {saved.temperature:.2f} rounds probabilities near 1 together, the labels part them"
     predictions = [
-        ImagePrediction(str(file), CLASSES[int(score >= cut)], None, float(score))
-        for file, score in zip(files, scores, strict=True)
+        ImagePrediction(str(file), CLASSES[int(positive)], None, float(score))
+        for file, positive, score in zip(files, called, scores, strict=True)
     ]
     return FilePredictions(str(checkpoint), note, cut, rule, predictions)
 

@@ -41,7 +41,7 @@ class TrialPredictions:
 
     y_true: Array  # (n,) in {0, 1}, or in 0 to C - 1
     y_score: Array  # (n,) probabilities of class 1, or (n, C) of each class; uncalibrated, float64
-    threshold: float  # chosen on validation, on y_score; unused if there are more than two classes
+    threshold: float  # chosen on validation, on y_score as it is; unused if there are more than two classes
     temperature: float  # chosen on validation; changes no decision
     index: Array  # (n,) positions in the data set
 
@@ -318,7 +318,7 @@ def with_predictions(trial: TrialResult, run: Path) -> TrialResult:
                 predictions[fold] = TrialPredictions(
                     arrays[f"{fold}_true"],
                     arrays[f"{fold}_score"].astype(np.float64),
-                    getattr(metrics, "threshold", 0.5),
+                    getattr(metrics, "uncalibrated_threshold", 0.5),
                     metrics.temperature,
                     arrays[f"{fold}_index"],
                 )

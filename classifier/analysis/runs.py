@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from balancer.core.errors import BalancerError, UsageError
+from balancer.core.files import JsonObject
 from balancer.core.sealed import read_json
 from balancer.reporting.numbers import plural
 from classifier.analysis.results import (
@@ -22,6 +24,28 @@ from classifier.analysis.results import (
 from classifier.training.regimes import REGIMES, select_regimes
 
 log = logging.getLogger("balancer")
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a report on runs says of them, and the folder for the report."""
+
+    data: str
+    notes: list[str]
+    n_val: int
+    n_test: int
+    counts: str  # images and patients, in words
+    folder: Path
+
+    @classmethod
+    def of(cls, study: StudyResults, folder: Path, notes: Sequence[str] = ()) -> RunFacts:
+        """Return the facts of runs that were read; ``notes`` come after those on the data."""
+        n_val, n_test = len(study.groups("val")), len(study.groups("test"))
+        return cls(study.source, [*study.notes, *notes], n_val, n_test, study.counts(), folder)
+
+    def to_json(self) -> JsonObject:
+        """Return the first entries of the report as JSON."""
+        return {"data": self.data, "notes": self.notes, "n_val": self.n_val, "n_test": self.n_test}
 
 
 def output_folder(out: Path | None, runs: Sequence[Path], name: str) -> Path:

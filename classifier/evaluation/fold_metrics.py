@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from balancer.core.files import JsonObject
+from classifier.evaluation.thresholds import calibrated_threshold
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class BinaryMetrics(FoldMetrics):
 
     at_half: DecisionMetrics  # at the threshold 0.5
     at_threshold: DecisionMetrics  # at the threshold chosen on validation
-    threshold: float  # on the uncalibrated probabilities
+    threshold: float  # of at_threshold, on the calibrated probabilities, which `classifier predict` prints
+    uncalibrated_threshold: float  # the same on the network's own probabilities, which decide: they do not tie
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ class Validation:
 def fold_metrics(values: Mapping[str, Any]) -> BinaryMetrics | MulticlassMetrics:
     """Return the metrics that :meth:`FoldMetrics.to_json` gave.
 
+    Files of earlier versions have no ``uncalibrated_threshold``; their ``threshold`` is that.
+
     Raises:
         KeyError, TypeError: a metric is missing or has another name.
     """
@@ -96,7 +100,12 @@ def fold_metrics(values: Mapping[str, Any]) -> BinaryMetrics | MulticlassMetrics
     if "most_likely" in values:
         return MulticlassMetrics(**{**shared, "most_likely": MulticlassDecision(**values["most_likely"])})
     at = {key: _decision(values[key]) for key in ("at_half", "at_threshold")}
-    return BinaryMetrics(**{**shared, **at})
+    uncalibrated = values.get("uncalibrated_threshold", values["threshold"])
+    both = {
+        "threshold": calibrated_threshold(uncalibrated, values["temperature"]),
+        "uncalibrated_threshold": uncalibrated,
+    }
+    return BinaryMetrics(**{**shared, **at, **both})
 
 
 def _decision(values: Mapping[str, Any]) -> DecisionMetrics:

@@ -24,7 +24,7 @@ from classifier.evaluation.fold_metrics import (
     MulticlassDecision,
     MulticlassMetrics,
 )
-from classifier.evaluation.thresholds import with_temperature
+from classifier.evaluation.thresholds import calibrated_threshold, with_temperature
 
 Array = np.ndarray
 CALIBRATION = ("nll", "brier", "ece")
@@ -105,7 +105,8 @@ def evaluate(y_true: Array, y_score: Array, threshold: float, temperature: float
     Args:
         y_true: (n,) in {0, 1}, or in 0 to C - 1.
         y_score: (n,) probabilities of class 1, or (n, C) of each class; uncalibrated.
-        threshold: of the decisions at_threshold. Multiclass decisions are for the most likely class and ignore it.
+        threshold: of the decisions at_threshold, on ``y_score``. Multiclass decisions are for the most likely class
+            and ignore it.
         temperature: of NLL, Brier score and ECE; the metrics under ``uncalibrated`` are without it.
     """
     if y_score.ndim == 2:
@@ -124,7 +125,8 @@ def evaluate(y_true: Array, y_score: Array, threshold: float, temperature: float
         uncalibrated=CalibrationMetrics(**calibration_metrics(y_true, y_score)),
         at_half=_decide(y_true, y_score, 0.5),
         at_threshold=_decide(y_true, y_score, threshold),
-        threshold=threshold,
+        threshold=calibrated_threshold(threshold, temperature),
+        uncalibrated_threshold=threshold,
         temperature=temperature,
     )
 

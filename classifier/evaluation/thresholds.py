@@ -1,5 +1,8 @@
 """Temperature and decision threshold of a trained classifier, both chosen on validation.
 
+A threshold is chosen on the network's own probabilities and reported on the calibrated ones, the probabilities with the
+temperature.
+
 A named rule (:data:`THRESHOLD_RULES`) chooses the threshold, such as ``balanced_accuracy`` or ``sensitivity=0.95``.
 """
 
@@ -20,6 +23,10 @@ Array = np.ndarray
 ThresholdRule = Callable[[Array, Array], float]  # (y_true, y_score) of validation -> threshold
 MIN_PROBABILITY = 1e-12  # probabilities stay this far off 0 and 1
 MAX_TEMPERATURE = 20.0  # a temperature lies between this and its inverse
+NEAR_BOUND = 1e-3  # on the logarithm: the bounded search ends a little inside its range
+BOUND_NOTE = (
+    "at an end of its search (.05 to 20), so validation cannot tell it, and NLL, Brier score and ECE say little"
+)
 
 
 def fit_temperature(y_true: Array, y_score: Array) -> float:
@@ -59,6 +66,33 @@ def with_temperature(y_score: Array, temperature: float) -> Array:
         return shares
     scores: Array = expit(_logits(y_score) / temperature)
     return scores
+
+
+def is_at_bound(temperature: float) -> bool:
+    """Return whether the search for a temperature ended at an end of its range: validation cannot tell the value."""
+    return abs(math.log(temperature)) > math.log(MAX_TEMPERATURE) - NEAR_BOUND
+
+
+def calibrated_threshold(threshold: float, temperature: float) -> float:
+    """Return a threshold on the network's own probabilities as a threshold on those with the temperature, in [0, 1]."""
+    return float(with_temperature(np.array([threshold]), temperature)[0])
+
+
+def decide(y_score: Array, temperature: float, chosen: float, threshold: float | None = None) -> Array:
+    """Return whether each image is called positive: (n,) bool.
+
+    Args:
+        y_score: (n,) the network's own probabilities. A temperature below 1 rounds large ones to 1 and ties them, so
+            the chosen threshold is compared with these.
+        temperature: of the calibrated probabilities.
+        chosen: the threshold chosen on validation, on ``y_score``.
+        threshold: another one, on the calibrated probabilities. The calibrated value of ``chosen`` decides as
+            ``chosen`` does, to the last image.
+    """
+    called: Array = y_score >= chosen
+    if threshold is not None and threshold != calibrated_threshold(chosen, temperature):
+        called = with_temperature(y_score, temperature) >= threshold
+    return called
 
 
 def _logits(y_score: Array) -> Array:

@@ -22,10 +22,18 @@ from balancer.reporting.document import Document, Section, Table, csv_text, to_m
 from balancer.reporting.numbers import bounds, mean_sd, short, signed
 from classifier.analysis.analyse import resample
 from classifier.analysis.results import StudyResults, TrialResult, summarise_seeds
-from classifier.analysis.runs import output_folder, read_runs
+from classifier.analysis.runs import RunFacts, output_folder, read_runs
 from classifier.analysis.statistics import crossed_estimate, metric_interval
 from classifier.evaluation.metrics import weighted_metrics
-from classifier.evaluation.thresholds import ThresholdRule, fit_temperature, threshold_rule, with_temperature
+from classifier.evaluation.thresholds import (
+    BOUND_NOTE,
+    ThresholdRule,
+    calibrated_threshold,
+    fit_temperature,
+    is_at_bound,
+    threshold_rule,
+    with_temperature,
+)
 from classifier.report.tables import COLUMNS
 
 Array = np.ndarray
@@ -80,32 +88,31 @@ class EnsembleResult:
     members: list[str]
     arms: list[str]
     temperature: float
-    threshold: float  # on the mean probabilities, without the temperature
+    threshold: float  # on the calibrated mean probabilities
+    uncalibrated_threshold: float  # the same on the mean probabilities, which decide
     metrics: dict[str, EnsembleMetric]
 
 
 @dataclass(frozen=True)
 class EnsembleResults:
-    """Everything that is reported, and the folder that holds it."""
+    """Everything that is reported."""
 
-    data: str
-    notes: list[str]
+    runs: RunFacts
     rule: str
-    n_val: int
-    n_test: int
     ensembles: list[EnsembleResult]
-    counts: str  # images and patients, in words
-    folder: Path
+
+    def content(self) -> JsonObject:
+        """Return the content of ensemble.json."""
+        return {**self.runs.to_json(), "rule": self.rule, "ensembles": [asdict(e) for e in self.ensembles]}
 
     def to_json(self) -> JsonObject:
         """Return the folder and the content of ensemble.json."""
-        values = asdict(self)
-        return {"out": str(values.pop("folder")), **{key: values[key] for key in values if key != "counts"}}
+        return {"out": str(self.runs.folder), **self.content()}
 
     def describe(self) -> str:
         """Return the notes and the table."""
-        lines = [*self.notes, self.counts, "", metric_table(self).to_text(), "", METHOD]
-        return "\n".join([*lines, str(self.folder / "ensemble.md")])
+        lines = [*self.runs.notes, self.runs.counts, "", metric_table(self).to_text(), "", METHOD]
+        return "\n".join([*lines, str(self.runs.folder / "ensemble.md")])
 
 
 def ensemble(runs: Sequence[Path], regimes: Sequence[str], threshold: str, out: Path | None) -> EnsembleResults:
@@ -125,16 +132,9 @@ def ensemble(runs: Sequence[Path], regimes: Sequence[str], threshold: str, out: 
     folder = output_folder(out, runs, "ensemble")
     study = read_runs(runs, regimes)
     ensembles = ensembles_of(study, len(runs))
-    results = EnsembleResults(
-        data=study.source,
-        notes=[*study.notes, *_notes(ensembles)],
-        rule=threshold,
-        n_val=len(study.groups("val")),
-        n_test=len(study.groups("test")),
-        ensembles=compare(ensembles, study, rule),
-        counts=study.counts(),
-        folder=folder,
-    )
+    compared = compare(ensembles, study, rule)
+    notes = [*_notes(ensembles), *_bound_notes(compared)]
+    results = EnsembleResults(RunFacts.of(study, folder, notes), threshold, compared)
     write_ensembles(results)
     write_text(folder / "scores.csv", scores_csv(ensembles, results.ensembles))
     return results
@@ -166,6 +166,11 @@ def _notes(ensembles: Sequence[Ensemble]) -> list[str]:
     ]
 
 
+def _bound_notes(results: Sequence[EnsembleResult]) -> list[str]:
+    at_bound = [e for e in results if is_at_bound(e.temperature)]
+    return [f"{e.ensemble}: the temperature {e.temperature:.2f} lies {BOUND_NOTE}." for e in at_bound]
+
+
 def compare(ensembles: Sequence[Ensemble], study: StudyResults, rule: ThresholdRule) -> list[EnsembleResult]:
     """Return the test metrics of each ensemble and of its members, with intervals."""
     y_true, groups = study.y_true("test"), study.groups("test")
@@ -184,7 +189,8 @@ def compare(ensembles: Sequence[Ensemble], study: StudyResults, rule: ThresholdR
                 members=[f"{arm}, seed {trial.trial_seed}" for arm, trials in e.arms.items() for trial in trials],
                 arms=list(e.arms),
                 temperature=temperature,
-                threshold=threshold,
+                threshold=calibrated_threshold(threshold, temperature),
+                uncalibrated_threshold=threshold,
                 metrics={m: _metric(m, together[m], members[m], fewest) for m in together},
             )
         )
@@ -234,19 +240,18 @@ def metric_table(results: EnsembleResults) -> Table:
 
 def write_ensembles(results: EnsembleResults) -> None:
     """Write ensemble.md, .csv and .json into the folder of the results."""
-    folder, values = results.folder, results.to_json()
+    folder, runs = results.runs.folder, results.runs
     folder.mkdir(parents=True, exist_ok=True)
-    del values["out"]
     chosen = [
         [e.ensemble, str(len(e.members)), ", ".join(e.arms), f"{e.temperature:.2f}", short(e.threshold)]
         for e in results.ensembles
     ]
-    head = ["ensemble", "members", "of", "temperature", "threshold, without the temperature"]
+    head = ["ensemble", "members", "of", "temperature", "threshold"]
     page = Document(
         "Ensembles beside their members",
-        results.notes,
+        runs.notes,
         f"Rule of the threshold: {results.rule}, on validation.",
-        [results.counts],
+        [runs.counts],
         [
             Section("Test metrics", [METHOD], metric_table(results)),
             Section("What was averaged and chosen", table=Table(head, chosen, numeric=3)),
@@ -260,4 +265,4 @@ def write_ensembles(results: EnsembleResults) -> None:
     header = ["ensemble", "members", "metric", *(field.name for field in fields(EnsembleMetric))]
     write_text(folder / "ensemble.md", to_markdown(page))
     write_text(folder / "ensemble.csv", csv_text(header, rows))
-    write_json(folder / "ensemble.json", values)
+    write_json(folder / "ensemble.json", results.content())

@@ -24,9 +24,9 @@ from balancer.reporting.document import Document, Section, Table, csv_text, to_m
 from balancer.reporting.numbers import DASH, bounds, mean_sd, short, signed
 from balancer.reporting.plots import BLUE, GREY, PALETTE, save_figure, subplots
 from classifier.analysis.results import FOLDS, MetricSummary, StudyResults, TrialResult
-from classifier.analysis.runs import output_folder, read_runs
+from classifier.analysis.runs import RunFacts, output_folder, read_runs
 from classifier.analysis.statistics import crossed_estimate, share_interval
-from classifier.evaluation.thresholds import ThresholdRule, threshold_rule, with_temperature
+from classifier.evaluation.thresholds import ThresholdRule, calibrated_threshold, threshold_rule, with_temperature
 from classifier.report.axes import annotate, fix_ticks
 
 Array = np.ndarray
@@ -37,6 +37,10 @@ WARNING = (
     "The test curves show what a threshold would have given. Do not take a threshold from them, and do not choose a "
     "rule by its test columns: the choice would be judged on the images that it was made on. Fix the rule first, then "
     "report what the rule gives on test."
+)
+ROUNDED = (
+    "The temperature rounds probabilities near 1 together, and thresholds with them ({rules}): `classifier predict "
+    "--threshold` cannot part these images. Train with `--threshold RULE` to decide by such a rule."
 )
 CAPTION = (
     "Rows are arms. Blue: test; grey: validation; bands are pointwise 95 % intervals of the mean over trials. Each "
@@ -100,29 +104,32 @@ class ArmThresholds:
     rules: list[RuleResult]
     hindsight: Hindsight
 
+    @property
+    def trials(self) -> int:
+        """Return the number of trials."""
+        return self.trial_seeds * max(self.synthetic_sets, 1)
+
 
 @dataclass(frozen=True)
 class ThresholdResults:
-    """Everything that is reported, and the folder that holds it."""
+    """Everything that is reported."""
 
-    data: str
-    notes: list[str]
-    n_val: int
-    n_test: int
+    runs: RunFacts
     thresholds: list[float]
     arms: list[ArmThresholds]
-    counts: str  # images and patients, in words
-    folder: Path
+
+    def content(self) -> JsonObject:
+        """Return the content of thresholds.json."""
+        return {**self.runs.to_json(), "thresholds": self.thresholds, "arms": [asdict(arm) for arm in self.arms]}
 
     def to_json(self) -> JsonObject:
         """Return the folder and the content of thresholds.json."""
-        values = asdict(self)
-        return {"out": str(values.pop("folder")), **{key: values[key] for key in values if key != "counts"}}
+        return {"out": str(self.runs.folder), **self.content()}
 
     def describe(self) -> str:
         """Return the table of the rules and the headlines."""
-        lines = [*self.notes, self.counts, "", rule_table(self).to_text(), "", *headlines(self), WARNING]
-        return "\n".join([*lines, str(self.folder / "thresholds.md")])
+        lines = [*self.runs.notes, self.runs.counts, "", rule_table(self).to_text(), "", *headlines(self), WARNING]
+        return "\n".join([*lines, str(self.runs.folder / "thresholds.md")])
 
 
 @dataclass(frozen=True)
@@ -166,16 +173,10 @@ def thresholds(
     chosen = {name: threshold_rule(name) for name in rules or THRESHOLD_RULES}
     folder = output_folder(out, runs, "thresholds")
     study = read_runs(runs, regimes)
-    results = ThresholdResults(
-        data=study.source,
-        notes=study.notes,
-        n_val=len(study.groups("val")),
-        n_test=len(study.groups("test")),
-        thresholds=GRID.tolist(),
-        arms=[_arm(arm, study, chosen) for arm in study.arms],
-        counts=study.counts(),
-        folder=folder,
-    )
+    arms = [_arm(arm, study, chosen) for arm in study.arms]
+    rounded = [name for name in chosen for arm in study.arms if _is_rounded(study.grid(arm), chosen[name])]
+    notes = [ROUNDED.format(rules=", ".join(dict.fromkeys(rounded)))] if rounded else []
+    results = ThresholdResults(RunFacts.of(study, folder, notes), GRID.tolist(), arms)
     write_thresholds(results)
     return results
 
@@ -237,6 +238,16 @@ def _rules(grid: list[list[TrialResult]], study: StudyResults, rules: Mapping[st
     ]
 
 
+def _is_rounded(grid: list[list[TrialResult]], rule: ThresholdRule) -> bool:
+    """Return whether the calibrated threshold of some trial calls images positive that the rule's own does not."""
+    for trial in (trial for of_seed in grid for trial in of_seed):
+        chosen = rule(trial.predictions["val"].y_true, trial.predictions["val"].y_score)
+        for p in (trial.predictions[fold] for fold in FOLDS):
+            if ((p.y_score >= chosen) != (p.calibrated >= calibrated_threshold(chosen, p.temperature))).any():
+                return True
+    return False
+
+
 def decide(
     scores: Sequence[Sequence[Array]],
     at: Sequence[Sequence[Array]],
@@ -274,7 +285,9 @@ def rule_table(results: ThresholdResults) -> Table:
             on_test = r.test["balanced_accuracy"]
             pairs[0][1] += f" {bounds(on_test.low or 0.0, on_test.high or 0.0)}"
             gap = signed(r.gap["balanced_accuracy"].mean)
-            rows.append([arm.arm, r.rule, str(r.threshold), *pairs[0], gap, *pairs[1], *pairs[2]])
+            # One trial: the threshold of one model, in full, for `classifier predict --threshold`.
+            threshold = str(r.threshold.mean) if arm.trials == 1 else str(r.threshold)
+            rows.append([arm.arm, r.rule, threshold, *pairs[0], gap, *pairs[1], *pairs[2]])
         best = arm.hindsight
         known = [str(best.threshold), DASH, str(best.balanced_accuracy)]
         rows.append([arm.arm, "best of the sweep on test, no choice", *known, *[DASH] * 5])
@@ -298,30 +311,29 @@ def headlines(results: ThresholdResults) -> list[str]:
 
 def write_thresholds(results: ThresholdResults) -> None:
     """Write the tables and the figure into the folder of the results."""
-    folder, values = results.folder, results.to_json()
+    folder, runs = results.runs.folder, results.runs
     folder.mkdir(parents=True, exist_ok=True)
-    del values["out"]
     picture = document.Figure("thresholds", CAPTION, "Decisions against the threshold")
     page = Document(
         "How thresholds carry over from validation to test",
-        results.notes,
+        runs.notes,
         WARNING,
         headlines(results),
         [
-            Section("Rules", [f"{results.counts}. Mean ± SD over trial seeds."], rule_table(results)),
+            Section("Rules", [f"{runs.counts}. Mean ± SD over trial seeds."], rule_table(results)),
             Section("Every threshold", figure=picture),
         ],
     )
     write_text(folder / "thresholds.md", to_markdown(page))
     write_text(folder / "thresholds.csv", _rules_csv(results))
     write_text(folder / "sweep.csv", _sweep_csv(results))
-    write_json(folder / "thresholds.json", values)
+    write_json(folder / "thresholds.json", results.content())
     save_figure(draw(results), folder, "thresholds")
 
 
 def _rules_csv(results: ThresholdResults) -> str:
     rows = [
-        [arm.arm, r.rule, fold, metric, r.threshold.mean, r.threshold.sd, f.mean, f.sd, f.low, f.high]
+        [arm.arm, r.rule, fold, metric, str(r.threshold.mean), r.threshold.sd, f.mean, f.sd, f.low, f.high]
         for arm in results.arms
         for r in arm.rules
         for fold, summaries in (("val", r.val), ("test", r.test))
@@ -365,7 +377,7 @@ def draw(results: ThresholdResults) -> Figure:
         axes.set_xlabel("threshold", fontsize=8)
     names = [r.rule for r in arms[0].rules]
     figure.legend(handles=_legend(names), loc="outside upper center", ncols=5, fontsize=7.5, frameon=False)
-    annotate(figure, results.counts)
+    annotate(figure, results.runs.counts)
     return figure
 
 

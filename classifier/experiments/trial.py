@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,11 +15,13 @@ from balancer.core.environment import git_commit
 from balancer.core.files import atomic_file
 from classifier.analysis.results import PREDICTIONS, TrialPredictions, TrialResult, predictions_file
 from classifier.evaluation.metrics import evaluate
+from classifier.evaluation.thresholds import BOUND_NOTE, is_at_bound
 from classifier.experiments.plan import Trial
 from classifier.experiments.study import Study, code_hash, provenance, recipe_hash
 from classifier.training import trainer
 from classifier.training.checkpoint import save_classifier
 
+log = logging.getLogger("balancer")
 Interrupt = Callable[[], int | None]  # returns the number of a signal that came, or None
 
 
@@ -45,6 +48,8 @@ def run_trial(study: Study, trial: Trial, device: torch.device, interrupt: Inter
         config, trial.regime, trial.seed, train, (data.images[val], data.labels[val]), device, interrupt
     )
     score = trainer.predict(fitted.model, data.images[test], config, device)
+    if is_at_bound(fitted.temperature):
+        log.warning("%s: the temperature %.2f lies %s", trial.name, fitted.temperature, BOUND_NOTE)
     name, seed, synthetic_set, dose = trial.key
     predictions = {
         fold: TrialPredictions(data.labels[index], y_score, fitted.threshold, fitted.temperature, index)

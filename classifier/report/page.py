@@ -18,6 +18,7 @@ from classifier.analysis.analyse import Analysis
 from classifier.analysis.contrasts import ContrastResult
 from classifier.analysis.results import StudyResults, summarise_seeds
 from classifier.analysis.verdicts import short_margin
+from classifier.evaluation.thresholds import BOUND_NOTE, is_at_bound
 from classifier.report import figures, tables
 from classifier.report.failures import SHOWN, Failures, find_failures
 
@@ -173,7 +174,7 @@ def sections(
     first.paragraphs.append(tables.caption(rows, analysis))
     more = {
         "forest": _differences(analysis),
-        "reliability": ([], _calibration(results)),
+        "reliability": (_at_bound(results), _calibration(results)),
         "failures": _failures(failures),
     }
     illustrated = {}
@@ -204,6 +205,17 @@ def _differences(analysis: Analysis) -> tuple[list[str], Table | None]:
         "which an effect is of no use."
     )
     return [text], tables.contrast_table(analysis)
+
+
+def _at_bound(results: StudyResults) -> list[str]:
+    """Return the sentence on temperatures that validation could not tell; nothing if there is none."""
+    trials = [trial for trial in results.main.trials if is_at_bound(trial.test.temperature)]
+    if not trials:
+        return []
+    names = ", ".join(dict.fromkeys(trial.regime for trial in trials))
+    return [
+        f"The temperature of {len(trials)} of {plural(len(results.main.trials), 'trial')} ({names}) lies {BOUND_NOTE}."
+    ]
 
 
 def _calibration(results: StudyResults) -> Table:

@@ -53,10 +53,11 @@ _AT_THRESHOLD = _decisions(
     "@val",
     {"sensitivity": "sens @val", "specificity": "spec @val", "balanced_accuracy": "bal.acc @val"},
 )
-COLUMNS = {column.key: column for column in (*_OVERALL, *_AT_HALF, *_AT_THRESHOLD)}
+_CHOSEN = Column("threshold", "threshold", "test.threshold")  # on the calibrated probability
+COLUMNS = {column.key: column for column in (*_OVERALL, *_AT_HALF, *_AT_THRESHOLD, _CHOSEN)}
 BLOCKS = {
     "Ranking and calibration": _OVERALL,
-    "Decisions at the threshold chosen on validation": _AT_THRESHOLD,
+    "Decisions at the threshold chosen on validation": (_CHOSEN, *_AT_THRESHOLD),
     "Decisions at .5": _AT_HALF,
 }
 PRINTED = {  # columns of table.tex, which must fit the width of a page
@@ -196,7 +197,8 @@ def caption(rows: Sequence[RegimeRow], analysis: Analysis) -> str:
     """Return what a reader must know to read the tables."""
     return (
         f"{basis(rows, analysis)} @val: at the threshold chosen on validation; @.5: at .5. Regimes differ in class "
-        "prior, which by itself moves every metric @.5 and Brier, ECE and NLL. So compare AUROC, and metrics @val."
+        "prior, which by itself moves every metric @.5 and Brier, ECE and NLL. So compare AUROC, and metrics @val. "
+        "Thresholds are on the calibrated probability, as `classifier predict` takes them."
     )
 
 

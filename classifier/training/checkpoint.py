@@ -14,6 +14,7 @@ from balancer.core.device import memory_format
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.settings import ClassifierConfig
 from balancer.data.dataset import Dataset
+from classifier.evaluation.thresholds import calibrated_threshold
 from classifier.models import build_model
 from classifier.training.regimes import Regime
 from classifier.training.trainer import TrainResult
@@ -28,12 +29,17 @@ class SavedClassifier:
     model: nn.Module
     config: ClassifierConfig
     temperature: float
-    threshold: float  # on probabilities without the temperature
+    uncalibrated_threshold: float  # on probabilities without the temperature
     regime: str
     trial_seed: int
     data_source: str
     split_hash: str
     fingerprint: str  # of the data
+
+    @property
+    def threshold(self) -> float:
+        """Return the threshold chosen on validation, on the calibrated probabilities."""
+        return calibrated_threshold(self.uncalibrated_threshold, self.temperature)
 
 
 def save_classifier(
@@ -48,7 +54,7 @@ def save_classifier(
         "trial_seed": trial_seed,
         "classes": list(data.classes),
         "temperature": result.temperature,
-        "threshold": result.threshold,
+        "threshold": result.threshold,  # on probabilities without the temperature, as in every earlier version
         "step": result.selected_step,
         "data": data.describe(),
         "state": result.model.state_dict(),

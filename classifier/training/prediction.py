@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from balancer.core.device import exact_float32, memory_format
+from balancer.core.errors import BalancerError
 from balancer.core.settings import ClassifierConfig
 
 Array = np.ndarray
@@ -72,5 +73,15 @@ def predict(
 
     Returns:
         (n,), the probability of PNEUMONIA, if there are two classes; else (n, C), the probability of each class.
+
+    Raises:
+        BalancerError: if a probability is not finite.
     """
-    return predict_inputs(model, input_chunks(images, config, device, batch_size), device)
+    scores = predict_inputs(model, input_chunks(images, config, device, batch_size), device)
+    broken = int((~np.isfinite(scores)).reshape(len(scores), -1).any(axis=1).sum())
+    if broken:
+        raise BalancerError(
+            f"the classifier gives {broken} of {len(scores)} images a probability that is not finite, so its weights "
+            "are damaged; train again, or give another model.pt"
+        )
+    return scores

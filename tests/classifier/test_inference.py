@@ -146,8 +146,10 @@ def test_predict_gives_label_probability_and_threshold(trained: Path, pictures: 
     assert row["file"] == str(file)
     assert row["probability_pneumonia"] == pytest.approx(expected, abs=1e-3)
     assert row["label"] == ("PNEUMONIA" if row["probability_pneumonia"] >= result["threshold"] else "NORMAL")
-    chosen = read_json(trained / "result.json")["test"]["threshold"]
-    assert result["threshold"] == pytest.approx(calibrated(np.array([chosen]), loaded.temperature)[0])
+    test = read_json(trained / "result.json")["test"]
+    assert result["threshold"] == test["threshold"]
+    expected = calibrated(np.array([test["uncalibrated_threshold"]]), loaded.temperature)[0]
+    assert result["threshold"] == pytest.approx(expected)
     assert "not a medical device" in result["note"]
 
 
@@ -191,7 +193,67 @@ def test_a_given_threshold_decides(trained: Path, pictures: Path, classifier: Ru
     )
     assert at["predictions"][0]["label"] == "PNEUMONIA", "the threshold itself is positive"
     assert "(given)" in classifier("predict", trained, pictures, "--threshold", "0.5").stdout
-    assert classifier("predict", trained, pictures, "--threshold", "1.5").exit_code == 2
+    for value in ("1.5", "-0.1", "nan", "inf", "-inf"):
+        refused(classifier("predict", trained, pictures, "--threshold", value), 2, "--threshold")
+
+
+def test_one_threshold_everywhere(
+    training: tuple[Path, list[str]], small_data: Dataset, template: Path, classifier: Run
+) -> None:
+    """What train and evaluate print decides, given to predict, as the trained classifier does."""
+    trained, printed = training
+    (chosen,) = (
+        line.split()[1].rstrip(":") for line in printed[-5:] if line.startswith("threshold ") and "0.5:" not in line
+    )
+    assert float(chosen) == answer(classifier("evaluate", trained, "--json", "-q"))["threshold"]
+    with np.load(trained / "predictions.npz") as saved:
+        index, score = saved["test_index"], saved["test_score"]
+    files = [template / small_data.records[i].name for i in index]
+    threshold = read_json(trained / "result.json")["test"]["uncalibrated_threshold"]
+    expected = ["PNEUMONIA" if s >= threshold else "NORMAL" for s in score]
+    for options in ((), ("--threshold", chosen)):
+        result = answer(classifier("predict", trained, *files, *options, "--json"))
+        assert [row["label"] for row in result["predictions"]] == expected
+        assert result["threshold"] == float(chosen)
+
+
+def test_a_temperature_that_ties_probabilities_changes_no_label(
+    trained: Path, small_data: Dataset, template: Path, classifier: Run, tmp_path: Path
+) -> None:
+    """At a temperature of .05 every score from .9 on is 1.0: the threshold still parts them."""
+
+    def sharpen(content: dict[str, Any]) -> None:
+        content["temperature"] = 0.05
+        content["threshold"] = float(np.median(score))
+        content["state"]["head.1.bias"] += shift
+
+    with np.load(trained / "predictions.npz") as saved:
+        index, score = saved["test_index"], saved["test_score"]
+    odds = score / (1 - score)
+    shift = float(np.log(20) - np.log(odds.min()))  # the least score becomes 20 / 21
+    odds = odds * np.exp(shift)
+    score = odds / (1 + odds)
+    path = changed(trained, tmp_path / "sharp.pt", sharpen)
+    files = [template / small_data.records[i].name for i in index]
+    expected = ["PNEUMONIA" if s >= np.median(score) else "NORMAL" for s in score]
+    for options in ((), ("--threshold", "1.0")):
+        result = answer(classifier("predict", path, *files, *options, "--json"))
+        assert {row["probability_pneumonia"] for row in result["predictions"]} == {1.0}
+        assert [row["label"] for row in result["predictions"]] == expected
+    text = classifier("predict", path, *files).stdout
+    assert "threshold 1.0" in text
+    assert "0.05" in text
+    assert "Temperature 0.05" in classifier("evaluate", path, "-q").stdout
+
+
+def test_no_probability_is_printed_that_is_not_finite(
+    trained: Path, pictures: Path, classifier: Run, tmp_path: Path
+) -> None:
+    path = changed(trained, tmp_path / "nan.pt", lambda content: content["state"]["head.1.bias"].fill_(float("nan")))
+    for command in (("predict", path, pictures), ("evaluate", path)):
+        result = classifier(*command)
+        refused(result, 1, "finite")
+        assert "p(" not in result.stdout
 
 
 def test_unreadable_images(trained: Path, pictures: Path, classifier: Run, tmp_path: Path) -> None:

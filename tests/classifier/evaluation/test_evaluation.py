@@ -117,7 +117,7 @@ def test_the_temperature_changes_calibration_alone() -> None:
     assert hot["brier"] == pytest.approx(metrics.brier_score_loss(y_true, softened))
     assert hot["nll"] == pytest.approx(metrics.log_loss(y_true, softened))
     changed = {k for k in plain if plain[k] != hot[k]}
-    assert changed == {*CALIBRATION, "temperature"}
+    assert changed == {*CALIBRATION, "temperature", "threshold"}  # all that is on calibrated probabilities
 
 
 def test_scores_that_a_temperature_would_tie_keep_their_order() -> None:
@@ -142,3 +142,13 @@ def test_an_image_that_counts_thrice_is_three_images(temperature: float) -> None
             place = expected["at_threshold" if key != name else "at_half"]
             assert isinstance(place, dict)
             assert values[row] == pytest.approx(expected[key] if key in expected else place[name], abs=1e-9), key
+
+
+def test_metrics_of_earlier_versions_are_read() -> None:
+    """They hold one threshold, on the network's own probabilities; a result now holds it on the calibrated ones too."""
+    result = evaluate(np.array([0, 1, 0, 1]), np.array([0.2, 0.7, 0.4, 0.6]), 0.55, 2.0)
+    old = json.loads(json.dumps(result.to_json()))
+    old["threshold"] = old.pop("uncalibrated_threshold")
+    assert fold_metrics(old) == result
+    odds = np.sqrt(0.55 / 0.45)
+    assert result.to_json()["threshold"] == pytest.approx(odds / (1 + odds))

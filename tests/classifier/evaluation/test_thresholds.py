@@ -14,13 +14,17 @@ from classifier.evaluation.metrics import decision_metrics
 from classifier.evaluation.thresholds import (
     THRESHOLD_RULES,
     balanced_accuracy,
+    calibrated_threshold,
+    decide,
     fit_temperature,
+    is_at_bound,
     operating_points,
     threshold_rule,
     with_temperature,
 )
 
 Array = np.ndarray
+RULE_NAMES = ("half", "balanced_accuracy", "f1", "sensitivity=0.9", "specificity=1", "cost=5")
 SCORES = st.floats(0, 1, width=32)  # what a sigmoid in float32 gives, 0 and 1 included
 
 
@@ -295,3 +299,25 @@ def test_a_class_of_probability_0_is_no_infinity() -> None:
     result = fit_temperature(np.array([0, 1, 0]), y_score)
     assert math.isfinite(result)
     assert np.isfinite(with_temperature(y_score, result)).all()
+
+
+@given(cases(), st.floats(0.05, 20), st.sampled_from(sorted(RULE_NAMES)))
+def test_the_reported_threshold_decides_as_the_chosen_one(
+    case: tuple[Array, Array], temperature: float, name: str
+) -> None:
+    """To the last image, also where the temperature ties scores."""
+    y_true, y_score = case
+    chosen = threshold_rule(name)(y_true, y_score)
+    reported = calibrated_threshold(chosen, temperature)
+    assert 0 <= reported <= 1
+    assert (decide(y_score, temperature, chosen, reported) == (y_score >= chosen)).all()
+    assert (decide(y_score, temperature, chosen) == (y_score >= chosen)).all()
+    other = decide(y_score, temperature, chosen, 0.25)
+    assert reported == 0.25 or (other == (with_temperature(y_score, temperature) >= 0.25)).all()
+
+
+def test_a_temperature_at_the_end_of_its_search_is_told() -> None:
+    y_true = np.array([0, 0, 1, 1])
+    assert is_at_bound(fit_temperature(y_true, np.array([0.1, 0.2, 0.8, 0.9]))), "parted without error"
+    assert is_at_bound(fit_temperature(y_true, np.array([0.9, 0.8, 0.2, 0.1]))), "turned round"
+    assert not is_at_bound(fit_temperature(y_true, np.array([0.1, 0.6, 0.4, 0.9])))

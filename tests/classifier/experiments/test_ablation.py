@@ -110,10 +110,10 @@ def test_scores_are_those_of_the_saved_predictions(whole: tuple[Path, Result, Ar
             assert np.array_equal(saved[f"{fold}_index"], small_data.indices(fold))
             assert np.array_equal(truth, small_data.labels[small_data.indices(fold)])
             assert row[fold]["auroc"] == pytest.approx(roc_auc_score(truth, score))
-            expected = balanced_accuracy_score(truth, score >= row["val"]["threshold"])
+            expected = balanced_accuracy_score(truth, score >= row["val"]["uncalibrated_threshold"])
             assert row[fold]["at_threshold"]["balanced_accuracy"] == pytest.approx(expected)
             assert row[fold]["n"] == len(truth)
-        assert row["test"]["threshold"] == balanced_accuracy(saved["val_true"], saved["val_score"])
+        assert row["test"]["uncalibrated_threshold"] == balanced_accuracy(saved["val_true"], saved["val_score"])
 
 
 def test_the_classes_end_balanced_where_images_are_added(whole: tuple[Path, Result, Args], small_data: Dataset) -> None:

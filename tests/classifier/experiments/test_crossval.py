@@ -120,7 +120,7 @@ def test_figures_against_scikit_learn(finished: tuple[Path, Result]) -> None:
     stated, right = [], []
     for p, row in zip(own, rows, strict=True):
         stated.append(with_temperature(p["test_score"], row["test"]["temperature"]))
-        called = p["test_score"] >= row["test"]["threshold"]
+        called = p["test_score"] >= row["test"]["uncalibrated_threshold"]
         right += called[p["test_true"] == 1].tolist()
     figures = table["figures"]
     assert figures["auroc"]["pooled"] == pytest.approx(roc_auc_score(y_true, np.concatenate(stated)))

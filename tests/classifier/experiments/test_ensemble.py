@@ -47,12 +47,14 @@ def test_the_mean_of_the_seeds(two: tuple[Path, Path], both: dict[str, Any]) -> 
     assert first["ensemble"] == "first baseline"
     assert len(first["members"]) == 4
     val, test = mean_of(two[0], "val"), mean_of(two[0], "test")
-    assert first["threshold"] == balanced_accuracy(*val)
+    assert first["uncalibrated_threshold"] == balanced_accuracy(*val)
+    expected = with_temperature(np.array([balanced_accuracy(*val)]), first["temperature"])[0]
+    assert first["threshold"] == expected, "on the calibrated mean, as scores.csv"
     assert first["temperature"] == fit_temperature(*val)
     figures = {key: f["mean"] for key, f in first["metrics"].items()}
     assert figures["auroc"] == pytest.approx(roc_auc_score(*test))
     assert figures["nll"] == pytest.approx(log_loss(test[0], with_temperature(test[1], first["temperature"])))
-    decided = decision_metrics(*test, first["threshold"])
+    decided = decision_metrics(test[0], with_temperature(test[1], first["temperature"]), first["threshold"])
     for name in ("sensitivity", "specificity", "balanced_accuracy"):
         assert figures[f"{name}_val_threshold"] == pytest.approx(decided[name])
 
@@ -97,7 +99,9 @@ def test_the_command(classifier: Run, two: tuple[Path, Path]) -> None:
     folder = two[0] / "ensemble"
     assert sorted(p.name for p in folder.iterdir()) == ["ensemble.csv", "ensemble.json", "ensemble.md", "scores.csv"]
     result = read_json(folder / "ensemble.json")
-    assert result["ensembles"][0]["threshold"] == threshold_rule("sensitivity=0.9")(*mean_of(two[0], "val"))
+    assert result["ensembles"][0]["uncalibrated_threshold"] == threshold_rule("sensitivity=0.9")(
+        *mean_of(two[0], "val")
+    )
     with (folder / "scores.csv").open(newline="") as handle:
         listed = list(csv.DictReader(handle))
     y_true, mean = mean_of(two[0], "test")

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,15 @@ def test_files(run: Path, result: dict[str, Any]) -> None:
     assert (folder / "thresholds.svg").read_bytes().startswith(b"<?xml")
     with Image.open(folder / "thresholds.png") as picture:
         assert min(picture.size) > 500
+
+
+def test_the_threshold_of_one_model_is_printed_in_full(classifier: Run, tmp_path: Path) -> None:
+    """It is the number of `train` and `evaluate`, for `predict --threshold`."""
+    single = fake_run(tmp_path / "single", seeds=1, single=True)
+    threshold = json.loads((single / "result.json").read_text())["test"]["threshold"]
+    assert f"balanced_accuracy  {threshold}  " in re.sub("  +", "  ", done(classifier("thresholds", single)).stdout)
+    rules = list(csv.DictReader(io.StringIO((single / "thresholds" / "thresholds.csv").read_text())))
+    assert str(threshold) in {r["threshold_mean"] for r in rules if r["rule"] == "balanced_accuracy"}
 
 
 def test_the_command(classifier: Run, run: Path, tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ def trial(regime: str, seed: int, auroc: float, **changes: Any) -> TrialResult:
         at_half=replace(HALF, accuracy=auroc / 4),
         at_threshold=HALF,
         threshold=0.4,
+        uncalibrated_threshold=0.4,
     )
     own = {"n_train": {"NORMAL": 30, "PNEUMONIA": 40}, "added": 3, "passes_over_real": 2.5}
     folds = {"test": test, "val": replace(test, n=10, auroc=0.75)}
