@@ -217,12 +217,21 @@ def sealed_zip(content: bytes) -> bytes:
 def _checked_zip(path: Path, remedy: str) -> bytes:
     """Return the bytes of a zip file whose seal fits, or that has none."""
     content = path.read_bytes()
-    seal = ZIP_SEAL.search(content[-ZIP_COMMENT_LENGTH - 2 :])
-    if seal is None:
+    if not check_zip(path, content, remedy):
         warn_of_no_seal(path)
-    elif digest(content[: -ZIP_COMMENT_LENGTH - 2]) != seal[1].decode():
-        raise DamagedFile(path, "its content differs from its SHA-256", remedy)
     return content
+
+
+def check_zip(path: Path, content: bytes, remedy: str = "") -> bool:
+    """Return whether the content of a zip file has a seal.
+
+    Raises:
+        DamagedFile: the seal does not fit.
+    """
+    seal = ZIP_SEAL.search(content[-ZIP_COMMENT_LENGTH - 2 :])
+    if seal is not None and digest(content[: -ZIP_COMMENT_LENGTH - 2]) != seal[1].decode():
+        raise DamagedFile(path, "its content differs from its SHA-256", remedy)
+    return seal is not None
 
 
 # --- other files

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import logging
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -15,8 +17,13 @@ from torch import Tensor, nn
 
 from balancer.core.download import download
 from balancer.core.errors import BalancerError, UsageError
+from balancer.core.sealed import DamagedFile, check_zip
 
+log = logging.getLogger("balancer")
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which training scripts save a state dict
+# What DataParallel, Lightning and torch.compile put before every key, and other common names of the network.
+PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "network.", "backbone.")
+COUNTERS = ("n_averaged",)  # beside the keys that AveragedModel begins with ``module.``
 SHOWN = 3  # keys of each kind that a message names
 _HASH = re.compile(r"-([0-9a-f]{8,})\.")  # torchvision names its files by the first digits of their SHA-256
 # torchvision's published DenseNet files say norm.1 where its code says norm1.
@@ -33,13 +40,40 @@ def load_weights(net: nn.Module, name: str, weights: str, skip: Sequence[str]) -
         BalancerError: if weights are missing, hold code, or belong to another network.
     """
     path = imagenet_file(name) if weights == "imagenet" else Path(weights)
-    state = {_DENSENET.sub(r"\1\2", key): value for key, value in read_state(path).items()}
-    prefixes = tuple(f"{part}." for part in (*skip, "AuxLogits", "aux1", "aux2"))
-    state = {key: value for key, value in state.items() if not key.startswith(prefixes)}
-    needed = {key: value for key, value in net.state_dict().items() if not key.startswith(prefixes)}
+    replaced = tuple(f"{part}." for part in (*skip, "AuxLogits", "aux1", "aux2"))
+    needed = {key: value for key, value in net.state_dict().items() if not key.startswith(replaced)}
+
+    def kept(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        renamed = {_DENSENET.sub(r"\1\2", key): value for key, value in state.items()}
+        return {key: value for key, value in renamed.items() if not key.startswith(replaced)}
+
+    saved = read_state(path)
+    prefix, bare = _without_prefix(saved)
+    state = kept(saved)
+    if prefix and not _mismatch(needed, kept(bare)):
+        log.info("--weights %s: every key begins with %s, which is left out", path, prefix)
+        state = kept(bare)
     if problems := _mismatch(needed, state):
-        raise BalancerError(f"--weights {path} does not fit {name}: {'; '.join(problems)}")
+        advice = f"every key begins with {prefix} and the rest does not fit either; " if prefix else ""
+        raise BalancerError(
+            f"--weights {path} does not fit {name}: {'; '.join(problems)}; {advice}give a state dict of torchvision's "
+            f"{name}, or another --model"
+        )
+    if broken := [key for key in needed if key in state and not bool(state[key].isfinite().all())]:
+        raise BalancerError(
+            f"--weights {path} holds values that are not finite ({_first(broken)}): that training diverged; give "
+            "another file"
+        )
     net.load_state_dict(state, strict=False)
+
+
+def _without_prefix(state: dict[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
+    """Return what known :data:`PREFIXES`, one or several, stand before every key, and the state without them."""
+    prefix, bare = "", {key: value for key, value in state.items() if key not in COUNTERS}
+    while chosen := next((p for p in PREFIXES if bare and all(key.startswith(p) for key in bare)), ""):
+        prefix += chosen
+        bare = {key.removeprefix(chosen): value for key, value in bare.items()}
+    return prefix, bare
 
 
 def imagenet_file(name: str) -> Path:
@@ -107,13 +141,17 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
             content: Any = load_file(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            saved = path.read_bytes()
+            check_zip(path, saved, "give another model.pt")
+            content = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise BalancerError(f"--weights {path} does not exist; expected imagenet, none or a state-dict file") from error
+    except DamagedFile:
+        raise
     except Exception as error:  # both readers raise many kinds for a damaged file
         raise BalancerError(
             f"--weights {path} is not a plain state dict ({type(error).__name__}); expected .safetensors, or tensors"
-            " saved by torch; code is never loaded"
+            " saved by torch.save(model.state_dict(), FILE); code is never loaded"
         ) from error
     state = _unwrapped(content)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -129,7 +167,8 @@ def _unwrapped(content: Any) -> Any:
     if content.get("kind") == "classifier" and isinstance(content.get("state"), dict):
         state = content["state"]
         return {key.removeprefix("net."): value for key, value in state.items() if key.startswith("net.")}
-    return next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), content)
+    inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
+    return content if inner is None else _unwrapped(inner)
 
 
 def _mismatch(needed: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
@@ -137,14 +176,23 @@ def _mismatch(needed: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
     # torchvision's ResNet files are older than BatchNorm's count of batches, which does nothing.
     missing = [key for key in needed if key not in state and not key.endswith(".num_batches_tracked")]
     unexpected = [key for key in state if key not in needed]
+    shared = [key for key in needed if key in state]
     other = [
         f"{key} {tuple(state[key].shape)} where {tuple(needed[key].shape)} is needed"
-        for key in needed
-        if key in state and state[key].shape != needed[key].shape
+        for key in shared
+        if state[key].shape != needed[key].shape
     ]
-    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": other}
-    return [
-        f"{len(keys)} {kind} ({', '.join(keys[:SHOWN])}{', ...' if len(keys) > SHOWN else ''})"
-        for kind, keys in kinds.items()
-        if keys
+    # float16 and bfloat16 are floating point and become float32; quantised or integer weights do not.
+    kind = [
+        f"{key} {state[key].dtype}"
+        for key in shared
+        if needed[key].is_floating_point()
+        and not (state[key].is_floating_point() and state[key].layout is torch.strided)
     ]
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": other, "not in floating point": kind}
+    return [f"{len(keys)} {kind} ({_first(keys)})" for kind, keys in kinds.items() if keys]
+
+
+def _first(keys: Sequence[str]) -> str:
+    """Return the first keys in words."""
+    return f"{', '.join(keys[:SHOWN])}{', ...' if len(keys) > SHOWN else ''}"

@@ -17,6 +17,7 @@ from torch import nn
 from torchvision import models
 
 from balancer.core.errors import BalancerError, UsageError
+from balancer.core.sealed import save_tensors
 from classifier.models.backbones import Backbone
 from classifier.models.heads import HeadDesign
 from classifier.models.weights import weights_hash
@@ -101,6 +102,49 @@ def test_a_classifier_of_ours_is_a_start_too(small: State, tmp_path: Path) -> No
     assert arrived(Backbone("resnet18", 32, str(tmp_path / "model.pt")), dict(first.net.state_dict()), "-") == []
 
 
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "module._orig_mod.", "model.net.", "backbone."])
+def test_a_known_prefix_before_every_key_is_left_out(
+    prefix: str, small: State, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of DataParallel, Lightning and torch.compile, alone or together."""
+    torch.save(
+        {"state_dict": {f"{prefix}{key}": value for key, value in small.items()}, "epoch": 3}, tmp_path / "w.ckpt"
+    )
+    with caplog.at_level("INFO", "balancer"):
+        assert arrived(Backbone("resnet18", 32, str(tmp_path / "w.ckpt")), small, "fc.") == []
+    assert f"begins with {prefix}" in caplog.text
+
+
+def test_averaged_weights_of_torch_arrive(small: State, tmp_path: Path) -> None:
+    averaged = torch.optim.swa_utils.AveragedModel(tiny.resnet(""))
+    averaged.module.load_state_dict(small)
+    torch.save({"model": {"state_dict": averaged.state_dict()}}, tmp_path / "w.pth")
+    assert arrived(Backbone("resnet18", 32, str(tmp_path / "w.pth")), small, "fc.") == []
+
+
+def test_a_network_whose_own_keys_begin_alike_is_left_as_it_is(small: State, tmp_path: Path) -> None:
+    """DenseNet's keys all begin with ``features.``, which is no wrapper."""
+    torch.save({f"features.{key}": value for key, value in small.items()}, tmp_path / "w.pth")
+    with pytest.raises(BalancerError, match=r"unexpected \(features\.conv1\.weight"):
+        Backbone("resnet18", 32, str(tmp_path / "w.pth"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_precision_arrive(dtype: torch.dtype, small: State, tmp_path: Path) -> None:
+    torch.save(
+        {key: value.to(dtype) if value.is_floating_point() else value for key, value in small.items()},
+        tmp_path / "w.pth",
+    )
+    loaded = Backbone("resnet18", 32, str(tmp_path / "w.pth")).net.state_dict()
+    assert torch.equal(loaded["conv1.weight"], small["conv1.weight"].to(dtype).float())
+
+
+def test_weights_for_another_number_of_classes_arrive(small: State, tmp_path: Path) -> None:
+    """The last layer is replaced."""
+    torch.save(small | {"fc.weight": torch.zeros(3, 512), "fc.bias": torch.zeros(3)}, tmp_path / "w.pth")
+    assert arrived(Backbone("resnet18", 32, str(tmp_path / "w.pth")), small, "fc.") == []
+
+
 # ---------------------------------------------------------------- what does not
 
 
@@ -123,6 +167,31 @@ def test_missing_unexpected_and_wrongly_shaped_keys_are_told_apart(small: State,
     message = refused(state, tmp_path)
     assert "1 missing (bn1.weight); 1 unexpected (extra); 1 of another shape" in message
     assert "(conv1.weight (32, 3, 7, 7) where (64, 3, 7, 7) is needed)" in message
+
+
+def test_a_known_prefix_before_weights_of_another_network(small: State, tmp_path: Path) -> None:
+    state = {f"module.{key}": value for key, value in small.items() if key != "bn1.weight"}
+    message = refused(state, tmp_path)
+    assert "begins with module." in message
+    assert "conv1.weight" in message
+
+
+def test_weights_that_are_no_numbers_are_refused(small: State, tmp_path: Path) -> None:
+    for value in (float("nan"), float("inf")):
+        message = refused({**small, "bn1.weight": torch.full_like(small["bn1.weight"], value)}, tmp_path)
+        assert "not finite (bn1.weight)" in message
+    message = refused({**small, "bn1.weight": small["bn1.weight"].to(torch.int8)}, tmp_path)
+    assert "(bn1.weight torch.int8)" in message
+
+
+def test_a_damaged_classifier_of_ours_is_no_start(tmp_path: Path) -> None:
+    file = tmp_path / "model.pt"
+    save_tensors(file, {"kind": "classifier", "state": {"net.conv1.weight": torch.zeros(1000)}})
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(content)
+    with pytest.raises(BalancerError, match=r"model\.pt is damaged"):
+        Backbone("resnet18", 32, str(file))
 
 
 def test_a_file_with_code_is_never_run(tmp_path: Path) -> None:
