@@ -23,7 +23,7 @@ from balancer.core.settings import EvaluateConfig
 from balancer.data import cache
 from balancer.data.dataset import PHANTOM_NOTICE
 from balancer.data.folder import SUFFIXES, parse_name
-from balancer.data.images import read_image
+from balancer.data.images import decode_image
 from balancer.data.split import merge_groups
 from balancer.metrics.features import inception_weights
 from balancer.quality import figures
@@ -64,6 +64,7 @@ class Folder:
     named: int  # images whose file name tells the patient
     digests: list[str]
     bad: list[tuple[str, str]]
+    notes: list[str]  # what a reader must know of the decoding
 
 
 @dataclass(frozen=True)
@@ -212,12 +213,14 @@ def _decode(scan: Scan, size: int, config: EvaluateConfig) -> Folder:
         names,
         cache.stat_stamp(scan.path, names),
         lambda i: hashlib.sha256(files[i].read_bytes()).hexdigest(),
-        lambda i: read_image(files[i], size, config.resize),
+        lambda i, ranges: decode_image(files[i], size, config.resize, ranges),
         {"size": size, "resize": config.resize},
         config.max_bad,
     )
     for name, reason in decoded.bad:
         log.warning("left out: %s cannot be read (%s)", name, reason)
+    for note in decoded.notes:
+        log.warning("--%s: %s", scan.flag, note)
     if not decoded.positions:
         raise BalancerError(f"none of the {len(files)} files of --{scan.flag} {scan.path} can be read")
     patients = [_patient(files[i]) for i in decoded.positions]
@@ -227,7 +230,7 @@ def _decode(scan: Scan, size: int, config: EvaluateConfig) -> Folder:
     named = sum(patient is not None for patient in patients)
     names = [files[i].relative_to(scan.path).as_posix() for i in decoded.positions]
     images = np.array(decoded.images)  # in memory: torch takes no read-only arrays
-    return Folder(scan, names, images, groups, named, decoded.digests, decoded.bad)
+    return Folder(scan, names, images, groups, named, decoded.digests, decoded.bad, decoded.notes)
 
 
 def _patient(file: Path) -> str | None:
@@ -251,6 +254,7 @@ def _notes(folders: dict[str, Folder]) -> list[str]:
                 f"{f.scan.colour_checked} checked {'is' if f.scan.not_grey == 1 else 'are'} not grey; all were read "
                 "as grey."
             )
+        notes += [f"The {ROLES[flag]}: {note}" for note in f.notes]
         if f.bad:
             notes.append(f"{len(f.bad)} of the {ROLES[flag]} could not be read and were left out.")
     return notes

@@ -18,10 +18,10 @@ from balancer.core.files import atomic_file
 from balancer.data import cache
 from balancer.data.dataset import Dataset, phantom_folder
 from balancer.data.folder import find_root
-from balancer.data.images import resize_grey, to_grey
+from balancer.data.images import Ranges, read_grey, resize_grey
 
 Array = np.ndarray
-FORMAT = 1  # raise when what is measured changes
+FORMAT = 2  # raise when what is measured changes
 THUMBNAIL = 64  # pixels a side, squashed
 BORDER_SHARE = 0.03  # of the shorter side: the outer ring that counts as border
 BLACK = 8  # grey levels below which a pixel of the border is black
@@ -79,7 +79,7 @@ def measure(data: Dataset) -> Measured:
     path = _cache_file(data)
     if not path.exists():
         files = [folder / record.name for record in data.records]
-        results = cache.in_threads(lambda i: _measure_file(files[i]), len(files), "measuring")
+        results = cache.in_threads(lambda i: _measure_file(files[i], data.ranges), len(files), "measuring")
         values, thumbnails = (np.stack(column) for column in zip(*results, strict=True))
         with atomic_file(path) as handle:
             np.savez(handle, values=values, thumbnails=thumbnails)
@@ -137,12 +137,11 @@ def _cache_file(data: Dataset) -> Path:
     return cache.cache_dir("audit") / f"{key}.npz"
 
 
-def _measure_file(file: Path) -> tuple[Array, Array]:
+def _measure_file(file: Path, ranges: Ranges) -> tuple[Array, Array]:
     try:
-        with Image.open(file) as image:
-            grey = to_grey(image)
+        grey = read_grey(file, ranges)
         size = file.stat().st_size
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except OSError as error:
         raise BalancerError(f"{file} could be read a moment ago and now cannot ({error}); run again") from error
     width, height = grey.size
     of_file = (width, height, width / height, size / (width * height))

@@ -25,9 +25,11 @@ import platformdirs
 
 from balancer.core import progress
 from balancer.core.errors import BalancerError
+from balancer.core.files import JsonObject
 from balancer.core.sealed import DamagedFile, read_json, write_json
+from balancer.data.images import Decoding, Ranges, Source, depth_notes, is_dim, is_off_range, shared_ranges
 
-FORMAT = 2  # raise when decoding changes
+FORMAT = 3  # raise when decoding changes
 UNREADABLE = "unreadable"  # in place of the digest of a file that cannot be opened
 ResultT = TypeVar("ResultT")
 
@@ -40,6 +42,8 @@ class Decoded:
     positions: list[int]  # (n,) of the readable files in the list
     digests: list[str]  # (n,) SHA-256 of each file
     bad: list[tuple[str, str]]  # (name, reason) of every unreadable file
+    ranges: dict[str, float]  # of deep samples, shared by the set; see :func:`balancer.data.images.white_level`
+    notes: list[str]  # what a reader must know of the decoding
 
 
 def cache_dir(part: str = "") -> Path:
@@ -63,7 +67,7 @@ def decode_all(
     names: Sequence[str],
     stamp: str,
     digest: Callable[[int], str],
-    decode: Callable[[int], np.ndarray],
+    decode: Callable[[int, Ranges | None], Decoding],
     settings: dict[str, str | int],
     max_bad: float,
 ) -> Decoded:
@@ -73,7 +77,8 @@ def decode_all(
         names: of the images, for messages.
         stamp: names the files as they are on disk; see :func:`stat_stamp`.
         digest: returns the SHA-256 of file ``i``; may raise OSError.
-        decode: returns file ``i`` as (size, size) uint8; may raise OSError.
+        decode: returns file ``i`` as (size, size) uint8, deep samples in the ranges given, else in a range of its own;
+            may raise OSError.
         settings: everything that decoding depends on, with ``size`` in pixels.
         max_bad: share of unreadable files above which the data set is refused.
 
@@ -87,7 +92,7 @@ def decode_all(
     final = root / "images" / key
     with filelock.FileLock(str(final) + ".lock"):
         if not (final / "meta.json").exists():
-            _decode_into(final, names, digests, decode, int(settings["size"]))
+            _decode_into(final, names, decode, int(settings["size"]))
     meta = read_json(final / "meta.json")
     bad = [(names[i], reason) for i, reason in meta["bad"]]
     if len(bad) > max_bad * len(names):
@@ -97,7 +102,11 @@ def decode_all(
             " repair or remove them, or raise --max-bad"
         )
     images = np.load(final / "images.npy", mmap_mode="r")
-    return Decoded(images, meta["kept"], [digests[i] for i in meta["kept"]], bad)
+    notes = [
+        *depth_notes(meta["ranges"], [names[i] for i in meta["dim"]]),
+        *_enlarged(meta, len(names), settings["size"]),
+    ]
+    return Decoded(images, meta["kept"], [digests[i] for i in meta["kept"]], bad, meta["ranges"], notes)
 
 
 def _digests(file: Path, names: Sequence[str], digest: Callable[[int], str]) -> list[str]:
@@ -117,7 +126,7 @@ def _digests(file: Path, names: Sequence[str], digest: Callable[[int], str]) -> 
 
 
 def _decode_into(
-    final: Path, names: Sequence[str], digests: list[str], decode: Callable[[int], np.ndarray], size: int
+    final: Path, names: Sequence[str], decode: Callable[[int, Ranges | None], Decoding], size: int
 ) -> None:
     """Decode everything into a temporary folder, then give it its name in one step."""
     folder = Path(tempfile.mkdtemp(dir=final.parent, prefix=".decoding-"))
@@ -126,29 +135,50 @@ def _decode_into(
             folder / "all.npy", mode="w+", dtype=np.uint8, shape=(len(names), size, size)
         )
 
-        def one(i: int) -> str | None:
+        def one(i: int, ranges: Ranges | None = None) -> Source | str:
             try:
-                decoded[i] = decode(i)
+                decoding = decode(i, ranges)
             except OSError as error:
-                return str(error).splitlines()[0] or type(error).__name__
-            return None
+                return (str(error).splitlines() or [""])[0] or type(error).__name__
+            decoded[i] = decoding.pixels
+            return decoding.source
 
-        reasons = in_threads(one, len(names), "decoding")
-        readable = [i for i, reason in enumerate(reasons) if reason is None]
+        results = in_threads(one, len(names), "decoding")
+        sources = {i: source for i, source in enumerate(results) if isinstance(source, Source)}
+        ranges = shared_ranges(list(sources.values()))
+        again = [i for i, source in sources.items() if is_off_range(source, ranges)]
+        in_threads(lambda k: one(again[k], ranges), len(again), "decoding again in the range of the set")
+        readable = list(sources)
         if len(readable) == len(names):
             decoded.flush()
             (folder / "all.npy").rename(folder / "images.npy")
         else:
             np.save(folder / "images.npy", decoded[readable])
             (folder / "all.npy").unlink()
-        write_json(
-            folder / "meta.json", {"kept": readable, "bad": [(i, r) for i, r in enumerate(reasons) if r is not None]}
-        )
+        meta = {
+            "kept": readable,
+            "bad": [(i, reason) for i, reason in enumerate(results) if isinstance(reason, str)],
+            "ranges": ranges,
+            "dim": [i for i, source in sources.items() if is_dim(source, ranges)],
+            "small": sorted({source.side for source in sources.values() if source.side < size}),
+            "n_small": sum(source.side < size for source in sources.values()),
+        }
+        write_json(folder / "meta.json", meta)
         shutil.rmtree(final, ignore_errors=True)
         folder.replace(final)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _enlarged(meta: JsonObject, n: int, size: str | int) -> list[str]:
+    if not meta["small"]:
+        return []
+    sides = " to ".join(map(str, dict.fromkeys((meta["small"][0], meta["small"][-1]))))
+    return [
+        f"{meta['n_small']} of {n} images are {sides} px and were enlarged to {size} px, which adds no detail: figures"
+        f" are those of the smaller images. --image-size {meta['small'][0]} enlarges none."
+    ]
 
 
 def in_threads(work: Callable[[int], ResultT], n: int, what: str) -> list[ResultT]:
@@ -169,13 +199,14 @@ def in_threads(work: Callable[[int], ResultT], n: int, what: str) -> list[Result
 
 
 def stat_stamp(root: Path, names: Sequence[str]) -> str:
-    """Return a hash of the folder, names, sizes and times of change of files below ``root``."""
+    """Return a hash of the folder, names, sizes, inodes and times of change of files below ``root``."""
     lines = [str(root.resolve())]  # tells two folders apart whose files have equal names, sizes and times
     for name in names:
         stat = (root / name).stat()
-        lines.append(f"{name}\t{stat.st_size}\t{stat.st_mtime_ns}")
+        # The inode and the time of change of the entry: a tool may give another file the old one's size and time.
+        lines.append(f"{name}\t{stat.st_size}\t{stat.st_mtime_ns}\t{stat.st_ino}\t{stat.st_ctime_ns}")
     return _hash("\n".join(lines))
 
 
 def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:24]

@@ -15,7 +15,7 @@ from balancer.core.errors import BalancerError
 from balancer.core.settings import PHANTOM, DataConfig
 from balancer.data import cache, phantom
 from balancer.data.folder import CLASSES, SPLITS, TASKS, Record, find_root, multiclass_records, read_folder
-from balancer.data.images import read_image, resize_grey, to_grey
+from balancer.data.images import Decoding, Ranges, decode_image, resize_grey, to_grey
 from balancer.data.npz import read_npz
 from balancer.data.split import carve_validation, merge_groups, split_hash, write_split
 
@@ -38,6 +38,7 @@ class Dataset:
     split_hash: str
     fingerprint: str  # of names and contents of every file
     bad: list[tuple[str, str]] = field(default_factory=list)  # (name, reason) of every unreadable file
+    ranges: dict[str, float] = field(default_factory=dict)  # of samples of more than 8 bits; see balancer.data.images
     notes: list[str] = field(default_factory=list)  # caveats that a report of this data must state
     classes: tuple[str, ...] = CLASSES  # of the task
 
@@ -104,6 +105,7 @@ class Dataset:
             "split_hash": self.split_hash,
             "fingerprint": self.fingerprint,
             "unreadable": [list(b) for b in self.bad],
+            "ranges": self.ranges,
             "notes": self.notes,
         }
 
@@ -138,6 +140,9 @@ def load_dataset(config: DataConfig, require: Iterable[str] = ("train",)) -> Dat
         records = multiclass_records(records)
     for name, reason in decoded.bad:
         log.warning("left out: %s cannot be read (%s)", name, reason)
+    notes += decoded.notes
+    for note in decoded.notes:
+        log.warning(note)
     groups = merge_groups([r.patient for r in records], decoded.digests)
     folds = _folds(records, groups, config, is_archive, notes)
     names = [r.name for r in records]
@@ -153,6 +158,7 @@ def load_dataset(config: DataConfig, require: Iterable[str] = ("train",)) -> Dat
         split_hash=split_hash(names, folds.tolist(), decoded.digests),
         fingerprint=hashlib.sha256(contents.encode()).hexdigest()[:16],
         bad=decoded.bad,
+        ranges=decoded.ranges,
         notes=notes,
         classes=TASKS[config.task],
     )
@@ -187,7 +193,7 @@ def _from_folder(root: Path, config: DataConfig) -> tuple[list[Record], cache.De
         names,
         cache.stat_stamp(root, names),
         lambda i: hashlib.sha256((root / names[i]).read_bytes()).hexdigest(),
-        lambda i: read_image(root / names[i], config.image_size, config.resize),
+        lambda i, ranges: decode_image(root / names[i], config.image_size, config.resize, ranges),
         {"size": config.image_size, "resize": config.resize},
         config.max_bad,
     )
@@ -202,19 +208,17 @@ def _from_npz(path: Path, config: DataConfig, notes: list[str]) -> tuple[list[Re
         )
     records, arrays = read_npz(path)
     notes.append("The archive names no patients: the split is at image level and may part images of one patient.")
-    side = min(min(split.shape[1:3]) for split in arrays.values())
-    if side < config.image_size:
-        notes.append(
-            f"The archive's images are {side} px and were enlarged to {config.image_size} px, which adds no detail:"
-            f" figures are those of {side} px images. --image-size {side} works at their own size."
-        )
-        log.warning(notes[-1])
     images = [image for split in arrays.values() for image in split]
+
+    def decode(i: int, ranges: Ranges | None) -> Decoding:
+        grey, source = to_grey(Image.fromarray(images[i]), ranges)
+        return Decoding(resize_grey(grey, config.image_size, config.resize), source)
+
     decoded = cache.decode_all(
         [r.name for r in records],
         cache.stat_stamp(path.parent, [path.name]),
         lambda i: hashlib.sha256(images[i].tobytes()).hexdigest(),
-        lambda i: resize_grey(to_grey(Image.fromarray(images[i])), config.image_size, config.resize),
+        decode,
         {"size": config.image_size, "resize": config.resize},
         config.max_bad,
     )

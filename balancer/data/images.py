@@ -2,36 +2,208 @@
 
 from __future__ import annotations
 
+import logging
+import struct
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from balancer.core.errors import BalancerError
 
 Array = np.ndarray
+log = logging.getLogger("balancer")
+Ranges = Mapping[str, float]  # kind of deep samples -> the sample value that becomes 255
+SMALLEST = 8  # px: an image with a shorter side shows no chest
+DEPTHS = (8, 10, 12, 14, 16)  # bits of the detectors whose samples lie in files of more than 8 bits
+DIM = 16  # an image below 1/16 of its set's range has at most 16 of the 256 grey levels
 _SIXTEEN_BIT = 65535.0
+_HALVED_LEAST = 64  # of colour with 16 bits Pillow reads the upper 8: samples of 14 bits or less would come out black
+_WHITE_IS_ZERO = 0  # PhotometricInterpretation of a TIFF
+_PHOTOMETRIC, _BITS_PER_SAMPLE = 262, 258
+_PROGRAMS = {"EPS"}  # formats that an interpreter would have to run
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
-def to_grey(image: Image.Image) -> Image.Image:
-    """Return a PIL image of any mode as mode ``L``, or as ``F`` in [0, 255] if the source has more than 8 bits.
+@dataclass(frozen=True)
+class Source:
+    """What the other images of a set must know of a file."""
 
-    EXIF rotation is applied. Transparency is laid on black, the background of a radiograph. Deep images are scaled by
-    their bit depth (65,535 becomes 255), never by their own maximum, which would change the exposure.
+    side: int  # px of the shorter side
+    kind: str = ""  # how deep samples are stored: "integer", "integer:12" if the file states 12 bits, or "float"
+    peak: float = 0.0  # the largest deep sample
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """An image at the working size, and its source."""
+
+    pixels: Array  # (size, size) uint8
+    source: Source
+
+
+def white_level(kind: str, peak: float) -> float:
+    """Return the sample value that becomes 255 in images of one kind, for the largest sample among them.
+
+    The value is the end of the smallest usual depth (8, 10, 12, 14 or 16 bits) that holds ``peak``, or of the depth
+    that the files state. Floating point samples up to 1 are shares of white. Never the maximum itself: the maximum of
+    one image would give each image an exposure of its own.
+    """
+    stored, _, stated = kind.partition(":")
+    if stored == "float" and peak <= 1:
+        return 1.0
+    depths = (int(stated), 16) if stated else DEPTHS
+    return float(2 ** next(bits for bits in depths if peak <= 2**bits - 1) - 1)
+
+
+def shared_ranges(sources: Sequence[Source]) -> dict[str, float]:
+    """Return the range of each kind of deep samples, the same for all images of a set; empty without deep images."""
+    kinds = sorted({s.kind for s in sources if s.kind})
+    return {kind: white_level(kind, max(s.peak for s in sources if s.kind == kind)) for kind in kinds}
+
+
+def is_off_range(source: Source, ranges: Ranges) -> bool:
+    """Return whether an image decoded alone must be decoded again with the range of its set."""
+    return bool(source.kind) and white_level(source.kind, source.peak) != ranges[source.kind]
+
+
+def is_dim(source: Source, ranges: Ranges) -> bool:
+    """Return whether an image comes out nearly black in the range of its set."""
+    return bool(source.kind) and source.peak * DIM <= ranges[source.kind]
+
+
+def depth_notes(ranges: Ranges, dim: Sequence[str]) -> list[str]:
+    """Return a sentence for each range that was inferred, and one that names images nearly black in their range."""
+    notes = [
+        f"Images with more than 8 bits a sample ({kind}) were read with 0 to {white:.0f} as black to white: the"
+        f" smallest of {', '.join(map(str, DEPTHS))} bits that holds the largest sample of the set."
+        for kind, white in ranges.items()
+        if ":" not in kind and white not in (1, _SIXTEEN_BIT)
+    ]
+    if dim:
+        notes.append(
+            f"{len(dim)} of the images with more than 8 bits a sample use less than 1/{DIM} of the set's range and are"
+            f" nearly black ({named(dim)}); if they hold fewer bits, store them at the depth of the others."
+        )
+    return notes
+
+
+def named(names: Sequence[str], most: int = 5) -> str:
+    """Return the first names of a list, for a message."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+@contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """Open an image file that holds one picture of a usable size; its pixels are not read yet.
 
     Raises:
-        OSError: the pixel data are truncated or corrupt.
+        OSError: whatever a decoder raises, in one line.
     """
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":
+    # Pillow's own warnings name no file. Filters and not catch_warnings, which is not safe in threads.
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    try:
+        # By handle: given a path, Pillow 13 maps an uncompressed TIFF and garbles it if EXIF says to turn it.
+        with path.open("rb") as handle, Image.open(handle) as image:
+            _check(path, image)
+            if image.format == "PNG" and image.mode.startswith("I"):
+                image.info[_SIGNIFICANT] = _significant_bits(handle)
+            yield image
+    except UnidentifiedImageError as error:  # its own message names a handle
+        raise OSError("not an image in a format that is read") from error
+    except (OSError, MemoryError, BalancerError):
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise OSError(f"{type(error).__name__}: {reason}") from error
+
+
+def _check(path: Path, image: Image.Image) -> None:
+    width, height = image.size
+    if image.format in _PROGRAMS:
+        raise OSError(f"{image.format} is a program, not a picture")
+    if min(width, height) < SMALLEST:
+        raise OSError(f"{width} x {height} px; expected {SMALLEST} px or more a side")
+    frames = getattr(image, "n_frames", 1)
+    if frames != 1:
+        raise OSError(f"{frames} pictures in one file; expected one")
+    if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
+        log.warning("%s has %d x %d px, which takes long and much memory", path, width, height)
+
+
+def to_grey(image: Image.Image, ranges: Ranges | None = None) -> tuple[Image.Image, Source]:
+    """Return an image of any mode as mode ``L``, or as ``F`` in [0, 255] if the source has more than 8 bits.
+
+    EXIF rotation is applied. Transparency is laid on black, the background of a radiograph. Deep images are scaled by
+    ``ranges``, else by the range that this image would have alone.
+
+    Raises:
+        OSError: the pixel data are truncated, corrupt or out of range.
+    """
+    side, tags, kind = min(image.size), getattr(image, "tag_v2", {}), _kind(image)
+    halved = not kind and any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
+    image.load()
+    if halved and max(high for _, high in np.reshape(image.getextrema(), (-1, 2))) < _HALVED_LEAST:
+        raise OSError("colour of 16 bits a sample that uses at most 14 of them; store the picture as grey")
+    orientation = image.getexif().get(ExifTags.Base.Orientation)
+    if orientation in _UPRIGHT:
+        # By the value alone: ImageOps.exif_transpose writes all tags anew and fails on one that it cannot write.
+        image = image.transpose(_UPRIGHT[orientation])
+    if kind:
         values = np.asarray(image, dtype=np.float32)
         if not np.isfinite(values).all() or values.min() < 0 or values.max() > _SIXTEEN_BIT:
             raise OSError(f"{image.mode} pixels outside 0 to 65535")
-        fraction = image.mode == "F" and values.max() <= 1
-        eight_bit = image.mode == "F" and 1 < values.max() <= 255
-        return Image.fromarray(values * (255.0 if fraction else 1.0 if eight_bit else 255.0 / _SIXTEEN_BIT))
+        source = Source(side, kind, float(values.max()))
+        white = (ranges or {}).get(kind) or white_level(kind, source.peak)
+        values = values * (255.0 / white)
+        return Image.fromarray(255 - values if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else values), source
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
-    return image.convert("L")
+    return image.convert("L"), Source(side)
+
+
+def _kind(image: Image.Image) -> str:
+    """Return how deep samples are stored, empty for images of 8 bits; see :class:`Source`."""
+    if image.mode == "F":
+        return "float"
+    if not image.mode.startswith("I"):
+        return ""
+    stated = image.info.get(_SIGNIFICANT) or getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0]
+    return f"integer:{stated}" if 8 < stated < 16 else "integer"
+
+
+_SIGNIFICANT = "significant bits"  # key of Image.info for what the sBIT chunk of a PNG says
+
+
+def _significant_bits(handle: IO[bytes]) -> int:
+    """Return the bits that a grey PNG's sBIT chunk states, 0 without one; Pillow skips this chunk."""
+    here = handle.tell()
+    handle.seek(8)
+    bits = 0
+    while len(head := handle.read(8)) == 8:
+        length, name = struct.unpack(">I4s", head)
+        if name == b"sBIT":
+            bits = handle.read(1)[0]
+        if name in (b"sBIT", b"IDAT"):
+            break
+        handle.seek(length + 4, 1)
+    handle.seek(here)  # where Pillow goes on reading
+    return bits
 
 
 def resize_grey(image: Image.Image, size: int, how: str, extent: tuple[float, float] | None = None) -> Array:
@@ -57,22 +229,35 @@ def resize_grey(image: Image.Image, size: int, how: str, extent: tuple[float, fl
     return np.clip(np.rint(np.asarray(image, dtype=np.float32)), 0, 255).astype(np.uint8)
 
 
-def read_image(path: Path, size: int, how: str) -> Array:
-    """Return an image file as (size, size) grey uint8.
+def read_grey(path: Path, ranges: Ranges | None = None) -> Image.Image:
+    """Return an image file at its own size; see :func:`to_grey`.
+
+    Raises:
+        OSError: unreadable, as in :func:`decode_image`.
+    """
+    with open_image(path) as image:
+        return to_grey(image, ranges)[0]
+
+
+def decode_image(path: Path, size: int, how: str, ranges: Ranges | None = None) -> Decoding:
+    """Return an image file as (size, size) grey uint8, and what its set must know of the file.
 
     A JPEG much larger than needed is decoded at a reduced scale, never below twice the working size. For originals of
     several megapixels this saves most of the time.
 
     Raises:
-        OSError: unreadable, empty, truncated or not an image.
+        OSError: unreadable, empty, truncated, not an image, several images, or too small for a chest.
     """
-    try:
-        with Image.open(path) as image:
-            extent = None
-            if image.format == "JPEG" and image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
-                reduced = image.draft("L" if image.mode in ("L", "RGB") else None, (2 * size, 2 * size))
-                # 700 rows reduced to an eighth are 88 rows, the last half empty: the picture ends at 87.5.
-                extent = reduced[1][2:] if reduced else None
-            return resize_grey(to_grey(image), size, how, extent)
-    except (SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise OSError(str(error)) from error
+    with open_image(path) as image:
+        extent, side = None, min(image.size)
+        if image.format == "JPEG" and image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+            reduced = image.draft("L" if image.mode in ("L", "RGB") else None, (2 * size, 2 * size))
+            # 700 rows reduced to an eighth are 88 rows, the last half empty: the picture ends at 87.5.
+            extent = reduced[1][2:] if reduced else None
+        grey, source = to_grey(image, ranges)
+        return Decoding(resize_grey(grey, size, how, extent), replace(source, side=side))
+
+
+def read_image(path: Path, size: int, how: str, ranges: Ranges | None = None) -> Array:
+    """Return an image file as (size, size) grey uint8; see :func:`decode_image`."""
+    return decode_image(path, size, how, ranges).pixels

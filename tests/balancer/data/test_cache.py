@@ -17,6 +17,7 @@ from balancer.core.settings import DataConfig
 from balancer.data import cache, dataset
 from balancer.data.cache import cache_dir, decode_all, stat_stamp
 from balancer.data.dataset import load_dataset
+from balancer.data.images import Decoding, Source
 
 SIZE = 4
 
@@ -25,6 +26,11 @@ SIZE = 4
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("BALANCER_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+def sourced(decode: Callable[[int], np.ndarray]) -> Callable[[int, object], Decoding]:
+    """The decoder of 8-bit images, which have no range to share."""
+    return lambda i, _: Decoding(decode(i), Source(SIZE))
 
 
 class Files:
@@ -54,7 +60,7 @@ class Files:
         self.decoded.clear()
         stamp = stat_stamp(self.root, self.names)
         return decode_all(
-            self.names, stamp, self.digest, decode or self.decode, {"size": SIZE, "resize": "pad", **settings}, max_bad
+            self.names, stamp, self.digest, sourced(decode or self.decode), {"size": SIZE, **settings}, max_bad
         )
 
 
@@ -208,7 +214,7 @@ def test_a_killed_process_leaves_nothing_half_made(files: Files) -> None:
     code = (
         "import os, sys, numpy as np, hashlib\nfrom pathlib import Path\nfrom balancer.data.cache import *\n"
         f"root, names = Path({str(files.root)!r}), {files.names!r}\n"
-        "def decode(i):\n    if i == 4: os._exit(9)\n    return np.zeros((4, 4), np.uint8)\n"
+        "def decode(i, _):\n    if i == 4: os._exit(9)\n    return Decoding(np.zeros((4, 4), np.uint8), Source(4))\n"
         "digest = lambda i: hashlib.sha256((root / names[i]).read_bytes()).hexdigest()\n"
         "decode_all(names, stat_stamp(root, names), digest, decode, {'size': 4, 'resize': 'pad'}, 0.5)\n"
     )
@@ -270,8 +276,8 @@ def test_a_whole_data_set(
     chest_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     decoded: list[Path] = []
-    read = dataset.read_image
-    monkeypatch.setattr(dataset, "read_image", lambda path, *a: (decoded.append(path), read(path, *a))[1])
+    read = dataset.decode_image
+    monkeypatch.setattr(dataset, "decode_image", lambda path, *a: (decoded.append(path), read(path, *a))[1])
     config = DataConfig(path=str(chest_folder), image_size=16, max_bad=0.05)
 
     def decodes(config: DataConfig) -> int:
@@ -296,3 +302,17 @@ def test_a_whole_data_set(
     assert image.name not in [Path(r.name).name for r in data.records if r.split == "train"]
     with pytest.raises(BalancerError, match="1 of 114 files"):
         load_dataset(config.model_copy(update={"max_bad": 0.0}))
+
+
+def test_a_file_replaced_by_one_of_equal_size_and_time_is_seen(files: Files) -> None:
+    files.load()
+    path, other = files.root / "3.bin", files.root / "new"
+    other.write_bytes(b"\x63" * SIZE * SIZE)
+    before = path.stat()
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    other.replace(path)
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert np.unique(files.load().images[3]) == [0x63]
+    path.write_bytes(b"\x64" * SIZE * SIZE)  # the same inode
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert np.unique(files.load().images[3]) == [0x64]

@@ -1,12 +1,15 @@
 """Any image as grey uint8 at the working size, against sums done here by hand."""
 
 import contextlib
+import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
+from balancer.core.errors import Interrupted
 from balancer.data import images
 from balancer.data.images import read_image, resize_grey, to_grey
 
@@ -72,14 +75,16 @@ def test_transparent_grey_level_lies_on_black(tmp_path: Path) -> None:
     assert np.array_equal(pixels, np.where(level == GREY, 0, GREY))
 
 
-@pytest.mark.parametrize("highest", [4095, 30000, 65535])
+@pytest.mark.parametrize(("highest", "white"), [(3000, 4095), (4095, 4095), (30000, 65535), (65535, 65535)])
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_sixteen_bits_are_scaled_by_depth_not_by_their_maximum(tmp_path: Path, highest: int, suffix: str) -> None:
+def test_sixteen_bits_are_scaled_by_depth_not_by_their_maximum(
+    tmp_path: Path, highest: int, white: int, suffix: str
+) -> None:
     deep = np.linspace(0, highest, SIZE * SIZE).astype(np.uint16).reshape(SIZE, SIZE)
     image = Image.fromarray(deep)
     assert image.mode == "I;16"
     pixels = through_file(image, tmp_path / f"x{suffix}")
-    assert np.abs(pixels - deep / 65535 * 255).max() <= 0.51
+    assert np.abs(pixels - deep / white * 255).max() <= 0.51
 
 
 @pytest.mark.parametrize(
@@ -220,6 +225,97 @@ def test_not_an_image(tmp_path: Path, content: bytes | None) -> None:
         read_image(tmp_path / "x.jpeg", SIZE, "squash")
 
 
+@pytest.mark.parametrize("value", [(-1, 0), (1, 0), (-72, 1)])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_one_odd_exif_tag_does_no_harm(tmp_path: Path, orientation: int, value: tuple[int, int]) -> None:
+    """A rational XResolution that Pillow reads and cannot write again; the file is that of a common camera fault."""
+    entries = struct.pack("<HHII", 0x0112, 3, 1, orientation) + struct.pack("<HHII", 0x011A, 10, 1, 38)
+    directory = struct.pack("<2sHIH", b"II", 42, 8, 2) + entries + bytes(4) + struct.pack("<ii", *value)
+    stored = np.add.outer(np.arange(16) * 9, np.arange(32) * 3).astype(np.uint8)
+    Image.fromarray(stored).save(tmp_path / "x.jpeg", exif=b"Exif\0\0" + directory, quality=100)
+    upright = UPRIGHT[orientation](stored)
+    pixels = read_image(tmp_path / "x.jpeg", 32, "pad").astype(int)
+    rows = slice(8, 24) if orientation == 1 else slice(None)
+    columns = slice(8, 24) if orientation == 6 else slice(None)
+    assert np.abs(pixels[rows, columns] - upright).max() <= 4
+
+
+@pytest.mark.parametrize("error", [struct.error, ZeroDivisionError, KeyError, RecursionError, TypeError, IndexError])
+@pytest.mark.parametrize("place", ["open", "load", "getexif"])
+def test_whatever_a_decoder_raises_makes_the_file_unreadable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, error: type[Exception]
+) -> None:
+    path = picture(tmp_path / "x.png")
+
+    def broken(*_: object, **__: object) -> None:
+        raise error("odd\nand a second line")
+
+    monkeypatch.setattr(Image if place == "open" else PngImagePlugin.PngImageFile, place, broken)
+    with pytest.raises(OSError, match=error.__name__) as caught:
+        read_image(path, SIZE, "squash")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), Interrupted(2, "stopped")])
+def test_what_is_no_fault_of_the_file_passes_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    path = picture(tmp_path / "x.png")
+    monkeypatch.setattr(images, "resize_grey", lambda *_: (_ for _ in ()).throw(error))
+    with pytest.raises(type(error)):
+        read_image(path, SIZE, "squash")
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1), (7, 40)])
+def test_images_too_small_for_a_chest(tmp_path: Path, shape: tuple[int, int]) -> None:
+    Image.fromarray(np.full(shape, 9, dtype=np.uint8)).save(tmp_path / "x.png")
+    with pytest.raises(OSError, match=f"{shape[1]} x {shape[0]} px"):
+        read_image(tmp_path / "x.png", SIZE, "squash")
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".gif", ".webp", ".png", ".jpeg"])
+def test_several_pictures_in_one_file(tmp_path: Path, suffix: str) -> None:
+    pages = [Image.fromarray(RNG.integers(0, 256, (20, 20), dtype=np.uint8)) for _ in range(3)]
+    kind = {"format": "MPO"} if suffix == ".jpeg" else {}
+    pages[0].save(tmp_path / f"x{suffix}", save_all=True, append_images=pages[1:], **kind)
+    with pytest.raises(OSError, match="3 pictures"):
+        read_image(tmp_path / f"x{suffix}", SIZE, "squash")
+
+
+def test_a_program_is_no_picture(tmp_path: Path) -> None:
+    Image.fromarray(COLOUR).save(tmp_path / "x.png", format="EPS")
+    with pytest.raises(OSError, match="EPS"):
+        read_image(tmp_path / "x.png", SIZE, "squash")
+
+
+def test_a_vast_image_is_logged_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = picture(tmp_path / "vast.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)  # below the 3,600 of the picture, above half of them
+    with warnings.catch_warnings(record=True) as raw:
+        read_image(path, SIZE, "squash")
+    assert not raw
+    assert "vast.png" in caplog.text
+
+
+def adobe(image: Image.Image, path: Path) -> None:
+    """A CMYK JPEG as Photoshop writes one: inverted, which an Adobe marker states."""
+    image.save(path, quality=100, subsampling=0)
+    assert b"Adobe" in path.read_bytes()
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_colour_jpegs(tmp_path: Path, progressive: bool) -> None:
+    smooth = np.add.outer(np.arange(SIZE) * 9, np.arange(SIZE) * 7).astype(np.uint8)
+    ink = np.concatenate([np.zeros((SIZE, SIZE, 3), dtype=np.uint8), smooth[..., None]], axis=2)
+    adobe(Image.fromarray(ink, "CMYK"), tmp_path / "cmyk.jpeg")
+    assert np.abs(read_image(tmp_path / "cmyk.jpeg", SIZE, "squash") - (255.0 - smooth)).max() <= 4
+    rgb = Image.fromarray(np.dstack([smooth] * 3))
+    rgb.save(tmp_path / "rgb.jpeg", quality=100, progressive=progressive, icc_profile=b"any profile")
+    assert np.abs(read_image(tmp_path / "rgb.jpeg", SIZE, "squash") - smooth.astype(float)).max() <= 4
+
+
 def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = picture(tmp_path / "x.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
@@ -262,7 +358,7 @@ def test_a_large_jpeg_decoded_at_reduced_scale_is_the_same_picture(
     monkeypatch.setattr(images, "resize_grey", lambda image, *a: (seen.append(image.size), resize(image, *a))[1])
     pixels = read_image(tmp_path / "x.jpeg", size, how).astype(float)
     with Image.open(tmp_path / "x.jpeg") as whole:
-        expected = resize(to_grey(whole), size, how).astype(float)
+        expected = resize(to_grey(whole)[0], size, how).astype(float)
     assert 2 * size <= min(seen[0]) < 350, f"decoded at {seen[0]}"
     assert np.abs(pixels - expected).max() <= 6
     assert np.abs(pixels - expected).mean() <= 1
