@@ -81,7 +81,7 @@ def chest_xrays(folder: Path, lacking: int = 0) -> str:
     """The layout of Kaggle's archive, the numbers of a tenth of a per cent of it; one image copied."""
     picture = folder / "one.png"
     folder.mkdir(parents=True)
-    Image.new("L", (4, 4)).save(picture)
+    Image.new("L", (16, 16)).save(picture)
     for split, counts in SMALL.items():
         for cls, n in zip(CLASSES, counts, strict=True):
             of_class = folder / "chest_xray" / split / cls
