@@ -125,6 +125,7 @@ def prepare_synthesis(config: SynthesizeConfig, device_name: str) -> PreparedRun
     """Open the generator and its data."""
     device = open_device(device_name)
     source = synthesis.open_source(config, device)
+    synthesis.count(config, source)  # refused here, and not in a run that --resume could never finish
     return PreparedRun(
         "synthesize",
         config,

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 import click
 
 from balancer import __version__
-from balancer.core.command import HELP, CommandArgs, CommandResult, execute, plain_command, run_command, setting
+from balancer.core.command import (
+    HELP,
+    CommandArgs,
+    CommandGroup,
+    CommandResult,
+    execute,
+    plain_command,
+    run_command,
+    setting,
+)
 from balancer.core.errors import BalancerError
 from balancer.core.settings import AuditConfig, EvaluateConfig, GanTrainConfig, SynthesizeConfig
 
@@ -19,7 +28,7 @@ if TYPE_CHECKING:
 INCEPTION = setting("--inception-weights", "inception", metavar="auto|off|FILE")
 
 
-@click.group(context_settings={**HELP, "auto_envvar_prefix": "BALANCER"})
+@click.group(cls=CommandGroup, context_settings={**HELP, "auto_envvar_prefix": "BALANCER"})
 @click.version_option(__version__, "-V", "--version")
 def main() -> None:
     """Balance an imbalanced chest X-ray set with a GAN.

@@ -11,6 +11,7 @@ from balancer import __version__
 from balancer.core.command import (
     HELP,
     CommandArgs,
+    CommandGroup,
     CommandResult,
     execute,
     plain_command,
@@ -29,7 +30,7 @@ from balancer.core.settings import (
 )
 
 
-@click.group(context_settings={**HELP, "auto_envvar_prefix": "CLASSIFIER"})
+@click.group(cls=CommandGroup, context_settings={**HELP, "auto_envvar_prefix": "CLASSIFIER"})
 @click.version_option(__version__, "-V", "--version")
 def main() -> None:
     """Retrain a classifier with and without synthetic images, and compare honestly.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import json
 import logging
 import logging.handlers
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import click
 
@@ -33,6 +34,8 @@ from balancer.core.errors import BalancerError, Interrupted
 from balancer.core.files import JsonObject
 from balancer.core.run import AlreadyFinished, PreparedRun, ResultT, RunRequest, perform, resumed_or_new
 from balancer.core.settings import COMMANDS, AblateConfig, Settings
+from balancer.core.start import end_at_once
+from balancer.core.system_errors import explain, naming
 
 log = logging.getLogger("balancer")
 SETTING = "setting__"  # options whose name begins so carry a setting's path, with __ for the dots
@@ -282,7 +285,38 @@ def dry_run(prepared: PreparedRun[Any]) -> CommandResult:
 
 def emit(outcome: CommandResult, as_json: bool) -> None:
     """Print the outcome on stdout in the form asked for."""
-    click.echo(json.dumps(outcome.data, indent=2, allow_nan=False) if as_json else outcome.text)
+    with printing():
+        click.echo(json.dumps(outcome.data, indent=2, allow_nan=False) if as_json else outcome.text)
+
+
+class CommandGroup(click.Group):
+    """A command line whose own output, such as the help, cannot end in a traceback either."""
+
+    def main(self, *args: Any, **more: Any) -> Any:
+        """Run the command line."""
+        try:
+            with printing():
+                return super().main(*args, **more)
+        except OSError as error:
+            click.echo(f"error: {explain(error)}", err=True)
+            raise SystemExit(1) from error
+
+
+@contextlib.contextmanager
+def printing() -> Iterator[None]:
+    """Let whatever stdout refuses name stdout, and let nothing more be written there.
+
+    Python writes what is left in its buffer at its end, and would complain about the same error once more.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that are not UTF-8, terminals that are not
+    try:
+        with naming("standard output"):
+            yield
+    except OSError:
+        with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        raise
 
 
 @contextlib.contextmanager
@@ -299,28 +333,45 @@ def reporting(as_json: bool, quiet: bool, verbose: bool) -> Iterator[None]:
         False,
     )  # a run's log.txt begins with what was said before it was made
     log.setLevel(level)
-    previous = _terminate_politely()
+    previous: dict[int, Any] = {}
     try:
+        _unwind_on_signals(previous)
         yield
     except (BalancerError, Interrupted) as error:
-        click.echo(f"error: {error}", err=True)
-        raise SystemExit(error.exit_code) from error
-    except KeyboardInterrupt:
-        click.echo("interrupted", err=True)
-        raise SystemExit(130) from None
+        _end(str(error), error.exit_code, error)
+    except KeyboardInterrupt as error:
+        _end("interrupted", 130, error)
+    except Exception as error:
+        line = explain(error)
+        if line is None:
+            raise
+        log.debug("where it failed:", exc_info=True)
+        _end(line, 1, error)
     finally:
         log.handlers = []
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
+        for signum, before in previous.items():
+            signal.signal(signum, before)
 
 
-def _terminate_politely() -> Any:
-    """Let SIGTERM unwind the stack, so that temporary files and locks go; returns the previous handler."""
+def _end(line: str, code: int, error: BaseException) -> NoReturn:
+    """Say in one line why the command ends, and end it."""
+    with contextlib.suppress(ValueError):  # not in the main thread
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, signal.SIG_IGN)  # the command ends already
+    text = line if isinstance(error, KeyboardInterrupt) else f"error: {' '.join(line.splitlines())}"
+    with contextlib.suppress(OSError):  # a broken stderr leaves the exit code
+        click.echo(text, err=True)
+    raise SystemExit(code) from error
+
+
+def _unwind_on_signals(previous: dict[int, Any]) -> None:
+    """Let SIGINT and SIGTERM unwind the stack, so that temporary files and locks go; note the handlers before."""
 
     def terminate(signum: int, _frame: FrameType | None) -> None:
         raise Interrupted(signum, "stopped")
 
-    try:
-        return signal.signal(signal.SIGTERM, terminate)
-    except ValueError:  # not in the main thread
-        return None
+    with contextlib.suppress(ValueError):  # not in the main thread: the caller's own handling stays
+        previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, terminate)
+        at_once = signal.getsignal(signal.SIGINT) is end_at_once
+        on_interrupt = signal.default_int_handler if at_once else signal.getsignal(signal.SIGINT)
+        previous[signal.SIGINT] = signal.signal(signal.SIGINT, on_interrupt)

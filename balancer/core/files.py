@@ -1,29 +1,66 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and what killed processes left of them."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import logging
 import os
+import platform
+import re
+import shutil
+import sys
 import threading
+import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
+from balancer.core.system_errors import naming
+
 JsonObject = dict[str, Any]  # what json.dumps takes; made and read at the edge of the program only
+log = logging.getLogger("balancer")
+OLD_SECONDS = 24 * 3600  # a temporary file is written in minutes
+SHOWN = 40  # characters of a file's name in the name of its temporary file, which must not get too long
+_TEMPORARY = re.compile(r"\..*\.([0-9a-f]{8})-(\d+)-\d+\.tmp")
+# of earlier versions, which did not name the machine
+_EARLIER = re.compile(r"\..*\.\d+-\d+\.tmp|\.decoding-\w{8}|\.phantom-[\d-]+-\w{8}")
+
+
+def temporary_path(path: Path) -> Path:
+    """Return the name of a file or folder while it is written, beside ``path``. :func:`sweep` knows such names."""
+    return path.parent / f".{path.name[:SHOWN]}.{_machine()}-{os.getpid()}-{threading.get_ident()}.tmp"
+
+
+@cache
+def _machine() -> str:
+    """Return eight hex digits for what numbers the processes: a machine, or a container on it."""
+    try:
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:  # not Linux
+        namespace = ""
+    return hashlib.sha256(f"{platform.node()} {namespace}".encode()).hexdigest()[:8]
 
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a binary file that gets its name only when it is complete (same-folder temporary, fsync, rename)."""
-    temporary = path.parent / f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp"
+    """Open a binary file that gets its name only when it is complete (same-folder temporary, fsync, rename).
+
+    Raises:
+        OSError: the file cannot be written; the error names ``path``.
+    """
+    temporary = temporary_path(path)
     try:
-        with temporary.open("wb") as handle:
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
+        with naming(path, instead_of=temporary):
+            with temporary.open("wb") as handle:
+                yield handle
+                handle.flush()
+                os.fsync(handle.fileno())
+            temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the disk may be gone; the first error is the one to tell
+            temporary.unlink(missing_ok=True)
         raise
 
 
@@ -33,6 +70,53 @@ def write_bytes(path: Path, content: bytes) -> None:
         handle.write(content)
 
 
+def encoded(text: str) -> bytes:
+    """Return text as UTF-8; bytes of a file name that are no UTF-8 become escapes in ASCII."""
+    return text.encode(errors="backslashreplace")
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically, as UTF-8."""
-    write_bytes(path, text.encode())
+    """Write a text file atomically, as UTF-8; see :func:`encoded`."""
+    write_bytes(path, encoded(text))
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files and folders that killed processes left below a folder, of any depth.
+
+    Removed is what belongs to a process of this machine that has ended, or what has not changed for a day. What cannot
+    be read or removed stays.
+    """
+    removed = 0
+    for where, folders, files in os.walk(folder):
+        for name in [n for n in folders + files if n.endswith(".tmp") or _EARLIER.fullmatch(n)]:
+            path = Path(where, name)
+            if name in folders:
+                folders.remove(name)
+            with contextlib.suppress(OSError):
+                if _is_left_over(path):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    removed += 1
+    if removed:
+        log.info("removed %d temporary files of killed processes in %s", removed, folder)
+
+
+def _is_left_over(path: Path) -> bool:
+    ours = _TEMPORARY.fullmatch(path.name)
+    if ours is None and not _EARLIER.fullmatch(path.name):
+        return False
+    if ours is not None and ours[1] == _machine() and not _is_alive(int(ours[2])):
+        return True
+    newest = max((p.stat().st_mtime for p in (path, *path.rglob("*"))), default=0.0)
+    return time.time() - newest > OLD_SECONDS
+
+
+def _is_alive(process: int) -> bool:
+    if sys.platform == "win32":  # there, signal 0 is Ctrl-C
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True

@@ -13,6 +13,7 @@ import filelock
 
 from balancer.core.files import JsonObject, write_text
 from balancer.core.sealed import sealed_json, unsealed_json, warn_of_no_seal
+from balancer.core.system_errors import naming
 
 log = logging.getLogger("balancer")
 
@@ -20,7 +21,8 @@ log = logging.getLogger("balancer")
 def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
     """Append one sealed line in one write, under a lock, so that two processes cannot mix their lines."""
     line = (sealed_json(row, indent=None) + "\n").encode()
-    with filelock.FileLock(path.with_name(f".{path.name}.lock")), path.open("ab") as handle:
+    lock = path.with_name(f".{path.name}.lock")
+    with naming(path, instead_of=lock), filelock.FileLock(lock), path.open("ab") as handle:
         if handle.tell() and not _ends_with_newline(path):
             line = b"\n" + line  # a torn last line must not swallow this one
         handle.write(line)

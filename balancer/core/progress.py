@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import Any
 
@@ -20,5 +21,6 @@ class BarHandler(logging.StreamHandler):
     """Log lines on stderr that do not tear a running bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a log line above the bar."""
-        tqdm.write(self.format(record), file=self.stream)
+        """Write a log line above the bar. A closed terminal, or a full disk behind stderr, ends no run."""
+        with contextlib.suppress(OSError, ValueError):
+            tqdm.write(self.format(record), file=self.stream)

@@ -25,13 +25,16 @@ import yaml
 from balancer.core.config import SettingsT, config_hash, differences, dump, merge, resolve, validate
 from balancer.core.environment import environment
 from balancer.core.errors import BalancerError, Interrupted
-from balancer.core.files import JsonObject, write_text
+from balancer.core.files import JsonObject, sweep, write_text
 from balancer.core.jsonl import append_jsonl
 from balancer.core.sealed import read_json, read_yaml_text, write_json, write_yaml
 from balancer.core.settings import Settings
+from balancer.core.system_errors import explain, explained, naming
 
 log = logging.getLogger("balancer")
 RUNS = Path("runs")
+# What a run holds before its work has come to anything.
+START_FILES = {"config.yaml", "env.json", "log.txt", "split.csv", "split.csv.sha256"}
 ResultT = TypeVar("ResultT")
 
 
@@ -44,6 +47,14 @@ class RunRequest:
     force: bool = False
 
 
+class _LogFile(logging.FileHandler):
+    """Raises what it meets: logging itself would print a traceback for every line that a full disk refuses."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        with naming(self.baseFilename):
+            raise
+
+
 class RunDir:
     """A run directory, locked for as long as the command runs."""
 
@@ -52,7 +63,8 @@ class RunDir:
         absolute = path.resolve()  # "." has no name of its own
         self._lock = filelock.FileLock(str(absolute.parent / f".{absolute.name}.lock"))
         try:
-            self._lock.acquire(timeout=0)
+            with naming(path, instead_of=self._lock.lock_file):
+                self._lock.acquire(timeout=0)
         except filelock.Timeout as error:
             raise BalancerError(f"{path} is in use by another process; wait for it or choose another --out") from error
         self._handler: logging.Handler | None = None
@@ -67,7 +79,7 @@ class RunDir:
 
     def log_to_file(self) -> None:
         """Log into log.txt too, with the lines that were logged before the folder was there."""
-        self._handler = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
+        self._handler = _LogFile(self.path / "log.txt", encoding="utf-8", errors="backslashreplace")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         for early in [h for h in log.handlers if isinstance(h, logging.handlers.MemoryHandler)]:
             early.setTarget(self._handler)
@@ -87,11 +99,28 @@ class RunDir:
         return self
 
     def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):  # the error that ends the run is the one to tell
+            self._close_log()
+        with contextlib.suppress(OSError):
+            for lock in (*self.path.glob(".*.lock"), Path(self._lock.lock_file)):
+                lock.unlink(missing_ok=True)  # while held: later, it could be another process's lock
+        self._lock.release()
+
+    def _close_log(self) -> None:
         if self._handler is not None:
             log.removeHandler(self._handler)
             self._handler.close()
-        Path(self._lock.lock_file).unlink(missing_ok=True)  # while held: later, it could be another process's lock
-        self._lock.release()
+
+    def discard_if_empty(self) -> bool:
+        """Remove what the run was started with if the work has come to nothing; return whether it was removed."""
+        files = [p for p in self.path.rglob("*") if not p.is_dir() and p.suffix != ".lock"]
+        if self.resumed or any(p.name not in START_FILES for p in files):
+            return False
+        with contextlib.suppress(OSError):  # a mount point or the current folder stays
+            self._close_log()
+            _empty(self.path)
+            self.path.rmdir()
+        return True
 
 
 def saved_config(command: str, path: Path) -> dict[str, Any]:
@@ -118,7 +147,7 @@ def saved_config(command: str, path: Path) -> dict[str, Any]:
 def latest_run(command: str, finished: bool = True) -> Path | None:
     """Return the newest run of a command under ``runs/``, finished or unfinished."""
     marker = "done" if finished else "config.yaml"
-    runs = [p.parent for p in (RUNS / command).glob(f"*/{marker}")]
+    runs = [p.parent for p in (RUNS / command).glob(f"*/{marker}") if p.with_name("env.json").exists()]
     runs = [p for p in runs if finished or not (p / "done").exists()]
     return max(runs, key=lambda p: (p / marker).stat().st_mtime_ns, default=None)
 
@@ -172,31 +201,26 @@ def resumed_or_new(
     return resolve(model, explicit) if new is None else new(explicit)
 
 
+@explained()
 def open_run(command: str, config: Settings, request: RunRequest) -> RunDir:
     """Make (or, with ``resume``, reopen) the run directory of a command, named as in ``gan-train``.
 
     Raises:
         BalancerError: ``--out`` holds a run or other files already, or another process has it.
     """
-    if request.resume is not None:
-        run = RunDir(resumed_path(command, request.resume), resumed=True)
-        run.log_to_file()
-        return run
-    path = request.out or _new_path(command, config)
-    if path.exists() and not path.is_dir():
-        raise BalancerError(f"--out {path} is a file; give a new folder")
-    if path.exists() and any(path.iterdir()):
-        _clear(command, path, request.force)
+    resumed = request.resume is not None
+    path = _new_folder(command, config, request) if request.resume is None else resumed_path(command, request.resume)
+    run = RunDir(path, resumed)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        run = RunDir(path, resumed=False)
-        path.mkdir(exist_ok=True)
-        write_yaml(path / "config.yaml", dump(config))
-    except OSError as error:
-        raise BalancerError(
-            f"run directory {path} cannot be made ({error.strerror}); give --out another folder"
-        ) from error
-    run.log_to_file()
+        sweep(path)
+        if not resumed:
+            path.mkdir(exist_ok=True)
+            write_yaml(path / "config.yaml", dump(config))
+        run.log_to_file()
+    except BaseException:
+        run.discard_if_empty()
+        run.__exit__()
+        raise
     return run
 
 
@@ -243,16 +267,39 @@ def perform(prepared: PreparedRun[ResultT], request: RunRequest) -> FinishedRun[
     with open_run(prepared.command, prepared.config, request) as run:
         if run.finished and prepared.if_finished == "stop":
             raise AlreadyFinished(run.path)
-        if prepared.if_finished == "extend":
-            (run / "done").unlink(missing_ok=True)
-            write_yaml(run / "config.yaml", dump(prepared.config))
-        if not run.finished and not (run.resumed and prepared.keep_environment):
-            data = {} if prepared.data is None else {"data": prepared.data}
-            write_json(run / "env.json", environment(prepared.command, prepared.device, **data))
-        result = prepared.work(run)
-        if prepared.is_complete(result):
-            run.finish()
-        return FinishedRun(run.path, result)
+        try:
+            return FinishedRun(run.path, _perform(prepared, run))
+        except Exception as error:
+            refusal = str(error) if isinstance(error, BalancerError) else explain(error)
+            removed = refusal is not None and run.discard_if_empty()
+            if refusal is None or removed or isinstance(error, BalancerError):
+                raise
+            raise BalancerError(f"{refusal}; then continue with --resume {run.path}") from error
+
+
+def _perform(prepared: PreparedRun[ResultT], run: RunDir) -> ResultT:
+    """Write env.json, work, and mark the run as finished."""
+    if prepared.if_finished == "extend":
+        (run / "done").unlink(missing_ok=True)
+        write_yaml(run / "config.yaml", dump(prepared.config))
+    if not run.finished and not (run.resumed and prepared.keep_environment):
+        data = {} if prepared.data is None else {"data": prepared.data}
+        write_json(run / "env.json", environment(prepared.command, prepared.device, **data))
+    result = prepared.work(run)
+    if prepared.is_complete(result):
+        run.finish()
+    return result
+
+
+def _new_folder(command: str, config: Settings, request: RunRequest) -> Path:
+    """Return the folder of a new run, of which only the parent is made."""
+    path = request.out or _new_path(command, config)
+    if path.exists() and not path.is_dir():
+        raise BalancerError(f"--out {path} is a file; give a new folder")
+    if path.exists() and any(path.iterdir()):
+        _clear(command, path, request.force)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _new_path(command: str, config: Settings) -> Path:
@@ -269,14 +316,27 @@ def _clear(command: str, path: Path, force: bool) -> None:
     """Empty a folder that holds a run, if told to; never one that holds anything else."""
     if not (path / "config.yaml").exists():
         raise BalancerError(f"--out {path} is not empty and holds no run; give a new or empty folder")
-    if not force:
+    if not force and (path / "env.json").exists():  # without that file, the start of a run was killed
         raise BalancerError(
             f"--out {path} holds a run already; use --resume {path}, --force to replace it, or a new folder"
         )
     if (path / "env.json").exists():
         saved_config(command, path)  # refuses a run of another command: it may be the input of this one
     with RunDir(path, resumed=False):  # another process may be writing there
-        shutil.rmtree(path)
+        _empty(path)
+
+
+def _empty(path: Path) -> None:
+    """Remove what is in the folder of a run, so that a failure half-way leaves no finished run, and one to replace.
+
+    Whether the run is finished goes first, and last what names the folder a run.
+    """
+    (path / "done").unlink(missing_ok=True)
+    for entry in sorted(path.iterdir(), key=lambda p: p.name == "config.yaml"):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 @contextlib.contextmanager

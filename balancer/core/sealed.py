@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from balancer.core.errors import BalancerError
-from balancer.core.files import JsonObject, write_bytes
+from balancer.core.files import JsonObject, encoded, write_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -242,7 +242,7 @@ def write_with_sum(path: Path, text: str) -> None:
 
     The sum is written first. A kill between the two leaves a file that does not fit, never one that is not checked.
     """
-    content = text.encode()
+    content = encoded(text)
     write_bytes(_sum_file(path), f"{digest(content)}  {path.name}\n".encode())
     write_bytes(path, content)
 

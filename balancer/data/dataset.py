@@ -156,7 +156,7 @@ def load_dataset(config: DataConfig, require: Iterable[str] = ("train",)) -> Dat
         groups=groups,
         digests=decoded.digests,
         split_hash=split_hash(names, folds.tolist(), decoded.digests),
-        fingerprint=hashlib.sha256(contents.encode()).hexdigest()[:16],
+        fingerprint=hashlib.sha256(contents.encode(errors="surrogateescape")).hexdigest()[:16],
         bad=decoded.bad,
         ranges=decoded.ranges,
         notes=notes,

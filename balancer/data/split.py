@@ -82,7 +82,7 @@ def split_hash(names: Sequence[str], folds: Sequence[str], digests: Sequence[str
     rows = sorted(
         f"{fold}\t{name}\t{digest}" for name, fold, digest in zip(names, folds, digests, strict=True) if fold != "test"
     )
-    return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
+    return hashlib.sha256("\n".join(rows).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def write_split(

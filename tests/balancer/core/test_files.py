@@ -1,6 +1,7 @@
 """Files are whole or not there; rows of JSON lines survive a kill and do not mix."""
 
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -10,7 +11,7 @@ from pathlib import Path
 import filelock
 import pytest
 
-from balancer.core.files import atomic_file, write_text
+from balancer.core.files import atomic_file, sweep, temporary_path, write_text
 from balancer.core.jsonl import append_jsonl, keep_jsonl, read_jsonl
 from balancer.core.sealed import read_json, write_json
 
@@ -173,3 +174,52 @@ def test_processes_do_not_mix_their_lines(tmp_path: Path) -> None:
     assert len(found) == 80
     for who in "ab":
         assert [r for r in found if r["who"] == who] == rows_of(who)
+
+
+# --- what killed processes leave
+
+
+def test_the_leftovers_of_dead_processes_are_swept(tmp_path: Path) -> None:
+    """Of processes that live, and of other machines, only what is a day old."""
+    dead = subprocess.Popen([sys.executable, "-c", "pass"])
+    dead.wait()
+    here = temporary_path(tmp_path / "x").name.split(".")[-2].split("-")[0]
+
+    def left(name: str, days: float = 0) -> Path:
+        path = tmp_path / "deep" / name
+        path.parent.mkdir(exist_ok=True)
+        path.mkdir() if name.startswith(".key") else path.touch()
+        os.utime(path, (time.time() - days * 86_400 - 60,) * 2)
+        return path
+
+    gone = [
+        left(f".model.pt.{here}-{dead.pid}-7.tmp"),
+        left(f".key.{here}-{dead.pid}-7.tmp"),
+        left(f".old.pt.{here}-{os.getpid()}-7.tmp", days=1),
+        left(f".model.pt.00000000-{os.getpid()}-7.tmp", days=1),
+        left(".model.pt.123-456.tmp", days=1),
+        left(".decoding-abcd_123", days=1),
+        left(".phantom-4-128-0-abcd_123", days=1),
+    ]
+    kept = [
+        left(f".model.pt.{here}-{os.getpid()}-7.tmp"),
+        left(f".model.pt.00000000-{dead.pid}-7.tmp"),
+        left(f".model.pt.{dead.pid}-456.tmp"),
+        left(".decoding-abcd_124"),
+        left("results.tmp", days=9),
+        left(".hidden.tmp", days=9),
+    ]
+    sweep(tmp_path)
+    assert [p.name for p in gone if p.exists()] == []
+    assert [p.name for p in kept if not p.exists()] == []
+
+
+def test_a_name_as_long_as_the_disk_allows(tmp_path: Path) -> None:
+    """The temporary file's name is no longer."""
+    write_text(tmp_path / ("é" * 120 + ".txt"), "x")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_names_that_are_not_utf8_can_be_written(tmp_path: Path) -> None:
+    write_text(tmp_path / "names.csv", "R\udcf6ntgen.png,é\n")
+    assert (tmp_path / "names.csv").read_text(encoding="utf-8") == "R\\udcf6ntgen.png,é\n"

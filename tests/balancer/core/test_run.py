@@ -383,5 +383,5 @@ def test_force_never_replaces_a_run_of_another_command(runs_cwd: Path) -> None:
 
 def test_a_run_directory_that_cannot_be_made_is_one_line(runs_cwd: Path) -> None:
     Path("file").touch()
-    with pytest.raises(BalancerError, match="run directory file/sub cannot be made"):
+    with pytest.raises(BalancerError, match="file: File exists; a file is in the way"):
         open_run("gan-train", resolve(GanTrainConfig, {}), RunRequest(out=Path("file/sub")))
