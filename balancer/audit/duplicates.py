@@ -84,6 +84,8 @@ def near_duplicates(thumbnails: Array, digests: Sequence[str]) -> PairSearch:
     ones = np.sort(np.unique(np.asarray(digests), return_index=True)[1])
     blank = thumbnails[ones].std(axis=(1, 2)) < FLAT
     compared = ones[~blank]
+    if not len(compared):
+        return PairSearch([], 0, int(blank.sum()), 0)
     bits = perceptual_hash(thumbnails[compared], HASH_SIDE)
     candidates = _candidates(np.where(bits, np.float32(1), np.float32(-1)))
     verified = candidates[np.argsort(candidates[:, 2], kind="stable")[:MOST_CANDIDATES]]
