@@ -106,8 +106,8 @@ def prepare_ablation(config: AblateConfig, workers: Workers) -> PreparedRun[abla
     def work(run: RunDir) -> ablation.AblationResult:
         if not run.finished:
             study.data.write_split(run / "split.csv")
-        leaks = ablation.write_data_audit(study, run)
-        return ablation.write_ablation(ablation.ablate(study, run, workers), study, run, leaks)
+        findings = ablation.write_data_audit(study, run)
+        return ablation.write_ablation(ablation.ablate(study, run, workers), study, run, findings)
 
     return PreparedRun(
         "ablate",

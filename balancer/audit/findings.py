@@ -36,6 +36,7 @@ from balancer.audit.shortcuts import shortcuts
 from balancer.core.settings import DataConfig
 from balancer.data.dataset import PHANTOM_NOTICE, Dataset
 from balancer.data.folder import CLASSES, SPLITS
+from balancer.metrics.resampling import AurocInterval
 from balancer.reporting.numbers import plural, short
 
 Array = np.ndarray
@@ -107,6 +108,56 @@ def leaks(audit: Audit) -> list[str]:
     return phrases
 
 
+def open_questions(audit: Audit) -> list[str]:
+    """Return a phrase for each leak that these data can neither show nor exclude, the gravest first."""
+    patients, questions = audit.patients, []
+    if patients.named < patients.images:
+        n = "any image" if not patients.named else f"{patients.images - patients.named:,} images"
+        questions.append(f"whether folds share patients, since the patient of {n} is not known")
+    if patients.cautious:
+        shared = [(sum(across.patients.values()), across) for across in patients.cautious.folds]
+        questions += [
+            f"whether {plural(n, 'patient number')} both in {across.left} and in {across.right} "
+            f"{'is one child' if n == 1 else 'are the same children'}"
+            for n, across in shared
+            if n
+        ]
+    if n := len(audit.near.suspects):
+        questions.append(
+            f"whether {plural(n, 'pair')} under different patient numbers {'is' if n == 1 else 'are'} one child"
+        )
+    return questions
+
+
+def strongest_shortcut(audit: Audit) -> str | None:
+    """Return how well the classes can be told without the lungs, for a reader of a classifier's figures.
+
+    The figures are of the working images, which are all that a classifier sees. None if nothing separates the classes.
+    """
+    result = audit.shortcuts
+    alone = [(row, row.working if result.from_files else row.classes) for row in result.properties]
+    beyond = [(row.words, _larger_side(interval)) for row, interval in alone if interval and _separates(interval)]
+    together = result.together_working
+    if together is None or not (together.low or 0.0) > 0.5:
+        together = None
+    if not beyond and together is None:
+        return None
+    words, best = max(beyond, key=lambda entry: entry[1], default=("", 0.0))
+    sentence = f"The classes can be told without a look at the lungs, on the {result.image_size} px images of train: "
+    parts = [f"AUROC {short(together.auroc)} from sharpness, brightness, contrast and border"] if together else []
+    parts += [f"{'the strongest alone is' if together else 'from'} {words}, {short(best)}"] if beyond else []
+    return sentence + "; ".join(parts) + ". A network can use this."
+
+
+def _separates(interval: AurocInterval) -> bool:
+    """Return whether the 95 % interval of an AUROC excludes .5."""
+    return interval.low is not None and interval.high is not None and not interval.low <= 0.5 <= interval.high
+
+
+def _larger_side(interval: AurocInterval) -> float:
+    return max(interval.auroc, 1 - interval.auroc)
+
+
 def caveats(audit: Audit) -> list[str]:
     """Return a sentence for each fact that is no proven leak but matters, the data's own notes first."""
     sentences, patients = [note for note in audit.data["notes"] if note != PHANTOM_NOTICE], audit.patients
@@ -143,6 +194,9 @@ def _near_caveats(near: NearDuplicates, is_phantom: bool) -> list[str]:
             f"{plural(n, 'pair')} of images under different patient numbers {verb} like one child: "
             f"{rank}`{first.names[0]}` and `{first.names[1]}` ({folds}; correlation {short(first.correlation)})."
         )
+    if near.blank:
+        verb = "is" if near.blank == 1 else "are"
+        sentences.append(f"{plural(near.blank, 'image')} {verb} blank and could not be compared with others.")
     if near.candidates > near.verified:
         sentences.append(
             f"{near.candidates:,} pairs have similar hashes; only the most similar {near.verified:,} were compared."
@@ -284,7 +338,8 @@ def _named(data: Dataset, pair: SimilarPair) -> NearPair:
 def _shortcut_caveats(result: Shortcuts) -> list[str]:
     on_files = result.together if result.from_files else None
     joints = ((on_files, "the files"), (result.together_working, f"the {result.image_size} px images"))
-    figures = [f"{short(joint.auroc)} on {where}" for joint, where in joints if joint]
+    # Below .5 the fits of other folds tell nothing about a fold, so there is nothing to warn of.
+    figures = [f"{short(joint.auroc)} on {where}" for joint, where in joints if joint and (joint.low or 0.0) > 0.5]
     if not figures:
         return []
     return [

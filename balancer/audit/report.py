@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from balancer.audit import figures as audit_figures
-from balancer.audit.findings import caveats, leaks
+from balancer.audit.findings import caveats, leaks, open_questions
 from balancer.audit.properties import measure
 from balancer.audit.results import (
     Audit,
@@ -21,7 +21,7 @@ from balancer.audit.results import (
 )
 from balancer.core.config import flatten
 from balancer.core.files import JsonObject
-from balancer.core.sealed import read_json, write_json
+from balancer.core.sealed import DamagedFile, parse, read_json, write_json
 from balancer.core.settings import Settings
 from balancer.data.dataset import PHANTOM_NOTICE, Dataset
 from balancer.data.folder import CLASSES
@@ -50,8 +50,9 @@ FIGURES = {  # name: how to read it, what it shows
 }
 CALIBRATION = (
     "Chest X-rays look alike, so the threshold was set on pairs of different patients. On the set of Kermany et al. "
-    "2018 these end at .87, but for one pair at .92. Copies that are re-encoded, brightened, blurred or trimmed by 2 "
-    "% a side reach .96. Mirrored or rotated copies are not found."
+    "2018 these end at .87, but for one pair at .92. Copies that are re-encoded, brightened, equalised, blurred or "
+    "trimmed by 2 % a side reach .96. Mirrored, rotated or inverted copies are not found, nor a fifth of those after "
+    "local equalisation (CLAHE)."
 )
 REFERENCES = (
     "Shortcuts: Geirhos et al. 2020, doi:10.1038/s42256-020-00257-z; on radiographs: DeGrave et al. 2021, "
@@ -81,10 +82,18 @@ def to_json(audit: Audit) -> JsonObject:
     return {"leaks": leaks(audit), "caveats": caveats(audit), **asdict(audit)}
 
 
-def read_leaks(folder: Path) -> list[str]:
-    """Return the leaks that an audit written into ``folder`` found."""
-    content = read_json(folder / "audit.json")
-    return [str(leak) for leak in content["leaks"]]
+def read_audit(folder: Path) -> Audit:
+    """Return the audit that :func:`write_audit` wrote into ``folder``.
+
+    Raises:
+        DamagedFile: audit.json is missing, damaged or of another shape.
+    """
+    file = folder / "audit.json"
+    try:
+        content = read_json(file)
+    except OSError as error:
+        raise DamagedFile(file, str(error.strerror)) from error
+    return parse(Audit, {key: value for key, value in content.items() if key not in ("leaks", "caveats")}, file)
 
 
 def draw(data: Dataset, audit: Audit) -> dict[str, bytes]:
@@ -97,13 +106,16 @@ def draw(data: Dataset, audit: Audit) -> dict[str, bytes]:
 
 
 def verdict(audit: Audit) -> str:
-    """Return what leaks, or that no leak was found."""
+    """Return what leaks, or that no leak is proven and what is not settled."""
     if leaking := leaks(audit):
         return f"Leaks: {'; '.join(leaking)}."
-    if audit.patients.named:
-        return "No leak found: no two folds share an identical file, a near duplicate or a patient (kind and number)."
-    text = "No leak found: no two folds share an identical file or a near duplicate."
-    return f"{text} Whether they share patients is not known."
+    known = [
+        "an identical file",
+        "a near duplicate",
+        *(["a patient (kind and number)"] if audit.patients.named else []),
+    ]
+    text = f"No proven leak: no two folds share {', '.join(known[:-1])} or {known[-1]}."
+    return " ".join([text, *(f"Not settled: {question}." for question in open_questions(audit)[:1])])
 
 
 def summary(audit: Audit) -> str:

@@ -89,13 +89,22 @@ class Section:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A page beside the document: what stands there, and its path relative to the document."""
+
+    text: str
+    path: str
+
+
+@dataclass(frozen=True)
 class Document:
     """A report: what to know first, the verdict, its reasons, and the sections.
 
     Attributes:
         warnings: shown first. The phantom notice, which begins with ``PHANTOM``, is shown largest.
         headline: sentences that give the verdict's reasons, as a list.
-        introduction: paragraphs between the headline and the first section.
+        links: pages beside the document, after the headline.
+        introduction: paragraphs between the links and the first section.
         alarm: show the verdict in red.
     """
 
@@ -106,12 +115,16 @@ class Document:
     sections: list[Section] = field(default_factory=list)
     introduction: list[str] = field(default_factory=list)
     alarm: bool = False
+    links: list[Link] = field(default_factory=list)
 
 
 def to_markdown(document: Document, picture_folder: str = "") -> str:
     """Return the document as Markdown, with pictures as PNG files in ``picture_folder``, relative to the document."""
     blocks = [f"# {document.title}", *(f"> **{warning}**" for warning in document.warnings), f"**{document.verdict}**"]
-    blocks += [*_bullets(document.headline), *document.introduction]
+    blocks += _bullets(document.headline)
+    if document.links:
+        blocks.append(f"Beside this page: {', '.join(f'[{link.text}]({link.path})' for link in document.links)}.")
+    blocks += document.introduction
     for section in document.sections:
         blocks += [f"## {section.title}", *section.paragraphs]
         if section.figure:

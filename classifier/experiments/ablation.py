@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
-from balancer.audit.findings import audit, leaks
-from balancer.audit.report import read_leaks, write_audit
-from balancer.core.files import JsonObject
+from balancer.audit.findings import audit, leaks, strongest_shortcut
+from balancer.audit.report import read_audit, write_audit
+from balancer.audit.results import Audit
+from balancer.core.files import JsonObject, write_bytes
 from balancer.core.jsonl import append_jsonl
 from balancer.core.run import RunDir, deferred_signals
-from balancer.core.sealed import write_json
+from balancer.core.sealed import DamagedFile, write_json
 from balancer.metrics.resampling import patient_weights
+from balancer.reporting.document import Link
 from classifier.analysis.analyse import Analysis, analyse
 from classifier.analysis.results import RESULTS, StudyResults, TrialResult, read_trials, with_predictions
 from classifier.experiments.jobs import Workers, run_trials
@@ -98,11 +99,14 @@ def ablate(study: Study, run: RunDir, workers: Workers) -> StudyResults:
     return StudyResults.of([results[t.key] for t in planned], study.data.groups)
 
 
-def write_ablation(results: StudyResults, study: Study, run: RunDir, leaks: Sequence[str]) -> AblationResult:
-    """Write analysis, tables, figures and report; ``leaks`` are those of :func:`write_data_audit`."""
+def write_ablation(results: StudyResults, study: Study, run: RunDir, findings: Audit) -> AblationResult:
+    """Write analysis, tables, figures and report; ``findings`` are those of :func:`write_data_audit`."""
     data = study.data
     analysis = analyse(results, seed=study.config.seed)
-    notes = [*data.notes, *(f"Leak in the data: {leak}." for leak in leaks), *analysis.notes]
+    notes = [*data.notes, *(f"Leak in the data: {leak}." for leak in leaks(findings))]
+    if shortcut := strongest_shortcut(findings):
+        notes.append(f"Shortcut in the data: {shortcut}")
+    notes += analysis.notes
     notes += code_notes(trial.code_hash for trial in results.trials)
     sources = ", ".join(f"`{s.path}` ({s.digest})" for s in study.synthetic) or "none"
     note = (
@@ -112,20 +116,41 @@ def write_ablation(results: StudyResults, study: Study, run: RunDir, leaks: Sequ
     table = tables.text_table(tables.regime_rows(results, analysis))
     result = AblationResult(analysis, notes, table, run / "report.html")
     write_json(run / "analysis.json", result.to_json())
-    report.write_outputs(results, analysis, data, run.path, note, notes)
+    links = [Link("audit of the data", "audit/audit.html"), *copy_synthesis_reports(study, run)]
+    report.write_outputs(results, analysis, data, run.path, note, notes, study.synthetic, links)
     return result
 
 
-def write_data_audit(study: Study, run: RunDir) -> list[str]:
-    """Write the audit of the data beside the ablation, once, before the first trial; return the leaks."""
+def write_data_audit(study: Study, run: RunDir) -> Audit:
+    """Write the audit of the data beside the ablation, once, before the first trial; return what it finds."""
     if (run / "audit" / "audit.html").exists():  # written last, by the command that is resumed
-        return read_leaks(run / "audit")
+        try:
+            return read_audit(run / "audit")
+        except DamagedFile as error:
+            log.warning("%s; the data are audited again", error)
     findings = audit(study.data, study.config.data)
-    data_leaks = leaks(findings)
-    for leak in data_leaks:
+    for leak in leaks(findings):
         log.warning("leak in the data: %s", leak)
+    if shortcut := strongest_shortcut(findings):
+        log.info("shortcut in the data: %s", shortcut)
     write_audit(run / "audit", study.data, study.config.data, findings)
-    return data_leaks
+    return findings
+
+
+def copy_synthesis_reports(study: Study, run: RunDir) -> list[Link]:
+    """Copy the report of each synthetic set into the run, so that the page's links hold wherever the run goes.
+
+    A set without a report, such as one of another generator, has no link.
+    """
+    links = []
+    for i, synthetic in enumerate(study.synthetic):
+        copy, original = run / "synthetic" / f"set-{i}.html", synthetic.path / "report.html"
+        if not copy.exists() and original.exists():
+            copy.parent.mkdir(exist_ok=True)
+            write_bytes(copy, original.read_bytes())
+        if copy.exists():
+            links.append(Link(f"report on synthetic set {i}", f"synthetic/set-{i}.html"))
+    return links
 
 
 def train_one(study: Study, run: RunDir, device: torch.device) -> TrialResult:

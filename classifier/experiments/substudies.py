@@ -63,8 +63,8 @@ def run_substudy(
         study.data.write_split(run / "split.csv")
         results = ablation.ablate(study, run, workers)
         if with_report and len(study.regimes) > 1:
-            leaks = ablation.write_data_audit(study, run)
-            ablation.write_ablation(results, study, run, leaks)
+            findings = ablation.write_data_audit(study, run)
+            ablation.write_ablation(results, study, run, findings)
         run.finish()
     results = replace(results, source=study.data.source, notes=notes)
     return Substudy(folder, config, workers.describe(), study.data.split_hash, results)

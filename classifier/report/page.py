@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from balancer.core.files import write_text
+from balancer.core.files import write_bytes, write_text
 from balancer.core.sealed import write_json
 from balancer.data.dataset import Dataset
 from balancer.data.folder import CLASSES
-from balancer.reporting.document import Document, Figure, Section, Table, to_markdown
+from balancer.reporting.document import Document, Figure, Link, Section, Table, to_markdown
 from balancer.reporting.numbers import p_value, plural, short, signed
 from balancer.reporting.pages import to_html
 from balancer.reporting.plots import save_figure
@@ -19,8 +19,9 @@ from classifier.analysis.contrasts import ContrastResult
 from classifier.analysis.results import StudyResults, summarise_seeds
 from classifier.analysis.verdicts import short_margin
 from classifier.evaluation.thresholds import BOUND_NOTE, is_at_bound
-from classifier.report import figures, tables
+from classifier.report import figures, samples, tables
 from classifier.report.failures import SHOWN, Failures, find_failures
+from classifier.training.synthetic import SyntheticSet
 
 PICTURES = "figures"  # folder
 # Figures by title: the file, what it shows, how to read it.
@@ -108,7 +109,14 @@ REFERENCES = (
 
 
 def write_outputs(
-    results: StudyResults, analysis: Analysis, data: Dataset, run: Path, note: str, notes: Sequence[str]
+    results: StudyResults,
+    analysis: Analysis,
+    data: Dataset,
+    run: Path,
+    note: str,
+    notes: Sequence[str],
+    synthetic: Sequence[SyntheticSet] = (),
+    links: Sequence[Link] = (),
 ) -> None:
     """Write table.md, .csv, .json and .tex, report.md, report.html, and figures/*.png and *.svg into the run's folder.
 
@@ -119,18 +127,25 @@ def write_outputs(
         run: the folder.
         note: how all this was made, in a sentence or two.
         notes: what a reader must know. Caveats of the analysis stand below, all other notes on top.
+        synthetic: the sets of synthetic images, of which the page shows the first images.
+        links: pages in the run's folder.
     """
     rows, failures = tables.regime_rows(results, analysis), find_failures(results.main, data)
     (run / PICTURES).mkdir(exist_ok=True)
     drawn = figures.draw_all(results, analysis, data, failures)
     pictures = {name: save_figure(figure, run / PICTURES, name) for name, figure in drawn.items()}
+    first = [samples.section(synthetic, data)] if synthetic else []
+    if synthetic:
+        pictures[samples.NAME] = samples.draw(synthetic, data)
+        write_bytes(run / PICTURES / f"{samples.NAME}.png", pictures[samples.NAME])
     caveats = [n for n in notes if n in analysis.notes]
     document = Document(
         f"Did balancing help? {plural(len(rows), 'regime')} on {figures.data_name(data)}",
         [n for n in notes if n not in analysis.notes],
         analysis.verdict,
         analysis.headline,
-        sections(results, rows, analysis, failures, set(pictures), note, caveats),
+        [*first, *sections(results, rows, analysis, failures, set(pictures), note, caveats)],
+        links=list(links),
     )
     write_text(run / "report.md", to_markdown(document, PICTURES))
     write_text(run / "report.html", to_html(document, pictures))
@@ -145,7 +160,7 @@ def _tables_of(document: Document) -> Document:
     """Return the document without figures and the sections that illustrate them."""
     forest, _ = FIGURES["forest"]
     sections = [replace(s, figure=None) for s in document.sections if s.figure is None or s.title == forest]
-    return replace(document, sections=sections)
+    return replace(document, sections=sections, links=[])
 
 
 def sections(

@@ -14,8 +14,9 @@ from PIL import Image
 
 from balancer.audit import figures as audit_figures
 from balancer.audit import report as audit_report
-from balancer.audit.findings import audit
+from balancer.audit.findings import audit, leaks
 from balancer.audit.properties import measure
+from balancer.core.sealed import DamagedFile, read_json, write_json
 from balancer.core.settings import DataConfig
 from balancer.data.dataset import load_dataset
 from balancer.metrics.resampling import AurocInterval
@@ -50,9 +51,9 @@ def test_a_complete_run(chest_folder: Path, runs_cwd: Path) -> None:
         *("audit.json", "audit.md", "audit.html"),
         *(f"{name}.png" for name in PICTURES),
     }
-    assert {"run": str(run), **json.loads((run / "audit.json").read_text())} == content
+    assert {"run": str(run), **read_json(run / "audit.json")} == content
     assert (
-        audit_report.read_leaks(run)
+        leaks(audit_report.read_audit(run))
         == content["leaks"]
         == [
             "1 identical file both in train or validation and in test",
@@ -73,6 +74,34 @@ def test_a_complete_run(chest_folder: Path, runs_cwd: Path) -> None:
     assert inside == {(run / f"{name}.png").read_bytes() for name in PICTURES}
 
 
+def test_what_is_not_settled_stands_in_the_verdict(chest_folder: Path, runs_cwd: Path, undrawn: None) -> None:
+    """The box must not say less than the first bullet below it."""
+    test = sorted((chest_folder / "test" / "PNEUMONIA").iterdir())
+    test[0].rename(test[0].with_name("person1_bacteria_900.png"))
+    done(balancer("audit", "--data", chest_folder, "--image-size", 16, "--out", "out"))
+    box = re.search(r'<p class="verdict">(.*?)</p>', Path("out/audit.html").read_text(), re.DOTALL)
+    assert box is not None
+    assert "No proven leak" in box[1]
+    assert "Not settled: whether 1 patient number both in train or validation and in test" in box[1]
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_a_set_of_flat_images_alone_gets_a_report(alike: bool, chest_folder: Path, runs_cwd: Path) -> None:
+    for i, file in enumerate(sorted(chest_folder.rglob("*.png"))):
+        Image.new("L", (20, 20), 7 if alike else i).save(file)
+    done(balancer("audit", "--data", chest_folder, "--image-size", 16, "--out", "out"))
+    assert "blank and could not be compared" in Path("out/audit.md").read_text()
+
+
+def test_a_damaged_audit_is_named(chest_folder: Path, runs_cwd: Path, undrawn: None) -> None:
+    done(balancer("audit", "--data", chest_folder, "--image-size", 16, "--out", "out"))
+    content = read_json(Path("out/audit.json"))
+    del content["near"]
+    write_json(Path("out/audit.json"), content)
+    with pytest.raises(DamagedFile, match=r"audit\.json .*near"):
+        audit_report.read_audit(Path("out"))
+
+
 def test_strict_fails_after_the_report_is_written(chest_folder: Path, runs_cwd: Path, undrawn: None) -> None:
     refused(
         balancer("audit", "--data", leaking(chest_folder), "--image-size", 16, "--strict", "--out", "out"),
@@ -88,7 +117,7 @@ def test_strict_fails_after_the_report_is_written(chest_folder: Path, runs_cwd: 
 
 def test_strict_is_content_with_a_clean_set(chest_folder: Path, runs_cwd: Path, undrawn: None) -> None:
     result = done(balancer("audit", "--data", chest_folder, "--image-size", 16, "--strict", "--out", "out"))
-    assert result.stdout.startswith("No leak found: ")
+    assert result.stdout.startswith("No proven leak: ")
     assert result.stdout.rstrip().endswith("out/audit.html")
     assert "No pair of files shows one exposure twice" in Path("out/audit.md").read_text()
 
@@ -109,7 +138,7 @@ def test_an_archive_gets_a_report_too(tmp_path: Path) -> None:
     audit_report.write_audit(tmp_path / "out", data, config, audit(data, config))
     assert not (tmp_path / "out" / "closest.png").exists(), "noise: no pair is like another"
     text = (tmp_path / "out" / "audit.md").read_text()
-    assert "Whether they share patients is not known" in text
+    assert "whether folds share patients, since the patient of any image is not known" in text
     assert "No file name tells a patient" in text
     assert "the 16 px images, since there are no files" in text
     assert "the same at" not in text

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFilter, ImageOps
 
 from balancer.audit import duplicates
 from balancer.audit.duplicates import BITS, COPY, identical_files, near_duplicates
@@ -37,6 +37,8 @@ COPIES = {
     "re-encoded": as_jpeg,
     "brighter": lambda p: p.point(lambda grey: min(255, 0.8 * grey + 30)),
     "steeper": lambda p: p.point(lambda grey: 255 * (grey / 255) ** 1.4),
+    "equalised": ImageOps.equalize,
+    "flatter": lambda p: p.point(lambda grey: 255 * (grey / 255) ** 0.4),
     "trimmed by 2 px": lambda p: p.crop((2, 2, SIZE - 2, SIZE - 2)),
     "trimmed by 1 px at the left and 2 at the foot": lambda p: p.crop((1, 0, SIZE, SIZE - 2)),
     "smaller": lambda p: p.resize((70, 70), Image.Resampling.LANCZOS),

@@ -1,5 +1,6 @@
 """Properties are what they are called, and a planted shortcut is found with an interval that knows the patients."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image
 from scipy.ndimage import laplace
 
 from balancer.audit import properties
+from balancer.audit.findings import audit, strongest_shortcut
 from balancer.audit.properties import BLACK, OF_PIXELS, measure, pixel_properties
 from balancer.audit.results import PropertyResult, Shortcuts
 from balancer.audit.shortcuts import _folds, shortcuts
@@ -146,6 +148,26 @@ def test_a_planted_shortcut_is_found_also_at_working_size(chest_folder: Path) ->
     assert found.together.folds == 5
     assert black.shift["NORMAL"].auroc == 0, "test has no frames"
     assert 0.25 < black.shift["PNEUMONIA"].auroc < 0.75
+
+
+def test_the_strongest_shortcut_is_told_with_its_figure(chest_folder: Path) -> None:
+    """Of the working images, which a classifier sees; nothing is told where nothing separates the classes."""
+    config = DataConfig(path=str(chest_folder), image_size=16)
+    found = audit(load_dataset(config), config)
+    plain = strongest_shortcut(found)
+    for i, file in enumerate(sorted((chest_folder / "train").rglob("*.png"))):
+        frame(file, 255 if "NORMAL" in file.parts else 40 + i)
+    found = audit(load_dataset(config), config)
+    told = strongest_shortcut(found)
+    best = max(max(r.working.auroc, 1 - r.working.auroc) for r in found.shortcuts.properties if r.working)
+    assert told is not None
+    assert f"{best:.3f}".lstrip("0") in told
+    assert "16 px" in told
+    assert plain != told
+    undecided = AurocInterval(0.6, 0.4, 0.8)
+    rows = [replace(r, working=undecided) for r in found.shortcuts.properties]
+    weak = replace(found.shortcuts, properties=rows, together_working=None)
+    assert strongest_shortcut(replace(found, shortcuts=weak)) is None
 
 
 def test_size_tells_the_files_apart_and_not_the_working_images(chest_folder: Path) -> None:

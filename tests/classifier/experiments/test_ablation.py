@@ -21,7 +21,8 @@ from click.testing import Result
 from commands import done, refused
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from balancer.audit.findings import leaks
+from balancer.audit.report import to_json
+from balancer.audit.results import Audit
 from balancer.core.errors import BalancerError
 from balancer.core.jsonl import read_jsonl
 from balancer.core.run import RunDir
@@ -47,9 +48,9 @@ pytestmark = pytest.mark.usefixtures("no_drawing")
 def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures take most of a small ablation's time; only :func:`whole`, made before this, draws them."""
 
-    def audit(folder: Path, _data: object, _config: object, findings: dict[str, Any]) -> None:
-        folder.mkdir()
-        write_json(folder / "audit.json", {"leaks": leaks(findings)})
+    def audit(folder: Path, _data: object, _config: object, findings: Audit) -> None:
+        folder.mkdir(exist_ok=True)
+        write_json(folder / "audit.json", to_json(findings))
         (folder / "audit.html").touch()
 
     monkeypatch.setattr(ablation, "write_audit", audit)
@@ -562,6 +563,33 @@ def test_a_leak_is_told_with_the_results(small_args: Args, chest_folder: Path, c
     result = done(classifier("ablate", *small_args, *options, "--out", tmp_path / "r"))
     assert "leak in the data: 1 identical file both in" in result.stderr
     assert "Leak in the data: 1 identical file both in" in result.stdout
+
+
+def test_a_resumed_run_reads_its_audit_or_makes_it_again(
+    small_args: Args, chest_folder: Path, classifier: Run, tmp_path: Path
+) -> None:
+    original = next((chest_folder / "train" / "NORMAL").iterdir())
+    shutil.copy(original, chest_folder / "test" / "NORMAL" / "IM-9999-0001.png")
+    options = ("--regimes", "baseline", "--seeds", "1", "--data", chest_folder)
+    done(classifier("ablate", *small_args, *options, "--out", tmp_path / "r"))
+    for content in (None, "{}"):
+        if content is not None:
+            (tmp_path / "r" / "audit" / "audit.json").write_text(content)
+        result = done(classifier("ablate", "--resume", tmp_path / "r"))
+        assert "Leak in the data: 1 identical file both in" in result.stdout
+    assert "audit.json is damaged" in result.stderr
+
+
+def test_the_report_of_a_synthesis_is_copied_into_the_run(
+    small_args: Args, small_synthesis: Path, classifier: Run, tmp_path: Path
+) -> None:
+    """The run may be moved, and the synthesis removed."""
+    set_ = tmp_path / "set"
+    shutil.copytree(small_synthesis, set_)
+    (set_ / "report.html").write_text("<p>the report</p>")
+    options = ("--regimes", "gan", "--seeds", "1", "--synthetic", set_)
+    done(classifier("ablate", *small_args, *options, "--out", tmp_path / "r"))
+    assert (tmp_path / "r" / "synthetic" / "set-0.html").read_text() == "<p>the report</p>"
 
 
 def test_without_validation_images(small_args: Args, chest_folder: Path, classifier: Run, runs_cwd: Path) -> None:

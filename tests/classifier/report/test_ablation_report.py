@@ -3,6 +3,7 @@
 import base64
 import csv
 import html
+import io
 import json
 import re
 from collections.abc import Callable
@@ -10,17 +11,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fake_study import fake_study
+from PIL import Image
 
 from balancer.data.dataset import PHANTOM_NOTICE, Dataset
-from balancer.reporting.document import Document, Section, to_markdown
+from balancer.reporting.document import Document, Link, Section, to_markdown
 from balancer.reporting.pages import to_html
 from classifier.analysis.analyse import Analysis, analyse
 from classifier.analysis.results import StudyResults
 from classifier.report import figures, tables
 from classifier.report import page as report
 from classifier.report.failures import Failures, find_failures
+from classifier.training.synthetic import SyntheticSet
 
 PNG = b"\x89PNG\r\n\x1a\n"
 SUFFIXES = (".png", ".svg")
@@ -77,6 +81,31 @@ def test_every_file_is_written(written: Written) -> None:
     drawn = {f"figures/{n}{s}" for n in set(report.FIGURES) - {"dose"} for s in SUFFIXES}
     texts = {"table.md", "table.csv", "table.json", "table.tex", "report.md", "report.html"}
     assert names == drawn | texts
+
+
+def test_the_head_leads_to_audit_synthesis_and_images(
+    written: Written, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Links lead to files of the run; the row of images is that of the set, in the page."""
+    monkeypatch.setattr(figures, "draw_all", lambda *_: {})
+    images = np.random.default_rng(0).integers(0, 256, (9, *data.images.shape[1:]), dtype=np.uint8)
+    synthetic = SyntheticSet(Path("there"), images, np.zeros(9, dtype=np.int64), ("",) * 9, "g")
+    links = [Link("audit of the data", "audit/audit.html"), Link("report on synthetic set 0", "synthetic/set-0.html")]
+    notes = ["Shortcut in the data: AUROC .910."]
+    report.write_outputs(written.results, written.analysis, data, tmp_path, "", notes, [synthetic], links)
+    page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
+    head = page[: page.index("Ranking and calibration")]
+    assert re.findall(r'href="([^"]*)"', head) == [link.path for link in links]
+    assert "AUROC .910" in head
+    assert "[audit of the data](audit/audit.html)" in text
+    picture = base64.b64decode(re.findall(r'base64,([^"]*)"', head)[0])
+    assert picture == (tmp_path / "figures" / "synthetic.png").read_bytes()
+    pixels, side = np.asarray(Image.open(io.BytesIO(picture))), data.images.shape[1]
+    factor = pixels.shape[1] // (8 * (side + 2) + 2)
+    small = pixels[::factor, ::factor]
+    real = data.images[data.indices("train", 0)[0]]
+    assert (small[2 : side + 2, 2 : side + 2] == real).all()
+    assert (small[side + 4 : 2 * side + 4, 2 : side + 2] == images[0]).all()
 
 
 def test_the_page_stands_alone(written: Written) -> None:

@@ -1,0 +1,40 @@
+"""Synthetic images beside real ones: a row of each, for the head of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from balancer.data.dataset import Dataset
+from balancer.reporting.document import Figure, Section
+from balancer.reporting.grids import png_bytes, tile
+from balancer.reporting.numbers import plural
+from classifier.training.synthetic import SyntheticSet
+
+NAME = "synthetic"  # of the figure
+SHOWN = 8  # images in a row
+MOST_SETS = 3
+SIDE = 128  # pixels a side to which small images are enlarged, without smoothing
+
+
+def draw(sets: Sequence[SyntheticSet], data: Dataset) -> bytes:
+    """Return a PNG file: a row of real images of the set's class, then a row of each set, unselected."""
+    label = int(sets[0].labels[0])
+    rows = [data.images[data.indices("train", label)[:SHOWN]], *(s.images[:SHOWN] for s in sets[:MOST_SETS])]
+    size = sets[0].images.shape[1]
+    padded = [np.concatenate([row, np.full((SHOWN - len(row), size, size), 255, np.uint8)]) for row in rows]
+    factor = max(1, SIDE // size)
+    return png_bytes(tile(np.concatenate(padded), SHOWN).repeat(factor, 0).repeat(factor, 1))
+
+
+def section(sets: Sequence[SyntheticSet], data: Dataset) -> Section:
+    """Return the section with the figure of :func:`draw`."""
+    name = data.classes[int(sets[0].labels[0])]
+    more = f" of {plural(len(sets), 'set')}, the first {MOST_SETS} of which are shown" if len(sets) > MOST_SETS else ""
+    below = "below it synthetic ones" if len(sets) == 1 else f"below it synthetic ones, a row a set{more}"
+    caption = (
+        f"Top row: real {name} images of the training fold; {below}. Each row holds the first {SHOWN} images of its "
+        "set, unselected, at the size at which the classifiers saw them."
+    )
+    return Section("Real and synthetic images", figure=Figure(NAME, caption, f"Real and synthetic {name} images"))
