@@ -112,8 +112,8 @@ def open_questions(audit: Audit) -> list[str]:
     """Return a phrase for each leak that these data can neither show nor exclude, the gravest first."""
     patients, questions = audit.patients, []
     if patients.named < patients.images:
-        n = "any image" if not patients.named else f"{patients.images - patients.named:,} images"
-        questions.append(f"whether folds share patients, since the patient of {n} is not known")
+        whose = "any image" if not patients.named else f"{patients.images - patients.named:,} images"
+        questions.append(f"whether folds share patients, since the patient of {whose} is not known")
     if patients.cautious:
         shared = [(sum(across.patients.values()), across) for across in patients.cautious.folds]
         questions += [

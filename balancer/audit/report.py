@@ -236,8 +236,9 @@ def _near(near: NearDuplicates, figure: Figure | None) -> Section:
     blank = f"; {near.blank} blank ones left out" if near.blank else ""
     text = [
         f"{copies} (correlation of {short(near.threshold, 2)} or more once aligned).",
-        f"Of {near.compared:,} images (one of each group of identical files{blank}), {near.candidates:,} pairs have "
-        f"similar perceptual hashes; {near.verified:,} of these pairs were compared by their pixels. {CALIBRATION}",
+        f"Of {near.compared:,} images (one of each group of identical files{blank}), the perceptual hashes "
+        f"of {plural(near.candidates, 'pair')} are similar; {near.verified:,} of these were compared by their pixels. "
+        f"{CALIBRATION}",
     ]
     if near.unrelated_most is not None:
         n, least = len(near.suspects), short(near.suspect_threshold, 2)
