@@ -104,8 +104,6 @@ def prepare_ablation(config: AblateConfig, workers: Workers) -> PreparedRun[abla
     parallel = workers.count()  # refuses a cluster out of reach before anything is written
 
     def work(run: RunDir) -> ablation.AblationResult:
-        if not run.finished:
-            study.data.write_split(run / "split.csv")
         findings = ablation.write_data_audit(study, run)
         return ablation.write_ablation(ablation.ablate(study, run, workers), study, run, findings)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import filelock
 
-from balancer.core.files import JsonObject, write_text
+from balancer.core.files import JsonObject, write_bytes, write_text
 from balancer.core.sealed import sealed_json, unsealed_json, warn_of_no_seal
 from balancer.core.system_errors import naming
 
@@ -30,25 +31,46 @@ def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
         os.fsync(handle.fileno())
 
 
+@dataclass(frozen=True)
+class JsonLines:
+    """The lines of a JSON-lines file by number, from 1; an empty line is neither row nor damaged."""
+
+    rows: dict[int, JsonObject]  # without their seals
+    damaged: dict[int, str]  # what is wrong with a line, in words
+
+
+def scan_jsonl(path: Path) -> JsonLines:
+    """Return the rows of a JSON-lines file, and the lines that a kill has torn or that differ from their SHA-256."""
+    rows: dict[int, JsonObject] = {}
+    damaged: dict[int, str] = {}
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1) if path.exists() else ():
+        if not line.strip():
+            continue
+        try:
+            rows[number], sealed = unsealed_json(line)
+        except (ValueError, RecursionError) as error:
+            damaged[number] = "torn" if isinstance(error, json.JSONDecodeError) else f"damaged ({error})"
+            continue
+        if not sealed:
+            warn_of_no_seal(path)
+    return JsonLines(rows, damaged)
+
+
 def read_jsonl(path: Path) -> list[JsonObject]:
     """Return the rows of a JSON-lines file, without their seals; none if there is no file.
 
     A line that a kill has torn, or that differs from its SHA-256, is left out with a warning.
     """
-    rows = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), 1) if path.exists() else ():
-        if not line.strip():
-            continue
-        try:
-            row, sealed = unsealed_json(line)
-        except (ValueError, RecursionError) as error:
-            torn = isinstance(error, json.JSONDecodeError)
-            log.warning("%s: line %d is %s and was left out", path, number, "torn" if torn else "damaged")
-            continue
-        if not sealed:
-            warn_of_no_seal(path)
-        rows.append(row)
-    return rows
+    lines = scan_jsonl(path)
+    for number, problem in lines.damaged.items():
+        log.warning("%s: line %d is %s and was left out", path, number, problem)
+    return list(lines.rows.values())
+
+
+def drop_lines(path: Path, numbers: Collection[int]) -> None:
+    """Drop lines of a JSON-lines file by number, from 1; the others stay as they are, byte by byte."""
+    lines = enumerate(path.read_bytes().split(b"\n"), 1)
+    write_bytes(path, b"".join(line + b"\n" for number, line in lines if number not in numbers and line.strip()))
 
 
 def keep_jsonl(path: Path, wanted: Callable[[JsonObject], bool]) -> None:

@@ -33,6 +33,7 @@ KEY = "sha256"
 DIGITS = 64  # of a SHA-256 in hexadecimal
 JSON_SEAL = re.compile(rb',?\s*"sha256": "([0-9a-f]{64})"\s*\}\n?\Z')
 YAML_SEAL = re.compile(rb"# sha256 ([0-9a-f]{64})\n\Z")
+ZIP_END = b"PK\5\6"  # 22 bytes before the end of a zip file that has no comment
 ZIP_COMMENT_LENGTH = len("sha256 ") + DIGITS
 ZIP_SEAL = re.compile(re.escape(ZIP_COMMENT_LENGTH.to_bytes(2, "little")) + rb"sha256 ([0-9a-f]{64})\Z")
 
@@ -226,9 +227,11 @@ def check_zip(path: Path, content: bytes, remedy: str = "") -> bool:
     """Return whether the content of a zip file has a seal.
 
     Raises:
-        DamagedFile: the seal does not fit.
+        DamagedFile: the seal does not fit, or is cut.
     """
     seal = ZIP_SEAL.search(content[-ZIP_COMMENT_LENGTH - 2 :])
+    if seal is None and content[:2] == b"PK" and (content[-22:-18] != ZIP_END or content[-2:] != b"\0\0"):
+        raise DamagedFile(path, "it is cut, or its end was changed", remedy)
     if seal is not None and digest(content[: -ZIP_COMMENT_LENGTH - 2]) != seal[1].decode():
         raise DamagedFile(path, "its content differs from its SHA-256", remedy)
     return seal is not None
@@ -281,8 +284,10 @@ def warn_of_no_seal(path: Path) -> None:
 # --- the shape of what was read
 
 
-def parse(kind: type[T], value: object, path: Path, remedy: str = "") -> T:
+def parse(kind: type[T], value: object, path: Path, remedy: str = "", where: str = "") -> T:
     """Return plain values as a dataclass (or another type), each value checked against its declared type.
+
+    ``where`` says which part of the file the value is, for the message.
 
     Raises:
         DamagedFile: a key is missing or unknown, or a value is of another type; the message names the first key.
@@ -294,8 +299,8 @@ def parse(kind: type[T], value: object, path: Path, remedy: str = "") -> T:
         return _adapter(hashable).validate_python(value)
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise DamagedFile(path, f"{where or 'content'}: {first['msg']}", remedy) from error
+        key = ".".join(str(part) for part in first["loc"])
+        raise DamagedFile(path, f"{where}{': ' * bool(where)}{key or 'content'}: {first['msg']}", remedy) from error
 
 
 @lru_cache(maxsize=64)  # building one costs milliseconds

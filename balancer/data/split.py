@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from balancer.core.files import write_text
+from balancer.core.sealed import write_with_sum
 from balancer.core.seeding import derive_seed
 
 
@@ -93,9 +93,9 @@ def write_split(
     patients: Sequence[str],
     digests: Sequence[str],
 ) -> None:
-    """Write ``split.csv``: one row per image."""
+    """Write ``split.csv``, one row per image, and its SHA-256 beside it."""
     buffer = io.StringIO()
     rows = csv.writer(buffer, lineterminator="\n")
     rows.writerow(["name", "fold", "label", "patient", "sha256"])
     rows.writerows(zip(names, folds, labels, patients, digests, strict=True))
-    write_text(path, buffer.getvalue())
+    write_with_sum(path, buffer.getvalue())

@@ -1,29 +1,26 @@
-"""The one reader of finished studies: trials with their metrics and predictions, the patients, and the grid of trials.
+"""Finished studies: trials with their metrics and predictions, the patients, and the grid of trials.
 
 A study's folder holds ``results.jsonl`` (a line per trial), ``predictions.npz`` in the folder of each trial, and
-``split.csv``. A single training leaves ``result.json`` in place of ``results.jsonl``.
+``split.csv``. A single training leaves ``result.json`` in place of ``results.jsonl``. :mod:`.reading` reads them.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import ConfigDict
 
 from balancer.core.errors import BalancerError
 from balancer.core.files import JsonObject
-from balancer.core.jsonl import read_jsonl
-from balancer.data.split import merge_groups
+from balancer.core.sealed import parse
 from balancer.reporting.numbers import plural
-from classifier.evaluation.fold_metrics import BinaryMetrics, MulticlassMetrics, Validation, fold_metrics
+from classifier.evaluation.fold_metrics import AnyMetrics, BinaryMetrics, MulticlassMetrics, Validation
 from classifier.evaluation.thresholds import with_temperature
 from classifier.training.regimes import REGIMES
 
@@ -65,6 +62,10 @@ class TrialPredictions:
 class TrialResult:
     """One trial: its line of ``results.jsonl`` and, once they are read, its predictions."""
 
+    # How a file is read: no other key, no number that is none.
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(
+        extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True
+    )
     regime: str
     trial_seed: int
     synthetic_set: str | None  # position of the set in the study's list; None if the regime uses no synthetic images
@@ -75,8 +76,8 @@ class TrialResult:
     passes_over_real: float
     selected_step: int
     history: tuple[Validation, ...]
-    val: BinaryMetrics | MulticlassMetrics
-    test: BinaryMetrics | MulticlassMetrics
+    val: AnyMetrics
+    test: AnyMetrics
     seconds: float
     # What made the trial. A run of an older version may lack a hash.
     split_hash: str | None = None
@@ -131,21 +132,14 @@ class TrialResult:
         return {key: value for key, value in values.items() if key != "fold" or value is not None}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> TrialResult:
-        """Return the trial that a line of ``results.jsonl`` holds.
+    def from_json(cls, values: Mapping[str, Any], path: Path, where: str = "", remedy: str = "") -> TrialResult:
+        """Return the trial that :meth:`to_json` gave; file and place are for the message.
 
         Raises:
-            BalancerError: a value is missing or has another name.
+            DamagedFile: a value is missing, of another type or unknown.
         """
-        try:
-            optional = {"synthetic_set": None, "dose": None}
-            history = tuple(Validation(**entry) for entry in values["history"])
-            folds = {fold: fold_metrics(values[fold]) for fold in FOLDS}
-            return cls(**{**optional, **values, **folds, "history": history})
-        except (KeyError, TypeError, ValueError) as error:
-            raise BalancerError(
-                f"trial {values.get('folder')} was written by another version ({error}); start a new run"
-            ) from error
+        optional = {"synthetic_set": None, "dose": None}  # older versions left them out
+        return parse(cls, {**optional, **values}, path, remedy, where)
 
 
 @dataclass(frozen=True)
@@ -286,61 +280,3 @@ def check_same_images(
         for fold in folds:
             if not trial.predictions[fold].same_images(first.predictions[fold]):
                 raise BalancerError(f"{name} and {first_name} have different {fold} images; {advice}")
-
-
-def read_trials(path: Path) -> list[TrialResult]:
-    """Return the trials of a ``results.jsonl`` without their predictions, each once; none if there is no such file."""
-    return list({(trial.fold, trial.key): trial for trial in map(TrialResult.from_json, read_jsonl(path))}.values())
-
-
-def predictions_file(predictions: Mapping[str, TrialPredictions]) -> bytes:
-    """Return the content of a trial's ``predictions.npz``."""
-    buffer = io.BytesIO()
-    arrays: dict[str, Array] = {}
-    for fold, p in predictions.items():
-        arrays |= {f"{fold}_index": p.index, f"{fold}_true": p.y_true, f"{fold}_score": p.y_score}
-    np.savez(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()
-
-
-def with_predictions(trial: TrialResult, run: Path) -> TrialResult:
-    """Return the trial with the predictions that its folder holds.
-
-    Raises:
-        BalancerError: the file is missing or damaged.
-    """
-    path = run / trial.folder / PREDICTIONS
-    predictions = {}
-    try:
-        with np.load(path) as arrays:
-            for fold in FOLDS:
-                metrics = getattr(trial, fold)
-                predictions[fold] = TrialPredictions(
-                    arrays[f"{fold}_true"],
-                    arrays[f"{fold}_score"].astype(np.float64),
-                    getattr(metrics, "uncalibrated_threshold", 0.5),
-                    metrics.temperature,
-                    arrays[f"{fold}_index"],
-                )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise BalancerError(
-            f"{path} cannot be read ({error}); remove its line from {RESULTS} and resume, or start a new run"
-        ) from error
-    return replace(trial, predictions=predictions)
-
-
-def read_patients(run: Path) -> list[str]:
-    """Return the patient of every image of the data set, from ``split.csv``; merged where files are identical.
-
-    Raises:
-        BalancerError: the file is missing or has other columns.
-    """
-    path = run / "split.csv"
-    try:
-        with path.open(newline="", encoding="utf-8") as handle:
-            rows = list(csv.DictReader(handle))
-        return merge_groups([r["patient"] for r in rows], [r["sha256"] for r in rows])
-    except (OSError, KeyError) as error:
-        raise BalancerError(
-            f"{path} cannot be read ({error}); expected columns name, fold, label, patient, sha256"
-        ) from error

@@ -9,18 +9,17 @@ from pathlib import Path
 
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.files import JsonObject
-from balancer.core.sealed import read_json
 from balancer.reporting.numbers import plural
-from classifier.analysis.results import (
-    FOLDS,
-    RESULTS,
-    StudyResults,
-    TrialResult,
-    check_same_images,
+from classifier.analysis.reading import (
+    RESULT,
+    RunEnvironment,
+    read_environment,
     read_patients,
+    read_result,
     read_trials,
     with_predictions,
 )
+from classifier.analysis.results import FOLDS, RESULTS, StudyResults, TrialResult, check_same_images
 from classifier.training.regimes import REGIMES, select_regimes
 
 log = logging.getLogger("balancer")
@@ -79,7 +78,7 @@ def read_runs(runs: Sequence[Path], regimes: Sequence[str] = ()) -> StudyResults
         raise BalancerError(f"{plural(len(runs), 'run')} named, some of them the same; give each once")
     chosen = [r.name for r in select_regimes(regimes)] if regimes else list(REGIMES)
     trials = {run: _finished_trials(run) for run in runs}
-    environments = [_environment(run) for run in runs]
+    environments = [_comparable(run) for run in runs]
     there = {trial.regime for of_run in trials.values() for trial in of_run}
     if regimes and (missing := [name for name in chosen if name not in there]):
         raise BalancerError(f"no trial of regime {', '.join(missing)}; there are {', '.join(sorted(there))}")
@@ -91,20 +90,17 @@ def read_runs(runs: Sequence[Path], regimes: Sequence[str] = ()) -> StudyResults
     check_same_images(arms)
     return StudyResults(
         arms,
-        read_patients(runs[0]),
-        environments[0][0],
-        list(dict.fromkeys(note for _, notes in environments for note in notes)),
+        read_patients(runs[0], (trial for trials in arms.values() for trial in trials)),
+        environments[0].data.source,
+        list(dict.fromkeys(note for of_run in environments for note in of_run.data.notes)),
     )
 
 
 def _finished_trials(run: Path) -> list[TrialResult]:
     """Return the trials of the study proper of a run."""
     trials = read_trials(run / RESULTS)
-    if not trials and (run / "result.json").exists():
-        try:
-            trials = [TrialResult.from_json(read_json(run / "result.json"))]
-        except (OSError, ValueError) as error:
-            raise BalancerError(f"{run / 'result.json'} cannot be read ({error}); train again") from error
+    if not trials and (run / RESULT).exists():
+        trials = [read_result(run)]
     trials = [trial for trial in trials if trial.is_main]
     if not trials:
         raise BalancerError(
@@ -127,21 +123,15 @@ def _labels(runs: Sequence[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(run) for run in runs]
 
 
-def _environment(run: Path) -> tuple[str, list[str]]:
-    """Return the source of the data and the notes on the data, from ``env.json``.
+def _comparable(run: Path) -> RunEnvironment:
+    """Return what ``env.json`` says of a run that may be compared.
 
     Raises:
-        BalancerError: the file cannot be read, or the run is a smoke run.
+        BalancerError: the file is missing or damaged, or the run is a smoke run.
     """
-    try:
-        env = read_json(run / "env.json")
-        source, notes = str(env["data"]["source"]), list(env["data"]["notes"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BalancerError(
-            f"{run / 'env.json'} cannot be read ({error}); give a run directory as it was made"
-        ) from error
-    if env.get("smoke"):
+    environment = read_environment(run)
+    if environment.smoke:
         raise BalancerError(
             f"{run} is a smoke run, a few steps on drawings; expected results: give a run made without --smoke"
         )
-    return source, notes
+    return environment

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import BeforeValidator, Discriminator, Tag
 
 from balancer.core.files import JsonObject
 from classifier.evaluation.thresholds import calibrated_threshold
@@ -88,26 +89,26 @@ class Validation:
     val_nll: float  # in nats, uncalibrated
 
 
-def fold_metrics(values: Mapping[str, Any]) -> BinaryMetrics | MulticlassMetrics:
-    """Return the metrics that :meth:`FoldMetrics.to_json` gave.
-
-    Files of earlier versions have no ``uncalibrated_threshold``; their ``threshold`` is that.
-
-    Raises:
-        KeyError, TypeError: a metric is missing or has another name.
-    """
-    shared = {**values, "uncalibrated": CalibrationMetrics(**values["uncalibrated"])}
-    if "most_likely" in values:
-        return MulticlassMetrics(**{**shared, "most_likely": MulticlassDecision(**values["most_likely"])})
-    at = {key: _decision(values[key]) for key in ("at_half", "at_threshold")}
-    uncalibrated = values.get("uncalibrated_threshold", values["threshold"])
-    both = {
-        "threshold": calibrated_threshold(uncalibrated, values["temperature"]),
-        "uncalibrated_threshold": uncalibrated,
-    }
-    return BinaryMetrics(**{**shared, **at, **both})
+def _of_older_version(values: Any) -> Any:
+    """Return plain values with both thresholds; earlier versions have ``threshold`` alone, on the uncalibrated."""
+    if not isinstance(values, dict) or "uncalibrated_threshold" in values:
+        return values
+    threshold, temperature = values.get("threshold"), values.get("temperature")
+    if not isinstance(threshold, float | int) or not isinstance(temperature, float | int):
+        return values  # which the check of the types refuses
+    both = {"threshold": calibrated_threshold(threshold, temperature), "uncalibrated_threshold": threshold}
+    return {**values, **both}
 
 
-def _decision(values: Mapping[str, Any]) -> DecisionMetrics:
-    tn, fp, fn, tp = values["confusion"]
-    return DecisionMetrics(**{**values, "confusion": (tn, fp, fn, tp)})
+def _kind(values: Any) -> str:
+    """Return the tag of metrics, or of the plain values that :meth:`FoldMetrics.to_json` gave."""
+    several = "most_likely" in values if isinstance(values, dict) else isinstance(values, MulticlassMetrics)
+    return "multiclass" if several else "binary"
+
+
+# For a reader of files, which checks the values of the kind that the file holds.
+AnyMetrics: TypeAlias = Annotated[
+    Annotated[BinaryMetrics, BeforeValidator(_of_older_version), Tag("binary")]
+    | Annotated[MulticlassMetrics, Tag("multiclass")],
+    Discriminator(_kind),
+]

@@ -18,7 +18,8 @@ from balancer.core.sealed import DamagedFile, write_json
 from balancer.metrics.resampling import patient_weights
 from balancer.reporting.document import Link
 from classifier.analysis.analyse import Analysis, analyse
-from classifier.analysis.results import RESULTS, StudyResults, TrialResult, read_trials, with_predictions
+from classifier.analysis.reading import SPLIT, recover_trials
+from classifier.analysis.results import RESULTS, StudyResults, TrialResult
 from classifier.experiments.jobs import Workers, run_trials
 from classifier.experiments.study import Study, check_provenance, code_hash, code_notes
 from classifier.experiments.trial import TrainedTrial, run_trial, save_trial
@@ -58,14 +59,12 @@ def check(study: Study) -> None:
 
 
 def finished_trials(study: Study, run: RunDir) -> list[TrialResult]:
-    """Return the trials that an earlier command finished, with their predictions.
+    """Return the trials that an earlier command finished, with their predictions; damaged ones are to be run again.
 
     Raises:
         BalancerError: if they come from other data, another split, other settings or other synthetic sets.
     """
-    trials = read_trials(run / RESULTS)
-    check_provenance(trials, study, str(run / RESULTS))
-    return [with_predictions(trial, run.path) for trial in trials]
+    return recover_trials(run / RESULTS, lambda trials: check_provenance(trials, study, str(run / RESULTS)))
 
 
 def ablate(study: Study, run: RunDir, workers: Workers) -> StudyResults:
@@ -77,8 +76,12 @@ def ablate(study: Study, run: RunDir, workers: Workers) -> StudyResults:
     """
     planned = study.trials
     results = {trial.key: trial for trial in finished_trials(study, run)}
+    missing = [trial for trial in planned if trial.key not in results]
+    if missing:
+        (run / "done").unlink(missing_ok=True)  # of a finished run that lost a trial
+    study.data.write_split(run / SPLIT)
     if results:
-        log.info("%d of %d trials were done before", len(results.keys() & {t.key for t in planned}), len(planned))
+        log.info("%d of %d trials were done before", len(planned) - len(missing), len(planned))
 
     def write(trained: TrainedTrial) -> None:
         trial = save_trial(trained, run.path, run / "trials" / trained.trial.name)
@@ -95,7 +98,7 @@ def ablate(study: Study, run: RunDir, workers: Workers) -> StudyResults:
         )
 
     resume_note = f"finished trials are kept in {run / RESULTS}; continue with --resume {run.path}"
-    run_trials(study, [t for t in planned if t.key not in results], workers, write, resume_note)
+    run_trials(study, missing, workers, write, resume_note)
     return StudyResults.of([results[t.key] for t in planned], study.data.groups)
 
 

@@ -26,7 +26,8 @@ from balancer.data.split import carve_validation, split_hash
 from balancer.metrics.resampling import FEWER_RESAMPLES, patient_weights, patients_per_class, stratified_folds
 from balancer.reporting.document import Document, Section, Table, csv_text, to_markdown
 from balancer.reporting.numbers import bounds, mean_sd, short
-from classifier.analysis.results import TrialPredictions, TrialResult, read_trials, summarise_seeds, with_predictions
+from classifier.analysis.reading import recover_trials
+from classifier.analysis.results import TrialPredictions, TrialResult, summarise_seeds
 from classifier.analysis.statistics import crossed_estimate, metric_interval
 from classifier.evaluation.metrics import weighted_metrics
 from classifier.experiments.jobs import with_resume_note
@@ -197,16 +198,19 @@ def crossvalidate(folds: Folds, run: RunDir, device: torch.device) -> list[Trial
         Interrupted: if a signal came; finished folds are kept.
         BalancerError: if the finished folds of a resumed run are of other data or settings.
     """
-    done = {trial.fold: trial for trial in read_trials(run / RESULTS)}
-    for k, trial in done.items():
-        check_provenance([trial], folds.rotations[k or 0], f"{run / RESULTS}, fold {k}")
+
+    def check(trials: Sequence[TrialResult]) -> None:
+        for trial in trials:
+            check_provenance([trial], folds.rotations[trial.fold or 0], f"{run / RESULTS}, fold {trial.fold}")
+
+    done = {trial.fold: trial for trial in recover_trials(run / RESULTS, check)}
     results = []
     resume_note = f"finished folds are kept in {run / RESULTS}; continue with --resume {run.path}"
     with with_resume_note(resume_note), deferred_signals() as interrupt:
         for k, study in enumerate(folds.rotations):
             if k in done:
                 log.info("fold %d was done before", k)
-                results.append(with_predictions(done[k], run.path))
+                results.append(done[k])
                 continue
             trained = run_trial(study, Trial(study.regimes[0], study.config.seed + k), device, interrupt)
             result = replace(save_trial(trained, run.path, run / "folds" / str(k)), fold=k)

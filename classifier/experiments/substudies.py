@@ -6,6 +6,7 @@ resumed by itself.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -14,12 +15,15 @@ from pathlib import Path
 from balancer.core.config import validate
 from balancer.core.environment import environment
 from balancer.core.run import RunRequest, open_run, resumed_config, saved_config
-from balancer.core.sealed import read_json, write_json
+from balancer.core.sealed import DamagedFile, write_json
 from balancer.core.settings import AblateConfig
-from classifier.analysis.results import StudyResults, check_same_images, read_patients, read_trials, with_predictions
+from classifier.analysis.reading import read_environment, read_patients, read_trials, with_predictions
+from classifier.analysis.results import StudyResults, check_same_images
 from classifier.experiments import ablation
 from classifier.experiments.jobs import Workers, with_resume_note
 from classifier.experiments.study import open_study
+
+log = logging.getLogger("balancer")
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,10 @@ def run_substudy(
         BalancerError: if data, weights or synthetic sets are missing, or a trial failed.
     """
     if (folder / "done").exists():
-        return read_substudy(folder)
+        try:
+            return read_substudy(folder)
+        except DamagedFile as error:
+            log.warning("%s: the study is resumed", error)
     started = (folder / "env.json").exists()
     config = resumed_config("ablate", AblateConfig, folder, {}) if started else configure()
     study = open_study(config)
@@ -60,7 +67,6 @@ def run_substudy(
     with open_run("ablate", config, request) as run:
         data = {**study.data.describe(), "notes": notes}
         write_json(run / "env.json", environment("ablate", workers.describe(), data=data, smoke=bool(smoke_notice)))
-        study.data.write_split(run / "split.csv")
         results = ablation.ablate(study, run, workers)
         if with_report and len(study.regimes) > 1:
             findings = ablation.write_data_audit(study, run)
@@ -78,11 +84,11 @@ def resume_note_of(run: Path) -> AbstractContextManager[None]:
 def read_substudy(folder: Path) -> Substudy:
     """Read a finished study from its folder."""
     config = validate(AblateConfig, saved_config("ablate", folder))
-    env = read_json(folder / "env.json")
+    env = read_environment(folder)
     trials = [with_predictions(trial, folder) for trial in read_trials(folder / ablation.RESULTS)]
-    results = StudyResults.of(trials, read_patients(folder))
-    results = replace(results, source=env["data"]["source"], notes=env["data"]["notes"])
-    return Substudy(folder, config, env["device"], env["data"]["split_hash"], results)
+    results = StudyResults.of(trials, read_patients(folder, trials))
+    results = replace(results, source=env.data.source, notes=env.data.notes)
+    return Substudy(folder, config, env.device, env.data.split_hash, results)
 
 
 def check_same_data(substudies: Sequence[Substudy], keys: Sequence[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import time
 from collections.abc import Callable
@@ -12,14 +11,15 @@ from pathlib import Path
 import torch
 
 from balancer.core.environment import git_commit
-from balancer.core.files import atomic_file
-from classifier.analysis.results import PREDICTIONS, TrialPredictions, TrialResult, predictions_file
+from balancer.core.files import write_bytes
+from classifier.analysis.reading import predictions_file
+from classifier.analysis.results import PREDICTIONS, TrialPredictions, TrialResult
 from classifier.evaluation.metrics import evaluate
 from classifier.evaluation.thresholds import BOUND_NOTE, is_at_bound
 from classifier.experiments.plan import Trial
 from classifier.experiments.study import Study, code_hash, provenance, recipe_hash
 from classifier.training import trainer
-from classifier.training.checkpoint import save_classifier
+from classifier.training.checkpoint import CHECKPOINT, classifier_bytes
 
 log = logging.getLogger("balancer")
 Interrupt = Callable[[], int | None]  # returns the number of a signal that came, or None
@@ -77,17 +77,14 @@ def run_trial(study: Study, trial: Trial, device: torch.device, interrupt: Inter
         fold=None,
         predictions=predictions,
     )
-    model = io.BytesIO()
-    save_classifier(model, config, trial.regime, trial.seed, data, fitted)
-    return TrainedTrial(trial, result, model.getvalue())
+    return TrainedTrial(trial, result, classifier_bytes(config, trial.regime, trial.seed, data, fitted))
 
 
 def save_trial(trained: TrainedTrial, run: Path, folder: Path) -> TrialResult:
     """Write the files of a trial; return its result with the folder, relative to the run."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in ((PREDICTIONS, predictions_file(trained.result.predictions)), ("model.pt", trained.model)):
-        with atomic_file(folder / name) as handle:
-            handle.write(content)
+    write_bytes(folder / PREDICTIONS, predictions_file(trained.result.predictions))
+    write_bytes(folder / CHECKPOINT, trained.model)
     return replace(trained.result, folder=folder.relative_to(run).as_posix())
 
 

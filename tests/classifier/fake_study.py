@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from classifier.analysis.results import FOLDS, StudyResults, TrialPredictions, TrialResult, predictions_file
+from classifier.analysis.reading import predictions_file
+from classifier.analysis.results import FOLDS, StudyResults, TrialPredictions, TrialResult
 from classifier.evaluation.fold_metrics import Validation
 from classifier.evaluation.metrics import evaluate
 from classifier.evaluation.thresholds import balanced_accuracy, fit_temperature

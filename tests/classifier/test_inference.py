@@ -1,6 +1,7 @@
 """Saved classifiers: the same numbers as in training, labels by the threshold, clear refusals."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -288,10 +289,28 @@ def changed(trained: Path, out: Path, change: Callable[[dict[str, Any]], object]
     [
         (lambda c: c.update(kind="gan"), "is not a classifier checkpoint"),
         (lambda c: c.update(format=99), "is not a classifier checkpoint"),
-        (lambda c: c["config"].update(model="resnet18"), "does not fit its own settings"),
-        (lambda c: c["config"].update(model="resnet1800"), "does not fit its own settings"),
-        (lambda c: c["config"].update(future=1), "does not fit its own settings"),
-        (lambda c: c["state"].pop("head.1.bias"), "does not fit its own settings"),
+        (lambda c: c["config"].update(model="resnet18"), "state."),
+        (lambda c: c["config"].update(model="resnet1800"), "resnet1800"),
+        (lambda c: c["config"].update(future=1), "'future'"),
+        (lambda c: c["config"].update(steps="many"), "'steps'"),
+        (lambda c: c.pop("config"), "config"),
+        (lambda c: c.update(config=[1]), "config"),
+        (lambda c: c.update(state=None), "state"),
+        (lambda c: c["state"].pop("head.1.bias"), "state.head.1.bias"),
+        (lambda c: c["state"].update({"head.1.bias": "text"}), "state.head.1.bias"),
+        (lambda c: c["state"].update({"head.1.bias": torch.zeros(3)}), "state.head.1.bias"),
+        (lambda c: c["state"].update({"head.1.bias": torch.zeros(1, dtype=torch.int64)}), "state.head.1.bias"),
+        (lambda c: c["state"].update(extra=torch.zeros(1)), "state.extra"),
+        (lambda c: c["state"]["head.1.bias"].fill_(math.nan), "state.head.1.bias"),
+        (lambda c: c["state"]["head.1.bias"].fill_(math.inf), "state.head.1.bias"),
+        (lambda c: c.update(temperature=math.nan), "temperature"),
+        (lambda c: c.update(temperature=0.0), "temperature"),
+        (lambda c: c.update(temperature="warm"), "temperature"),
+        (lambda c: c.update(threshold=math.nan), "threshold"),
+        (lambda c: c.update(threshold=-math.inf), "threshold"),
+        (lambda c: c.pop("threshold"), "threshold"),
+        (lambda c: c["data"].pop("split_hash"), "data.split_hash"),
+        (lambda c: c.update(data=None), "data"),
     ],
 )
 def test_checkpoints_of_another_kind(
@@ -307,20 +326,47 @@ def test_checkpoints_of_another_kind(
     refused(classifier("evaluate", path), 1, phrase)
 
 
+def test_one_flipped_bit_of_a_checkpoint_is_seen(
+    trained: Path, pictures: Path, classifier: Run, tmp_path: Path
+) -> None:
+    content = (trained / "model.pt").read_bytes()
+    for place in np.random.default_rng(4).integers(0, 8 * len(content), 4).tolist():
+        changed = bytearray(content)
+        changed[place // 8] ^= 1 << place % 8
+        (tmp_path / "model.pt").write_bytes(changed)
+        refused(classifier("predict", tmp_path, pictures / "0.png"), 1, "model.pt is damaged", "SHA-256")
+
+
+def test_scores_and_thresholds_that_are_no_numbers_are_refused(
+    trained: Path, pictures: Path, classifier: Run, tmp_path: Path
+) -> None:
+    def enlarge(content: dict[str, Any]) -> None:
+        """Features overflow to infinity, and the head subtracts one infinity from another."""
+        for key, tensor in content["state"].items():
+            if tensor.ndim and "running" not in key:
+                tensor.fill_(3e38)
+        content["state"]["head.1.weight"][:, ::2] *= -1
+
+    path = changed(trained, tmp_path / "large.pt", enlarge)
+    refused(classifier("predict", path, pictures / "0.png"), 1, "not finite")
+    refused(classifier("evaluate", path), 1, "not finite")
+    refused(classifier("predict", trained, pictures / "0.png", "--threshold", "nan"), 2, "threshold")
+
+
 def test_damaged_checkpoints(trained: Path, pictures: Path, classifier: Run, tmp_path: Path) -> None:
     whole = (trained / "model.pt").read_bytes()
     for i, content in enumerate((whole[: len(whole) // 2], b"", b"text", whole[:-30])):
         (tmp_path / f"{i}.pt").write_bytes(content)
-        refused(classifier("predict", tmp_path / f"{i}.pt", pictures / "0.png"), 1, "is not a readable checkpoint")
+        refused(classifier("predict", tmp_path / f"{i}.pt", pictures / "0.png"), 1, "is damaged")
     torch.save([1, 2], tmp_path / "list.pt")
-    refused(classifier("predict", tmp_path / "list.pt", pictures / "0.png"), 1, "is not a classifier checkpoint")
+    refused(classifier("predict", tmp_path / "list.pt", pictures / "0.png"), 1, "list.pt is damaged")
     for absent in (tmp_path / "absent.pt", tmp_path):
         refused(classifier("predict", absent, pictures / "0.png"), 1, "model.pt made by `classifier train`")
 
 
 def test_a_checkpoint_with_code_is_never_run(pictures: Path, classifier: Run, tmp_path: Path) -> None:
     torch.save({"kind": "classifier", "format": 1, "x": Trap(tmp_path / "ran")}, tmp_path / "evil.pt")
-    refused(classifier("predict", tmp_path / "evil.pt", pictures / "0.png"), 1, "is not a readable checkpoint")
+    refused(classifier("predict", tmp_path / "evil.pt", pictures / "0.png"), 1, "is damaged")
     assert not (tmp_path / "ran").exists()
 
 

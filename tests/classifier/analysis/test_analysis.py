@@ -3,15 +3,15 @@
 import importlib.util
 import json
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
-from fake_study import fake_study, fake_trial, write_run
+from fake_study import fake_study, fake_trial
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
@@ -21,8 +21,7 @@ from balancer.metrics.resampling import patient_weights
 from classifier.analysis import statistics, verdicts
 from classifier.analysis.analyse import Analysis, analyse
 from classifier.analysis.contrasts import Contrast, ContrastResult
-from classifier.analysis.results import StudyResults, TrialPredictions, TrialResult, read_patients
-from classifier.analysis.runs import read_runs
+from classifier.analysis.results import StudyResults, TrialPredictions
 from classifier.analysis.statistics import Estimate
 from classifier.report.tables import COLUMNS
 from classifier.training.regimes import REGIMES
@@ -422,69 +421,10 @@ def test_a_gain_is_held_against_copies(verdict: str, text: str) -> None:
     assert text in verdicts.answer([CONTRAST, copies])
 
 
-# Files
-
-
-def test_a_run_is_read_back(tmp_path: Path) -> None:
-    results = study({"baseline": 1, "gan": 1.2}, sets=2)
-    read = read_runs([write_run(tmp_path, results.trials, PATIENTS)])
-    assert read.arms == results.arms
-    assert (read.patients, read.source, read.notes) == (PATIENTS, "nowhere", ["DRAWN SCORES"])
-    for one, other in zip(read.trials, results.trials, strict=True):
-        for fold, predictions in other.predictions.items():
-            assert {k: v.tolist() if isinstance(v, Array) else v for k, v in vars(one.predictions[fold]).items()} == {
-                k: v.tolist() if isinstance(v, Array) else v for k, v in vars(predictions).items()
-            }
-    assert analysed(read) == analysed(results)
-
-
-def test_files_that_are_one_image_are_of_one_patient(tmp_path: Path) -> None:
-    write_run(tmp_path, [fake_trial()], PATIENTS)
-    text = (tmp_path / "split.csv").read_text()
-    (tmp_path / "split.csv").write_text(text.replace(f"{100:064x}", f"{3:064x}"))
-    patients = read_patients(tmp_path)
-    assert patients[3] == patients[100]
-    assert len(set(patients)) == len(set(PATIENTS)) - 1
-
-
-def test_a_row_of_another_version_is_refused_by_name() -> None:
-    row = fake_trial().to_json()
-    assert TrialResult.from_json(json.loads(json.dumps(row))) == fake_trial()
-    del row["val"]["at_half"]
-    with pytest.raises(BalancerError, match="at_half"):
-        TrialResult.from_json(row)
-    assert asdict(fake_trial())["fold"] is None
-    assert "fold" not in fake_trial().to_json(), "only a cross-validation has folds"
-
-
 def test_a_grid_needs_a_complete_seed() -> None:
     trials = [fake_trial("gan", seed, synthetic_set=str(seed)) for seed in range(2)]
     with pytest.raises(BalancerError, match="no trial seed of gan is complete"):
         StudyResults.of(trials, []).grid("gan")
-
-
-def remove(path: Path) -> None:
-    path.unlink()
-
-
-def cut_short(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:300])
-
-
-@pytest.mark.parametrize("damage", [remove, cut_short])
-def test_predictions_that_cannot_be_read(damage: Callable[[Path], None], tmp_path: Path) -> None:
-    write_run(tmp_path, [fake_trial("gan", 1)])
-    damage(tmp_path / "trials/gan-0-1/predictions.npz")
-    with pytest.raises(BalancerError, match=r"gan-0-1.predictions.npz cannot be read .* resume"):
-        read_runs([tmp_path])
-
-
-def test_a_split_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(BalancerError, match=r"split.csv cannot be read"):
-        read_patients(tmp_path)
-    (tmp_path / "split.csv").write_text("name,fold\na,test\n")
-    with pytest.raises(BalancerError, match=r"expected columns name, fold, label, patient, sha256"):
-        read_patients(tmp_path)
 
 
 # The proof, shortened: benchmarks/calibration.py runs it at full length

@@ -1,6 +1,7 @@
 """Metrics against scikit-learn, and the calibration error against its definition."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from classifier.evaluation.fold_metrics import BinaryMetrics, fold_metrics
+from balancer.core.sealed import parse
+from classifier.evaluation.fold_metrics import AnyMetrics, BinaryMetrics
 from classifier.evaluation.metrics import (
     CALIBRATION,
     calibration_metrics,
@@ -105,7 +107,7 @@ def test_evaluate_reports_both_thresholds() -> None:
     assert result.at_threshold.confusion == (2, 0, 0, 2)
     assert result.at_threshold.accuracy == 1
     assert result.auroc == 1
-    assert fold_metrics(json.loads(json.dumps(result.to_json()))) == result
+    assert parse(AnyMetrics, json.loads(json.dumps(result.to_json())), Path("row")) == result
 
 
 def test_the_temperature_changes_calibration_alone() -> None:
@@ -149,6 +151,6 @@ def test_metrics_of_earlier_versions_are_read() -> None:
     result = evaluate(np.array([0, 1, 0, 1]), np.array([0.2, 0.7, 0.4, 0.6]), 0.55, 2.0)
     old = json.loads(json.dumps(result.to_json()))
     old["threshold"] = old.pop("uncalibrated_threshold")
-    assert fold_metrics(old) == result
+    assert parse(AnyMetrics, old, Path("row")) == result
     odds = np.sqrt(0.55 / 0.45)
     assert result.to_json()["threshold"] == pytest.approx(odds / (1 + odds))

@@ -231,6 +231,35 @@ def test_resumed_it_ends_as_if_never_stopped(
     assert (stopped / "done").exists()
 
 
+def test_damaged_trials_of_a_finished_run_are_run_again_and_analysed_by_none(
+    whole: tuple[Path, Result, Args], classifier: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One by its line, one by its predictions."""
+    run = Path(shutil.copytree(whole[0], tmp_path / "run"))
+    lines = (run / "results.jsonl").read_text().splitlines(keepends=True)
+    lines[2] = lines[2].replace('"steps": 6', '"steps": 7')
+    (run / "results.jsonl").write_text("".join(lines))
+    file = run / "trials" / "baseline-6" / "predictions.npz"
+    file.write_bytes(file.read_bytes().replace(b"val_true", b"val_trus"))
+    for command in ("thresholds", "ensemble"):
+        refused(classifier(command, run), 1, "results.jsonl is damaged: line 3", f"--resume {run}")
+    original, made = trainer.train, []
+
+    def fit(config: Any, regime: Any, seed: int, *args: Any) -> Any:
+        made.append((regime.name, seed))
+        assert not (run / "done").exists(), "seven trials pass for a finished run of eight"
+        return original(config, regime, seed, *args)
+
+    monkeypatch.setattr(trainer, "train", fit)
+    result = done(classifier("ablate", "--resume", run, "-q", "--device", "cpu"))
+    assert made == [PLAN[2], ("baseline", 6)]
+    assert "line 3 is damaged" in result.stderr
+    assert "baseline-6/predictions.npz is damaged" in result.stderr
+    assert analysis(run) == analysis(whole[0])
+    assert (run / "done").exists()
+    done(classifier("ensemble", run))
+
+
 def test_a_torn_last_line_is_run_again(whole: tuple[Path, Result, Args], stopped: Path, classifier: Run) -> None:
     with (stopped / "results.jsonl").open("a") as handle:
         handle.write('{"regime": "augment", "trial_se')

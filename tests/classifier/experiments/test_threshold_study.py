@@ -184,10 +184,10 @@ def test_runs_of_other_data_are_refused(classifier: Run, run: Path, tmp_path: Pa
 def test_damaged_runs_are_refused(classifier: Run, tmp_path: Path) -> None:
     run = fake_run(tmp_path / "run", seeds=2)
     (run / "env.json").write_text("{}")
-    refused(classifier("thresholds", run), 1, "env.json cannot be read")
+    refused(classifier("thresholds", run), 1, "env.json is damaged: data")
     run = fake_run(tmp_path / "other", seeds=2)
     (run / "trials" / "baseline-None-1" / "predictions.npz").write_bytes(b"PK")
-    refused(classifier("thresholds", run), 1, "predictions.npz cannot be read")
+    refused(classifier("thresholds", run), 1, "predictions.npz is damaged", f"--resume {run}")
     three = evaluate(np.array([0, 1, 2]), np.full((3, 3), 1 / 3), 0.5, 1.0)
     run = fake_run(tmp_path / "classes", seeds=1, single=True, val=three, test=three)
     refused(classifier("thresholds", run), 1, "several classes", "task binary")

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 from balancer.core.errors import BalancerError, UsageError
-from balancer.core.sealed import read_json
+from balancer.core.sealed import parse, read_json
 from balancer.core.settings import AblateConfig, ClassifierConfig, DataConfig, TrainConfig
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.folder import TASKS
-from classifier.evaluation.fold_metrics import MulticlassMetrics, fold_metrics
+from classifier.evaluation.fold_metrics import AnyMetrics, MulticlassMetrics
 from classifier.evaluation.metrics import MULTICLASS_RANKING, evaluate, multiclass_decision, nll
 from classifier.experiments.study import Study, open_study
 from classifier.inference import describe
@@ -66,7 +66,7 @@ def test_figures_agree_with_sklearn(seed: int, n: int) -> None:
             "f1": metrics.f1_score(y_true, decided, labels=[0, 1, 2], average="macro", zero_division=0),
         }
     )
-    assert fold_metrics(json.loads(json.dumps(found, allow_nan=False))) == result
+    assert parse(AnyMetrics, json.loads(json.dumps(found, allow_nan=False)), Path("row")) == result
 
 
 def test_calibration_error_is_of_the_most_likely_class() -> None:

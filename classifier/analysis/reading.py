@@ -1,0 +1,194 @@
+"""Read the files of a study: its trials, their predictions, the patients, and what env.json says of the data.
+
+Each kind of file has one reader, which checks the seal (:mod:`balancer.core.sealed`), then the shape. A finished run
+must be undamaged. Of an interrupted run a line that a kill has torn is left out with a warning.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from balancer.core.jsonl import drop_lines, scan_jsonl
+from balancer.core.sealed import DamagedFile, array_bytes, load_arrays, parse, read_json, read_with_sum
+from balancer.data.split import merge_groups
+from classifier.analysis.results import FOLDS, PREDICTIONS, TrialPredictions, TrialResult
+from classifier.evaluation.fold_metrics import MulticlassMetrics
+
+log = logging.getLogger("balancer")
+Array = np.ndarray
+RESULT = "result.json"  # of a single training
+SPLIT = "split.csv"
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What ``env.json`` says of the data."""
+
+    source: str
+    notes: list[str]
+    split_hash: str = ""
+
+
+@dataclass(frozen=True)
+class RunEnvironment:
+    """What ``env.json`` says of a run."""
+
+    data: DataFacts
+    device: str = ""
+    smoke: bool = False
+
+
+def read_trials(path: Path) -> list[TrialResult]:
+    """Return the trials of a ``results.jsonl`` without their predictions, each once; none if there is no such file.
+
+    Raises:
+        DamagedFile: a value is missing or of another type, or a line of a finished run is damaged.
+    """
+    lines, remedy = scan_jsonl(path), _remedy(path.parent)
+    for number, problem in lines.damaged.items():
+        if (path.parent / "done").exists():
+            raise DamagedFile(path, f"line {number} is {problem}", remedy)
+        log.warning("%s: line %d is %s and was left out", path, number, problem)
+    trials = (TrialResult.from_json(row, path, f"line {number}", remedy) for number, row in lines.rows.items())
+    return list({(trial.fold, trial.key): trial for trial in trials}.values())
+
+
+def recover_trials(path: Path, check: Callable[[list[TrialResult]], None]) -> list[TrialResult]:
+    """Return the undamaged trials of a run to resume, with their predictions, each once.
+
+    The line of any other trial is dropped, with a warning, so that the trial is run again. ``check`` may refuse the
+    trials before that.
+
+    Raises:
+        BalancerError: as ``check`` does.
+    """
+    lines = scan_jsonl(path)
+    damaged = {number: f"{path}: line {number} is {problem}" for number, problem in lines.damaged.items()}
+    trials: dict[int, TrialResult] = {}
+    for number, row in lines.rows.items():
+        try:
+            trials[number] = TrialResult.from_json(row, path, f"line {number}")
+        except DamagedFile as error:
+            damaged[number] = str(error)
+    check(list(trials.values()))
+    complete = {}
+    for number, trial in trials.items():
+        try:
+            complete[trial.fold, trial.key] = with_predictions(trial, path.parent)
+        except DamagedFile as error:
+            damaged[number] = str(error)
+    if damaged:
+        for problem in damaged.values():
+            log.warning("%s: the trial is run again", problem.partition("; run that trial")[0])
+        (path.parent / "done").unlink(missing_ok=True)  # first: what is left must not pass for a finished run
+        drop_lines(path, damaged)
+    return list(complete.values())
+
+
+def read_result(run: Path) -> TrialResult:
+    """Return the trial of a `classifier train`, without its predictions.
+
+    Raises:
+        DamagedFile: the file is damaged.
+    """
+    return TrialResult.from_json(read_json(run / RESULT, "train again"), run / RESULT, remedy="train again")
+
+
+def predictions_file(predictions: Mapping[str, TrialPredictions]) -> bytes:
+    """Return the content of a trial's ``predictions.npz``."""
+    arrays: dict[str, Array] = {}
+    for fold, p in predictions.items():
+        arrays |= {f"{fold}_index": p.index, f"{fold}_true": p.y_true, f"{fold}_score": p.y_score}
+    return array_bytes(arrays)
+
+
+def with_predictions(trial: TrialResult, run: Path) -> TrialResult:
+    """Return the trial with the predictions that its folder holds.
+
+    Raises:
+        DamagedFile: the file is missing or damaged, or does not fit the trial.
+    """
+    path, remedy = run / trial.folder / PREDICTIONS, _remedy(run)
+    try:
+        arrays = load_arrays(path, remedy)
+    except FileNotFoundError as error:
+        raise DamagedFile(path, "it is missing", remedy) from error
+    predictions = {}
+    for fold in FOLDS:
+        index, true, score = _checked_arrays(trial, fold, arrays, path, remedy)
+        metrics = getattr(trial, fold)
+        threshold = getattr(metrics, "uncalibrated_threshold", 0.5)
+        predictions[fold] = TrialPredictions(true, score.astype(np.float64), threshold, metrics.temperature, index)
+    return replace(trial, predictions=predictions)
+
+
+def _checked_arrays(
+    trial: TrialResult, fold: str, arrays: Mapping[str, Array], path: Path, remedy: str
+) -> tuple[Array, Array, Array]:
+    """Return index, true labels and scores of a fold, which must be those of the trial's number of images."""
+    metrics = getattr(trial, fold)
+    n, several = metrics.n, isinstance(metrics, MulticlassMetrics)
+    classes = len(metrics.most_likely.sensitivity) if several else 2
+    expected: dict[str, tuple[tuple[int, ...], str, float]] = {  # shape, kinds of numbers, the largest
+        "index": ((n,), "iu", np.inf),
+        "true": ((n,), "iu", classes - 1),
+        "score": ((n, classes) if several else (n,), "f", 1),
+    }
+    for part, (shape, kinds, most) in expected.items():
+        array, name = arrays.get(f"{fold}_{part}"), f"{fold}_{part}"
+        if array is None:
+            raise DamagedFile(path, f"{name} is missing", remedy)
+        if array.shape != shape or array.dtype.kind not in kinds:
+            raise DamagedFile(path, f"{name} is {array.dtype} of shape {array.shape}, expected shape {shape}", remedy)
+        if not bool(((array >= 0) & (array <= most)).all()):  # NaN is neither
+            raise DamagedFile(path, f"{name} holds a number outside 0 to {most:g}", remedy)
+    return arrays[f"{fold}_index"], arrays[f"{fold}_true"], arrays[f"{fold}_score"]
+
+
+def read_patients(run: Path, trials: Iterable[TrialResult] = ()) -> list[str]:
+    """Return the patient of every image of the data set, from ``split.csv``; merged where files are identical.
+
+    ``trials`` have predictions, whose images must be listed.
+
+    Raises:
+        DamagedFile: the file is missing or damaged, has other columns, or lists fewer images.
+    """
+    path, remedy = run / SPLIT, f"--resume {run} writes the file again"
+    try:
+        rows = list(csv.DictReader(io.StringIO(read_with_sum(path, remedy))))
+        patients = merge_groups([row["patient"] for row in rows], [row["sha256"] for row in rows])
+    except FileNotFoundError as error:
+        raise DamagedFile(path, "it is missing", remedy) from error
+    except KeyError as error:
+        raise DamagedFile(path, f"it has no column {error}", remedy) from error
+    except csv.Error as error:
+        raise DamagedFile(path, str(error), remedy) from error
+    last = max((int(p.index.max(initial=-1)) for trial in trials for p in trial.predictions.values()), default=-1)
+    if last >= len(patients):
+        raise DamagedFile(path, f"it lists {len(patients)} images, a trial predicted image {last + 1}", remedy)
+    return patients
+
+
+def read_environment(run: Path) -> RunEnvironment:
+    """Return what ``env.json`` says of a run.
+
+    Raises:
+        DamagedFile: the file is missing or damaged.
+    """
+    path, remedy = run / "env.json", "give a run directory as it was made"
+    try:
+        return parse(RunEnvironment, read_json(path, remedy), path, remedy)
+    except FileNotFoundError as error:
+        raise DamagedFile(path, "it is missing", remedy) from error
+
+
+def _remedy(run: Path) -> str:
+    """Return how the user gets an undamaged trial."""
+    return "train again" if (run / RESULT).exists() else f"run that trial again with --resume {run}"
