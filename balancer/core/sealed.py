@@ -219,6 +219,8 @@ def _checked_zip(path: Path, remedy: str) -> bytes:
     """Return the bytes of a zip file whose seal fits, or that has none."""
     content = path.read_bytes()
     if not check_zip(path, content, remedy):
+        if content[-22:-18] != ZIP_END or content[-2:] != b"\0\0":
+            raise DamagedFile(path, "it is cut, or its end was changed", remedy)
         warn_of_no_seal(path)
     return content
 
@@ -227,11 +229,9 @@ def check_zip(path: Path, content: bytes, remedy: str = "") -> bool:
     """Return whether the content of a zip file has a seal.
 
     Raises:
-        DamagedFile: the seal does not fit, or is cut.
+        DamagedFile: the seal does not fit.
     """
     seal = ZIP_SEAL.search(content[-ZIP_COMMENT_LENGTH - 2 :])
-    if seal is None and content[:2] == b"PK" and (content[-22:-18] != ZIP_END or content[-2:] != b"\0\0"):
-        raise DamagedFile(path, "it is cut, or its end was changed", remedy)
     if seal is not None and digest(content[: -ZIP_COMMENT_LENGTH - 2]) != seal[1].decode():
         raise DamagedFile(path, "its content differs from its SHA-256", remedy)
     return seal is not None
