@@ -35,7 +35,7 @@ format: $(READY)
 demo: $(READY)
 	$(BIN)/balancer gan-train --data phantom
 	$(BIN)/balancer synthesize --data phantom
-	$(BIN)/classifier ablate --data phantom --regimes all
+	$(BIN)/classifier ablate --data phantom --regimes all --seeds 3
 
 bench: $(READY)
 	$(BIN)/python benchmarks/gan_speed.py

@@ -325,7 +325,7 @@ class AblateConfig(ClassifierConfig):
     regimes: Names = Field(
         ("all",), description="Groups (all: the 2 x 2 design; controls; checks) or names such as baseline,gan."
     )
-    seeds: int = Field(3, ge=1, description="Paired trial seeds per regime.")
+    seeds: int = Field(5, ge=1, description="Paired trial seeds per regime; a verdict takes 3.")
     doses: Doses = Field((), description="Also so many synthetic images, in deficits, such as 0.25,0.5,2.")
 
 
@@ -348,7 +348,7 @@ class TuneConfig(TrainConfig):
 class ComponentsConfig(TrainConfig):
     """`classifier components`: the settings of the whole system; its switches are turned off one at a time."""
 
-    seeds: int = Field(3, ge=1, description="Paired trial seeds.")
+    seeds: int = Field(5, ge=1, description="Paired trial seeds; a test takes 3.")
 
 
 class CrossvalidateConfig(TrainConfig):
@@ -362,7 +362,7 @@ class ReproduceConfig(Settings):
 
     systems: Names = ("all",)
     seed: int = Field(0, description="Root seed of the run.")
-    seeds: int = Field(3, ge=1, description="Trial seeds of each system.")
+    seeds: int = Field(5, ge=1, description="Trial seeds of each system; a verdict takes 3.")
     regimes: Annotated[Names, Unset("each system's own")] = Field((), description="Regimes of every system.")
     synthetic: Annotated[Folders | None, Unset("the newest")] = Field(
         None, description="A finished synthesis, for s2_cnn_gan. One per GAN seed."

@@ -12,9 +12,16 @@ from balancer.core.files import JsonObject
 from balancer.data.folder import CLASSES
 from balancer.metrics.resampling import CONFIDENCE, RESAMPLES, patient_weights, patients_per_class
 from classifier.analysis import statistics, verdicts
-from classifier.analysis.contrasts import Contrast, ContrastResult, possible_contrasts
+from classifier.analysis.contrasts import (
+    POOLED,
+    Contrast,
+    ContrastResult,
+    estimate_sum,
+    possible_contrasts,
+    scatter_over_seeds,
+)
 from classifier.analysis.results import MetricSummary, StudyResults, TrialPredictions, TrialResult, check_same_images
-from classifier.analysis.statistics import DeLong, Estimate, McNemar
+from classifier.analysis.statistics import FEWEST_TRIAL_SEEDS, DeLong, Estimate, McNemar, SeedScatter
 from classifier.evaluation.metrics import weighted_metrics
 from classifier.training.regimes import REGIMES
 
@@ -83,12 +90,18 @@ class ResampledStudy:
         seed: of the resamples.
 
     Raises:
-        BalancerError: a class of the test set has fewer than two patients.
+        BalancerError: a class of the test set has fewer than two patients, or a score is not finite.
     """
 
     def __init__(self, results: StudyResults, resamples: int, seed: int) -> None:
         y_true, patients = results.y_true("test"), results.groups("test")
         weights = patient_weights(y_true, patients, resamples, seed)
+        for trial in results.trials:
+            if not np.isfinite(trial.predictions["test"].y_score).all():
+                raise BalancerError(
+                    f"{trial.folder}: a test score is not finite; remove the folder and resume the run, or leave the "
+                    "trial out"
+                )
         self.results = results
         self.patients = min(patients_per_class(y_true, patients))  # of the class that has fewer
         self._metrics = {
@@ -96,6 +109,7 @@ class ResampledStudy:
             for arm, trials in results.arms.items()
             for trial in trials
         }
+        self._scatters: dict[str, SeedScatter] = {}  # by metric
 
     @property
     def metrics(self) -> list[str]:
@@ -105,16 +119,27 @@ class ResampledStudy:
     def _metric(self, arm: str, trial: TrialResult, metric: str) -> Array:
         return self._metrics[arm, trial.trial_seed, trial.synthetic_set][metric]
 
+    def _values(self, arms: Iterable[str], metric: str) -> dict[str, Array]:
+        """Return the metric of each arm, (1 + resamples, trial seeds, synthetic sets); nothing without a full seed."""
+        cells = self.results.cells(*arms)
+        return {
+            arm: np.moveaxis(np.array([[self._metric(arm, t, metric) for t in cell[arm]] for cell in cells]), -1, 0)
+            for arm in (arms if cells else ())
+        }
+
+    def _scatter(self, metric: str) -> SeedScatter:
+        """Return how much seeds scatter in the study."""
+        if metric not in self._scatters:
+            pooled = [arm for arm in POOLED if arm in self.results.arms]
+            self._scatters[metric] = scatter_over_seeds(self._values(pooled, metric))
+        return self._scatters[metric]
+
     def estimate(self, coefficients: Mapping[str, float], metric: str = "auroc") -> Estimate | None:
         """Return the weighted sum of the arms' metrics; None if no trial seed is complete."""
-        cells = self.results.cells(*coefficients)
-        if not cells:
+        values = self._values(list(coefficients), metric)
+        if not values:
             return None
-        by_arm = [
-            weight * np.array([[self._metric(arm, trial, metric) for trial in cell[arm]] for cell in cells])
-            for arm, weight in coefficients.items()
-        ]
-        return statistics.crossed_estimate(np.moveaxis(sum(by_arm[1:], by_arm[0]), -1, 0), self.patients)
+        return estimate_sum(coefficients, values, self.patients, self._scatter(metric), limited=metric != "nll")
 
     def summary(self, arm: str, metric: str) -> MetricSummary | None:
         """Return mean, SD over trial seeds and 95 % interval of a metric; None if no trial seed is complete."""
@@ -164,13 +189,13 @@ def analyse(results: StudyResults, resamples: int = RESAMPLES, seed: int = 0) ->
 
 
 def was_tested(estimate: Estimate) -> bool:
-    """Return whether zero can be tested: one trial seed does not show how trial seeds scatter."""
-    return estimate.n_trial_seeds > 1
+    """Return whether zero can be tested: one or two trial seeds do not show how trial seeds scatter."""
+    return estimate.n_trial_seeds >= FEWEST_TRIAL_SEEDS
 
 
 def adjusted_p(pairs: Iterable[tuple[Contrast, Estimate]]) -> dict[str, float]:
     """Return Holm's p by name, of the confirmatory contrasts that were tested."""
-    tested = {c.name: statistics.family_p(e) for c, e in pairs if c.is_confirmatory and was_tested(e)}
+    tested = {c.name: e.p for c, e in pairs if c.is_confirmatory and was_tested(e)}
     return dict(zip(tested, statistics.holm(list(tested.values())), strict=True))
 
 
@@ -186,7 +211,7 @@ def _result(
         estimate=estimate,
         p=p,
         p_holm=p_holm,
-        mde=statistics.detectable_effect(estimate, family) if tested else None,
+        mde=statistics.detectable_effect(estimate, family) if tested and estimate.se > 0 else None,
         verdict=verdicts.verdict_of(estimate, p_holm if contrast.is_confirmatory else p),
         delong=delong,
         mcnemar=mcnemar,

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 from balancer.core.files import JsonObject
 from classifier.analysis.results import StudyResults
-from classifier.analysis.statistics import FEWEST_GAN_SEEDS, DeLong, Estimate, McNemar
+from classifier.analysis.statistics import (
+    FEWEST_GAN_SEEDS,
+    UNPOOLED,
+    DeLong,
+    Estimate,
+    McNemar,
+    SeedScatter,
+    crossed_estimate,
+    pooled_scatter,
+)
 from classifier.training.regimes import GROUPS, REGIMES
 
+Array = np.ndarray
 CONFIRMATORY = (("gan", "baseline"), ("combined", "augment"), ("gan", "duplicate"), ("combined", "duplicate_augment"))
+POOLED = tuple(dict.fromkeys(regime for pair in CONFIRMATORY for regime in pair))  # their scatter over seeds is pooled
 INTERACTION = "interaction"
 FACTORIAL = {
     "main effect of synthetic images": {"gan": 0.5, "combined": 0.5, "baseline": -0.5, "augment": -0.5},
@@ -42,13 +56,13 @@ class Contrast:
 
 @dataclass(frozen=True)
 class ContrastResult:
-    """What a study shows about a contrast. A single trial seed gives an estimate, but no test."""
+    """What a study shows about a contrast. Fewer than three trial seeds give an estimate, but no test."""
 
     contrast: Contrast
     estimate: Estimate
-    p: float | None  # unadjusted; None without a test
+    p: float | None  # unadjusted; None for too few trial seeds
     p_holm: float | None  # None unless the contrast is confirmatory and was tested
-    mde: float | None  # minimal detectable effect; None without a test
+    mde: float | None  # minimal detectable effect; None without a test, or without any scatter
     verdict: str
     delong: DeLong | None = None  # image-level references; None for sums of more than two arms
     mcnemar: McNemar | None = None
@@ -82,6 +96,49 @@ class ContrastResult:
             "delong": self.delong._asdict() if self.delong else None,
             "mcnemar": self.mcnemar._asdict() if self.mcnemar else None,
         }
+
+
+def scatter_over_seeds(values: Mapping[str, Array]) -> SeedScatter:
+    """Return how much seeds scatter in a study.
+
+    Args:
+        values: a metric of each arm of :data:`POOLED`, (1 + resamples, trial seeds, synthetic sets).
+    """
+    if not values:
+        return UNPOOLED
+    return pooled_scatter(np.stack(list(values.values()), axis=1), [REGIMES[arm].synthetic for arm in values])
+
+
+def estimate_sum(
+    coefficients: Mapping[str, float],
+    values: Mapping[str, Array],
+    patients: int,
+    scatter: SeedScatter = UNPOOLED,
+    limited: bool = True,
+) -> Estimate:
+    """Estimate a weighted sum of arms.
+
+    The scatter of the study counts if the sum is a contrast of pooled regimes; a dose counts as its regime. Elsewhere
+    seeds may scatter in other ways. What they do to all regimes alike cancels in a contrast only.
+
+    Args:
+        coefficients: by arm.
+        values: a metric of each arm, (1 + resamples, trial seeds, synthetic sets).
+        patients: number in the class that has fewer.
+        scatter: of :func:`scatter_over_seeds`.
+        limited: whether the metric lies in [0, 1]; the sum then lies within its coefficients of one sign.
+    """
+    total = sum(coefficients.values())
+    gains = sum(weight for weight in coefficients.values() if weight > 0)
+    regimes = {arm: arm.split("@")[0] for arm in coefficients}
+    if total == 0 and set(POOLED).issuperset(regimes.values()):
+        synthetic = [arm for arm, regime in regimes.items() if REGIMES[regime].synthetic]
+        squares = sum(weight**2 for weight in coefficients.values())
+        scatter = scatter.of_contrast(squares, sum(coefficients[arm] ** 2 for arm in synthetic))
+    else:
+        scatter = UNPOOLED
+    first, *others = [weight * values[arm] for arm, weight in coefficients.items()]
+    return crossed_estimate(sum(others, first), patients, scatter, max(gains, gains - total) if limited else None)
 
 
 def possible_contrasts(results: StudyResults) -> list[Contrast]:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from balancer.reporting.numbers import bounds, p_equals, plural, short, signed
 from classifier.analysis.contrasts import INTERACTION, ContrastResult
-from classifier.analysis.statistics import ALPHA, FEWEST_GAN_SEEDS, Estimate
+from classifier.analysis.statistics import ALPHA, FEWEST_GAN_SEEDS, FEWEST_TRIAL_SEEDS, Estimate
 
 MARGIN = 0.01  # AUROC; a smaller effect is of no use
 UNSETTLED = "not settled"
+NO_SCATTER = "the trials show no scatter"
 # What the checks of a study must find, and what to say otherwise: a second run of the same must differ by nothing,
 # wrong labels must hurt.
 CHANCE = "NOT as it must be, which chance does to one sound study in twenty"
@@ -52,10 +53,28 @@ def sentence(result: ContrastResult) -> str:
     """Return ``combined - augment: +.012 AUROC [.004, .020], Holm p = .01: helps``."""
     effect = f"{result.name}: {_effect(result)}"
     if result.p is None:
-        return f"{effect} over patients alone: one trial seed, no claim can rest on it"
+        alone = " over patients alone" if result.estimate.n_trial_seeds == 1 else ""
+        return f"{effect}{alone}: {too_few_seeds(result.estimate.n_trial_seeds)}"
     adjusted = result.p_holm if result.contrast.is_confirmatory else None
     test = f"unadjusted {p_equals(result.p)}" if adjusted is None else f"Holm {p_equals(adjusted)}"
     return f"{effect}, {test}: {_in_words(result)}"
+
+
+def too_few_seeds(trial_seeds: int) -> str:
+    """Return why no claim can rest on so few trial seeds; nothing if there are enough."""
+    if trial_seeds >= FEWEST_TRIAL_SEEDS:
+        return ""
+    if trial_seeds == 1:
+        return "one trial seed, no claim can rest on it"
+    return f"exploratory: {trial_seeds} trial seeds, a verdict takes {FEWEST_TRIAL_SEEDS}"
+
+
+def over_seeds(trial_seeds: int) -> str:
+    """Return what the figures of so many trial seeds are, for the text above a table."""
+    if trial_seeds == 1:
+        return "one trial seed: no SD, and no claim can rest on it"
+    few = too_few_seeds(trial_seeds)
+    return f"mean ± SD over trial seeds ({few})" if few else "mean ± SD over trial seeds"
 
 
 def _effect(result: ContrastResult) -> str:
@@ -68,14 +87,16 @@ def _in_words(result: ContrastResult) -> str:
     contrast, verdict = result.contrast, result.verdict
     if contrast.left in CHECKS:
         sound, otherwise = CHECKS[contrast.left]
-        return "as it must be" if verdict in sound else otherwise
+        if verdict not in sound:
+            return otherwise
+        return "as it must be" if result.estimate.se > 0 else f"as it must be ({NO_SCATTER})"
     if verdict == UNSETTLED:
         power = (
-            ""
+            NO_SCATTER
             if result.mde is None
             else f"an effect of {short(result.mde)} would have been found in 80 % of such studies"
         )
-        return "; ".join([f"not settled at this n ({power})", *_ruled_out(result)])
+        return "; ".join([f"{UNSETTLED} at this n ({power})", *_ruled_out(result)])
     words = {
         "small": f"a difference, but smaller than the margin of {short_margin()}",
         "no benefit": f"no effect larger than {short_margin()} either way",
@@ -124,7 +145,10 @@ def answer(results: Sequence[ContrastResult]) -> str:
             regime, _, duplicate = QUESTIONS[words]
             sentences.append(_against_copies(words, by_name.get(f"{regime} - {duplicate}")))
     if any(effect.p is None for effect in effects.values()):
-        sentences.append("With one trial seed no claim can rest on it.")
+        fewest_seeds = min(effect.estimate.n_trial_seeds for effect in effects.values())
+        sentences.append(
+            f"With {plural(fewest_seeds, 'trial seed')} no claim can rest on it: a verdict takes {FEWEST_TRIAL_SEEDS}."
+        )
     if not claims_the_gan:
         sentences.append(
             f"A claim about the GAN itself takes {FEWEST_GAN_SEEDS} GAN seeds or more; here: {fewest_sets}."
@@ -139,7 +163,7 @@ def _yes_or_no(verdicts: Sequence[str]) -> str:
         return "Yes." if set(verdicts) == {"helps"} else "In part."
     if "hurts" in verdicts or UNSETTLED not in verdicts:
         return "No."
-    return "Not settled."
+    return f"{UNSETTLED.capitalize()}."
 
 
 def _clause(words: str, result: ContrastResult) -> str:
@@ -173,7 +197,7 @@ def _against_copies(words: str, result: ContrastResult | None) -> str:
         "hurts": f"As many copies of real images did better {words}.",
         "small": same,
         "no benefit": same,
-        UNSETTLED: f"Whether it did more than as many copies of real images {words} is not settled.",
+        UNSETTLED: f"Whether it did more than as many copies of real images {words} is {UNSETTLED}.",
     }[result.verdict]
 
 
@@ -191,14 +215,16 @@ def notes(n_test: int, n_patients: int, trial_seeds: int, gan_seeds: int, left_o
         "Intervals are over test patients like these and over trainings. "
         "The training images, their split and the recipe are held fixed.",
         "DeLong and McNemar are image-level references: they know neither patients nor seeds.",
-        "Only confirmatory contrasts are adjusted for their number. Holm's p is made of more cautious p than the "
-        "unadjusted one beside it (docs/statistics.md). Exploratory contrasts are leads, not findings.",
+        "Only confirmatory contrasts are adjusted for their number (Holm). Exploratory contrasts are leads, not "
+        "findings.",
         "ECE is biased upwards at such an n; its interval is not corrected for the bias.",
     ]
     if n_patients == n_test:
         caveats.append("No two test images are known to show the same patient: every image counts as a patient.")
     if trial_seeds == 1:
         caveats.append("One trial seed: intervals are over patients alone, and no claim can rest on them.")
+    elif trial_seeds < FEWEST_TRIAL_SEEDS:
+        caveats.append(f"Everything here is {too_few_seeds(trial_seeds)}.")
     if 0 < gan_seeds < FEWEST_GAN_SEEDS:
         caveats.append(
             f"{plural(gan_seeds, 'synthetic set')}: verdicts hold for {sets_in_words(gan_seeds)}, not for the GAN."

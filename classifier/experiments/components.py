@@ -17,6 +17,7 @@ from balancer.reporting.document import Document, Section, Table, csv_text, to_m
 from balancer.reporting.numbers import DASH, bounds, mean_sd, plural, signed
 from classifier.analysis.analyse import ResampledStudy, was_tested
 from classifier.analysis.results import MetricSummary, StudyResults, TrialResult
+from classifier.analysis.verdicts import over_seeds
 from classifier.experiments.jobs import Workers
 from classifier.experiments.study import code_notes
 from classifier.experiments.substudies import Substudy, check_same_data, resume_note_of, run_substudy
@@ -48,7 +49,7 @@ class Difference:
     value: float
     low: float
     high: float
-    p: float | None  # None with one seed, which does not show how seeds scatter
+    p: float | None  # None with one or two seeds, which do not show how seeds scatter
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,7 @@ def metric_table(entries: list[VariantResult]) -> Table:
 def _notes(config: ComponentsConfig, results: list[VariantResult], substudies: Mapping[str, Substudy]) -> list[str]:
     """Return what a reader of the table must know."""
     full, seeds = substudies[FULL].results, results[0].trial_seeds
-    spread = "mean ± SD over trial seeds" if seeds > 1 else "one trial seed: no SD, and no claim can rest on it"
+    spread = over_seeds(seeds)
     over = "test patients and trial seeds" if seeds > 1 else "test patients"
     return [
         f"{config.model}, regime {config.regime}, on {full.source}: test n = {full.trials[0].test.n}, "

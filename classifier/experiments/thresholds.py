@@ -26,6 +26,7 @@ from balancer.reporting.plots import BLUE, GREY, PALETTE, save_figure, subplots
 from classifier.analysis.results import FOLDS, MetricSummary, StudyResults, TrialResult
 from classifier.analysis.runs import RunFacts, output_folder, read_runs
 from classifier.analysis.statistics import crossed_estimate, share_interval
+from classifier.analysis.verdicts import over_seeds
 from classifier.evaluation.thresholds import ThresholdRule, calibrated_threshold, threshold_rule, with_temperature
 from classifier.report.axes import annotate, fix_ticks
 
@@ -313,6 +314,7 @@ def write_thresholds(results: ThresholdResults) -> None:
     """Write the tables and the figure into the folder of the results."""
     folder, runs = results.runs.folder, results.runs
     folder.mkdir(parents=True, exist_ok=True)
+    seeds = over_seeds(min(arm.trial_seeds for arm in results.arms))
     picture = document.Figure("thresholds", CAPTION, "Decisions against the threshold")
     page = Document(
         "How thresholds carry over from validation to test",
@@ -320,7 +322,7 @@ def write_thresholds(results: ThresholdResults) -> None:
         WARNING,
         headlines(results),
         [
-            Section("Rules", [f"{runs.counts}. Mean ± SD over trial seeds."], rule_table(results)),
+            Section("Rules", [f"{runs.counts}. {seeds[0].upper()}{seeds[1:]}."], rule_table(results)),
             Section("Every threshold", figure=picture),
         ],
     )

@@ -13,6 +13,7 @@ from classifier.analysis.analyse import Analysis
 from classifier.analysis.contrasts import ContrastResult
 from classifier.analysis.results import MetricSummary, StudyResults, summarise_seeds
 from classifier.analysis.statistics import FEWEST_GAN_SEEDS
+from classifier.analysis.verdicts import over_seeds
 from classifier.evaluation.metrics import DECISION
 
 AUROC = "test.auroc"
@@ -180,8 +181,10 @@ def counts(analysis: Analysis) -> str:
 
 def basis(rows: Sequence[RegimeRow], analysis: Analysis) -> str:
     """Return how many images, patients and trials a table rests on, and what its SDs and intervals are over."""
-    several = len(analysis.trial_seeds) > 1
-    spread = "Mean ± SD over trial seeds" if several else "One trial seed: no SD, and no claim can rest on it"
+    seeds = len(analysis.trial_seeds)
+    several = seeds > 1
+    spread = over_seeds(seeds)
+    spread = spread[0].upper() + spread[1:]
     over = "patients and trial seeds" if several else "patients"
     if several and analysis.gan_seeds >= FEWEST_GAN_SEEDS:
         over = "patients, trial seeds and GAN seeds"

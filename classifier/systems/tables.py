@@ -14,6 +14,7 @@ from balancer.reporting.document import Document, Section, Table, csv_text
 from balancer.reporting.numbers import DASH, bounds, mean_sd, plural
 from classifier.analysis.analyse import analyse
 from classifier.analysis.results import MetricSummary
+from classifier.analysis.verdicts import too_few_seeds
 from classifier.experiments.study import code_notes
 from classifier.experiments.substudies import Substudy
 from classifier.systems import smoke
@@ -168,7 +169,8 @@ def document(entries: Sequence[Entry]) -> Document:
 
 
 def _notes(entry: ResultEntry) -> list[str]:
-    return [*([entry.note] if entry.note else []), *(f"changed: {text}" for text in entry.changed)]
+    notes = [entry.note, too_few_seeds(entry.trial_seeds), *(f"changed: {text}" for text in entry.changed)]
+    return [note for note in notes if note]
 
 
 def _cells(entry: ResultEntry) -> list[str]:

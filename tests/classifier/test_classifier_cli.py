@@ -45,7 +45,7 @@ def test_flag_over_environment_over_file_over_default(
 ) -> None:
     options = [*small_args[:4], "--dry-run", "--json", "-q", "--regimes", "baseline"]
     default = dry(classifier("ablate", *options))
-    assert (default["steps"], default["seeds"], default["batch_size"]) == (1400, 3, 32)
+    assert (default["steps"], default["seeds"], default["batch_size"]) == (1400, 5, 32)
     file = tmp_path / "c.yaml"
     file.write_text(yaml.safe_dump({"ablate": {"steps": 11, "batch_size": 12, "seeds": 4}, "train": {"steps": 99}}))
     options += ["--config", str(file)]

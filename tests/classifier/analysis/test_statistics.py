@@ -17,7 +17,7 @@ from scipy import stats
 from balancer.metrics.classification import weighted_auroc
 from balancer.metrics.resampling import patient_weights
 from classifier.analysis import statistics
-from classifier.analysis.statistics import Estimate, crossed_estimate
+from classifier.analysis.statistics import Estimate, SeedScatter, crossed_estimate, pooled_scatter
 
 Array = np.ndarray
 # Few levels, so that ties are common.
@@ -183,6 +183,85 @@ def test_no_scatter_at_all() -> None:
     assert crossed_estimate(flat(np.full((3, 1), 0.25)), 10).p == 0
 
 
+# Few trial seeds
+
+
+def test_two_trial_seeds_that_agree_by_luck_are_no_surer_than_their_patients() -> None:
+    """A contrast of the chest X-rays had a standard error of .0007, and .0018 over patients alone."""
+    patients = 0.0018 * stats.zscore(np.random.default_rng(1).normal(size=400), ddof=1)
+    values = np.append(0, patients)[:, None, None] + np.array([[-0.0115], [-0.0125]])
+    lucky = crossed_estimate(values, 202)
+    assert lucky.se >= lucky.patients**0.5 == pytest.approx(0.0018)
+    assert lucky.high - lucky.low >= 2 * 1.96 * 0.0018
+
+
+@given(st.integers(0, 999), st.integers(1, 6), st.integers(1, 4), st.floats(0, 3), st.floats(-1, 1))
+def test_seeds_never_take_from_the_variance_over_patients(
+    seed: int, k: int, g: int, interaction: float, pooled: float
+) -> None:
+    """Neither does the scatter of other regimes, which chance can put below 0."""
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(40, 1, 1)) + interaction * rng.normal(size=(40, k, g))
+    e = crossed_estimate(values, 20, SeedScatter(pooled, 4, -pooled, 2))
+    averaged = values.mean(axis=(1, 2)) if g < 3 else values.mean(axis=2).mean(axis=1)
+    assert e.se**2 >= averaged[1:].var(ddof=1) * (1 - 1e-9)
+    assert sum(share for share, _ in e.shares) == pytest.approx(1)
+    assert (e.p < 0.05) == (e.low > 0 or e.high < 0)
+
+
+def two_way(observed: Array) -> float:
+    """The residual mean square of regimes x seeds, from least squares on dummy variables."""
+    r, k = observed.shape
+    design = np.hstack([np.eye(r)[np.repeat(np.arange(r), k)], np.eye(k)[np.tile(np.arange(k), r)]])
+    fit = design @ np.linalg.lstsq(design, observed.ravel(), rcond=None)[0]
+    return float(((observed.ravel() - fit) ** 2).sum() / ((r - 1) * (k - 1)))
+
+
+@pytest.mark.parametrize(("regimes", "k", "df"), [(6, 3, 4), (4, 3, 4), (3, 3, 2), (2, 3, 0), (3, 2, 1), (6, 10, 4)])
+def test_trial_seeds_are_moderated_by_the_scatter_of_all_regimes(regimes: int, k: int, df: int) -> None:
+    """Smyth's moderated variance: (d0 s0^2 + d s^2) / (d0 + d); what a seed does to all regimes alike cancels."""
+    rng = np.random.default_rng(regimes + k)
+    observed = rng.normal(size=(regimes, k)) + 9 * rng.normal(size=k)
+    scatter = pooled_scatter(np.stack([flat(row[:, None]) for row in observed], axis=1), [False] * regimes)
+    assert (scatter.trial_seeds, scatter.trial_df) == (pytest.approx(two_way(observed)), df)
+    contrast = observed[0] - observed[1]
+    e = crossed_estimate(flat(contrast[:, None]), 100, scatter.of_contrast(2, 0))
+    expected = (df * 2 * two_way(observed) + (k - 1) * contrast.var(ddof=1)) / (df + k - 1)
+    assert e.se**2 == pytest.approx(expected / k)
+    assert e.shares == ((pytest.approx(1), df + k - 1),)
+
+
+def test_what_patients_explain_is_no_scatter_of_seeds() -> None:
+    """Regimes that differ from seed to seed as much as resamples of patients do have nothing left on average."""
+    rng, scatters = np.random.default_rng(0), []
+    for _ in range(300):
+        values = rng.normal(size=(61, 4, 3, 3)) + rng.normal(size=(61, 1, 1, 1))
+        scatters.append(pooled_scatter(values, [True, True, False, False]))
+    assert np.mean([s.trial_seeds for s in scatters]) == pytest.approx(0, abs=0.03)  # of a variance of 1 / 3
+    assert np.mean([s.gan_seeds for s in scatters]) == pytest.approx(0, abs=0.04)
+    assert {(s.trial_df, s.gan_df) for s in scatters} == {(4, 2)}
+
+
+@given(st.integers(0, 999), st.sampled_from([0.5, 1.0, 2.0]))
+def test_intervals_stay_inside_what_a_difference_can_be(seed: int, limit: float) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.uniform(-limit, limit, size=(30, 3, 1))
+    free, held = crossed_estimate(values, 5), crossed_estimate(values, 5, limit=limit)
+    assert -limit <= held.low <= held.value <= held.high <= limit
+    assert (held.low, held.high) == (max(free.low, -limit), min(free.high, limit))
+    assert held.p == free.p
+
+
+@pytest.mark.parametrize("patients", [2, 15, 202])
+@pytest.mark.parametrize("value", [0.0, 0.01, 0.3, -1.0])
+def test_without_scatter_the_patients_bound_a_difference(patients: int, value: float) -> None:
+    """Perfect classifiers: of so many patients, none was an exception (a sign test of none among them)."""
+    e = crossed_estimate(flat(np.full((3, 1), value)), patients, limit=1.0)
+    end = stats.binomtest(0, patients).proportion_ci(method="exact").high
+    assert (e.low, e.high) == pytest.approx((max(value - end, -1), min(value + end, 1)))
+    assert (e.p < 0.05) == (abs(value) > end)
+
+
 # Intervals of single figures
 
 
@@ -313,10 +392,11 @@ def test_the_detectable_effect_of_known_scatter() -> None:
 def test_p_of_a_family_averages_over_the_parts(first: float, second: float, family: int, t: float) -> None:
     shares = ((first, 201), ((1 - first) * second, 4), ((1 - first) * (1 - second), 2))
     found = split(2.0, *shares)
-    p = statistics.family_p(replace(found, value=-2 * t))
+    p = statistics.mean_p(-2 * t, 2.0, shares)
     assert p == pytest.approx(sum(share * 2 * stats.t.sf(t, df) for share, df in shares))
     if t > 2:
         assert p >= 2 * stats.t.sf(t, found.df) * (1 - 1e-9)  # more cautious than the interval's
     effect = statistics.detectable_effect(found, family)
     critical = stats.nct.isf(0.8, found.df, effect / 2)
-    assert statistics.family_p(replace(found, value=2 * critical)) == pytest.approx(0.05 / family, rel=1e-3)
+    assert statistics.mean_p(critical, 1.0, shares) == pytest.approx(0.05 / family, rel=1e-3)
+    assert statistics.critical_value(shares, 0.05 / family) == pytest.approx(critical, rel=1e-3)
