@@ -205,7 +205,7 @@ def _metric(name: str, together: Array, members: Sequence[Sequence[Array]], fewe
     estimate = crossed_estimate(together[:, None, None], fewest)
     low, high = metric_interval(name, estimate, fewest)
     mean = np.mean([np.mean(arm, axis=0) for arm in members], axis=0)
-    gain = crossed_estimate((together - mean)[:, None, None], fewest, limit=None if name == "nll" else 1.0)
+    gain = crossed_estimate((together - mean)[:, None, None], fewest)
     sd = summarise_seeds([float(trial[0]) for arm in members for trial in arm]).sd
     return EnsembleMetric(estimate.value, low, high, float(mean[0]), sd, gain.value, gain.low, gain.high)
 
