@@ -206,8 +206,10 @@ def _metric(name: str, together: Array, members: Sequence[Sequence[Array]], fewe
     low, high = metric_interval(name, estimate, fewest)
     mean = np.mean([np.mean(arm, axis=0) for arm in members], axis=0)
     gain = crossed_estimate((together - mean)[:, None, None], fewest)
+    most = float("inf") if name == "nll" else 1.0  # every other metric lies in [0, 1]
+    gain_low, gain_high = max(gain.low, -most), min(gain.high, most)
     sd = summarise_seeds([float(trial[0]) for arm in members for trial in arm]).sd
-    return EnsembleMetric(estimate.value, low, high, float(mean[0]), sd, gain.value, gain.low, gain.high)
+    return EnsembleMetric(estimate.value, low, high, float(mean[0]), sd, gain.value, gain_low, gain_high)
 
 
 def scores_csv(ensembles: Sequence[Ensemble], results: Sequence[EnsembleResult]) -> str:

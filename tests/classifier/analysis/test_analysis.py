@@ -174,7 +174,7 @@ def test_metrics_of_a_regime(eight: tuple[StudyResults, Analysis]) -> None:
         sets = 3 if REGIMES[regime.regime].synthetic else 0
         assert (regime.trials, regime.trial_seeds, regime.gan_seeds) == (len(trials), 4, sets)
         for key, column in COLUMNS.items():
-            if column.path.startswith("test."):
+            if column.path.startswith("test.") and key != "threshold":  # chosen on validation: no metric
                 m = regime.metrics[key]
                 assert m.interval is not None
                 assert m.mean == pytest.approx(np.mean([t.metric(column.path) for t in trials])), key
@@ -281,11 +281,17 @@ def test_a_pool_takes_neither_checks_nor_controls() -> None:
     four = study(SEPARATIONS)
     more = study(SEPARATIONS | {"weighted": 0.3, "flipped": 0.2})
     kept = {arm: more.arms[arm] if arm in ("weighted", "flipped") else four.arms[arm] for arm in more.arms}
-    one, other = by_name(analysed(four)), by_name(analysed(StudyResults(kept, PATIENTS)))
-    assert one["gan - baseline"] == other["gan - baseline"]
-    df = {name: {df for _, df in result.estimate.shares} for name, result in other.items()}
-    assert df["flipped - baseline"] | df["weighted - baseline"] <= {14, 2}
-    assert df["gan - baseline"] | df["main effect of augmentation"] <= {14, 6}
+    mixed = StudyResults(kept, PATIENTS)
+    one, other = by_name(analysed(four)), by_name(analysed(mixed))
+    assert one["gan - baseline"].estimate == other["gan - baseline"].estimate
+    weights = patient_weights(Y_TRUE, PATIENTS[N_VAL:], 150, 0)
+    for name in ("flipped - baseline", "weighted - baseline"):
+        left, right = (
+            np.array([[weighted_auroc(p.y_true, p.y_score, weights) for p in of(mixed, arm, k)] for k in range(3)])
+            for arm in name.split(" - ")
+        )
+        alone = statistics.crossed_estimate(np.moveaxis(left - right, -1, 0), 15, limit=1.0)
+        assert other[name].estimate == alone
 
 
 def test_a_great_effect_is_found_and_said() -> None:
