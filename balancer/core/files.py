@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
+import filelock
+
 from balancer.core.system_errors import naming
 
 JsonObject = dict[str, Any]  # what json.dumps takes; made and read at the edge of the program only
@@ -78,6 +80,21 @@ def encoded(text: str) -> bytes:
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, as UTF-8; see :func:`encoded`."""
     write_bytes(path, encoded(text))
+
+
+@contextlib.contextmanager
+def locked(path: Path, timeout: float = -1) -> Iterator[None]:
+    """Hold a lock file, which is removed while it is held: later, it could be another process's lock.
+
+    Raises:
+        filelock.Timeout: another process holds the lock for longer than ``timeout`` seconds; -1 waits for ever.
+    """
+    with filelock.FileLock(path, timeout=timeout):
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 def sweep(folder: Path) -> None:

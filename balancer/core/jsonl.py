@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
-
-from balancer.core.files import JsonObject, write_bytes, write_text
+from balancer.core.files import JsonObject, locked, write_bytes, write_text
 from balancer.core.sealed import sealed_json, unsealed_json, warn_of_no_seal
 from balancer.core.system_errors import naming
 
@@ -23,7 +21,7 @@ def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
     """Append one sealed line in one write, under a lock, so that two processes cannot mix their lines."""
     line = (sealed_json(row, indent=None) + "\n").encode()
     lock = path.with_name(f".{path.name}.lock")
-    with naming(path, instead_of=lock), filelock.FileLock(lock), path.open("ab") as handle:
+    with naming(path, instead_of=lock), locked(lock), path.open("ab") as handle:
         if handle.tell() and not _ends_with_newline(path):
             line = b"\n" + line  # a torn last line must not swallow this one
         handle.write(line)

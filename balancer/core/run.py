@@ -102,7 +102,7 @@ class RunDir:
         with contextlib.suppress(OSError):  # the error that ends the run is the one to tell
             self._close_log()
         with contextlib.suppress(OSError):
-            for lock in (*self.path.glob(".*.lock"), Path(self._lock.lock_file)):
+            for lock in (*self.path.rglob(".*.lock"), Path(self._lock.lock_file)):
                 lock.unlink(missing_ok=True)  # while held: later, it could be another process's lock
         self._lock.release()
 
@@ -147,8 +147,9 @@ def saved_config(command: str, path: Path) -> dict[str, Any]:
 def latest_run(command: str, finished: bool = True) -> Path | None:
     """Return the newest run of a command under ``runs/``, finished or unfinished."""
     marker = "done" if finished else "config.yaml"
-    runs = [p.parent for p in (RUNS / command).glob(f"*/{marker}") if p.with_name("env.json").exists()]
-    runs = [p for p in runs if finished or not (p / "done").exists()]
+    runs = [p.parent for p in (RUNS / command).glob(f"*/{marker}")]
+    if not finished:  # without env.json, the run was killed in its first moment: there is nothing to resume
+        runs = [p for p in runs if (p / "env.json").exists() and not (p / "done").exists()]
     return max(runs, key=lambda p: (p / marker).stat().st_mtime_ns, default=None)
 
 

@@ -39,6 +39,8 @@ REMEDIES = {
 REMEDY = "check the disk or the network drive"
 MEMORY = "use smaller images, a smaller batch_size or fewer --jobs, or a machine with more memory"
 _FULL_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|bad_alloc|_ALLOC_FAILED", re.I)
+_CUT_ARRAY = re.compile(r"\d+ requested and \d+ written")  # numpy's words for a full disk
+_NO_HOME = re.compile(r"determine (the )?home directory", re.I)
 _FAILED_SAVE = re.compile(r"unexpected pos|PytorchStreamWriter|unable to write to file")
 
 
@@ -57,6 +59,8 @@ def explain(error: BaseException) -> str | None:
         return f"a file could not be written ({_line(error)}): the disk is full, or went away; {SPACE}"
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return f"no thread could be started; {LIMIT}"
+    if isinstance(error, RuntimeError) and _NO_HOME.search(str(error)):
+        return "there is no home folder; set HOME, or BALANCER_CACHE for the cache"
     if isinstance(error, OSError):
         return _explain_os_error(error)
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
@@ -89,18 +93,19 @@ def _line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def explained(remedy: str = "") -> Iterator[None]:
+def explained(remedy: str = "", kind: type[Exception] = Exception) -> Iterator[None]:
     """Turn an error of the machine into an error for the user.
 
     Args:
         remedy: what to do besides, such as how to continue.
+        kind: the errors that are looked at.
 
     Raises:
         BalancerError: in place of an error that :func:`explain` knows.
     """
     try:
         yield
-    except Exception as error:
+    except kind as error:
         line = None if isinstance(error, BalancerError) else explain(error)
         if line is None:
             raise
@@ -117,7 +122,13 @@ def naming(path: object, instead_of: object = None) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        if _CUT_ARRAY.fullmatch(str(error)) or _FAILED_SAVE.search(str(error)):  # numpy and torch hide the number
+            inner = error.__context__
+            number = (inner.errno if isinstance(inner, OSError) else None) or errno.ENOSPC
+            raise OSError(number, os.strerror(number), str(path)) from error
+        if isinstance(error, RuntimeError):
+            raise
         if error.errno is not None and (error.filename is None or error.filename == str(instead_of)):
             error.filename = str(path)
         raise

@@ -12,25 +12,25 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import filelock
 import numpy as np
 import platformdirs
 
 from balancer.core import progress
 from balancer.core.errors import BalancerError
-from balancer.core.files import JsonObject
+from balancer.core.files import JsonObject, locked, sweep, temporary_path
 from balancer.core.sealed import DamagedFile, read_json, write_json
+from balancer.core.system_errors import explained, naming
 from balancer.data.images import Decoding, Ranges, Source, depth_notes, is_dim, is_off_range, shared_ranges
 
 FORMAT = 3  # raise when decoding changes
 UNREADABLE = "unreadable"  # in place of the digest of a file that cannot be opened
+HEADER, CHUNK = 128, 1 << 20  # bytes: of an npy file's header, and written at a time
 ResultT = TypeVar("ResultT")
 
 
@@ -54,6 +54,8 @@ def cache_dir(part: str = "") -> Path:
     """
     variable = os.environ.get("BALANCER_CACHE")
     root = Path(variable) if variable else Path(platformdirs.user_cache_dir("xray-balancer", appauthor=False))
+    if not variable and not root.is_absolute():  # HOME is not set and the user has no entry
+        raise BalancerError("there is no home folder for the cache; set BALANCER_CACHE to a writable folder")
     try:
         (root / part).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -85,14 +87,17 @@ def decode_all(
     Raises:
         BalancerError: too many files are unreadable.
     """
-    root = cache_dir("stat").parent
-    cache_dir("images")
-    digests = _digests(root / "stat" / f"{stamp}.json", names, digest)
-    key = _hash(json.dumps([FORMAT, digests, settings], sort_keys=True))
-    final = root / "images" / key
-    with filelock.FileLock(str(final) + ".lock"):
-        if not (final / "meta.json").exists():
-            _decode_into(final, names, decode, int(settings["size"]))
+    with explained("or set BALANCER_CACHE to a folder of your own", OSError):
+        root = cache_dir("stat").parent
+        cache_dir("images")
+        sweep(root)
+        digests = _digests(root / "stat" / f"{stamp}.json", names, digest)
+        key = _hash(json.dumps([FORMAT, digests, settings], sort_keys=True))
+        final = root / "images" / key
+        if not (final / "meta.json").exists():  # a finished decoding is read from a cache that cannot be written too
+            with locked(final.with_name(f"{key}.lock")):
+                if not (final / "meta.json").exists():
+                    _decode_into(final, names, decode, int(settings["size"]))
     meta = read_json(final / "meta.json")
     bad = [(names[i], reason) for i, reason in meta["bad"]]
     if len(bad) > max_bad * len(names):
@@ -129,11 +134,13 @@ def _decode_into(
     final: Path, names: Sequence[str], decode: Callable[[int, Ranges | None], Decoding], size: int
 ) -> None:
     """Decode everything into a temporary folder, then give it its name in one step."""
-    folder = Path(tempfile.mkdtemp(dir=final.parent, prefix=".decoding-"))
+    folder = temporary_path(final)
+    folder.mkdir()
     try:
         decoded = np.lib.format.open_memmap(
             folder / "all.npy", mode="w+", dtype=np.uint8, shape=(len(names), size, size)
         )
+        _reserve(folder / "all.npy")
 
         def one(i: int, ranges: Ranges | None = None) -> Source | str:
             try:
@@ -153,7 +160,8 @@ def _decode_into(
             decoded.flush()
             (folder / "all.npy").rename(folder / "images.npy")
         else:
-            np.save(folder / "images.npy", decoded[readable])
+            with naming(folder / "images.npy"):
+                np.save(folder / "images.npy", decoded[readable])
             (folder / "all.npy").unlink()
         meta = {
             "kept": readable,
@@ -169,6 +177,18 @@ def _decode_into(
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _reserve(file: Path) -> None:
+    """Take the space of a sparse file: on a full disk, a write into a memory map kills the process with SIGBUS."""
+    size = file.stat().st_size
+    with naming(file), file.open("r+b") as handle:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(handle.fileno(), 0, size)
+        else:  # macOS and Windows: the file is all zeros so far, after its header
+            start = len(handle.read(HEADER))
+            for _ in range(start, size, CHUNK):
+                handle.write(bytes(min(CHUNK, size - handle.tell())))
 
 
 def _enlarged(meta: JsonObject, n: int, size: str | int) -> list[str]:

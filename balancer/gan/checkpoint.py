@@ -65,8 +65,13 @@ def check_finite(state: GanState, folder: Path) -> None:
     if not all(torch.isfinite(v).all() for net in (state.G, state.D) for v in net.state_dict().values()):
         raise BalancerError(
             f"training diverged by step {state.step}: weights are not finite; lower the learning rates;"
-            f" the last snapshot is kept in {folder}"
+            f" {kept_snapshot(folder)}"
         )
+
+
+def kept_snapshot(folder: Path) -> str:
+    """Return, for a message, whether a failed training left a snapshot."""
+    return f"the last snapshot is kept in {folder}" if (folder / CHECKPOINT).exists() else "no snapshot was taken yet"
 
 
 def _write(

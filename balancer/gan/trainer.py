@@ -25,7 +25,15 @@ from balancer.core.settings import GanTrainConfig
 from balancer.data.dataset import Dataset
 from balancer.data.folder import TASKS
 from balancer.data.sampling import batch_indices
-from balancer.gan.checkpoint import BEST, CHECKPOINT, check_finite, load_checkpoint, save_checkpoint, save_generator
+from balancer.gan.checkpoint import (
+    BEST,
+    CHECKPOINT,
+    check_finite,
+    kept_snapshot,
+    load_checkpoint,
+    save_checkpoint,
+    save_generator,
+)
 from balancer.gan.losses import loss_named
 from balancer.gan.monitor import generate, measure, open_monitor
 from balancer.gan.networks import architecture
@@ -122,7 +130,7 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
                 if not all(map(math.isfinite, losses.values())):
                     raise BalancerError(
                         f"training diverged by step {step}: {losses}; lower the learning rates;"
-                        f" the last snapshot is kept in {run.path}"
+                        f" {kept_snapshot(run.path)}"
                     )
                 losses |= _speed(config, step, row_step, now - row_time, device)
                 run.metrics({"step": step, **losses})

@@ -22,6 +22,7 @@ from balancer.core.ema import exponential_average
 from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.seeding import derive_seed
 from balancer.core.settings import ClassifierConfig
+from balancer.core.system_errors import is_out_of_memory
 from classifier.evaluation.fold_metrics import Validation
 from classifier.evaluation.metrics import nll
 from classifier.evaluation.thresholds import fit_temperature, threshold_rule
@@ -279,7 +280,9 @@ def _memory_errors(name: str, config: ClassifierConfig, device: torch.device) ->
     """Turn an error of torch about full memory into one line that says what to change."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise BalancerError(
             f"{name}: the memory of {device} is full at batch_size {config.batch_size};"
             " use a smaller batch_size, or a larger accumulate"

@@ -25,6 +25,7 @@ from balancer.core.device import resolve_device
 from balancer.core.errors import BalancerError, UsageError, lookup
 from balancer.core.run import resumed_or_new
 from balancer.core.settings import TuneConfig
+from balancer.core.system_errors import is_out_of_memory
 from balancer.data.dataset import Dataset
 from classifier.evaluation.metrics import nll
 from classifier.evaluation.thresholds import fit_temperature, with_temperature
@@ -288,7 +289,9 @@ def run_next(search: Search, study: optuna.Study, device: torch.device, interrup
         result = search.train(search.config, config, report, device, interrupt)
     except optuna.TrialPruned:
         return end(None)
-    except (BalancerError, torch.cuda.OutOfMemoryError) as error:  # a rate too high, a batch too large
+    except (BalancerError, MemoryError, RuntimeError) as error:  # a rate too high, a batch too large
+        if not isinstance(error, BalancerError) and not is_out_of_memory(error):
+            raise
         return cannot(error)
     return end(result.value, nll=result.nll, temperature=result.temperature)
 

@@ -87,6 +87,12 @@ def rename_to_latin_1(place: Place, _patch: pytest.MonkeyPatch) -> None:
     os.rename(file, os.path.join(os.fsencode(file.parent), b"IM-0003-0001 M\xfcller.png"))  # noqa: PTH104, PTH118
 
 
+def without_home(_place: Place, patch: pytest.MonkeyPatch) -> None:
+    """Leave the user without HOME and without an entry that names one."""
+    patch.delenv("BALANCER_CACHE")
+    patch.setattr(os.path, "expanduser", lambda path: path)
+
+
 FAULTS = [
     # The disk
     Fault("full at the settings", GAN, refusing(errno.ENOSPC, "config.yaml"), 1, (FULL, "run/config.yaml")),
@@ -99,12 +105,13 @@ FAULTS = [
     Fault("long name", GAN.replace("run", "r" * 300), lambda *_: None, 1, ("name too long", "rrr")),
     Fault("file in the way", GAN + "/sub", lambda place, _: (place.here / "run").touch(), 1, ("run",), ("run",)),
     Fault("torch hides a full disk", GAN, raising("balancer.gan.trainer.train", SAVE), 1, ("disk", "space")),
+    Fault("no home folder", "balancer gan-train --data {chest} --dry-run", without_home, 1, ("BALANCER_CACHE",)),
     # Memory
     Fault("memory of numpy", TRAIN, raising("classifier.training.trainer.train", MemoryError()), 1, ("memory",)),
     Fault("memory of torch", TRAIN, raising("classifier.training.trainer.train", CPU_MEMORY), 1, ("batch_size",)),
     Fault("memory of a GPU", GAN, raising("balancer.gan.trainer.train_step", CUDA_MEMORY), 1, ("batch_size",)),
     # Names
-    # Fault("Latin-1 name", GAN, rename_to_latin_1, 0, (), ("run",)),
+    Fault("Latin-1 name", GAN, rename_to_latin_1, 0, (), ("run",)),
     # Refused before a run is made
     Fault(
         "nothing lacks",
