@@ -188,10 +188,12 @@ def test_no_scatter_at_all() -> None:
 
 def test_two_trial_seeds_that_agree_by_luck_are_no_surer_than_their_patients() -> None:
     """A contrast of the chest X-rays had a standard error of .0007, and .0018 over patients alone."""
-    patients = 0.0018 * stats.zscore(np.random.default_rng(1).normal(size=400), ddof=1)
-    values = np.append(0, patients)[:, None, None] + np.array([[-0.0115], [-0.0125]])
+    of_seed = np.random.default_rng(1).normal(size=(400, 2))  # patients who are hard for one training only
+    of_seed *= 0.0018 / of_seed.mean(axis=1).std(ddof=1)
+    values = np.concatenate([np.zeros((1, 2)), of_seed])[..., None] + np.array([[-0.0115], [-0.0125]])
     lucky = crossed_estimate(values, 202)
     assert lucky.se >= lucky.patients**0.5 == pytest.approx(0.0018)
+    assert abs(values[0, 0, 0] - values[0, 1, 0]) / 2 == pytest.approx(0.0005)  # over two seeds alone
     assert lucky.high - lucky.low >= 2 * 1.96 * 0.0018
 
 
