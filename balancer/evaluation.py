@@ -7,6 +7,7 @@ import logging
 import os
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -21,6 +22,7 @@ from balancer.core.files import JsonObject
 from balancer.core.run import RunDir
 from balancer.core.settings import EvaluateConfig
 from balancer.data import cache
+from balancer.data.coding import read_coding
 from balancer.data.dataset import PHANTOM_NOTICE
 from balancer.data.folder import SUFFIXES, parse_name
 from balancer.data.images import decode_image
@@ -36,6 +38,9 @@ Array = np.ndarray
 SMALLEST, LARGEST = 16, 256  # working sizes taken by default lie between these
 COLOUR_SAMPLE = 16  # images of a folder that are checked for colour
 GREY = {"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"}
+OTHER_LOSSY = {"WEBP", "JPEG2000", "AVIF"}  # formats whose marks cannot be laid on other images here
+NAMED = 3  # unreadable files that the report names
+PHANTOM_FILE = "phantom.json"  # marks a folder of drawings
 ROLES = {"real": "real images", "training": "training images", "fake": "synthetic images"}
 
 
@@ -47,10 +52,11 @@ class Scan:
     path: Path
     files: list[Path]  # images, and damaged files with the name of an image
     sizes: dict[Path, tuple[int, int]]  # width and height of the files with a readable header
+    formats: Counter[str]  # of these files, by Pillow's name
     stored_in_colour: int
     colour_checked: int  # of the images stored in colour
     not_grey: int  # of the checked images
-    strays: int  # other files
+    strays: Counter[str]  # other files by suffix
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ class Inputs:
     folders: dict[str, Folder]
     size: int
     notes: list[str]
+    caveat: str | None = None  # on classifiers, where file formats differ and were not brought together
 
     def describe(self) -> JsonObject:
         """Return the facts about the folders that env.json and report.json hold."""
@@ -85,7 +92,8 @@ class Inputs:
             "image_size": self.size,
             "fingerprint": hashlib.sha256(digests.encode()).hexdigest()[:16],
             "unreadable": [list(b) for f in self.folders.values() for b in f.bad],
-            "ignored_files": {flag: f.scan.strays for flag, f in self.folders.items()},
+            "ignored_files": {flag: f.scan.strays.total() for flag, f in self.folders.items()},
+            "formats": {flag: dict(f.scan.formats) for flag, f in self.folders.items()},
             "notes": self.notes,
         }
 
@@ -109,9 +117,10 @@ def open_inputs(config: EvaluateConfig) -> Inputs:
     if len(folders["real"].images) < 2:
         raise BalancerError(f"--real {paths['real']} holds 1 image; a comparison needs at least 2")
     notes = _notes(folders)
+    caveat = _bring_to_one_coding(folders, size, notes)
     if "training" in folders:
         folders |= _separate_patients(folders["real"], folders["training"], notes)
-    return Inputs(folders, size, notes)
+    return Inputs(folders, size, notes, caveat)
 
 
 def _images_folder(flag: str, path: Path) -> Path:
@@ -151,31 +160,33 @@ def _scan(flag: str, path: Path) -> Scan:
     files: list[Path] = []
     sizes: dict[Path, tuple[int, int]] = {}
     colour: list[Path] = []
-    strays = 0
+    formats, strays = Counter[str](), Counter[str]()
     for file in _walk(path):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 with Image.open(file) as image:
                     sizes[file] = image.size
+                    formats[image.format or "unknown"] += 1
                     if image.mode not in GREY:
                         colour.append(file)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            if file.name == PHANTOM_FILE:
+                continue
             if file.suffix.lower() not in SUFFIXES:
-                strays += 1
+                strays[file.suffix.lower() or "no suffix"] += 1
                 continue
         files.append(file)
     if not sizes:
         raise BalancerError(
-            f"--{flag} {path} holds no image that can be read ({len(files)} damaged, {strays} other files); give a "
-            "folder of images"
+            f"--{flag} {path} holds no image that can be read ({len(files)} damaged, {strays.total()} other files); "
+            "give a folder of images"
         )
     if strays:
-        log.info("--%s: %d files that are no images are ignored", flag, strays)
+        log.info("--%s: %d files that are no images are ignored", flag, strays.total())
     colour_checked = colour[:COLOUR_SAMPLE]
-    return Scan(
-        flag, path, files, sizes, len(colour), len(colour_checked), sum(map(_is_coloured, colour_checked)), strays
-    )
+    not_grey = sum(map(_is_coloured, colour_checked))
+    return Scan(flag, path, files, sizes, formats, len(colour), len(colour_checked), not_grey, strays)
 
 
 def _is_coloured(file: Path) -> bool:
@@ -245,7 +256,7 @@ def _notes(folders: dict[str, Folder]) -> list[str]:
     """Return what a reader must know before reading any figure."""
     notes = []
     parents = {parent for f in folders.values() for parent in (f.scan.path, *f.scan.path.parents)}
-    if any((parent / "phantom.json").is_file() for parent in parents):
+    if any((parent / PHANTOM_FILE).is_file() for parent in parents):
         notes.append(PHANTOM_NOTICE)
     for flag, f in folders.items():
         if f.scan.not_grey:
@@ -256,8 +267,57 @@ def _notes(folders: dict[str, Folder]) -> list[str]:
             )
         notes += [f"The {ROLES[flag]}: {note}" for note in f.notes]
         if f.bad:
-            notes.append(f"{len(f.bad)} of the {ROLES[flag]} could not be read and were left out.")
+            names = ", ".join(name for name, _ in f.bad[:NAMED]) + (", ..." if len(f.bad) > NAMED else "")
+            notes.append(f"{len(f.bad)} of the {ROLES[flag]} could not be read and were left out ({names}).")
+        if f.scan.strays:
+            kinds = ", ".join(f"{n} {suffix}" for suffix, n in f.scan.strays.most_common())
+            notes.append(f"--{flag} holds {plural(f.scan.strays.total(), 'other file')}, left out: {kinds}.")
     return notes
+
+
+def _bring_to_one_coding(folders: dict[str, Folder], size: int, notes: list[str]) -> str | None:
+    """Give all folders the marks of JPEG that one of them bears; return a caveat where that cannot be done."""
+    codings = {flag: read_coding(f.scan.files, size) for flag, f in folders.items()}
+    seen = {flag: coding for flag, coding in codings.items() if coding.is_seen}
+    other = _other_lossy(folders, size)
+    if not seen and not other:
+        return None
+    apart = [coding for coding in seen.values() if set(coding.tables) != set(next(iter(seen.values())).tables)]
+    if not seen or apart or other:
+        notes.append(
+            f"The folders differ in file format at the size at which the images are used, {size} px "
+            f"({describe_formats(folders)}), and the formats leave other marks: what tells the images apart may be the "
+            "format. Store all of them in one format, or give a smaller --image-size."
+        )
+        return "The file formats differ, too, and may be all that the classifier sees."
+    source, coding = next(iter(seen.items()))
+    plain = [flag for flag in folders if flag not in seen]
+    for flag in plain:
+        folders[flag] = replace(folders[flag], images=coding.of(folders[flag].images))
+    if plain:
+        names = " and the ".join(ROLES[flag] for flag in plain)
+        notes.append(
+            f"The folders differ in file format ({describe_formats(folders)}): the {ROLES[source]} are JPEG at the "
+            f"size at which they are used, {size} px, so the {names} were coded in the same way before all comparisons."
+        )
+    return None
+
+
+def _other_lossy(folders: dict[str, Folder], size: int) -> bool:
+    """Return whether only some folders hold images of another lossy format at the size at which they are used."""
+    lossy = [
+        set(f.scan.formats) & OTHER_LOSSY if (size, size) in f.scan.sizes.values() else set() for f in folders.values()
+    ]
+    return any(formats != lossy[0] for formats in lossy)
+
+
+def describe_formats(folders: dict[str, Folder]) -> str:
+    """Return the formats of all folders: ``real images JPEG, synthetic images PNG``."""
+    return ", ".join(f"{ROLES[flag]} {_formats(f.scan)}" for flag, f in folders.items())
+
+
+def _formats(scan: Scan) -> str:
+    return " and ".join(name for name, _ in scan.formats.most_common())
 
 
 def _separate_patients(real: Folder, training: Folder, notes: list[str]) -> dict[str, Folder]:
@@ -303,7 +363,8 @@ def describe_folder(flag: str, folder: Folder) -> str:
                 "; file names tell no patients, so each image counts as its own patient, and real baselines can be "
             )
             patients += "too low"
-    return f"{ROLES[flag].capitalize()}: `{folder.scan.path}`, {n:,} images of {shape} px{patients}."
+    kind = f"{shape} px, {_formats(folder.scan)}"
+    return f"{ROLES[flag].capitalize()}: `{folder.scan.path}`, {n:,} images of {kind}{patients}."
 
 
 def evaluate(config: EvaluateConfig, inputs: Inputs, run: RunDir, device: torch.device) -> Report:
@@ -326,7 +387,7 @@ def evaluate(config: EvaluateConfig, inputs: Inputs, run: RunDir, device: torch.
             real.images, real.groups, "held-out real images"
         )  # assess leaves out those also in training
         learnt = "Copies were searched for among the training images."
-    quality = assess(config, train, held_out, fake, device)
+    quality = replace(assess(config, train, held_out, fake, device), format_caveat=inputs.caveat)
     took = {"assess": time.perf_counter() - begin}
     sets = " ".join(describe_folder(flag, folder) for flag, folder in folders.items())
     report = Report(

@@ -22,6 +22,7 @@ from balancer.core.jsonl import read_jsonl
 from balancer.core.run import RunDir, latest_run, saved_config
 from balancer.core.seeding import derive_seed, generator
 from balancer.core.settings import GanTrainConfig, SynthesizeConfig
+from balancer.data.coding import coding_note, dataset_coding
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.manifest import MANIFEST_COLUMNS
 from balancer.gan.checkpoint import BEST, read_checkpoint
@@ -38,6 +39,7 @@ from balancer.reporting.grids import png_bytes, to_uint8
 
 log = logging.getLogger("balancer")
 Array = np.ndarray
+CODED = "For this report alone, the synthetic images"
 
 
 @dataclass(frozen=True)
@@ -146,11 +148,13 @@ def synthesize(config: SynthesizeConfig, source: Source, run: RunDir, device: to
         image_set(data, fold, source.label, name)
         for fold, name in (("train", "training fold"), ("val", "validation"), ("test", "test"))
     )
-    quality = assess(config, train, val, fake, device, test=test)
+    coding = dataset_coding(data, source.label)
+    shown = coding.of(fake) if coding.is_seen else fake
+    quality = assess(config, train, val, shown, device, test=test)
     rows = read_jsonl(source.run / "metrics.jsonl")
     history = [Snapshot.from_json(row).to_json() for row in rows if "kid" in row]  # from_json: keys of older runs
     titles = f"Synthetic {cls}", f"{'Drawn' if data.is_phantom else 'Real'} {cls} (training fold)"
-    drawn = figures.of_quality(quality, train.images, fake)
+    drawn = figures.of_quality(quality, train.images, shown)
     drawn["grid"] = figures.beside(fake, train.images, titles, config.seed)
     if history:
         drawn["training"] = figures.training(history, source.step)
@@ -158,7 +162,7 @@ def synthesize(config: SynthesizeConfig, source: Source, run: RunDir, device: to
     took = {"export": exported - begin, "report": done - exported, "total": done - begin}
     report = Report(
         title=f"{len(fake):,} synthetic {cls} images",
-        about=about(config, source),
+        about=[*about(config, source), *([coding_note(CODED, coding, fake.shape[1])] if coding.is_seen else [])],
         n=len(fake),
         seed=config.seed,
         data=data.describe(),

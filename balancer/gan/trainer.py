@@ -166,7 +166,7 @@ class Snapshots:
         self._monitor = open_monitor(config, data, label, device)
         self._fixed_z = sample_z(config, GRID_IMAGES, generator(config.seed, "grid")).to(device)
         rows = [row for row in read_jsonl(run / "metrics.jsonl") if "diversity" in row]  # of a resumed run
-        self._diversity = rows[-1]["diversity"] if rows else math.inf  # at the last snapshot
+        self._diversities = [row["diversity"] for row in rows]  # of all snapshots
         self.events = Events(run / "events", config.tensorboard, state.step)
         self.seconds = 0.0
         (run / "grids").mkdir(exist_ok=True)
@@ -204,13 +204,18 @@ class Snapshots:
         return seconds
 
     def _stop_if_collapsed(self, step: int, diversity: float) -> None:
-        before, self._diversity = self._diversity, diversity
-        if max(before, diversity) < self._config.min_diversity:
-            raise BalancerError(
-                f"the generator collapsed by step {step}: its images have {diversity:.1%} of the real ones' variance,"
-                f" and had {before:.1%} at the snapshot before (min_diversity {self._config.min_diversity:g}); lower"
-                f" lr_generator or change the recipe; the best snapshot is kept in {self._run.path}"
-            )
+        """Stop after two dull snapshots running, unless variety has never been there and is rising still."""
+        least, earlier = self._config.min_diversity, self._diversities
+        self._diversities = [*earlier, diversity]
+        if not earlier or max(earlier[-1], diversity) >= least:
+            return
+        if max(earlier) < least and diversity > earlier[0]:  # the first one, since single snapshots go up and down
+            return
+        raise BalancerError(
+            f"the generator collapsed by step {step}: its images have {diversity:.1%} of the real ones' variance,"
+            f" and had {earlier[-1]:.1%} at the snapshot before (min_diversity {least:g}); lower"
+            f" lr_generator or change the recipe; the best snapshot is kept in {self._run.path}"
+        )
 
 
 def _new_or_resumed_state(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.device) -> GanState:

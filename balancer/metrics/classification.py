@@ -2,12 +2,14 @@
 
 Every function takes ``y_true`` (n,) in {0, 1}, something (n,) to judge, and ``weights`` (b, n) of at least 0. One row
 of weights is one resample: how often each image counts (:mod:`balancer.metrics.resampling`). A function returns one
-value per row.
+value per row. Each raises a :class:`BalancerError` where there is no image, or a value is NaN or infinite.
 """
 
 from __future__ import annotations
 
 import numpy as np
+
+from balancer.core.errors import BalancerError
 
 Array = np.ndarray
 EPSILON = 1e-7  # the negative log-likelihood keeps probabilities this far from 0 and 1
@@ -17,6 +19,7 @@ CHUNK = 250  # resamples at once: their sums stay in the processor's cache
 
 def ordered_pairs(y_true: Array, y_score: Array, weights: Array) -> tuple[Array, Array]:
     """Return the weight (b,) of (class 0, class 1) pairs in the right order, ties counted half, and of all pairs."""
+    _check(y_score)
     order = np.argsort(y_score, kind="stable")
     negative, positive = order[y_true[order] == 0], order[y_true[order] == 1]
     below = np.searchsorted(y_score[negative], y_score[positive], "left")
@@ -53,6 +56,7 @@ def weighted_average_precision(y_true: Array, y_score: Array, weights: Array) ->
 
 def weighted_calibration(y_true: Array, probability: Array, weights: Array) -> dict[str, Array]:
     """Return ``brier``, ``nll`` (nats) and ``ece`` (expected calibration error), (b,) each."""
+    _check(probability)
     p = np.clip(probability, EPSILON, 1 - EPSILON)
     losses = np.stack([(probability - y_true) ** 2, -np.where(y_true == 1, np.log(p), np.log(1 - p))], axis=1)
     bin_of = np.minimum((probability * ECE_BINS).astype(int), ECE_BINS - 1)
@@ -86,6 +90,7 @@ def weighted_decisions(y_true: Array, called: Array, weights: Array) -> dict[str
 
 def threshold_sweep(y_true: Array, y_score: Array, thresholds: Array, weights: Array) -> tuple[Array, Array]:
     """Return sensitivity and specificity (b, T) of ``y_score >= threshold`` at every threshold (T,)."""
+    _check(y_score)
     called = (y_score[:, None] >= thresholds).astype(float)
     shares = []
     for label in (1, 0):
@@ -126,5 +131,14 @@ def _passing(y_true: Array, y_score: Array, weights: Array) -> tuple[Array, Arra
 
 def falling_scores(y_score: Array) -> tuple[Array, Array]:
     """Return the images with falling score, and the last place of each different score: equal scores pass together."""
+    _check(y_score)
     order = np.argsort(-y_score, kind="stable")
     return order, np.flatnonzero(np.append(np.diff(y_score[order]) != 0, True))
+
+
+def _check(values: Array) -> None:
+    """Refuse scores (n,) that a metric would sort or sum without a word."""
+    if len(values) == 0:
+        raise BalancerError("a metric needs at least 1 image; got none")
+    if not np.isfinite(values).all():
+        raise BalancerError(f"expected finite scores; {int((~np.isfinite(values)).sum())} of {len(values)} are not")

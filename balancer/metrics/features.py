@@ -188,6 +188,21 @@ class Precomputed(nn.Module):
         return features
 
 
+def check_finite(*sets: Array) -> None:
+    """Check that sets of features are (n, dim) of one dim, without NaN or infinity: no other figure means anything.
+
+    Raises:
+        BalancerError: If they are not.
+    """
+    shapes = [features.shape for features in sets]
+    if any(len(shape) != 2 for shape in shapes) or len({shape[1] for shape in shapes}) > 1 or 0 in shapes[0][1:]:
+        raise BalancerError(
+            f"expected features (n, dim) of one dim on both sides; got {' and '.join(map(str, shapes))}"
+        )
+    if not all(np.isfinite(features).all() for features in sets):
+        raise BalancerError("expected finite features; got NaN or infinity")
+
+
 def random_subset(n: int, size: int, seed: int, *names: str) -> Array:
     """Draw ``size`` distinct positions out of ``n`` from the random stream ``names``; return them sorted."""
     chosen: Array = np.random.default_rng(derive_seed(seed, "subset", *names)).permutation(n)[:size]

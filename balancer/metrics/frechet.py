@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from balancer.core.errors import BalancerError
-from balancer.metrics.features import Precomputed
+from balancer.metrics.features import Precomputed, check_finite
 
 
 def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
@@ -19,7 +19,7 @@ def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
         fake: features (m, dim) of synthetic images.
 
     Raises:
-        BalancerError: If a side has fewer than 2 images.
+        BalancerError: If a side has fewer than 2 images, or features are not finite.
     """
     from torchmetrics.image.fid import FrechetInceptionDistance
 
@@ -27,6 +27,7 @@ def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
         raise BalancerError(
             f"a Fréchet distance needs 2 images on each side; got {len(real)} real and {len(fake)} synthetic"
         )
+    check_finite(real, fake)
     metric = FrechetInceptionDistance(feature=Precomputed(real.shape[1])).set_dtype(torch.float64)
     metric.update(torch.from_numpy(real), real=True)
     metric.update(torch.from_numpy(fake), real=False)

@@ -10,7 +10,8 @@ import torch
 
 from balancer.core.errors import BalancerError
 from balancer.core.seeding import derive_seed
-from balancer.metrics.features import Precomputed
+from balancer.metrics.chance import FEWER_SHUFFLES, MOST, Chance, chance_of, draw_sides
+from balancer.metrics.features import Precomputed, check_finite
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def kernel_distance(real: np.ndarray, fake: np.ndarray, subsets: int, subset_siz
         seed: seed of the subsets. torchmetrics draws from torch's global stream, so the draw is made inside a fork.
 
     Raises:
-        BalancerError: If a subset is larger than a set or has fewer than 2 images.
+        BalancerError: If a subset is larger than a set or has fewer than 2 images, or features are not finite.
     """
     from torchmetrics.image.kid import KernelInceptionDistance
 
@@ -41,6 +42,7 @@ def kernel_distance(real: np.ndarray, fake: np.ndarray, subsets: int, subset_siz
             f"KID subset size is {subset_size}; expected 2 to {min(len(real), len(fake))}"
             f" with {len(real)} real and {len(fake)} synthetic images"
         )
+    check_finite(real, fake)
     with warnings.catch_warnings():  # torchmetrics warns that it keeps all features; here they are few
         warnings.simplefilter("ignore", UserWarning)
         metric = KernelInceptionDistance(feature=Precomputed(real.shape[1]), subsets=subsets, subset_size=subset_size)
@@ -51,3 +53,28 @@ def kernel_distance(real: np.ndarray, fake: np.ndarray, subsets: int, subset_siz
         torch.manual_seed(derive_seed(seed, "kid"))
         mean, sd = metric.compute()
     return KernelDistance(float(mean), float(sd))
+
+
+def kernel_chance(real: np.ndarray, fake: np.ndarray, seed: int) -> Chance:
+    """Return how often chance alone gives such a kernel distance between two sets of features (n, dim), (m, dim).
+
+    The distance is that of all images at once, of the first MOST on each side; their order must be random.
+
+    Raises:
+        BalancerError: If a side has fewer than 2 images, or features are not finite.
+    """
+    check_finite(real, fake)
+    if min(len(real), len(fake)) < 2:
+        raise BalancerError(f"a kernel distance needs 2 images on each side; got {len(real)} and {len(fake)}")
+    real, fake = real[:MOST], fake[:MOST]
+    n, m = len(real), len(fake)
+    features = np.concatenate([real, fake])
+    kernel = (features @ features.T / features.shape[1] + 1) ** 3
+    alone = np.diag(kernel)
+    second = draw_sides(n, m, seed, FEWER_SHUFFLES).astype(np.float64)
+    first = 1 - second
+    rows = second @ kernel  # (draws, n + m): of each image, the sum of its kernel over the second side
+    within_second = (rows * second).sum(axis=1) - second @ alone
+    across = (rows * first).sum(axis=1)
+    within_first = kernel.sum() - 2 * across - (rows * second).sum(axis=1) - first @ alone
+    return chance_of(within_first / (n * (n - 1)) + within_second / (m * (m - 1)) - 2 * across / (n * m))

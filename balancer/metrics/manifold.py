@@ -14,6 +14,8 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from balancer.core.errors import BalancerError
+from balancer.metrics.chance import FEWER_SHUFFLES, MOST, Chance, chance_of_each, draw_sides
+from balancer.metrics.features import check_finite
 
 Array = np.ndarray
 NEIGHBOURS = 5  # k of Naeem et al. 2020
@@ -36,13 +38,9 @@ def manifold_overlap(real: Array, fake: Array, k: int = NEIGHBOURS) -> Manifold:
     The memory needed is that of CHUNK x max(n, m) distances.
 
     Raises:
-        BalancerError: If a set has k images or fewer.
+        BalancerError: If a set has k images or fewer, or features are not finite.
     """
-    if min(len(real), len(fake)) <= k:
-        raise BalancerError(
-            f"precision and recall with k = {k} need more than {k} images a side;"
-            f" got {len(real)} real and {len(fake)} synthetic"
-        )
+    _check(real, fake, k)
     real_radius, fake_radius = _radii(real, k), _radii(fake, k)
     balls = np.zeros(len(fake), np.int64)  # real balls around each synthetic image
     covered, recalled = np.zeros(len(real), dtype=bool), np.zeros(len(real), dtype=bool)
@@ -58,6 +56,36 @@ def manifold_overlap(real: Array, fake: Array, k: int = NEIGHBOURS) -> Manifold:
         density=float(balls.mean() / k),
         coverage=float(covered.mean()),
     )
+
+
+def recall_chance(real: Array, fake: Array, seed: int, k: int = NEIGHBOURS) -> Chance:
+    """Return how often chance alone gives such a recall between two sets of features (n, dim), (m, dim).
+
+    The recall is that of the first MOST images on each side; their order must be random.
+
+    Raises:
+        BalancerError: As :func:`manifold_overlap`.
+    """
+    _check(real, fake, k)
+    real, fake = real[:MOST], fake[:MOST]
+    features = np.concatenate([real, fake])
+    distances = cdist(features, features)
+
+    def recall(on_second: Array) -> float:
+        second = distances[on_second]
+        radii = np.partition(second[:, on_second], k, axis=1)[:, k]  # place 0 is the point itself
+        return float((second[:, ~on_second] <= radii[:, None]).any(axis=0).mean())
+
+    return chance_of_each(draw_sides(len(real), len(fake), seed, FEWER_SHUFFLES), recall)
+
+
+def _check(real: Array, fake: Array, k: int) -> None:
+    if min(len(real), len(fake)) <= k:
+        raise BalancerError(
+            f"precision and recall with k = {k} need more than {k} images a side;"
+            f" got {len(real)} real and {len(fake)} synthetic"
+        )
+    check_finite(real, fake)
 
 
 def _radii(features: Array, k: int) -> Array:

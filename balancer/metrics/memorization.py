@@ -24,7 +24,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -61,7 +61,9 @@ HASH_BITS = 2  # of 64 that may differ in a match
 HASH_SDS = 3.5
 HASH_MOST = 0.75
 PAIRS = 8  # closest pairs that a report shows
+FEW_PATIENTS = 16  # below this, up to 8 % of real sets held a "near copy" of other patients (docs/features.md)
 ALPHA = 0.01  # p-value below which a test counts
+SHIFT_ALPHA = 0.05  # below which held-out images count as of another source: here, missing it would accuse wrongly
 CHUNK = 256  # images compared at a time, which bounds the memory
 
 
@@ -98,6 +100,13 @@ class Memorization:
         float | None
     )  # P(a training patient is nearer to synthetic images than a held-out one); .5 expected
     membership_p: float | None  # p-value of the former; both None without held-out images
+    # p-value that held-out patients are farther from the training images than training patients are from one another,
+    # as patients of another source are; None without held-out images and in reports of earlier versions
+    shift_p: float | None = field(default=None, kw_only=True)
+    # The real baseline of ``duplicates_within``: training patients whose first image is a near copy of another
+    # patient's, and of how many; None in reports of earlier versions.
+    train_duplicates: int | None = field(default=None, kw_only=True)
+    train_patients: int | None = field(default=None, kw_only=True)
     duplicates_within: int  # synthetic images that are exact or near copies of another synthetic image
     closest: tuple[ClosePair, ...]  # nearest first
     status: Status
@@ -132,19 +141,24 @@ def memorization(
     patients, each_fake = _patients(train, train_groups, "training"), np.arange(len(fake))
     first, train_prints, fake_prints = _first_of_each(patients), _prints(train), _prints(fake)
     to_train, within = _nearest(fake_prints, train_prints), _nearest(fake_prints, fake_prints, (each_fake, each_fake))
-    others = _nearest(train_prints.at(first), train_prints, (patients[first], patients)).distance
+    apart = _nearest(train_prints.at(first), train_prints, (patients[first], patients))
+    others = apart.distance
     if held_out is None:
-        baseline, membership_auroc, membership_p = others, None, None
+        baseline, membership_auroc, membership_p, shift_p = others, None, None, None
     else:
         _check_apart(train_groups, held_groups)
         held_prints = _prints(held_out[_first_of_each(_patients(held_out, held_groups, "held-out"))])
         baseline = _nearest(held_prints, train_prints).distance
+        shift_p = _nearer(others, baseline)[1]
         # from the patients' side: training and held-out patients face the same synthetic images
         membership_auroc, membership_p = _nearer(to_train.back[first], _nearest(fake_prints, held_prints).back)
     thresholds, exact = _thresholds(others), _identical(fake, train)
     near = _is_near(to_train, thresholds) & ~exact
     nearer_probability, nearer_p = _nearer(to_train.distance, baseline)
-    status, verdict = _judge(int(exact.sum()), int(near.sum()), len(fake), nearer_p, membership_p)
+    if near.any() and not exact.any() and len(others) < FEW_PATIENTS:
+        status, verdict = _unsure(int(near.sum()), len(fake), len(others))
+    else:
+        status, verdict = _judge(int(exact.sum()), int(near.sum()), len(fake), nearer_p, membership_p, shift_p)
     return Memorization(
         n_train=len(train),
         n_held_out=0 if held_out is None else len(held_out),
@@ -160,6 +174,9 @@ def memorization(
         median_baseline=float(np.median(baseline)),
         membership_auroc=membership_auroc,
         membership_p=membership_p,
+        shift_p=shift_p,
+        train_patients=len(others),
+        train_duplicates=int(_is_near(apart, thresholds).sum()),
         duplicates_within=int(_is_near(within, thresholds).sum()),
         closest=_closest(to_train, pairs),
         status=status,
@@ -297,7 +314,17 @@ def _nearer(distances: Array, others: Array) -> tuple[float, float]:
     return float(1 - test.statistic / (len(distances) * len(others))), float(test.pvalue)
 
 
-def _judge(exact: int, near: int, n_fake: int, p: float, membership_p: float | None) -> tuple[Status, str]:
+def _unsure(near: int, n_fake: int, patients: int) -> tuple[Status, str]:
+    """Return status and verdict where near copies are not known from images that are merely alike."""
+    return "closer", (
+        f"{near:,} of the {n_fake:,} synthetic images lie as near to a training image as a copy would, but {patients} "
+        "training patients are too few to know how near unrelated images lie: look at the closest pairs."
+    )
+
+
+def _judge(
+    exact: int, near: int, n_fake: int, p: float, membership_p: float | None, shift_p: float | None
+) -> tuple[Status, str]:
     """Return status and verdict; with held-out images, the membership test separates copying from mere likeness."""
     if exact or near:
         kinds = " and ".join(f"{n:,} {kind}" for n, kind in ((exact, "exact"), (near, "near")) if n)
@@ -309,7 +336,7 @@ def _judge(exact: int, near: int, n_fake: int, p: float, membership_p: float | N
     likeness = f"Closer to the training images than {patients} patients are ({p_equals(p)})"
     if membership_p is not None and membership_p < ALPHA:
         apart = f"Closer to the training images than to unseen patients ({p_equals(membership_p)})"
-        return "closer", f"{apart}: the generator may have memorised; {clean}."
+        return "closer", f"{apart}: {_memorised_or_shifted(shift_p)}; {clean}."
     if p >= ALPHA:
         real = "other patients'" if membership_p is None else "held-out real"
         nearer = f"synthetic images are no closer to training images than {real} ones are ({p_equals(p)})"
@@ -319,6 +346,16 @@ def _judge(exact: int, near: int, n_fake: int, p: float, membership_p: float | N
         return "closer", f"{likeness}: {doubt}; {clean}."
     even = f"not clearly closer to them than to unseen patients ({p_equals(membership_p)})"
     return "none", f"{likeness}, but {even}: typical rather than copied; {clean}."
+
+
+def _memorised_or_shifted(shift_p: float | None) -> str:
+    """Return what may lie behind synthetic images that are closer to training than to held-out patients."""
+    if shift_p is not None and shift_p < SHIFT_ALPHA:
+        return (
+            "this is no proof of copying, since the held-out images themselves lie farther from the training images "
+            f"than these from one another ({p_equals(shift_p)}), as images of another source do"
+        )
+    return "the generator may have memorised, if the held-out images are of the same source as the training images"
 
 
 def _check(sets: dict[str, Array]) -> None:

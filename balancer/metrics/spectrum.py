@@ -8,12 +8,13 @@ bears the marks of its own resizing and JPEG compression. So spectra say how ima
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.signal.windows import hann
 
 from balancer.core.errors import BalancerError
+from balancer.metrics.chance import FEWEST, Chance, chance_of, draw_sides, side_means
 
 Array = np.ndarray
 
@@ -56,15 +57,23 @@ class Spectrum:
     # to 1.5 where there is nothing, and up to 3 where noise flattens the steep spectrum of very small images (28 px).
     checkerboard_db: float
     checkerboard_db_real_baseline: float
+    # The three figures when real and synthetic images change sides at random; None in reports of earlier versions.
+    rms_chance: Chance | None = field(default=None, kw_only=True)
+    high_chance: Chance | None = field(default=None, kw_only=True)
+    checkerboard_chance: Chance | None = field(default=None, kw_only=True)
+    # As high_db, but the median over frequencies, which the few lines of a checkerboard do not move.
+    high_median_db: float | None = field(default=None, kw_only=True)
+    images: int | None = field(default=None, kw_only=True)  # on the smaller side
 
 
-def compare_spectra(real: Array, fake: Array, other_real: Array) -> Spectrum:
+def compare_spectra(real: Array, fake: Array, other_real: Array, seed: int = 0) -> Spectrum:
     """Compare grey images (n, H, W) uint8 of one size.
 
     Args:
         real: real images.
         fake: synthetic images.
         other_real: real images of other patients, as many as there are synthetic images: real against real.
+        seed: seed of the draws of sides that show what chance does.
 
     Raises:
         BalancerError: If a set is empty, sizes differ, a side has fewer than 16 pixels, or images are not uint8.
@@ -73,11 +82,15 @@ def compare_spectra(real: Array, fake: Array, other_real: Array) -> Spectrum:
     if len(sizes) > 1:
         raise BalancerError(f"expected images of one size; got {' and '.join(map(str, sorted(sizes)))}")
     frequency, real_db = radial_spectrum(real)
-    real_mean, fake_mean, other_mean = (
-        x.mean(axis=0) for x in (real_db, radial_spectrum(fake)[1], radial_spectrum(other_real)[1])
-    )
+    fake_db = radial_spectrum(fake)[1]
+    real_mean, fake_mean, other_mean = (x.mean(axis=0) for x in (real_db, fake_db, radial_spectrum(other_real)[1]))
     difference, other_difference = fake_mean - real_mean, other_mean - real_mean
-    top, real_peaks = frequency > frequency[-1] * 2 / 3, grid_peaks(real)
+    top = frequency > frequency[-1] * 2 / 3
+    real_ratios, fake_ratios = _grid_ratios(real), _grid_ratios(fake)
+    real_peaks, fake_peaks = _decibels(real_ratios.mean(axis=0)), _decibels(fake_ratios.mean(axis=0))
+    sides = draw_sides(len(real), len(fake), seed)
+    first, second = side_means(real_db, fake_db, sides)
+    first_ratios, second_ratios = side_means(real_ratios, fake_ratios, sides)
     return Spectrum(
         frequency=_floats(frequency),
         real=_floats(real_mean),
@@ -88,8 +101,13 @@ def compare_spectra(real: Array, fake: Array, other_real: Array) -> Spectrum:
         rms_db_real_baseline=_rms(other_difference),
         high_db=float(difference[top].mean()),
         high_db_real_baseline=float(other_difference[top].mean()),
-        checkerboard_db=float((grid_peaks(fake) - real_peaks).max()),
+        checkerboard_db=float((fake_peaks - real_peaks).max()),
         checkerboard_db_real_baseline=float((grid_peaks(other_real) - real_peaks).max()),
+        rms_chance=chance_of(np.sqrt(((second - first) ** 2).mean(axis=1))),
+        high_chance=chance_of((second - first)[:, top].mean(axis=1)),
+        checkerboard_chance=chance_of((_decibels(second_ratios) - _decibels(first_ratios)).max(axis=1)),
+        high_median_db=float(np.median(difference[top])),
+        images=min(len(real), len(fake)),
     )
 
 
@@ -134,6 +152,11 @@ def grid_peaks(images: Array) -> Array:
     Raises:
         BalancerError: As :func:`radial_spectrum`.
     """
+    return _decibels(_grid_ratios(images).mean(axis=0))
+
+
+def _grid_ratios(images: Array) -> Array:
+    """Return power at each of GRID_POINTS over the power around it, image by image (n, 9)."""
     _check(images)
     height, width = images.shape[1:]
     offsets = np.arange(-RING, RING + 1)
@@ -146,24 +169,43 @@ def grid_peaks(images: Array) -> Array:
         ]
         power = np.maximum(np.abs(np.stack(zooms, axis=1)) ** 2, ROUNDING_POWER)  # (m, 9, 5, 5)
         ratios.append(power[..., RING, RING] / power[..., ring].mean(axis=-1))
-    return _decibels(np.concatenate(ratios).mean(axis=0))
+    return np.concatenate(ratios)
 
 
 def interpretation(spectrum: Spectrum) -> str:
-    """Return the comparison in words."""
-    tolerance = max(SHARP_DB, spectrum.rms_db_real_baseline)
-    if abs(spectrum.high_db) <= tolerance:
-        text = f"as sharp as real images within {tolerance:.1f} dB"
-        if spectrum.rms_db > 2 * tolerance:
-            text += f", but {spectrum.rms_db:.1f} dB off over all frequencies"
-            text += f" (two real sets: {spectrum.rms_db_real_baseline:.1f})"
-    elif spectrum.high_db < 0:
-        text = f"{-spectrum.high_db:.1f} dB less fine detail than real images: blurred"
-    else:
-        text = f"{spectrum.high_db:.1f} dB more fine detail than real images: noisy"
-    if spectrum.checkerboard_db >= CHECKERBOARD_DB:
-        text += f"; a checkerboard peak of {spectrum.checkerboard_db:.1f} dB"
-    return text
+    """Return the comparison in words; a difference counts where neither chance nor two real sets give as much."""
+    if spectrum.images is not None and spectrum.images < FEWEST:
+        return f"{spectrum.images} images a side are too few to tell sharpness, noise or a checkerboard"
+    board = _has_checkerboard(spectrum)
+    text = _sharpness(spectrum, board)
+    return f"{text}; a checkerboard peak of {spectrum.checkerboard_db:.1f} dB" if board else text
+
+
+def _has_checkerboard(s: Spectrum) -> bool:
+    by_chance = s.checkerboard_chance is not None and not s.checkerboard_chance.is_high
+    return s.checkerboard_db >= max(CHECKERBOARD_DB, s.checkerboard_db_real_baseline) and not by_chance
+
+
+def _sharpness(s: Spectrum, board: bool) -> str:
+    """Describe fine detail. The power of a checkerboard is fine detail too, so beside one the median counts."""
+    tolerance = max(SHARP_DB, s.rms_db_real_baseline)
+    by_chance = s.high_chance is not None and not (s.high_chance.is_high or s.high_chance.is_low)
+    under = s.high_db if s.high_median_db is None else s.high_median_db
+    if board and -tolerance <= s.high_db and under < -tolerance:
+        return f"{-under:.1f} dB less fine detail than real images under the checkerboard: blurred"
+    if board and abs(s.high_db) <= tolerance:
+        return f"as much fine detail as real images within {tolerance:.1f} dB, a checkerboard included"
+    if abs(s.high_db) <= tolerance or by_chance:
+        if abs(s.high_db) <= tolerance:
+            text = f"as sharp as real images within {tolerance:.1f} dB"
+        else:
+            text = f"no sharper or smoother than chance allows at this n ({s.high_db:+.1f} dB)"
+        if s.rms_db > 2 * tolerance and not (s.rms_chance and not s.rms_chance.is_high):
+            text += f", but {s.rms_db:.1f} dB off over all frequencies (two real sets: {s.rms_db_real_baseline:.1f})"
+        return text
+    if s.high_db < 0:
+        return f"{-s.high_db:.1f} dB less fine detail than real images: blurred"
+    return f"{s.high_db:.1f} dB more fine detail than real images: noisy"
 
 
 def _check(images: Array) -> None:

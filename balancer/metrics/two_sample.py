@@ -21,6 +21,7 @@ from balancer.core.errors import BalancerError
 from balancer.core.seeding import derive_seed, generator
 from balancer.data.sampling import batch_indices
 from balancer.metrics.classification import ordered_pairs
+from balancer.metrics.features import check_finite
 from balancer.metrics.resampling import RESAMPLES, Groups, even_folds, group_numbers, resample_groups
 from balancer.reporting.numbers import bounds, percent
 
@@ -86,11 +87,7 @@ def logistic_two_sample(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1]:
-        raise BalancerError(f"expected features (n, dim) of one dim on both sides; got {real.shape} and {fake.shape}")
-    if not (np.isfinite(real).all() and np.isfinite(fake).all()):
-        raise BalancerError("expected finite features; got NaN or infinity")
-
+    check_finite(real, fake)
     features, labels = np.concatenate([real, fake]), _labels(real, fake)
 
     def score(train: Array, fold: int) -> Array:
@@ -154,16 +151,25 @@ def estimate_pixel_seconds(side: int) -> float:
     return 15 * (min(side, FULL_BATCH_SIDE) / 64) ** 2
 
 
-def interpretation(result: TwoSample) -> str:
-    """Return the result in words; an interval that lies wholly under .5 is chance as well."""
+def interpretation(result: TwoSample, control: TwoSample | None = None) -> str:
+    """Return the result in words; what the control reaches on real images alone is chance as well.
+
+    An interval that lies wholly under .5 is chance, too.
+    """
     share = f"{percent(result.auroc)} of pairs {bounds(result.low, result.high, digits=2)}"
-    if result.low <= 0.5:
-        return (
-            f"a classifier ({result.classifier}) cannot tell them apart at this n"
-            f" ({result.n_real} real, {result.n_fake} synthetic): right in {share}"
-        )
+    if result.low <= chance_level(control):
+        at_this_n = f"at this n ({result.n_real} real, {result.n_fake} synthetic)"
+        beside = ""
+        if control and result.low > 0.5:
+            beside = f", and in {percent(control.auroc)} {bounds(control.low, control.high, 2)} with two real sets"
+        return f"a classifier ({result.classifier}) cannot tell them apart {at_this_n}: right in {share}{beside}"
     verdict = next(words for bound, words in BANDS if result.auroc < bound)
     return f"a classifier ({result.classifier}) tells them apart in {share}: {verdict}"
+
+
+def chance_level(control: TwoSample | None) -> float:
+    """Return the AUROC that an interval must exceed: that of two real sets at most, and of a coin at least."""
+    return max(control.high, 0.5) if control else 0.5
 
 
 def _cross_validate(

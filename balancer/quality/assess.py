@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from balancer.core.errors import BalancerError
+from balancer.core.seeding import derive_seed
 from balancer.core.settings import QualityConfig
 from balancer.data.split import patient_halves
 from balancer.metrics import spectrum, two_sample
@@ -32,8 +33,8 @@ from balancer.metrics.features import (
     random_subset,
 )
 from balancer.metrics.frechet import frechet_distance
-from balancer.metrics.kernel import kernel_distance
-from balancer.metrics.manifold import NEIGHBOURS, manifold_overlap
+from balancer.metrics.kernel import kernel_chance, kernel_distance
+from balancer.metrics.manifold import NEIGHBOURS, manifold_overlap, recall_chance
 from balancer.metrics.memorization import Memorization, memorization
 from balancer.quality.results import (
     HALF_SIZE,
@@ -247,8 +248,8 @@ def _comparisons(
 
 
 def _distance_row(settings: QualityConfig, features: _Features, c: Comparison) -> DistanceRow:
-    real = features.of(c.real)
-    synthetic = _distance(settings, real, features.of_fake(c.fake))
+    real, fake = features.of(c.real), features.of_fake(c.fake)
+    synthetic = _distance(settings, real, fake)
     baseline = _distance(settings, real, features.of(c.other)) if c.other else None
     return DistanceRow(
         **vars(synthetic),
@@ -263,7 +264,19 @@ def _distance_row(settings: QualityConfig, features: _Features, c: Comparison) -
         kid_real_baseline=baseline.kid if baseline else None,
         kid_sd_real_baseline=baseline.kid_sd if baseline else None,
         overlap_real_baseline=baseline.overlap if baseline else None,
+        kid_chance=kernel_chance(*_shuffled(real, fake, settings.seed), settings.seed) if baseline else None,
+        recall_chance=(
+            recall_chance(*_shuffled(real, fake, settings.seed), settings.seed)
+            if baseline and synthetic.overlap
+            else None
+        ),
     )
+
+
+def _shuffled(real: Array, fake: Array, seed: int) -> tuple[Array, Array]:
+    """Return both sets of features in random order: names sort images by source, and the first ones may be unlike."""
+    order = np.random.default_rng(derive_seed(seed, "chance")).permutation(len(real))
+    return real[order], fake[order]
 
 
 def _count_notes(settings: QualityConfig, networks: list[FeatureNetwork], comparisons: list[Comparison]) -> list[str]:
@@ -361,12 +374,14 @@ def _two_sample(
         tests.append((HALF_SIZE, pixel, halved(c.real.images), halved(fake[c.fake]), halved(c.other.images)))
     rows = []
     for on, test, real, synthetic, other in tests:
-        for compared, images, patients in ((SYNTHETIC, synthetic, None), (OTHER_REAL, other, c.other.groups)):
-            run = partial(test, real, images, c.real.groups, seed=settings.seed, other_groups=patients)
-            if result := _if_possible("two-sample test", notes, run):
-                words = two_sample.interpretation(result)
+        against = partial(test, real, groups=c.real.groups, seed=settings.seed)
+        result = _if_possible("two-sample test", notes, partial(against, synthetic))
+        control = _if_possible("two-sample test", notes, partial(against, other, other_groups=c.other.groups))
+        for compared, outcome, beside in ((SYNTHETIC, result, control), (OTHER_REAL, control, None)):
+            if outcome:
+                words = two_sample.interpretation(outcome, beside)
                 rows.append(
-                    TwoSampleRow(**vars(result), on=on, compared=compared, reference=c.reference, interpretation=words)
+                    TwoSampleRow(**vars(outcome), on=on, compared=compared, reference=c.reference, interpretation=words)
                 )
     return rows
 

@@ -1,14 +1,19 @@
 """What the figures of a quality report mean, in plain words, each beside its real baseline.
 
 The findings are rows of the report's main table; the verdict is a few sentences on the same figures. Nothing is
-computed here but ratios. The constants below part one wording from the next.
+computed here but ratios. The constants below part one wording from the next. A difference is called one only where
+chance hardly gives as much at this number of images (:mod:`balancer.metrics.chance`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from scipy.stats import fisher_exact
+
+from balancer.metrics.chance import ALPHA, FEWEST
 from balancer.metrics.memorization import Memorization
+from balancer.metrics.two_sample import chance_level
 from balancer.quality.results import (
     HALF_SIZE,
     PIXELS,
@@ -61,29 +66,53 @@ def _distance_findings(quality: QualityReport) -> Iterator[Finding]:
         if r.kid_real_baseline is not None and r.kid_sd_real_baseline is not None:
             excess = (r.kid - r.kid_real_baseline) / max(r.kid_sd_real_baseline, 1e-9)
             kid, baseline = f"{fixed(r.kid, 4)} ± {fixed(r.kid_sd, 4)}", fixed(r.kid_real_baseline, 4)
-            yield Finding(f"KID ({r.features})", kid, r.n_real, r.n_fake, baseline, _kid_words(excess))
+            yield Finding(f"KID ({r.features})", kid, r.n_real, r.n_fake, baseline, _kid_words(r, excess))
 
 
 def _frechet_words(r: DistanceRow) -> str:
     if r.frechet_real_baseline is None:  # KID, unbiased for independent sets, would even be below 0
         return "No difference: these are the same images."
+    if _too_few(r):
+        return _too_few_words(r)
     ratio = _over(r.frechet, r.frechet_real_baseline)
     sets = f"two sets of {r.n_real} real images"
+    # The kernel distance on the same features stands in: a Fréchet distance for each draw of sides would take hours.
     if ratio > ALIKE:
-        return f"{times(ratio).capitalize()} the distance between {sets}."
-    if ratio < 1 / ALIKE:
+        chance = "" if _is_beyond_chance(r, higher=True) else ", which chance can do at this n"
+        return f"{times(ratio).capitalize()} the distance between {sets}{chance}."
+    if ratio < 1 / ALIKE and _is_beyond_chance(r, higher=False):
         return f"Less than the distance between {sets}: expected of copies, not of new images."
     return f"About the distance between {sets}; with small sets this says little."
+
+
+def _too_few(r: DistanceRow) -> bool:
+    """Return whether no difference could show at this number of images; reports of earlier versions did not ask."""
+    return r.kid_chance is not None and r.n_real < FEWEST
+
+
+def _too_few_words(r: DistanceRow) -> str:
+    return f"{r.n_real} images a side are too few to tell."
+
+
+def _is_beyond_chance(r: DistanceRow, higher: bool) -> bool:
+    """Return whether chance hardly gives a kernel distance so high, or so low."""
+    if r.kid_chance is None:
+        return True
+    return r.kid_chance.is_high if higher else r.kid_chance.is_low
 
 
 def _over(value: float, baseline: float) -> float:
     return value / max(baseline, 1e-9)  # real sets of equal blank images lie 0 apart
 
 
-def _kid_words(excess: float) -> str:
+def _kid_words(r: DistanceRow, excess: float) -> str:
     """Describe KID's excess over its real baseline, in SDs over subsets of real images."""
+    if _too_few(r):
+        return _too_few_words(r)
     if abs(excess) <= 2:
         return "Within the scatter of subsets of real images."
+    if not _is_beyond_chance(r, higher=excess > 0):
+        return "Within what chance does at this n."
     side = "Above" if excess > 0 else "Below"
     return f"{side} real against real by {times(abs(excess))} the scatter of subsets of real images."
 
@@ -153,8 +182,8 @@ def _on_copies(m: Memorization | None) -> str:
 def _on_likeness(quality: QualityReport) -> str:
     """Go by classifiers, which have an interval; a ratio of distances goes to 1 in small sets whatever the images."""
     tests = [t for t in quality.two_sample if t.compared == SYNTHETIC]
-    chance = {on: max(t.high, 0.5) for on, t in _controls(quality).items()}
-    apart = {t.on: t for t in tests if t.low > chance.get(t.on, 0.5)}
+    controls = _controls(quality)
+    apart = {t.on: t for t in tests if t.low > chance_level(controls.get(t.on))}
     evidence = [*_classifier_evidence(tests, apart), *_distance_evidence(main_rows(quality))]
     if not evidence:
         return ""
@@ -162,6 +191,7 @@ def _on_likeness(quality: QualityReport) -> str:
         return f"No classifier was trained to tell the synthetic images from real ones. {' '.join(evidence)}"
     if apart:
         claim = "The synthetic images can be told from real ones."
+        evidence += [quality.format_caveat] if quality.format_caveat else []
     elif all(t.high <= HARD_TO_TELL for t in tests):
         claim = "The synthetic images are hard to tell from real ones."
     else:
@@ -171,7 +201,10 @@ def _on_likeness(quality: QualityReport) -> str:
 
 def _classifier_evidence(tests: list[TwoSampleRow], apart: dict[str, TwoSampleRow]) -> Iterator[str]:
     if tests:
-        best = max(tests, key=lambda t: t.auroc)
+        best = max(apart.values() or tests, key=lambda t: t.auroc)
+        if not apart:
+            yield f"The best classifier, on {best.on}, orders {percent(best.auroc)} of pairs correctly."
+            return
         sentence = f"A classifier on {best.on} tells them apart in {percent(best.auroc)} of pairs"
         if HALF_SIZE in apart and best.on == PIXELS:
             share = percent(apart[HALF_SIZE].auroc)
@@ -182,8 +215,26 @@ def _classifier_evidence(tests: list[TwoSampleRow], apart: dict[str, TwoSampleRo
 def _distance_evidence(rows: list[DistanceRow]) -> Iterator[str]:
     r = next((r for r in rows if r.frechet_real_baseline is not None), None)
     if r and r.frechet_real_baseline is not None:
-        ratio = times(_over(r.frechet, r.frechet_real_baseline))
-        yield f"The {r.frechet_name} is {ratio} that between two sets of {r.n_real} real images."
+        if _too_few(r):
+            yield f"{r.n_real} images a side are too few for a distance."
+            return
+        ratio = _over(r.frechet, r.frechet_real_baseline)
+        chance = ", which chance can do at this n" if ratio > ALIKE and not _is_beyond_chance(r, higher=True) else ""
+        yield f"The {r.frechet_name} is {times(ratio)} that between two sets of {r.n_real} real images{chance}."
+
+
+def _repeats(m: Memorization) -> bool:
+    """Return whether many synthetic images repeat one another, and more than training patients do.
+
+    Repetitions come in pairs, so half of them are independent: the test is Fisher's, on pairs.
+    """
+    if m.duplicates_within < REPEATED * m.n_fake:
+        return False
+    if m.train_duplicates is None or m.train_patients is None:
+        return True
+    fake, real = m.duplicates_within // 2, m.train_duplicates // 2
+    table = [[fake, m.n_fake // 2 - fake], [real, m.train_patients // 2 - real]]
+    return bool(fisher_exact(table, alternative="greater").pvalue <= ALPHA)
 
 
 def _on_variety(quality: QualityReport) -> str:
@@ -192,19 +243,22 @@ def _on_variety(quality: QualityReport) -> str:
         return ""
     overlap, baseline = r.overlap, r.overlap_real_baseline
     recall, coverage = _over(overlap.recall, baseline.recall), _over(overlap.coverage, baseline.coverage)
-    repeated = m is not None and m.duplicates_within >= REPEATED * m.n_fake
+    repeated = m is not None and _repeats(m)
+    little = recall < POOR and (r.recall_chance is None or r.recall_chance.is_low)
     # Recall alone is as low where all images are a little off; images that are far off cover nothing, however varied
     # they are.
-    collapsed = recall < COLLAPSED and coverage < POOR
+    collapsed = little and recall < COLLAPSED and coverage < POOR
     collapsed = collapsed and (repeated or _over(overlap.precision, baseline.precision) >= POOR)
     text = (
         "The generator has collapsed: its images show"
         if collapsed
-        else f"The synthetic images show{' only' if recall < POOR else ''}"
+        else f"The synthetic images show{' only' if little else ''}"
     )
     text += (
         f" {percent(overlap.recall)} of the variety of real images; other real images show {percent(baseline.recall)}."
     )
+    if recall < POOR and not little:
+        text += " Chance can do that at this n."
     if m and repeated:
         text += f" {m.duplicates_within:,} of the {m.n_fake:,} images repeat another image."
     return text

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from balancer.core.files import JsonObject
+from balancer.metrics.chance import Chance
 from balancer.metrics.manifold import Manifold
 from balancer.metrics.memorization import Memorization
 from balancer.metrics.spectrum import Spectrum
@@ -47,7 +48,8 @@ class SetDistance:
 class DistanceRow(SetDistance):
     """Synthetic images against as many images of a real reference, on one feature network.
 
-    The real baselines are None where no other real images of the same size can be had.
+    The real baselines are None where no other real images of the same size can be had. ``_chance`` marks what chance
+    alone does to a figure (:mod:`balancer.metrics.chance`).
     """
 
     features: str  # name of the network
@@ -61,6 +63,8 @@ class DistanceRow(SetDistance):
     kid_real_baseline: float | None
     kid_sd_real_baseline: float | None
     overlap_real_baseline: Manifold | None
+    kid_chance: Chance | None = None  # of the kernel distance of all images; None in reports of earlier versions
+    recall_chance: Chance | None = None  # None as well where there are too few images for the overlap
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,7 @@ class QualityReport:
         reference: the real images that the interpretation goes by; None where no comparison has a real baseline.
         same_images: the name of a real set that holds exactly the "synthetic" images.
         memorization, spectrum: None where these images cannot give them; the notes say why.
+        format_caveat: a sentence for the verdict, where file formats alone could part the sides.
         notes: what could not be computed, and what small counts do to the figures.
     """
 
@@ -126,6 +131,7 @@ class QualityReport:
     two_sample: list[TwoSampleRow] = field(default_factory=list)
     spectrum: SpectrumComparison | None = None
     notes: list[str] = field(default_factory=list)
+    format_caveat: str | None = None
 
 
 def from_json(quality: JsonObject) -> QualityReport:

@@ -51,7 +51,7 @@ def percent(share: float, digits: int = 0) -> str:
     if 0 < share <= least or 1 - least <= share < 1:
         smallest = f"{0.1**digits:.{digits}f}"
         return f"under {smallest} %" if share < 0.5 else f"over {100 - float(smallest):.{digits}f} %"
-    return f"{100 * share:.{digits}f} %"
+    return f"{100 * round(share, digits + 2):.{digits}f} %"  # rounded as short() rounds, so that .405 is .41 and 41 %
 
 
 def decibels(value: float, digits: int = 1, sign: bool = False) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -197,7 +197,9 @@ def open_study(config: ClassifierConfig) -> Study:
     regimes = regimes_of(config)
     trainer.check(config)
     data = load_dataset(config.data, require=("train", "val", "test"))
-    study = Study(config, data, _synthetic_sets(config, data, regimes), regimes)
+    synthetic = _synthetic_sets(config, data, regimes)
+    notes = dict.fromkeys(s.coding for s in synthetic if s.coding)
+    study = Study(config, replace(data, notes=[*data.notes, *notes]), synthetic, regimes)
     n_val = len(data.indices("val"))
     if n_val < 100:
         log.warning("validation holds %d images: thresholds and selection on so few are nearly arbitrary", n_val)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -16,10 +17,12 @@ from PIL import Image
 from balancer.core.errors import BalancerError
 from balancer.core.sealed import read_json
 from balancer.core.settings import DataConfig
+from balancer.data.coding import coding_note, dataset_coding, read_coding
 from balancer.data.dataset import Dataset
 from balancer.data.images import read_image
 from balancer.data.manifest import MANIFEST_COLUMNS
 
+log = logging.getLogger("balancer")
 Array = np.ndarray
 
 
@@ -32,11 +35,12 @@ class SyntheticSet:
     labels: Array
     hashes: tuple[str, ...]  # SHA-256 of each file
     generator: str  # identifies the generator; several sets must have different ones
+    coding: str = ""  # what was done to the images because real files bear the marks of JPEG; empty if nothing
 
     @property
     def digest(self) -> str:
         """Return sixteen hex digits that identify these images."""
-        return hashlib.sha256("".join(self.hashes).encode()).hexdigest()[:16]
+        return hashlib.sha256("".join([*self.hashes, self.coding]).encode()).hexdigest()[:16]
 
     def first(self, count: int) -> SyntheticSet:
         """Return the first ``count`` images."""
@@ -88,7 +92,8 @@ def join(sets: Sequence[SyntheticSet], data: Dataset) -> SyntheticSet:
             )
     hashes = tuple(h for s in sets for h in s.hashes)
     images, labels = (np.concatenate([getattr(s, name) for s in sets]) for name in ("images", "labels"))
-    return SyntheticSet(sets[0].path, images, labels, hashes, "".join(s.generator for s in sets))
+    coding = " ".join(dict.fromkeys(s.coding for s in sets if s.coding))
+    return SyntheticSet(sets[0].path, images, labels, hashes, "".join(s.generator for s in sets), coding)
 
 
 def load_synthetic(path: Path, data: Dataset, config: DataConfig, count: int | str, dose: float = 0.0) -> SyntheticSet:
@@ -131,7 +136,27 @@ def load_synthetic(path: Path, data: Dataset, config: DataConfig, count: int | s
         )
     images = np.stack([_read(path, row, config) for row in rows[:needed]])
     hashes = tuple(row.sha256 for row in rows[:needed])
-    return SyntheticSet(path, images, np.full(needed, label), hashes, _generator(path, hashes))
+    synthetic = SyntheticSet(path, images, np.full(needed, label), hashes, _generator(path, hashes))
+    return _as_real_files(synthetic, [path / row.file for row in rows[:needed]], data, label)
+
+
+def _as_real_files(synthetic: SyntheticSet, files: list[Path], data: Dataset, label: int) -> SyntheticSet:
+    """Return the images coded as the real files are, where a classifier could learn the format instead of the class."""
+    size = data.images.shape[1]
+    real, own = dataset_coding(data, label), read_coding(files, size)
+    if not real.is_seen and not own.is_seen:
+        return synthetic
+    if not real.is_seen:
+        log.warning(
+            "%s holds JPEG files of the working size, %d px, and the real images do not: a classifier can learn the"
+            " format; store the synthetic images as PNG before any JPEG coding",
+            synthetic.path,
+            size,
+        )
+        return synthetic
+    note = coding_note("Synthetic images", real, size)
+    log.info("%s: %s", synthetic.path, note)
+    return replace(synthetic, images=real.of(synthetic.images), coding=note)
 
 
 def _label(path: Path, classes: set[str], data: Dataset) -> int:

@@ -51,6 +51,7 @@ def test_a_complete_run(real: Path, fake: Path, runs_cwd: Path, five_pixel_steps
         "config.yaml env.json log.txt report.json report.md report.html grid.png closest.png spectrum.png done"
     )
     report = json.loads((run / "report.json").read_text())
+    assert report.pop("sha256")  # the seal of the file
     assert content == {"run": str(run), **report}
     assert report["data"]["counts"] == {"real": 20, "fake": 16}
     assert report["data"]["image_size"] == SIZE
@@ -211,7 +212,8 @@ def test_a_text_file_named_png(real: Path, fake: Path, runs_cwd: Path) -> None:
     report = json.loads((runs_cwd / "out" / "report.json").read_text())
     assert report["data"]["counts"]["fake"] == 16
     assert report["data"]["unreadable"][0][0] == str(fake / "broken.png")
-    assert "1 of the synthetic images could not be read and were left out." in report["data"]["notes"]
+    (note,) = (n for n in report["data"]["notes"] if n.startswith("1 of the synthetic images"))
+    assert str(fake / "broken.png") in note
 
 
 def test_colour(real: Path, runs_cwd: Path) -> None:
@@ -349,3 +351,32 @@ def test_settings_from_a_file_with_a_data_section(real: Path, fake: Path, runs_c
     (runs_cwd / "c.yaml").write_text(yaml.safe_dump(content))
     result = done(balancer("evaluate", "--config", "c.yaml", "--dry-run", "--json"))
     assert json.loads(result.stdout)["config"]["seed"] == 3
+
+
+def test_sides_that_differ_by_file_format_alone(runs_cwd: Path) -> None:
+    """The formats are named, and the PNG files get the marks of the JPEG files before anything is compared."""
+    images = fields(40, 1, 32, smooth=0.8)
+    real = write(runs_cwd / "real", images[:20], "image_{:03d}.jpg")
+    fake = write(runs_cwd / "fake", images[20:])
+    report = report_of("--real", real, "--fake", fake)
+    assert report["data"]["formats"] == {"real": {"JPEG": 20}, "fake": {"PNG": 20}}
+    assert any("JPEG" in note and "PNG" in note for note in report["data"]["notes"])
+    again = write(runs_cwd / "again", images[20:], "image_{:03d}.jpg")
+    same = report_of("--real", real, "--fake", again, out="b")
+    assert same["quality"]["distances"] == report["quality"]["distances"]
+    assert same["data"]["notes"] == []
+
+
+def test_formats_that_cannot_be_brought_together(runs_cwd: Path) -> None:
+    images = fields(40, 1, 32, smooth=0.8)
+    real = write(runs_cwd / "real", images[:20], "image_{:03d}.webp")
+    report = report_of("--real", real, "--fake", write(runs_cwd / "fake", images[20:]))
+    assert any("WEBP" in note for note in report["data"]["notes"])
+    assert report["quality"]["format_caveat"]
+
+
+def test_stray_files_are_counted_by_kind(real: Path, fake: Path) -> None:
+    for name in ("a.dcm", "b.dcm", "notes.txt", "README"):
+        (real / name).write_text("no image")
+    (note,) = (n for n in report_of("--real", real, "--fake", fake)["data"]["notes"] if "--real" in n)
+    assert all(kind in note for kind in ("4 other files", "2 .dcm", "1 .txt", "1 no suffix"))

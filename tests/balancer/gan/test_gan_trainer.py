@@ -333,6 +333,26 @@ def test_collapse_is_seen_across_a_resumption(tmp_path: Path, monkeypatch: pytes
         run_training(tmp_path / "run", settings, resume=True)
 
 
+@pytest.mark.parametrize(
+    ("diversity", "stops"),
+    [
+        ([0.001, 0.002, 0.0015, 0.004], False),  # never there, and higher than at first
+        ([0.001, 0.002, 0.0005, 0.004], True),  # never there, and lower
+        ([0.001, 0.05, 0.004, 0.005], True),  # there once, and lost
+    ],
+)
+def test_variety_that_rises_from_nothing_is_no_collapse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, diversity: list[float], stops: bool
+) -> None:
+    scripted(monkeypatch, diversity=diversity)
+    settings = config(snapshot_every=2, min_diversity=0.02)
+    if stops:
+        with pytest.raises(BalancerError, match="min_diversity"):
+            run_training(tmp_path / "run", settings)
+    else:
+        assert run_training(tmp_path / "run", settings).steps == 8
+
+
 def test_collapse_can_be_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scripted(monkeypatch, diversity=[0.0] * 4)
     assert run_training(tmp_path / "run", config(snapshot_every=2, min_diversity=0)).steps == 8

@@ -147,6 +147,17 @@ def test_a_generator_that_half_remembers() -> None:
     assert alone.nearer_probability > 0.75
 
 
+def test_held_out_images_of_another_source_excuse_what_looks_like_copying() -> None:
+    """Real images of the training images' own source, which nothing was trained on."""
+    common = fields(1, 0)
+    of_one_source = quantised(128 + 40 * (0.8 * common + 0.6 * fields(140, 1)))
+    elsewhere = images(40, 2)
+    result = memorization(of_one_source[:70], of_one_source[70:], elsewhere)
+    assert (result.status, result.membership_p < 0.001, result.shift_p < 0.001) == ("closer", True, True)
+    assert "may have memorised" not in result.verdict
+    assert "another source" in result.verdict
+
+
 def test_a_generator_of_typical_images_has_not_copied() -> None:
     """It draws the common part of all images with half of the variety: nearer to any real image than real ones are."""
     common = fields(1, 0)

@@ -113,7 +113,8 @@ def test_a_constant_image_lies_at_the_level_of_rounding(shape: tuple[int, int], 
     constant, noise = np.full((3, *shape), grey, np.uint8), white(3, shape)
     assert radial_spectrum(constant)[1] == pytest.approx(ROUNDING_DB)
     for sides in ((constant, constant, constant), (noise, constant, noise), (constant, noise, constant)):
-        values = [np.atleast_1d(v) for v in asdict(compare_spectra(*sides)).values()]
+        parts = [v.values() if isinstance(v, dict) else [v] for v in asdict(compare_spectra(*sides)).values()]
+        values = [np.atleast_1d(v) for part in parts for v in part]
         assert np.isfinite(np.concatenate(values)).all()
 
 
@@ -132,9 +133,11 @@ def test_figures_follow_from_the_curves() -> None:
     assert s.high_db < -5
     swapped = compare_spectra(real, other, fake)
     assert (s.high_db_real_baseline, s.checkerboard_db_real_baseline) == (swapped.high_db, swapped.checkerboard_db)
-    assert all(
-        type(v) is float for value in asdict(s).values() for v in (value if isinstance(value, tuple) else [value])
-    )
+    chances = [v for v in asdict(s).values() if isinstance(v, dict)]
+    curves = [v for v in asdict(s).values() if isinstance(v, tuple)]
+    assert all(type(v) is float for curve in curves for v in curve)
+    assert all(type(v) is float for chance in chances for v in chance.values())
+    assert len(chances) == 3
 
 
 def test_one_distribution_shows_nothing() -> None:

@@ -40,6 +40,7 @@ from balancer.reporting import numbers
         (numbers.percent, (0.995,), "over 99 %"),
         (numbers.percent, (1 - 1e-9,), "over 99 %"),
         (numbers.percent, (1.0,), "100 %"),
+        (numbers.percent, (0.405,), "41 %"),  # short() writes .41
         (numbers.percent, (0.1234, 1), "12.3 %"),
         (numbers.percent, (0.9999, 1), "over 99.9 %"),
         (numbers.decibels, (9.14,), "9.1 dB"),
@@ -55,3 +56,12 @@ from balancer.reporting import numbers
 )
 def test_formats(form: Callable[..., str], values: tuple[object, ...], text: str) -> None:
     assert form(*values) == text
+
+
+@pytest.mark.parametrize("digits", [0, 1])
+def test_a_share_and_its_percentage_are_rounded_alike(digits: int) -> None:
+    for thousandth in range(10, 990):
+        share = thousandth / 1000
+        assert float(numbers.percent(share, digits).removesuffix(" %")) == pytest.approx(
+            100 * float(numbers.short(share, digits + 2))
+        )

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -216,3 +217,28 @@ def test_an_unfinished_synthesis_is_refused(chest_folder, tmp_path):
     (tmp_path / "config.yaml").write_text("n: 3\n")
     with pytest.raises(BalancerError, match="is not finished; continue it with"):
         load_synthetic(tmp_path, load_dataset(config), config, "all")
+
+
+def test_synthetic_images_get_the_marks_of_real_jpeg_files(chest_folder, tmp_path):
+    """Real files are JPEG at the working size, synthetic ones PNG: uncoded, a classifier could learn the format."""
+    for file in sorted(chest_folder.rglob("*.*")):
+        if file.suffix.lower() in (".jpeg", ".jpg", ".png"):
+            with Image.open(file) as image:
+                small = image.convert("L").resize((32, 32))
+            file.unlink()
+            small.save(file.with_suffix(".jpeg"), quality=60)
+    config = DataConfig(path=str(chest_folder), image_size=32)
+    data = load_dataset(config)
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    digest = hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest()
+    lines = [",".join(MANIFEST_COLUMNS), f"a.png,0,0,{digest},NORMAL,{data.split_hash}"]
+    (tmp_path / "manifest.csv").write_text("\n".join(lines) + "\n")
+    loaded = load_synthetic(tmp_path, data, config, "all")
+    Image.fromarray(pixels).save(tmp_path / "expected.jpeg", quality=60)
+    with Image.open(tmp_path / "expected.jpeg") as expected:
+        assert np.array_equal(loaded.images[0], np.asarray(expected))
+    assert "JPEG" in loaded.coding
+    assert loaded.digest != replace(loaded, coding="").digest
+    uncoded = load_synthetic(tmp_path, data, config.model_copy(update={"image_size": 16}), "all")
+    assert uncoded.images.shape == (1, 16, 16)
