@@ -12,9 +12,10 @@ numpy draws the same pixels.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-import tempfile
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -27,6 +28,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter, zoom
 
 from balancer.core import progress
+from balancer.core.files import temporary_path
 from balancer.data.folder import CLASSES, SPLITS
 
 Array = NDArray[np.float64]
@@ -380,11 +382,10 @@ def write_phantom(root: Path, spec: PhantomSpec = PhantomSpec()) -> Path:
     if root.exists():
         raise FileExistsError(f"{root} exists and is not this phantom set; remove it or name another folder")
     root.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch,
-        progress.bar(spec.total, "drawing the phantom set", "image") as bar,
-    ):
-        draft = Path(scratch) / root.name  # inside, because the scratch folder itself is private to its owner
+    draft = temporary_path(root)
+    with contextlib.ExitStack() as at_the_end:
+        at_the_end.callback(shutil.rmtree, draft, ignore_errors=True)
+        bar = at_the_end.enter_context(progress.bar(spec.total, "drawing the phantom set", "image"))
         for split, label in product(SPLITS, CLASSES):
             (draft / split / label).mkdir(parents=True)
         for name, pixels in _images(spec):
