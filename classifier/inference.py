@@ -14,7 +14,7 @@ from balancer.core.device import open_device
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.files import JsonObject
 from balancer.data.dataset import load_dataset
-from balancer.data.folder import CLASSES, SUFFIXES, TASKS, image_files
+from balancer.data.folder import CLASSES, SUFFIXES, TASKS, image_files, left_out_note, strays
 from balancer.data.images import read_image
 from classifier.evaluation import metrics as evaluation
 from classifier.evaluation.fold_metrics import BinaryMetrics, MulticlassMetrics
@@ -191,6 +191,8 @@ def _readable(images: Sequence[Path], size: int, resize: str) -> tuple[list[Path
         if not path.exists():
             raise BalancerError(f"{path} does not exist; give an image or a folder of images")
         candidates = image_files(path) if path.is_dir() else [path]
+        for note in left_out_note(strays(path, candidates, path)) if path.is_dir() else ():
+            log.warning("%s: %s", path, note)
         if not candidates:
             raise BalancerError(f"{path} holds no image; expected files such as {' '.join(sorted(SUFFIXES))}")
         for file in candidates:

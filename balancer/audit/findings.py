@@ -161,15 +161,6 @@ def _larger_side(interval: AurocInterval) -> float:
 def caveats(audit: Audit) -> list[str]:
     """Return a sentence for each fact that is no proven leak but matters, the data's own notes first."""
     sentences, patients = [note for note in audit.data["notes"] if note != PHANTOM_NOTICE], audit.patients
-    if unreadable := len(audit.data["unreadable"]):
-        verb = "was" if unreadable == 1 else "were"
-        sentences.append(f"{plural(unreadable, 'file')} could not be read and {verb} left out.")
-    unnamed = patients.images - patients.named
-    if unnamed and audit.shortcuts.from_files:  # an archive has said so in its note
-        sentences.append(
-            f"{unnamed:,} of {patients.images:,} file names tell no patient. Whether their patients lie in two folds "
-            "is not known."
-        )
     for across in patients.cautious.folds if patients.cautious else ():
         shared = sum(across.patients.values())
         if shared and across.right != "test":  # the data's own note has said what test shares

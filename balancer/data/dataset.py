@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,13 +15,27 @@ from PIL import Image
 from balancer.core.errors import BalancerError
 from balancer.core.settings import PHANTOM, DataConfig
 from balancer.data import cache, phantom
-from balancer.data.folder import CLASSES, SPLITS, TASKS, Record, find_root, multiclass_records, read_folder
-from balancer.data.images import Decoding, Ranges, decode_image, resize_grey, to_grey
+from balancer.data.folder import (
+    CLASSES,
+    SPLITS,
+    TASKS,
+    LeftOut,
+    Listing,
+    Record,
+    find_root,
+    is_patient,
+    left_out_note,
+    list_folder,
+    multiclass_records,
+    printable,
+)
+from balancer.data.images import Decoding, Ranges, decode_image, named, resize_grey, to_grey
 from balancer.data.npz import read_npz
 from balancer.data.split import carve_validation, merge_groups, split_hash, write_split
 
 log = logging.getLogger("balancer")
 DEFAULT_VAL_FRACTION = 0.15
+LISTED = 100  # names of files that are not read, in env.json
 PHANTOM_NOTICE = "PHANTOM DATA: drawings, not X-rays. No figure from them says anything about patients."
 
 
@@ -38,6 +53,7 @@ class Dataset:
     split_hash: str
     fingerprint: str  # of names and contents of every file
     bad: list[tuple[str, str]] = field(default_factory=list)  # (name, reason) of every unreadable file
+    left_out: list[LeftOut] = field(default_factory=list)  # what lies in the folder and is not read
     ranges: dict[str, float] = field(default_factory=dict)  # of samples of more than 8 bits; see balancer.data.images
     notes: list[str] = field(default_factory=list)  # caveats that a report of this data must state
     classes: tuple[str, ...] = CLASSES  # of the task
@@ -66,6 +82,11 @@ class Dataset:
     def deficit(self) -> int:
         """Return how many minority images the training fold lacks."""
         return max(self.deficits)
+
+    @property
+    def patients_known(self) -> bool:
+        """Return whether any name tells a patient; if none does, every image stands for itself."""
+        return any(is_patient(record.patient) for record in self.records)
 
     @property
     def is_phantom(self) -> bool:
@@ -100,11 +121,15 @@ class Dataset:
         return {
             "source": self.source,
             "counts": {f: dict(zip(self.classes, self.counts(f), strict=True)) for f in SPLITS},
-            "patients": len(set(self.groups)),
+            "patients": len(set(self.groups)) if self.patients_known else None,
             "image_size": int(self.images.shape[1]),
             "split_hash": self.split_hash,
             "fingerprint": self.fingerprint,
             "unreadable": [list(b) for b in self.bad],
+            "left_out": {
+                "files": sum(item.files for item in self.left_out),
+                "first": [[item.name, item.reason, item.files] for item in self.left_out[:LISTED]],
+            },
             "ranges": self.ranges,
             "notes": self.notes,
         }
@@ -121,16 +146,22 @@ def load_dataset(config: DataConfig, require: Iterable[str] = ("train",)) -> Dat
         BalancerError: the data are missing, of another layout, too damaged, or lack the classes of the task.
     """
     notes: list[str] = []
+    left_out: list[LeftOut] = []
     path = config.path or PHANTOM
+    if printable(path) != path:
+        raise BalancerError(f"data {printable(path)} has a name that is not plain UTF-8; rename the folder")
     is_archive = Path(path).suffix.lower() == ".npz"
     if path == PHANTOM:
         log.warning(PHANTOM_NOTICE)
         notes.append(PHANTOM_NOTICE)
-        records, decoded = _from_folder(phantom_folder(), config)
+        records, decoded = _from_folder(list_folder(phantom_folder()), phantom_folder(), config)
     elif is_archive:
         records, decoded = _from_npz(Path(path), config, notes)
     else:
-        records, decoded = _from_folder(find_root(Path(path)), config)
+        root = find_root(Path(path))
+        listing = list_folder(root)
+        left_out = listing.left_out
+        records, decoded = _from_folder(listing, root, config)
     if not decoded.positions:
         raise BalancerError(
             f"none of the {len(records)} files of {path} can be read ({decoded.bad[0][1]}); check --data"
@@ -140,9 +171,10 @@ def load_dataset(config: DataConfig, require: Iterable[str] = ("train",)) -> Dat
         records = multiclass_records(records)
     for name, reason in decoded.bad:
         log.warning("left out: %s cannot be read (%s)", name, reason)
-    notes += decoded.notes
-    for note in decoded.notes:
+    facts = [*left_out_note(left_out), *_unreadable_note(decoded.bad), *decoded.notes, *_patients_note(records)]
+    for note in facts:
         log.warning(note)
+    notes += facts
     groups = merge_groups([r.patient for r in records], decoded.digests)
     folds = _folds(records, groups, config, is_archive, notes)
     names = [r.name for r in records]
@@ -158,6 +190,7 @@ def load_dataset(config: DataConfig, require: Iterable[str] = ("train",)) -> Dat
         split_hash=split_hash(names, folds.tolist(), decoded.digests),
         fingerprint=hashlib.sha256(contents.encode(errors="surrogateescape")).hexdigest()[:16],
         bad=decoded.bad,
+        left_out=left_out,
         ranges=decoded.ranges,
         notes=notes,
         classes=TASKS[config.task],
@@ -186,9 +219,8 @@ def phantom_folder() -> Path:
         ) from error
 
 
-def _from_folder(root: Path, config: DataConfig) -> tuple[list[Record], cache.Decoded]:
-    records = read_folder(root)
-    names = [r.name for r in records]
+def _from_folder(listing: Listing, root: Path, config: DataConfig) -> tuple[list[Record], cache.Decoded]:
+    names = [r.name for r in listing.records]
     decoded = cache.decode_all(
         names,
         cache.stat_stamp(root, names),
@@ -197,7 +229,7 @@ def _from_folder(root: Path, config: DataConfig) -> tuple[list[Record], cache.De
         {"size": config.image_size, "resize": config.resize},
         config.max_bad,
     )
-    return records, decoded
+    return listing.records, decoded
 
 
 def _from_npz(path: Path, config: DataConfig, notes: list[str]) -> tuple[list[Record], cache.Decoded]:
@@ -208,6 +240,7 @@ def _from_npz(path: Path, config: DataConfig, notes: list[str]) -> tuple[list[Re
         )
     records, arrays = read_npz(path)
     notes.append("The archive names no patients: the split is at image level and may part images of one patient.")
+    log.warning(notes[-1])
     images = [image for split in arrays.values() for image in split]
 
     def decode(i: int, ranges: Ranges | None) -> Decoding:
@@ -251,13 +284,39 @@ def _folds(
     return folds
 
 
+def _unreadable_note(bad: Sequence[tuple[str, str]]) -> list[str]:
+    """Return a sentence that counts the unreadable files and names at most five; the log has the reasons of all."""
+    if not bad:
+        return []
+    files = "1 file" if len(bad) == 1 else f"{len(bad):,} files"
+    return [
+        f"{files} could not be read and {'was' if len(bad) == 1 else 'were'} left out: {named([n for n, _ in bad])}."
+    ]
+
+
+def _patients_note(records: Sequence[Record]) -> list[str]:
+    """Return a caveat if some or all names tell no patient."""
+    unknown, n = [r for r in records if not is_patient(r.patient)], len(records)
+    if not unknown or unknown[0].patient.startswith("image-"):  # an archive's note has said so
+        return []
+    if len(unknown) == n:
+        return [
+            f"No file name tells a patient (such as {unknown[0].name}): every image counts by itself, so images of one"
+            " child may lie in two folds, and intervals are over images."
+        ]
+    return [
+        f"{len(unknown):,} of {n:,} file names tell no patient (such as {unknown[0].name}): each of these images counts"
+        " as a patient of its own."
+    ]
+
+
 def _shared_numbers(data: Dataset) -> list[str]:
     """Return a caveat if patient numbers occur both in the official test split and outside it."""
-    patients = [
-        {r.patient for r, fold in zip(data.records, data.folds, strict=True) if (fold == "test") == test}
-        for test in (True, False)
-    ]
-    shared = [sum(p.startswith(f"{cls}-") for p in patients[0] & patients[1]) for cls in CLASSES]
+    patients: dict[tuple[bool, int], set[str]] = defaultdict(set)
+    for record, fold in zip(data.records, data.folds, strict=True):
+        if is_patient(record.patient):
+            patients[fold == "test", min(record.label, 1)].add(record.patient)
+    shared = [len(patients[True, label] & patients[False, label]) for label in range(len(CLASSES))]
     if not any(shared):
         return []
     numbers = " and ".join(f"{n} {cls}" for n, cls in zip(shared, CLASSES, strict=True))

@@ -26,6 +26,7 @@ _SIXTEEN_BIT = 65535.0
 _HALVED_LEAST = 64  # of colour with 16 bits Pillow reads the upper 8: samples of 14 bits or less would come out black
 _WHITE_IS_ZERO = 0  # PhotometricInterpretation of a TIFF
 _PHOTOMETRIC, _BITS_PER_SAMPLE = 262, 258
+_SNIFFED = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # known by content, whatever the suffix
 _PROGRAMS = {"EPS"}  # formats that an interpreter would have to run
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -104,6 +105,17 @@ def depth_notes(ranges: Ranges, dim: Sequence[str]) -> list[str]:
 def named(names: Sequence[str], most: int = 5) -> str:
     """Return the first names of a list, for a message."""
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def is_image(path: Path) -> bool:
+    """Return whether a file's content, not its name, is that of an image; its pixels may still be damaged."""
+    try:
+        with path.open("rb") as handle, Image.open(handle, formats=_SNIFFED):
+            return True
+    except MemoryError:
+        raise
+    except Exception:  # Pillow raises many kinds for what is no image
+        return False
 
 
 @contextmanager

@@ -185,8 +185,8 @@ def test_an_archive_without_patients(tmp_path: Path) -> None:
     arrays = {f"{s}_images": rng.integers(0, 256, (12, 28, 28), dtype=np.uint8) for s in ("train", "val", "test")}
     labels = {f"{s}_labels": np.arange(12) % 2 for s in ("train", "val", "test")}
     arrays["test_images"][2] = arrays["train_images"][4]
-    np.savez(tmp_path / "set.npz", **arrays, **labels)
-    found = audit_of(tmp_path / "set.npz")
+    np.savez(tmp_path / "pneumoniamnist_set.npz", **arrays, **labels)
+    found = audit_of(tmp_path / "pneumoniamnist_set.npz")
     assert (found.patients.narrow, found.patients.cautious, found.patients.named) == (None, None, 0)
     assert [c for c in caveats(found) if "names no patients" in c]
     assert leaks(found) == ["1 identical file both in train or validation and in test"]
@@ -234,7 +234,25 @@ def test_unreadable_files_are_a_caveat(chest_folder: Path) -> None:
     files(chest_folder, "train", "PNEUMONIA")[0].write_bytes(b"no image")
     found = audit_of(chest_folder, max_bad=0.1)
     assert len(found.data["unreadable"]) == 1
-    assert "1 file could not be read and was left out." in caveats(found)
+    (caveat,) = [c for c in caveats(found) if "could not be read" in c]
+    assert files(chest_folder, "train", "PNEUMONIA")[0].name in caveat
+
+
+@pytest.mark.parametrize("pixels", ["flat", "one flat picture", "one picture"])
+@pytest.mark.parametrize("test", [True, False])
+def test_images_without_anything_to_compare(chest_folder: Path, pixels: str, test: bool) -> None:
+    if not test:
+        for file in (chest_folder / "test").rglob("*.png"):
+            file.unlink()
+        for folder in ("NORMAL", "PNEUMONIA", ""):
+            (chest_folder / "test" / folder).rmdir()
+    noise = np.random.default_rng(0).integers(0, 256, (32, 40), dtype=np.uint8)
+    for i, file in enumerate(sorted(chest_folder.rglob("*.png"))):
+        level = i % 250 if pixels == "flat" else 77
+        Image.fromarray(noise if pixels == "one picture" else np.full((32, 40), level, dtype=np.uint8)).save(file)
+    found = audit_of(chest_folder)
+    assert (found.near.candidates, found.near.copies) == (0, [])
+    assert found.near.compared + found.near.blank == len({f.read_bytes() for f in chest_folder.rglob("*.png")})
 
 
 # --- what an image-level split would leak

@@ -132,8 +132,10 @@ def test_a_dry_run_writes_nothing(chest_folder: Path, runs_cwd: Path) -> None:
 def test_an_archive_gets_a_report_too(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     arrays = {f"{s}_images": rng.integers(0, 256, (12, 28, 28), dtype=np.uint8) for s in ("train", "test")}
-    np.savez(tmp_path / "set.npz", **arrays, **{f"{s}_labels": np.arange(12) % 2 for s in ("train", "test")})
-    config = DataConfig(path=str(tmp_path / "set.npz"), image_size=16, val_fraction=0.2)
+    np.savez(
+        tmp_path / "pneumoniamnist_set.npz", **arrays, **{f"{s}_labels": np.arange(12) % 2 for s in ("train", "test")}
+    )
+    config = DataConfig(path=str(tmp_path / "pneumoniamnist_set.npz"), image_size=16, val_fraction=0.2)
     data = load_dataset(config)
     audit_report.write_audit(tmp_path / "out", data, config, audit(data, config))
     assert not (tmp_path / "out" / "closest.png").exists(), "noise: no pair is like another"

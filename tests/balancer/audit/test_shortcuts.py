@@ -98,8 +98,8 @@ def test_a_file_that_vanished_is_named(chest_folder: Path) -> None:
 def test_an_archive_is_measured_on_its_working_images(tmp_path: Path) -> None:
     arrays = {f"{s}_images": RNG.integers(0, 256, (12, 28, 28), dtype=np.uint8) for s in ("train", "val", "test")}
     labels = {f"{s}_labels": np.arange(12) % 2 for s in ("train", "val", "test")}
-    np.savez(tmp_path / "set.npz", **arrays, **labels)
-    data = load(tmp_path / "set.npz")
+    np.savez(tmp_path / "pneumoniamnist_set.npz", **arrays, **labels)
+    data = load(tmp_path / "pneumoniamnist_set.npz")
     measured = measure(data)
     assert not measured.from_files
     assert measured.properties == OF_PIXELS

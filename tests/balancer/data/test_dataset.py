@@ -4,7 +4,7 @@ import csv
 import json
 import logging
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from balancer.core.errors import BalancerError
 from balancer.core.settings import DataConfig
 from balancer.data import dataset
 from balancer.data.dataset import PHANTOM_NOTICE, Dataset, load_dataset
-from balancer.data.folder import CLASSES, find_root, read_folder
+from balancer.data.folder import CLASSES, find_root, parse_name, read_folder
 from balancer.data.images import read_image
 from balancer.data.phantom import PhantomSpec
 
@@ -218,3 +218,72 @@ def test_patient_numbers_on_both_sides_of_test_are_a_note(chest_folder):
 def test_the_real_sets_shared_numbers_are_a_note(real_data):
     (note,) = load_dataset(DataConfig(path=str(real_data))).notes
     assert "94 NORMAL and 170 PNEUMONIA" in note  # as the data note counts them, keyed on the number alone
+
+
+def mendeley(folder: Path) -> dict[str, str]:
+    """Give every file the name that Mendeley's edition 3 would; return the patient of each new name."""
+    patients = {}
+    for split in SPLITS:
+        for file in sorted((folder / split).rglob("*.png")):
+            patient, kind = parse_name(file.stem, int("PNEUMONIA" in file.parts))
+            number = 1000 * (1 + sum(map(ord, patient))) + int(patient.split("-")[1])
+            disease = {"bacteria": "BACTERIA", "virus": "VIRUS"}.get(kind, "NORMAL")
+            file.rename(file.with_name(f"{disease}-{number}-{len(patients) + 1:04d}.png"))
+            patients[f"{disease}-{number}-{len(patients) + 1:04d}.png"] = patient
+    return patients
+
+
+def test_the_names_of_mendeleys_edition_3(chest_folder: Path) -> None:
+    patients = mendeley(chest_folder)
+    for task in ("binary", "multiclass"):
+        data = load(chest_folder, task=task, val_fraction=0.3)
+        assert data.patients_known
+        assert data.describe()["patients"] == len(set(patients.values()))
+        sides = defaultdict(set)
+        for record, fold in zip(data.records, data.folds, strict=True):
+            sides[patients[Path(record.name).name]].add(str(fold))
+        assert all(len(folds) == 1 for folds in sides.values()), "a patient lies in two folds"
+        assert not any("patient" in note for note in data.notes)
+
+
+def test_one_id_in_two_classes_is_one_child(chest_folder: Path) -> None:
+    for label, name in ((0, "NORMAL-77-0001.png"), (1, "VIRUS-77-0002.png")):
+        folder = chest_folder / "train" / CLASSES[label]
+        next(folder.iterdir()).rename(folder / name)
+    data = load(chest_folder)
+    assert len({g for g, r in zip(data.groups, data.records, strict=True) if "-77-" in r.name}) == 1
+
+
+def anonymous(folder: Path, keep: int = 0) -> None:
+    """Give the files names that tell no patient, the same in train and in test."""
+    for split in SPLITS:
+        for cls in CLASSES:
+            for i, file in enumerate(sorted((folder / split / cls).iterdir())[keep:]):
+                file.rename(file.with_name(f"scan {i}.png"))
+
+
+def test_no_name_tells_a_patient(chest_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    anonymous(chest_folder)
+    data = load(chest_folder)
+    assert not data.patients_known
+    assert data.describe()["patients"] is None
+    (note,) = data.notes
+    assert note.startswith("No file name tells a patient")
+    assert caplog.text.count(note) == 1
+
+
+def test_some_names_tell_a_patient(chest_folder: Path) -> None:
+    anonymous(chest_folder, keep=1)
+    data = load(chest_folder)
+    assert data.patients_known
+    (note,) = data.notes
+    assert "108 of 114 file names tell no patient" in note
+
+
+def test_files_that_cannot_be_read_are_a_note(chest_folder: Path) -> None:
+    names = [f"IM-{i:04d}-0001.png" for i in (1, 4)]
+    for name in names:
+        (chest_folder / "train" / "NORMAL" / name).write_bytes(b"no image")
+    (note,) = load(chest_folder, max_bad=0.05).notes
+    assert note.startswith("2 files could not be read")
+    assert all(name in note for name in names)

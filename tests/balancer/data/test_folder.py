@@ -1,14 +1,27 @@
 """The Kaggle layout: what is read, what is ignored, what is refused, and whose image it is."""
 
+import json
+import os
 import re
 import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from balancer.core.errors import BalancerError
-from balancer.data.folder import find_root, image_files, parse_name, read_folder
+from balancer.core.settings import DataConfig
+from balancer.data.dataset import load_dataset
+from balancer.data.folder import (
+    find_root,
+    image_files,
+    is_patient,
+    left_out_note,
+    list_folder,
+    parse_name,
+    read_folder,
+)
 
 
 def count(root: Path) -> Counter:
@@ -83,15 +96,87 @@ def test_clutter_is_ignored(chest_folder: Path) -> None:
         "train/NORMAL/deeper/IM-0001-0001.png",
         "train/NORMAL/.DS_Store",
         "train/NORMAL/Thumbs.db",
-        "train/NORMAL/readme.txt",
-        "train/NORMAL/no_suffix",
         "extra/NORMAL/IM-0001-0001.png",
     ):
         target = chest_folder / clutter
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(picture, target)
     (chest_folder / "train" / "NORMAL" / "folder.png").mkdir()
+    (chest_folder / "train" / "NORMAL" / "readme.txt").write_text("P5, not a picture")
     assert count(chest_folder) == EXPECTED
+    assert {(item.name, item.files) for item in list_folder(chest_folder).left_out} == {
+        *(("extra", 1), ("train/AAA_stray", 1), ("train/NORMAL2", 1), ("train/ZZZ", 1), ("train/IM-0001-0001.png", 1)),
+        *(("train/NORMAL/deeper", 1), ("train/NORMAL/folder.png", 0), ("train/NORMAL/readme.txt", 1)),
+    }
+
+
+def test_everything_is_read_or_named(chest_folder: Path) -> None:
+    """Each kind of stray beside the reason that is given for it; what programs leave behind needs none."""
+    folder = chest_folder / "train" / "NORMAL"
+    (folder / "scan.dcm").write_bytes(bytes(128) + b"DICM" + bytes(50))
+    (folder / "gone.png").symlink_to("/nowhere/x.png")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "IM-0003\n.png").touch()
+    (folder / "deeper").mkdir()
+    (folder / "deeper" / "a.png").touch()
+    (chest_folder / "labels.csv").touch()
+    (chest_folder / "COVID" / "x").mkdir(parents=True)
+    for i in range(3):
+        (chest_folder / "COVID" / "x" / f"{i}.png").touch()
+    for clutter in (".hidden", "Thumbs.db", "desktop.ini", "phantom.json", ".DS_Store"):
+        (chest_folder / clutter).touch()
+    listing = list_folder(chest_folder)
+    reasons = {item.name: item.reason for item in listing.left_out}
+    assert {name.rsplit("/")[-1] for name in reasons} == {
+        *("scan.dcm", "gone.png", "pipe.png", "IM-0003\\x0a.png", "deeper", "labels.csv", "COVID"),
+    }
+    words = {"scan.dcm": "format", "gone.png": "broken link", "pipe.png": "regular", "deeper": "folder"}
+    assert all(word in reasons[f"train/NORMAL/{name}"] for name, word in words.items())
+    (note,) = left_out_note(listing.left_out)
+    assert note.startswith("9 files")
+    assert "COVID" in note
+    assert "\n" not in note
+
+
+def test_suffixes_do_not_decide(chest_folder: Path) -> None:
+    """The case of a set whose PNEUMONIA files end in .jfif or nothing: NORMAL must stay the minority class."""
+    for i, file in enumerate(sorted((chest_folder / "train" / "PNEUMONIA").iterdir())):
+        file.rename(file.with_suffix((".jfif", "", ".dat")[i % 3]))
+    for i, file in enumerate(sorted((chest_folder / "test" / "NORMAL").iterdir())):
+        Image.open(file).save(file.with_suffix((".jp2", ".ppm")[i % 2]))
+        file.unlink()
+    (chest_folder / "val").rename(chest_folder / "Validation")
+    assert count(chest_folder) == EXPECTED
+    assert list_folder(chest_folder).left_out == []
+
+
+def test_a_second_validation_folder_is_named(chest_folder: Path) -> None:
+    shutil.copytree(chest_folder / "val", chest_folder / "valid")
+    assert count(chest_folder) == EXPECTED
+    assert [(item.name, item.files) for item in list_folder(chest_folder).left_out] == [("valid", 4)]
+
+
+def test_a_name_that_is_not_utf8_is_left_out_by_name(chest_folder: Path) -> None:
+    old = next((chest_folder / "train" / "NORMAL").iterdir())
+    old.rename(old.with_name(os.fsdecode(b"IM-0003-0001 M\xfcller.png")))
+    listing = list_folder(chest_folder)
+    assert [item.name for item in listing.left_out] == [r"train/NORMAL/IM-0003-0001 M\xfcller.png"]
+    assert "UTF-8" in listing.left_out[0].reason
+    data = load_dataset(DataConfig(path=str(chest_folder), image_size=16))
+    assert data.left_out == listing.left_out
+    assert data.describe()["left_out"]["files"] == 1
+    assert any(r"M\xfcller" in note for note in data.notes)
+    json.dumps(data.describe()).encode()
+
+
+def test_a_class_folder_of_files_that_are_not_read_says_which(chest_folder: Path) -> None:
+    folder = chest_folder / "train" / "NORMAL"
+    for file in folder.iterdir():
+        file.unlink()
+    (folder / "a.dcm").touch()
+    with pytest.raises(BalancerError, match=r"NORMAL holds no image among 1 files \(train/NORMAL/a\.dcm") as caught:
+        read_folder(chest_folder)
+    one_line(caught)
 
 
 def test_suffixes_in_any_case(tmp_path: Path) -> None:
@@ -164,6 +249,14 @@ def test_no_root(tmp_path: Path, file: bool) -> None:
         ("IM-0529-0001-0002", 0, "NORMAL-529", "IM"),
         ("NORMAL2-IM-0115-0001", 0, "NORMAL-115", "NORMAL2-IM"),
         ("NORMAL2-IM-0995-0001-0001", 0, "NORMAL-995", "NORMAL2-IM"),
+        # Mendeley Data, edition 3: the patient's ID is of the whole set
+        ("BACTERIA-1008087-0001", 1, "patient-1008087", "bacteria"),
+        ("VIRUS-1008087-0002", 1, "patient-1008087", "virus"),
+        ("NORMAL-1049278-0001", 0, "patient-1049278", "normal"),
+        ("normal-1049278-0001", 0, "patient-1049278", "normal"),
+        ("NORMAL-1049278-0001", 1, "PNEUMONIA-file-NORMAL-1049278-0001", ""),
+        ("VIRUS-1049278-0001", 0, "NORMAL-file-VIRUS-1049278-0001", ""),
+        ("BACTERIA-12", 1, "PNEUMONIA-file-BACTERIA-12", ""),
         # nothing is read into a name of the other class or of another scheme: its own patient
         ("IM-0115-0001", 1, "PNEUMONIA-file-IM-0115-0001", ""),
         ("person1_bacteria_1", 0, "NORMAL-file-person1_bacteria_1", ""),
@@ -176,6 +269,7 @@ def test_no_root(tmp_path: Path, file: bool) -> None:
 )
 def test_patients_from_names(stem: str, label: int, patient: str, kind: str) -> None:
     assert parse_name(stem, label) == (patient, kind)
+    assert is_patient(patient) == bool(kind)
 
 
 @pytest.mark.realdata

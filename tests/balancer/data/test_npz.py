@@ -14,6 +14,7 @@ from planted import Trap
 from balancer.audit.findings import audit, caveats
 from balancer.core.errors import BalancerError
 from balancer.core.settings import DataConfig
+from balancer.data import npz
 from balancer.data.dataset import load_dataset
 from balancer.data.npz import read_npz
 
@@ -49,7 +50,7 @@ def refusal(path: Path) -> str:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_good_archive(tmp_path: Path, channels: int, compressed: bool) -> None:
     content = arrays(channels)
-    records, images = read_npz(saved(tmp_path / "x.npz", compressed, **content))
+    records, images = read_npz(saved(tmp_path / "pneumoniamnist_x.npz", compressed, **content))
     assert list(images) == ["train", "val", "test"]
     start = 0
     for split, (normal, pneumonia) in COUNTS.items():
@@ -65,7 +66,7 @@ def test_a_good_archive(tmp_path: Path, channels: int, compressed: bool) -> None
 @pytest.mark.parametrize("channels", [1, 3])
 def test_as_a_data_set(tmp_path: Path, channels: int) -> None:
     content = arrays(channels)
-    path = saved(tmp_path / "x.npz", **content)
+    path = saved(tmp_path / "pneumoniamnist_x.npz", **content)
     data = load_dataset(DataConfig(path=str(path), image_size=28))
     assert {fold: data.counts(fold) for fold in COUNTS} == COUNTS, "the archive's own validation split is kept"
     grey = np.concatenate([content[f"{s}_images"] for s in COUNTS]).astype(float)
@@ -88,43 +89,45 @@ def test_the_published_sizes_and_what_is_said_of_enlarging(
 
 
 def test_an_archive_has_two_classes(tmp_path: Path) -> None:
-    path = saved(tmp_path / "x.npz")
+    path = saved(tmp_path / "pneumoniamnist_x.npz")
     with pytest.raises(BalancerError, match=r"x\.npz has two classes, NORMAL and PNEUMONIA, .*leave out --task"):
         load_dataset(DataConfig(path=str(path), image_size=28, task="multiclass"))
 
 
 def test_the_audit_of_an_archive_repeats_what_is_to_be_known(tmp_path: Path) -> None:
-    config = DataConfig(path=str(saved(tmp_path / "x.npz")), image_size=32)
+    config = DataConfig(path=str(saved(tmp_path / "pneumoniamnist_x.npz")), image_size=32)
     told = caveats(audit(load_dataset(config), config))
     for words in ("names no patients", "were enlarged to 32 px"):
         assert any(words in caveat for caveat in told)
 
 
 def test_a_fraction_carves_train_and_val_anew(tmp_path: Path) -> None:
-    data = load_dataset(DataConfig(path=str(saved(tmp_path / "x.npz")), image_size=28, val_fraction=0.5))
+    data = load_dataset(DataConfig(path=str(saved(tmp_path / "pneumoniamnist_x.npz")), image_size=28, val_fraction=0.5))
     assert data.counts("test") == COUNTS["test"]
     assert data.counts("val") == (4, 9)
     assert data.counts("train") == (4, 9)
 
 
 def test_without_validation_some_is_carved(tmp_path: Path) -> None:
-    np.savez(tmp_path / "x.npz", **arrays(splits=("train", "test")))
-    data = load_dataset(DataConfig(path=str(tmp_path / "x.npz"), image_size=28))
+    np.savez(tmp_path / "pneumoniamnist_x.npz", **arrays(splits=("train", "test")))
+    data = load_dataset(DataConfig(path=str(tmp_path / "pneumoniamnist_x.npz"), image_size=28))
     assert data.counts("val") == (1, 2)
     assert data.counts("train") == (5, 12)
 
 
 def test_labels_in_a_row_or_a_column_of_any_integer_type(tmp_path: Path) -> None:
     flat = arrays()["train_labels"].reshape(-1).astype(np.int64)
-    records, _ = read_npz(saved(tmp_path / "x.npz", train_labels=flat))
+    records, _ = read_npz(saved(tmp_path / "pneumoniamnist_x.npz", train_labels=flat))
     assert [r.label for r in records[:20]] == flat.tolist()
 
 
 def test_a_changed_label_changes_the_split_hash(tmp_path: Path) -> None:
-    first = load_dataset(DataConfig(path=str(saved(tmp_path / "a.npz")), image_size=28))
+    first = load_dataset(DataConfig(path=str(saved(tmp_path / "pneumoniamnist_a.npz")), image_size=28))
     labels = arrays()["train_labels"]
     labels[[0, -1]] = labels[[-1, 0]]
-    second = load_dataset(DataConfig(path=str(saved(tmp_path / "b.npz", train_labels=labels)), image_size=28))
+    second = load_dataset(
+        DataConfig(path=str(saved(tmp_path / "pneumoniamnist_b.npz", train_labels=labels)), image_size=28)
+    )
     assert first.counts("train") == second.counts("train")
     assert first.split_hash != second.split_hash
     assert first.fingerprint != second.fingerprint
@@ -134,8 +137,8 @@ def test_a_changed_label_changes_the_split_hash(tmp_path: Path) -> None:
 def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
     content = arrays()
     del content[key]
-    np.savez(tmp_path / "x.npz", **content)
-    message = refusal(tmp_path / "x.npz")
+    np.savez(tmp_path / "pneumoniamnist_x.npz", **content)
+    message = refusal(tmp_path / "pneumoniamnist_x.npz")
     assert repr(key) in message
     assert "test_images" in message, "what is there is not listed"
 
@@ -153,7 +156,7 @@ def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
     ],
 )
 def test_labels_that_do_not_fit(tmp_path: Path, labels: np.ndarray, says: str) -> None:
-    message = refusal(saved(tmp_path / "x.npz", train_labels=labels))
+    message = refusal(saved(tmp_path / "pneumoniamnist_x.npz", train_labels=labels))
     assert says in message
     assert "train_labels" in message
 
@@ -171,25 +174,25 @@ def test_labels_that_do_not_fit(tmp_path: Path, labels: np.ndarray, says: str) -
     ],
 )
 def test_images_that_do_not_fit(tmp_path: Path, images: np.ndarray) -> None:
-    assert "expected uint8" in refusal(saved(tmp_path / "x.npz", train_images=images))
+    assert "expected uint8" in refusal(saved(tmp_path / "pneumoniamnist_x.npz", train_images=images))
 
 
 def test_no_file(tmp_path: Path) -> None:
-    assert "does not exist" in refusal(tmp_path / "x.npz")
+    assert "does not exist" in refusal(tmp_path / "pneumoniamnist_x.npz")
 
 
 def test_a_web_page_under_the_archives_name(tmp_path: Path) -> None:
     """What a download by hand leaves where one had to log in."""
     for content in (b"<!DOCTYPE html><html>Log in</html>", b"\n <HTML><body>"):
-        (tmp_path / "x.npz").write_bytes(content)
-        message = refusal(tmp_path / "x.npz")
+        (tmp_path / "pneumoniamnist_x.npz").write_bytes(content)
+        message = refusal(tmp_path / "pneumoniamnist_x.npz")
         assert "(a web page)" in message
         assert "`balancer fetch pneumoniamnist`" in message
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
 def test_truncated(tmp_path: Path, share: float) -> None:
-    path = saved(tmp_path / "x.npz")
+    path = saved(tmp_path / "pneumoniamnist_x.npz")
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
     assert "fetch it again" in refusal(path)
@@ -198,15 +201,15 @@ def test_truncated(tmp_path: Path, share: float) -> None:
 def test_a_folder_or_a_text_inside(tmp_path: Path) -> None:
     (tmp_path / "folder.npz").mkdir()
     refusal(tmp_path / "folder.npz")
-    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+    with zipfile.ZipFile(tmp_path / "pneumoniamnist_x.npz", "w") as archive:
         archive.writestr("index.html", "<html>")
-    refusal(tmp_path / "x.npz")
+    refusal(tmp_path / "pneumoniamnist_x.npz")
 
 
 @pytest.mark.parametrize("compressed", [True, False])
 def test_a_damaged_archive_is_one_line_never_a_traceback(tmp_path: Path, compressed: bool) -> None:
     smooth = np.broadcast_to(np.arange(28, dtype=np.uint8), (20, 28, 28))  # so that there is something to deflate
-    path = saved(tmp_path / "x.npz", compressed, train_images=smooth)
+    path = saved(tmp_path / "pneumoniamnist_x.npz", compressed, train_images=smooth)
     whole, rng = path.read_bytes(), np.random.default_rng(2)
     messages = []
     for place in [*range(0, 100, 2), *rng.integers(0, len(whole), 120), *range(len(whole) - 300, len(whole), 3)]:
@@ -225,14 +228,14 @@ def test_a_damaged_archive_is_one_line_never_a_traceback(tmp_path: Path, compres
 def test_pickled_objects_are_never_loaded(tmp_path: Path, key: str) -> None:
     trap = np.empty(1, dtype=object)
     trap[0] = Trap(tmp_path / "sprung")
-    message = refusal(saved(tmp_path / "x.npz", **{key: trap}))
+    message = refusal(saved(tmp_path / "pneumoniamnist_x.npz", **{key: trap}))
     assert "pickled" in message
     assert not (tmp_path / "sprung").exists()
 
 
 def test_a_bare_pickle_is_never_loaded(tmp_path: Path) -> None:
-    (tmp_path / "x.npz").write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
-    refusal(tmp_path / "x.npz")
+    (tmp_path / "pneumoniamnist_x.npz").write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    refusal(tmp_path / "pneumoniamnist_x.npz")
     assert not (tmp_path / "sprung").exists()
 
 
@@ -263,7 +266,7 @@ def test_memory_is_never_taken_on_a_headers_word(tmp_path: Path, shape: tuple, d
     content = member(shape, b"x" * 2 * 28 * 28)
     promised = len(member(shape, b"")) + int(np.prod(shape, dtype=object))
     directory_lies_too &= len(content) < promised < 2**32  # the directory's field is 32 bits wide
-    path = forged(tmp_path / "x.npz", content, promised if directory_lies_too else None)
+    path = forged(tmp_path / "pneumoniamnist_x.npz", content, promised if directory_lies_too else None)
     tracemalloc.start()  # numpy reports its arrays to it, touched or not
     try:
         message = refusal(path)
@@ -275,9 +278,58 @@ def test_memory_is_never_taken_on_a_headers_word(tmp_path: Path, shape: tuple, d
 
 
 def test_a_huge_header_is_one_line(tmp_path: Path) -> None:
-    refusal(forged(tmp_path / "x.npz", member((2, 28, 28), b"x" * 2 * 28 * 28, filler=20_000)))
+    refusal(forged(tmp_path / "pneumoniamnist_x.npz", member((2, 28, 28), b"x" * 2 * 28 * 28, filler=20_000)))
 
 
 def test_the_hand_made_archive_is_read_when_honest(tmp_path: Path) -> None:
-    _, images = read_npz(forged(tmp_path / "x.npz", member((2, 28, 28), b"x" * 2 * 28 * 28)))
+    _, images = read_npz(forged(tmp_path / "pneumoniamnist_x.npz", member((2, 28, 28), b"x" * 2 * 28 * 28)))
     assert (images["train"] == ord("x")).all()
+
+
+BREAST = {"train": (147, 399), "val": (21, 57), "test": (42, 114)}  # Yang et al. 2023: malignant, then the others
+PNEUMONIA = {"train": (1214, 3494), "val": (135, 389), "test": (234, 390)}
+
+
+def of_counts(path: Path, counts: dict[str, tuple[int, int]]) -> Path:
+    content = {}
+    for split, (zeros, ones) in counts.items():
+        content[f"{split}_images"] = np.zeros((zeros + ones, 8, 8), dtype=np.uint8)
+        content[f"{split}_labels"] = np.repeat(np.array([0, 1], dtype=np.uint8), (zeros, ones))[:, None]
+    np.savez_compressed(path, **content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("breastmnist.npz", BREAST),
+        ("pneumoniamnist.npz", BREAST),
+        ("data.npz", COUNTS),
+        ("breastmnist_64.npz", COUNTS),
+    ],
+)
+def test_another_data_set_is_refused(tmp_path: Path, name: str, counts: dict) -> None:
+    message = refusal(of_counts(tmp_path / name, counts))
+    assert "PneumoniaMNIST" in message
+    assert ("BreastMNIST" in message) == (counts is BREAST)
+
+
+@pytest.mark.parametrize("name", ["pneumoniamnist_224.npz", "renamed.npz"])
+def test_the_published_set_under_any_name(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert len(read_npz(of_counts(tmp_path / name, PNEUMONIA))[0]) == 5856
+    assert not caplog.text
+
+
+def test_a_part_of_the_set_keeps_its_name_and_is_remarked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    read_npz(of_counts(tmp_path / "PneumoniaMNIST-part.npz", COUNTS))
+    assert "train 6 + 14" in caplog.text
+
+
+def test_an_archive_that_unpacks_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path / "pneumoniamnist.npz", train_images=np.zeros((20, 600, 600), dtype=np.uint8))
+    monkeypatch.setattr(npz, "_MAX_BYTES", 5_000_000)
+    assert "unpacks to" in refusal(path)
+
+
+def test_images_too_small_for_a_chest(tmp_path: Path) -> None:
+    assert "8 px" in refusal(saved(tmp_path / "pneumoniamnist.npz", train_images=np.zeros((20, 1, 1), dtype=np.uint8)))
