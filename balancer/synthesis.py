@@ -17,18 +17,17 @@ from torch import nn
 from balancer.core import progress
 from balancer.core.config import recipe_changes, resolve, validate
 from balancer.core.errors import BalancerError
-from balancer.core.files import write_text
-from balancer.core.jsonl import read_jsonl
 from balancer.core.run import RunDir, latest_run, saved_config
+from balancer.core.sealed import write_with_sum
 from balancer.core.seeding import derive_seed, generator
 from balancer.core.settings import GanTrainConfig, SynthesizeConfig
 from balancer.data.coding import coding_note, dataset_coding
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.manifest import MANIFEST_COLUMNS
-from balancer.gan.checkpoint import BEST, read_checkpoint
+from balancer.gan.checkpoint import read_best
 from balancer.gan.monitor import CHUNK, generate
 from balancer.gan.networks import architecture
-from balancer.gan.snapshot import Snapshot
+from balancer.gan.snapshot import read_history
 from balancer.gan.step import sample_z
 from balancer.metrics.features import inception_weights
 from balancer.quality import figures
@@ -71,7 +70,7 @@ def configure(explicit: Mapping[str, Any]) -> SynthesizeConfig:
         )
     if not name:
         log.info("taking the newest finished GAN run: %s", path)
-    inherited = {"data": saved_config("gan-train", path)["data"], "gan_run": str(path.resolve())}
+    inherited = {"data": saved_config("gan-train", path).get("data", {}), "gan_run": str(path.resolve())}
     return resolve(SynthesizeConfig, explicit, inherited)
 
 
@@ -92,7 +91,8 @@ def open_source(config: SynthesizeConfig, device: torch.device) -> Source:
         )
     if config.inception not in ("auto", "off"):
         inception_weights(config.inception)  # a wrong file is refused before anything is written
-    saved = read_checkpoint(run / BEST, device, gan)
+    G = architecture(gan.architecture).generator(gan.data.image_size, gan.z_dim, gan.generator_width)
+    saved = read_best(run, device, gan, G)
     data = load_dataset(config.data)
     if saved.split_hash != data.split_hash:
         raise BalancerError(
@@ -104,8 +104,6 @@ def open_source(config: SynthesizeConfig, device: torch.device) -> Source:
             f"{run} learnt {saved.class_name}, the task here has {', '.join(data.classes)}; give --task "
             f"{gan.data.task}, or train on this one first"
         )
-    G = architecture(gan.architecture).generator(gan.data.image_size, gan.z_dim, gan.generator_width)
-    G.load_state_dict(saved.state["G_ema"])
     label = data.classes.index(saved.class_name)
     return Source(run, G.to(device).eval(), gan, label, saved.step, data, tuple(saved.precisions))
 
@@ -135,7 +133,10 @@ def images_of(source: Source, seed: int, n: int, device: torch.device) -> Iterat
     """
     for start in range(0, n, CHUNK):
         z = torch.cat([sample_z(source.config, 1, generator(seed, "z", i)) for i in range(start, start + CHUNK)])
-        yield to_uint8(generate(source.G, z.to(device)))[: n - start]
+        images = generate(source.G, z.to(device))
+        if not torch.isfinite(images).all():
+            raise BalancerError(f"the generator of {source.run} makes pixels that are not finite; train again")
+        yield to_uint8(images)[: n - start]
 
 
 def synthesize(config: SynthesizeConfig, source: Source, run: RunDir, device: torch.device) -> Report:
@@ -151,8 +152,7 @@ def synthesize(config: SynthesizeConfig, source: Source, run: RunDir, device: to
     coding = dataset_coding(data, source.label)
     shown = coding.of(fake) if coding.is_seen else fake
     quality = assess(config, train, val, shown, device, test=test)
-    rows = read_jsonl(source.run / "metrics.jsonl")
-    history = [Snapshot.from_json(row).to_json() for row in rows if "kid" in row]  # from_json: keys of older runs
+    history = [snapshot.to_json() for snapshot in read_history(source.run / "metrics.jsonl").snapshots]
     titles = f"Synthetic {cls}", f"{'Drawn' if data.is_phantom else 'Real'} {cls} (training fold)"
     drawn = figures.of_quality(quality, train.images, shown)
     drawn["grid"] = figures.beside(fake, train.images, titles, config.seed)
@@ -231,8 +231,11 @@ def export(config: SynthesizeConfig, source: Source, run: RunDir, device: torch.
                 rows.append((file, i, derive_seed(config.seed, "z", i), digest, cls, source.data.split_hash))
             chunks.append(chunk)
             bar.update(len(chunk))
-    write_text(run / "manifest.csv", csv_text(MANIFEST_COLUMNS, rows))
-    return np.concatenate(chunks)
+    images = np.concatenate(chunks)
+    if n > 1 and (images == images[0]).all():
+        raise BalancerError(f"the generator of {source.run} makes the same image every time; train again")
+    write_with_sum(run / "manifest.csv", csv_text(MANIFEST_COLUMNS, rows))
+    return images
 
 
 def estimate_seconds(config: SynthesizeConfig, source: Source, device: torch.device) -> float:

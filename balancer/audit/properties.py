@@ -14,14 +14,13 @@ import numpy as np
 from PIL import Image
 
 from balancer.core.errors import BalancerError
-from balancer.core.files import atomic_file
 from balancer.data import cache
 from balancer.data.dataset import Dataset, phantom_folder
 from balancer.data.folder import find_root
 from balancer.data.images import Ranges, read_grey, resize_grey
 
 Array = np.ndarray
-FORMAT = 2  # raise when what is measured changes
+FORMAT = 3  # raise when what is measured changes
 THUMBNAIL = 64  # pixels a side, squashed
 BORDER_SHARE = 0.03  # of the shorter side: the outer ring that counts as border
 BLACK = 8  # grey levels below which a pixel of the border is black
@@ -76,15 +75,20 @@ def measure(data: Dataset) -> Measured:
     if folder is None:
         small = [resize_grey(Image.fromarray(image), THUMBNAIL, "squash") for image in data.images]
         return Measured(OF_PIXELS, pixel_properties(data.images), np.stack(small), from_files=False)
-    path = _cache_file(data)
-    if not path.exists():
-        files = [folder / record.name for record in data.records]
+    files = [folder / record.name for record in data.records]
+    properties = (*OF_FILES, *OF_PIXELS)
+
+    def measured() -> dict[str, Array]:
         results = cache.in_threads(lambda i: _measure_file(files[i], data.ranges), len(files), "measuring")
         values, thumbnails = (np.stack(column) for column in zip(*results, strict=True))
-        with atomic_file(path) as handle:
-            np.savez(handle, values=values, thumbnails=thumbnails)
-    with np.load(path) as stored:
-        return Measured((*OF_FILES, *OF_PIXELS), stored["values"], stored["thumbnails"], from_files=True)
+        return {"values": values, "thumbnails": thumbnails}
+
+    layout = {
+        "values": ("float64", (len(files), len(properties))),
+        "thumbnails": ("uint8", (len(files), THUMBNAIL, THUMBNAIL)),
+    }
+    stored = cache.cached_arrays(_cache_file(data), layout, measured)
+    return Measured(properties, stored["values"], stored["thumbnails"], from_files=True)
 
 
 def is_measured(data: Dataset) -> bool:

@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,21 @@ import balancer
 from balancer.core.files import JsonObject
 
 PACKAGES = ("torch", "torchvision", "torchmetrics", "albumentations", "numpy", "scipy", "scikit-learn", "pillow")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What later commands read of env.json; the file holds more."""
+
+    command: str
+    started: str = ""
+    balancer: str = ""
+    git_commit: str | None = None
+    python: str = ""
+    platform: str = ""
+    versions: dict[str, str | None] = field(default_factory=dict)
+    device: str = ""
+    data: JsonObject = field(default_factory=dict)  # what was read
 
 
 def environment(command: str, device: str, **more: Any) -> JsonObject:

@@ -46,8 +46,12 @@ def _machine() -> str:
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+def atomic_file(path: Path, previous: Path | None = None) -> Iterator[IO[bytes]]:
     """Open a binary file that gets its name only when it is complete (same-folder temporary, fsync, rename).
+
+    Args:
+        path: of the file.
+        previous: name that the replaced file gets. A kill between the two renames leaves this name alone.
 
     Raises:
         OSError: the file cannot be written; the error names ``path``.
@@ -59,6 +63,8 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
                 yield handle
                 handle.flush()
                 os.fsync(handle.fileno())
+            if previous is not None and path.exists():
+                path.replace(previous)
             temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):  # the disk may be gone; the first error is the one to tell
@@ -66,9 +72,9 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically."""
-    with atomic_file(path) as handle:
+def write_bytes(path: Path, content: bytes, previous: Path | None = None) -> None:
+    """Write a file atomically; arguments as for :func:`atomic_file`."""
+    with atomic_file(path, previous) as handle:
         handle.write(content)
 
 

@@ -59,10 +59,15 @@ def read_jsonl(path: Path) -> list[JsonObject]:
 
     A line that a kill has torn, or that differs from its SHA-256, is left out with a warning.
     """
+    return [row for _, row in numbered_rows(path)]
+
+
+def numbered_rows(path: Path) -> list[tuple[int, JsonObject]]:
+    """Return the rows of :func:`read_jsonl`, each with the number of its line from 1."""
     lines = scan_jsonl(path)
     for number, problem in lines.damaged.items():
         log.warning("%s: line %d is %s and was left out", path, number, problem)
-    return list(lines.rows.values())
+    return list(lines.rows.items())
 
 
 def drop_lines(path: Path, numbers: Collection[int]) -> None:

@@ -23,12 +23,12 @@ import filelock
 import yaml
 
 from balancer.core.config import SettingsT, config_hash, differences, dump, merge, resolve, validate
-from balancer.core.environment import environment
-from balancer.core.errors import BalancerError, Interrupted
+from balancer.core.environment import Environment, environment
+from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.files import JsonObject, sweep, write_text
 from balancer.core.jsonl import append_jsonl
-from balancer.core.sealed import read_json, read_yaml_text, write_json, write_yaml
-from balancer.core.settings import Settings
+from balancer.core.sealed import DamagedFile, parse, read_json, read_yaml_text, write_json, write_yaml
+from balancer.core.settings import COMMANDS, Settings
 from balancer.core.system_errors import explain, explained, naming
 
 log = logging.getLogger("balancer")
@@ -124,24 +124,43 @@ class RunDir:
 
 
 def saved_config(command: str, path: Path) -> dict[str, Any]:
-    """Return the resolved settings of an existing run.
+    """Return the settings of an existing run, as its config.yaml has them.
 
     Raises:
+        DamagedFile: config.yaml or env.json is not what was written; the message names the key.
         BalancerError: the directory holds no run of this command.
     """
+    file, elsewhere = path / "config.yaml", f"give another folder under {RUNS / command}"
     try:
-        values = yaml.safe_load(read_yaml_text(path / "config.yaml"))
-        env = read_json(path / "env.json")
-    except (OSError, yaml.YAMLError, ValueError) as error:
+        values = yaml.safe_load(read_yaml_text(file, elsewhere))
+        saved_command = read_environment(path, elsewhere).command
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise BalancerError(
             f"{path} holds no {command} run (no readable config.yaml and env.json);"
             f" give a folder under {RUNS / command}"
         ) from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2020-13-45
+        raise DamagedFile(file, "it is no YAML", elsewhere) from error
     if not isinstance(values, dict):
-        raise BalancerError(f"{path} holds no {command} run (config.yaml is no mapping)")
-    if env.get("command") != command:
-        raise BalancerError(f"{path} holds a {env.get('command')} run; expected a {command} run")
+        raise DamagedFile(file, "it is no mapping", elsewhere)
+    if saved_command != command:
+        raise BalancerError(f"{path} holds a {saved_command} run; expected a {command} run")
+    try:
+        validate(COMMANDS[command.removesuffix("-smoke").replace("-", "_")], values)
+    except UsageError as error:
+        raise DamagedFile(file, str(error), elsewhere) from error
     return dict(values)
+
+
+def read_environment(run: Path, remedy: str = "") -> Environment:
+    """Return what env.json of a run says.
+
+    Raises:
+        OSError: there is no such file.
+        DamagedFile: it is not what was written; the message names the key.
+    """
+    file = run / "env.json"
+    return parse(Environment, read_json(file, remedy), file, remedy)
 
 
 def latest_run(command: str, finished: bool = True) -> Path | None:

@@ -43,12 +43,20 @@ class DamagedFile(BalancerError):
 
     def __init__(self, path: Path, problem: str, remedy: str = "") -> None:
         super().__init__(f"{path} is damaged: {problem}" + (f"; {remedy}" if remedy else ""))
-        self.path = path
+        self.path, self.problem = path, problem
 
 
 def digest(content: bytes) -> str:
     """Return the SHA-256 of some bytes, in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
+
+
+def _content(path: Path, remedy: str) -> bytes:
+    """Return the bytes of a file."""
+    try:
+        return path.read_bytes()
+    except IsADirectoryError as error:
+        raise DamagedFile(path, "it is a folder, not a file", remedy) from error
 
 
 # --- JSON
@@ -73,15 +81,19 @@ def unsealed_json(text: bytes) -> tuple[JsonObject, bool]:
     Raises:
         ValueError: the text is not a JSON object, or the seal does not fit. The message says which.
     """
-    seal = JSON_SEAL.search(text)
+    seal = JSON_SEAL.search(text, max(0, len(text) - 2 * DIGITS))  # from its last bytes: reports hold megabytes
     if seal is not None and digest(text[: seal.start()]) != seal[1].decode():
         raise ValueError("its content differs from its SHA-256")
-    value = json.loads(text)
+    value = json.loads(text, parse_constant=_refuse_constant)
     if not isinstance(value, dict):
         raise ValueError("it is not a JSON object")
     if seal is not None:
         del value[KEY]
     return value, seal is not None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"it holds {name}, and JSON has finite numbers alone")
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -101,7 +113,7 @@ def read_json(path: Path, remedy: str = "") -> JsonObject:
         DamagedFile: the file is no JSON object, or its seal does not fit.
     """
     try:
-        value, sealed = unsealed_json(path.read_bytes())
+        value, sealed = unsealed_json(_content(path, remedy))
     except (ValueError, RecursionError) as error:
         raise DamagedFile(path, str(error), remedy) from error
     if not sealed:
@@ -125,7 +137,7 @@ def read_yaml_text(path: Path, remedy: str = "") -> str:
         OSError: the file cannot be read.
         DamagedFile: the seal does not fit, or the text is not UTF-8.
     """
-    content = path.read_bytes()
+    content = _content(path, remedy)
     seal = YAML_SEAL.search(content)
     if seal is None:
         warn_of_no_seal(path)
@@ -140,12 +152,13 @@ def read_yaml_text(path: Path, remedy: str = "") -> str:
 # --- zip files: tensors and arrays
 
 
-def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
+def save_tensors(path: Path, content: Mapping[str, Any], previous: Path | None = None) -> None:
     """Write tensors and plain values atomically, as ``torch.save`` does, with a seal.
 
     The bytes are made in memory first: on a full disk torch's own writer hides the operating system's error.
+    ``previous`` is the name that the replaced file gets.
     """
-    write_bytes(path, tensor_bytes(content))
+    write_bytes(path, tensor_bytes(content), previous)
 
 
 def tensor_bytes(content: Mapping[str, Any]) -> bytes:
@@ -166,13 +179,15 @@ def load_tensors(path: Path, device: torch.device, remedy: str = "") -> JsonObje
     """
     import torch
 
-    content = _checked_zip(path, remedy)
+    content, sealed = _checked_zip(path, remedy)
     try:
         value = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     except Exception as error:  # torch.load raises many kinds for a damaged file
         raise DamagedFile(path, f"torch cannot read it ({type(error).__name__})", remedy) from error
     if not isinstance(value, dict):
         raise DamagedFile(path, "it holds no dictionary", remedy)
+    if not sealed:
+        warn_of_no_seal(path)
     return value
 
 
@@ -199,12 +214,76 @@ def load_arrays(path: Path, remedy: str = "") -> dict[str, np.ndarray]:
     """
     import numpy as np
 
-    content = _checked_zip(path, remedy)
+    content, sealed = _checked_zip(path, remedy)
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-            return dict(stored)
+            arrays = dict(stored)
     except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
         raise DamagedFile(path, f"numpy cannot read it ({type(error).__name__})", remedy) from error
+    if not sealed:
+        warn_of_no_seal(path)
+    return arrays
+
+
+def check_tensors(
+    path: Path, name: str, tensors: object, expected: Mapping[str, torch.Tensor], remedy: str = ""
+) -> dict[str, torch.Tensor]:
+    """Return tensors that were read, once they are those expected: each there, of its shape and type, and finite.
+
+    Args:
+        path: of the file, for the message.
+        name: of the tensors in the file, as ``G``, for the message.
+        tensors: what was read.
+        expected: tensors of the same names, shapes and types; their values do not matter.
+        remedy: as for :func:`read_json`.
+
+    Raises:
+        DamagedFile: they differ; the message names the first tensor that does.
+    """
+    import torch
+
+    if not isinstance(tensors, Mapping):
+        raise DamagedFile(path, f"{name}: expected tensors by name, got {type(tensors).__name__}", remedy)
+    for key in sorted(map(str, tensors.keys() - expected.keys())):
+        raise DamagedFile(path, f"{name}.{key}: unknown tensor", remedy)
+    for key, like in expected.items():
+        value = tensors.get(key)
+        if not isinstance(value, torch.Tensor):
+            problem = f"expected a tensor, got {type(value).__name__}" if key in tensors else "missing"
+        elif (value.shape, value.dtype) != (like.shape, like.dtype):
+            problem = f"{value.dtype} {tuple(value.shape)}; expected {like.dtype} {tuple(like.shape)}"
+        elif not torch.isfinite(value).all():
+            problem = "not finite"
+        else:
+            continue
+        raise DamagedFile(path, f"{name}.{key}: {problem}", remedy)
+    return dict(tensors)
+
+
+def check_arrays(
+    path: Path, arrays: Mapping[str, np.ndarray], layout: Mapping[str, tuple[str, tuple[int, ...]]], remedy: str = ""
+) -> None:
+    """Refuse arrays that were read if one is missing, of another type or shape, or not finite.
+
+    Args:
+        path: of the file, for the message.
+        arrays: what was read.
+        layout: dtype and shape of each array that must be there.
+        remedy: as for :func:`read_json`.
+
+    Raises:
+        DamagedFile: the message names the first array that does not fit.
+    """
+    import numpy as np
+
+    for key, (dtype, shape) in layout.items():
+        if key not in arrays:
+            raise DamagedFile(path, f"{key}: missing", remedy)
+        array = arrays[key]
+        if (array.dtype, array.shape) != (np.dtype(dtype), shape):
+            raise DamagedFile(path, f"{key}: {array.dtype} {array.shape}; expected {dtype} {shape}", remedy)
+        if not np.isfinite(array).all():
+            raise DamagedFile(path, f"{key}: not finite", remedy)
 
 
 def sealed_zip(content: bytes) -> bytes:
@@ -215,14 +294,13 @@ def sealed_zip(content: bytes) -> bytes:
     return content[:-2] + ZIP_COMMENT_LENGTH.to_bytes(2, "little") + comment
 
 
-def _checked_zip(path: Path, remedy: str) -> bytes:
-    """Return the bytes of a zip file whose seal fits, or that has none."""
-    content = path.read_bytes()
-    if not check_zip(path, content, remedy):
-        if content[-22:-18] != ZIP_END or content[-2:] != b"\0\0":
-            raise DamagedFile(path, "it is cut, or its end was changed", remedy)
-        warn_of_no_seal(path)
-    return content
+def _checked_zip(path: Path, remedy: str) -> tuple[bytes, bool]:
+    """Return the bytes of a zip file whose seal fits, and whether there is a seal."""
+    content = _content(path, remedy)
+    sealed = check_zip(path, content, remedy)
+    if not sealed and (content[-22:-18] != ZIP_END or content[-2:] != b"\0\0"):
+        raise DamagedFile(path, "it is cut, or its end was changed", remedy)
+    return content, sealed
 
 
 def check_zip(path: Path, content: bytes, remedy: str = "") -> bool:
@@ -257,7 +335,7 @@ def read_with_sum(path: Path, remedy: str = "") -> str:
         OSError: the file cannot be read.
         DamagedFile: the sum beside the file does not fit, or the text is not UTF-8.
     """
-    content = path.read_bytes()
+    content = _content(path, remedy)
     try:
         expected = _sum_file(path).read_text(encoding="ascii", errors="replace").split(maxsplit=1)
     except FileNotFoundError:
@@ -287,10 +365,17 @@ def warn_of_no_seal(path: Path) -> None:
 def parse(kind: type[T], value: object, path: Path, remedy: str = "", where: str = "") -> T:
     """Return plain values as a dataclass (or another type), each value checked against its declared type.
 
-    ``where`` says which part of the file the value is, for the message.
+    A key that the dataclass does not have is ignored: a later version may have written it.
+
+    Args:
+        kind: the type.
+        value: what was read.
+        path: of the file, for the message.
+        remedy: as for :func:`read_json`.
+        where: of the value in the file, such as ``line 3``, for the message.
 
     Raises:
-        DamagedFile: a key is missing or unknown, or a value is of another type; the message names the first key.
+        DamagedFile: a key is missing, or a value is of another type; the message names the first key.
     """
     import pydantic
 
@@ -299,8 +384,8 @@ def parse(kind: type[T], value: object, path: Path, remedy: str = "", where: str
         return _adapter(hashable).validate_python(value)
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise DamagedFile(path, f"{where}{': ' * bool(where)}{key or 'content'}: {first['msg']}", remedy) from error
+        key = ".".join(str(part) for part in first["loc"]) or "content"
+        raise DamagedFile(path, f"{where}{': ' * bool(where)}{key}: {first['msg']}", remedy) from error
 
 
 @lru_cache(maxsize=64)  # building one costs milliseconds

@@ -3,6 +3,9 @@
 The cache has two levels. ``stat/`` maps a list of files with their sizes and times of change to the SHA-256 of each.
 ``images/`` holds the decoded array under a key made of these digests and the settings. So a second start reads no
 image, and files that were touched but not changed are only hashed again.
+
+Whatever is read from the cache is checked against its SHA-256 first. What is damaged, or of another shape, is made
+again, with a warning.
 """
 
 from __future__ import annotations
@@ -10,28 +13,39 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import platformdirs
+from pydantic import FiniteFloat
 
 from balancer.core import progress
 from balancer.core.errors import BalancerError
-from balancer.core.files import JsonObject, locked, sweep, temporary_path
-from balancer.core.sealed import DamagedFile, read_json, write_json
+from balancer.core.files import locked, sweep, temporary_path
+from balancer.core.sealed import (
+    DamagedFile,
+    check_arrays,
+    load_arrays,
+    parse,
+    read_json,
+    save_arrays,
+    write_json,
+)
 from balancer.core.system_errors import explained, naming
 from balancer.data.images import Decoding, Ranges, Source, depth_notes, is_dim, is_off_range, shared_ranges
 
-FORMAT = 3  # raise when decoding changes
-UNREADABLE = "unreadable"  # in place of the digest of a file that cannot be opened
+FORMAT = 4  # raise when decoding changes, or what is stored of it
 HEADER, CHUNK = 128, 1 << 20  # bytes: of an npy file's header, and written at a time
+UNREADABLE = "unreadable"  # in place of the digest of a file that cannot be opened
 ResultT = TypeVar("ResultT")
+log = logging.getLogger("balancer")
 
 
 @dataclass(frozen=True)
@@ -46,6 +60,26 @@ class Decoded:
     notes: list[str]  # what a reader must know of the decoding
 
 
+@dataclass(frozen=True)
+class Digests:
+    """What a file under ``stat/`` holds."""
+
+    digests: list[str]
+
+
+@dataclass(frozen=True)
+class Index:
+    """What meta.json says of the decoded images beside it. Numbers of files are positions in the list of files."""
+
+    kept: list[int]  # the readable files
+    bad: list[tuple[int, str]]  # the others, each with a reason
+    ranges: dict[str, FiniteFloat]
+    dim: list[int]
+    small: list[int]  # the sides of images that were enlarged
+    n_small: int
+    images_sha256: str  # of images.npy
+
+
 def cache_dir(part: str = "") -> Path:
     """Make and return a folder of the cache: below ``BALANCER_CACHE``, else below the user's cache folder.
 
@@ -54,8 +88,6 @@ def cache_dir(part: str = "") -> Path:
     """
     variable = os.environ.get("BALANCER_CACHE")
     root = Path(variable) if variable else Path(platformdirs.user_cache_dir("xray-balancer", appauthor=False))
-    if not variable and not root.is_absolute():  # HOME is not set and the user has no entry
-        raise BalancerError("there is no home folder for the cache; set BALANCER_CACHE to a writable folder")
     try:
         (root / part).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -91,32 +123,36 @@ def decode_all(
         root = cache_dir("stat").parent
         cache_dir("images")
         sweep(root)
-        digests = _digests(root / "stat" / f"{stamp}.json", names, digest)
+        digests = file_digests(names, stamp, digest)
         key = _hash(json.dumps([FORMAT, digests, settings], sort_keys=True))
-        final = root / "images" / key
-        if not (final / "meta.json").exists():  # a finished decoding is read from a cache that cannot be written too
-            with locked(final.with_name(f"{key}.lock")):
-                if not (final / "meta.json").exists():
-                    _decode_into(final, names, decode, int(settings["size"]))
-    meta = read_json(final / "meta.json")
-    bad = [(names[i], reason) for i, reason in meta["bad"]]
+        index, images = _open_or_decode(root / "images" / key, names, decode, int(settings["size"]))
+    bad = [(names[i], reason) for i, reason in index.bad]
     if len(bad) > max_bad * len(names):
         raise BalancerError(
             f"{len(bad)} of {len(names)} files cannot be read, more than --max-bad {max_bad:g} allows"
             f" ({'; '.join(f'{name}: {reason}' for name, reason in bad[:5])}{'; ...' if len(bad) > 5 else ''});"
             " repair or remove them, or raise --max-bad"
         )
-    images = np.load(final / "images.npy", mmap_mode="r")
     notes = [
-        *depth_notes(meta["ranges"], [names[i] for i in meta["dim"]]),
-        *_enlarged(meta, len(names), settings["size"]),
+        *depth_notes(index.ranges, [names[i] for i in index.dim]),
+        *_enlarged(index, len(names), settings["size"]),
     ]
-    return Decoded(images, meta["kept"], [digests[i] for i in meta["kept"]], bad, meta["ranges"], notes)
+    return Decoded(images, index.kept, [digests[i] for i in index.kept], bad, index.ranges, notes)
 
 
-def _digests(file: Path, names: Sequence[str], digest: Callable[[int], str]) -> list[str]:
-    with contextlib.suppress(OSError, DamagedFile):
-        return list(read_json(file)["digests"])
+def file_digests(names: Sequence[str], stamp: str, digest: Callable[[int], str]) -> list[str]:
+    """Return the SHA-256 of each file, from the cache if the files are as they were; arguments as in decode_all."""
+    file = cache_dir("stat") / f"{stamp}.json"
+    try:
+        stored = parse(Digests, read_json(file), file).digests
+        if len(stored) == len(names):
+            return stored
+        raise DamagedFile(file, f"digests: {len(stored)} of {len(names)} files")
+    except FileNotFoundError:
+        pass
+    except DamagedFile as damage:
+        log.warning("%s; the files are hashed again", damage)
+        remove(file)
 
     def one(i: int) -> str:
         try:
@@ -130,17 +166,58 @@ def _digests(file: Path, names: Sequence[str], digest: Callable[[int], str]) -> 
     return digests
 
 
+def _open_or_decode(
+    final: Path, names: Sequence[str], decode: Callable[[int, Ranges | None], Decoding], size: int
+) -> tuple[Index, np.ndarray]:
+    """Return the decoded images and their index; decode them first if they are not there, or damaged."""
+    # What looks damaged may just be replaced by another process: only under the lock the second look counts.
+    with contextlib.suppress(DamagedFile, FileNotFoundError, NotADirectoryError):
+        return _open(final, len(names), size)
+    with locked(final.with_name(f"{final.name}.lock")):
+        try:
+            return _open(final, len(names), size)
+        except (DamagedFile, FileNotFoundError, NotADirectoryError) as error:
+            if final.exists():
+                problem = error if isinstance(error, DamagedFile) else f"{final} is not complete"
+                log.warning("%s; the images are decoded again", problem)
+        _decode_into(final, names, decode, size)
+        return _open(final, len(names), size)
+
+
+def _open(final: Path, n: int, size: int) -> tuple[Index, np.ndarray]:
+    """Return decoded images of n files and their index, once both are checked.
+
+    Raises:
+        OSError: they are not there, or cannot be read.
+        DamagedFile: they are not what was written.
+    """
+    meta, file = final / "meta.json", final / "images.npy"
+    index = parse(Index, read_json(meta), meta)
+    if sorted([*index.kept, *(i for i, _ in index.bad)]) != list(range(n)) or not set(index.dim) <= set(index.kept):
+        raise DamagedFile(meta, f"kept, bad, dim: expected positions of {n} files")
+    try:
+        with file.open("rb") as handle:
+            sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
+        if sha256 != index.images_sha256:
+            raise DamagedFile(file, f"its content differs from its SHA-256 in {meta.name}")
+        images = np.load(file, mmap_mode="r")
+    except (IsADirectoryError, ValueError, EOFError) as error:
+        raise DamagedFile(file, "it is no array") from error
+    if (images.shape, images.dtype) != ((len(index.kept), size, size), np.uint8):
+        raise DamagedFile(file, f"{images.dtype} {images.shape}; expected uint8 {(len(index.kept), size, size)}")
+    return index, images
+
+
 def _decode_into(
     final: Path, names: Sequence[str], decode: Callable[[int, Ranges | None], Decoding], size: int
 ) -> None:
     """Decode everything into a temporary folder, then give it its name in one step."""
     folder = temporary_path(final)
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
+    file = folder / "images.npy"
     try:
-        decoded = np.lib.format.open_memmap(
-            folder / "all.npy", mode="w+", dtype=np.uint8, shape=(len(names), size, size)
-        )
-        _reserve(folder / "all.npy")
+        decoded = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(len(names), size, size))
+        _reserve(file)
 
         def one(i: int, ranges: Ranges | None = None) -> Source | str:
             try:
@@ -156,23 +233,24 @@ def _decode_into(
         again = [i for i, source in sources.items() if is_off_range(source, ranges)]
         in_threads(lambda k: one(again[k], ranges), len(again), "decoding again in the range of the set")
         readable = list(sources)
-        if len(readable) == len(names):
-            decoded.flush()
-            (folder / "all.npy").rename(folder / "images.npy")
-        else:
-            with naming(folder / "images.npy"):
-                np.save(folder / "images.npy", decoded[readable])
-            (folder / "all.npy").unlink()
-        meta = {
-            "kept": readable,
-            "bad": [(i, reason) for i, reason in enumerate(results) if isinstance(reason, str)],
-            "ranges": ranges,
-            "dim": [i for i, source in sources.items() if is_dim(source, ranges)],
-            "small": sorted({source.side for source in sources.values() if source.side < size}),
-            "n_small": sum(source.side < size for source in sources.values()),
-        }
-        write_json(folder / "meta.json", meta)
-        shutil.rmtree(final, ignore_errors=True)
+        decoded.flush()
+        if len(readable) < len(names):
+            kept = decoded[readable]
+            file.unlink()
+            _write_array(file, kept)
+        with file.open("rb") as handle:
+            sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
+        index = Index(
+            kept=readable,
+            bad=[(i, reason) for i, reason in enumerate(results) if isinstance(reason, str)],
+            ranges=ranges,
+            dim=[i for i, source in sources.items() if is_dim(source, ranges)],
+            small=sorted({source.side for source in sources.values() if source.side < size}),
+            n_small=sum(source.side < size for source in sources.values()),
+            images_sha256=sha256,
+        )
+        write_json(folder / "meta.json", asdict(index))
+        remove(final)
         folder.replace(final)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -191,13 +269,54 @@ def _reserve(file: Path) -> None:
                 handle.write(bytes(min(CHUNK, size - handle.tell())))
 
 
-def _enlarged(meta: JsonObject, n: int, size: str | int) -> list[str]:
-    if not meta["small"]:
+def _write_array(file: Path, array: np.ndarray) -> None:
+    """Write an ``npy`` file. On a full disk numpy's own writer hides the operating system's error."""
+    with naming(file), file.open("wb") as handle:
+        np.lib.format.write_array_header_1_0(handle, np.lib.format.header_data_from_array_1_0(array))
+        handle.write(array.tobytes())
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder of the cache, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def cached_arrays(
+    path: Path,
+    layout: Mapping[str, tuple[str, tuple[int, ...]]],
+    make: Callable[[], dict[str, np.ndarray]],
+) -> dict[str, np.ndarray]:
+    """Return arrays from a file of the cache; make and store them if they are not there, or damaged.
+
+    Args:
+        path: of the ``npz`` file.
+        layout: dtype and shape of each array.
+        make: returns the arrays.
+    """
+    try:
+        arrays = load_arrays(path)
+        check_arrays(path, arrays, layout)
+        return arrays
+    except FileNotFoundError:
+        pass
+    except DamagedFile as damage:
+        log.warning("%s; it is made again", damage)
+        remove(path)
+    arrays = make()
+    save_arrays(path, arrays)
+    return arrays
+
+
+def _enlarged(index: Index, n: int, size: str | int) -> list[str]:
+    if not index.small:
         return []
-    sides = " to ".join(map(str, dict.fromkeys((meta["small"][0], meta["small"][-1]))))
+    sides = " to ".join(map(str, dict.fromkeys((index.small[0], index.small[-1]))))
     return [
-        f"{meta['n_small']} of {n} images are {sides} px and were enlarged to {size} px, which adds no detail: figures"
-        f" are those of the smaller images. --image-size {meta['small'][0]} enlarges none."
+        f"{index.n_small} of {n} images are {sides} px and were enlarged to {size} px, which adds no detail: figures"
+        f" are those of the smaller images. --image-size {index.small[0]} enlarges none."
     ]
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from balancer.core.errors import BalancerError
+from balancer.core.files import locked
 from balancer.core.settings import PHANTOM, DataConfig
 from balancer.data import cache, phantom
 from balancer.data.folder import (
@@ -212,11 +213,22 @@ def phantom_folder() -> Path:
     spec = phantom.PhantomSpec()
     folder = cache.cache_dir() / f"phantom-{phantom.FORMAT}-{spec.size}-{spec.seed}"
     try:
-        return phantom.write_phantom(folder, spec)
+        with locked(folder.with_name(f"{folder.name}.lock")):
+            if folder.exists() and not _is_as_drawn(folder):
+                log.warning("%s is damaged, or of an earlier version; the phantom set is drawn again", folder)
+                cache.remove(folder)
+            return phantom.write_phantom(folder, spec)
     except OSError as error:
         raise BalancerError(
             f"the phantom set cannot be drawn ({error}); remove {folder} or set BALANCER_CACHE"
         ) from error
+
+
+def _is_as_drawn(folder: Path) -> bool:
+    names = phantom.drawings(folder)
+    stamp = cache.stat_stamp(folder, names)
+    digests = cache.file_digests(names, stamp, lambda i: hashlib.sha256((folder / names[i]).read_bytes()).hexdigest())
+    return phantom.content_hash(names, digests) == phantom.stated_content(folder)
 
 
 def _from_folder(listing: Listing, root: Path, config: DataConfig) -> tuple[list[Record], cache.Decoded]:

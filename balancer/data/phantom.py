@@ -13,10 +13,11 @@ numpy draws the same pixels.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import product
@@ -28,13 +29,15 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter, zoom
 
 from balancer.core import progress
-from balancer.core.files import temporary_path
+from balancer.core.files import JsonObject, temporary_path
+from balancer.core.sealed import DamagedFile, read_json, write_json
 from balancer.data.folder import CLASSES, SPLITS
 
 Array = NDArray[np.float64]
 Pair = tuple[float, float]
 
 FORMAT = 1  # raise it whenever the pixels or the file names of a given spec change
+STAMP = "phantom.json"
 _VIEWS = (1, 1, 1, 1, 2, 2, 3, 4)  # images of one patient, drawn uniformly from this list
 _RIGHT, _LEFT = -1, 1  # the patient's sides, as the sign of x: the patient's right is on the image's left
 
@@ -360,6 +363,30 @@ def _images(spec: PhantomSpec) -> Iterator[tuple[str, NDArray[np.uint8]]]:
             patient += 1
 
 
+def drawings(root: Path) -> list[str]:
+    """Return the names of the drawings below a root, sorted."""
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
+
+
+def content_hash(names: Sequence[str], digests: Sequence[str]) -> str:
+    """Return the SHA-256 that stands for the names and contents of all drawings."""
+    lines = "\n".join(f"{name}\t{digest}" for name, digest in zip(names, digests, strict=True))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def stated_content(root: Path) -> str | None:
+    """Return the :func:`content_hash` of the set as it was drawn; None if the set is not complete, or older."""
+    content = _stamp(root).get("content")
+    return content if isinstance(content, str) else None
+
+
+def _stamp(root: Path) -> JsonObject:
+    try:
+        return read_json(root / STAMP)
+    except (OSError, DamagedFile):
+        return {}
+
+
 def write_phantom(root: Path, spec: PhantomSpec = PhantomSpec()) -> Path:
     """Write the drawings as ``root/{train,val,test}/{NORMAL,PNEUMONIA}/*.png`` and return ``root``.
 
@@ -368,14 +395,12 @@ def write_phantom(root: Path, spec: PhantomSpec = PhantomSpec()) -> Path:
     Raises:
         FileExistsError: ``root`` exists and holds something else.
     """
-    about = {"about": "procedural drawings, not X-rays", "format": FORMAT, "spec": asdict(spec)}
-    stamp, stamp_file = (
-        json.dumps(about, indent=2) + "\n",
-        root / "phantom.json",
-    )  # written last: a stamped set is complete
+    about = {"about": "procedural drawings, not X-rays", "format": FORMAT, "spec": json.loads(json.dumps(asdict(spec)))}
+    stamp_file = root / STAMP  # written last: a stamped set is complete
 
     def is_written() -> bool:
-        return stamp_file.is_file() and stamp_file.read_text(encoding="utf-8") == stamp
+        stamp = _stamp(root)
+        return {key: stamp.get(key) for key in about} == about
 
     if is_written():
         return root
@@ -391,7 +416,9 @@ def write_phantom(root: Path, spec: PhantomSpec = PhantomSpec()) -> Path:
         for name, pixels in _images(spec):
             Image.fromarray(pixels).save(draft / name)
             bar.update()
-        (draft / stamp_file.name).write_text(stamp, encoding="utf-8")
+        names = drawings(draft)
+        digests = [hashlib.sha256((draft / name).read_bytes()).hexdigest() for name in names]
+        write_json(draft / stamp_file.name, {**about, "content": content_hash(names, digests)})
         try:
             draft.replace(root)
         except OSError:

@@ -1,18 +1,24 @@
-"""GAN checkpoints: tensors and plain values only, written atomically, read without executing anything."""
+"""GAN checkpoints: tensors and plain values only, written atomically, read without executing anything.
+
+Every file carries its own SHA-256. The file that a new one replaces is kept beside it: when ``checkpoint.pt`` is
+damaged, ``--resume`` takes ``checkpoint.previous.pt``, and trains to the same weights from there.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
+from torch import Tensor, nn
 
 from balancer.core.config import differences, validate
-from balancer.core.errors import BalancerError
-from balancer.core.files import atomic_file
+from balancer.core.errors import BalancerError, UsageError
+from balancer.core.sealed import DamagedFile, check_tensors, load_tensors, parse, save_tensors
 from balancer.core.settings import GanTrainConfig
 from balancer.data.dataset import Dataset
 from balancer.gan.snapshot import Snapshot
@@ -24,19 +30,51 @@ CHECKPOINT = "checkpoint.pt"  # the state at the last snapshot: for --resume
 BEST = "best.pt"  # the averaged generator of the chosen snapshot: for synthesis
 GENERATOR_KEYS = {"config", "step", "class", "split_hash", "data", "G_ema"}  # "precisions" too, but in older files
 KEYS = GENERATOR_KEYS | {"G", "D", "optimizer_G", "optimizer_D", "running_stats", "best"}
+OPTIMIZER_SLOTS = {torch.optim.Adam: ("exp_avg", "exp_avg_sq"), torch.optim.RMSprop: ("square_avg",)}
+REMEDY = "train again"
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """What a checkpoint says of its training data; the file holds more facts about them."""
+
+    source: str  # path, or "phantom"
+
+
+@dataclass(frozen=True)
+class Header:
+    """The plain values of a checkpoint, by their keys in the file."""
+
+    config: dict[str, Any]
+    step: Annotated[int, Field(ge=0)]
+    class_name: Annotated[str, Field(alias="class")]
+    split_hash: str
+    data: DataSource
+    precisions: list[str] = field(default_factory=list)  # not in files of earlier versions
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """The content of a checkpoint, or of a generator saved alone."""
 
+    path: Path
     config: GanTrainConfig
     step: int
     class_name: str
     split_hash: str
     data_source: str  # path of the training data, or "phantom"
     precisions: list[str]  # as in GanState; empty in files of earlier versions
-    state: dict[str, Any]  # state dicts by the keys of GanState.modules(), running_stats and best
+    state: dict[str, Any]  # state dicts by the keys of GanState.modules(), running_stats and best; not checked yet
+
+    @property
+    def best(self) -> Snapshot | None:
+        """Return the snapshot that was the best at this step."""
+        return Snapshot.from_json(self.state["best"], self.path, "best") if self.state.get("best") else None
+
+
+def previous(path: Path) -> Path:
+    """Return the name of the file that a newer one has replaced."""
+    return path.with_suffix(".previous.pt")
 
 
 def save_checkpoint(path: Path, config: GanTrainConfig, state: GanState, data: Dataset, label: int) -> None:
@@ -57,16 +95,26 @@ def save_generator(path: Path, config: GanTrainConfig, state: GanState, data: Da
 
 
 def check_finite(state: GanState, folder: Path) -> None:
-    """Refuse weights that are not finite.
+    """Refuse a state whose tensors are not finite.
 
     Raises:
         BalancerError: naming the step.
     """
-    if not all(torch.isfinite(v).all() for net in (state.G, state.D) for v in net.state_dict().values()):
-        raise BalancerError(
-            f"training diverged by step {state.step}: weights are not finite; lower the learning rates;"
-            f" {kept_snapshot(folder)}"
-        )
+    content = {name: module.state_dict() for name, module in state.modules().items()}
+    for key, tensor in _tensors({**content, "running_stats": state.running_stats}):
+        if not torch.isfinite(tensor).all():
+            raise BalancerError(
+                f"training diverged by step {state.step}: weights are not finite; lower the learning rates"
+                f" (first in {key}); {kept_snapshot(folder)}"
+            )
+
+
+def _tensors(value: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield every tensor of nested dictionaries with its dotted name."""
+    if isinstance(value, Tensor):
+        yield name, value
+    for key, inner in value.items() if isinstance(value, Mapping) else ():
+        yield from _tensors(inner, f"{name}.{key}" if name else str(key))
 
 
 def kept_snapshot(folder: Path) -> str:
@@ -86,66 +134,166 @@ def _write(
         "data": data.describe(),
         "precisions": state.precisions,
     }
-    with atomic_file(path) as handle:
-        torch.save({**header, **content}, handle)
+    save_tensors(path, {**header, **content}, previous(path))
 
 
-def read_checkpoint(path: Path, device: torch.device, config: GanTrainConfig | None = None) -> Checkpoint:
+def read_checkpoint(
+    path: Path, device: torch.device, config: GanTrainConfig | None = None, remedy: str = REMEDY
+) -> Checkpoint:
     """Read a GAN checkpoint, or a generator saved alone; code in the file is never executed.
 
     With ``config``, the file must have been made under these settings: else its weights would not fit, or fit by
     chance.
 
     Raises:
-        BalancerError: missing, damaged, not a checkpoint of this program, or of other settings than ``config``.
+        DamagedFile: not what was written: the seal does not fit, or a key is missing or of another type.
+        BalancerError: missing, not a checkpoint of this program, or of other settings than ``config``.
     """
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        content = load_tensors(path, device, remedy)
     except FileNotFoundError as error:
         raise BalancerError(f"{path} does not exist; train again") from error
-    except Exception as error:  # torch.load raises many kinds for a damaged file
-        raise BalancerError(f"{path} is not a readable GAN checkpoint ({type(error).__name__}); train again") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() >= GENERATOR_KEYS:
+    if content.get("format") != FORMAT:
         raise BalancerError(f"{path} is not a GAN checkpoint of format {FORMAT}; train again with this version")
     if "memory" in content:  # its name in earlier versions
         content["running_stats"] = content.pop("memory")
-    saved = validate(GanTrainConfig, content["config"])  # fills in what a later version added
+    header = parse(Header, content, path, remedy)
+    try:
+        saved = validate(GanTrainConfig, header.config)  # fills in what a later version added
+    except UsageError as error:
+        raise DamagedFile(path, f"config: {error}", remedy) from error
     changed = differences(saved.model_dump(mode="json"), config.model_dump(mode="json")) if config else []
     if changed:
         raise BalancerError(
             f"{path} was made under other settings than config.yaml beside it: {'; '.join(changed)}; train again"
         )
-    return Checkpoint(
-        config=saved,
-        step=content["step"],
-        class_name=content["class"],
-        split_hash=content["split_hash"],
-        data_source=content["data"]["source"],
-        precisions=content.get("precisions", []),
-        state={key: content[key] for key in KEYS - GENERATOR_KEYS | {"G_ema"} if key in content},
-    )
+    if header.step > saved.steps:
+        raise DamagedFile(path, f"step: {header.step}; expected at most {saved.steps}", remedy)
+    state = {key: content[key] for key in KEYS - GENERATOR_KEYS | {"G_ema"} if key in content}
+    source = header.data.source
+    return Checkpoint(path, saved, header.step, header.class_name, header.split_hash, source, header.precisions, state)
 
 
-def load_checkpoint(path: Path, config: GanTrainConfig, state: GanState, data: Dataset, device: torch.device) -> None:
+def load_weights(saved: Checkpoint, name: str, network: nn.Module, remedy: str = REMEDY) -> None:
+    """Load the weights that a checkpoint holds under a name.
+
+    Raises:
+        DamagedFile: a tensor is missing, of another shape or type, or not finite.
+    """
+    if name not in saved.state:
+        raise DamagedFile(saved.path, f"{name}: missing", remedy)
+    network.load_state_dict(check_tensors(saved.path, name, saved.state[name], network.state_dict(), remedy))
+
+
+def load_state(
+    folder: Path, config: GanTrainConfig, state: GanState, data: Dataset, label: int, device: torch.device
+) -> bool:
+    """Load the last good checkpoint of a run into ``state``; return whether there is one.
+
+    Raises:
+        BalancerError: as :func:`load_checkpoint`; the only checkpoint is damaged.
+    """
+    last, before = folder / CHECKPOINT, previous(folder / CHECKPOINT)
+    if not last.exists() and not before.exists():
+        return False
+    problem = "" if last.exists() else f"{last} is missing"
+    try:
+        if not problem:
+            load_checkpoint(last, config, state, data, device, "" if before.exists() else REMEDY)
+    except DamagedFile as damage:
+        if not before.exists():
+            raise
+        problem = str(damage)
+    if problem:
+        load_checkpoint(before, config, state, data, device)
+        log.warning("%s; took %s, the checkpoint before it, of step %d", problem, before.name, state.step)
+        before.replace(last)  # else the next checkpoint would drop the good file and keep the damaged one
+    _restore_best(folder, config, state, data, label, device)
+    return True
+
+
+def _restore_best(
+    folder: Path, config: GanTrainConfig, state: GanState, data: Dataset, label: int, device: torch.device
+) -> None:
+    """Let ``best.pt`` hold the generator of the snapshot that the state calls the best.
+
+    The file is newer than the state after a kill between the two files, and when the last checkpoint was damaged.
+    """
+    if state.best is None:
+        return
+    best = folder / BEST
+    for path in (best, previous(best)):
+        try:
+            step = read_checkpoint(path, device, config, remedy="").step
+        except BalancerError as error:
+            if path.exists():
+                log.warning("%s", error)
+            continue
+        if step == state.best.step:
+            path.replace(best)
+            return
+    if state.step == state.best.step:
+        save_generator(best, config, state, data, label)
+        return
+    log.warning("%s of step %d is lost; the best of the snapshots to come will be taken", best, state.best.step)
+    state.best = None
+
+
+def read_best(folder: Path, device: torch.device, config: GanTrainConfig, network: nn.Module) -> Checkpoint:
+    """Load the chosen generator of a finished run into a network, and return its checkpoint.
+
+    When ``best.pt`` is damaged, a checkpoint of the same step serves, which holds the same generator.
+
+    Raises:
+        BalancerError: as :func:`read_checkpoint`, and no checkpoint holds this generator.
+    """
+    try:
+        saved = read_checkpoint(folder / BEST, device, config)
+        load_weights(saved, "G_ema", network)
+        return saved
+    except DamagedFile as damage:
+        for path in (folder / CHECKPOINT, previous(folder / CHECKPOINT)):
+            try:
+                other = read_checkpoint(path, device, config)
+                if other.best is not None and other.best.step == other.step:
+                    load_weights(other, "G_ema", network)
+                    log.warning("%s is damaged (%s); took the same generator from %s", BEST, damage.problem, path)
+                    return other
+            except BalancerError:
+                continue
+        raise
+
+
+def load_checkpoint(
+    path: Path,
+    config: GanTrainConfig,
+    state: GanState,
+    data: Dataset,
+    device: torch.device,
+    remedy: str = REMEDY,
+) -> None:
     """Load a saved state into ``state``; warn if training goes on in another precision.
 
     Raises:
+        DamagedFile: the file is not what was written; the message names the key. Some of ``state`` may be loaded.
         BalancerError: the file was trained under other settings or on another split of the data.
     """
-    saved = read_checkpoint(path, device, config)
+    saved = read_checkpoint(path, device, config, remedy)
     if saved.split_hash != data.split_hash:
         raise BalancerError(
             f"{path} was trained on split {saved.split_hash}, the data now give {data.split_hash};"
             " the files or their split changed"
         )
-    try:
-        for name, module in state.modules().items():
-            module.load_state_dict(saved.state[name])
-        stats, best = saved.state["running_stats"], saved.state["best"]
-        state.running_stats = {name: stats[name].to(device) for name in state.running_stats}
-        state.step, state.best = saved.step, Snapshot.from_json(best) if best else None
-    except (KeyError, ValueError, RuntimeError, AttributeError) as error:
-        raise BalancerError(f"{path} is of another configuration than config.yaml beside it; train again") from error
+    for key in sorted(KEYS - GENERATOR_KEYS - saved.state.keys()):
+        raise DamagedFile(path, f"{key}: missing", remedy)
+    for name, module in state.modules().items():
+        if isinstance(module, nn.Module):
+            load_weights(saved, name, module, remedy)
+        else:
+            _load_optimizer(saved, name, module, remedy)
+    stats = check_tensors(path, "running_stats", saved.state["running_stats"], state.running_stats, remedy)
+    state.running_stats = {name: stats[name].to(device) for name in state.running_stats}
+    state.step, state.best = saved.step, saved.best
     state.ema.n_averaged.fill_(state.step + 1)  # not saved: the first weights and one update a step
     before, (now,) = saved.precisions, state.precisions
     if before and before[-1] != now:
@@ -156,3 +304,18 @@ def load_checkpoint(path: Path, config: GanTrainConfig, state: GanState, data: D
         )
         before = [*before, now]
     state.precisions = before
+
+
+def _load_optimizer(saved: Checkpoint, name: str, optimizer: torch.optim.Optimizer, remedy: str) -> None:
+    """Load the moments of every parameter. The learning rate and the like are those of the settings."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    content = saved.state[name]
+    moments = content.get("state") if isinstance(content, Mapping) else None
+    if not isinstance(moments, Mapping):
+        raise DamagedFile(saved.path, f"{name}.state: missing", remedy)
+    for i, parameter in enumerate(parameters if saved.step else ()):
+        if i not in moments:
+            raise DamagedFile(saved.path, f"{name}.state.{i}: missing", remedy)
+        expected = dict.fromkeys(OPTIMIZER_SLOTS[type(optimizer)], parameter.detach())
+        check_tensors(saved.path, f"{name}.state.{i}", moments[i], {"step": torch.zeros(()), **expected}, remedy)
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import FiniteFloat
+
+from balancer.core.jsonl import numbered_rows
+from balancer.core.sealed import DamagedFile, parse
 
 
 @dataclass(frozen=True)
@@ -12,11 +20,11 @@ class SnapshotQuality:
     A real baseline is the same distance between two halves of the training images.
     """
 
-    kid: float
-    kid_real_baseline: float
-    frechet: float
-    frechet_real_baseline: float
-    diversity: float  # the images' share of the real ones' variance in feature space
+    kid: FiniteFloat
+    kid_real_baseline: FiniteFloat
+    frechet: FiniteFloat
+    frechet_real_baseline: FiniteFloat
+    diversity: FiniteFloat  # the images' share of the real ones' variance in feature space
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,47 @@ class Snapshot:
         return bool(getattr(self.quality, rule) < getattr(best.quality, rule))
 
     @classmethod
-    def from_json(cls, row: dict[str, float]) -> Snapshot:
-        """Return the snapshot of a row; earlier versions called a real baseline a floor."""
-        figures = {key.replace("_floor", "_real_baseline"): value for key, value in row.items() if key != "step"}
-        return cls(int(row["step"]), SnapshotQuality(**figures) if figures else None)
+    def from_json(cls, row: Any, path: Path, name: str) -> Snapshot:
+        """Return the snapshot of a row; earlier versions called a real baseline a floor.
+
+        Raises:
+            DamagedFile: a value is missing or no finite number; the message gives ``path``, ``name`` and the key.
+        """
+        if not isinstance(row, Mapping):
+            raise DamagedFile(path, f"{name}: expected a snapshot, got {type(row).__name__}")
+        values = {str(key).replace("_floor", "_real_baseline"): value for key, value in row.items()}
+        step = {key: values.pop(key) for key in ("step",) if key in values}
+        return parse(cls, {**step, "quality": values or None}, path, where=name)
+
+
+@dataclass(frozen=True)
+class History:
+    """What a training logged, as metrics.jsonl holds it.
+
+    Attributes:
+        losses: by name, with the step of each row.
+        snapshots: those that were measured.
+    """
+
+    losses: list[dict[str, float]]
+    snapshots: list[Snapshot]
+
+
+def read_history(path: Path) -> History:
+    """Return what a training logged; nothing if there is no file.
+
+    Raises:
+        DamagedFile: a row is no mapping of names to numbers with its step; the message gives the line and the key.
+    """
+    losses, snapshots = [], []
+    for number, row in numbered_rows(path):
+        line, remedy = f"line {number}", "remove that line"
+        if "kid" in row:
+            snapshots.append(Snapshot.from_json(row, path, line))
+            continue
+        values = parse(dict[str, FiniteFloat], row, path, remedy, line)
+        for key in ("step", "loss_D", "loss_G"):
+            if key not in values:
+                raise DamagedFile(path, f"{line}: {key}: missing", remedy)
+        losses.append(values)
+    return History(losses, snapshots)

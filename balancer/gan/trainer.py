@@ -18,7 +18,7 @@ from balancer.core.device import memory_format, peak_memory_mb, resolve_precisio
 from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.events import Events, check_installed
 from balancer.core.files import JsonObject
-from balancer.core.jsonl import keep_jsonl, read_jsonl
+from balancer.core.jsonl import keep_jsonl
 from balancer.core.run import RunDir, deferred_signals
 from balancer.core.seeding import generator
 from balancer.core.settings import GanTrainConfig
@@ -30,14 +30,14 @@ from balancer.gan.checkpoint import (
     CHECKPOINT,
     check_finite,
     kept_snapshot,
-    load_checkpoint,
+    load_state,
     save_checkpoint,
     save_generator,
 )
 from balancer.gan.losses import loss_named
 from balancer.gan.monitor import generate, measure, open_monitor
 from balancer.gan.networks import architecture
-from balancer.gan.snapshot import Snapshot
+from balancer.gan.snapshot import Snapshot, read_history
 from balancer.gan.step import GanState, build_state, sample_z, train_step
 from balancer.reporting.grids import save_grid, tile, to_uint8
 
@@ -65,10 +65,9 @@ class GanSummary:
 
     def describe(self) -> str:
         """Return one line for the user."""
-        return (
-            f"{self.class_name}: {self.steps} steps on {self.n_train} images in {self.seconds:.0f} s"
-            f" (loss_D {self.losses['loss_D']:.3f}, loss_G {self.losses['loss_G']:.3f})"
-        )
+        last = ", ".join(f"{name} {self.losses[name]:.3f}" for name in ("loss_D", "loss_G") if name in self.losses)
+        losses = f" ({last})" if last else ""  # a run killed after its last step may have no row
+        return f"{self.class_name}: {self.steps} steps on {self.n_train} images in {self.seconds:.0f} s{losses}"
 
 
 def target_label(config: GanTrainConfig, data: Dataset) -> int:
@@ -103,7 +102,7 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
     check(config)
     label = target_label(config, data)
     images = training_images(data, label, device)
-    state = _new_or_resumed_state(config, data, run, device)
+    state = _new_or_resumed_state(config, data, label, run, device)
     snapshots = Snapshots(config, data, label, run, device, state)
     precision = resolve_precision(device, config.precision, on_cpu=True)
     log.info("learning %s from %d images in %s", data.classes[label], len(images), precision)
@@ -165,8 +164,8 @@ class Snapshots:
         self._config, self._data, self._label, self._run, self._device = config, data, label, run, device
         self._monitor = open_monitor(config, data, label, device)
         self._fixed_z = sample_z(config, GRID_IMAGES, generator(config.seed, "grid")).to(device)
-        rows = [row for row in read_jsonl(run / "metrics.jsonl") if "diversity" in row]  # of a resumed run
-        self._diversities = [row["diversity"] for row in rows]  # of all snapshots
+        before = [s.quality for s in read_history(run / "metrics.jsonl").snapshots if s.quality]  # of a resumed run
+        self._diversities = [quality.diversity for quality in before]  # of all snapshots
         self.events = Events(run / "events", config.tensorboard, state.step)
         self.seconds = 0.0
         (run / "grids").mkdir(exist_ok=True)
@@ -218,20 +217,24 @@ class Snapshots:
         )
 
 
-def _new_or_resumed_state(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.device) -> GanState:
-    """Return a fresh state, or that of the run's checkpoint; drop logged rows of later steps."""
+def _new_or_resumed_state(
+    config: GanTrainConfig, data: Dataset, label: int, run: RunDir, device: torch.device
+) -> GanState:
+    """Return a fresh state, or that of the run's last good checkpoint; drop logged rows of later steps."""
     state = build_state(config, device)
-    if run.resumed and (run / CHECKPOINT).exists():
-        load_checkpoint(run / CHECKPOINT, config, state, data, device)
+    if not run.resumed:
+        return state
+    read_history(run / "metrics.jsonl")  # refused before anything is changed
+    if load_state(run.path, config, state, data, label, device):
         log.info("resumed at step %d of %d", state.step, config.steps)
-    if run.resumed:  # a kill may have come between a row and its snapshot, also before the first one
-        keep_jsonl(run / "metrics.jsonl", lambda row: row["step"] <= state.step)
+    # a kill may have come between a row and its snapshot, also before the first one
+    keep_jsonl(run / "metrics.jsonl", lambda row: row["step"] <= state.step)
     return state
 
 
 def _last_losses(run: RunDir) -> dict[str, float]:
     """Return the last logged row of a run that was killed after its last step."""
-    rows = [row for row in read_jsonl(run / "metrics.jsonl") if "loss_D" in row]
+    rows = read_history(run / "metrics.jsonl").losses
     return {k: v for k, v in rows[-1].items() if k != "step"} if rows else {}
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,9 +24,9 @@ from balancer.core import progress
 from balancer.core.device import exact_float32
 from balancer.core.download import download
 from balancer.core.errors import BalancerError
-from balancer.core.files import atomic_file
+from balancer.core.sealed import DamagedFile, check_arrays, warn_of_no_seal
 from balancer.core.seeding import derive_seed
-from balancer.data.cache import cache_dir
+from balancer.data.cache import cache_dir, cached_arrays
 from balancer.metrics import chest
 
 log = logging.getLogger("balancer")
@@ -152,9 +152,18 @@ def extract(
         show: show the progress bar.
     """
     images = np.ascontiguousarray(images)
-    path = _cache_path(network, images) if keep else None
-    if path and path.exists():
-        return np.load(path).astype(np.float64)
+    if keep:
+        path, layout = _cache_path(network, images), {"features": ("float32", (len(images), network.dim))}
+        earlier = path.with_suffix(".npy")
+        if not path.exists() and earlier.exists():
+            return _of_earlier_version(earlier, layout).astype(np.float64)
+        made = cached_arrays(path, layout, lambda: {"features": _extract(network, images, device, what, show)})
+        return made["features"].astype(np.float64)
+    return _extract(network, images, device, what, show).astype(np.float64)
+
+
+def _extract(network: FeatureNetwork, images: Array, device: torch.device, what: str, show: bool) -> Array:
+    """Return the features (n, dim) float32 of images that are contiguous."""
     parts = []
     with progress.bar(len(images), f"{network.name}: {what}", "image", show=show) as bar:
         for i in range(0, len(images), network.batch_size):
@@ -162,18 +171,30 @@ def extract(
             with exact_float32(device):
                 parts.append(network.module(batch).float().cpu().numpy())
             bar.update(len(batch))
-    features = np.concatenate(parts) if parts else np.zeros((0, network.dim), np.float32)
-    if path:
-        with atomic_file(path) as handle:
-            np.save(handle, features)
-    return features.astype(np.float64)
+    return np.concatenate(parts) if parts else np.zeros((0, network.dim), np.float32)
+
+
+def _of_earlier_version(path: Path, layout: Mapping[str, tuple[str, tuple[int, ...]]]) -> Array:
+    """Return features that a version without seals stored: on a CPU, Inception needs tens of minutes to make them.
+
+    Raises:
+        DamagedFile: they are of another shape, or not finite.
+    """
+    remedy = "remove the file, and the features are computed again"
+    try:
+        features: Array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, IsADirectoryError) as error:
+        raise DamagedFile(path, "it is no array", remedy) from error
+    check_arrays(path, {"features": features}, layout, remedy)
+    warn_of_no_seal(path)
+    return features
 
 
 def _cache_path(network: FeatureNetwork, images: Array) -> Path:
     """Return the cache file for features of images (n, H, W), contiguous; make the cache folder."""
     key = hashlib.sha256(f"{network.name} {network.version} {images.shape}".encode())
     key.update(images.data)
-    return cache_dir("features") / f"{network.name}-{key.hexdigest()[:24]}.npy"
+    return cache_dir("features") / f"{network.name}-{key.hexdigest()[:24]}.npz"
 
 
 class Precomputed(nn.Module):

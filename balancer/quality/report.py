@@ -10,8 +10,8 @@ import torch
 from balancer.core.config import flatten
 from balancer.core.device import peak_memory_mb
 from balancer.core.files import JsonObject
-from balancer.core.run import RunDir
-from balancer.core.sealed import read_json, write_json
+from balancer.core.run import RunDir, read_environment
+from balancer.core.sealed import write_json
 from balancer.core.settings import Settings
 from balancer.metrics.manifold import NEIGHBOURS, Manifold
 from balancer.metrics.memorization import PAIRS, Memorization
@@ -127,17 +127,17 @@ class Report:
 
 def provenance(run: RunDir, config: Settings, device: torch.device, took: dict[str, float]) -> dict[str, str]:
     """Return what a reader needs to make the report again, from the run's env.json and settings."""
-    env = read_json(run / "env.json")
-    versions = {"balancer": env["balancer"], "python": env["python"], **env["versions"]}
-    hashes = {key.replace("_", " "): env["data"].get(key) for key in ("split_hash", "fingerprint")}
-    code = env["git_commit"] or "of no known commit"
+    env = read_environment(run.path)
+    versions = {"balancer": env.balancer, "python": env.python, **env.versions}
+    hashes = {key.replace("_", " "): env.data.get(key) for key in ("split_hash", "fingerprint")}
+    code = env.git_commit or "of no known commit"
     times = ", ".join(f"{what} {seconds(s)}" for what, s in took.items())
     return {
-        "command": f"`balancer {env['command']}`, code {code}, started {env['started']}",
+        "command": f"`balancer {env.command}`, code {code}, started {env.started}",
         "settings": ", ".join(f"`{k}={v}`" for k, v in flatten(config.model_dump(mode="json")).items()),
         "data": ", ".join(f"{key} `{value}`" for key, value in hashes.items() if value),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
-        "device": f"{env['device']}, {env['platform']}",
+        "device": f"{env.device}, {env.platform}",
         "took": f"{times}; peak memory {megabytes(peak_memory_mb(device))}",
     }
 

@@ -14,6 +14,7 @@ from PIL import Image
 from planted import fields
 
 from balancer import evaluation
+from balancer.core.sealed import read_json
 from balancer.data.dataset import PHANTOM_NOTICE
 
 SIZE = 24
@@ -50,8 +51,7 @@ def test_a_complete_run(real: Path, fake: Path, runs_cwd: Path, five_pixel_steps
     assert {p.name for p in run.iterdir()} == words(
         "config.yaml env.json log.txt report.json report.md report.html grid.png closest.png spectrum.png done"
     )
-    report = json.loads((run / "report.json").read_text())
-    assert report.pop("sha256")  # the seal of the file
+    report = read_json(run / "report.json")
     assert content == {"run": str(run), **report}
     assert report["data"]["counts"] == {"real": 20, "fake": 16}
     assert report["data"]["image_size"] == SIZE

@@ -16,6 +16,7 @@ from PIL import Image
 
 from balancer import synthesis
 from balancer.core.presets import PRESETS
+from balancer.core.sealed import save_tensors
 from balancer.core.seeding import derive_seed
 from balancer.core.settings import DataConfig, GanTrainConfig, SynthesizeConfig
 from balancer.data.dataset import load_dataset
@@ -349,3 +350,35 @@ def test_every_pass_through_the_generator_has_the_same_size(
     for n in (1, 65):
         done(balancer("synthesize", "--gan-run", gan_run, "--n", n, *QUICK_REPORT, "--out", tmp_path / str(n)))
     assert sizes == [synthesis.CHUNK] * 3
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_make_no_image(value: float, gan_run: Path, tmp_path: Path) -> None:
+    """A generator of such weights makes black images. Its checkpoint too holds other weights than this best.pt."""
+    shutil.copytree(gan_run, tmp_path / "gan")
+    for name in (BEST, CHECKPOINT):
+        content = torch.load(tmp_path / "gan" / name, weights_only=True)
+        next(iter(content["G_ema"].values()))[0] = value
+        save_tensors(tmp_path / "gan" / name, content)
+    made = balancer("synthesize", "--gan-run", tmp_path / "gan", "--n", 3, *QUICK_REPORT, "--out", tmp_path / "s")
+    refused(made, 1, BEST, "G_ema", "not finite")
+    assert not (tmp_path / "s").exists()
+
+
+def test_one_image_many_times_is_no_synthesis(gan_run: Path, tmp_path: Path) -> None:
+    """All weights zero: every image is the same grey."""
+    shutil.copytree(gan_run, tmp_path / "gan")
+    content = torch.load(tmp_path / "gan" / BEST, weights_only=True)
+    for tensor in content["G_ema"].values():
+        tensor.zero_()
+    save_tensors(tmp_path / "gan" / BEST, content)
+    made = balancer("synthesize", "--gan-run", tmp_path / "gan", "--n", 3, *QUICK_REPORT, "--out", tmp_path / "s")
+    refused(made, 1, str(tmp_path / "gan"), "same image")
+    assert not (tmp_path / "s" / "manifest.csv").exists()
+    assert not (tmp_path / "s" / "done").exists()
+
+
+def test_a_manifest_has_its_sum_beside_it(hundred_and_thirty: Path) -> None:
+    digest, name = (hundred_and_thirty / "manifest.csv.sha256").read_text().split()
+    assert digest == hashlib.sha256((hundred_and_thirty / "manifest.csv").read_bytes()).hexdigest()
+    assert name == "manifest.csv"

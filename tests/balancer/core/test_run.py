@@ -32,7 +32,7 @@ from balancer.core.run import (
     resumed_path,
     saved_config,
 )
-from balancer.core.sealed import write_json
+from balancer.core.sealed import DamagedFile, write_json, write_yaml
 from balancer.core.settings import GanTrainConfig, SynthesizeConfig
 
 CONFIG = GanTrainConfig(
@@ -231,6 +231,25 @@ def test_a_damaged_run_is_one_line(tmp_path: Path, file: str, content: bytes) ->
     with pytest.raises(BalancerError, match=rf"holds no gan-train run|{file} is damaged") as caught:
         saved_config("gan-train", path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"), [({"steps": "many"}, "steps"), ({"unheard_of": 1}, "unheard_of"), ({"data": 3}, "data")]
+)
+def test_settings_of_another_shape_name_file_and_key(change: dict, key: str, tmp_path: Path) -> None:
+    path = started(tmp_path / "run")
+    write_yaml(path / "config.yaml", yaml.safe_dump({**CONFIG.model_dump(mode="json"), **change}))
+    with pytest.raises(DamagedFile, match=rf"config\.yaml is damaged: .*'{key}'") as caught:
+        saved_config("gan-train", path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("env", "key"), [({}, "command"), ({"command": 3}, "command")])
+def test_an_environment_of_another_shape_names_file_and_key(env: dict, key: str, tmp_path: Path) -> None:
+    path = started(tmp_path / "run")
+    write_json(path / "env.json", env)
+    with pytest.raises(DamagedFile, match=rf"env\.json is damaged: {key}"):
+        saved_config("gan-train", path)
 
 
 def aged(path: Path, seconds: int) -> None:

@@ -8,15 +8,18 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from balancer.core.errors import BalancerError
+from balancer.core.files import temporary_path
+from balancer.core.sealed import read_json, save_arrays, write_json
 from balancer.core.settings import DataConfig
-from balancer.data import cache, dataset
+from balancer.data import cache, dataset, phantom
 from balancer.data.cache import cache_dir, decode_all, stat_stamp
-from balancer.data.dataset import load_dataset
+from balancer.data.dataset import load_dataset, phantom_folder
 from balancer.data.images import Decoding, Source
 
 SIZE = 4
@@ -270,6 +273,227 @@ def test_a_cache_that_cannot_be_made_is_one_line(files: Files, tmp_path: Path, m
     with pytest.raises(BalancerError, match="BALANCER_CACHE") as caught:
         files.load()
     assert "\n" not in str(caught.value)
+
+
+def flip(path: Path, at: float = 0.5) -> None:
+    content = bytearray(path.read_bytes())
+    content[int(at * len(content))] ^= 1
+    path.write_bytes(content)
+
+
+def resealed(path: Path, **changes: Any) -> None:
+    write_json(path, {**read_json(path), **changes})
+
+
+def other_array(path: Path, array: np.ndarray) -> None:
+    np.save(path, array)
+    resealed(path.parent / "meta.json", images_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def a_folder(path: Path) -> None:
+    path.unlink()
+    (path / "inside").mkdir(parents=True)
+
+
+DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "a pixel": ("images.npy", lambda p: flip(p, 0.99)),
+    "the header": ("images.npy", lambda p: flip(p, 0.3)),
+    "cut": ("images.npy", lambda p: p.write_bytes(p.read_bytes()[:-5])),
+    "empty": ("images.npy", lambda p: p.write_bytes(b"")),
+    "gone": ("images.npy", Path.unlink),
+    "a folder": ("images.npy", a_folder),
+    "another shape": ("images.npy", lambda p: other_array(p, np.zeros((6, 5, 5), np.uint8))),
+    "another type": ("images.npy", lambda p: other_array(p, np.zeros((6, SIZE, SIZE), np.float32))),
+    "no array": ("images.npy", lambda p: other_array(p, np.zeros(3))),
+    "meta cut": ("meta.json", lambda p: p.write_bytes(p.read_bytes()[:-40])),
+    "meta empty": ("meta.json", lambda p: p.write_bytes(b"")),
+    "meta flipped": ("meta.json", lambda p: flip(p, 0.2)),
+    "meta gone": ("meta.json", Path.unlink),
+    "meta a folder": ("meta.json", a_folder),
+    "meta of another kind": ("meta.json", lambda p: write_json(p, {"a": 1})),
+    "other positions": ("meta.json", lambda p: resealed(p, kept=[0, 1, 2, 3, 4, 99])),
+    "a position twice": ("meta.json", lambda p: resealed(p, kept=[0, 1, 2, 3, 4, 4])),
+    "a wrong type": ("meta.json", lambda p: resealed(p, ranges=[1])),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_damaged_is_decoded_again_with_a_warning(
+    damage: str, files: Files, empty_cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = np.array(files.load().images)
+    name, change = DAMAGES[damage]
+    (path,) = empty_cache.glob(f"images/*/{name}")
+    change(path)
+    for decodes in (6, 0):
+        loaded = files.load()
+        assert np.array_equal(loaded.images, expected)
+        assert len(files.decoded) == decodes
+    (line,) = caplog.messages
+    assert str(path.parent) in line
+    assert "decoded again" in line
+
+
+def test_a_file_in_place_of_the_folder(files: Files, empty_cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    files.load()
+    (folder,) = [p for p in (empty_cache / "images").iterdir() if p.is_dir()]
+    cache.remove(folder)
+    folder.write_bytes(b"no folder")
+    assert files.load().positions == list(range(6))
+    assert "decoded again" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda p: flip(p, 0.3),
+        lambda p: p.write_bytes(b""),
+        a_folder,
+        lambda p: resealed(p, digests=["a"]),
+        lambda p: resealed(p, digests=7),
+    ],
+)
+def test_damaged_digests_are_hashed_again_with_a_warning(
+    change: Callable[[Path], object], files: Files, empty_cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = files.load().digests
+    (path,) = empty_cache.glob("stat/*.json")
+    change(path)
+    assert files.load().digests == expected
+    assert (len(files.hashed), files.decoded) == (6, [])
+    assert files.load().digests == expected
+    assert files.hashed == []
+    (line,) = caplog.messages
+    assert str(path) in line
+    assert "hashed again" in line
+
+
+def test_a_replaced_file_of_equal_size_and_time_is_seen(files: Files, tmp_path: Path) -> None:
+    files.load()
+    old, new = files.root / "3.bin", tmp_path / "new"
+    new.write_bytes(b"\x63" * SIZE * SIZE)
+    os.utime(new, ns=(old.stat().st_atime_ns, old.stat().st_mtime_ns))
+    new.replace(old)
+    assert np.unique(files.load().images[3]) == [0x63]
+
+
+def test_a_full_disk_is_an_error_before_anything_is_decoded(
+    files: Files, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write to the memory map would be the end of the process, without a word."""
+
+    def full(_handle: int, _start: int, _size: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache.os, "posix_fallocate", full, raising=False)
+    with pytest.raises(BalancerError, match="No space left") as caught:
+        files.load()
+    assert str(empty_cache) in str(caught.value)
+    assert files.decoded == []
+    assert not [p for p in (empty_cache / "images").iterdir() if p.is_dir()]
+
+
+@pytest.mark.parametrize("can_reserve", [True, False])
+def test_the_space_is_there_before_the_first_write(
+    can_reserve: bool, files: Files, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the system has no call to reserve it."""
+    if not can_reserve:
+        monkeypatch.delattr(cache.os, "posix_fallocate", raising=False)
+    sides: list[int] = []
+
+    def decode(i: int) -> np.ndarray:
+        (file,) = empty_cache.glob("images/.*.tmp/images.npy")
+        sides.append(512 * file.stat().st_blocks - file.stat().st_size)
+        return files.decode(i)
+
+    loaded = files.load(decode=decode)
+    assert [int(image[0, 0]) for image in loaded.images] == list(range(6))
+    if can_reserve:
+        assert min(sides) >= 0
+
+
+def test_leftovers_of_dead_processes_alone_are_swept(files: Files, empty_cache: Path) -> None:
+    import subprocess
+
+    images = empty_cache / "images"
+    images.mkdir(parents=True)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    ours = temporary_path(images / "x")
+    ours.mkdir()
+    dead = images / ours.name.replace(f"-{os.getpid()}-", f"-{ended.pid}-")
+    dead.mkdir()
+    (dead / "images.npy").write_bytes(b"half")
+    files.load()
+    assert not dead.exists()
+    assert ours.exists()
+
+
+def test_no_lock_is_left(files: Files, empty_cache: Path) -> None:
+    files.load()
+    assert not list(empty_cache.rglob("*.lock"))
+
+
+LAYOUT = {"a": ("float64", (3,))}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        flip,
+        lambda p: p.write_bytes(b""),
+        a_folder,
+        lambda p: save_arrays(p, {"a": np.ones(4)}),
+        lambda p: save_arrays(p, {"a": np.ones(3, np.float32)}),
+        lambda p: save_arrays(p, {"a": np.full(3, np.nan)}),
+        lambda p: save_arrays(p, {"b": np.ones(3)}),
+    ],
+)
+def test_damaged_arrays_are_made_again_with_a_warning(
+    change: Callable[[Path], object], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of the audit and of feature networks."""
+    made: list[int] = []
+
+    def make() -> dict[str, np.ndarray]:
+        made.append(1)
+        return {"a": np.arange(3.0)}
+
+    path = tmp_path / "x.npz"
+    for _ in range(2):
+        assert cache.cached_arrays(path, LAYOUT, make)["a"].tolist() == [0, 1, 2]
+    assert len(made) == 1
+    change(path)
+    for _ in range(2):
+        assert cache.cached_arrays(path, LAYOUT, make)["a"].tolist() == [0, 1, 2]
+    assert len(made) == 2
+    (line,) = caplog.messages
+    assert str(path) in line
+
+
+def test_a_changed_drawing_is_noticed(
+    empty_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whole and readable, but not what was drawn; missing; and a set of an earlier version, without its sum."""
+    spec = phantom.PhantomSpec(size=16, train=(3, 4), val=(1, 1), test=(2, 2))
+    monkeypatch.setattr(phantom, "PhantomSpec", lambda: spec)
+    folder = phantom_folder()
+    drawn = {name: (folder / name).read_bytes() for name in phantom.drawings(folder)}
+    phantom_folder()
+    assert not caplog.messages
+    first, second, *_ = drawn
+    for damage in (
+        lambda: (folder / first).write_bytes(drawn[second]),
+        (folder / first).unlink,
+        lambda: write_json(folder / "phantom.json", {"format": 1}),
+        (folder / "phantom.json").unlink,
+    ):
+        caplog.clear()
+        damage()
+        assert phantom_folder() == folder
+        assert {name: (folder / name).read_bytes() for name in phantom.drawings(folder)} == drawn
+        assert [str(folder) in line for line in caplog.messages] == [True]
 
 
 def test_a_whole_data_set(

@@ -154,10 +154,26 @@ def test_kept_features_are_found_again_by_later_versions(cache: Path) -> None:
     extract(counting([]), images[::-1, :, ::2], CPU, "real", keep=True)  # not contiguous
     extract(counting([]), images[:0], CPU, "real", keep=True)
     assert {path.name for path in (cache / "features").iterdir()} == {
-        "counter-578cb4ac368bdadff470d4b7.npy",
-        "counter-0395c6ba8f6916b3f6139014.npy",
-        "counter-1a387c52391fe8001ad73d3a.npy",
+        "counter-578cb4ac368bdadff470d4b7.npz",
+        "counter-0395c6ba8f6916b3f6139014.npz",
+        "counter-1a387c52391fe8001ad73d3a.npz",
     }
+
+
+def test_features_of_an_earlier_version_are_read_with_a_warning(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images = np.arange(10 * 16, dtype=np.uint8).reshape(10, 4, 4)
+    made = extract(counting([]), images, CPU, "real", keep=True)
+    (path,) = (cache / "features").iterdir()
+    path.unlink()
+    path = path.with_suffix(".npy")
+    np.save(path, made.astype(np.float32))
+    calls: list[int] = []
+    assert np.array_equal(extract(counting(calls), images, CPU, "real", keep=True), made)
+    assert not calls
+    assert [str(path) in line for line in caplog.messages] == [True]
+    np.save(path, made.astype(np.float32)[1:])
+    with pytest.raises(BalancerError, match=path.name):
+        extract(counting(calls), images, CPU, "real", keep=True)
 
 
 @pytest.mark.parametrize("where", ["given", "cached"])
