@@ -175,7 +175,7 @@ def _grid_ratios(images: Array) -> Array:
 def interpretation(spectrum: Spectrum) -> str:
     """Return the comparison in words; a difference counts where neither chance nor two real sets give as much."""
     if spectrum.images is not None and spectrum.images < FEWEST:
-        return f"{spectrum.images} images a side are too few to tell sharpness, noise or a checkerboard"
+        return f"{spectrum.images} images a side are too few to tell anything about fine detail"
     board = _has_checkerboard(spectrum)
     text = _sharpness(spectrum, board)
     return f"{text}; a checkerboard peak of {spectrum.checkerboard_db:.1f} dB" if board else text
