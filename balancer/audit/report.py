@@ -134,7 +134,7 @@ def as_document(audit: Audit, config: Settings, shown: set[str]) -> Document:
         _patients(audit.patients),
         _identical(audit.identical),
         _near(audit.near, figures.get("closest")),
-        _shortcuts(audit.shortcuts, figures.get("histograms")),
+        _shortcuts(audit.shortcuts, "patient" if audit.patients.named else "image", figures.get("histograms")),
         _shift(audit.shortcuts),
         Section("Extremes", figure=figures.get("extremes")),
         Section("How this was made", table=Table(["", ""], [["settings", settings], ["data", hashes]], numeric=2)),
@@ -158,7 +158,7 @@ def _counts(audit: Audit) -> Section:
     ]
     text = (
         "The official splits are those on disk. For the folds in use, validation is carved out of train and val by "
-        f"patient, and test stays as it is. {len(bad)} files are unreadable."
+        f"{'patient' if audit.patients.named else 'image'}, and test stays as it is. {len(bad)} files are unreadable."
     )
     bullets = [f"unreadable: `{name}` ({reason})" for name, reason in bad[:LISTED]]
     return Section("Counts", [text], Table(["", *CLASSES, "both"], rows), bullets=bullets)
@@ -265,15 +265,16 @@ def _crossing(folds: Sequence[SharedFiles | SharedPairs]) -> str:
     )
 
 
-def _shortcuts(result: Shortcuts, figure: Figure | None) -> Section:
+def _shortcuts(result: Shortcuts, unit: str, figure: Figure | None) -> Section:
     size, n = result.image_size, " and ".join(f"{result.n[cls]:,} {cls}" for cls in CLASSES)
+    of = f", {result.patients:,} patients" if unit == "patient" else ""
     where = "the files at their own size" if result.from_files else f"the {size} px images, since there are no files"
     text = [
         f"Each property is measured on {where}. The table says how well it alone separates the classes of the "
-        f"official train split ({n}, {result.patients:,} patients): the AUROC, and the class in which the property is "
+        f"official train split ({n}{of}): the AUROC, and the class in which the property is "
         f"larger. At .5 it tells nothing, at 1 everything. Brackets: 95 % intervals from {result.resamples:,} "
-        "resamples of patients. A network uses whatever separates the classes, so read its figures beside these.",
-        *_joint(result),
+        f"resamples of {unit}s. A network uses whatever separates the classes, so read its figures beside these.",
+        *_joint(result, unit),
     ]
     header = ["", *(f"median {cls}" for cls in CLASSES), "separates the classes"]
     rows = [
@@ -289,14 +290,14 @@ def _shortcuts(result: Shortcuts, figure: Figure | None) -> Section:
     return Section("Shortcuts", text, table, figure)
 
 
-def _joint(result: Shortcuts) -> list[str]:
+def _joint(result: Shortcuts, unit: str) -> list[str]:
     """Say what a logistic regression on all properties reaches; nothing where there are too few patients."""
     on_working = result.together_working
     if not on_working:
         return []
     on_files = f"{_interval(result.together)} on the files, and " if result.from_files and result.together else ""
     return [
-        f"All properties together, by logistic regression ({on_working.folds}-fold cross-validation by patient): "
+        f"All properties together, by logistic regression ({on_working.folds}-fold cross-validation by {unit}): "
         f"AUROC {on_files}{_interval(on_working)} on the {result.image_size} px images, which are all that a "
         "classifier sees. This much needs no look at the lungs, and a network can make more of it than a linear "
         "model. Standardising each image removes brightness and contrast, not sharpness or border."

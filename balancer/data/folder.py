@@ -77,8 +77,31 @@ def parse_name(stem: str, label: int) -> tuple[str, str]:
 
 
 def is_patient(key: str) -> bool:
-    """Return whether a patient's key was read off a name, and does not stand for one image; also in old split.csv."""
-    return not key.startswith(("image-", *(f"{cls}-file-" for cls in CLASSES)))
+    """Return whether a patient's key was read off a name, and does not stand for one image; also in old split.csv.
+
+    The key of an image that `balancer evaluate` knows no patient of is the path of its file.
+    """
+    return "/" not in key and "\\" not in key and not key.startswith(("image-", *(f"{cls}-file-" for cls in CLASSES)))
+
+
+def sampling_unit(keys: Iterable[str]) -> str:
+    """Return the word for what folds keep together and intervals resample: ``patient``, or ``image`` if none is known.
+
+    >>> sampling_unit(["NORMAL-115", "NORMAL-file-scan 7"]), sampling_unit(["image-train-0"])
+    ('patient', 'image')
+    """
+    return "patient" if any(is_patient(key) for key in keys) else "image"
+
+
+def count_units(keys: Sequence[str]) -> str:
+    """Return the number of images and, where some are known, of patients, in words, for the key of each image.
+
+    >>> count_units(["NORMAL-115", "NORMAL-115", "NORMAL-7"]), count_units(["image-test-0"])
+    ('3 images of 2 patients', '1 image')
+    """
+    n, units = len(keys), len(set(keys))
+    images = f"{n:,} image{'' if n == 1 else 's'}"
+    return images if sampling_unit(keys) == "image" else f"{images} of {units:,} patient{'' if units == 1 else 's'}"
 
 
 def find_root(path: Path) -> Path:

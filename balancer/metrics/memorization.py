@@ -34,6 +34,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import mannwhitneyu
 
 from balancer.core.errors import BalancerError
+from balancer.data.folder import sampling_unit
 from balancer.metrics.resampling import group_numbers
 from balancer.reporting.numbers import p_equals
 
@@ -155,10 +156,11 @@ def memorization(
     thresholds, exact = _thresholds(others), _identical(fake, train)
     near = _is_near(to_train, thresholds) & ~exact
     nearer_probability, nearer_p = _nearer(to_train.distance, baseline)
+    unit = "image" if train_groups is None else sampling_unit(map(str, train_groups))
     if near.any() and not exact.any() and len(others) < FEW_PATIENTS:
-        status, verdict = _unsure(int(near.sum()), len(fake), len(others))
+        status, verdict = _unsure(int(near.sum()), len(fake), len(others), unit)
     else:
-        status, verdict = _judge(int(exact.sum()), int(near.sum()), len(fake), nearer_p, membership_p, shift_p)
+        status, verdict = _judge(int(exact.sum()), int(near.sum()), len(fake), nearer_p, membership_p, shift_p, unit)
     return Memorization(
         n_train=len(train),
         n_held_out=0 if held_out is None else len(held_out),
@@ -314,16 +316,16 @@ def _nearer(distances: Array, others: Array) -> tuple[float, float]:
     return float(1 - test.statistic / (len(distances) * len(others))), float(test.pvalue)
 
 
-def _unsure(near: int, n_fake: int, patients: int) -> tuple[Status, str]:
+def _unsure(near: int, n_fake: int, units: int, unit: str) -> tuple[Status, str]:
     """Return status and verdict where near copies are not known from images that are merely alike."""
     return "closer", (
-        f"{near:,} of the {n_fake:,} synthetic images lie as near to a training image as a copy would, but {patients} "
-        "training patients are too few to know how near unrelated images lie: look at the closest pairs."
+        f"{near:,} of the {n_fake:,} synthetic images lie as near to a training image as a copy would, but {units} "
+        f"training {unit}s are too few to know how near unrelated images lie: look at the closest pairs."
     )
 
 
 def _judge(
-    exact: int, near: int, n_fake: int, p: float, membership_p: float | None, shift_p: float | None
+    exact: int, near: int, n_fake: int, p: float, membership_p: float | None, shift_p: float | None, unit: str
 ) -> tuple[Status, str]:
     """Return status and verdict; with held-out images, the membership test separates copying from mere likeness."""
     if exact or near:
@@ -332,19 +334,19 @@ def _judge(
         what = "copy of a training image" if exact + near == 1 else "copies of training images"
         return "copies", f"{kinds} {what} among {n_fake:,} synthetic images: {advice}."
     clean = f"no exact or near copy among {n_fake:,}"
-    patients = "other" if membership_p is None else "unseen"
-    likeness = f"Closer to the training images than {patients} patients are ({p_equals(p)})"
+    others = "other" if membership_p is None else "unseen"
+    likeness = f"Closer to the training images than {others} {unit}s are ({p_equals(p)})"
     if membership_p is not None and membership_p < ALPHA:
-        apart = f"Closer to the training images than to unseen patients ({p_equals(membership_p)})"
+        apart = f"Closer to the training images than to unseen {unit}s ({p_equals(membership_p)})"
         return "closer", f"{apart}: {_memorised_or_shifted(shift_p)}; {clean}."
     if p >= ALPHA:
-        real = "other patients'" if membership_p is None else "held-out real"
+        real = f"other {unit}s'" if membership_p is None else "held-out real"
         nearer = f"synthetic images are no closer to training images than {real} ones are ({p_equals(p)})"
         return "none", f"No sign of copying: {nearer}; {clean}."
     if membership_p is None:
         doubt = "the generator may have memorised, or draws only typical images; held-out images would tell"
         return "closer", f"{likeness}: {doubt}; {clean}."
-    even = f"not clearly closer to them than to unseen patients ({p_equals(membership_p)})"
+    even = f"not clearly closer to them than to unseen {unit}s ({p_equals(membership_p)})"
     return "none", f"{likeness}, but {even}: typical rather than copied; {clean}."
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from balancer.core.errors import BalancerError
 from balancer.core.seeding import derive_seed
+from balancer.data.folder import sampling_unit
 from balancer.metrics.classification import weighted_auroc
 
 Array = np.ndarray
@@ -80,7 +81,7 @@ def patient_weights(y_true: Array, groups: Groups, resamples: int, seed: int) ->
     counts = patients_per_class(y_true, groups)
     if min(counts) < 2:
         raise BalancerError(
-            f"the test set has {counts[0]} patient(s) of class 0 and {counts[1]} of class 1;"
+            f"the test set has {counts[0]} {sampling_unit(map(str, groups))}(s) of class 0 and {counts[1]} of class 1;"
             " an interval needs two or more of each"
         )
     patient = group_numbers(groups)

@@ -20,6 +20,7 @@ import torch
 from balancer.core.errors import BalancerError
 from balancer.core.seeding import derive_seed
 from balancer.core.settings import QualityConfig
+from balancer.data.folder import sampling_unit
 from balancer.data.split import patient_halves
 from balancer.metrics import spectrum, two_sample
 from balancer.metrics.features import (
@@ -158,6 +159,7 @@ def assess(
         two_sample=_two_sample(settings, features, main, fake, device, notes) if main and settings.two_sample else [],
         spectrum=_if_possible("spectrum", notes, lambda: _spectrum(main, fake)) if main else None,
         notes=notes,
+        unit=sampling_unit(train.groups),
     )
 
 
@@ -179,8 +181,8 @@ def _unseen(train: ImageSet, held_out: ImageSet | None, notes: list[str]) -> Ima
     new = np.array([group not in known for group in held_out.groups], dtype=bool)
     if dropped := int((~new).sum()):
         notes.append(
-            f"{dropped} of the {len(new)} images of {held_out.name} are left out: their patients are in {train.name} "
-            "too."
+            f"{dropped} of the {len(new)} images of {held_out.name} are left out: their "
+            f"{sampling_unit(held_out.groups)}s are in {train.name} too."
         )
     if not new.any():
         return None
@@ -225,7 +227,8 @@ def _comparisons(
     settings: QualityConfig, train: ImageSet, held_out: ImageSet | None, n_fake: int, notes: list[str]
 ) -> list[Comparison]:
     """Return one comparison per reference; the interpretation goes by the last one with a real baseline."""
-    references: list[tuple[str, Side, Side | None]] = [(f"{train.name} (half the patients)", *train.halves())]
+    half = f"{train.name} (half the {sampling_unit(train.groups)}s)"
+    references: list[tuple[str, Side, Side | None]] = [(half, *train.halves())]
     if held_out:
         references.append((held_out.name, held_out.all(), train.all()))
     else:

@@ -163,12 +163,12 @@ def as_document(report: Report) -> Document:
     sections = [
         _findings(quality),
         Section("Synthetic beside real", figure=figures.get("grid")),
-        _copies(quality.memorization, report.closest, figures.get("closest")),
+        _copies(quality.memorization, quality.unit, report.closest, figures.get("closest")),
         _spectrum(quality.spectrum, figures.get("spectrum")),
         Section("Over training", figure=figures.get("training")),
         _distances(quality.distances),
         _overlap([row for row in quality.distances if row.overlap]),
-        _two_sample(quality.two_sample),
+        _two_sample(quality.two_sample, quality.unit),
         _shift(quality.shift),
         Section("Notes", bullets=quality.notes),
         Section("How this was made", table=Table(["", ""], [[k, v] for k, v in report.made.items()], numeric=2)),
@@ -192,12 +192,12 @@ def _findings(quality: QualityReport) -> Section:
     return Section("Main figures", [text] if rows else [], Table(header, rows, words=True) if rows else None)
 
 
-def _copies(m: Memorization | None, pairs: list[NamedPair], figure: Figure | None) -> Section | None:
+def _copies(m: Memorization | None, unit: str, pairs: list[NamedPair], figure: Figure | None) -> Section | None:
     if not m:
         return None
-    usual = f"{plural(m.n_baseline, 'training patient')}, each compared with the others"
+    usual = f"{plural(m.n_baseline, f'training {unit}')}, each compared with the others"
     if m.baseline == "held-out":
-        usual = f"{plural(m.n_baseline, 'held-out real image')}, one per patient"
+        usual = f"{plural(m.n_baseline, 'held-out real image')}" + (", one per patient" if unit == "patient" else "")
     text = [
         f"{m.verdict} Each of the {m.n_fake:,} synthetic images was compared with all {m.n_train:,} training images. "
         f"The usual distance comes from {usual}. Distances are RMS differences in standard deviations of an image, "
@@ -221,7 +221,7 @@ def _copies(m: Memorization | None, pairs: list[NamedPair], figure: Figure | Non
     if m.membership_auroc is not None and m.membership_p is not None:
         rows.append(
             [
-                "probability that a training patient is nearer to the synthetic images than an unseen one (.5 "
+                f"probability that a training {unit} is nearer to the synthetic images than an unseen one (.5 "
                 "expected)",
                 f"{short(m.membership_auroc, 2)}, {p_equals(m.membership_p)}",
             ]
@@ -304,16 +304,17 @@ def _overlap(distances: list[DistanceRow]) -> Section | None:
     return Section("Overlap", [text], Table(header, rows, numeric=2))
 
 
-def _two_sample(tests: list[TwoSampleRow]) -> Section | None:
+def _two_sample(tests: list[TwoSampleRow], unit: str) -> Section | None:
     if not tests:
         return None
     rows = [
         [*(t.classifier, t.on, t.compared), str(t.n_real), str(t.n_fake), f"{short(t.auroc)} {bounds(t.low, t.high)}"]
         for t in tests
     ]
+    others = "images of other patients" if unit == "patient" else "other images"
     text = (
         f"A classifier is trained to separate real images ({tests[0].reference}) from the others, and tested on "
-        f"images of other patients (cross-validation with at most {max(t.folds for t in tests)} folds). The AUROC is "
+        f"{others} (cross-validation with at most {max(t.folds for t in tests)} folds). The AUROC is "
         "the share of pairs that it orders correctly; .5 is chance. Any excess can serve another classifier as a "
         "shortcut. Brackets: 95 % intervals."
     )

@@ -119,6 +119,7 @@ class QualityReport:
         same_images: the name of a real set that holds exactly the "synthetic" images.
         memorization, spectrum: None where these images cannot give them; the notes say why.
         format_caveat: a sentence for the verdict, where file formats alone could part the sides.
+        unit: what halves and folds of real images keep together, in a word.
         notes: what could not be computed, and what small counts do to the figures.
     """
 
@@ -132,6 +133,7 @@ class QualityReport:
     spectrum: SpectrumComparison | None = None
     notes: list[str] = field(default_factory=list)
     format_caveat: str | None = None
+    unit: str = "patient"  # "image" where no patient of the training images is known
 
 
 def from_json(quality: JsonObject) -> QualityReport:

@@ -53,6 +53,7 @@ class Analysis:
     contrasts: list[ContrastResult]
     verdict: str
     notes: list[str]  # caveats that a reader must have beside the metrics
+    unit: str = "patient"  # what intervals resample: "image" where no patient is known
     margin: float = verdicts.MARGIN
     confidence: float = CONFIDENCE
 
@@ -184,7 +185,8 @@ def analyse(results: StudyResults, resamples: int = RESAMPLES, seed: int = 0) ->
         regimes=regimes,
         contrasts=contrasts,
         verdict=verdicts.answer(contrasts),
-        notes=verdicts.notes(len(patients), len(set(patients)), len(seeds), len(sets), left_out),
+        notes=verdicts.notes(len(patients), len(set(patients)), len(seeds), len(sets), left_out, results.unit),
+        unit=results.unit,
     )
 
 

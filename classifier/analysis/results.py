@@ -19,7 +19,7 @@ from pydantic import ConfigDict
 from balancer.core.errors import BalancerError
 from balancer.core.files import JsonObject
 from balancer.core.sealed import parse
-from balancer.reporting.numbers import plural
+from balancer.data.folder import count_units, sampling_unit
 from classifier.evaluation.fold_metrics import AnyMetrics, BinaryMetrics, MulticlassMetrics, Validation
 from classifier.evaluation.thresholds import with_temperature
 from classifier.training.regimes import REGIMES
@@ -206,10 +206,15 @@ class StudyResults:
         """Return the patient of each image of a fold: (n,)."""
         return [self.patients[i] for i in self.trials[0].predictions[fold].index]
 
+    @property
+    def unit(self) -> str:
+        """Return the word for what intervals resample: patients, or images where no patient is known."""
+        return sampling_unit(self.patients)
+
     def counts(self) -> str:
         """Return the numbers of images and patients, in words."""
         names = {"validation": self.groups("val"), "test": self.groups("test")}
-        sizes = (f"{name} n = {len(g)} images of {plural(len(set(g)), 'patient')}" for name, g in names.items())
+        sizes = (f"{name} n = {count_units(g)}" for name, g in names.items())
         return f"{self.source}; {', '.join(sizes)}"
 
     def sets(self, *arms: str) -> list[str]:

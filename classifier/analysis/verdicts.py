@@ -53,7 +53,7 @@ def sentence(result: ContrastResult) -> str:
     """Return ``combined - augment: +.012 AUROC [.004, .020], Holm p = .01: helps``."""
     effect = f"{result.name}: {_effect(result)}"
     if result.p is None:
-        alone = " over patients alone" if result.estimate.n_trial_seeds == 1 else ""
+        alone = " over the test set alone" if result.estimate.n_trial_seeds == 1 else ""
         return f"{effect}{alone}: {too_few_seeds(result.estimate.n_trial_seeds)}"
     adjusted = result.p_holm if result.contrast.is_confirmatory else None
     test = f"unadjusted {p_equals(result.p)}" if adjusted is None else f"Holm {p_equals(adjusted)}"
@@ -201,7 +201,9 @@ def _against_copies(words: str, result: ContrastResult | None) -> str:
     }[result.verdict]
 
 
-def notes(n_test: int, n_patients: int, trial_seeds: int, gan_seeds: int, left_out: int) -> list[str]:
+def notes(
+    n_test: int, n_patients: int, trial_seeds: int, gan_seeds: int, left_out: int, unit: str = "patient"
+) -> list[str]:
     """Return the caveats that a reader must have beside the metrics.
 
     Args:
@@ -210,19 +212,21 @@ def notes(n_test: int, n_patients: int, trial_seeds: int, gan_seeds: int, left_o
         trial_seeds: trial seeds of the study.
         gan_seeds: synthetic sets of the study.
         left_out: trials of trial seeds that lack a synthetic set.
+        unit: what intervals resample, "patient" or "image".
     """
+    known = unit == "patient"
     caveats = [
-        "Intervals are over test patients like these and over trainings. "
+        f"Intervals are over test {unit}s like these and over trainings. "
         "The training images, their split and the recipe are held fixed.",
-        "DeLong and McNemar are image-level references: they know neither patients nor seeds.",
+        f"DeLong and McNemar are image-level references: they know {'neither patients nor' if known else 'no'} seeds.",
         "Only confirmatory contrasts are adjusted for their number (Holm). Exploratory contrasts are leads, not "
         "findings.",
         "ECE is biased upwards at such an n; its interval is not corrected for the bias.",
     ]
-    if n_patients == n_test:
+    if known and n_patients == n_test:
         caveats.append("No two test images are known to show the same patient: every image counts as a patient.")
     if trial_seeds == 1:
-        caveats.append("One trial seed: intervals are over patients alone, and no claim can rest on them.")
+        caveats.append(f"One trial seed: intervals are over {unit}s alone, and no claim can rest on them.")
     elif trial_seeds < FEWEST_TRIAL_SEEDS:
         caveats.append(f"Everything here is {too_few_seeds(trial_seeds)}.")
     if 0 < gan_seeds < FEWEST_GAN_SEEDS:

@@ -224,7 +224,7 @@ def _notes(config: ComponentsConfig, results: list[VariantResult], substudies: M
     """Return what a reader of the table must know."""
     full, seeds = substudies[FULL].results, results[0].trial_seeds
     spread = over_seeds(seeds)
-    over = "test patients and trial seeds" if seeds > 1 else "test patients"
+    over = f"test {full.unit}s" + (" and trial seeds" if seeds > 1 else "")
     return [
         f"{config.model}, regime {config.regime}, on {full.source}: test n = {full.trials[0].test.n}, "
         f"{plural(seeds, 'paired trial seed')}; {spread}; in brackets 95 % intervals over {over}, unadjusted for the "

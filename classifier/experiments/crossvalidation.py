@@ -22,10 +22,11 @@ from balancer.core.sealed import write_json
 from balancer.core.seeding import derive_seed
 from balancer.core.settings import CrossvalidateConfig
 from balancer.data.dataset import DEFAULT_VAL_FRACTION, Dataset, load_dataset
+from balancer.data.folder import sampling_unit
 from balancer.data.split import carve_validation, split_hash
 from balancer.metrics.resampling import FEWER_RESAMPLES, patient_weights, patients_per_class, stratified_folds
 from balancer.reporting.document import Document, Section, Table, csv_text, to_markdown
-from balancer.reporting.numbers import bounds, mean_sd, short
+from balancer.reporting.numbers import bounds, mean_sd, plural, short
 from classifier.analysis.reading import recover_trials
 from classifier.analysis.results import TrialPredictions, TrialResult, summarise_seeds
 from classifier.analysis.statistics import crossed_estimate, metric_interval
@@ -44,9 +45,9 @@ UNUSED = "unused"  # the fold of the test set's images: no code asks for it
 AT_VAL = tuple(f"{metric}_val_threshold" for metric in ("balanced_accuracy", "sensitivity", "specificity"))
 METRICS = ("auroc", "auprc", *AT_VAL, "accuracy", "balanced_accuracy", "nll", "brier", "ece")
 METHOD = (
-    "Every image outside the test set was evaluated once, by a classifier that had seen neither the image nor its "
-    "patient. Mean ± SD is over folds. Pooled metrics are of all these images at once, each with the temperature and "
-    "the threshold (@val) of its fold. In brackets: their 95 % interval over patients, for these classifiers as they "
+    "Every image outside the test set was evaluated once, by a classifier that had {seen}. Mean ± SD is over "
+    "folds. Pooled metrics are of all these images at once, each with the temperature and "
+    "the threshold (@val) of its fold. In brackets: their 95 % interval over {unit}s, for these classifiers as they "
     "are.",
     "The SD over folds is no standard error: folds share most of their training images, and no unbiased estimate of "
     "the variance of cross-validation exists (Bengio & Grandvalet 2004, JMLR 5). The pooled AUROC also ranks scores of "
@@ -89,7 +90,7 @@ class Crossvalidation:
 
     regime: str
     n: int  # images
-    patients: int
+    patients: int | None  # None where no patient is known
     figures: dict[str, PooledMetric]  # by the keys of METRICS
     trials: Sequence[TrialResult]
     source: str
@@ -110,10 +111,15 @@ class Crossvalidation:
     @property
     def counts(self) -> str:
         """Return the numbers of images, patients and folds, in words."""
-        return (
-            f"{self.source}; {self.n} images of {self.patients} patients in {len(self.trials)} folds; "
-            f"regime {self.regime}"
-        )
+        of = "" if self.patients is None else f" of {plural(self.patients, 'patient')}"
+        return f"{self.source}; {self.n} images{of} in {len(self.trials)} folds; regime {self.regime}"
+
+
+def method(result: Crossvalidation) -> str:
+    """Return how the images were evaluated, and over what the intervals are."""
+    if result.patients is None:
+        return METHOD[0].format(seen="not seen it", unit="image")
+    return METHOD[0].format(seen="seen neither the image nor its patient", unit="patient")
 
 
 def open_folds(config: CrossvalidateConfig) -> Folds:
@@ -128,7 +134,7 @@ def open_folds(config: CrossvalidateConfig) -> Folds:
     if regime.synthetic or config.synthetic:
         named = f"regime {regime.name}" if regime.synthetic else "synthetic"
         raise UsageError(
-            f"{named} brings synthetic images, whose GAN has seen patients that are evaluated here; cross-validate a "
+            f"{named} brings synthetic images, whose GAN has seen images that are evaluated here; cross-validate a "
             "regime without, such as baseline, augment or duplicate, and compare GANs with `classifier ablate`"
         )
     fraction = DEFAULT_VAL_FRACTION if config.data.val_fraction is None else config.data.val_fraction
@@ -161,8 +167,8 @@ def fold_numbers(data: Dataset, folds: int, seed: int) -> Array:
     if min(patients) < folds or min(held) < folds:
         counted = " and ".join(f"{n} {name}" for n, name in zip(patients, data.classes, strict=True))
         raise BalancerError(
-            f"{folds} folds of both classes cannot be made of the patients outside the test set ({counted}); give "
-            "fewer --folds"
+            f"{folds} folds of both classes cannot be made of the {sampling_unit(data.groups)}s outside the test set "
+            f"({counted}); give fewer --folds"
         )
     return number
 
@@ -241,7 +247,8 @@ def summarise(trials: Sequence[TrialResult], data: Dataset, table: Path) -> Cros
             over_folds.mean, over_folds.sd, estimate.value, *metric_interval(key, estimate, fewest), values
         )
     source = f"{data.source}, test set left out"
-    return Crossvalidation(trials[0].regime, len(y_true), len(set(groups)), metrics, trials, source, data.notes, table)
+    patients = len(set(groups)) if data.patients_known else None
+    return Crossvalidation(trials[0].regime, len(y_true), patients, metrics, trials, source, data.notes, table)
 
 
 def pool(by_fold: Sequence[TrialPredictions], weights: Array) -> dict[str, Array]:
@@ -267,7 +274,7 @@ def write_crossvalidation(trials: Sequence[TrialResult], folds: Folds, run: RunD
         result.notes,
         f"AUROC {over_folds} over folds, {pooled} pooled.",
         [result.counts],
-        [Section("Metrics", list(METHOD), table), Section("Folds", table=fold_table(trials))],
+        [Section("Metrics", [method(result), METHOD[1]], table), Section("Folds", table=fold_table(trials))],
     )
     rows = [[key, m.mean, m.sd, m.pooled, m.low, m.high] for key, m in result.figures.items()]
     write_text(result.table, to_markdown(page))

@@ -42,7 +42,7 @@ AT_VAL = tuple(f"{metric}_val_threshold" for metric in ("balanced_accuracy", "se
 SHOWN = ("auroc", "auprc", *AT_VAL, "balanced_accuracy", "nll", "brier", "ece")
 METHOD = (
     "An ensemble is the mean of its members' probabilities. Its temperature and its threshold (@val) were chosen on "
-    "the mean validation scores; test served for the metrics alone. In brackets: 95 % intervals over patients, for "
+    "the mean validation scores; test served for the metrics alone. In brackets: 95 % intervals over the test set, for "
     "these trials as they are; another set of seeds would make another ensemble. Single members: mean ± SD over trials."
 )
 

@@ -49,8 +49,8 @@ _CAPTIONS = {
         "roc",
         "ROC curves on test by regime",
         "The thick line is the mean over trials, a thin line is a trial. The band is the pointwise 95 % interval of "
-        "the mean over patients and seeds, or over patients alone with one seed. Bands of two regimes may overlap "
-        "though their paired difference is clear.",
+        "the mean over the test set and seeds, or over the test set alone with one seed. Bands of two regimes may "
+        "overlap though their paired difference is clear.",
     ),
     "Precision and recall": (
         "precision_recall",
@@ -62,7 +62,7 @@ _CAPTIONS = {
         "gap",
         "Metrics on validation beside those on test, trial by trial",
         "Each line joins a trial's metric on validation (hollow) and on test (filled). A long line means that "
-        "validation, carved from train, is easier than test. It does not say whether patients, machines or labels "
+        "validation, carved from train, is easier than test. It does not say whether children, machines or labels "
         "differ.",
     ),
     "How the threshold carries over": (
@@ -203,7 +203,7 @@ def sections(
         *blocks,
         *illustrated.values(),
         Section("What the regimes were trained on", [], tables.training_table(rows)),
-        *_references(tables.by_family(analysis)),
+        *_references(tables.by_family(analysis), analysis.unit),
         *([Section("Notes", bullets=list(notes))] if notes else []),
         Section("How this was made", [note]),
         Section("References", bullets=list(REFERENCES)),
@@ -262,7 +262,7 @@ def _failures(failures: Failures) -> tuple[list[str], Table | None]:
     return [text], Table(header, rows, numeric=2) if rows else None
 
 
-def _references(contrasts: Sequence[ContrastResult]) -> list[Section]:
+def _references(contrasts: Sequence[ContrastResult], unit: str) -> list[Section]:
     """Return where the intervals come from, and what tests that know neither patients nor seeds would say."""
     if not contrasts:
         return []
@@ -285,7 +285,8 @@ def _references(contrasts: Sequence[ContrastResult]) -> list[Section]:
     ]
     text = (
         "Standard errors of the differences and their parts. The square of the standard error is the sum of the "
-        "squares of the parts, less the part counted twice: scatter over seeds was measured on these patients. "
+        "squares of the parts, less the part counted twice: scatter over seeds was measured on "
+        f"these {unit}s. "
         "Method and calibration: `docs/statistics.md`."
     )
     warning = (
@@ -293,7 +294,7 @@ def _references(contrasts: Sequence[ContrastResult]) -> list[Section]:
         "only the first, and only the second, decides rightly. Both take images as independent and trainings as "
         "given. So both are too sure, and decide nothing here."
     )
-    header = ["difference", "standard error", "df", "patients", "trial seeds", "GAN seeds", "counted twice"]
+    header = ["difference", "standard error", "df", f"{unit}s", "trial seeds", "GAN seeds", "counted twice"]
     made = [Section("Where the uncertainty comes from", [text], Table([*header, "trial x GAN seeds"], variances))]
     if compared:
         header = ["difference", "DeLong", "p", "McNemar", "p"]

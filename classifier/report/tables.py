@@ -175,7 +175,8 @@ def text_table(rows: Sequence[RegimeRow]) -> str:
 def counts(analysis: Analysis) -> str:
     """Return ``test n = 624 images of 468 patients; 5 trial seeds; 3 synthetic sets``."""
     seeds, sets = len(analysis.trial_seeds), analysis.gan_seeds
-    text = f"test n = {analysis.n_test} images of {analysis.n_patients} patients; {plural(seeds, 'trial seed')}"
+    of = f" of {plural(analysis.n_patients, 'patient')}" if analysis.unit == "patient" else ""
+    text = f"test n = {plural(analysis.n_test, 'image')}{of}; {plural(seeds, 'trial seed')}"
     return text + (f"; {plural(sets, 'synthetic set')}" if sets else "")
 
 
@@ -185,9 +186,9 @@ def basis(rows: Sequence[RegimeRow], analysis: Analysis) -> str:
     several = seeds > 1
     spread = over_seeds(seeds)
     spread = spread[0].upper() + spread[1:]
-    over = "patients and trial seeds" if several else "patients"
+    over = f"{analysis.unit}s and trial seeds" if several else f"{analysis.unit}s"
     if several and analysis.gan_seeds >= FEWEST_GAN_SEEDS:
-        over = "patients, trial seeds and GAN seeds"
+        over = f"{analysis.unit}s, trial seeds and GAN seeds"
     sizes = counts(analysis)
     return (
         f"{sizes[0].upper()}{sizes[1:]}; validation n = {rows[0].n_val}. {spread}; in brackets 95 % intervals over "

@@ -29,10 +29,10 @@ METRICS = {  # keys of the analysis, with their titles
 }
 PRINTED = ("accuracy", "accuracy_val_threshold", "balanced_accuracy_val_threshold", "auroc")
 METHOD = (
-    "Ours: mean ± SD over trial seeds and 95 % interval over test patients (and seeds, if there are several). The "
-    "split is by patient, and everything was chosen on validation. @val: at the threshold chosen there; @.5: at .5. "
-    "Published metrics are of one run each, without an interval, on the images named beside them. A choice made on the "
-    "test set makes them too good."
+    "Ours: mean ± SD over trial seeds and 95 % interval over the test set (and seeds, if there are several). The split "
+    "is by patient where patients are known, and everything was chosen on validation. @val: at the threshold chosen "
+    "there; @.5: at .5. Published metrics are of one run each, without an interval, on the images named beside them. A "
+    "choice made on the test set makes them too good."
 )
 
 
@@ -84,7 +84,7 @@ class ResultEntry(RunEntry):
     trial_seeds: int
     gan_seeds: int
     n_test: int
-    n_patients: int
+    n_patients: int | None  # None where no patient is known
     passes_over_real: float
     threshold: float
     changed: list[str]  # where the run departs from the system's file
@@ -111,7 +111,7 @@ def result_entries(system: System, substudy: Substudy, changed: list[str]) -> li
                 trial_seeds=regime.trial_seeds,
                 gan_seeds=regime.gan_seeds,
                 n_test=analysis.n_test,
-                n_patients=analysis.n_patients,
+                n_patients=analysis.n_patients if analysis.unit == "patient" else None,
                 steps=sorted({trial.steps for trial in trials}),
                 passes_over_real=float(np.mean([trial.passes_over_real for trial in trials])),
                 threshold=float(np.mean([trial.binary("test").threshold for trial in trials])),
@@ -148,12 +148,16 @@ def _run(system: System, substudy: Substudy) -> dict[str, Any]:
     }
 
 
+def _of_patients(entry: ResultEntry) -> str:
+    return "" if entry.n_patients is None else f" of {plural(entry.n_patients, 'patient')}"
+
+
 def document(entries: Sequence[Entry]) -> Document:
     """Return the table, the departures from the systems' files, and the failures."""
     done = [e for e in entries if isinstance(e, ResultEntry)]
     header = ["system", "regime", "published", "its own outputs", *(f"ours: {METRICS[key]} [95 %]" for key in PRINTED)]
     table = Table([*header, "seeds", "px", "steps"], [_cells(e) for e in done], numeric=4) if done else None
-    sources = {f"{e.data}, test n = {e.n_test} of {plural(e.n_patients, 'patient')}, {e.device}" for e in done}
+    sources = {f"{e.data}, test n = {e.n_test}{_of_patients(e)}, {e.device}" for e in done}
     measured = [f"{METHOD} Measured on: {'; '.join(sorted(sources))}."] if done else []
     notes = [f"{e.system}: {'; '.join(texts)}." for e in done if (texts := _notes(e))]
     notes += [note for e in done for note in e.data_notes]

@@ -19,6 +19,7 @@ from balancer.core.sealed import read_json
 from balancer.core.settings import DataConfig
 from balancer.data.coding import coding_note, dataset_coding, read_coding
 from balancer.data.dataset import Dataset
+from balancer.data.folder import sampling_unit
 from balancer.data.images import read_image
 from balancer.data.manifest import MANIFEST_COLUMNS
 
@@ -118,7 +119,8 @@ def load_synthetic(path: Path, data: Dataset, config: DataConfig, count: int | s
     if splits != {data.split_hash}:
         raise BalancerError(
             f"{path} was made under split {'/'.join(sorted(splits))}, {data.source} gives {data.split_hash}: it could"
-            " hold validation patients; synthesize again from a GAN of this split, or give the same --data and settings"
+            f" hold validation {sampling_unit(data.groups)}s; synthesize again from a GAN of this split, or give the"
+            " same --data and settings"
         )
     label = _label(path, {row.class_name for row in rows}, data)
     deficit = data.deficits[label]
