@@ -175,7 +175,7 @@ def test_nothing_is_held_out_of_equal_folders(real: Path, fake: Path, runs_cwd: 
     quality = report["quality"]
     assert quality["memorization"]["baseline"] == "training"
     assert quality["memorization"]["membership_auroc"] is None
-    assert quality["reference"] == "training images (half the patients)"
+    assert quality["reference"] == "training images (half the images)"
     assert not [r for r in quality["distances"] if "held-out" in r["reference"]]
     assert any("20 of the 20 images of held-out real images" in n for n in quality["notes"])
     assert any(n.startswith("No held-out images") for n in quality["notes"])

@@ -14,6 +14,7 @@ from balancer.core.errors import BalancerError
 from balancer.core.settings import DataConfig
 from balancer.data.dataset import load_dataset
 from balancer.data.folder import (
+    count_units,
     find_root,
     image_files,
     is_patient,
@@ -21,6 +22,7 @@ from balancer.data.folder import (
     list_folder,
     parse_name,
     read_folder,
+    sampling_unit,
 )
 
 
@@ -302,3 +304,17 @@ def test_the_real_set_has_the_published_patients(real_data: Path) -> None:
     numbers = {s: {r.patient for r in records if r.split == s} for s in ("train", "test")}
     shared = Counter(p.split("-")[0] for p in numbers["train"] & numbers["test"])
     assert shared == {"PNEUMONIA": 170, "NORMAL": 94}
+
+
+@pytest.mark.parametrize(
+    ("keys", "unit", "words"),
+    [
+        (["NORMAL-1", "NORMAL-1", "PNEUMONIA-file-a"], "patient", "3 images of 2 patients"),
+        (["NORMAL-file-a", "PNEUMONIA-file-IM-1"], "image", "2 images"),
+        (["image-train-0"], "image", "1 image"),
+        (["/data/real/IM.png"], "image", "1 image"),
+        (["patient-1008087"], "patient", "1 image of 1 patient"),
+    ],
+)
+def test_patients_are_counted_where_some_are_known(keys: list[str], unit: str, words: str) -> None:
+    assert (sampling_unit(keys), count_units(keys)) == (unit, words)
