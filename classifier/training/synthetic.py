@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -21,7 +21,7 @@ from balancer.data.coding import coding_note, dataset_coding, read_coding
 from balancer.data.dataset import Dataset
 from balancer.data.folder import sampling_unit
 from balancer.data.images import read_image
-from balancer.data.manifest import MANIFEST_COLUMNS
+from balancer.data.manifest import ManifestRow, read_manifest
 
 log = logging.getLogger("balancer")
 Array = np.ndarray
@@ -35,7 +35,7 @@ class SyntheticSet:
     images: Array
     labels: Array
     hashes: tuple[str, ...]  # SHA-256 of each file
-    generator: str  # identifies the generator; several sets must have different ones
+    generator: str  # identifies the generator, and several sets must have different ones; empty if it is not known
     coding: str = ""  # what was done to the images because real files bear the marks of JPEG; empty if nothing
 
     @property
@@ -48,17 +48,6 @@ class SyntheticSet:
         return replace(self, images=self.images[:count], labels=self.labels[:count], hashes=self.hashes[:count])
 
 
-@dataclass(frozen=True)
-class ManifestRow:
-    """One image of a manifest."""
-
-    file: str
-    index: int
-    sha256: str
-    class_name: str
-    split_hash: str
-
-
 def load_sets(
     paths: Sequence[str], data: Dataset, config: DataConfig, count: int | str, dose: float = 0.0
 ) -> list[SyntheticSet]:
@@ -67,15 +56,24 @@ def load_sets(
     In a two-class task every set is of the minority class, one per GAN seed; else every set is of a class of its own.
 
     Raises:
-        BalancerError: as :func:`load_synthetic` does, or if two sets come from one generator.
+        BalancerError: as :func:`load_synthetic` does, or if two sets come from one generator or share an image.
     """
     sets = [load_synthetic(Path(path), data, config, count, dose) for path in paths]
-    for a, b in combinations(sets, 2):
-        if a.generator == b.generator:
+    pixels = [set(pixel_digests(s.images)) for s in sets]
+    for (a, of_a), (b, of_b) in combinations(zip(sets, pixels, strict=True), 2):
+        shared = len(of_a & of_b)
+        if shared or (a.generator and a.generator == b.generator):
+            why = f" ({shared} of {len(of_a)} images are the same)" if shared else ""
             raise BalancerError(
-                f"{a.path} and {b.path} come from one generator: they are not two GAN seeds;"
+                f"{a.path} and {b.path} come from one generator{why}: they are not two GAN seeds;"
                 " give sets of GANs trained with different --seed"
             )
+    for unknown in (s.path for s in sets if not s.generator):
+        log.log(
+            logging.WARNING if len(sets) > 1 else logging.INFO,
+            "%s has no report.json that names its GAN: the generator is not known, its images alone are compared",
+            unknown,
+        )
     return sets
 
 
@@ -109,12 +107,12 @@ def load_synthetic(path: Path, data: Dataset, config: DataConfig, count: int | s
         dose: the largest dose, in deficits.
 
     Raises:
-        BalancerError: if the manifest is missing or of another split or class, or images are too few, changed or
-        missing.
+        BalancerError: if the manifest is missing, damaged or of another split or class, or images are too few, changed,
+            missing, equal to one another, or copies of real images of validation or test.
     """
     if (path / "config.yaml").exists() and not (path / "done").exists():
         raise BalancerError(f"{path} is not finished; continue it with `balancer synthesize --resume {path}`")
-    rows = _read_manifest(path)
+    rows = read_manifest(path)
     splits = {row.split_hash for row in rows}
     if splits != {data.split_hash}:
         raise BalancerError(
@@ -136,9 +134,9 @@ def load_synthetic(path: Path, data: Dataset, config: DataConfig, count: int | s
             f"the ablation needs {needed} synthetic images, {path / 'manifest.csv'} lists {len(rows)};"
             f" run `balancer synthesize --n {needed}`, or give --synthetic-count all"
         )
-    images = np.stack([_read(path, row, config) for row in rows[:needed]])
+    images = _read_all(path, rows[:needed], data, config)
     hashes = tuple(row.sha256 for row in rows[:needed])
-    synthetic = SyntheticSet(path, images, np.full(needed, label), hashes, _generator(path, hashes))
+    synthetic = SyntheticSet(path, images, np.full(needed, label), hashes, _generator(path))
     return _as_real_files(synthetic, [path / row.file for row in rows[:needed]], data, label)
 
 
@@ -173,39 +171,17 @@ def _label(path: Path, classes: set[str], data: Dataset) -> int:
     )
 
 
-def _generator(path: Path, hashes: tuple[str, ...]) -> str:
-    """Return text that identifies the generator: the GAN's settings, or the images' hashes if no report names any."""
+def _generator(path: Path) -> str:
+    """Return text that identifies the generator, which is the GAN's settings; empty if no report names any."""
     try:
-        report = read_json(path / "report.json")
-        return json.dumps(report["gan_config"], sort_keys=True)
-    except (OSError, ValueError, KeyError, TypeError):
-        return "".join(hashes)
+        report = read_json(path / "report.json", "synthesize again")
+    except FileNotFoundError:
+        return ""
+    return json.dumps(report["gan_config"], sort_keys=True) if "gan_config" in report else ""
 
 
-def _read_manifest(path: Path) -> list[ManifestRow]:
-    """Return the rows of a manifest by index."""
-    file = path / "manifest.csv"
-    try:
-        with file.open(newline="", encoding="utf-8") as handle:
-            records = list(csv.DictReader(handle))
-        missing = set(MANIFEST_COLUMNS) - set(records[0] if records else ())
-        if missing:
-            raise BalancerError(f"{file} lists no image or lacks the columns {', '.join(sorted(missing))}")
-        if any(value is None for record in records for value in record.values()):
-            raise BalancerError(f"{file} is damaged (a line is cut short); synthesize again")
-        columns = ("sha256", "class", "split_hash")
-        rows = [ManifestRow(r["file"], int(r["index"]), *(r[column] for column in columns)) for r in records]
-        return sorted(rows, key=lambda row: row.index)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise BalancerError(
-            f"{path} has no manifest.csv; give --synthetic a finished `balancer synthesize` run"
-        ) from error
-    except (ValueError, csv.Error) as error:
-        raise BalancerError(f"{file} is damaged ({error}); synthesize again") from error
-
-
-def _read(path: Path, row: ManifestRow, config: DataConfig) -> Array:
-    """Return the pixels (size, size) uint8 of an image, whose file must be the listed one."""
+def _read(path: Path, row: ManifestRow, config: DataConfig) -> tuple[Array, str]:
+    """Return the pixels (size, size) uint8 of an image, whose file must be the listed one, and its size and mode."""
     file = path / row.file
     try:
         if hashlib.sha256(file.read_bytes()).hexdigest() != row.sha256:
@@ -216,6 +192,54 @@ def _read(path: Path, row: ManifestRow, config: DataConfig) -> Array:
                     f"{file} is {image.size[0]} x {image.size[1]} px, the classifier works at {config.image_size} px;"
                     f" synthesize at that size, or give --image-size {min(image.size)}"
                 )
-        return read_image(file, config.image_size, config.resize)
+            kind = f"{image.size[0]} x {image.size[1]} px of mode {image.mode}"
+        return read_image(file, config.image_size, config.resize), kind
     except OSError as error:
         raise BalancerError(f"{file}, listed in the manifest, cannot be read ({error}); synthesize again") from error
+
+
+def _read_all(path: Path, rows: Sequence[ManifestRow], data: Dataset, config: DataConfig) -> Array:
+    """Return the pixels (n, size, size) uint8 of a set.
+
+    Raises:
+        BalancerError: if an image is of another size or mode than most, is equal to another image, or is a copy of a
+            real image of validation or test.
+    """
+    images, kinds = zip(*(_read(path, row, config) for row in rows), strict=True)
+    usual: str = Counter(kinds).most_common(1)[0][0]
+    if odd := [f"{path / row.file} is {kind}" for row, kind in zip(rows, kinds, strict=True) if kind != usual]:
+        raise BalancerError(
+            f"{odd[0]}, most images of the set are {usual}: a classifier can learn the difference ({len(odd)} of "
+            f"{len(rows)} images differ); give images of one size and mode"
+        )
+    digests = pixel_digests(images)
+    first: dict[str, str] = {}  # file by pixels
+    pairs = [(first[d], r.file) for d, r in zip(digests, rows, strict=True) if first.setdefault(d, r.file) != r.file]
+    if pairs:
+        raise BalancerError(
+            f"{len(pairs)} of {len(rows)} images of {path} are equal to another, first {pairs[0][1]} to {pairs[0][0]}: "
+            "they would count as images of their own; synthesize again, from a GAN that has not collapsed"
+        )
+    _refuse_copies(path, rows, digests, data)
+    return np.stack(images)
+
+
+def _refuse_copies(path: Path, rows: Sequence[ManifestRow], digests: Sequence[str], data: Dataset) -> None:
+    """Refuse copies of real images that the classifier must not train on; warn of copies of training images."""
+    real = {fold: data.indices(fold) for fold in ("test", "val", "train")}
+    for fold, index in real.items():
+        known = {*pixel_digests(data.images[index]), *(data.digests[i] for i in index)}
+        copies = [r.file for d, r in zip(digests, rows, strict=True) if d in known or r.sha256 in known]
+        if not copies:
+            continue
+        what = f"{len(copies)} of {len(rows)} images of {path} are copies of real {fold} images, first {copies[0]}"
+        if fold != "train":
+            raise BalancerError(
+                f"{what}: the classifier would train on what it is chosen or tested on; give synthetic images"
+            )
+        log.warning("%s", what)
+
+
+def pixel_digests(images: Iterable[Array]) -> list[str]:
+    """Return the SHA-256 of the pixels of each image."""
+    return [hashlib.sha256(image.tobytes()).hexdigest() for image in images]

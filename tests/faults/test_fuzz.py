@@ -27,7 +27,7 @@ from balancer.data.images import read_image
 from balancer.data.npz import read_npz
 from balancer.gan.checkpoint import BEST, CHECKPOINT, load_checkpoint, read_checkpoint
 from balancer.gan.step import build_state
-from classifier.analysis.results import read_trials
+from classifier.analysis.reading import read_trials
 from classifier.cli import main as classifier_main
 from classifier.training.checkpoint import load_classifier
 from classifier.training.synthetic import load_synthetic

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from balancer.core.errors import BalancerError
+from balancer.core.sealed import write_with_sum
 from balancer.core.settings import DataConfig
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.images import read_image
@@ -174,6 +177,146 @@ def test_a_missing_column_is_named(folder: Path, data: Dataset, column: str) -> 
     edit(folder, lambda rows: rows[0].__setitem__(rows[0].index(column), "other"))
     with pytest.raises(BalancerError, match=rf"manifest\.csv .*{column}"):
         load_synthetic(folder, data, CONFIG, "all")
+
+
+def again(rows: list[list[str]]) -> None:
+    rows += [list(row) for row in rows[1:]]
+
+
+def renamed(rows: list[list[str]]) -> None:
+    rows += [[f"./{row[0]}", str(10 + int(row[1])), *row[2:]] for row in rows[1:]]
+
+
+@pytest.mark.parametrize(
+    ("change", "phrase"),
+    [
+        (again, "index"),
+        (lambda rows: rows.append(list(rows[3])), "line 8 that of line 4"),
+        (renamed, "sha256"),
+        (lambda rows: rows[1].__setitem__(0, rows[2][0]), "file"),
+        (lambda rows: rows[1].__setitem__(0, "../outside.png"), "outside.png"),
+        (lambda rows: rows[1].__setitem__(0, "images/../../outside.png"), "outside.png"),
+        (lambda rows: rows[1].__setitem__(0, "/etc/hostname"), "hostname"),
+        (lambda rows: rows[1].__setitem__(0, "a" * 5000), "line 2"),
+        (lambda rows: rows[1].__setitem__(0, ""), "line 2: file"),
+        (lambda rows: rows[1].__setitem__(0, "a\0b"), "line 2: file"),
+        (lambda rows: rows[2].__setitem__(1, "two"), "line 3: index"),
+        (lambda rows: rows[2].__setitem__(1, "-1"), "line 3: index"),
+        (lambda rows: rows[2].__setitem__(1, "1.0"), "line 3: index"),
+        (lambda rows: rows[2].__setitem__(2, "1.23457E+18"), "line 3: seed"),
+        (lambda rows: rows[2].__setitem__(3, "abc"), "line 3: sha256"),
+        (lambda rows: rows[2].append("more"), "line 3 has 7 values"),
+        (lambda rows: rows[2].pop(), "line 3 has 5 values"),
+        (lambda rows: rows[0].append("file"), "file"),
+        (lambda rows: rows[2].__setitem__(0, "x" * 200_000), "field larger"),
+        (lambda rows: rows.__delitem__(slice(1, None)), "lists no image"),
+    ],
+)
+def test_a_manifest_that_is_not_what_it_says(
+    folder: Path, data: Dataset, change: Callable[[list[list[str]]], object], phrase: str
+) -> None:
+    edit(folder, change)
+    (folder.parent / "outside.png").write_bytes((folder / "images/NORMAL/s0.png").read_bytes())
+    with pytest.raises(BalancerError, match=rf"manifest\.csv.*{phrase}") as error:
+        load_synthetic(folder, data, CONFIG, "all")
+    assert "\n" not in str(error.value)
+
+
+def test_a_link_out_of_the_set_is_refused(folder: Path, data: Dataset) -> None:
+    file = folder / "images/NORMAL/s0.png"
+    file.rename(folder.parent / "outside.png")
+    file.symlink_to(folder.parent / "outside.png")
+    with pytest.raises(BalancerError, match=r"manifest\.csv.*s0\.png.*outside"):
+        load_synthetic(folder, data, CONFIG, "all")
+    (folder.parent / "link").symlink_to(folder)
+    file.unlink()
+    (folder.parent / "outside.png").rename(file)
+    assert len(load_synthetic(folder.parent / "link", data, CONFIG, "all").images) == 6, "the set itself may be a link"
+
+
+def test_what_excel_saves(folder: Path, data: Dataset) -> None:
+    """A byte-order mark and CRLF are read; semicolons are refused with advice."""
+    text = (folder / "manifest.csv").read_text()
+    (folder / "manifest.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert len(load_synthetic(folder, data, CONFIG, "all").images) == 6
+    (folder / "manifest.csv").write_text(text.replace(",", ";"))
+    with pytest.raises(BalancerError, match=r"manifest\.csv.*';'.*commas"):
+        load_synthetic(folder, data, CONFIG, "all")
+
+
+def test_a_manifest_that_its_sum_does_not_fit(folder: Path, data: Dataset) -> None:
+    text = (folder / "manifest.csv").read_text()
+    write_with_sum(folder / "manifest.csv", text)
+    assert len(load_synthetic(folder, data, CONFIG, "all").images) == 6
+    (folder / "manifest.csv").write_text(text.replace("1003", "1001"))
+    with pytest.raises(BalancerError, match=r"manifest\.csv is damaged.*remove manifest\.csv\.sha256"):
+        load_synthetic(folder, data, CONFIG, "all")
+
+
+def listed(folder: Path, split_hash: str, images: list[np.ndarray | Image.Image]) -> Path:
+    """Write a set of these images."""
+    folder.mkdir()
+    lines = [",".join(MANIFEST_COLUMNS)]
+    for i, image in enumerate(images):
+        file = folder / f"{i}.png"
+        note = PngInfo()
+        note.add_text("number", str(i))  # so that equal pixels are different files
+        (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(file, pnginfo=note)
+        lines.append(f"{i}.png,{i},0,{hashlib.sha256(file.read_bytes()).hexdigest()},NORMAL,{split_hash}")
+    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_equal_images_are_no_images_of_their_own(data: Dataset, tmp_path: Path) -> None:
+    """As of a collapsed GAN, or one of weights that are no numbers; other bytes of the same pixels count too."""
+    black = np.zeros((16, 16), np.uint8)
+    noise = list(np.random.default_rng(0).integers(0, 256, (3, 16, 16), dtype=np.uint8))
+    with pytest.raises(BalancerError, match=r"3 of 4 images of .* are equal to another, first 1\.png to 0\.png"):
+        load_synthetic(listed(tmp_path / "a", data.split_hash, [black] * 4), data, CONFIG, "all")
+    mixed = listed(tmp_path / "b", data.split_hash, [*noise, noise[1]])
+    with pytest.raises(BalancerError, match=r"1 of 4 images .* first 3\.png to 1\.png"):
+        load_synthetic(mixed, data, CONFIG, "all")
+    assert len(load_synthetic(mixed, data, CONFIG, 3).images) == 3
+
+
+def test_images_of_another_size_or_mode_than_the_rest(data: Dataset, tmp_path: Path) -> None:
+    noise = [Image.fromarray(a) for a in np.random.default_rng(0).integers(0, 256, (3, 16, 16), dtype=np.uint8)]
+    for name, other in (("rgb", noise[2].convert("RGB")), ("large", noise[2].resize((20, 20)))):
+        path = listed(tmp_path / name, data.split_hash, [*noise[:2], other])
+        with pytest.raises(BalancerError, match=r"2\.png is .*, most images of the set are 16 x 16 px of mode L"):
+            load_synthetic(path, data, CONFIG, "all")
+
+
+@pytest.mark.parametrize("fold", ["val", "test"])
+def test_copies_of_real_images_are_refused(fold: str, data: Dataset, tmp_path: Path) -> None:
+    noise = list(np.random.default_rng(0).integers(0, 256, (3, 16, 16), dtype=np.uint8))
+    path = listed(tmp_path / "s", data.split_hash, [*noise, data.images[data.indices(fold)[0]]])
+    with pytest.raises(BalancerError, match=rf"1 of 4 images of .* are copies of real {fold} images, first 3\.png"):
+        load_synthetic(path, data, CONFIG, "all")
+
+
+def test_copies_of_training_images_are_said(data: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = listed(tmp_path / "s", data.split_hash, list(data.images[data.indices("train")[:3]]))
+    with caplog.at_level(logging.WARNING, "balancer"):
+        load_synthetic(path, data, CONFIG, "all")
+    assert "3 of 3 images" in caplog.text
+    assert "real train images" in caplog.text
+
+
+def test_a_copy_of_a_set_is_no_other_gan_seed(
+    folder: Path, data: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its report is gone and its files are other bytes, but the images are the same."""
+    report(folder, 0)
+    images = [Image.open(folder / f"images/NORMAL/s{i}.png") for i in range(4)]
+    copy = listed(tmp_path / "copy", data.split_hash, list(reversed(images)))
+    with pytest.raises(BalancerError, match=r"come from one generator \(4 of 4 images are the same\)"):
+        load_sets([str(folder), str(copy)], data, CONFIG, "deficit")
+    other = listed(tmp_path / "other", data.split_hash, [image.rotate(90) for image in images])
+    with caplog.at_level(logging.WARNING, "balancer"):
+        assert len(load_sets([str(folder), str(other)], data, CONFIG, "deficit")) == 2
+    assert f"{other} has no report.json" in caplog.text
+    assert "not known" in caplog.text
 
 
 @pytest.mark.parametrize("kept", [0, 1, 20, 60, -1, -8, -40, -100])
