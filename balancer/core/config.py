@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from balancer.core.errors import UsageError, nearest
 from balancer.core.presets import DEMO, PRESETS
+from balancer.core.sealed import check_yaml
 from balancer.core.settings import (
     CLASSIFIER,
     CLASSIFIERS,
@@ -62,7 +63,9 @@ def read_config_file(path: Path, command: str) -> dict[str, Any]:
     and ``classifier`` for all commands that train classifiers. The YAML loader is the safe one, which executes nothing.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_bytes()
+        check_yaml(path, text, "if you changed the file on purpose, delete that line")
+        content = yaml.safe_load(text.decode())
     except OSError as error:
         raise UsageError(f"config file {path} cannot be read: {error.strerror}; give an existing YAML file") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2020-13-45

@@ -138,15 +138,24 @@ def read_yaml_text(path: Path, remedy: str = "") -> str:
         DamagedFile: the seal does not fit, or the text is not UTF-8.
     """
     content = _content(path, remedy)
-    seal = YAML_SEAL.search(content)
-    if seal is None:
+    if not check_yaml(path, content, remedy):
         warn_of_no_seal(path)
-    elif digest(content[: seal.start()]) != seal[1].decode():
-        raise DamagedFile(path, "its content differs from its SHA-256 in the last line", remedy)
     try:
         return content.decode()
     except UnicodeDecodeError as error:
         raise DamagedFile(path, "it is not UTF-8", remedy) from error
+
+
+def check_yaml(path: Path, content: bytes, remedy: str = "") -> bool:
+    """Return whether the content of a YAML file has a seal.
+
+    Raises:
+        DamagedFile: the seal does not fit.
+    """
+    seal = YAML_SEAL.search(content)
+    if seal is not None and digest(content[: seal.start()]) != seal[1].decode():
+        raise DamagedFile(path, "its content differs from its SHA-256 in the last line", remedy)
+    return seal is not None
 
 
 # --- zip files: tensors and arrays

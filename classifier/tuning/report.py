@@ -12,7 +12,7 @@ import yaml
 from balancer.core.config import overruled, without_nulls
 from balancer.core.files import JsonObject, atomic_file, write_text
 from balancer.core.run import RunDir
-from balancer.core.sealed import write_json
+from balancer.core.sealed import write_json, write_yaml
 from balancer.core.settings import ClassifierConfig, TuneConfig
 from balancer.data.dataset import Dataset
 from balancer.reporting.document import Document, Figure, Section, Table, csv_text, to_markdown
@@ -111,7 +111,7 @@ def write_search(trials: list[SearchTrial], search: Search, data: Dataset, run: 
         verdict=_verdict(best, trials),
         run=run.path,
     )
-    write_text(run / "best.yaml", best_file(space.config(config, best.params), best, len(trials)))
+    write_yaml(run / "best.yaml", best_file(space.config(config, best.params), best, len(trials)))
     write_text(run / "trials.csv", trials_csv(trials, [p.name for p in space.parameters]))
     write_json(run / "tune.json", summary.to_json())
     (run / "figures").mkdir(exist_ok=True)

@@ -1,20 +1,24 @@
 """The storage of a search: an Optuna study in one append-only file, shared by several processes and safe from a kill.
 
-The file holds everything that decides the next point, so an interrupted search continues as if never stopped.
+The file holds everything that decides the next point, so an interrupted search continues as if never stopped. Each line
+carries its own SHA-256, in a key that Optuna ignores.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import filelock
+from pydantic import ConfigDict
 
 from balancer.core.errors import BalancerError
+from balancer.core.sealed import KEY, DamagedFile, digest, parse, warn_of_no_seal
 from balancer.core.seeding import derive_seed
 from classifier.tuning.spaces import Categorical, Range, Space
 
@@ -28,6 +32,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 log = logging.getLogger("balancer")
 JOURNAL = "journal.log"  # Optuna's name for such a file
+REMEDY = "bring back a copy, or start a new run"
 MIN_TRIALS = 10  # finished trials from which on importances mean something
 
 
@@ -51,6 +56,46 @@ class SearchTrial:
     def complete(self) -> bool:
         """Return whether the trial was not pruned."""
         return self.state == "complete"
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What the storage holds of a trial that has ended, beside Optuna's own."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(allow_inf_nan=False)
+    settings: str  # the hash of the settings; empty if they do not fit each other
+    code_hash: str
+    seconds: float
+    nll: list[float] | None = None
+    temperature: list[float] | None = None
+    same_as: int | None = None
+    why: str | None = None
+
+
+class _SealedJournal(JournalFileBackend):
+    """Optuna's file, each line of which carries the SHA-256 of its content."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self._path = path
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append lines with their seals."""
+        super().append_logs([{**entry, KEY: digest(json.dumps(entry).encode())} for entry in logs])
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        """Yield the content of lines without their seals.
+
+        Raises:
+            DamagedFile: a line differs from its SHA-256.
+        """
+        for number, entry in enumerate(super().read_logs(log_number_from), log_number_from + 1):
+            seal = entry.pop(KEY, None)
+            if seal is None:
+                warn_of_no_seal(self._path)
+            elif seal != digest(json.dumps(entry).encode()):
+                raise DamagedFile(self._path, f"line {number} differs from its SHA-256", REMEDY)
+            yield entry
 
 
 def complete_trials(trials: Sequence[SearchTrial]) -> list[SearchTrial]:
@@ -93,7 +138,7 @@ PRUNERS: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
 def open_storage(folder: Path, pruner: str = "none") -> optuna.Study:
     """Return the Optuna study of a run, and make it if there is none."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+    storage = JournalStorage(_SealedJournal(folder / JOURNAL))
     return optuna.create_study(
         storage=storage, study_name="tune", direction="minimize", load_if_exists=True, pruner=PRUNERS[pruner]()
     )
@@ -105,7 +150,7 @@ def recover(folder: Path) -> None:
     Those trials are tried again. Call this only with the run directory locked, while no worker runs.
 
     Raises:
-        BalancerError: if the file is damaged elsewhere than in its last line.
+        DamagedFile: if the file is damaged elsewhere than in its last line.
     """
     journal = folder / JOURNAL
     (folder / f"{JOURNAL}.lock").unlink(missing_ok=True)
@@ -118,10 +163,11 @@ def recover(folder: Path) -> None:
                 handle.truncate(end)
     try:
         search = open_storage(folder)
-    except (ValueError, KeyError, TypeError) as error:  # not JSON, or no operation of Optuna's
-        raise BalancerError(
-            f"{journal} is damaged ({type(error).__name__}: {error}); bring back a copy, or start a new run"
-        ) from error
+    except (BalancerError, OSError):
+        raise
+    except Exception as error:  # not JSON, or no operation of Optuna's, which raises many kinds
+        raise DamagedFile(journal, f"{type(error).__name__}: {' '.join(str(error).split())}", REMEDY) from error
+    read_trials(search)  # refuses trials of another shape before the search relies on them
     for trial in search.get_trials(states=(TrialState.RUNNING,)):
         search.tell(trial.number, state=TrialState.FAIL)
         search.add_trial(
@@ -177,14 +223,18 @@ def same_settings(search: optuna.Study, settings_hash: str) -> FrozenTrial | Non
 
 
 def read_trials(search: optuna.Study) -> list[SearchTrial]:
-    """Return the trials that have ended, in the order of their numbers."""
-    optional = {"nll": None, "temperature": None, "same_as": None, "why": None}
+    """Return the trials that have ended, in the order of their numbers.
+
+    Raises:
+        DamagedFile: the storage lacks a value of a trial, or holds one of another type.
+    """
     trials = []
     for t in search.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
-        facts = {key: value for key, value in t.user_attrs["facts"].items() if key != "settings"}
+        facts = parse(_Facts, t.user_attrs.get("facts"), Path(JOURNAL), REMEDY, f"trial {t.number}")
+        of_search = {key: value for key, value in vars(facts).items() if key != "settings"}
         validations = dict(sorted(t.intermediate_values.items()))
         point = t.number, t.state.name.lower(), t.value, validations, dict(t.params)
-        trials.append(SearchTrial(*point, **{**optional, **facts}))
+        trials.append(SearchTrial(*point, **of_search))
     return trials
 
 

@@ -23,7 +23,9 @@ from click.testing import Result
 from commands import done, refused, words
 from PIL import Image
 
+from balancer.core.config import read_config_file
 from balancer.core.errors import BalancerError, Interrupted, UsageError
+from balancer.core.sealed import DamagedFile, write_yaml
 from balancer.core.settings import DataConfig, TuneConfig
 from balancer.data.dataset import Dataset
 from balancer.reporting import plots
@@ -242,6 +244,46 @@ def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
     (tmp_path / "journal.log").write_bytes(b"".join([*lines[:2], b"<html>\n", *lines[2:]]))
     with pytest.raises(BalancerError, match=r"journal\.log is damaged .*; bring back a copy, or start a new run"):
         run_search(search(tmp_path, trials=3))
+
+
+def test_a_flipped_bit_of_the_journal_is_never_used_in_silence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_search(search(tmp_path, trials=2))
+    journal, before = tmp_path / "journal.log", storage.read_trials(storage.open_storage(tmp_path))
+    content, random = journal.read_bytes(), np.random.default_rng(0)
+    monkeypatch.setattr(storage, "warn_of_no_seal", lambda path: storage.log.warning("%s has no seal", path))
+    for place in random.choice(8 * len(content), 60, replace=False).tolist():
+        changed = bytearray(content)
+        changed[place // 8] ^= 1 << place % 8
+        journal.write_bytes(changed)
+        caplog.clear()
+        try:
+            storage.recover(tmp_path)
+        except DamagedFile as error:
+            assert "journal.log" in str(error)
+            assert "\n" not in str(error)
+        else:
+            assert caplog.text or storage.read_trials(storage.open_storage(tmp_path)) == before, place
+
+
+@pytest.mark.parametrize("change", [{"nll": "low"}, {"seconds": None}, {"settings": 3}, {"nll": [math.nan]}])
+def test_a_journal_of_the_wrong_shape_names_trial_and_key(tmp_path: Path, change: dict[str, Any]) -> None:
+    run_search(search(tmp_path, trials=1))
+    study = storage.open_storage(tmp_path)
+    trial = study.ask()
+    trial.set_user_attr("facts", {"settings": "s", "code_hash": "c", "seconds": 1.0} | change)
+    study.tell(trial, 0.5)
+    with pytest.raises(DamagedFile, match=rf"journal\.log is damaged: trial 1: {next(iter(change))}"):
+        run_search(search(tmp_path, trials=3))
+
+
+def test_a_damaged_best_file_is_no_config_file(tmp_path: Path) -> None:
+    write_yaml(tmp_path / "best.yaml", "train:\n  steps: 60\n")
+    assert read_config_file(tmp_path / "best.yaml", "train") == {"steps": 60}
+    (tmp_path / "best.yaml").write_text((tmp_path / "best.yaml").read_text().replace("60", "20"))
+    with pytest.raises(DamagedFile, match=r"best\.yaml is damaged.*delete that line"):
+        read_config_file(tmp_path / "best.yaml", "train")
 
 
 def test_pruning_is_the_median_rule(tmp_path: Path) -> None:
