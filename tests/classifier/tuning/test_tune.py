@@ -246,6 +246,15 @@ def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
         run_search(search(tmp_path, trials=3))
 
 
+def refusal(read: Callable[[], object]) -> str | None:
+    """Return the message of a damaged file; None if the file is read."""
+    try:
+        read()
+    except DamagedFile as error:
+        return str(error)
+    return None
+
+
 def test_a_flipped_bit_of_the_journal_is_never_used_in_silence(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,13 +267,12 @@ def test_a_flipped_bit_of_the_journal_is_never_used_in_silence(
         changed[place // 8] ^= 1 << place % 8
         journal.write_bytes(changed)
         caplog.clear()
-        try:
-            storage.recover(tmp_path)
-        except DamagedFile as error:
-            assert "journal.log" in str(error)
-            assert "\n" not in str(error)
-        else:
+        problem = refusal(lambda: storage.recover(tmp_path))
+        if problem is None:
             assert caplog.text or storage.read_trials(storage.open_storage(tmp_path)) == before, place
+        else:
+            assert "journal.log is damaged" in problem
+            assert "\n" not in problem
 
 
 @pytest.mark.parametrize("change", [{"nll": "low"}, {"seconds": None}, {"settings": 3}, {"nll": [math.nan]}])
