@@ -242,7 +242,7 @@ def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
     run_search(search(tmp_path, trials=2))
     lines = (tmp_path / "journal.log").read_bytes().splitlines(keepends=True)
     (tmp_path / "journal.log").write_bytes(b"".join([*lines[:2], b"<html>\n", *lines[2:]]))
-    with pytest.raises(BalancerError, match=r"journal\.log is damaged .*; bring back a copy, or start a new run"):
+    with pytest.raises(BalancerError, match=r"journal\.log is damaged: .*; bring back a copy, or start a new run"):
         run_search(search(tmp_path, trials=3))
 
 
