@@ -89,7 +89,6 @@ def test_a_row_is_read_back(changes: dict[str, Any]) -> None:
         (lambda row: row.update(val=None), "val"),
         (lambda row: row.update(val=[]), "val"),
         (lambda row: row["test"].update(auroc="high"), "test.binary.auroc"),
-        (lambda row: row["test"].update(auroc=float("nan")), "test.binary.auroc"),
         (lambda row: row["test"]["at_threshold"].update(confusion=[1, 2, 3]), "confusion"),
         (lambda row: row["history"][0].pop("val_nll"), "history.0.val_nll"),
         (lambda row: row.update(history={}), "history"),
@@ -109,6 +108,17 @@ def test_a_row_of_the_wrong_shape_names_file_line_and_key(
     with pytest.raises(DamagedFile, match=rf"results\.jsonl is damaged: line 4: .*{key}.*--resume") as error:
         read_trials(run / ROW)
     assert "\n" not in str(error.value)
+
+
+def test_a_row_with_a_number_that_is_none(run: Path) -> None:
+    row = json.loads(json.dumps(fake_trial(seed=7).to_json()))
+    row["test"]["auroc"] = float("nan")
+    with pytest.raises(DamagedFile, match="test.binary.auroc"):
+        TrialResult.from_json(row, ROW)
+    with (run / ROW).open("a") as handle:
+        handle.write(json.dumps(row) + "\n")
+    with pytest.raises(DamagedFile, match=r"results\.jsonl is damaged: line 4.*NaN.*--resume"):
+        read_trials(run / ROW)
 
 
 def test_a_finished_run_with_a_damaged_line_is_refused_and_an_interrupted_one_read(
