@@ -113,7 +113,7 @@ def test_a_row_of_the_wrong_shape_names_file_line_and_key(
 def test_a_row_with_a_number_that_is_none(run: Path) -> None:
     row = json.loads(json.dumps(fake_trial(seed=7).to_json()))
     row["test"]["auroc"] = float("nan")
-    with pytest.raises(DamagedFile, match="test.binary.auroc"):
+    with pytest.raises(DamagedFile, match=r"test\.binary\.auroc"):
         TrialResult.from_json(row, ROW)
     with (run / ROW).open("a") as handle:
         handle.write(json.dumps(row) + "\n")
