@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -607,6 +608,16 @@ def test_a_resumed_run_reads_its_audit_or_makes_it_again(
         result = done(classifier("ablate", "--resume", tmp_path / "r"))
         assert "Leak in the data: 1 identical file both in" in result.stdout
     assert "audit.json is damaged" in result.stderr
+
+
+def test_what_was_done_about_file_formats_is_told(
+    small_args: Args, small_synthesis: Path, classifier: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = study.load_sets
+    monkeypatch.setattr(study, "load_sets", lambda *args: [replace(s, coding="Coded as JPEG.") for s in read(*args)])
+    options = ("--regimes", "gan", "--seeds", "1", "--synthetic", small_synthesis)
+    result = done(classifier("ablate", *small_args, *options, "--out", tmp_path / "r"))
+    assert result.stdout.count("Coded as JPEG.") == 1
 
 
 def test_the_report_of_a_synthesis_is_copied_into_the_run(

@@ -108,6 +108,20 @@ def test_the_head_leads_to_audit_synthesis_and_images(
     assert (small[side + 4 : 2 * side + 4, 2 : side + 2] == images[0]).all()
 
 
+def test_no_report_speaks_of_patients_where_none_is_known(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "draw_all", lambda *_: {})
+    patients = [f"NORMAL-file-{i}.png" for i in range(len(data.labels))]
+    unknown = replace(data, groups=patients, notes=[])
+    results = fake_study(["baseline", "gan"], 2, 1, data.labels, data.folds, patients)
+    analysis = analyse(results, resamples=20)
+    report.write_outputs(results, analysis, unknown, tmp_path, "", analysis.notes)
+    for name in ("report.md", "table.md", "table.tex"):
+        assert "patient" not in (tmp_path / name).read_text(), name
+    assert "patient" not in results.counts()
+
+
 def test_the_page_stands_alone(written: Written) -> None:
     """Figures inside, nothing fetched, no script."""
     page, markdown = written.read("report.html"), written.read("report.md")
