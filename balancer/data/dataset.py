@@ -214,7 +214,7 @@ def phantom_folder() -> Path:
     folder = cache.cache_dir() / f"phantom-{phantom.FORMAT}-{spec.size}-{spec.seed}"
     try:
         with locked(folder.with_name(f"{folder.name}.lock")):
-            if folder.exists() and not _is_as_drawn(folder):
+            if folder.exists() and not (phantom.is_written(folder, spec) and _is_as_drawn(folder)):
                 log.warning("%s is damaged, or of an earlier version; the phantom set is drawn again", folder)
                 cache.remove(folder)
             return phantom.write_phantom(folder, spec)

@@ -380,6 +380,17 @@ def stated_content(root: Path) -> str | None:
     return content if isinstance(content, str) else None
 
 
+def is_written(root: Path, spec: PhantomSpec) -> bool:
+    """Return whether the stamp below a root is that of a set."""
+    stamp, about = _stamp(root), _about(spec)
+    return {key: stamp.get(key) for key in about} == about
+
+
+def _about(spec: PhantomSpec) -> JsonObject:
+    values = {"about": "procedural drawings, not X-rays", "format": FORMAT, "spec": asdict(spec)}
+    return dict(json.loads(json.dumps(values)))
+
+
 def _stamp(root: Path) -> JsonObject:
     try:
         return read_json(root / STAMP)
@@ -395,14 +406,8 @@ def write_phantom(root: Path, spec: PhantomSpec = PhantomSpec()) -> Path:
     Raises:
         FileExistsError: ``root`` exists and holds something else.
     """
-    about = {"about": "procedural drawings, not X-rays", "format": FORMAT, "spec": json.loads(json.dumps(asdict(spec)))}
     stamp_file = root / STAMP  # written last: a stamped set is complete
-
-    def is_written() -> bool:
-        stamp = _stamp(root)
-        return {key: stamp.get(key) for key in about} == about
-
-    if is_written():
+    if is_written(root, spec):
         return root
     if root.exists():
         raise FileExistsError(f"{root} exists and is not this phantom set; remove it or name another folder")
@@ -418,10 +423,10 @@ def write_phantom(root: Path, spec: PhantomSpec = PhantomSpec()) -> Path:
             bar.update()
         names = drawings(draft)
         digests = [hashlib.sha256((draft / name).read_bytes()).hexdigest() for name in names]
-        write_json(draft / stamp_file.name, {**about, "content": content_hash(names, digests)})
+        write_json(draft / stamp_file.name, {**_about(spec), "content": content_hash(names, digests)})
         try:
             draft.replace(root)
         except OSError:
-            if not is_written():  # else another process finished the same set first
+            if not is_written(root, spec):  # else another process finished the same set first
                 raise
     return root
