@@ -102,7 +102,9 @@ def load_classifier(path: Path, device: torch.device) -> SavedClassifier:
         raise BalancerError(
             f"{path} does not exist; give a model.pt made by `classifier train` or `classifier ablate`"
         ) from error
-    if values.get("kind") != "classifier" or values.get("format") != FORMAT:
+    kind, version = values.get("kind"), values.get("format")
+    known = isinstance(kind, str) and isinstance(version, int) and (kind, version) == ("classifier", FORMAT)
+    if not known:  # a tensor cannot be compared
         raise BalancerError(
             f"{path} is not a classifier checkpoint of format {FORMAT}; give a model.pt of this program"
         )

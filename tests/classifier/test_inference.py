@@ -289,6 +289,8 @@ def changed(trained: Path, out: Path, change: Callable[[dict[str, Any]], object]
     [
         (lambda c: c.update(kind="gan"), "is not a classifier checkpoint"),
         (lambda c: c.update(format=99), "is not a classifier checkpoint"),
+        (lambda c: c.update(kind=torch.zeros(3)), "is not a classifier checkpoint"),
+        (lambda c: c.update(format=torch.zeros(3)), "is not a classifier checkpoint"),
         (lambda c: c["config"].update(model="resnet18"), "state."),
         (lambda c: c["config"].update(model="resnet1800"), "resnet1800"),
         (lambda c: c["config"].update(future=1), "'future'"),

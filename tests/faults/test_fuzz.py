@@ -302,4 +302,4 @@ def test_rows_of_results(
         other = sealed_json(altered(row, choice, finite), indent=None).encode() + b"\n"
     path.write_bytes(line + other)
     rows = check(lambda: read_trials(path), path, BalancerError)
-    assert rows is None or all(np.isfinite(r.temperature) for r in rows)
+    assert rows is None or all(np.isfinite(r.val.temperature) for r in rows)
