@@ -48,7 +48,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether memory is full, of this machine or of its GPU."""
     if isinstance(error, MemoryError):
         return True
-    return isinstance(error, RuntimeError) and _FULL_MEMORY.search(str(error)) is not None
+    if not isinstance(error, RuntimeError):
+        return False
+    # By name, since importing torch takes seconds: its own class, whatever the text, or a plain error of its CPU side.
+    return type(error).__name__ == "OutOfMemoryError" or _FULL_MEMORY.search(str(error)) is not None
 
 
 def explain(error: BaseException) -> str | None:

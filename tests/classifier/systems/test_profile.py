@@ -84,6 +84,6 @@ def test_a_system_a_network_and_a_checkpoint(classifier, small_args, tmp_path: P
 def test_what_is_refused(classifier, tmp_path: Path) -> None:
     refused(classifier("compare", "s1_cnn", "resnet81", *QUICK), 2, "'resnet81' is no system", "did you mean 'resnet")
     (tmp_path / "x.pt").write_bytes(b"junk")
-    refused(classifier("compare", tmp_path / "x.pt", *QUICK), 1, "not a readable checkpoint")
+    refused(classifier("compare", tmp_path / "x.pt", *QUICK), 1, "x.pt is damaged")
     refused(classifier("compare", "alexnet", *QUICK), 1, "alexnet cannot take 32 px images", "--image-size")
     assert classifier("compare").exit_code == 2
