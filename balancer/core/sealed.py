@@ -139,6 +139,8 @@ def read_yaml_text(path: Path, remedy: str = "") -> str:
     """
     content = _content(path, remedy)
     if not check_yaml(path, content, remedy):
+        if not content.endswith(b"\n"):  # as every version wrote it
+            raise DamagedFile(path, "it is cut: its last line has no end", remedy)
         warn_of_no_seal(path)
     try:
         return content.decode()

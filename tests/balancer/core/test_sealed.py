@@ -131,6 +131,14 @@ def test_a_file_without_a_seal_is_read_with_one_warning(
     assert not str(value).startswith("\ufeff")
 
 
+def test_settings_without_a_seal_that_end_in_a_line_are_cut(tmp_path: Path) -> None:
+    """A file of an earlier version ends with a line end; half of a sealed file has lost its seal."""
+    sealed.write_yaml(tmp_path / "x.yaml", "a: 1\nb: 200\n")
+    (tmp_path / "x.yaml").write_text((tmp_path / "x.yaml").read_text()[:9])
+    with pytest.raises(sealed.DamagedFile, match=r"x\.yaml.*cut"):
+        sealed.read_yaml_text(tmp_path / "x.yaml")
+
+
 @dataclass(frozen=True)
 class Row:
     """A value of a file."""

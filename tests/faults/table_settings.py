@@ -1,0 +1,80 @@
+"""Settings, environment variables and options that are refused, each by its name."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from fault import ABLATE, GAN, TRAIN, Arrange, Fault, Place
+from torchvision import models
+
+CONFIG = f"{GAN} --config {{here}}/c.yaml"
+LEFT = ("c.yaml",)
+PREDICT = "classifier predict {trained} {chest}/test/NORMAL/IM-0003-0001.png"
+WEIGHTS = f"{TRAIN} --weights {{here}}/w.pt --model shufflenet_v2_x0_5"
+
+
+def config(text: str) -> Arrange:
+    """Return a fault: a config file of this text."""
+    return lambda place, _patch: (place["here"] / "c.yaml").write_text(text)
+
+
+def variable(name: str, value: str) -> Arrange:
+    return lambda _place, patch: patch.setenv(name, value)
+
+
+def weights(write: Callable[[Path], object]) -> Arrange:
+    return lambda place, _patch: write(place["here"] / "w.pt")
+
+
+def not_finite(path: Path) -> None:
+    content = models.shufflenet_v2_x0_5().state_dict()
+    content["conv1.0.weight"][0, 0, 0, 0] = float("nan")
+    torch.save(content, path)
+
+
+def other_network(path: Path) -> None:
+    torch.save({"encoder.weight": torch.zeros(2, 2)}, path)
+
+
+def no_deficit(_place: Place, patch: pytest.MonkeyPatch) -> None:
+    """Let the training set be balanced already."""
+    patch.setattr("balancer.data.dataset.Dataset.deficits", property(lambda _: [0, 0]))
+
+
+SETTINGS = [
+    # The config file
+    Fault("config file unreadable", CONFIG, exit_code=2, words=("c.yaml",)),
+    Fault("config file is no YAML", CONFIG, config("a: [1"), 2, ("c.yaml",), LEFT),
+    Fault("config file is a list", CONFIG, config("[1, 2]"), 2, ("c.yaml",), LEFT),
+    Fault("section misspelt", CONFIG, config("gann:\n  steps: 2\n"), 2, ("gann",), LEFT),
+    Fault("setting misspelt", f"{GAN} --set stepz=2", exit_code=2, words=("stepz", "steps")),
+    Fault("setting out of range", f"{GAN} --set beta2=-1", exit_code=2, words=("beta2", "-1")),
+    Fault("setting not finite", f"{GAN} --set beta2=.nan", exit_code=2, words=("beta2", "nan")),
+    Fault("setting of a wrong type", f"{GAN} --set steps=many", exit_code=2, words=("steps", "many")),
+    Fault("setting without a value", f"{GAN} --set steps", exit_code=2, words=("--set", "steps")),
+    Fault("path of spaces", f"{GAN} --set data.path=''", exit_code=2, words=("data",)),
+    # The environment
+    Fault(
+        "data of the environment",
+        "balancer gan-train --dry-run",
+        variable("BALANCER_DATA", "/nowhere"),
+        1,
+        ("/nowhere",),
+    ),
+    Fault("device unknown", f"{TRAIN} --device gpu", exit_code=2, words=("--device", "gpu")),
+    Fault("device absent", f"{TRAIN} --device cuda:99", exit_code=1, words=("--device", "cuda:99")),
+    # Options
+    Fault("threshold not a number", f"{PREDICT} --threshold nan", exit_code=2, words=("--threshold", "nan")),
+    Fault("threshold above one", f"{PREDICT} --threshold 1.5", exit_code=2, words=("--threshold", "1.5")),
+    Fault("regime unknown", ABLATE.replace("baseline", "basline"), exit_code=2, words=("basline", "baseline")),
+    Fault("regime without its images", ABLATE.replace("baseline", "gan"), words=("--synthetic",)),
+    Fault("nothing lacks", "balancer synthesize --gan-run {gan} --out {here}/run", no_deficit, 1, ("--n",)),
+    Fault("run not there", "balancer gan-train --resume {here}/none", exit_code=1, words=("here/none",)),
+    Fault("run of another command", "balancer gan-train --resume {trained}", exit_code=1, words=("trained",)),
+    # Weights
+    Fault("weights not finite", WEIGHTS, weights(not_finite), 1, ("w.pt", "not finite"), ("w.pt",)),
+    Fault("weights of another network", WEIGHTS, weights(other_network), 1, ("w.pt",), ("w.pt",)),
+    Fault("weights empty", WEIGHTS, weights(Path.touch), 1, ("w.pt",), ("w.pt",)),
+    Fault("weights absent", WEIGHTS, exit_code=1, words=("w.pt",)),
+]
