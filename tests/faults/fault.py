@@ -18,6 +18,7 @@ TINY_TRAINING = "--image-size 16 --steps 2 --batch-size 4 --set bn_statistics=ru
 QUICK_REPORT = "--inception-weights off --set kid_subsets=2 --set kid_subset_size=2 --set two_sample=false"
 GAN = f"balancer gan-train --data {{chest}} {TINY_GAN} --out {{here}}/run"
 TRAIN = f"classifier train --data {{chest}} {TINY_TRAINING} --out {{here}}/run"
+WITH_SYNTHETIC = f"{TRAIN} --regime gan --synthetic {{synthesis}} --synthetic-count 4"
 ABLATE = f"classifier ablate --data {{chest}} {TINY_TRAINING} --regimes baseline --seeds 2 --out {{here}}/run"
 SYNTHESIZE = f"balancer synthesize --gan-run {{gan}} --n 4 {QUICK_REPORT} --out {{here}}/run"
 

@@ -1,16 +1,19 @@
 """Data sets: images that cannot be read, or would be misread, and folders and archives that are not what they seem."""
 
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from fault import TINY_GAN, Arrange, Fault
+import pytest
+from fault import QUICK_REPORT, TINY_GAN, Arrange, Fault, Place
 from PIL import Image
 
 READ = f"balancer gan-train --data {{chest}} {TINY_GAN} --dry-run"
 ARCHIVE = f"balancer gan-train --data {{here}}/data.npz {TINY_GAN} --dry-run"
 PREDICT = "classifier predict {trained} {here}/x.png"
+EVALUATE = f"balancer evaluate --real {{here}}/a --fake {{here}}/b {QUICK_REPORT} --out {{here}}/run"
 FEW = ("data.npz",)
 
 
@@ -35,6 +38,18 @@ def new(name: str, change: Callable[[Path], object]) -> Arrange:
 
 def noise(height: int, width: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width), dtype=np.uint8))
+
+
+def two_folders(*counts: int) -> Arrange:
+    """Return a fault: folders a and b of so many images."""
+
+    def arrange(place: Place, _patch: pytest.MonkeyPatch) -> None:
+        for name, count in zip("ab", counts, strict=True):
+            (place["here"] / name).mkdir()
+            for i in range(count):
+                noise(20 + i, 24).save(place["here"] / name / f"{i}.png")
+
+    return arrange
 
 
 def cut(file: Path) -> None:
@@ -117,6 +132,11 @@ DATA = [
     Fault("data folder is a file", READ.replace("{chest}", "{here}/x"), new("x", Path.touch), 1, ("here/x",), ("x",)),
     Fault("no data folder", READ.replace("{chest}", "{here}/x"), exit_code=1, words=("here/x",)),
     Fault("no patient in the names", READ, beside(rename), 0, ("patient",)),
+    Fault("no class in the test", READ, beside(lambda c: shutil.rmtree(c / "test/NORMAL")), 1, ("test", "NORMAL")),
+    Fault("no images to compare", EVALUATE, exit_code=1, words=("--real", "here/a")),
+    Fault("empty folder to compare", EVALUATE, two_folders(0, 3), 1, ("--real", "here/a"), ("a", "b")),
+    Fault("one image to compare", EVALUATE, two_folders(1, 3), 1, ("--real", "here/a"), ("a", "b")),
+    Fault("other data absent", "classifier evaluate {trained} --data {here}/x", words=("here/x",)),
     # Archives
     Fault("BreastMNIST", ARCHIVE, new("data.npz", BREAST), 1, ("data.npz", "PneumoniaMNIST"), FEW),
     Fault("unknown archive", ARCHIVE, new("data.npz", archive({"train": (9, 20)})), 1, ("data.npz",), FEW),

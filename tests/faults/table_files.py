@@ -9,7 +9,7 @@ from fault import (
     ABLATE,
     SYNTHESIZE,
     TINY_GAN,
-    TRAIN,
+    WITH_SYNTHETIC,
     Arrange,
     Fault,
     Place,
@@ -33,7 +33,6 @@ EVALUATE = "classifier evaluate {trained} --data {chest}"
 THRESHOLDS = "classifier thresholds {study}"
 RESUME_STUDY = "classifier ablate --resume {study}"
 ENSEMBLE = "classifier ensemble {study}"
-WITH_SYNTHETIC = f"{TRAIN} --regime gan --synthetic {{synthesis}} --synthetic-count 4"
 WITH_TWO_SETS = ABLATE.replace("baseline", "gan") + " --synthetic {synthesis} --synthetic-count 4 --synthetic"
 
 
@@ -161,6 +160,10 @@ FILES = [
         1,
         ("metrics.jsonl", "step"),
     ),
+    Fault("GAN of other settings", f"{RESUME} --steps 4", removed("gan", "done"), 1, ("steps", "2", "4")),
+    Fault("settings of a synthesis cut", WITH_SYNTHETIC, changed("synthesis", "config.yaml", cut), 1, ("config.yaml",)),
+    Fault("report of a synthesis cut", WITH_SYNTHETIC, changed("synthesis", "report.json", cut), 1, ("report.json",)),
+    Fault("report is a list", WITH_SYNTHETIC, changed("synthesis", "report.json", text("[]")), 1, ("report.json",)),
     # The cache
     Fault("decoded pixels flipped", READ, cached("images.npy", flip), 0, ("images.npy",)),
     Fault("decoded pixels cut", READ, cached("images.npy", cut), 0, ("images.npy",)),
@@ -200,6 +203,10 @@ FILES = [
         1,
         ("model.pt", "threshold"),
     ),
+    Fault("model compared", "classifier compare {trained}", changed("trained", "model.pt", flip), 1, ("model.pt",)),
+    Fault("model of a GAN", PREDICT.replace("{trained}", "{gan}/best.pt"), exit_code=1, words=("best.pt",)),
+    Fault("model is an image", "classifier evaluate {chest}/test/NORMAL/IM-0003-0001.png", words=("0001.png",)),
+    Fault("no model", "classifier evaluate {here}/none", words=("here/none",)),
     # An ablation
     Fault("row of results flipped", THRESHOLDS, changed("study", "results.jsonl", flip), 1, ("results.jsonl",)),
     Fault("results cut", ENSEMBLE, changed("study", "results.jsonl", cut), 1, ("results.jsonl",)),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fault import ABLATE, GAN, TRAIN, Arrange, Fault, Place
+from fault import ABLATE, GAN, SYNTHESIZE, TRAIN, WITH_SYNTHETIC, Arrange, Fault, Place
 from torchvision import models
 
 CONFIG = f"{GAN} --config {{here}}/c.yaml"
@@ -17,6 +17,10 @@ WEIGHTS = f"{TRAIN} --weights {{here}}/w.pt --model shufflenet_v2_x0_5"
 def config(text: str) -> Arrange:
     """Return a fault: a config file of this text."""
     return lambda place, _patch: (place["here"] / "c.yaml").write_text(text)
+
+
+def latin_1(place: Place, _patch: pytest.MonkeyPatch) -> None:
+    (place["here"] / "c.yaml").write_bytes(b"gan_train: {steps: \xf6}")
 
 
 def variable(name: str, value: str) -> Arrange:
@@ -54,6 +58,9 @@ SETTINGS = [
     Fault("setting of a wrong type", f"{GAN} --set steps=many", exit_code=2, words=("steps", "many")),
     Fault("setting without a value", f"{GAN} --set steps", exit_code=2, words=("--set", "steps")),
     Fault("path of spaces", f"{GAN} --set data.path=''", exit_code=2, words=("data",)),
+    Fault("config file is a folder", f"{GAN} --config {{here}}", exit_code=2, words=("here",)),
+    Fault("config file in Latin-1", CONFIG, latin_1, 2, ("c.yaml",), LEFT),
+    Fault("section is a number", CONFIG, config("gan_train: 3\n"), 2, ("c.yaml", "gan_train"), LEFT),
     # The environment
     Fault(
         "data of the environment",
@@ -72,9 +79,23 @@ SETTINGS = [
     Fault("nothing lacks", "balancer synthesize --gan-run {gan} --out {here}/run", no_deficit, 1, ("--n",)),
     Fault("run not there", "balancer gan-train --resume {here}/none", exit_code=1, words=("here/none",)),
     Fault("run of another command", "balancer gan-train --resume {trained}", exit_code=1, words=("trained",)),
+    Fault("run there already", GAN.replace("{here}/run", "{gan}"), words=("gan", "--force")),
+    Fault("run in a full folder", GAN.replace("{here}/run", "{chest}") + " --force", words=("chest",)),
+    Fault("classifier in place of a GAN", SYNTHESIZE.replace("{gan}", "{trained}"), words=("trained", "gan-train")),
+    Fault("GAN in place of images", WITH_SYNTHETIC.replace("{synthesis}", "{gan}"), words=("gan", "synthesize")),
+    Fault("more images than there are", WITH_SYNTHETIC + " --synthetic-count 99", words=("99", "4", "manifest.csv")),
+    Fault("no image", SYNTHESIZE.replace("--n 4", "--n 0"), exit_code=2, words=("'n'", "0")),
+    Fault("image too large", f"{GAN} --set data.image_size=1000000", exit_code=2, words=("image_size", "1000000")),
+    Fault("batch of nothing", f"{TRAIN} --set batch_size=0", exit_code=2, words=("batch_size", "0")),
+    Fault("network unknown", f"{TRAIN} --model nonet", exit_code=2, words=("nonet",)),
+    Fault("system unknown", "classifier reproduce nosystem", exit_code=2, words=("nosystem",)),
+    Fault("trials of nothing", "classifier thresholds {here}", words=("here",)),
+    Fault("trials of a GAN", "classifier ensemble {gan}", words=("gan",)),
     # Weights
     Fault("weights not finite", WEIGHTS, weights(not_finite), 1, ("w.pt", "not finite"), ("w.pt",)),
     Fault("weights of another network", WEIGHTS, weights(other_network), 1, ("w.pt",), ("w.pt",)),
     Fault("weights empty", WEIGHTS, weights(Path.touch), 1, ("w.pt",), ("w.pt",)),
+    Fault("weights are a text", WEIGHTS, weights(lambda path: path.write_text("text")), 1, ("w.pt",), ("w.pt",)),
+    Fault("weights are a list", WEIGHTS, weights(lambda path: torch.save([1], path)), 1, ("w.pt", "list"), ("w.pt",)),
     Fault("weights absent", WEIGHTS, exit_code=1, words=("w.pt",)),
 ]
