@@ -53,6 +53,8 @@ def digest(content: bytes) -> str:
 
 def _content(path: Path, remedy: str) -> bytes:
     """Return the bytes of a file."""
+    if path.exists() and not (path.is_file() or path.is_dir()):  # reading a pipe would wait for ever
+        raise DamagedFile(path, "it is no regular file", remedy)
     try:
         return path.read_bytes()
     except IsADirectoryError as error:

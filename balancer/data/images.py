@@ -128,6 +128,8 @@ def open_image(path: Path) -> Iterator[Image.Image]:
     # Pillow's own warnings name no file. Filters and not catch_warnings, which is not safe in threads.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise OSError("no regular file")
     try:
         # By handle: given a path, Pillow 13 maps an uncompressed TIFF and garbles it if EXIF says to turn it.
         with path.open("rb") as handle, Image.open(handle) as image:

@@ -20,11 +20,13 @@ from balancer.core.sealed import DamagedFile, array_bytes, load_arrays, parse, r
 from balancer.data.split import merge_groups
 from classifier.analysis.results import FOLDS, PREDICTIONS, TrialPredictions, TrialResult
 from classifier.evaluation.fold_metrics import MulticlassMetrics
+from classifier.evaluation.metrics import nll
 
 log = logging.getLogger("balancer")
 Array = np.ndarray
 RESULT = "result.json"  # of a single training
 SPLIT = "split.csv"
+SAME_NLL = 1e-5  # nats: what single precision leaves; the NLL of two trials differs in the second digit
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,10 @@ def _checked_arrays(
             raise DamagedFile(path, f"{name} is {array.dtype} of shape {array.shape}, expected shape {shape}", remedy)
         if not bool(((array >= 0) & (array <= most)).all()):  # NaN is neither
             raise DamagedFile(path, f"{name} holds a number outside 0 to {most:g}", remedy)
-    return arrays[f"{fold}_index"], arrays[f"{fold}_true"], arrays[f"{fold}_score"]
+    index, true, score = (arrays[f"{fold}_{part}"] for part in expected)
+    if abs(nll(true, score.astype(np.float64)) - metrics.uncalibrated.nll) > SAME_NLL:
+        raise DamagedFile(path, f"{fold}_score is of another trial: its NLL is not that of the trial's line", remedy)
+    return index, true, score
 
 
 def read_patients(run: Path, trials: Iterable[TrialResult] = ()) -> list[str]:

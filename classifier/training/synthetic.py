@@ -184,6 +184,8 @@ def _read(path: Path, row: ManifestRow, config: DataConfig) -> tuple[Array, str]
     """Return the pixels (size, size) uint8 of an image, whose file must be the listed one, and its size and mode."""
     file = path / row.file
     try:
+        if file.exists() and not file.is_file():  # reading a pipe would wait for ever
+            raise OSError("it is no regular file")
         if hashlib.sha256(file.read_bytes()).hexdigest() != row.sha256:
             raise BalancerError(f"{file} is not the image that the manifest lists (SHA-256 differs); synthesize again")
         with Image.open(file) as image:

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import logging
+import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -162,3 +163,10 @@ def test_a_value_of_another_shape_is_named(value: object, key: str, tmp_path: Pa
     assert sealed.parse(Row, {"step": 1, "loss": 2}, tmp_path) == Row(1, 2.0)
     with pytest.raises(DamagedFile, match=f"x.json.*{key}"):
         sealed.parse(Row, value, tmp_path / "x.json")
+
+
+@pytest.mark.parametrize("read", [sealed.read_json, sealed.load_arrays, sealed.read_with_sum])
+def test_a_pipe_is_refused_and_not_waited_for(read: Callable[[Path], object], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DamagedFile, match="pipe is damaged: it is no regular file"):
+        read(tmp_path / "pipe")

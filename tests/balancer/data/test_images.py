@@ -1,6 +1,7 @@
 """Any image as grey uint8 at the working size, against sums done here by hand."""
 
 import contextlib
+import os
 import struct
 import warnings
 from pathlib import Path
@@ -362,3 +363,9 @@ def test_a_large_jpeg_decoded_at_reduced_scale_is_the_same_picture(
     assert 2 * size <= min(seen[0]) < 350, f"decoded at {seen[0]}"
     assert np.abs(pixels - expected).max() <= 6
     assert np.abs(pixels - expected).mean() <= 1
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.png")
+    with pytest.raises(OSError, match="no regular file"):
+        read_image(tmp_path / "x.png", 16, "squash")

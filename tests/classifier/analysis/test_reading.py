@@ -178,6 +178,16 @@ def test_predictions_of_the_wrong_shape_name_file_and_array(
         with_predictions(trial, run)
 
 
+def test_predictions_of_another_trial_are_refused(tmp_path: Path) -> None:
+    one, other = fake_study({"baseline": 1}, seeds=2).trials
+    run = write_run(tmp_path, [one, other])
+    content = (run / other.folder / "predictions.npz").read_bytes()
+    (run / one.folder / "predictions.npz").write_bytes(content)
+    with pytest.raises(DamagedFile, match=rf"{one.folder}/predictions\.npz .*another trial.*--resume {run}"):
+        with_predictions(one, run)
+    assert with_predictions(other, run) == other
+
+
 def remove(path: Path) -> None:
     path.unlink()
 

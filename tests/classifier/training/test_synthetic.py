@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -163,6 +164,13 @@ def test_a_listed_file_that_is_missing_or_no_image(folder: Path, data: Dataset) 
     edit(folder, lambda rows: [r.__setitem__(3, hashlib.sha256(b"text").hexdigest()) for r in rows if r[1] == "0"])
     with pytest.raises(BalancerError, match=r"s0\.png, listed in the manifest, cannot be read"):
         load_synthetic(folder, data, CONFIG, 1)
+
+
+def test_a_pipe_in_place_of_an_image_is_refused_and_not_waited_for(folder: Path, data: Dataset) -> None:
+    (folder / "images/NORMAL/s1.png").unlink()
+    os.mkfifo(folder / "images/NORMAL/s1.png")
+    with pytest.raises(BalancerError, match=r"s1\.png, listed in the manifest, cannot be read \(it is no regular file"):
+        load_synthetic(folder, data, CONFIG, "deficit")
 
 
 def test_no_manifest(tmp_path: Path, data: Dataset) -> None:
