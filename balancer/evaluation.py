@@ -71,6 +71,7 @@ class Folder:
     digests: list[str]
     bad: list[tuple[str, str]]
     notes: list[str]  # what a reader must know of the decoding
+    ranges: dict[str, float]  # of samples of more than 8 bits
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Inputs:
         return {
             "folders": {flag: str(f.scan.path) for flag, f in self.folders.items()},
             "counts": {flag: len(f.images) for flag, f in self.folders.items()},
-            "patients": {flag: len(set(f.groups)) for flag, f in self.folders.items()},
+            "patients": {flag: len(set(f.groups)) if f.named else None for flag, f in self.folders.items()},
             "image_size": self.size,
             "fingerprint": hashlib.sha256(digests.encode()).hexdigest()[:16],
             "unreadable": [list(b) for f in self.folders.values() for b in f.bad],
@@ -241,7 +242,7 @@ def _decode(scan: Scan, size: int, config: EvaluateConfig) -> Folder:
     named = sum(patient is not None for patient in patients)
     names = [files[i].relative_to(scan.path).as_posix() for i in decoded.positions]
     images = np.array(decoded.images)  # in memory: torch takes no read-only arrays
-    return Folder(scan, names, images, groups, named, decoded.digests, decoded.bad, decoded.notes)
+    return Folder(scan, names, images, groups, named, decoded.digests, decoded.bad, decoded.notes, decoded.ranges)
 
 
 def _patient(file: Path) -> str | None:
@@ -258,6 +259,7 @@ def _notes(folders: dict[str, Folder]) -> list[str]:
     parents = {parent for f in folders.values() for parent in (f.scan.path, *f.scan.path.parents)}
     if any((parent / PHANTOM_FILE).is_file() for parent in parents):
         notes.append(PHANTOM_NOTICE)
+    notes += _ranges_note(folders)
     for flag, f in folders.items():
         if f.scan.not_grey:
             notes.append(
@@ -273,6 +275,18 @@ def _notes(folders: dict[str, Folder]) -> list[str]:
             kinds = ", ".join(f"{n} {suffix}" for suffix, n in f.scan.strays.most_common())
             notes.append(f"--{flag} holds {plural(f.scan.strays.total(), 'other file')}, left out: {kinds}.")
     return notes
+
+
+def _ranges_note(folders: dict[str, Folder]) -> list[str]:
+    """Return a sentence if images of more than 8 bits have another range in each folder: brightness may differ."""
+    ranges = {flag: sorted({white for white in f.ranges.values() if white != 1}) for flag, f in folders.items()}
+    deep = {flag: whites for flag, whites in ranges.items() if whites}
+    if len({tuple(whites) for whites in deep.values()}) < 2:
+        return []
+    words = ", ".join(f"{ROLES[f]} 0 to {' and 0 to '.join(f'{w:.0f}' for w in ws)}" for f, ws in deep.items())
+    return [
+        f"Images of more than 8 bits were read in the range of each folder ({words}): brightness may differ for it."
+    ]
 
 
 def _bring_to_one_coding(folders: dict[str, Folder], size: int, notes: list[str]) -> str | None:
@@ -359,9 +373,7 @@ def describe_folder(flag: str, folder: Folder) -> str:
         count = len(set(folder.groups))
         patients = f", {count:,} patients (read off {folder.named} file names)"
         if not folder.named:
-            patients = (
-                "; file names tell no patients, so each image counts as its own patient, and real baselines can be "
-            )
+            patients = "; file names tell no patients, so each image counts by itself, and real baselines can be "
             patients += "too low"
     kind = f"{shape} px, {_formats(folder.scan)}"
     return f"{ROLES[flag].capitalize()}: `{folder.scan.path}`, {n:,} images of {kind}{patients}."

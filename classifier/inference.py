@@ -13,13 +13,21 @@ from balancer.core.config import data_path
 from balancer.core.device import open_device
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.files import JsonObject
-from balancer.data.dataset import load_dataset
+from balancer.core.settings import DataConfig
+from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.folder import CLASSES, SUFFIXES, TASKS, image_files, left_out_note, strays
-from balancer.data.images import read_image
+from balancer.data.images import (
+    Decoding,
+    Ranges,
+    beyond_notes,
+    decode_image,
+    is_off_range,
+    shared_ranges,
+)
 from classifier.evaluation import metrics as evaluation
 from classifier.evaluation.fold_metrics import BinaryMetrics, MulticlassMetrics
 from classifier.evaluation.thresholds import BOUND_NOTE, decide, is_at_bound, with_temperature
-from classifier.training.checkpoint import load_classifier
+from classifier.training.checkpoint import SavedClassifier, load_classifier
 from classifier.training.prediction import predict
 
 log = logging.getLogger("balancer")
@@ -95,7 +103,7 @@ def evaluate_checkpoint(checkpoint: Path, data: str | None, fold: str, device: s
     where = open_device(device)
     saved = load_classifier(checkpoint, where)
     path = {} if data is None else {"path": data_path(data)}
-    source = load_dataset(saved.config.data.model_copy(update=path), require=(fold,))
+    source = _in_ranges_of_training(saved, saved.config.data.model_copy(update=path), fold)
     if source.fingerprint != saved.fingerprint:
         log.warning("these data are not exactly those of the training: some file differs")
     if source.split_hash != saved.split_hash:
@@ -109,6 +117,30 @@ def evaluate_checkpoint(checkpoint: Path, data: str | None, fold: str, device: s
     score = predict(saved.model, source.images[index], saved.config, where)
     metrics = evaluation.evaluate(source.labels[index], score, saved.uncalibrated_threshold, saved.temperature)
     return Evaluation(str(checkpoint), saved.regime, saved.trial_seed, source.source, fold, metrics)
+
+
+def _in_ranges_of_training(saved: SavedClassifier, config: DataConfig, fold: str) -> Dataset:
+    """Return a data set whose images of more than 8 bits are as bright as they would have been in training."""
+    source = load_dataset(config, require=(fold,))
+    _warn_of_own_ranges(source.ranges, saved.ranges)
+    trained = {kind: white for kind, white in (saved.ranges or {}).items() if kind in source.ranges}
+    if all(source.ranges[kind] == white for kind, white in trained.items()):
+        return source
+    both = _as_text(trained), _as_text(source.ranges)
+    log.warning("images of more than 8 bits are read in the range of the training, %s; these data alone use %s", *both)
+    return load_dataset(config, require=(fold,), ranges=trained)
+
+
+def _warn_of_own_ranges(own: Ranges, trained: Ranges | None) -> None:
+    """Warn of images of more than 8 bits whose range the checkpoint does not know."""
+    unknown = {kind: white for kind, white in own.items() if kind not in (trained or {})}
+    if unknown:
+        why = "is not in this older checkpoint" if trained is None else "is not known: the training had no such images"
+        log.warning("the training's range for images of more than 8 bits %s; read as %s", why, _as_text(unknown))
+
+
+def _as_text(ranges: Ranges) -> str:
+    return ", ".join(f"0 to {white:.0f} ({kind})" for kind, white in ranges.items())
 
 
 def describe(metrics: BinaryMetrics | MulticlassMetrics, regime: str, trial_seed: int, fold: str) -> str:
@@ -158,7 +190,7 @@ def predict_files(checkpoint: Path, images: Sequence[Path], threshold: float | N
         raise UsageError(
             f"{checkpoint} has {len(classes)} classes: the most likely is the label; leave out --threshold"
         )
-    files, pixels = _readable(images, saved.config.data.image_size, saved.config.data.resize)
+    files, pixels = _readable(images, saved)
     uncalibrated = predict(saved.model, pixels, saved.config, where)
     scores = with_temperature(uncalibrated, saved.temperature)
     drawings = saved.data_source == "phantom"
@@ -184,9 +216,14 @@ def _of_classes(file: Path, score: np.ndarray, classes: Sequence[str]) -> ImageP
     return ImagePrediction(str(file), classes[int(score.argmax())], probabilities, float(1 - score[0]))
 
 
-def _readable(images: Sequence[Path], size: int, resize: str) -> tuple[list[Path], np.ndarray]:
-    """Return the readable files and their pixels (n, size, size) uint8."""
-    files, pixels = [], []
+def _readable(images: Sequence[Path], saved: SavedClassifier) -> tuple[list[Path], np.ndarray]:
+    """Return the readable files and their pixels (n, size, size) uint8.
+
+    Samples of more than 8 bits have the range of the training. All files share one range where that is not known.
+    """
+    data, trained = saved.config.data, saved.ranges or {}
+    files: list[Path] = []
+    decoded: list[Decoding] = []
     for path in images:
         if not path.exists():
             raise BalancerError(f"{path} does not exist; give an image or a folder of images")
@@ -197,12 +234,19 @@ def _readable(images: Sequence[Path], size: int, resize: str) -> tuple[list[Path
             raise BalancerError(f"{path} holds no image; expected files such as {' '.join(sorted(SUFFIXES))}")
         for file in candidates:
             try:
-                pixels.append(read_image(file, size, resize))
+                decoded.append(decode_image(file, data.image_size, data.resize, trained))
                 files.append(file)
             except OSError as error:
                 if not path.is_dir():
                     raise BalancerError(f"{file} is not a readable image ({error})") from error
                 log.warning("left out: %s cannot be read (%s)", file, error)
-    if not files:
+    if not decoded:
         raise BalancerError(f"none of {len(images)} path(s) gave a readable image; give PNG or JPEG files, or a folder")
-    return files, np.stack(pixels)
+    own = shared_ranges([d.source for d in decoded if d.source.kind not in trained])
+    _warn_of_own_ranges(own, saved.ranges)
+    for note in beyond_notes({str(file): d.source for file, d in zip(files, decoded, strict=True)}, trained):
+        log.warning(note)
+    for i, file in enumerate(files):
+        if decoded[i].source.kind in own and is_off_range(decoded[i].source, own):
+            decoded[i] = decode_image(file, data.image_size, data.resize, own)
+    return files, np.stack([d.pixels for d in decoded])

@@ -49,7 +49,7 @@ FIGURES = {  # name: how to read it, what it shows
     ),
 }
 CALIBRATION = (
-    "Chest X-rays look alike, so the threshold was set on pairs of different patients. On the set of Kermany et al. "
+    "Chest X-rays look alike, so the threshold was set on pairs of different children. On the set of Kermany et al. "
     "2018 these end at .87, but for one pair at .92. Copies that are re-encoded, brightened, equalised, blurred or "
     "trimmed by 2 % a side reach .96. Mirrored, rotated or inverted copies are not found, nor a fifth of those after "
     "local equalisation (CLAHE)."
@@ -128,13 +128,14 @@ def as_document(audit: Audit, config: Settings, shown: set[str]) -> Document:
     figures = {name: Figure(name, *FIGURES[name]) for name in shown}
     settings = ", ".join(f"`{k}={v}`" for k, v in flatten(config.model_dump(mode="json")).items())
     hashes = f"fingerprint `{audit.data['fingerprint']}`, split `{audit.data['split_hash']}`"
+    unit = "patient" if audit.patients.named else "image"
     sections = [
         Section("What to know before using any figure", bullets=caveats(audit)),
         _counts(audit),
         _patients(audit.patients),
-        _identical(audit.identical),
-        _near(audit.near, figures.get("closest")),
-        _shortcuts(audit.shortcuts, "patient" if audit.patients.named else "image", figures.get("histograms")),
+        _identical(audit.identical, unit),
+        _near(audit.near, unit, figures.get("closest")),
+        _shortcuts(audit.shortcuts, unit, figures.get("histograms")),
         _shift(audit.shortcuts),
         Section("Extremes", figure=figures.get("extremes")),
         Section("How this was made", table=Table(["", ""], [["settings", settings], ["data", hashes]], numeric=2)),
@@ -205,15 +206,16 @@ def _shared(shared: SharedPatients) -> str:
     return ", ".join(f"{n} {cls} ({images[cls]} images)" for cls, n in shared.patients.items() if n) or "none"
 
 
-def _identical(identical: IdenticalFiles) -> Section:
+def _identical(identical: IdenticalFiles, unit: str) -> Section:
     if not identical.groups:
         return Section("Identical files", ["No two files are identical, byte by byte."])
     within = ", ".join(f"{n} within {split}" for split, n in identical.in_split.items() if n) or "none within one split"
+    numbers = f", {identical.across_patients} under several patient numbers" if unit == "patient" else ""
     text = (
         f"{identical.groups} groups of identical files, {identical.files} files in all: {within}, "
         f"{identical.across_splits} across official splits; in the folds in use {_crossing(identical.folds)}. "
-        f"{identical.label_conflicts} groups lie under both classes, {identical.across_patients} under several "
-        "patient numbers. Copies are kept together when validation is carved."
+        f"{identical.label_conflicts} groups lie under both classes{numbers}. "
+        "Copies are kept together when validation is carved."
     )
     groups = sorted(identical.list, key=lambda group: not group.crosses)  # stable: those that cross a border first
     rows = [
@@ -225,13 +227,14 @@ def _identical(identical: IdenticalFiles) -> Section:
     return Section("Identical files", [text], Table(["files", "fold"], rows, numeric=2))
 
 
-def _near(near: NearDuplicates, figure: Figure | None) -> Section:
+def _near(near: NearDuplicates, unit: str, figure: Figure | None) -> Section:
     copies = "No pair of files shows one exposure twice"
     if near.copies:
         verb = "shows" if len(near.copies) == 1 else "show"
+        of_one = f"{near.same_patient} of one patient, " if unit == "patient" else ""
         copies = (
-            f"{plural(len(near.copies), 'pair')} of files {verb} one exposure twice: {near.same_patient} of one "
-            f"patient, {near.across_classes} under both classes, {_crossing(near.folds)}"
+            f"{plural(len(near.copies), 'pair')} of files {verb} one exposure twice: {of_one}"
+            f"{near.across_classes} under both classes, {_crossing(near.folds)}"
         )
     blank = f"; {near.blank} blank ones left out" if near.blank else ""
     text = [
@@ -249,14 +252,15 @@ def _near(near: NearDuplicates, figure: Figure | None) -> Section:
             str(i),
             " ~ ".join(f"`{name}`" for name in pair.names),
             " and ".join(dict.fromkeys(pair.folds)),
-            {True: "same", False: "different", None: "not known"}[pair.same_patient],
+            *([{True: "same", False: "different", None: "not known"}[pair.same_patient]] if unit == "patient" else []),
             str(pair.bits),
             short(pair.correlation),
         ]
         for i, pair in enumerate([*near.copies, *near.closest][:LISTED], 1)
     ]
-    header = ["pair", "files", "fold", "patient", "bits that differ", "correlation"]
-    return Section("Near duplicates", text, Table(header, rows, numeric=4) if rows else None, figure)
+    known = ["patient"] if unit == "patient" else []
+    header = ["pair", "files", "fold", *known, "bits that differ", "correlation"]
+    return Section("Near duplicates", text, Table(header, rows, numeric=3 + len(known)) if rows else None, figure)
 
 
 def _crossing(folds: Sequence[SharedFiles | SharedPairs]) -> str:

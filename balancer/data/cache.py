@@ -11,6 +11,7 @@ again, with a warning.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -18,7 +19,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -43,6 +44,7 @@ from balancer.data.images import Decoding, Ranges, Source, depth_notes, is_dim, 
 
 FORMAT = 4  # raise when decoding changes, or what is stored of it
 HEADER, CHUNK = 128, 1 << 20  # bytes: of an npy file's header, and written at a time
+AGAIN = "tried again at the next start"
 UNREADABLE = "unreadable"  # in place of the digest of a file that cannot be opened
 ResultT = TypeVar("ResultT")
 log = logging.getLogger("balancer")
@@ -78,6 +80,7 @@ class Index:
     small: list[int]  # the sides of images that were enlarged
     n_small: int
     images_sha256: str  # of images.npy
+    refused: list[int] = field(default_factory=list)  # of the bad: not damaged, but refused by the disk at that time
 
 
 def cache_dir(part: str = "") -> Path:
@@ -104,6 +107,7 @@ def decode_all(
     decode: Callable[[int, Ranges | None], Decoding],
     settings: dict[str, str | int],
     max_bad: float,
+    ranges: Ranges | None = None,
 ) -> Decoded:
     """Return the decoded images of a data set, from the cache if they are there.
 
@@ -115,6 +119,7 @@ def decode_all(
             may raise OSError.
         settings: everything that decoding depends on, with ``size`` in pixels.
         max_bad: share of unreadable files above which the data set is refused.
+        ranges: of deep samples, such as those of a training; other kinds have the range of this set.
 
     Raises:
         BalancerError: too many files are unreadable.
@@ -124,8 +129,16 @@ def decode_all(
         cache_dir("images")
         sweep(root)
         digests = file_digests(names, stamp, digest)
-        key = _hash(json.dumps([FORMAT, digests, settings], sort_keys=True))
-        index, images = _open_or_decode(root / "images" / key, names, decode, int(settings["size"]))
+        key = _hash(json.dumps([FORMAT, digests, settings, *([ranges] if ranges else [])], sort_keys=True))
+
+        def decode_hashed(i: int, ranges: Ranges | None) -> Decoding:
+            decoding = decode(i, ranges)
+            if digests[i] == UNREADABLE:  # its content is not in the key
+                raise OSError(errno.EIO, "it could not be read at first")
+            return decoding
+
+        folder = root / "images" / key
+        index, images = _open_or_decode(folder, names, decode_hashed, int(settings["size"]), ranges or {})
     bad = [(names[i], reason) for i, reason in index.bad]
     if len(bad) > max_bad * len(names):
         raise BalancerError(
@@ -134,7 +147,7 @@ def decode_all(
             " repair or remove them, or raise --max-bad"
         )
     notes = [
-        *depth_notes(index.ranges, [names[i] for i in index.dim]),
+        *depth_notes({k: w for k, w in index.ranges.items() if k not in (ranges or {})}, [names[i] for i in index.dim]),
         *_enlarged(index, len(names), settings["size"]),
     ]
     return Decoded(images, index.kept, [digests[i] for i in index.kept], bad, index.ranges, notes)
@@ -167,21 +180,43 @@ def file_digests(names: Sequence[str], stamp: str, digest: Callable[[int], str])
 
 
 def _open_or_decode(
-    final: Path, names: Sequence[str], decode: Callable[[int, Ranges | None], Decoding], size: int
+    final: Path, names: Sequence[str], decode: Callable[[int, Ranges | None], Decoding], size: int, fixed: Ranges
 ) -> tuple[Index, np.ndarray]:
-    """Return the decoded images and their index; decode them first if they are not there, or damaged."""
+    """Return the decoded images and their index; decode them first if they are not there, or damaged.
+
+    Files that the disk refused are tried again: no such failure is kept once it is over.
+    """
     # What looks damaged may just be replaced by another process: only under the lock the second look counts.
     with contextlib.suppress(DamagedFile, FileNotFoundError, NotADirectoryError):
-        return _open(final, len(names), size)
+        index, images = _open(final, len(names), size)
+        if not _is_readable_now(index, decode):
+            return index, images
     with locked(final.with_name(f"{final.name}.lock")):
         try:
-            return _open(final, len(names), size)
+            index, images = _open(final, len(names), size)
+            if not _is_readable_now(index, decode):
+                return index, images
+            log.warning("files that the disk refused can be read now; the images are decoded again")
         except (DamagedFile, FileNotFoundError, NotADirectoryError) as error:
             if final.exists():
                 problem = error if isinstance(error, DamagedFile) else f"{final} is not complete"
                 log.warning("%s; the images are decoded again", problem)
-        _decode_into(final, names, decode, size)
+        _decode_into(final, names, decode, size, fixed)
         return _open(final, len(names), size)
+
+
+def _is_readable_now(index: Index, decode: Callable[[int, Ranges | None], Decoding]) -> bool:
+    """Return whether a file that the disk refused when the images were decoded can be read now."""
+    for i in index.refused:
+        with contextlib.suppress(OSError):
+            decode(i, None)
+            return True
+    return False
+
+
+def _is_refusal(error: OSError) -> bool:
+    """Return whether the disk refused a file, as opposed to a decoder: damaged files make some seek to nowhere."""
+    return error.errno is not None and error.errno != errno.EINVAL
 
 
 def _open(final: Path, n: int, size: int) -> tuple[Index, np.ndarray]:
@@ -193,8 +228,10 @@ def _open(final: Path, n: int, size: int) -> tuple[Index, np.ndarray]:
     """
     meta, file = final / "meta.json", final / "images.npy"
     index = parse(Index, read_json(meta), meta)
-    if sorted([*index.kept, *(i for i, _ in index.bad)]) != list(range(n)) or not set(index.dim) <= set(index.kept):
-        raise DamagedFile(meta, f"kept, bad, dim: expected positions of {n} files")
+    bad = [i for i, _ in index.bad]
+    known = set(index.dim) <= set(index.kept) and set(index.refused) <= set(bad)
+    if sorted([*index.kept, *bad]) != list(range(n)) or not known:
+        raise DamagedFile(meta, f"kept, bad, dim, refused: expected positions of {n} files")
     try:
         with file.open("rb") as handle:
             sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
@@ -209,7 +246,7 @@ def _open(final: Path, n: int, size: int) -> tuple[Index, np.ndarray]:
 
 
 def _decode_into(
-    final: Path, names: Sequence[str], decode: Callable[[int, Ranges | None], Decoding], size: int
+    final: Path, names: Sequence[str], decode: Callable[[int, Ranges | None], Decoding], size: int, fixed: Ranges
 ) -> None:
     """Decode everything into a temporary folder, then give it its name in one step."""
     folder = temporary_path(final)
@@ -219,19 +256,29 @@ def _decode_into(
         decoded = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(len(names), size, size))
         _reserve(file)
 
-        def one(i: int, ranges: Ranges | None = None) -> Source | str:
+        refused: set[int] = set()
+
+        def one(i: int, ranges: Ranges) -> Source | str:
             try:
                 decoding = decode(i, ranges)
             except OSError as error:
-                return (str(error).splitlines() or [""])[0] or type(error).__name__
+                reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+                if not _is_refusal(error):
+                    return reason
+                refused.add(i)
+                return f"{reason}; {AGAIN}"
             decoded[i] = decoding.pixels
             return decoding.source
 
-        results = in_threads(one, len(names), "decoding")
+        results = in_threads(lambda i: one(i, fixed), len(names), "decoding")
         sources = {i: source for i, source in enumerate(results) if isinstance(source, Source)}
         ranges = shared_ranges(list(sources.values()))
-        again = [i for i, source in sources.items() if is_off_range(source, ranges)]
-        in_threads(lambda k: one(again[k], ranges), len(again), "decoding again in the range of the set")
+        again = [i for i, source in sources.items() if source.kind not in fixed and is_off_range(source, ranges)]
+        ranges |= {kind: white for kind, white in fixed.items() if kind in ranges}
+        retried = in_threads(lambda k: one(again[k], ranges), len(again), "decoding again in the range of the set")
+        for i, result in zip(again, retried, strict=True):
+            results[i] = result
+        sources = {i: source for i, source in enumerate(results) if isinstance(source, Source)}
         readable = list(sources)
         decoded.flush()
         if len(readable) < len(names):
@@ -248,6 +295,7 @@ def _decode_into(
             small=sorted({source.side for source in sources.values() if source.side < size}),
             n_small=sum(source.side < size for source in sources.values()),
             images_sha256=sha256,
+            refused=sorted(refused),
         )
         write_json(folder / "meta.json", asdict(index))
         remove(final)

@@ -136,12 +136,13 @@ class Dataset:
         }
 
 
-def load_dataset(config: DataConfig, require: Iterable[str] = ("train",)) -> Dataset:
+def load_dataset(config: DataConfig, require: Iterable[str] = ("train",), ranges: Ranges | None = None) -> Dataset:
     """Read, decode (or take from the cache) and split a data set.
 
     Args:
         config: its ``path`` is resolved; None stands for the phantom set.
         require: folds that must have images of every class.
+        ranges: of samples of more than 8 bits, such as those of a training; None: those of this set.
 
     Raises:
         BalancerError: the data are missing, of another layout, too damaged, or lack the classes of the task.
@@ -155,14 +156,14 @@ def load_dataset(config: DataConfig, require: Iterable[str] = ("train",)) -> Dat
     if path == PHANTOM:
         log.warning(PHANTOM_NOTICE)
         notes.append(PHANTOM_NOTICE)
-        records, decoded = _from_folder(list_folder(phantom_folder()), phantom_folder(), config)
+        records, decoded = _from_folder(list_folder(phantom_folder()), phantom_folder(), config, ranges)
     elif is_archive:
-        records, decoded = _from_npz(Path(path), config, notes)
+        records, decoded = _from_npz(Path(path), config, notes, ranges)
     else:
         root = find_root(Path(path))
         listing = list_folder(root)
         left_out = listing.left_out
-        records, decoded = _from_folder(listing, root, config)
+        records, decoded = _from_folder(listing, root, config, ranges)
     if not decoded.positions:
         raise BalancerError(
             f"none of the {len(records)} files of {path} can be read ({decoded.bad[0][1]}); check --data"
@@ -231,7 +232,9 @@ def _is_as_drawn(folder: Path) -> bool:
     return phantom.content_hash(names, digests) == phantom.stated_content(folder)
 
 
-def _from_folder(listing: Listing, root: Path, config: DataConfig) -> tuple[list[Record], cache.Decoded]:
+def _from_folder(
+    listing: Listing, root: Path, config: DataConfig, ranges: Ranges | None
+) -> tuple[list[Record], cache.Decoded]:
     names = [r.name for r in listing.records]
     decoded = cache.decode_all(
         names,
@@ -240,11 +243,14 @@ def _from_folder(listing: Listing, root: Path, config: DataConfig) -> tuple[list
         lambda i, ranges: decode_image(root / names[i], config.image_size, config.resize, ranges),
         {"size": config.image_size, "resize": config.resize},
         config.max_bad,
+        ranges,
     )
     return listing.records, decoded
 
 
-def _from_npz(path: Path, config: DataConfig, notes: list[str]) -> tuple[list[Record], cache.Decoded]:
+def _from_npz(
+    path: Path, config: DataConfig, notes: list[str], ranges: Ranges | None
+) -> tuple[list[Record], cache.Decoded]:
     if config.task != "binary":
         raise BalancerError(
             f"{path} has two classes, {' and '.join(CLASSES)}, and no file names with the kind of pneumonia; leave out"
@@ -266,6 +272,7 @@ def _from_npz(path: Path, config: DataConfig, notes: list[str]) -> tuple[list[Re
         decode,
         {"size": config.image_size, "resize": config.resize},
         config.max_bad,
+        ranges,
     )
     return records, decoded
 

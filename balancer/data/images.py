@@ -76,6 +76,16 @@ def shared_ranges(sources: Sequence[Source]) -> dict[str, float]:
     return {kind: white_level(kind, max(s.peak for s in sources if s.kind == kind)) for kind in kinds}
 
 
+def beyond_notes(sources: Mapping[str, Source], ranges: Ranges) -> list[str]:
+    """Return a sentence that names the images with samples above a range that was set, which come out white."""
+    beyond = [name for name, s in sources.items() if s.kind in ranges and s.peak > ranges[s.kind]]
+    if not beyond:
+        return []
+    return [
+        f"{len(beyond)} of the images have samples above the range of the training, which are white: {named(beyond)}."
+    ]
+
+
 def is_off_range(source: Source, ranges: Ranges) -> bool:
     """Return whether an image decoded alone must be decoded again with the range of its set."""
     return bool(source.kind) and white_level(source.kind, source.peak) != ranges[source.kind]
@@ -183,7 +193,7 @@ def to_grey(image: Image.Image, ranges: Ranges | None = None) -> tuple[Image.Ima
             raise OSError(f"{image.mode} pixels outside 0 to 65535")
         source = Source(side, kind, float(values.max()))
         white = (ranges or {}).get(kind) or white_level(kind, source.peak)
-        values = values * (255.0 / white)
+        values = np.minimum(values, white) * (255.0 / white)  # a training's range can be exceeded
         return Image.fromarray(255 - values if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else values), source
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")

@@ -142,6 +142,7 @@ def memorization(
     patients, each_fake = _patients(train, train_groups, "training"), np.arange(len(fake))
     first, train_prints, fake_prints = _first_of_each(patients), _prints(train), _prints(fake)
     to_train, within = _nearest(fake_prints, train_prints), _nearest(fake_prints, fake_prints, (each_fake, each_fake))
+    unit = "image" if train_groups is None else sampling_unit(map(str, train_groups))
     apart = _nearest(train_prints.at(first), train_prints, (patients[first], patients))
     others = apart.distance
     if held_out is None:
@@ -153,10 +154,9 @@ def memorization(
         shift_p = _nearer(others, baseline)[1]
         # from the patients' side: training and held-out patients face the same synthetic images
         membership_auroc, membership_p = _nearer(to_train.back[first], _nearest(fake_prints, held_prints).back)
-    thresholds, exact = _thresholds(others), _identical(fake, train)
+    thresholds, exact = _thresholds(others, unit), _identical(fake, train)
     near = _is_near(to_train, thresholds) & ~exact
     nearer_probability, nearer_p = _nearer(to_train.distance, baseline)
-    unit = "image" if train_groups is None else sampling_unit(map(str, train_groups))
     if near.any() and not exact.any() and len(others) < FEW_PATIENTS:
         status, verdict = _unsure(int(near.sum()), len(fake), len(others), unit)
     else:
@@ -275,17 +275,18 @@ def _nearest(query: _Prints, target: _Prints, patients: tuple[Array, Array] | No
     return _Nearest(distance, index, hashed, back)
 
 
-def _thresholds(others: Array) -> tuple[float, float]:
+def _thresholds(others: Array, unit: str) -> tuple[float, float]:
     """Return the largest distance of a near copy, by pixels alone and with a matching hash.
 
     Args:
         others: distance (n,) of each training patient to the nearest other patient.
+        unit: what they are in words, "patient" or "image".
     """
     half = NEAR_MOST * float(np.median(others))
     if half == 0:
         raise BalancerError(
-            f"at least half of the {len(others)} training patients have the same image as another patient,"
-            " or a blank one; check the images and their patients"
+            f"at least half of the {len(others)} training {unit}s have the same image as another {unit}, or a blank"
+            f" one; check the images{' and their patients' if unit == 'patient' else ''}"
         )
     lower, median = np.quantile(others[others > half], [0.25, 0.5])  # nearer ones may be duplicates under another name
     sd = math.log(median / lower) / NORMAL_QUARTILE
@@ -375,19 +376,22 @@ def _check(sets: dict[str, Array]) -> None:
 def _check_apart(train_groups: Sequence[str] | None, held_groups: Sequence[str] | None) -> None:
     both = set() if train_groups is None or held_groups is None else set(train_groups) & set(held_groups)
     if both:
+        unit = sampling_unit(map(str, both))
         raise BalancerError(
-            f"{len(both)} patients are in both the training and the held-out images ({min(both)}, ...);"
-            " hold out all images of a patient"
+            f"{len(both)} {unit}s are in both the training and the held-out images ({min(both)}, ...);"
+            f" hold out {'all images of a patient' if unit == 'patient' else 'other images'}"
         )
 
 
 def _patients(images: Array, groups: Sequence[str] | None, name: str) -> Array:
     """Return the patient (n,) of each image as a number; without ``groups`` every image is its own patient."""
     if groups is not None and len(groups) != len(images):
-        raise BalancerError(f"{len(images)} {name} images but {len(groups)} patients; expected one patient an image")
+        raise BalancerError(f"{len(images)} {name} images but {len(groups)} groups; expected one group an image")
     ids: Array = np.arange(len(images)) if groups is None else group_numbers(groups)
     if len(np.unique(ids)) < 2:
-        raise BalancerError(f"all {len(images)} {name} images are of one patient; at least 2 patients are needed")
+        unit = "image" if groups is None else sampling_unit(map(str, groups))
+        one = "of one patient" if unit == "patient" else "the same image"
+        raise BalancerError(f"all {len(images)} {name} images are {one}; at least 2 {unit}s are needed")
     return ids
 
 

@@ -19,6 +19,7 @@ from balancer.core import progress
 from balancer.core.device import exact_float32, memory_format
 from balancer.core.errors import BalancerError
 from balancer.core.seeding import derive_seed, generator
+from balancer.data.folder import sampling_unit
 from balancer.data.sampling import batch_indices
 from balancer.metrics.classification import ordered_pairs
 from balancer.metrics.features import check_finite
@@ -182,11 +183,12 @@ def _cross_validate(
     sides = {"real": groups} if other_groups is None else {"real": groups, "other": other_groups}
     for name, of_side in sides.items():
         if len(of_side) != n_real:
-            raise BalancerError(f"expected one patient for each of {n_real} {name} images; got {len(of_side)}")
+            raise BalancerError(f"expected one group for each of {n_real} {name} images; got {len(of_side)}")
     patients = min(len(set(of_side)) for of_side in sides.values())
     if folds < 2 or patients < 2 * folds:
+        unit = sampling_unit(str(key) for of_side in sides.values() for key in of_side)
         raise BalancerError(
-            f"expected 2 or more folds and 2 or more patients a fold; got {folds} folds and {patients} patients"
+            f"expected 2 or more folds and 2 or more {unit}s a fold; got {folds} folds and {patients} {unit}s"
         )
     fold_real = even_folds(groups, folds, derive_seed(seed, "two-sample", "folds"))
     if other_groups is None:  # as many synthetic as real images in each fold, and so in each training part

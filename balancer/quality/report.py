@@ -54,7 +54,7 @@ FIGURES = {  # name: how to read it, what it shows
 CAVEATS = (
     "A distance has a meaning only beside its real baseline, at the same number of images and on the same feature "
     "network. Do not compare it with figures computed in another way.",
-    "Finding no copy does not prove privacy. A patient may be recognised from less than a copy.",
+    "Finding no copy does not prove privacy. A person may be recognised from less than a copy.",
     "This report does not say whether the images help a classifier. `classifier ablate` measures that on real "
     "test images.",
     "No figure here replaces a radiologist's judgement of the anatomy.",
@@ -166,7 +166,7 @@ def as_document(report: Report) -> Document:
         _copies(quality.memorization, quality.unit, report.closest, figures.get("closest")),
         _spectrum(quality.spectrum, figures.get("spectrum")),
         Section("Over training", figure=figures.get("training")),
-        _distances(quality.distances),
+        _distances(quality.distances, quality.unit),
         _overlap([row for row in quality.distances if row.overlap]),
         _two_sample(quality.two_sample, quality.unit),
         _shift(quality.shift),
@@ -251,7 +251,7 @@ def _spectrum(s: SpectrumComparison | None, figure: Figure | None) -> Section | 
     return Section("Spectrum", [], Table(["", "synthetic against real", BASELINE], rows), figure)
 
 
-def _distances(distances: list[DistanceRow]) -> Section | None:
+def _distances(distances: list[DistanceRow], unit: str) -> Section | None:
     if not distances:
         return None
     rows = [
@@ -269,9 +269,10 @@ def _distances(distances: list[DistanceRow]) -> Section | None:
     ]
     # a small validation fold makes for smaller subsets there; dict.fromkeys: each size once, in the table's order
     sizes = " and ".join(dict.fromkeys(str(r.kid_subset_size) for r in distances))
+    by = "patient as far as patients are known" if unit == "patient" else "image"
     text = [
         "Lower is closer. Both sides of every comparison hold the same number of images. Real against real is the "
-        "same distance between two real sets of that size, split by patient as far as patients are known. A "
+        f"same distance between two real sets of that size, split by {by}. A "
         "generator that copies its training images can fall below this baseline when compared with them: there, a "
         "low figure is a warning.",
         f"KID is the mean ± SD over {distances[0].kid_subsets} subsets of {sizes} images, with a cubic kernel. "

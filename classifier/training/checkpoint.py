@@ -40,6 +40,7 @@ class SavedClassifier:
     data_source: str
     split_hash: str
     fingerprint: str  # of the data
+    ranges: dict[str, float] | None  # of the data's samples of more than 8 bits; None: an older version wrote it
 
     @property
     def threshold(self) -> float:
@@ -54,6 +55,7 @@ class _Origin:
     source: str
     split_hash: str
     fingerprint: str
+    ranges: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ def load_classifier(path: Path, device: torch.device) -> SavedClassifier:
         content.data.source,
         content.data.split_hash,
         content.data.fingerprint,
+        content.data.ranges,
     )
 
 

@@ -69,7 +69,7 @@ def test_a_complete_run(real: Path, fake: Path, runs_cwd: Path, five_pixel_steps
     assert env["command"] == "evaluate"
     assert (config["real"], config["fake"]) == (str(real), str(fake))
     assert "training images were not given" in page
-    assert "each image counts as its own patient" in page
+    assert "each image counts by itself" in page
 
 
 def test_the_same_seed_gives_the_same_report(real: Path, fake: Path, runs_cwd: Path) -> None:

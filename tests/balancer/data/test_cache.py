@@ -1,5 +1,6 @@
 """The decoded images: made once, made again when they must be, never half made."""
 
+import errno
 import hashlib
 import logging
 import os
@@ -540,3 +541,30 @@ def test_a_file_replaced_by_one_of_equal_size_and_time_is_seen(files: Files) -> 
     path.write_bytes(b"\x64" * SIZE * SIZE)  # the same inode
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert np.unique(files.load().images[3]) == [0x64]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
+@pytest.mark.parametrize("step", ["digest", "decode"])
+def test_what_the_disk_refuses_is_read_again(
+    number: int, step: str, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A damaged file stays bad without another look; a file that the disk refused is tried at every start."""
+    (files.root / "1.bin").write_bytes(b"damaged")
+    usual = getattr(files, step)
+
+    def refusing(i: int) -> object:
+        if i == 4:
+            raise OSError(number, os.strerror(number), files.names[i])
+        return usual(i)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, step, refusing)
+        first = files.load()
+        assert [name for name, _ in first.bad] == ["1.bin", "4.bin"]
+        assert cache.AGAIN in first.bad[1][1]
+        assert cache.AGAIN not in first.bad[0][1]
+        assert files.load().positions == first.positions
+        assert files.decoded in ([], [4]), "the others stay as they are"
+    assert files.load().positions == [0, 2, 3, 4, 5]
+    assert files.load().positions == [0, 2, 3, 4, 5]
+    assert not files.decoded
