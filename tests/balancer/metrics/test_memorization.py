@@ -274,7 +274,7 @@ def test_one_image_a_patient() -> None:
     alone = memorization(twice, fake, None, names[0] * 2)
     assert alone.n_baseline == 20
     assert alone.median_baseline == memorization(train, fake, None).median_baseline
-    with pytest.raises(BalancerError, match="half of the 40 training patients have the same image"):
+    with pytest.raises(BalancerError, match="half of the 40 training images have the same image"):
         memorization(twice, fake)
 
 
@@ -318,7 +318,7 @@ def test_the_fewest_images() -> None:
         ({"fake": images(4, 0, side=32)}, "held-out 64 x 64, synthetic 32 x 32, training 64 x 64"),
         ({"fake": fields(4, 0)}, "synthetic images are float64"),
         ({"train": images(4, 0)[:, None]}, r"of shape \(4, 1, 64, 64\); expected uint8 \(n, H, W\)"),
-        ({"train_groups": ["a"]}, "4 training images but 1 patients"),
+        ({"train_groups": ["a"]}, "4 training images but 1 groups"),
         ({"train_groups": ["a"] * 4}, "all 4 training images are of one patient"),
         ({"held_groups": ["b"] * 4}, "all 4 held-out images are of one patient"),
         ({"train_groups": list("abcd"), "held_groups": list("defg")}, r"1 patients are in both .* \(d, ...\)"),
