@@ -333,9 +333,9 @@ def test_bad_input_is_one_line() -> None:
             "as many synthetic as real images; got 20 real and 19 synthetic",
             lambda: logistic_two_sample(x, x[1:], groups, 0),
         ),
-        ("one patient for each of 20 real images; got 19", lambda: logistic_two_sample(x, x, groups[1:], 0)),
+        ("one group for each of 20 real images; got 19", lambda: logistic_two_sample(x, x, groups[1:], 0)),
         (
-            "one patient for each of 20 other images; got 3",
+            "one group for each of 20 other images; got 3",
             lambda: logistic_two_sample(x, x, groups, 0, other_groups=groups[:3]),
         ),
         ("got 5 folds and 9 patients", lambda: logistic_two_sample(x, x, np.minimum(groups, 8), 0)),
