@@ -188,12 +188,12 @@ def to_grey(image: Image.Image, ranges: Ranges | None = None) -> tuple[Image.Ima
         # By the value alone: ImageOps.exif_transpose writes all tags anew and fails on one that it cannot write.
         image = image.transpose(_UPRIGHT[orientation])
     if kind:
-        values = np.asarray(image, dtype=np.float32)
+        values: Array = np.asarray(image, dtype=np.float32)
         if not np.isfinite(values).all() or values.min() < 0 or values.max() > _SIXTEEN_BIT:
             raise OSError(f"{image.mode} pixels outside 0 to 65535")
         source = Source(side, kind, float(values.max()))
         white = (ranges or {}).get(kind) or white_level(kind, source.peak)
-        values = np.minimum(values, np.float32(white)) * (255.0 / white)  # a training's range can be exceeded
+        values = np.minimum(values, white) * (255.0 / white)  # a training's range can be exceeded
         return Image.fromarray(255 - values if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else values), source
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
