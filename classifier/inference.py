@@ -21,6 +21,8 @@ from balancer.data.images import (
     Ranges,
     beyond_notes,
     decode_image,
+    depth_notes,
+    is_dim,
     is_off_range,
     shared_ranges,
 )
@@ -244,7 +246,10 @@ def _readable(images: Sequence[Path], saved: SavedClassifier) -> tuple[list[Path
         raise BalancerError(f"none of {len(images)} path(s) gave a readable image; give PNG or JPEG files, or a folder")
     own = shared_ranges([d.source for d in decoded if d.source.kind not in trained])
     _warn_of_own_ranges(own, saved.ranges)
-    for note in beyond_notes({str(file): d.source for file, d in zip(files, decoded, strict=True)}, trained):
+    dim = [str(file) for file, d in zip(files, decoded, strict=True) if is_dim(d.source, {**own, **trained})]
+    for note in depth_notes({}, dim) + beyond_notes(
+        {str(file): d.source for file, d in zip(files, decoded, strict=True)}, trained
+    ):
         log.warning(note)
     for i, file in enumerate(files):
         if decoded[i].source.kind in own and is_off_range(decoded[i].source, own):
