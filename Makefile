@@ -40,6 +40,7 @@ demo: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/gan_speed.py
 	$(BIN)/python benchmarks/classifier_speed.py
+	$(BIN)/python benchmarks/threads.py
 
 # 200 short runs, every fifth killed: nothing may be left behind. Some twenty minutes.
 soak: $(READY)

@@ -13,7 +13,7 @@ from balancer.audit import findings as auditing
 from balancer.audit.report import write_audit
 from balancer.audit.results import Audit
 from balancer.core.config import data_path, explicit_values, resolve
-from balancer.core.device import describe_device, limit_threads, open_device
+from balancer.core.device import describe_device, named_device, open_device
 from balancer.core.run import FinishedRun, PreparedRun, RunDir, RunRequest, perform
 from balancer.core.sealed import write_json
 from balancer.core.settings import AuditConfig, DataConfig, EvaluateConfig, GanTrainConfig, SynthesizeConfig
@@ -37,7 +37,11 @@ def load_dataset(config: DataConfig | None = None) -> dataset.Dataset:
 
 
 def train_gan(
-    config: GanTrainConfig | None = None, out: Path | None = None, device: str = "auto", force: bool = False
+    config: GanTrainConfig | None = None,
+    out: Path | None = None,
+    device: str = "auto",
+    force: bool = False,
+    threads: int | None = None,
 ) -> FinishedRun[trainer.GanSummary]:
     """Train a GAN on one class of the training fold, as `balancer gan-train` does.
 
@@ -46,16 +50,21 @@ def train_gan(
         out: a new or empty folder; None for ``runs/gan-train/<stamp>-<hash>``.
         device: auto, cpu, cuda, cuda:N or mps.
         force: whether to replace the run that ``out`` holds.
+        threads: that compute; None for OMP_NUM_THREADS, or one.
 
     Raises:
         BalancerError: the data or settings cannot be used, or training diverges.
     """
     settings = resolve(GanTrainConfig, explicit_values(config))
-    return perform(prepare_gan_training(settings, device), RunRequest(out, force=force))
+    return perform(prepare_gan_training(settings, device, threads), RunRequest(out, force=force))
 
 
 def synthesize(
-    config: SynthesizeConfig | None = None, out: Path | None = None, device: str = "auto", force: bool = False
+    config: SynthesizeConfig | None = None,
+    out: Path | None = None,
+    device: str = "auto",
+    force: bool = False,
+    threads: int | None = None,
 ) -> FinishedRun[Report]:
     """Export synthetic images of a trained GAN with a report on their quality, as `balancer synthesize` does.
 
@@ -66,11 +75,15 @@ def synthesize(
         BalancerError: there is no such GAN run, or its data have changed.
     """
     settings = synthesis.configure(explicit_values(config))
-    return perform(prepare_synthesis(settings, device), RunRequest(out, force=force))
+    return perform(prepare_synthesis(settings, device, threads), RunRequest(out, force=force))
 
 
 def assess(
-    config: EvaluateConfig, out: Path | None = None, device: str = "auto", force: bool = False
+    config: EvaluateConfig,
+    out: Path | None = None,
+    device: str = "auto",
+    force: bool = False,
+    threads: int | None = None,
 ) -> FinishedRun[Report]:
     """Write the quality report on a folder of synthetic images, whatever made them, as `balancer evaluate` does.
 
@@ -80,11 +93,11 @@ def assess(
         BalancerError: a folder is missing, or its images cannot be used.
     """
     settings = resolve(EvaluateConfig, explicit_values(config))
-    return perform(prepare_evaluation(settings, device), RunRequest(out, force=force))
+    return perform(prepare_evaluation(settings, device, threads), RunRequest(out, force=force))
 
 
 def audit_dataset(
-    config: AuditConfig | None = None, out: Path | None = None, force: bool = False
+    config: AuditConfig | None = None, out: Path | None = None, force: bool = False, threads: int | None = None
 ) -> FinishedRun[Audit]:
     """Look for leaks between folds, copies and shortcuts in a data set, as `balancer audit` does.
 
@@ -93,12 +106,16 @@ def audit_dataset(
     Raises:
         BalancerError: the data cannot be used.
     """
-    return perform(prepare_audit(resolve(AuditConfig, explicit_values(config))), RunRequest(out, force=force))
+    return perform(
+        prepare_audit(resolve(AuditConfig, explicit_values(config)), threads=threads), RunRequest(out, force=force)
+    )
 
 
-def prepare_gan_training(config: GanTrainConfig, device_name: str) -> PreparedRun[trainer.GanSummary]:
+def prepare_gan_training(
+    config: GanTrainConfig, device_name: str, threads: int | None = None
+) -> PreparedRun[trainer.GanSummary]:
     """Open the data of a GAN training."""
-    device = open_device(device_name)
+    device = open_device(device_name, threads)
     trainer.check(config)
     data = dataset.load_dataset(config.data)
     trainer.target_label(config, data)
@@ -121,9 +138,9 @@ def prepare_gan_training(config: GanTrainConfig, device_name: str) -> PreparedRu
     )
 
 
-def prepare_synthesis(config: SynthesizeConfig, device_name: str) -> PreparedRun[Report]:
+def prepare_synthesis(config: SynthesizeConfig, device_name: str, threads: int | None = None) -> PreparedRun[Report]:
     """Open the generator and its data."""
-    device = open_device(device_name)
+    device = open_device(device_name, threads)
     source = synthesis.open_source(config, device)
     synthesis.count(config, source)  # refused here, and not in a run that --resume could never finish
     return PreparedRun(
@@ -136,9 +153,9 @@ def prepare_synthesis(config: SynthesizeConfig, device_name: str) -> PreparedRun
     )
 
 
-def prepare_evaluation(config: EvaluateConfig, device_name: str) -> PreparedRun[Report]:
+def prepare_evaluation(config: EvaluateConfig, device_name: str, threads: int | None = None) -> PreparedRun[Report]:
     """Open the folders of images."""
-    device = open_device(device_name)
+    device = open_device(device_name, threads)
     inputs = evaluation.open_inputs(config)
     return PreparedRun(
         "evaluate",
@@ -150,9 +167,10 @@ def prepare_evaluation(config: EvaluateConfig, device_name: str) -> PreparedRun[
     )
 
 
-def prepare_audit(config: AuditConfig) -> PreparedRun[Audit]:
-    """Open the data set of an audit, which needs no GPU."""
-    limit_threads()
+def prepare_audit(config: AuditConfig, device_name: str = "auto", threads: int | None = None) -> PreparedRun[Audit]:
+    """Open the data set of an audit, which needs no GPU; the name of a device is only checked."""
+    named_device(device_name)
+    device = open_device("cpu", threads)
     data = dataset.load_dataset(config.data).as_binary()
 
     def work(run: RunDir) -> Audit:
@@ -160,5 +178,6 @@ def prepare_audit(config: AuditConfig) -> PreparedRun[Audit]:
         write_audit(run.path, data, config.data, result)
         return result
 
-    device = describe_device(open_device("cpu"))
-    return PreparedRun("audit", config, device, data.describe(), lambda: auditing.estimate_seconds(data), work)
+    return PreparedRun(
+        "audit", config, describe_device(device), data.describe(), lambda: auditing.estimate_seconds(data), work
+    )

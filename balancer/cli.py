@@ -59,7 +59,7 @@ def gan_train(args: CommandArgs) -> CommandResult:
     def show(run: Path, summary: GanSummary) -> CommandResult:
         return CommandResult({"run": str(run), **summary.to_json()}, f"{summary.describe()}\n{run}")
 
-    return execute(args, prepare_gan_training(args.settings(GanTrainConfig), args.device), show)
+    return execute(args, prepare_gan_training(args.settings(GanTrainConfig), args.device, args.threads), show)
 
 
 @run_command(
@@ -75,7 +75,7 @@ def synthesize(args: CommandArgs) -> CommandResult:
     from balancer.api import prepare_synthesis
 
     config = args.settings(SynthesizeConfig, synthesis.configure)
-    return execute(args, prepare_synthesis(config, args.device), _show_quality)
+    return execute(args, prepare_synthesis(config, args.device, args.threads), _show_quality)
 
 
 def _show_quality(run: Path, report: Report) -> CommandResult:
@@ -96,7 +96,7 @@ def evaluate(args: CommandArgs) -> CommandResult:
     """Quality report on any folder of synthetic images beside a folder of real ones."""
     from balancer.api import prepare_evaluation
 
-    return execute(args, prepare_evaluation(args.settings(EvaluateConfig), args.device), _show_quality)
+    return execute(args, prepare_evaluation(args.settings(EvaluateConfig), args.device, args.threads), _show_quality)
 
 
 @run_command(
@@ -118,7 +118,7 @@ def audit(args: CommandArgs) -> CommandResult:
             raise BalancerError(f"the data leak: {'; '.join(leaking)}; see {page}, or drop --strict")
         return CommandResult({"run": str(run), **to_json(result)}, f"{summary(result)}\n{page}")
 
-    return execute(args, prepare_audit(config), show)
+    return execute(args, prepare_audit(config, args.device, args.threads), show)
 
 
 @plain_command(

@@ -19,6 +19,7 @@ from balancer.core.settings import (
     TrainConfig,
     TuneConfig,
 )
+from balancer.core.threads import choose_threads
 from classifier.analysis import analyse as analysis
 from classifier.analysis.results import TrialResult
 from classifier.experiments import ablation
@@ -35,7 +36,11 @@ if TYPE_CHECKING:
 
 
 def train(
-    config: TrainConfig | None = None, out: Path | None = None, device: str = "auto", force: bool = False
+    config: TrainConfig | None = None,
+    out: Path | None = None,
+    device: str = "auto",
+    force: bool = False,
+    threads: int | None = None,
 ) -> FinishedRun[TrialResult]:
     """Train one classifier under one regime and evaluate it, as `classifier train` does.
 
@@ -44,12 +49,13 @@ def train(
         out: a new or empty folder; None for ``runs/train/<stamp>-<hash>``.
         device: auto, cpu, cuda, cuda:N or mps.
         force: whether to replace the run that ``out`` holds.
+        threads: that compute; None for OMP_NUM_THREADS, or one.
 
     Raises:
         BalancerError: the data, the synthetic images or the settings cannot be used.
     """
     settings = configure(TrainConfig, explicit_values(config))
-    return perform(prepare_training(settings, device), RunRequest(out, force=force))
+    return perform(prepare_training(settings, device, threads), RunRequest(out, force=force))
 
 
 def ablate(
@@ -58,16 +64,20 @@ def ablate(
     device: str = "auto",
     force: bool = False,
     jobs: int = 1,
+    threads: int | None = None,
 ) -> FinishedRun[ablation.AblationResult]:
     """Train under every regime with paired seeds and compare, as `classifier ablate` does.
 
-    The arguments are those of :func:`train`; ``jobs`` is the number of trials at the same time.
+    The arguments are those of :func:`train`; ``jobs`` is the number of trials at the same time, each with
+    ``threads`` of its own.
 
     Raises:
         BalancerError: the data, the synthetic images or the settings cannot be used, or a trial failed.
     """
     settings = configure(AblateConfig, explicit_values(config))
-    return perform(prepare_ablation(settings, Workers(device, jobs)), RunRequest(out, force=force))
+    return perform(
+        prepare_ablation(settings, Workers(device, jobs, threads=choose_threads(threads))), RunRequest(out, force=force)
+    )
 
 
 def analyse(run: Path) -> analysis.Analysis:
@@ -83,9 +93,9 @@ def analyse(run: Path) -> analysis.Analysis:
     return analysis.analyse(study.results, seed=study.config.seed)
 
 
-def prepare_training(config: TrainConfig, device_name: str) -> PreparedRun[TrialResult]:
+def prepare_training(config: TrainConfig, device_name: str, threads: int | None = None) -> PreparedRun[TrialResult]:
     """Open the data and the synthetic images of one training."""
-    device = open_device(device_name)
+    device = open_device(device_name, threads)
     study = open_study(config)
 
     def work(run: RunDir) -> TrialResult:
@@ -98,7 +108,7 @@ def prepare_training(config: TrainConfig, device_name: str) -> PreparedRun[Trial
 
 def prepare_ablation(config: AblateConfig, workers: Workers) -> PreparedRun[ablation.AblationResult]:
     """Open the data and the synthetic images of an ablation."""
-    limit_threads()
+    limit_threads(workers.threads)
     study = open_study(config)
     ablation.check(study)
     parallel = workers.count()  # refuses a cluster out of reach before anything is written
@@ -118,9 +128,11 @@ def prepare_ablation(config: AblateConfig, workers: Workers) -> PreparedRun[abla
     )
 
 
-def prepare_crossvalidation(config: CrossvalidateConfig, device_name: str) -> PreparedRun[crossval.Crossvalidation]:
+def prepare_crossvalidation(
+    config: CrossvalidateConfig, device_name: str, threads: int | None = None
+) -> PreparedRun[crossval.Crossvalidation]:
     """Read the data and make the folds."""
-    device = open_device(device_name)
+    device = open_device(device_name, threads)
     folds = crossval.open_folds(config)
 
     def work(run: RunDir) -> crossval.Crossvalidation:
@@ -141,7 +153,7 @@ def prepare_crossvalidation(config: CrossvalidateConfig, device_name: str) -> Pr
 
 def prepare_components(config: ComponentsConfig, workers: Workers) -> PreparedRun[switches.Components]:
     """Open the study of the full system and of each system without one part, so that none is refused after hours."""
-    limit_threads()
+    limit_threads(workers.threads)
     studies = [open_study(variant) for variant in switches.variants_of(config).values()]
     return PreparedRun(
         "components",
@@ -155,7 +167,11 @@ def prepare_components(config: ComponentsConfig, workers: Workers) -> PreparedRu
 
 
 def prepare_search(
-    config: TuneConfig, device_name: str, jobs: int = 1, timeout: float | None = None
+    config: TuneConfig,
+    device_name: str,
+    jobs: int = 1,
+    timeout: float | None = None,
+    threads: int | None = None,
 ) -> PreparedRun[SearchSummary]:
     """Open the data of a search, the test fold cut off.
 
@@ -164,12 +180,13 @@ def prepare_search(
         device_name: auto, cpu, cuda, cuda:N or mps.
         jobs: processes of this machine.
         timeout: seconds after which no trial begins.
+        threads: of each trial; None for OMP_NUM_THREADS, or one.
     """
     from classifier.tuning import report as tune_report  # Optuna is an extra
     from classifier.tuning import search as tuning
 
-    limit_threads()
-    workers = Workers(device_name, jobs)
+    workers = Workers(device_name, jobs, threads=choose_threads(threads))
+    limit_threads(workers.threads)
     study = tuning.open_once(config)
 
     def estimate() -> float:
@@ -178,7 +195,7 @@ def prepare_search(
         return seconds if timeout is None else min(seconds, timeout)
 
     def work(run: RunDir) -> SearchSummary:
-        search = tuning.Search(config, run.path, device_name)
+        search = tuning.Search(config, run.path, device_name, workers.threads)
         return tune_report.write_search(tuning.run_search(search, jobs, timeout), search, study.data, run)
 
     return PreparedRun(
@@ -197,7 +214,7 @@ def prepare_reproduction(config: ReproduceConfig, workers: Workers, smoke: bool 
     """Check the settings of the systems. Their data are opened one by one, so that a failing system stops no other."""
     from classifier.systems import reproduce as reproduction
 
-    limit_threads()
+    limit_threads(workers.threads)
     systems = reproduction.checked_systems(config)
     workers.count()  # refuses a cluster out of reach before anything is written
     return PreparedRun(

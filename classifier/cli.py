@@ -8,8 +8,10 @@ from pathlib import Path
 import click
 
 from balancer import __version__
+from balancer.cli import main as balancer_main
 from balancer.core.command import (
     HELP,
+    THREADS,
     CommandArgs,
     CommandGroup,
     CommandResult,
@@ -46,6 +48,7 @@ def main() -> None:
     """
 
 
+main.beside = (balancer_main,)  # BALANCER_DATA, BALANCER_CACHE
 SYNTHETIC = setting("--synthetic", type=click.Path(), multiple=True, metavar="DIR")
 TRAIN_SETTINGS = (
     SYNTHETIC,
@@ -92,7 +95,7 @@ def ablate(args: CommandArgs) -> CommandResult:
     from classifier.experiments.jobs import Workers
     from classifier.experiments.study import configure
 
-    workers = Workers(args.device, **args.options)
+    workers = Workers(args.device, threads=args.threads, **args.options)
     config = args.settings(AblateConfig, partial(configure, AblateConfig))
     return execute(args, prepare_ablation(config, workers), show_run)
 
@@ -115,7 +118,7 @@ def train(args: CommandArgs) -> CommandResult:
         return CommandResult({"run": str(run), **trial.to_json()}, f"{text}\n{run / 'model.pt'}")
 
     config = args.settings(TrainConfig, partial(configure, TrainConfig))
-    return execute(args, prepare_training(config, args.device), show)
+    return execute(args, prepare_training(config, args.device, args.threads), show)
 
 
 @run_command(
@@ -137,7 +140,9 @@ def tune(args: CommandArgs) -> CommandResult:
     from classifier.tuning.search import configure
 
     config = configure(args.explicit, args.resume)
-    return execute(args, prepare_search(config, args.device, args.options["jobs"], args.options["timeout"]), show_run)
+    return execute(
+        args, prepare_search(config, args.device, args.options["jobs"], args.options["timeout"], args.threads), show_run
+    )
 
 
 @run_command(
@@ -151,7 +156,9 @@ def crossvalidate(args: CommandArgs) -> CommandResult:
     """Train and evaluate on every fold of the images outside the test set, which is not looked at."""
     from classifier.api import prepare_crossvalidation
 
-    return execute(args, prepare_crossvalidation(args.settings(CrossvalidateConfig), args.device), show_run)
+    return execute(
+        args, prepare_crossvalidation(args.settings(CrossvalidateConfig), args.device, args.threads), show_run
+    )
 
 
 def _names(_context: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
@@ -244,10 +251,12 @@ def reproduce(args: CommandArgs) -> CommandResult:
     from classifier.experiments.jobs import Workers
     from classifier.systems import reproduce as reproduction
 
-    smoke, names, *options = (args.options[key] for key in ("smoke", "names", "jobs", "backend", "scheduler"))
+    smoke, names = args.options["smoke"], args.options["names"]
     if smoke and args.dry_run:
         raise UsageError("--smoke is over in minutes and writes no results; drop --dry-run")
-    workers = Workers(args.device, *options)
+    workers = Workers(
+        args.device, threads=args.threads, **{key: args.options[key] for key in ("jobs", "backend", "scheduler")}
+    )
     explicit = {**args.explicit, "systems": names} if names else args.explicit
     config = reproduction.configure(explicit, args.resume, smoke)
     prepared = prepare_reproduction(config, workers, smoke)
@@ -271,7 +280,7 @@ def components(args: CommandArgs) -> CommandResult:
     from classifier.experiments.jobs import Workers
     from classifier.experiments.study import configure
 
-    workers = Workers(args.device, **args.options)
+    workers = Workers(args.device, threads=args.threads, **args.options)
     config = args.settings(ComponentsConfig, partial(configure, ComponentsConfig))
     return execute(args, prepare_components(config, workers), show_run)
 
@@ -285,15 +294,22 @@ def components(args: CommandArgs) -> CommandResult:
     click.option("--repeats", type=click.IntRange(min=1), default=10, show_default=True, help="Passes that are timed."),
     click.option("--out", type=click.Path(path_type=Path), metavar="FILE.csv", help="Also write the table there."),
     click.option("--device", default="auto", show_default=True),
+    THREADS,
 )
 def compare(
-    names: tuple[str, ...], image_size: int | None, batch_size: int, repeats: int, out: Path | None, device: str
+    names: tuple[str, ...],
+    image_size: int | None,
+    batch_size: int,
+    repeats: int,
+    out: Path | None,
+    device: str,
+    threads: int,
 ) -> CommandResult:
     """Size and speed of systems, networks and checkpoints: parameters, MB, images per second, latency."""
     from classifier.systems import profile
 
     timing = profile.Timing(batch_size, repeats, 5 * repeats)
-    return CommandResult.of(profile.compare(names, image_size, device, timing, out))
+    return CommandResult.of(profile.compare(names, image_size, device, timing, out, threads))
 
 
 @plain_command(
@@ -305,12 +321,13 @@ def compare(
     ),
     click.option("--fold", type=click.Choice(["test", "val", "train"]), default="test", show_default=True),
     click.option("--device", default="auto", show_default=True),
+    THREADS,
 )
-def evaluate(checkpoint: Path, data: str | None, fold: str, device: str) -> CommandResult:
+def evaluate(checkpoint: Path, data: str | None, fold: str, device: str, threads: int) -> CommandResult:
     """Metrics of a saved classifier on a fold of a data set."""
     from classifier import inference
 
-    return CommandResult.of(inference.evaluate_checkpoint(checkpoint, data, fold, device))
+    return CommandResult.of(inference.evaluate_checkpoint(checkpoint, data, fold, device, threads))
 
 
 @plain_command(
@@ -326,9 +343,12 @@ def evaluate(checkpoint: Path, data: str | None, fold: str, device: str) -> Comm
         " [default: the one chosen on validation]",
     ),
     click.option("--device", default="auto", show_default=True),
+    THREADS,
 )
-def predict(checkpoint: Path, images: tuple[Path, ...], threshold: float | None, device: str) -> CommandResult:
+def predict(
+    checkpoint: Path, images: tuple[Path, ...], threshold: float | None, device: str, threads: int
+) -> CommandResult:
     """Predict label and probability of PNEUMONIA for images or whole folders. For research: no medical device."""
     from classifier import inference
 
-    return CommandResult.of(inference.predict_files(checkpoint, images, threshold, device))
+    return CommandResult.of(inference.predict_files(checkpoint, images, threshold, device, threads))

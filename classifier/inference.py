@@ -96,13 +96,15 @@ class FilePredictions:
         return "\n".join([*(prediction.describe() for prediction in self.predictions), f"{self.rule}; {self.note}"])
 
 
-def evaluate_checkpoint(checkpoint: Path, data: str | None, fold: str, device: str) -> Evaluation:
+def evaluate_checkpoint(
+    checkpoint: Path, data: str | None, fold: str, device: str, threads: int | None = None
+) -> Evaluation:
     """Evaluate a saved classifier on a fold; warn if the data are not those of the training.
 
     Raises:
         BalancerError: if the fold is not the test fold and the split differs from that of the training.
     """
-    where = open_device(device)
+    where = open_device(device, threads)
     saved = load_classifier(checkpoint, where)
     path = {} if data is None else {"path": data_path(data)}
     source = _in_ranges_of_training(saved, saved.config.data.model_copy(update=path), fold)
@@ -170,7 +172,9 @@ def _figures(metrics: object, keys: Sequence[str]) -> str:
     return "  ".join(f"{key} {getattr(metrics, key):.4f}" for key in keys)
 
 
-def predict_files(checkpoint: Path, images: Sequence[Path], threshold: float | None, device: str) -> FilePredictions:
+def predict_files(
+    checkpoint: Path, images: Sequence[Path], threshold: float | None, device: str, threads: int | None = None
+) -> FilePredictions:
     """Predict the label and the probabilities of each image in files and folders.
 
     ``threshold`` is on calibrated probabilities; None is the threshold chosen on validation.
@@ -185,7 +189,7 @@ def predict_files(checkpoint: Path, images: Sequence[Path], threshold: float | N
         raise UsageError(
             f"--threshold is {threshold}; expected a probability from 0 to 1, or none: the one chosen on validation"
         )
-    where = open_device(device)
+    where = open_device(device, threads)
     saved = load_classifier(checkpoint, where)
     classes = TASKS[saved.config.data.task]
     if threshold is not None and len(classes) > 2:

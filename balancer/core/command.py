@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn, Protocol
 
 import click
@@ -25,17 +24,27 @@ from balancer.core.config import (
     dump,
     merge,
     nested,
-    parse_assignment,
+    parse_assignments,
     read_config_file,
     reads_data,
 )
 from balancer.core.defaults import find_field, help_text
 from balancer.core.errors import BalancerError, Interrupted
 from balancer.core.files import JsonObject
-from balancer.core.run import AlreadyFinished, PreparedRun, ResultT, RunRequest, perform, resumed_or_new
+from balancer.core.run import (
+    AlreadyFinished,
+    PreparedRun,
+    ResultT,
+    RunRequest,
+    perform,
+    resumed_or_new,
+    threads_before,
+)
 from balancer.core.settings import COMMANDS, AblateConfig, Settings
-from balancer.core.start import end_at_once
+from balancer.core.signals import unwind_on_signals
 from balancer.core.system_errors import explain, naming
+from balancer.core.threads import WAIT_POLICY, allowed_processors, choose_threads, thread_environment
+from balancer.core.variables import check_variables
 
 log = logging.getLogger("balancer")
 SETTING = "setting__"  # options whose name begins so carry a setting's path, with __ for the dots
@@ -72,6 +81,7 @@ class CommandArgs:
     command: str  # as typed: gan-train
     explicit: dict[str, Any]  # config file < environment < flags
     device: str
+    threads: int
     out: Path | None
     resume: str | None
     force: bool
@@ -132,6 +142,12 @@ DATA_OPTIONS = (
     setting("--split-seed", "data.split_seed"),
     setting("--max-bad", "data.max_bad"),
 )
+THREADS = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Threads that compute, of each trial. [default: OMP_NUM_THREADS, or 1]",
+)
 RUN_OPTIONS: tuple[Option, ...] = (
     click.option(
         "--config",
@@ -151,6 +167,7 @@ RUN_OPTIONS: tuple[Option, ...] = (
     ),
     setting("--seed"),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
+    THREADS,
     click.option(
         "--out",
         type=click.Path(path_type=Path),
@@ -181,6 +198,7 @@ def run_command(group: click.Group, name: str, *own: Option) -> Callable[[Callab
             config_file: Path | None,
             assignments: tuple[str, ...],
             device: str,
+            threads: int | None,
             out: Path | None,
             resume: str | None,
             force: bool,
@@ -191,13 +209,17 @@ def run_command(group: click.Group, name: str, *own: Option) -> Callable[[Callab
             **flags: Any,
         ) -> None:
             with reporting(as_json, quiet, verbose):
+                check_variables((group, *getattr(group, "beside", ())))
                 if resume is not None and (force or out is not None):
                     raise click.UsageError("--resume names its own directory; drop --out and --force")
                 source = click.get_current_context().get_parameter_source("assignments")
                 flags_win = source is click.core.ParameterSource.ENVIRONMENT
                 options = {key: flags.pop(key) for key in list(flags) if not key.startswith(SETTING)}
                 explicit = _explicit(section, config_file, flags, assignments, flags_win)
-                emit(body(CommandArgs(name, explicit, device, out, resume, force, dry_run, options)), as_json)
+                count = choose_threads(threads, threads_before(name, resume))
+                args = CommandArgs(name, explicit, device, count, out, resume, force, dry_run, options)
+                with thread_environment(count):
+                    emit(body(args), as_json)
 
         options = [*own, *data, *RUN_OPTIONS, *OUTPUT_OPTIONS]
         made = [o.option(_model(section, o)) if isinstance(o, SettingOption) else o for o in options]
@@ -214,7 +236,11 @@ def plain_command(
     def register(body: Callable[..., CommandResult]) -> click.Command:
         @functools.wraps(body)
         def callback(as_json: bool, quiet: bool, verbose: bool, **values: Any) -> None:
-            with reporting(as_json, quiet, verbose):
+            with reporting(as_json, quiet, verbose), contextlib.ExitStack() as stack:
+                check_variables((group, *getattr(group, "beside", ())))
+                if "threads" in values:
+                    values["threads"] = choose_threads(values["threads"])
+                    stack.enter_context(thread_environment(values["threads"]))
                 emit(body(**values), as_json)
 
         return _with_options(group, name, callback, (*options, *OUTPUT_OPTIONS))
@@ -240,7 +266,7 @@ def _explicit(
 ) -> dict[str, Any]:
     """Config file, then flags, then ``--set``; assignments from the environment come before the flags."""
     layers = [read_config_file(file, section)] if file else []
-    assigned = [parse_assignment(text) for text in assignments]
+    assigned = parse_assignments(assignments)
     layers += assigned if flags_win else []
     for key, value in flags.items():
         if value is not None and value != ():
@@ -259,7 +285,7 @@ def execute(
         show: makes what the command says of the run's folder and result.
     """
     if args.dry_run:
-        return dry_run(prepared)
+        return dry_run(prepared, args.threads)
     try:
         finished = perform(prepared, RunRequest(args.out, args.resume, args.force))
     except AlreadyFinished as done:
@@ -272,15 +298,17 @@ def show_run(run: Path, result: Described) -> CommandResult:
     return CommandResult.of(result, run=str(run))
 
 
-def dry_run(prepared: PreparedRun[Any]) -> CommandResult:
-    """Return the settings, the data and the estimated time of a run. Write nothing."""
+def dry_run(prepared: PreparedRun[Any], threads: int) -> CommandResult:
+    """Return the settings, the data, the threads and the estimated time of a run. Write nothing."""
     config, data, device = prepared.config, prepared.data or {}, prepared.device
     seconds = prepared.estimate_seconds()
     split = f", split {data['split_hash']}" if "split_hash" in data else ""
     checked = f"# data checked: {data['counts']}{split}"
-    text = f"{dump(config)}{checked}\n# estimated {seconds / 60:.1f} minutes on {device}"
+    waiting = os.environ.get(WAIT_POLICY, "as the environment says").lower()
+    computing = f"# threads: {threads} of {allowed_processors()} processors; waiting: {waiting}"
+    text = f"{dump(config)}{checked}\n{computing}\n# estimated {seconds / 60:.1f} minutes on {device}"
     values = {"config": config.model_dump(mode="json"), "data": data, "estimated_seconds": round(seconds, 1)}
-    return CommandResult({**values, "device": device}, text)
+    return CommandResult({**values, "device": device, "threads": threads, "waiting": waiting}, text)
 
 
 def emit(outcome: CommandResult, as_json: bool) -> None:
@@ -291,6 +319,8 @@ def emit(outcome: CommandResult, as_json: bool) -> None:
 
 class CommandGroup(click.Group):
     """A command line whose own output, such as the help, cannot end in a traceback either."""
+
+    beside: tuple[click.Group, ...] = ()  # other programs whose environment variables this one reads too
 
     def main(self, *args: Any, **more: Any) -> Any:
         """Run the command line."""
@@ -335,7 +365,7 @@ def reporting(as_json: bool, quiet: bool, verbose: bool) -> Iterator[None]:
     log.setLevel(level)
     previous: dict[int, Any] = {}
     try:
-        _unwind_on_signals(previous)
+        unwind_on_signals(previous)
         yield
     except (BalancerError, Interrupted) as error:
         _end(str(error), error.exit_code, error)
@@ -362,16 +392,3 @@ def _end(line: str, code: int, error: BaseException) -> NoReturn:
     with contextlib.suppress(OSError):  # a broken stderr leaves the exit code
         click.echo(text, err=True)
     raise SystemExit(code) from error
-
-
-def _unwind_on_signals(previous: dict[int, Any]) -> None:
-    """Let SIGINT and SIGTERM unwind the stack, so that temporary files and locks go; note the handlers before."""
-
-    def terminate(signum: int, _frame: FrameType | None) -> None:
-        raise Interrupted(signum, "stopped")
-
-    with contextlib.suppress(ValueError):  # not in the main thread: the caller's own handling stays
-        previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, terminate)
-        at_once = signal.getsignal(signal.SIGINT) is end_at_once
-        on_interrupt = signal.default_int_handler if at_once else signal.getsignal(signal.SIGINT)
-        previous[signal.SIGINT] = signal.signal(signal.SIGINT, on_interrupt)

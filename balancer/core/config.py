@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +32,7 @@ from balancer.core.settings import (
     Settings,
     StageConfig,
 )
+from balancer.core.yaml_reader import read_yaml
 
 DEFAULT_FOLDER = Path("data/chest_xray")
 
@@ -65,12 +67,14 @@ def read_config_file(path: Path, command: str) -> dict[str, Any]:
     try:
         text = path.read_bytes()
         check_yaml(path, text, "if you changed the file on purpose, delete that line")
-        content = yaml.safe_load(text.decode())
+        content = read_yaml(text.decode("utf-8-sig"))
     except OSError as error:
         raise UsageError(f"config file {path} cannot be read: {error.strerror}; give an existing YAML file") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2020-13-45
-        raise UsageError(f"config file {path} is not valid YAML: {' '.join(str(error).split())}") from error
-    content = {} if content is None else content
+    except ValueError as error:
+        raise UsageError(f"config file {path} is not valid YAML: {error}") from error
+    if content is None:
+        log.warning("config file %s is empty: it sets nothing", path)
+        content = {}
     if not isinstance(content, dict):
         raise UsageError(f"config file {path} holds a {type(content).__name__}; expected sections {sorted(SECTIONS)}")
     for section, body in content.items():
@@ -114,10 +118,18 @@ def parse_assignment(text: str) -> dict[str, Any]:
     if not equals or not key.strip():
         raise UsageError(f"--set got {text!r}; expected key=value, as in --set data.image_size=128")
     try:
-        content = yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError) as error:
-        raise UsageError(f"--set {key}: {value!r} is not a YAML value") from error
+        content = read_yaml(value)
+    except ValueError as error:
+        raise UsageError(f"--set {key}: {value!r} is not a YAML value: {error}") from error
     return nested(key.strip(), content)
+
+
+def parse_assignments(texts: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the settings of several assignments; of two to one setting the last counts, with a warning."""
+    keys = [text.partition("=")[0].strip() for text in texts]
+    for key in sorted({key for key in keys if keys.count(key) > 1}):
+        log.warning("--set gives %s %d times; the last counts", key, keys.count(key))
+    return [parse_assignment(text) for text in texts]
 
 
 def resolve(
@@ -140,7 +152,9 @@ def resolve(
     data = layered.get("data") or {}
     if not isinstance(data, Mapping):
         raise UsageError(f"setting 'data' is {data!r}; expected a mapping, as in --set data.path=FOLDER")
-    path = data_path(data.get("path"))
+    path = data.get("path")
+    if path is None or isinstance(path, str):  # the settings model refuses all else
+        path = data_path(path)
     preset = layered.get("preset", GanTrainConfig().preset)
     if command == "gan_train" and preset not in list(PRESETS):  # a list, since what was given may be unhashable
         raise UsageError(f"preset is {preset!r}; {nearest(str(preset), PRESETS)}")
@@ -164,8 +178,8 @@ def absolute_paths(values: dict[str, Any]) -> dict[str, Any]:
     """Return settings with absolute paths, so that ``--resume`` finds the files from anywhere."""
     values = dict(values)
     data = values.get("data")
-    if isinstance(data, Mapping) and data.get("path") is not None:
-        values["data"] = {**data, "path": data_path(str(data["path"]))}
+    if isinstance(data, Mapping) and isinstance(data.get("path"), str):
+        values["data"] = {**data, "path": data_path(data["path"])}
     for key in values.keys() & PATHS:
         value = values[key]
         if key != "weights" or value not in (None, "imagenet", "none"):
@@ -181,7 +195,18 @@ def _absolute(key: str, value: Any) -> Any:
         return value
     if not value.strip():
         raise UsageError(f"setting {key!r} is empty; give a path")
-    return str(Path(value).expanduser().resolve())
+    return _resolved(key, value)
+
+
+def _resolved(key: str, path: str) -> str:
+    """Return an absolute path; refuse what can be no path."""
+    try:
+        os.fsencode(path)
+        if "\0" in path:
+            raise ValueError("null character")
+        return str(Path(path).expanduser().resolve())
+    except (ValueError, RuntimeError) as error:  # UnicodeEncodeError, and a home folder that is not known
+        raise UsageError(f"setting {key!r} is {path!r}, which can be no path ({error}); give another") from error
 
 
 def overruled(config: ClassifierConfig) -> set[str]:
@@ -231,10 +256,10 @@ def data_path(path: str | None) -> str:
     A folder is made absolute, so that a later command finds it from wherever it is started.
     """
     if path is not None and not path.strip():
-        raise UsageError("the data path is empty; give a folder, a MedMNIST .npz or 'phantom'")
+        raise UsageError("setting 'data.path' is empty; give a folder, a MedMNIST .npz or 'phantom'")
     if path is None:
         path = str(DEFAULT_FOLDER) if DEFAULT_FOLDER.is_dir() else PHANTOM
-    return path if path == PHANTOM else str(Path(path).expanduser().resolve())
+    return path if path == PHANTOM else _resolved("data.path", path)
 
 
 def validate(model: type[SettingsT], values: Mapping[str, Any]) -> SettingsT:
@@ -246,7 +271,8 @@ def validate(model: type[SettingsT], values: Mapping[str, Any]) -> SettingsT:
     except ValidationError as error:
         names, problems = setting_names(model), error.errors()
         path = [str(part) for part in problems[0]["loc"]]
-        key = next(name for name in (".".join(path[:n]) for n in range(1, len(path) + 1)) if name in names)
+        dotted = (".".join(path[:n]) for n in range(1, len(path) + 1))
+        key = next((name for name in dotted if name in names), ".".join(path))
         depth = key.count(".") + 1
         if key == "stages" and len(path) > depth:
             raise UsageError(_of_stage(path[depth:], problems)) from error
@@ -268,6 +294,9 @@ def _of_stage(path: list[str], problems: list[Any]) -> str:
 def check_keys(model: type[BaseModel], values: Mapping[str, Any]) -> None:
     """Refuse a key that the model does not have, naming the nearest one that it has."""
     known = setting_names(model)
+    if dotted := next((key for key in values if "." in str(key)), None):
+        first, _, rest = str(dotted).partition(".")
+        raise UsageError(f"setting {dotted!r} is one key with a dot; write it nested, as in {first}: {{{rest}: ...}}")
     for key, value in flatten(values).items():
         if key in known:
             continue

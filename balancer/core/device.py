@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import resource
 import sys
 
 import torch
 
 from balancer.core.errors import BalancerError, UsageError
+from balancer.core.threads import choose_threads
+
+
+def named_device(name: str) -> torch.device | None:
+    """Return the device of a name, whether it is there or not; None for ``auto``.
+
+    Raises:
+        UsageError: the name is none of ``auto``, ``cpu``, ``cuda``, ``cuda:N`` and ``mps``.
+    """
+    if name == "auto":
+        return None
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in {"cpu", "cuda", "mps"} or (device.type != "cuda" and device.index):
+        raise UsageError(f"--device is {name!r}; expected auto, cpu, cuda, cuda:N or mps")
+    return device
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -22,14 +38,9 @@ def resolve_device(name: str = "auto") -> torch.device:
         BalancerError: the device is named and absent.
     """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if name == "auto":
+    device = named_device(name)
+    if device is None:
         return torch.device("cuda" if cuda else "mps" if mps else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in {"cpu", "cuda", "mps"}:
-        raise UsageError(f"--device is {name!r}; expected auto, cpu, cuda, cuda:N or mps")
     if device.type == "cuda" and (not cuda or (device.index or 0) >= torch.cuda.device_count()):
         raise BalancerError(
             f"--device is {name!r} but torch sees {torch.cuda.device_count()} CUDA device(s); use --device auto or cpu"
@@ -40,22 +51,21 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 
 def describe_device(device: torch.device) -> str:
-    """Return the device in words, for reports: ``cpu (2 threads)`` or the GPU's name."""
+    """Return the device in words, for reports: ``cpu (1 thread)`` or the GPU's name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type} ({torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    return f"{device.type} ({threads} thread{'' if threads == 1 else 's'})"
 
 
-def limit_threads() -> None:
-    """Use the processors this process may run on, not those that the machine has (containers, taskset)."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(allowed)
+def limit_threads(threads: int | None = None) -> None:
+    """Let torch compute with so many threads; None: :func:`balancer.core.threads.choose_threads`."""
+    torch.set_num_threads(threads or choose_threads())
 
 
-def open_device(name: str) -> torch.device:
+def open_device(name: str, threads: int | None = None) -> torch.device:
     """Return the device of that name, after :func:`limit_threads`."""
-    limit_threads()
+    limit_threads(threads)
     return resolve_device(name)
 
 
@@ -72,10 +82,17 @@ def synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory so far in MB: of the device when it is CUDA, else of this process (resident set)."""
+def peak_memory_mb(device: torch.device) -> float | None:
+    """Peak memory so far in MB: of the device when it is CUDA, else of this process (resident set).
+
+    None where Python does not say: on Windows the standard library has no module for it.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
+    try:
+        import resource
+    except ImportError:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import re
 import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 import balancer
 from balancer.core.files import JsonObject
+from balancer.core.threads import WAIT_POLICY
 
 PACKAGES = ("torch", "torchvision", "torchmetrics", "albumentations", "numpy", "scipy", "scikit-learn", "pillow")
 
@@ -29,11 +34,20 @@ class Environment:
     platform: str = ""
     versions: dict[str, str | None] = field(default_factory=dict)
     device: str = ""
+    threads: Annotated[int, Field(ge=1)] | None = None  # not in files of earlier versions
     data: JsonObject = field(default_factory=dict)  # what was read
+
+    @property
+    def threads_used(self) -> int | None:
+        """Return how many threads computed; earlier versions said so in the words on the device of one process."""
+        words = re.search(r"\((\d+) threads?\)\Z", self.device)
+        return self.threads or (int(words[1]) if words else None)
 
 
 def environment(command: str, device: str, **more: Any) -> JsonObject:
-    """Return what a reader needs to repeat the run: versions, device, code, data."""
+    """Return what a reader needs to repeat the run: versions, device, threads, code, data."""
+    import torch
+
     return {
         "command": command,
         "argv": sys.argv[1:],
@@ -44,6 +58,8 @@ def environment(command: str, device: str, **more: Any) -> JsonObject:
         "platform": platform.platform(),
         "versions": {name: _version(name) for name in PACKAGES},
         "device": device,
+        "threads": torch.get_num_threads(),
+        "wait_policy": os.environ.get(WAIT_POLICY),  # of threads; None: the library's own
         **more,
     }
 

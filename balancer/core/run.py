@@ -20,7 +20,6 @@ from types import FrameType
 from typing import Any, Generic, Literal, TypeVar
 
 import filelock
-import yaml
 
 from balancer.core.config import SettingsT, config_hash, differences, dump, merge, resolve, validate
 from balancer.core.environment import Environment, environment
@@ -30,6 +29,7 @@ from balancer.core.jsonl import append_jsonl
 from balancer.core.sealed import DamagedFile, parse, read_json, read_yaml_text, write_json, write_yaml
 from balancer.core.settings import COMMANDS, Settings
 from balancer.core.system_errors import explain, explained, naming
+from balancer.core.yaml_reader import read_yaml
 
 log = logging.getLogger("balancer")
 RUNS = Path("runs")
@@ -132,15 +132,15 @@ def saved_config(command: str, path: Path) -> dict[str, Any]:
     """
     file, elsewhere = path / "config.yaml", f"give another folder under {RUNS / command}"
     try:
-        values = yaml.safe_load(read_yaml_text(file, elsewhere))
+        values = read_yaml(read_yaml_text(file, elsewhere))
         saved_command = read_environment(path, elsewhere).command
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BalancerError(
             f"{path} holds no {command} run (no readable config.yaml and env.json);"
             f" give a folder under {RUNS / command}"
         ) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2020-13-45
-        raise DamagedFile(file, "it is no YAML", elsewhere) from error
+    except ValueError as error:
+        raise DamagedFile(file, f"it is no YAML: {error}", elsewhere) from error
     if not isinstance(values, dict):
         raise DamagedFile(file, "it is no mapping", elsewhere)
     if saved_command != command:
@@ -161,6 +161,17 @@ def read_environment(run: Path, remedy: str = "") -> Environment:
     """
     file = run / "env.json"
     return parse(Environment, read_json(file, remedy), file, remedy)
+
+
+def threads_before(command: str, resume: str | None) -> int | None:
+    """Return how many threads computed the run to resume; None for a new run, or if its env.json does not say."""
+    run = latest_run(command, finished=False) if resume == "latest" else resume and Path(resume)
+    if not run:
+        return None
+    try:
+        return read_environment(run).threads_used
+    except (OSError, DamagedFile):  # whoever reads the run next says so
+        return None
 
 
 def latest_run(command: str, finished: bool = True) -> Path | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, ValidationInfo
+from pydantic_core import PydanticCustomError
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,15 @@ def _numbers(value: Any) -> Any:
 def _folders(value: Any) -> Any:
     """Return one folder as a list; a comma may be part of its name."""
     return [value] if isinstance(value, str) else value
+
+
+def refuse_booleans(model: Any, value: Any, info: ValidationInfo) -> Any:
+    """Refuse true and false where a setting of a model is no switch; pydantic would read them as 1 and 0."""
+    if any(isinstance(v, bool) for v in (value if isinstance(value, list | tuple) else [value])):
+        kind = model.model_fields[info.field_name].annotation
+        if kind not in (bool, str):  # text has its own words for them
+            raise PydanticCustomError("no_switch", "expected no true or false here")
+    return value
 
 
 def off(value: Any) -> Any:

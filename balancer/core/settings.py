@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from balancer.core.errors import UsageError
 from balancer.core.setting_types import (
@@ -27,6 +27,7 @@ from balancer.core.setting_types import (
     Unset,
     Widths,
     off,
+    refuse_booleans,
 )
 
 PHANTOM = "phantom"  # the data path that means "the built-in drawings"
@@ -37,6 +38,7 @@ class Settings(BaseModel):
     """Base of every settings model: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    _no_switch = field_validator("*", mode="before")(classmethod(refuse_booleans))
 
 
 class DataConfig(Settings):

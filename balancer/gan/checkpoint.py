@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import torch
 from pydantic import Field
@@ -25,6 +25,7 @@ from balancer.gan.snapshot import Snapshot
 from balancer.gan.step import GanState
 
 log = logging.getLogger("balancer")
+ValueT = TypeVar("ValueT")
 FORMAT = 2
 CHECKPOINT = "checkpoint.pt"  # the state at the last snapshot: for --resume
 BEST = "best.pt"  # the averaged generator of the chosen snapshot: for synthesis
@@ -51,6 +52,7 @@ class Header:
     split_hash: str
     data: DataSource
     precisions: list[str] = field(default_factory=list)  # not in files of earlier versions
+    threads: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Checkpoint:
     split_hash: str
     data_source: str  # path of the training data, or "phantom"
     precisions: list[str]  # as in GanState; empty in files of earlier versions
+    threads: list[int]
     state: dict[str, Any]  # state dicts by the keys of GanState.modules(), running_stats and best; not checked yet
 
     @property
@@ -133,6 +136,7 @@ def _write(
         "split_hash": data.split_hash,
         "data": data.describe(),
         "precisions": state.precisions,
+        "threads": state.threads,
     }
     save_tensors(path, {**header, **content}, previous(path))
 
@@ -170,8 +174,8 @@ def read_checkpoint(
     if header.step > saved.steps:
         raise DamagedFile(path, f"step: {header.step}; expected at most {saved.steps}", remedy)
     state = {key: content[key] for key in KEYS - GENERATOR_KEYS | {"G_ema"} if key in content}
-    source = header.data.source
-    return Checkpoint(path, saved, header.step, header.class_name, header.split_hash, source, header.precisions, state)
+    source, before = header.data.source, (header.precisions, header.threads)
+    return Checkpoint(path, saved, header.step, header.class_name, header.split_hash, source, *before, state)
 
 
 def load_weights(saved: Checkpoint, name: str, network: nn.Module, remedy: str = REMEDY) -> None:
@@ -295,15 +299,20 @@ def load_checkpoint(
     state.running_stats = {name: stats[name].to(device) for name in state.running_stats}
     state.step, state.best = saved.step, saved.best
     state.ema.n_averaged.fill_(state.step + 1)  # not saved: the first weights and one update a step
-    before, (now,) = saved.precisions, state.precisions
-    if before and before[-1] != now:
-        log.warning(
-            "training continues in %s, was trained in %s: the weights will not be those of an uninterrupted run",
-            now,
-            before[-1],
-        )
-        before = [*before, now]
-    state.precisions = before
+    state.precisions = _continued(saved.precisions, state.precisions[0], "in {}")
+    state.threads = _continued(saved.threads, state.threads[0], "with {} threads")
+
+
+def _continued(before: list[ValueT], now: ValueT, words: str) -> list[ValueT]:
+    """Return the values of a run so far, with that of now; warn of another one than before."""
+    if not before or before[-1] == now:
+        return before
+    log.warning(
+        "training continues %s, was trained %s: the weights will not be those of an uninterrupted run",
+        words.format(now),
+        words.format(before[-1]),
+    )
+    return [*before, now]
 
 
 def _load_optimizer(saved: Checkpoint, name: str, optimizer: torch.optim.Optimizer, remedy: str) -> None:

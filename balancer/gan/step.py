@@ -39,6 +39,7 @@ class GanState:
     optimizer_D: torch.optim.Optimizer
     running_stats: dict[str, Tensor]  # scalars on the training device, by the names in RUNNING_STATS
     precisions: list[str]  # one after the other; more than one if the run was resumed on another machine
+    threads: list[int]  # as precisions
     step: int = 0
     best: Snapshot | None = None  # the snapshot chosen so far
 
@@ -66,7 +67,7 @@ def build_state(config: GanTrainConfig, device: torch.device) -> GanState:
     ema = exponential_average(G, config.ema_decay, warm_up=True).eval().requires_grad_(False)
     stats = {name: torch.zeros((), device=device) for name in RUNNING_STATS}
     precisions = [resolve_precision(device, config.precision, on_cpu=True)]
-    return GanState(G, D, ema, *optimizers, stats, precisions)
+    return GanState(G, D, ema, *optimizers, stats, precisions, [torch.get_num_threads()])
 
 
 def _optimizer(config: GanTrainConfig, net: nn.Module, lr: float) -> torch.optim.Optimizer:

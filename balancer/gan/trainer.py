@@ -246,9 +246,10 @@ def next_batch(config: GanTrainConfig, images: Tensor, step: int, device: torch.
 
 def _speed(config: GanTrainConfig, step: int, row_step: int, seconds: float, device: torch.device) -> dict[str, float]:
     rate = (step - row_step) / max(seconds, 1e-9)
+    memory = peak_memory_mb(device)
     return {
         "images_per_s": round(rate * config.batch_size * config.n_dis, 2),  # real images that D saw
-        "memory_mb": round(peak_memory_mb(device), 1),
+        **({} if memory is None else {"memory_mb": round(memory, 1)}),
         "eta_s": round((config.steps - step) / rate, 1),
     }
 

@@ -132,13 +132,14 @@ def provenance(run: RunDir, config: Settings, device: torch.device, took: dict[s
     hashes = {key.replace("_", " "): env.data.get(key) for key in ("split_hash", "fingerprint")}
     code = env.git_commit or "of no known commit"
     times = ", ".join(f"{what} {seconds(s)}" for what, s in took.items())
+    peak = peak_memory_mb(device)
     return {
         "command": f"`balancer {env.command}`, code {code}, started {env.started}",
         "settings": ", ".join(f"`{k}={v}`" for k, v in flatten(config.model_dump(mode="json")).items()),
         "data": ", ".join(f"{key} `{value}`" for key, value in hashes.items() if value),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
         "device": f"{env.device}, {env.platform}",
-        "took": f"{times}; peak memory {megabytes(peak_memory_mb(device))}",
+        "took": times if peak is None else f"{times}; peak memory {megabytes(peak)}",
     }
 
 

@@ -89,6 +89,7 @@ class TrialResult:
     synthetic_hash: str | None = None  # None if the regime uses no synthetic images
     code_hash: str | None = None
     git_commit: str | None = None
+    threads: int | None = None  # that computed; other numbers give other last digits
     folder: str = ""  # of predictions.npz and model.pt, relative to the run
     fold: int | None = None  # of a cross-validation
     predictions: Mapping[str, TrialPredictions] = field(default_factory=dict, repr=False, compare=False)  # by fold

@@ -21,7 +21,7 @@ from classifier.analysis.analyse import Analysis, analyse
 from classifier.analysis.reading import SPLIT, recover_trials
 from classifier.analysis.results import RESULTS, StudyResults, TrialResult
 from classifier.experiments.jobs import Workers, run_trials
-from classifier.experiments.study import Study, check_provenance, code_hash, code_notes
+from classifier.experiments.study import Study, check_provenance, code_hash, code_notes, thread_notes
 from classifier.experiments.trial import TrainedTrial, run_trial, save_trial
 from classifier.report import page as report
 from classifier.report import tables
@@ -111,6 +111,7 @@ def write_ablation(results: StudyResults, study: Study, run: RunDir, findings: A
         notes.append(f"Shortcut in the data: {shortcut}")
     notes += analysis.notes
     notes += code_notes(trial.code_hash for trial in results.trials)
+    notes += thread_notes(trial.threads for trial in results.trials)
     sources = ", ".join(f"`{s.path}` ({s.digest})" for s in study.synthetic) or "none"
     note = (
         f"Data `{data.source}`, split `{data.split_hash}`; synthetic sets: {sources}; "

@@ -19,7 +19,7 @@ from classifier.analysis.analyse import ResampledStudy, was_tested
 from classifier.analysis.results import MetricSummary, StudyResults, TrialResult
 from classifier.analysis.verdicts import over_seeds
 from classifier.experiments.jobs import Workers
-from classifier.experiments.study import code_notes
+from classifier.experiments.study import code_notes, thread_notes
 from classifier.experiments.substudies import Substudy, check_same_data, resume_note_of, run_substudy
 from classifier.models import OWN_MODELS
 from classifier.report.tables import COLUMNS
@@ -235,6 +235,7 @@ def _notes(config: ComponentsConfig, results: list[VariantResult], substudies: M
         *(f"Left out, {name}: {why}." for name, why in left_out(config).items()),
         *full.notes,
         *code_notes(str(trial.code_hash) for substudy in substudies.values() for trial in substudy.results.trials),
+        *thread_notes(trial.threads for substudy in substudies.values() for trial in substudy.results.trials),
     ]
 
 

@@ -17,21 +17,22 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import torch
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import BrokenProcessPool
 from tqdm import tqdm
 
 from balancer.core import progress
-from balancer.core.device import describe_device, limit_threads, resolve_device
+from balancer.core.device import describe_device, limit_threads, named_device, resolve_device
 from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.run import deferred_signals
 from balancer.core.settings import ClassifierConfig
+from balancer.core.threads import choose_threads
 from classifier.experiments.plan import Trial
 from classifier.experiments.study import Study, open_study, provenance
 from classifier.experiments.trial import Interrupt, TrainedTrial, run_trial
@@ -56,8 +57,10 @@ class Workers:
     jobs: int = 1  # processes of this machine, which share the device
     backend: Literal["local", "dask"] = "local"
     scheduler: str | None = None  # address of a dask scheduler
+    threads: int = field(default_factory=choose_threads)  # of each trial, whatever ``jobs`` is
 
     def __post_init__(self) -> None:
+        named_device(self.device)
         if self.jobs < 1:
             raise UsageError(f"--jobs is {self.jobs}; expected 1 or more")
         if self.backend == "local" and self.scheduler is not None:
@@ -125,8 +128,8 @@ def run_trials(
     if workers.backend == "dask":
         results = collect(_on_cluster(study, trials, workers, stop), stop)
     elif workers.jobs > 1:
-        context = study.config, provenance(study), workers.device
-        results = run_in_processes((delayed(_attempt_trial)(trial, *context) for trial in trials), workers.jobs)
+        context = study.config, provenance(study), workers.device, workers.threads
+        results = run_in_processes((delayed(_attempt_trial)(trial, *context) for trial in trials), workers)
     else:
         device = workers.local_device
         results = run_in_this_process(lambda trial, interrupt: run_trial(study, trial, device, interrupt), trials)
@@ -162,22 +165,23 @@ def run_in_this_process(job: Callable[[Any, Interrupt], T], arguments: Iterable[
                 raise Interrupted(signum, "stopped")
 
 
-def run_in_processes(calls: Iterable[Any], jobs: int) -> Generator[Any, None, None]:
+def run_in_processes(calls: Iterable[Any], workers: Workers) -> Generator[Any, None, None]:
     """Yield the results of joblib's delayed ``calls``, each of which returns an :class:`Attempt`, as they end.
 
     The next call is taken when a process is free, so none begins after a failure. Closing the generator ends the calls
-    that run. joblib gives each process its share of the cores, or what OMP_NUM_THREADS says.
+    that run. Each process computes with the threads of ``workers``: a share of the cores would give other figures for
+    another number of jobs.
     """
     stop = threading.Event()
-    pool = Parallel(
-        jobs,
-        backend="loky",
-        return_as="generator_unordered",
-        batch_size=1,
-        pre_dispatch="n_jobs",
-        initializer=_initialise_worker,
-        initargs=(os.getpid(),),
-    )
+    with parallel_config("loky", inner_max_num_threads=workers.threads):
+        pool = Parallel(
+            workers.jobs,
+            return_as="generator_unordered",
+            batch_size=1,
+            pre_dispatch="n_jobs",
+            initializer=_initialise_worker,
+            initargs=(os.getpid(),),
+        )
     attempts = pool(call for call in calls if not stop.is_set())
     try:
         yield from collect(attempts, stop)
@@ -224,8 +228,8 @@ def _exit_with(parent: int) -> None:
     os._exit(1)
 
 
-def attempt(prepare: Callable[[], Any], job: Callable[[Any], T]) -> Attempt[T]:
-    """Run ``job`` on what ``prepare`` returns, in a worker, and return the result or the error.
+def attempt(threads: int, prepare: Callable[[], Any], job: Callable[[Any], T]) -> Attempt[T]:
+    """Run ``job`` on what ``prepare`` returns, in a worker with so many threads; return the result or the error.
 
     No bar is drawn. The warnings of ``prepare`` are dropped: the main process has prepared, and warned, the same way.
     """
@@ -234,7 +238,7 @@ def attempt(prepare: Callable[[], Any], job: Callable[[Any], T]) -> Attempt[T]:
     log.setLevel(logging.WARNING)
     result, problem = None, None
     try:
-        limit_threads()
+        limit_threads(threads)
         prepared = prepare()
         records.flush()
         result = job(prepared)
@@ -246,7 +250,12 @@ def attempt(prepare: Callable[[], Any], job: Callable[[Any], T]) -> Attempt[T]:
 
 
 def _attempt_trial(
-    trial: Trial, config: ClassifierConfig, expected: dict[str, str], device: str, interrupt: Interrupt = lambda: None
+    trial: Trial,
+    config: ClassifierConfig,
+    expected: dict[str, str],
+    device: str,
+    threads: int,
+    interrupt: Interrupt = lambda: None,
 ) -> Attempt[TrainedTrial]:
     """Run a trial in a worker, on data that must be those of the main process."""
 
@@ -258,7 +267,7 @@ def _attempt_trial(
             )
         return run_trial(study, trial, resolve_device(device), interrupt)
 
-    return attempt(lambda: _open_once(config), job)
+    return attempt(threads, lambda: _open_once(config), job)
 
 
 _open_once = lru_cache(maxsize=1)(open_study)  # once per worker
@@ -270,7 +279,7 @@ def _on_cluster(
     """Yield the attempts of dask workers. If a worker dies, dask runs its trial again elsewhere."""
     from distributed import as_completed
 
-    context = study.config, provenance(study), workers.device
+    context = study.config, provenance(study), workers.device, workers.threads
     with _connect(workers.scheduler) as client:
         futures = {client.submit(_attempt_on_cluster, trial, *context, pure=False): trial for trial in trials}
         for future in as_completed(list(futures), loop=client.loop):
@@ -317,7 +326,7 @@ def _connect(address: str | None) -> Iterator[Client]:
 
 
 def _attempt_on_cluster(
-    trial: Trial, config: ClassifierConfig, expected: dict[str, str], device: str
+    trial: Trial, config: ClassifierConfig, expected: dict[str, str], device: str, threads: int
 ) -> Attempt[TrainedTrial]:
     """Run a trial in a dask worker; stop early if nobody waits for the result any more."""
     from distributed import get_worker
@@ -334,7 +343,7 @@ def _attempt_on_cluster(
         task = worker.state.tasks.get(key)
         return signal.SIGTERM if task is None or task.state == "cancelled" else None
 
-    made = _attempt_trial(trial, config, expected, device, interrupt)
+    made = _attempt_trial(trial, config, expected, device, threads, interrupt)
     if isinstance(made.error, BalancerError):
         return Attempt(None, BalancerError(f"{where}: {made.error}"), made.warnings)
     return made

@@ -103,6 +103,14 @@ def code_notes(hashes: Iterable[str | None]) -> list[str]:
     return ["The trials were made by more than one version of the code (code_hash)."] if several else []
 
 
+def thread_notes(threads: Iterable[int | None]) -> list[str]:
+    """Return the note that a table needs if its trials were computed with several numbers of threads."""
+    several = sorted({n for n in threads if n is not None})
+    numbers = " and ".join(map(str, several))
+    text = f"The trials were computed with {numbers} threads (threads): their figures differ in the last digits."
+    return [text] if len(several) > 1 else []
+
+
 def provenance(study: Study) -> dict[str, str]:
     """Return what all trials of a table must share: split, images (test too), settings, weights, synthetic sets."""
     sets = "".join(s.digest for s in study.synthetic)

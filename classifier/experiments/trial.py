@@ -74,6 +74,7 @@ def run_trial(study: Study, trial: Trial, device: torch.device, interrupt: Inter
         synthetic_hash=train.synthetic_digest,
         code_hash=code_hash(),
         git_commit=git_commit(),
+        threads=torch.get_num_threads(),
         fold=None,
         predictions=predictions,
     )

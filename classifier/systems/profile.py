@@ -85,14 +85,21 @@ class Comparison:
         return csv_text([*Profile.__dataclass_fields__, "device", "batch_size"], rows)
 
 
-def compare(names: Sequence[str], image_size: int | None, device: str, timing: Timing, out: Path | None) -> Comparison:
+def compare(
+    names: Sequence[str],
+    image_size: int | None,
+    device: str,
+    timing: Timing,
+    out: Path | None,
+    threads: int | None = None,
+) -> Comparison:
     """Profile systems, networks and checkpoints by name or path; write a CSV file if ``out`` names one.
 
     Raises:
         UsageError: if a name is no system, no network and no file.
         BalancerError: if a file is no checkpoint.
     """
-    torch_device = open_device(device)
+    torch_device = open_device(device, threads)
     if out is not None and not out.parent.is_dir():
         raise UsageError(f"--out {out}: there is no folder {out.parent}; make it first")
     profiles = []

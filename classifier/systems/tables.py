@@ -124,7 +124,7 @@ def result_entries(system: System, substudy: Substudy, changed: list[str]) -> li
 
 def smoke_entries(system: System, substudy: Substudy) -> list[SmokeEntry]:
     """Return an entry per regime: that the regime ran, how long it took, and the most memory so far."""
-    peak, run = round(peak_memory_mb(resolve_device("auto"))), _run(system, substudy)
+    peak, run = round(peak_memory_mb(resolve_device("auto")) or 0), _run(system, substudy)
     return [
         SmokeEntry(**run, regime=trial.regime, steps=[trial.steps], seconds=trial.seconds, peak_mb=peak)
         for trial in substudy.results.trials

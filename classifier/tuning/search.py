@@ -29,7 +29,14 @@ from balancer.core.system_errors import is_out_of_memory
 from balancer.data.dataset import Dataset
 from classifier.evaluation.metrics import nll
 from classifier.evaluation.thresholds import fit_temperature, with_temperature
-from classifier.experiments.jobs import Attempt, attempt, run_in_processes, run_in_this_process, with_resume_note
+from classifier.experiments.jobs import (
+    Attempt,
+    Workers,
+    attempt,
+    run_in_processes,
+    run_in_this_process,
+    with_resume_note,
+)
 from classifier.experiments.study import Study, code_hash, open_study, provenance
 from classifier.experiments.study import configure as study_settings
 from classifier.experiments.trial import Interrupt
@@ -141,6 +148,7 @@ class Search:
     config: TuneConfig
     folder: Path  # holds the storage
     device: str = "auto"
+    threads: int = 1
     train: Callable[[TuneConfig, TuneConfig, Report, torch.device, Interrupt], PointResult] = train_point
 
     @property
@@ -330,7 +338,9 @@ def run_search(search: Search, jobs: int = 1, timeout: float | None = None) -> l
         device = resolve_device(search.device)
         ended = run_in_this_process(lambda _, interrupt: run_next(search, study, device, interrupt), starts())
     else:
-        ended = run_in_processes((delayed(_attempt_next)(search) for _ in starts()), jobs)
+        ended = run_in_processes(
+            (delayed(_attempt_next)(search) for _ in starts()), Workers(search.device, jobs, threads=search.threads)
+        )
     resume_note = (
         f"finished trials are kept in {search.folder / storage.JOURNAL}; continue with --resume {search.folder}"
     )
@@ -371,4 +381,6 @@ def _attempt_next(search: Search) -> Attempt[int]:
         if search.train is train_point:
             open_once(search.config)
 
-    return attempt(prepare, lambda _: run_next(search, _storage_once(search), resolve_device(search.device)))
+    return attempt(
+        search.threads, prepare, lambda _: run_next(search, _storage_once(search), resolve_device(search.device))
+    )

@@ -126,6 +126,39 @@ def test_json_is_alone_on_stdout(chest_folder: Path, runs_cwd: Path) -> None:
         assert ("data: " in result.stderr) == (more != ["-q"])
 
 
+def test_threads_are_said_recorded_and_warned_of_on_change(chest_folder: Path, runs_cwd: Path) -> None:
+    command = ("gan-train", "--data", chest_folder, *TINY)
+    plan = done(balancer(*command, "--threads", 2, "--dry-run"))
+    assert "# threads: 2 of" in plan.stdout
+    assert json.loads(done(balancer(*command, "--threads", 2, "--dry-run", "--json")).stdout)["threads"] == 2
+    assert balancer(*command, "--threads", 0).exit_code == 2
+    done(balancer(*command, "--out", "r"))
+    env = pretend(runs_cwd / "r", threads=2)
+    assert (env["threads"], env["device"]) == (1, "cpu (1 thread)")
+    assert "--threads 2" in done(balancer("gan-train", "--resume", "r", "--threads", 1)).stderr
+    pretend(runs_cwd / "r", threads=2)
+    assert "--threads 2" in done(balancer("gan-train", "--resume", "r", env={"OMP_NUM_THREADS": "1"})).stderr
+
+
+def pretend(run: Path, **values: object) -> dict[str, Any]:
+    """Let a finished run be an interrupted one whose env.json says otherwise; return what the file said."""
+    (run / "done").unlink()
+    env = json.loads((run / "env.json").read_text())
+    kept = {key: value for key, value in {**env, **values}.items() if value is not None and key != "sha256"}
+    (run / "env.json").write_text(json.dumps(kept))
+    return env
+
+
+@pytest.mark.parametrize("said", [{"threads": 2}, {"threads": None, "device": "cpu (2 threads)"}])
+def test_a_run_continues_with_the_threads_it_began_with(chest_folder: Path, runs_cwd: Path, said: dict) -> None:
+    """Also a run of an earlier version, which said so in the words on the device alone."""
+    done(balancer("gan-train", "--data", chest_folder, *TINY, "--out", "r"))
+    pretend(runs_cwd / "r", **said)
+    result = done(balancer("gan-train", "--resume", "r", env={"OMP_NUM_THREADS": ""}))
+    assert "--threads" not in result.stderr
+    assert torch.get_num_threads() == 2
+
+
 def test_quiet(chest_folder: Path, runs_cwd: Path) -> None:
     result = done(balancer("gan-train", "--data", chest_folder, *TINY, "-q"))
     assert not result.stderr

@@ -61,6 +61,20 @@ SETTINGS = [
     Fault("config file is a folder", f"{GAN} --config {{here}}", exit_code=2, words=("here",)),
     Fault("config file in Latin-1", CONFIG, latin_1, 2, ("c.yaml",), LEFT),
     Fault("section is a number", CONFIG, config("gan_train: 3\n"), 2, ("c.yaml", "gan_train"), LEFT),
+    Fault("key twice", CONFIG, config("gan_train:\n  steps: 2\n  steps: 3\n"), 2, ("c.yaml", "steps"), LEFT),
+    Fault("nested too deeply", CONFIG, config("[" * 3000), 2, ("c.yaml",), LEFT),
+    Fault("alias of itself", CONFIG, config("gan_train: &a\n  steps: *a\n"), 2, ("c.yaml",), LEFT),
+    Fault(
+        "list for a path",
+        CONFIG.replace("--data {chest} ", ""),
+        config("data:\n  path: [a, b]\n"),
+        2,
+        ("data.path",),
+        LEFT,
+    ),
+    Fault("true for a number", f"{GAN} --set steps=true", exit_code=2, words=("steps", "True")),
+    Fault("empty config file", f"{CONFIG} --dry-run", config(""), 0, ("c.yaml",), LEFT),
+    Fault("setting twice", f"{GAN} --dry-run --set z_dim=6", exit_code=0, words=("z_dim",)),
     # The environment
     Fault(
         "data of the environment",
@@ -71,6 +85,11 @@ SETTINGS = [
     ),
     Fault("device unknown", f"{TRAIN} --device gpu", exit_code=2, words=("--device", "gpu")),
     Fault("device absent", f"{TRAIN} --device cuda:99", exit_code=1, words=("--device", "cuda:99")),
+    Fault("variable misspelt", GAN, variable("BALANCER_CACHEE", "x"), 2, ("BALANCER_CACHEE", "BALANCER_CACHE")),
+    Fault(
+        "variable of a command misspelt", TRAIN, variable("CLASSIFIER_TRAIN_STEPZ", "2"), 2, ("CLASSIFIER_TRAIN_STEPZ",)
+    ),
+    Fault("processor of a number", f"{TRAIN} --device cpu:7", exit_code=2, words=("--device", "cpu:7")),
     # Options
     Fault("threshold not a number", f"{PREDICT} --threshold nan", exit_code=2, words=("--threshold", "nan")),
     Fault("threshold above one", f"{PREDICT} --threshold 1.5", exit_code=2, words=("--threshold", "1.5")),

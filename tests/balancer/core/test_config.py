@@ -17,6 +17,7 @@ from balancer.core.command import HELP, CommandArgs, CommandResult, plain_comman
 from balancer.core.config import (
     DEMO,
     PRESETS,
+    absolute_paths,
     changed_keys,
     config_hash,
     differences,
@@ -315,9 +316,15 @@ def test_a_file_serves_several_commands(file: Path) -> None:
         (b"gan_train: {steps: 3", "is not valid YAML"),
         (b"gan_train:\n\tsteps: 3", "is not valid YAML"),
         (b"a: 1\n---\nb: 2", "is not valid YAML"),
-        (b"gan_train: {seed: 2020-13-45}", "is not valid YAML"),
+        (b"gan_train: {seed: 2020-13-45}", "setting 'seed' is '2020-13-45'"),
+        (b"gan_train: {seed: 1, seed: 2}", "key 'seed' stands twice"),
+        (b"gan_train: {steps: yes}", "setting 'steps' is 'yes'"),
+        (b"gan_train: {seed: 1:30}", "setting 'seed' is '1:30'"),
+        (b"gan_train: {steps: true}", "setting 'steps' is True"),
+        (b"gan_train: {lr_generator: .nan}", "setting 'lr_generator' is nan"),
+        (b"gan_train: {data.image_size: 32}", "setting 'data.image_size'"),
         (b"\xff\xfe\xfa", "is not valid YAML"),
-        (b"gan_train: &a [*a]", "section 'gan_train' is a list"),
+        (b"gan_train: &a [*a]", "is not valid YAML"),
     ],
 )
 def test_bad_files_are_one_line(file: Path, content: bytes, says: str) -> None:
@@ -355,12 +362,15 @@ def test_assignments(text: str, nested: dict) -> None:
     assert parse_assignment(text) == nested
 
 
-@pytest.mark.parametrize("text", ["seed", "=3", "", " =3", "seed=[1", "seed={", "seed=2020-13-45", "seed=0x_"])
+@pytest.mark.parametrize("text", ["seed", "=3", "", " =3", "seed=[1", "seed={", "data={path: a, path: b}"])
 def test_bad_assignments(text: str) -> None:
     assert "--set" in mistake("--set", text)
 
 
-@pytest.mark.parametrize("text", ["data=5", "data=[1]", "data.=3", "data..x=3", "stepz=3", "data.paht=x", "seed.x=1"])
+@pytest.mark.parametrize(
+    "text",
+    ["seed=2020-13-45", "seed=0x_", "data=5", "data=[1]", "data.=3", "data..x=3", "stepz=3", "data.paht=x", "seed.x=1"],
+)
 def test_assignments_to_nothing(text: str) -> None:
     assert "setting" in mistake("--set", text)
 
@@ -370,6 +380,77 @@ def test_assignments_are_laid_over_one_another() -> None:
     found = settings(*args, "--image-size", 32, "--set", "lr_generator=1e-3")
     assert (found["seed"], found["data"]["resize"], found["data"]["image_size"]) == (2, "pad", 32)
     assert (found["diffaugment"], found["lr_generator"]) == (["cutout"], 1e-3)
+
+
+def test_two_assignments_to_one_setting_are_pointed_out() -> None:
+    result = call("--set", "seed=1", "--set", "steps=2", "--set", "seed=2")
+    assert "--set gives seed 2 times" in result.stderr
+    assert "steps" not in result.stderr
+
+
+PATHS = [("gan_train", "data.path"), ("synthesize", "gan_run"), ("synthesize", "inception"), ("train", "weights")]
+PATHS += [("evaluate", key) for key in ("real", "fake", "training")]
+
+
+@pytest.mark.parametrize(
+    "value", ["[a, b]", "{a: 1}", "5", "true", "1.5", "''", r'"a\0b"', r'"\ud800"', "~nobody-here/x"]
+)
+@pytest.mark.parametrize(("command", "key"), PATHS)
+def test_what_is_no_path_is_refused_by_key(file: Path, command: str, key: str, value: str) -> None:
+    section, _, name = key.rpartition(".")
+    file.write_text(f"{section or command}: {{{name}: {value}}}")
+    if key == "inception" and value[0] in "\"'~":  # a file that is looked for when it is needed
+        return
+    with pytest.raises(UsageError, match=name) as caught:
+        resolve(COMMANDS[command], absolute_paths(read_config_file(file, command)))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["[[a]]", "{a: 1}", "5", "[5]", "[true]"])
+def test_what_is_no_list_of_folders_is_refused(file: Path, value: str) -> None:
+    file.write_text(f"ablate: {{synthetic: {value}}}")
+    with pytest.raises(UsageError, match="synthetic"):
+        resolve(AblateConfig, absolute_paths(read_config_file(file, "ablate")))
+
+
+@pytest.mark.parametrize(
+    ("model", "key", "value"),
+    [
+        (GanTrainConfig, "steps", True),
+        (GanTrainConfig, "lr_generator", False),
+        (AblateConfig, "doses", [True, 2]),
+        (AblateConfig, "synthetic_count", True),
+        (AblateConfig, "trainable", True),
+        (DataConfig, "val_fraction", True),
+    ],
+)
+def test_a_switch_is_no_number(model: type, key: str, value: object) -> None:
+    with pytest.raises(UsageError, match=key):
+        validate(model, {key: value})
+
+
+# --- the environment
+
+
+@pytest.mark.parametrize(
+    ("variable", "near"),
+    [
+        ("BALANCER_DTA", "BALANCER_DATA"),
+        ("BALANCER_CACHES", "BALANCER_CACHE"),
+        ("BALANCER_GAN_TRAIN_SEDE", "BALANCER_GAN_TRAIN_SEED"),
+        ("BALANCER_GANTRAIN_STEPS", "BALANCER_GAN_TRAIN_STEPS"),
+    ],
+)
+def test_a_misspelt_variable_is_named_with_the_nearest(variable: str, near: str) -> None:
+    message = mistake(**{variable: "3"})
+    assert variable in message
+    assert near in message
+    assert call(**{variable: ""}).exit_code == 0, "an empty variable is none"
+    assert CliRunner().invoke(group, ["fail", "--how", "log"], env={variable: "3"}).exit_code == 2
+
+
+def test_variables_of_other_programs_are_not_looked_at() -> None:
+    assert call(BALANCERS="3", MY_BALANCER_DATA="x", XBALANCER_DTA="x", CLASSIFIER_ABLATE_SEDES="3").exit_code == 0
 
 
 # --- comparing and writing

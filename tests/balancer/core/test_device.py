@@ -1,11 +1,11 @@
 """Devices: what is named and absent is an error that says what to do."""
 
-import os
+import sys
 
 import pytest
 import torch
 
-from balancer.core.device import autocast, limit_threads, memory_format, peak_memory_mb, resolve_device
+from balancer.core.device import autocast, describe_device, limit_threads, memory_format, peak_memory_mb, resolve_device
 from balancer.core.errors import BalancerError, UsageError
 
 
@@ -29,7 +29,9 @@ def test_a_device_that_is_there_is_taken(monkeypatch: pytest.MonkeyPatch, name: 
     assert resolve_device(name) == torch.device(name)
 
 
-@pytest.mark.parametrize("name", ["gpu", "", "CPU", "cuda:x", "cuda:-1", "xpu", "meta", "cuda 0"])
+@pytest.mark.parametrize(
+    "name", ["gpu", "", "CPU", "cuda:x", "cuda:-1", "xpu", "meta", "cuda 0", "cpu:7", "cpu:-1", "mps:1"]
+)
 def test_an_unknown_name_is_a_usage_error(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     pretend(monkeypatch, 1, True)
     with pytest.raises(UsageError, match="expected auto, cpu, cuda, cuda:N or mps") as caught:
@@ -53,16 +55,12 @@ def test_an_absent_device_is_an_error_with_a_way_out(
     assert caught.value.exit_code == 1
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no processor affinity on this system")
-def test_threads_are_the_processors_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_computes_with_the_threads_that_were_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit_threads(2)
+    assert (torch.get_num_threads(), describe_device(torch.device("cpu"))) == (2, "cpu (2 threads)")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0})
     limit_threads()
-    assert torch.get_num_threads() == 1
-    torch.set_num_threads(2)
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    limit_threads()
-    assert torch.get_num_threads() == 2
+    assert (torch.get_num_threads(), describe_device(torch.device("cpu"))) == (1, "cpu (1 thread)")
 
 
 def test_layout_autocast_and_memory() -> None:
@@ -73,3 +71,8 @@ def test_layout_autocast_and_memory() -> None:
         with autocast(cpu, precision):
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype, precision
     assert 10 < peak_memory_mb(cpu) < 100_000
+
+
+def test_where_the_system_does_not_say_there_is_no_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert peak_memory_mb(torch.device("cpu")) is None

@@ -85,7 +85,7 @@ def test_a_round_trip_restores_everything(tmp_path: Path) -> None:
     load_checkpoint(tmp_path / CHECKPOINT, config(**changes), other, dataset(), CPU)
     assert_same(content_of(state), content_of(other))
     content = contents(tmp_path / CHECKPOINT)
-    assert content.keys() == KEYS | {"format", "precisions"}
+    assert content.keys() == KEYS | {"format", "precisions", "threads"}
     assert (content["format"], content["class"], content["split_hash"]) == (FORMAT, "NORMAL", "0123456789abcdef")
 
 
@@ -94,7 +94,7 @@ def test_a_generator_alone(tmp_path: Path) -> None:
     state = stepped()
     save_generator(tmp_path / BEST, config(), state, dataset(), 1)
     content = contents(tmp_path / BEST)
-    assert content.keys() == GENERATOR_KEYS | {"format", "precisions"}
+    assert content.keys() == GENERATOR_KEYS | {"format", "precisions", "threads"}
     assert (content["step"], content["class"]) == (2, "PNEUMONIA")
     assert_same(content["G_ema"], state.ema.module.state_dict())
     save_checkpoint(tmp_path / CHECKPOINT, config(), state, dataset(), 1)

@@ -109,7 +109,7 @@ def study(template: Path) -> Study:
 
 
 def attempt(study: Study, trial: Trial, **other: str) -> jobs.Attempt:
-    return jobs._attempt_trial(trial, study.config, provenance(study) | other, "cpu")
+    return jobs._attempt_trial(trial, study.config, provenance(study) | other, "cpu", 1)
 
 
 def test_an_attempt_brings_the_result_and_what_was_said_in_it(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +150,7 @@ def test_a_cluster_worker_with_threads_is_refused(study: Study, monkeypatch: pyt
 
     worker = SimpleNamespace(address="tcp://w:1", state=SimpleNamespace(nthreads=4))
     monkeypatch.setattr(distributed, "get_worker", lambda: worker)
-    found = jobs._attempt_on_cluster(study.trials[0], study.config, provenance(study), "cpu")
+    found = jobs._attempt_on_cluster(study.trials[0], study.config, provenance(study), "cpu", 1)
     assert "dask worker tcp://w:1" in str(found.error)
     assert "runs 4 tasks at once; start it with --nthreads 1" in str(found.error)
 
@@ -247,9 +247,10 @@ def test_a_process_that_is_killed_ends_the_command_clearly(template: Path, monke
 
     keeper = Keeper(kill)
     with pytest.raises(BalancerError, match="a worker process died"):
-        run_trials(study, study.trials, Workers("cpu", 2), keeper, "hint")
+        run_trials(study, study.trials, Workers("cpu", 2, threads=3), keeper, "hint")
     assert 1 <= len(keeper.names) < 60
-    assert threads == [str(max(1, len(os.sched_getaffinity(0)) // 2))] * 2
+    assert threads == ["3"] * 2, "not a share of the processors, which depends on the number of jobs"
+    assert {trained.result.threads for trained in keeper.results} == {3}
     assert worker_pids() == []
 
 

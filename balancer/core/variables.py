@@ -1,0 +1,44 @@
+"""Environment variables by their names: a misspelt one is an error, as a misspelt setting is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import click
+
+from balancer.core.errors import UsageError, nearest
+
+OWN = ("BALANCER_CACHE",)  # the variables that are no option of a command
+
+
+def check_variables(programs: Sequence[click.Group]) -> None:
+    """Refuse a variable that begins as those of a program do, and that no command of these programs reads.
+
+    Raises:
+        UsageError: naming the variable, and the nearest one that is read.
+    """
+    documented, known = set(OWN), set[str]()
+    prefixes = []
+    for program in programs:
+        prefix = str(program.context_settings["auto_envvar_prefix"])
+        prefixes.append(f"{prefix}_")
+        for name, command in program.commands.items():
+            for option in command.params:
+                names = _names(option, f"{prefix}_{name.replace('-', '_').upper()}")
+                documented |= names[0]
+                known |= names[0] | names[1]
+    for name, value in sorted(os.environ.items()):
+        if value and name.startswith(tuple(prefixes)) and name not in known | documented:
+            raise UsageError(
+                f"environment variable {name} is {value!r}, but no command reads it; {nearest(name, documented)}"
+            )
+
+
+def _names(option: click.Parameter, prefix: str) -> tuple[set[str], set[str]]:
+    """Return the variables of an option: those of its flags and its own, and the one that click makes of its name."""
+    if not isinstance(option, click.Option):
+        return set(), set()
+    flags = {f"{prefix}_{flag.lstrip('-').replace('-', '_').upper()}" for flag in option.opts if flag.startswith("--")}
+    own = {option.envvar} if isinstance(option.envvar, str) else set(option.envvar or ())
+    return flags | own, {f"{prefix}_{str(option.name).upper()}"}
