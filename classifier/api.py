@@ -195,7 +195,7 @@ def prepare_search(
         return seconds if timeout is None else min(seconds, timeout)
 
     def work(run: RunDir) -> SearchSummary:
-        search = tuning.Search(config, run.path, device_name, workers.threads)
+        search = tuning.Search(config, run.path, device_name, threads=workers.threads)
         return tune_report.write_search(tuning.run_search(search, jobs, timeout), search, study.data, run)
 
     return PreparedRun(

@@ -148,8 +148,8 @@ class Search:
     config: TuneConfig
     folder: Path  # holds the storage
     device: str = "auto"
-    threads: int = 1
     train: Callable[[TuneConfig, TuneConfig, Report, torch.device, Interrupt], PointResult] = train_point
+    threads: int = 1
 
     @property
     def space(self) -> Space:
