@@ -301,6 +301,7 @@ def real(real_data: Path) -> tuple[Dataset, Audit]:
 
 
 @pytest.mark.realdata
+@pytest.mark.nightly
 def test_the_real_set_has_the_published_findings(real: tuple[Dataset, Audit]) -> None:
     found = real[1]
     narrow, cautious, identical = found.patients.narrow, found.patients.cautious, found.identical
@@ -321,6 +322,7 @@ def test_the_real_set_has_the_published_findings(real: tuple[Dataset, Audit]) ->
 
 
 @pytest.mark.realdata
+@pytest.mark.nightly
 def test_on_the_real_set_the_threshold_parts_copies_from_patients(real: tuple[Dataset, Audit], real_data: Path) -> None:
     """What the docstring of balancer.audit.duplicates says, with fewer copies."""
     data, found = real

@@ -21,6 +21,7 @@ def real(real_data: Path) -> Dataset:
 
 
 @pytest.mark.realdata
+@pytest.mark.nightly
 def test_distances_rise_with_every_step_of_every_degradation(real: Dataset) -> None:
     result = feature_response.responses(chest_xray(torch.device("cpu")), real)
     assert result.keys() == feature_response.DEGRADATIONS.keys()

@@ -363,6 +363,7 @@ def test_a_diverged_classifier_is_no_result() -> None:
 
 
 @pytest.mark.realdata
+@pytest.mark.nightly
 def test_real_against_real_is_near_one_half(real_data: Path) -> None:
     """202 validation images of NORMAL against one image of each of 202 training patients; then those with artefacts."""
     data = load_dataset(DataConfig(path=str(real_data), image_size=64))

@@ -505,6 +505,7 @@ def test_other_real_normals_pass(chests: dict[str, ImageSet], five_pixel_steps: 
 
 
 @pytest.mark.realdata
+@pytest.mark.nightly
 def test_pneumonia_given_as_normal_is_caught(chests: dict[str, ImageSet], five_pixel_steps: None) -> None:
     report, ratio, test = judged(chests, chests["pneumonia"].images)
     assert ratio > 3

@@ -320,15 +320,8 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "signum",
-    [
-        pytest.param(signal.SIGINT, marks=pytest.mark.nightly),
-        pytest.param(signal.SIGTERM, marks=pytest.mark.nightly),
-        signal.SIGKILL,
-    ],
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_two_processes_killed_at_work_lose_nothing_that_was_finished(
     signum: int, whole: tuple[Path, Result, Args], classifier: Run, tmp_path: Path
 ) -> None:

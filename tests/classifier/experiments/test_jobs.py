@@ -235,7 +235,7 @@ def worker_pids() -> list[int]:
     return [p.pid for p in children if any("popen_loky" in part for part in p.cmdline())]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_process_that_is_killed_ends_the_command_clearly(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     study, threads = study_of(template, seeds=30, steps=100), []
@@ -301,7 +301,7 @@ def _client(address: str) -> Iterator[Any]:
         yield client
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_interrupted_cluster_stops_working(cluster: SimpleNamespace, template: Path) -> None:
     study, keeper = study_of(template, seeds=1, steps=1_000_000), Keeper()
 
@@ -366,6 +366,7 @@ def test_a_scheduler_that_dies_ends_the_command_clearly(cluster: SimpleNamespace
     assert 1 <= len(keeper.names) < 60
 
 
+@pytest.mark.nightly
 def test_a_worker_that_begins_after_its_parent_died_ends_too() -> None:
     """A parent may be killed while its worker still imports modules; the worker's parent is another from then on."""
     parent = subprocess.Popen([sys.executable, "-c", "pass"])
