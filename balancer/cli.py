@@ -11,7 +11,6 @@ from balancer import __version__
 from balancer.core.command import (
     HELP,
     CommandArgs,
-    CommandGroup,
     CommandResult,
     execute,
     plain_command,
@@ -19,6 +18,7 @@ from balancer.core.command import (
     setting,
 )
 from balancer.core.errors import BalancerError
+from balancer.core.program import CommandGroup
 from balancer.core.settings import AuditConfig, EvaluateConfig, GanTrainConfig, SynthesizeConfig
 
 if TYPE_CHECKING:

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from balancer.core.config import explicit_values
 from balancer.core.device import describe_device, limit_threads, open_device
+from balancer.core.errors import UsageError
 from balancer.core.run import FinishedRun, PreparedRun, RunDir, RunRequest, perform
 from balancer.core.settings import (
     AblateConfig,
@@ -179,9 +181,14 @@ def prepare_search(
         config: the settings of the search.
         device_name: auto, cpu, cuda, cuda:N or mps.
         jobs: processes of this machine.
-        timeout: seconds after which no trial begins.
+        timeout: seconds after which no trial begins; None: no limit.
         threads: of each trial; None for OMP_NUM_THREADS, or one.
+
+    Raises:
+        UsageError: the timeout is no number of seconds.
     """
+    if timeout is not None and not 0 <= timeout < math.inf:
+        raise UsageError(f"--timeout is {timeout}; expected seconds, 0 or more, or leave it out for no limit")
     from classifier.tuning import report as tune_report  # Optuna is an extra
     from classifier.tuning import search as tuning
 

@@ -13,7 +13,6 @@ from balancer.core.command import (
     HELP,
     THREADS,
     CommandArgs,
-    CommandGroup,
     CommandResult,
     execute,
     plain_command,
@@ -22,6 +21,7 @@ from balancer.core.command import (
     show_run,
 )
 from balancer.core.errors import UsageError
+from balancer.core.program import CommandGroup
 from balancer.core.settings import (
     THRESHOLD_RULES,
     AblateConfig,
@@ -131,7 +131,7 @@ def train(args: CommandArgs) -> CommandResult:
     setting("--seeds"),
     setting("--regime"),
     *TRAIN_SETTINGS,
-    click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Begin no trial after so long."),
+    click.option("--timeout", type=float, metavar="SECONDS", help="Begin no trial after so long."),
     click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Trials at the same time."),
 )
 def tune(args: CommandArgs) -> CommandResult:

@@ -1,20 +1,15 @@
-"""What every command line of this toolkit shares: settings from flags, errors as one line, JSON output."""
+"""What every command of this toolkit shares: settings from flags, a run or a dry run, JSON output."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import json
-import logging
-import logging.handlers
 import os
-import signal
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import click
 
@@ -29,8 +24,9 @@ from balancer.core.config import (
     reads_data,
 )
 from balancer.core.defaults import find_field, help_text
-from balancer.core.errors import BalancerError, Interrupted
+from balancer.core.errors import UsageError
 from balancer.core.files import JsonObject
+from balancer.core.program import printing, reporting
 from balancer.core.run import (
     AlreadyFinished,
     PreparedRun,
@@ -41,12 +37,9 @@ from balancer.core.run import (
     threads_before,
 )
 from balancer.core.settings import COMMANDS, AblateConfig, Settings
-from balancer.core.signals import unwind_on_signals
-from balancer.core.system_errors import explain, naming
 from balancer.core.threads import WAIT_POLICY, allowed_processors, choose_threads, thread_environment
 from balancer.core.variables import check_variables
 
-log = logging.getLogger("balancer")
 SETTING = "setting__"  # options whose name begins so carry a setting's path, with __ for the dots
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -211,7 +204,7 @@ def run_command(group: click.Group, name: str, *own: Option) -> Callable[[Callab
             with reporting(as_json, quiet, verbose):
                 check_variables((group, *getattr(group, "beside", ())))
                 if resume is not None and (force or out is not None):
-                    raise click.UsageError("--resume names its own directory; drop --out and --force")
+                    raise UsageError("--resume names its own directory; drop --out and --force")
                 source = click.get_current_context().get_parameter_source("assignments")
                 flags_win = source is click.core.ParameterSource.ENVIRONMENT
                 options = {key: flags.pop(key) for key in list(flags) if not key.startswith(SETTING)}
@@ -315,80 +308,3 @@ def emit(outcome: CommandResult, as_json: bool) -> None:
     """Print the outcome on stdout in the form asked for."""
     with printing():
         click.echo(json.dumps(outcome.data, indent=2, allow_nan=False) if as_json else outcome.text)
-
-
-class CommandGroup(click.Group):
-    """A command line whose own output, such as the help, cannot end in a traceback either."""
-
-    beside: tuple[click.Group, ...] = ()  # other programs whose environment variables this one reads too
-
-    def main(self, *args: Any, **more: Any) -> Any:
-        """Run the command line."""
-        try:
-            with printing():
-                return super().main(*args, **more)
-        except OSError as error:
-            click.echo(f"error: {explain(error)}", err=True)
-            raise SystemExit(1) from error
-
-
-@contextlib.contextmanager
-def printing() -> Iterator[None]:
-    """Let whatever stdout refuses name stdout, and let nothing more be written there.
-
-    Python writes what is left in its buffer at its end, and would complain about the same error once more.
-    """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names that are not UTF-8, terminals that are not
-    try:
-        with naming("standard output"):
-            yield
-    except OSError:
-        with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("w") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
-        raise
-
-
-@contextlib.contextmanager
-def reporting(as_json: bool, quiet: bool, verbose: bool) -> Iterator[None]:
-    """Set logging up for one command and turn known errors into one line and their exit code."""
-    from balancer.core.progress import BarHandler
-
-    handler = BarHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
-    early = logging.handlers.MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
-    log.handlers, log.propagate = (
-        [handler, early],
-        False,
-    )  # a run's log.txt begins with what was said before it was made
-    log.setLevel(level)
-    previous: dict[int, Any] = {}
-    try:
-        unwind_on_signals(previous)
-        yield
-    except (BalancerError, Interrupted) as error:
-        _end(str(error), error.exit_code, error)
-    except KeyboardInterrupt as error:
-        _end("interrupted", 130, error)
-    except Exception as error:
-        line = explain(error)
-        if line is None:
-            raise
-        log.debug("where it failed:", exc_info=True)
-        _end(line, 1, error)
-    finally:
-        log.handlers = []
-        for signum, before in previous.items():
-            signal.signal(signum, before)
-
-
-def _end(line: str, code: int, error: BaseException) -> NoReturn:
-    """Say in one line why the command ends, and end it."""
-    with contextlib.suppress(ValueError):  # not in the main thread
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signum, signal.SIG_IGN)  # the command ends already
-    text = line if isinstance(error, KeyboardInterrupt) else f"error: {' '.join(line.splitlines())}"
-    with contextlib.suppress(OSError):  # a broken stderr leaves the exit code
-        click.echo(text, err=True)
-    raise SystemExit(code) from error

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from balancer.core.errors import UsageError, nearest
 from balancer.core.presets import DEMO, PRESETS
-from balancer.core.sealed import check_yaml
+from balancer.core.sealed import YAML_SEAL, check_seal
 from balancer.core.settings import (
     CLASSIFIER,
     CLASSIFIERS,
@@ -66,7 +66,7 @@ def read_config_file(path: Path, command: str) -> dict[str, Any]:
     """
     try:
         text = path.read_bytes()
-        check_yaml(path, text, "if you changed the file on purpose, delete that line")
+        check_seal(path, text, YAML_SEAL, "if you changed the file on purpose, delete its last line")
         content = read_yaml(text.decode("utf-8-sig"))
     except OSError as error:
         raise UsageError(f"config file {path} cannot be read: {error.strerror}; give an existing YAML file") from error
@@ -113,7 +113,10 @@ def without_nulls(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_assignment(text: str) -> dict[str, Any]:
-    """``data.image_size=128`` as ``{"data": {"image_size": 128}}``; the value is read as YAML."""
+    """``data.image_size=128`` as ``{"data": {"image_size": 128}}``; the value is read as YAML.
+
+    Only ``null`` or ``~`` is null. An empty value is refused: mostly, it is a variable of the shell that is not set.
+    """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise UsageError(f"--set got {text!r}; expected key=value, as in --set data.image_size=128")
@@ -121,6 +124,8 @@ def parse_assignment(text: str) -> dict[str, Any]:
         content = read_yaml(value)
     except ValueError as error:
         raise UsageError(f"--set {key}: {value!r} is not a YAML value: {error}") from error
+    if content is None and value.strip().lower() not in ("null", "~"):
+        raise UsageError(f"--set {key}: there is no value after =; give one, or null for what is not set")
     return nested(key.strip(), content)
 
 

@@ -6,6 +6,7 @@ import contextlib
 import sys
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.threads import choose_threads
@@ -59,8 +60,16 @@ def describe_device(device: torch.device) -> str:
 
 
 def limit_threads(threads: int | None = None) -> None:
-    """Let torch compute with so many threads; None: :func:`balancer.core.threads.choose_threads`."""
-    torch.set_num_threads(threads or choose_threads())
+    """Let torch, and the BLAS of numpy and scipy, compute with so many threads.
+
+    Commands tell libraries their number before they are loaded. Called from Python, they are loaded already.
+
+    Args:
+        threads: the number; None: :func:`balancer.core.threads.choose_threads`.
+    """
+    count = threads or choose_threads()
+    threadpool_limits(limits=count)
+    torch.set_num_threads(count)
 
 
 def open_device(name: str, threads: int | None = None) -> torch.device:

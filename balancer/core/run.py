@@ -11,19 +11,17 @@ import contextlib
 import logging
 import logging.handlers
 import shutil
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, Generic, Literal, TypeVar
 
 import filelock
 
 from balancer.core.config import SettingsT, config_hash, differences, dump, merge, resolve, validate
 from balancer.core.environment import Environment, environment
-from balancer.core.errors import BalancerError, Interrupted, UsageError
+from balancer.core.errors import BalancerError, UsageError
 from balancer.core.files import JsonObject, sweep, write_text
 from balancer.core.jsonl import append_jsonl
 from balancer.core.sealed import DamagedFile, parse, read_json, read_yaml_text, write_json, write_yaml
@@ -368,35 +366,3 @@ def _empty(path: Path) -> None:
             shutil.rmtree(entry)
         else:
             entry.unlink()
-
-
-@contextlib.contextmanager
-def deferred_signals() -> Iterator[Callable[[], int | None]]:
-    """Hold SIGINT and SIGTERM back until the work reaches a safe point.
-
-    Yields a function that gives the number of the signal received, or None. A second signal of the same
-    kind acts at once, for a user who does not want to wait.
-
-    Raises:
-        Interrupted: a signal came, and the work ended without asking for it.
-    """
-    received: list[int] = []
-    previous: dict[int, Any] = {}
-
-    def note(signum: int, _frame: FrameType | None) -> None:
-        received.append(signum)
-        signal.signal(signum, previous[signum])
-        log.warning("%s: stopping at the next safe point", signal.Signals(signum).name)
-
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        try:
-            previous[signum] = signal.signal(signum, note)
-        except ValueError:  # not in the main thread: the caller's own handling stays
-            break
-    try:
-        yield lambda: received[0] if received else None
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    if received:
-        raise Interrupted(received[0], "stopped")

@@ -15,13 +15,14 @@ import io
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from balancer.core.errors import BalancerError
 from balancer.core.files import JsonObject, encoded, write_bytes
+from balancer.core.system_errors import is_out_of_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,6 +60,18 @@ def _content(path: Path, remedy: str) -> bytes:
         return path.read_bytes()
     except IsADirectoryError as error:
         raise DamagedFile(path, "it is a folder, not a file", remedy) from error
+
+
+def check_seal(path: Path, content: bytes, pattern: re.Pattern[bytes], remedy: str = "") -> bool:
+    """Return whether the content of a file ends with a seal, of the pattern ``YAML_SEAL`` or ``ZIP_SEAL``.
+
+    Raises:
+        DamagedFile: the seal does not fit.
+    """
+    seal = pattern.search(content, max(0, len(content) - 2 * DIGITS))
+    if seal is not None and digest(content[: seal.start()]) != seal[1].decode():
+        raise DamagedFile(path, "its content differs from its SHA-256 at its end", remedy)
+    return seal is not None
 
 
 # --- JSON
@@ -140,7 +153,7 @@ def read_yaml_text(path: Path, remedy: str = "") -> str:
         DamagedFile: the seal does not fit, or the text is not UTF-8.
     """
     content = _content(path, remedy)
-    if not check_yaml(path, content, remedy):
+    if not check_seal(path, content, YAML_SEAL, remedy):
         if not content.endswith(b"\n"):  # as every version wrote it
             raise DamagedFile(path, "it is cut: its last line has no end", remedy)
         warn_of_no_seal(path)
@@ -148,18 +161,6 @@ def read_yaml_text(path: Path, remedy: str = "") -> str:
         return content.decode()
     except UnicodeDecodeError as error:
         raise DamagedFile(path, "it is not UTF-8", remedy) from error
-
-
-def check_yaml(path: Path, content: bytes, remedy: str = "") -> bool:
-    """Return whether the content of a YAML file has a seal.
-
-    Raises:
-        DamagedFile: the seal does not fit.
-    """
-    seal = YAML_SEAL.search(content)
-    if seal is not None and digest(content[: seal.start()]) != seal[1].decode():
-        raise DamagedFile(path, "its content differs from its SHA-256 in the last line", remedy)
-    return seal is not None
 
 
 # --- zip files: tensors and arrays
@@ -192,15 +193,11 @@ def load_tensors(path: Path, device: torch.device, remedy: str = "") -> JsonObje
     """
     import torch
 
-    content, sealed = _checked_zip(path, remedy)
-    try:
-        value = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-    except Exception as error:  # torch.load raises many kinds for a damaged file
-        raise DamagedFile(path, f"torch cannot read it ({type(error).__name__})", remedy) from error
+    value = _read_zip(
+        path, "torch", lambda content: torch.load(content, map_location=device, weights_only=True), remedy
+    )
     if not isinstance(value, dict):
         raise DamagedFile(path, "it holds no dictionary", remedy)
-    if not sealed:
-        warn_of_no_seal(path)
     return value
 
 
@@ -227,15 +224,11 @@ def load_arrays(path: Path, remedy: str = "") -> dict[str, np.ndarray]:
     """
     import numpy as np
 
-    content, sealed = _checked_zip(path, remedy)
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-            arrays = dict(stored)
-    except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
-        raise DamagedFile(path, f"numpy cannot read it ({type(error).__name__})", remedy) from error
-    if not sealed:
-        warn_of_no_seal(path)
-    return arrays
+    def read(content: io.BytesIO) -> dict[str, np.ndarray]:
+        with np.load(content, allow_pickle=False) as stored:
+            return dict(stored)
+
+    return _read_zip(path, "numpy", read, remedy)
 
 
 def check_tensors(
@@ -307,25 +300,21 @@ def sealed_zip(content: bytes) -> bytes:
     return content[:-2] + ZIP_COMMENT_LENGTH.to_bytes(2, "little") + comment
 
 
-def _checked_zip(path: Path, remedy: str) -> tuple[bytes, bool]:
-    """Return the bytes of a zip file whose seal fits, and whether there is a seal."""
+def _read_zip(path: Path, library: str, read: Callable[[io.BytesIO], T], remedy: str) -> T:
+    """Return what a library reads in a zip file whose seal fits."""
     content = _content(path, remedy)
-    sealed = check_zip(path, content, remedy)
+    sealed = check_seal(path, content, ZIP_SEAL, remedy)
     if not sealed and (content[-22:-18] != ZIP_END or content[-2:] != b"\0\0"):
         raise DamagedFile(path, "it is cut, or its end was changed", remedy)
-    return content, sealed
-
-
-def check_zip(path: Path, content: bytes, remedy: str = "") -> bool:
-    """Return whether the content of a zip file has a seal.
-
-    Raises:
-        DamagedFile: the seal does not fit.
-    """
-    seal = ZIP_SEAL.search(content[-ZIP_COMMENT_LENGTH - 2 :])
-    if seal is not None and digest(content[: -ZIP_COMMENT_LENGTH - 2]) != seal[1].decode():
-        raise DamagedFile(path, "its content differs from its SHA-256", remedy)
-    return seal is not None
+    try:
+        value = read(io.BytesIO(content))
+    except Exception as error:  # libraries raise many kinds for a damaged file
+        if is_out_of_memory(error):
+            raise
+        raise DamagedFile(path, f"{library} cannot read it ({type(error).__name__})", remedy) from error
+    if not sealed:
+        warn_of_no_seal(path)
+    return value
 
 
 # --- other files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 
 import click
@@ -10,10 +11,18 @@ import click
 from balancer.core.errors import UsageError, nearest
 
 OWN = ("BALANCER_CACHE",)  # the variables that are no option of a command
+# What Kubernetes sets in every container for a service that is named like a program, and Docker for a link to one.
+SERVICE = re.compile(
+    r"\w+_(SERVICE_HOST=.*|SERVICE_PORT(_\w+)?=\d+|PORT(_\d+_(TCP|UDP|SCTP))?=(tcp|udp|sctp)://.*"
+    r"|PORT_\d+_(TCP|UDP|SCTP)_(PROTO|PORT|ADDR)=.*|NAME=/.*|ENV_\w+=.*)",
+    re.S,
+)
 
 
 def check_variables(programs: Sequence[click.Group]) -> None:
     """Refuse a variable that begins as those of a program do, and that no command of these programs reads.
+
+    Variables of a service (:data:`SERVICE`) are not looked at: nobody can choose their names.
 
     Raises:
         UsageError: naming the variable, and the nearest one that is read.
@@ -29,7 +38,8 @@ def check_variables(programs: Sequence[click.Group]) -> None:
                 documented |= names[0]
                 known |= names[0] | names[1]
     for name, value in sorted(os.environ.items()):
-        if value and name.startswith(tuple(prefixes)) and name not in known | documented:
+        ours = name.startswith(tuple(prefixes)) and not SERVICE.fullmatch(f"{name}={value}")
+        if value and ours and name not in known | documented:
             raise UsageError(
                 f"environment variable {name} is {value!r}, but no command reads it; {nearest(name, documented)}"
             )

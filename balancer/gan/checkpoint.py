@@ -299,20 +299,20 @@ def load_checkpoint(
     state.running_stats = {name: stats[name].to(device) for name in state.running_stats}
     state.step, state.best = saved.step, saved.best
     state.ema.n_averaged.fill_(state.step + 1)  # not saved: the first weights and one update a step
-    state.precisions = _continued(saved.precisions, state.precisions[0], "in {}")
-    state.threads = _continued(saved.threads, state.threads[0], "with {} threads")
+    precision = state.precisions[0]
+    if saved.precisions and saved.precisions[-1] != precision:
+        log.warning(
+            "training continues in %s, was trained in %s: the weights will not be those of an uninterrupted run",
+            precision,
+            saved.precisions[-1],
+        )
+    state.precisions = _continued(saved.precisions, precision)
+    state.threads = _continued(saved.threads, state.threads[0])  # choose_threads warns of another number
 
 
-def _continued(before: list[ValueT], now: ValueT, words: str) -> list[ValueT]:
-    """Return the values of a run so far, with that of now; warn of another one than before."""
-    if not before or before[-1] == now:
-        return before
-    log.warning(
-        "training continues %s, was trained %s: the weights will not be those of an uninterrupted run",
-        words.format(now),
-        words.format(before[-1]),
-    )
-    return [*before, now]
+def _continued(before: list[ValueT], now: ValueT) -> list[ValueT]:
+    """Return the values of a run so far, with that of now if it is another one."""
+    return before if not before or before[-1] == now else [*before, now]
 
 
 def _load_optimizer(saved: Checkpoint, name: str, optimizer: torch.optim.Optimizer, remedy: str) -> None:

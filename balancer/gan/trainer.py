@@ -19,9 +19,10 @@ from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.events import Events, check_installed
 from balancer.core.files import JsonObject
 from balancer.core.jsonl import keep_jsonl
-from balancer.core.run import RunDir, deferred_signals
+from balancer.core.run import RunDir
 from balancer.core.seeding import generator
 from balancer.core.settings import GanTrainConfig
+from balancer.core.signals import deferred_signals
 from balancer.data.dataset import Dataset
 from balancer.data.folder import TASKS
 from balancer.data.sampling import batch_indices

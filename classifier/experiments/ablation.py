@@ -13,8 +13,9 @@ from balancer.audit.report import read_audit, write_audit
 from balancer.audit.results import Audit
 from balancer.core.files import JsonObject, write_bytes
 from balancer.core.jsonl import append_jsonl
-from balancer.core.run import RunDir, deferred_signals
+from balancer.core.run import RunDir
 from balancer.core.sealed import DamagedFile, write_json
+from balancer.core.signals import deferred_signals
 from balancer.metrics.resampling import patient_weights
 from balancer.reporting.document import Link
 from classifier.analysis.analyse import Analysis, analyse

@@ -17,10 +17,11 @@ import torch
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.files import JsonObject, write_text
 from balancer.core.jsonl import append_jsonl
-from balancer.core.run import RunDir, deferred_signals
+from balancer.core.run import RunDir
 from balancer.core.sealed import write_json
 from balancer.core.seeding import derive_seed
 from balancer.core.settings import CrossvalidateConfig
+from balancer.core.signals import deferred_signals
 from balancer.data.dataset import DEFAULT_VAL_FRACTION, Dataset, load_dataset
 from balancer.data.folder import sampling_unit
 from balancer.data.split import carve_validation, split_hash

@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import logging.handlers
+import multiprocessing
 import os
 import platform
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -30,8 +32,8 @@ from tqdm import tqdm
 from balancer.core import progress
 from balancer.core.device import describe_device, limit_threads, named_device, resolve_device
 from balancer.core.errors import BalancerError, Interrupted, UsageError
-from balancer.core.run import deferred_signals
 from balancer.core.settings import ClassifierConfig
+from balancer.core.signals import deferred_signals
 from balancer.core.threads import choose_threads
 from classifier.experiments.plan import Trial
 from classifier.experiments.study import Study, open_study, provenance
@@ -223,8 +225,12 @@ def _initialise_worker(parent: int) -> None:
 
 def _exit_with(parent: int) -> None:
     """End this process once its parent was killed outright; otherwise the process would stay for minutes."""
-    while os.getppid() == parent:
-        time.sleep(1)
+    if sys.platform == "win32":  # there, a parent keeps its number when it has ended, but loky passes a handle on
+        if (starter := multiprocessing.parent_process()) is not None:
+            starter.join()
+    else:
+        while os.getppid() == parent:
+            time.sleep(1)
     os._exit(1)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from balancer.core.download import download
 from balancer.core.errors import BalancerError, UsageError
-from balancer.core.sealed import DamagedFile, check_zip
+from balancer.core.sealed import ZIP_SEAL, DamagedFile, check_seal
 
 log = logging.getLogger("balancer")
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which training scripts save a state dict
@@ -142,7 +142,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             content: Any = load_file(path)
         else:
             saved = path.read_bytes()
-            check_zip(path, saved, "give another model.pt")
+            check_seal(path, saved, ZIP_SEAL, "give another model.pt")
             content = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise BalancerError(f"--weights {path} does not exist; expected imagenet, none or a state-dict file") from error

@@ -18,7 +18,7 @@ from balancer.data.dataset import Dataset
 from balancer.reporting.document import Document, Figure, Section, Table, csv_text, to_markdown
 from balancer.reporting.numbers import plural, short
 from balancer.reporting.plots import png
-from classifier.experiments.study import code_notes
+from classifier.experiments.study import code_notes, thread_notes
 from classifier.report.axes import annotate
 from classifier.tuning import storage
 from classifier.tuning.figures import draw_all
@@ -107,7 +107,7 @@ def write_search(trials: list[SearchTrial], search: Search, data: Dataset, run: 
         wanted=number_of_trials(config),
         best=best,
         importances=storage.importances(study, config.seed),
-        notes=[*data.notes, *_notes(trials, search, n_val)],
+        notes=[*data.notes, *notes(trials, search, n_val)],
         verdict=_verdict(best, trials),
         run=run.path,
     )
@@ -151,9 +151,10 @@ def trials_csv(trials: Sequence[SearchTrial], parameters: Sequence[str]) -> str:
     for t in trials:
         by_seed = [" ".join(f"{v:.6f}" for v in values or ()) for values in (t.nll, t.temperature)]
         point = [t.params.get(name) for name in parameters]
-        rows.append([t.trial, t.state, t.value, len(t.validations), *point, *by_seed, t.seconds, t.same_as, t.why])
+        how = [t.seconds, t.same_as, t.why, t.threads]
+        rows.append([t.trial, t.state, t.value, len(t.validations), *point, *by_seed, *how])
     text = [[None if value is None else str(value) for value in row] for row in rows]
-    return csv_text([*header, "same_as", "why"], text)
+    return csv_text([*header, "same_as", "why", "threads"], text)
 
 
 def document(summary: SearchSummary, trials: Sequence[SearchTrial], search: Search, figures: Sequence[str]) -> Document:
@@ -186,31 +187,33 @@ def _verdict(best: SearchTrial, trials: Sequence[SearchTrial]) -> str:
     return f"Best of {len(trials)} trials ({pruned} pruned): {value}."
 
 
-def _notes(trials: Sequence[SearchTrial], search: Search, n_val: int) -> list[str]:
+def notes(trials: Sequence[SearchTrial], search: Search, n_val: int) -> list[str]:
     """Return what a reader of these trials must know."""
     complete = complete_trials(trials)
-    notes = [
+    sentences = [
         f"Validation holds {n_val} images; each value is the mean over {plural(search.config.seeds, 'trial seed')}."
     ]
     sds = [float(np.std(t.nll, ddof=1)) for t in complete if t.nll is not None and len(t.nll) > 1]
     if sds:
         median = short(float(np.median(sds)), DIGITS)
-        notes.append(f"Between trial seeds of one point the value has an SD of {median} (median over points).")
+        sentences.append(f"Between trial seeds of one point the value has an SD of {median} (median over points).")
     else:
-        notes.append("With one trial seed, points as close as two seeds of one point cannot be told apart.")
+        sentences.append("With one trial seed, points as close as two seeds of one point cannot be told apart.")
     values = [t.value for t in complete if t.same_as is None and t.value is not None]
     if len(values) > 1:
-        notes.append(f"The second-best point is worse by {short(values[1] - values[0], DIGITS)}.")
+        sentences.append(f"The second-best point is worse by {short(values[1] - values[0], DIGITS)}.")
     if repeated := sum(t.same_as is not None for t in trials):
-        notes.append(
+        sentences.append(
             f"{repeated} points are the same network as an earlier one and took over its value: dropout rates without "
             "a dense layer do nothing."
         )
     if len(trials) < (total := number_of_trials(search.config)):
-        notes.append(f"Only {len(trials)} of {total} trials were made; continue with --resume.")
+        sentences.append(f"Only {len(trials)} of {total} trials were made; continue with --resume.")
     if failed := [t for t in trials if t.why]:
-        notes.append(f"{len(failed)} points could not be trained, such as trial {failed[0].trial}: {failed[0].why}.")
-    return notes + code_notes(t.code_hash for t in trials)
+        sentences.append(
+            f"{len(failed)} points could not be trained, such as trial {failed[0].trial}: {failed[0].why}."
+        )
+    return [*sentences, *code_notes(t.code_hash for t in trials), *thread_notes(t.threads for t in trials)]
 
 
 def _cell(value: float | str | bool) -> str:

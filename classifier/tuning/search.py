@@ -272,6 +272,7 @@ def run_next(search: Search, study: optuna.Study, device: torch.device, interrup
 
     def end(value: float | None, **facts: Any) -> int:
         seconds = round(time.perf_counter() - begin, 2)
+        facts = {"threads": torch.get_num_threads(), **facts}
         facts |= {"settings": settings_hash, "code_hash": code_hash(), "seconds": seconds}
         trial.set_user_attr("facts", facts)  # together: every attribute is a line that is synced to disk
         study.tell(trial, value, TrialState.PRUNED if value is None else TrialState.COMPLETE)
@@ -292,7 +293,8 @@ def run_next(search: Search, study: optuna.Study, device: torch.device, interrup
         return cannot(error)
     settings_hash = config_hash(config, exclude={"trials"})
     if (same := storage.same_settings(study, settings_hash)) is not None:
-        return end(same.value, same_as=same.number, **{k: same.user_attrs["facts"][k] for k in ("nll", "temperature")})
+        facts = same.user_attrs["facts"]
+        return end(same.value, same_as=same.number, **{k: facts.get(k) for k in ("nll", "temperature", "threads")})
     try:
         result = search.train(search.config, config, report, device, interrupt)
     except optuna.TrialPruned:
@@ -310,7 +312,7 @@ def run_search(search: Search, jobs: int = 1, timeout: float | None = None) -> l
     Args:
         search: what to run.
         jobs: processes of this machine that share the storage.
-        timeout: seconds after which no further trial starts.
+        timeout: seconds after which no further trial starts; None: no limit.
 
     Raises:
         Interrupted: if SIGINT or SIGTERM came; finished trials are in the storage.

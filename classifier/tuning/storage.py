@@ -51,6 +51,7 @@ class SearchTrial:
     same_as: int | None  # the earlier trial with the same settings
     why: str | None  # why the point could not be trained
     code_hash: str
+    threads: int | None  # that computed; None: an earlier version did not say
 
     @property
     def complete(self) -> bool:
@@ -70,6 +71,7 @@ class _Facts:
     temperature: list[float] | None = None
     same_as: int | None = None
     why: str | None = None
+    threads: int | None = None
 
 
 class _SealedJournal(JournalFileBackend):

@@ -159,6 +159,16 @@ def test_a_run_continues_with_the_threads_it_began_with(chest_folder: Path, runs
     assert torch.get_num_threads() == 2
 
 
+def test_other_threads_are_warned_of_once(chest_folder: Path, runs_cwd: Path) -> None:
+    done(balancer("gan-train", "--data", chest_folder, *TINY, "--out", "r"))
+    (runs_cwd / "r" / "done").unlink()
+    result = done(balancer("gan-train", "--resume", "r", "--threads", 2))
+    assert [line for line in result.stderr.splitlines() if "thread" in line and "uninterrupted" in line] == [
+        line for line in result.stderr.splitlines() if "--threads 1" in line
+    ]
+    assert result.stderr.count("uninterrupted") == 1
+
+
 def test_quiet(chest_folder: Path, runs_cwd: Path) -> None:
     result = done(balancer("gan-train", "--data", chest_folder, *TINY, "-q"))
     assert not result.stderr
@@ -234,7 +244,7 @@ def test_refusing_changed_data_leaves_the_run_as_it_was(
 @pytest.mark.slow
 def test_sigterm_to_a_real_process(chest_folder: Path, tmp_path: Path) -> None:
     """Once in a fresh process: exit 143 within seconds, the state saved and readable."""
-    args = ["gan-train", "--data", str(chest_folder), *TINY, "--steps", "100000", "--out", str(tmp_path / "run")]
+    args = ["gan-train", "--data", str(chest_folder), *TINY[2:], "--steps", "100000", "--out", str(tmp_path / "run")]
     command = [sys.executable, "-c", "from balancer.cli import main; main()", *args]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 90

@@ -119,7 +119,7 @@ def test_train_takes_one_synthetic_set(
 
 
 def test_a_run_is_not_overwritten_unasked(classifier: Run, small_args: Args, tmp_path: Path) -> None:
-    options = ("train", *small_args, "--steps", "1", "--set", "evaluations=1", "--out", tmp_path / "run")
+    options = ("train", *small_args, "--set", "steps=1", "--set", "evaluations=1", "--out", tmp_path / "run")
     assert classifier(*options).exit_code == 0
     again = classifier(*options)
     assert again.exit_code == 1
@@ -143,7 +143,7 @@ def test_without_out_the_run_goes_under_runs(classifier: Run, small_args: Args, 
 def test_a_process_of_its_own(small_args: Args, tmp_path: Path) -> None:
     """stdout holds JSON alone also where libraries write to it, and imports stay inside the commands."""
     code = "from classifier.cli import main; main()"
-    short = ("--steps", "2", "--set", "evaluations=1", "--json", "--out", str(tmp_path / "run"))
+    short = ("--set", "steps=2", "--set", "evaluations=1", "--json", "--out", str(tmp_path / "run"))
     command = [sys.executable, "-c", code, "train", *small_args[:-1], *short]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -11,6 +11,7 @@ from torchvision import models
 CONFIG = f"{GAN} --config {{here}}/c.yaml"
 LEFT = ("c.yaml",)
 PREDICT = "classifier predict {trained} {chest}/test/NORMAL/IM-0003-0001.png"
+TUNE = "classifier tune --data {chest} --steps 2 --out {here}/run"
 WEIGHTS = f"{TRAIN} --weights {{here}}/w.pt --model shufflenet_v2_x0_5"
 
 
@@ -83,14 +84,40 @@ SETTINGS = [
         1,
         ("/nowhere",),
     ),
-    Fault("device unknown", f"{TRAIN} --device gpu", exit_code=2, words=("--device", "gpu")),
-    Fault("device absent", f"{TRAIN} --device cuda:99", exit_code=1, words=("--device", "cuda:99")),
+    Fault("device unknown", f"{GAN} --device gpu", exit_code=2, words=("--device", "gpu")),
+    Fault("device absent", f"{GAN} --device cuda:99", exit_code=1, words=("--device", "cuda:99")),
     Fault("variable misspelt", GAN, variable("BALANCER_CACHEE", "x"), 2, ("BALANCER_CACHEE", "BALANCER_CACHE")),
     Fault(
         "variable of a command misspelt", TRAIN, variable("CLASSIFIER_TRAIN_STEPZ", "2"), 2, ("CLASSIFIER_TRAIN_STEPZ",)
     ),
-    Fault("processor of a number", f"{TRAIN} --device cpu:7", exit_code=2, words=("--device", "cpu:7")),
+    Fault("processor of a number", f"{GAN} --device cpu:7", exit_code=2, words=("--device", "cpu:7")),
     # Options
+    Fault("threads of nothing", f"{GAN} --threads 0", exit_code=2, words=("--threads", "0", "gan-train --help")),
+    Fault("option unknown", f"{GAN} --sede 3", exit_code=2, words=("--sede", "gan-train --help")),
+    Fault("option without its value", f"{GAN} --seed", exit_code=2, words=("--seed",)),
+    Fault("switch with a value", f"{GAN} --force=3", exit_code=2, words=("--force",)),
+    Fault("argument missing", "classifier predict {trained}/model.pt", exit_code=2, words=("IMAGE", "predict --help")),
+    Fault("argument too many", "balancer fetch pneumoniamnist twice", exit_code=2, words=("twice", "fetch --help")),
+    Fault("command unknown", "balancer gantrain", exit_code=2, words=("gantrain", "--help")),
+    Fault(
+        "resume and replace", "balancer gan-train --resume {gan} --force", exit_code=2, words=("--resume", "--force")
+    ),
+    Fault("option twice", f"{GAN} --seed 1 --seed 2", exit_code=2, words=("--seed", "2 times")),
+    Fault(
+        "config file twice",
+        f"{CONFIG} --config {{here}}/c.yaml",
+        config("gan_train:\n  steps: 2\n"),
+        2,
+        ("--config", "2 times"),
+        LEFT,
+    ),
+    Fault("nothing for a path", f"{GAN} --set data.path=", exit_code=2, words=("data.path",)),
+    Fault("comment for a path", f"{GAN} --set data.path=#x", exit_code=2, words=("data.path",)),
+    Fault("nothing for a folder", f"{TRAIN.replace(' --out {here}/run', '')} --out=", exit_code=2, words=("--out",)),
+    Fault("nothing to resume", "balancer gan-train --resume=", exit_code=2, words=("--resume",)),
+    Fault("time not a number", f"{TUNE} --timeout nan", exit_code=2, words=("--timeout", "nan")),
+    Fault("time without end", f"{TUNE} --timeout inf", exit_code=2, words=("--timeout", "inf")),
+    Fault("time below nothing", f"{TUNE} --timeout=-1", exit_code=2, words=("--timeout", "-1")),
     Fault("threshold not a number", f"{PREDICT} --threshold nan", exit_code=2, words=("--threshold", "nan")),
     Fault("threshold above one", f"{PREDICT} --threshold 1.5", exit_code=2, words=("--threshold", "1.5")),
     Fault("regime unknown", ABLATE.replace("baseline", "basline"), exit_code=2, words=("basline", "baseline")),
@@ -102,7 +129,9 @@ SETTINGS = [
     Fault("run in a full folder", GAN.replace("{here}/run", "{chest}") + " --force", words=("chest",)),
     Fault("classifier in place of a GAN", SYNTHESIZE.replace("{gan}", "{trained}"), words=("trained", "gan-train")),
     Fault("GAN in place of images", WITH_SYNTHETIC.replace("{synthesis}", "{gan}"), words=("gan", "synthesize")),
-    Fault("more images than there are", WITH_SYNTHETIC + " --synthetic-count 99", words=("99", "4", "manifest.csv")),
+    Fault(
+        "more images than there are", WITH_SYNTHETIC.replace("-count 4", "-count 99"), words=("99", "4", "manifest.csv")
+    ),
     Fault("no image", SYNTHESIZE.replace("--n 4", "--n 0"), exit_code=2, words=("'n'", "0")),
     Fault("image too large", f"{GAN} --set data.image_size=1000000", exit_code=2, words=("image_size", "1000000")),
     Fault("batch of nothing", f"{TRAIN} --set batch_size=0", exit_code=2, words=("batch_size", "0")),

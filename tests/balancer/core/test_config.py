@@ -32,6 +32,7 @@ from balancer.core.config import (
     validate,
 )
 from balancer.core.errors import BalancerError, Interrupted, UsageError, nearest
+from balancer.core.program import CommandGroup
 from balancer.core.settings import (
     COMMANDS,
     RECIPE,
@@ -45,7 +46,7 @@ from balancer.core.settings import (
 DATA = {"data": {"path": "/some/folder"}}  # not the phantom set: no demonstration sizes
 
 
-@click.group(context_settings={**HELP, "auto_envvar_prefix": "BALANCER"})
+@click.group(cls=CommandGroup, context_settings={**HELP, "auto_envvar_prefix": "BALANCER"})
 def group() -> None:
     """A command line made as the toolkit's are."""
 
@@ -352,7 +353,9 @@ def test_nothing_in_yaml_is_executed(file: Path, tmp_path: Path, where: str) -> 
         ("seed=3", {"seed": 3}),
         ("data.resize=pad", {"data": {"resize": "pad"}}),
         ("a.b.c=[1, x]", {"a": {"b": {"c": [1, "x"]}}}),
-        ("loss=", {"loss": None}),
+        ("loss=null", {"loss": None}),
+        ("loss=~", {"loss": None}),
+        ("loss=''", {"loss": ""}),
         ("loss=a=b", {"loss": "a=b"}),
         (" seed =3", {"seed": 3}),
         ("spectral_norm=true", {"spectral_norm": True}),
@@ -362,7 +365,9 @@ def test_assignments(text: str, nested: dict) -> None:
     assert parse_assignment(text) == nested
 
 
-@pytest.mark.parametrize("text", ["seed", "=3", "", " =3", "seed=[1", "seed={", "data={path: a, path: b}"])
+@pytest.mark.parametrize(
+    "text", ["seed", "=3", "", " =3", "seed=[1", "seed={", "data={path: a, path: b}", "loss=", "loss= "]
+)
 def test_bad_assignments(text: str) -> None:
     assert "--set" in mistake("--set", text)
 
@@ -447,6 +452,22 @@ def test_a_misspelt_variable_is_named_with_the_nearest(variable: str, near: str)
     assert near in message
     assert call(**{variable: ""}).exit_code == 0, "an empty variable is none"
     assert CliRunner().invoke(group, ["fail", "--how", "log"], env={variable: "3"}).exit_code == 2
+
+
+# What a container of Kubernetes holds for a service of each name, and one of Docker for a link.
+KUBERNETES = """
+BALANCER_SERVICE_HOST=10.0.0.1 BALANCER_SERVICE_PORT=80 BALANCER_SERVICE_PORT_HTTP=80 BALANCER_PORT=tcp://10.0.0.1:80
+BALANCER_PORT_80_TCP=tcp://10.0.0.1:80 BALANCER_PORT_80_TCP_PROTO=tcp BALANCER_PORT_80_TCP_PORT=80
+BALANCER_PORT_80_TCP_ADDR=10.0.0.1 BALANCER_API_SERVICE_HOST=10.0.0.1 BALANCER_API_PORT_53_UDP_ADDR=10.0.0.1
+BALANCER_NAME=/web/balancer BALANCER_ENV_PATH=/bin
+"""
+
+
+def test_variables_of_services_are_not_looked_at() -> None:
+    variables = dict(text.split("=", 1) for text in KUBERNETES.split())
+    assert call(**variables).exit_code == 0
+    for name in ("BALANCER_PORT", "BALANCER_NAME", "BALANCER_SERVICE_HOSTS"):
+        assert name in mistake(**{name: "80"})
 
 
 def test_variables_of_other_programs_are_not_looked_at() -> None:
@@ -599,8 +620,36 @@ def test_resume_names_its_own_directory() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["gan-train", "--sed", "3"], "--seed"),
+        (["gan-train", "--seed", "x"], "--seed"),
+        (["gan-train", "--seed"], "--seed"),
+        (["gan-train", "--seed="], "--seed"),
+        (["gan-train", "--seed", "1", "--seed", "1"], "--seed"),
+        (["gan-train", "more"], "more"),
+        (["none"], "none"),
+    ],
+)
+def test_wrong_usage_is_one_line(words: list[str], names: str) -> None:
+    result = CliRunner().invoke(group, words)
+    assert (result.exit_code, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
+    assert result.stderr.startswith("error: ")
+    assert names in result.stderr
+
+
+def test_an_option_that_may_be_given_twice_may_be() -> None:
+    assert call("--set", "seed=1", "--set", "steps=3", "-q", "-q").exit_code == 0
+
+
+def test_a_caller_gets_clicks_own_errors() -> None:
+    with pytest.raises(click.UsageError):
+        group.main(["gan-train", "--sed", "3"], standalone_mode=False)
+
+
 def test_unknown_flags_and_help() -> None:
-    assert call("--sed", 3).exit_code == 2
+    assert "Usage:" in CliRunner().invoke(group, []).stderr
     for flag in ("-h", "--help"):
         result = call(flag)
         assert result.exit_code == 0

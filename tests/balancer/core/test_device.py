@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from balancer.core.device import autocast, describe_device, limit_threads, memory_format, peak_memory_mb, resolve_device
 from balancer.core.errors import BalancerError, UsageError
@@ -53,6 +54,16 @@ def test_an_absent_device_is_an_error_with_a_way_out(
     assert "--device auto or cpu" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 1
+
+
+def test_the_algebra_of_numpy_and_scipy_has_the_threads_of_torch() -> None:
+    """Counted by threadpoolctl, which asks the libraries themselves."""
+    import scipy.linalg  # noqa: F401  # has a library of its own
+
+    with threadpool_limits():  # undoes what follows
+        for threads in (2, 1):
+            limit_threads(threads)
+            assert {library["num_threads"] for library in threadpool_info()} == {threads}
 
 
 def test_torch_computes_with_the_threads_that_were_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

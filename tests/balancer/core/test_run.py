@@ -24,7 +24,6 @@ from balancer.core.run import (
     RUNS,
     RunDir,
     RunRequest,
-    deferred_signals,
     latest_run,
     open_run,
     resumed_config,
@@ -34,6 +33,7 @@ from balancer.core.run import (
 )
 from balancer.core.sealed import DamagedFile, write_json, write_yaml
 from balancer.core.settings import GanTrainConfig, SynthesizeConfig
+from balancer.core.signals import deferred_signals
 
 CONFIG = GanTrainConfig(
     seed=3, steps=4000, z_dim=100, lr_generator=1e-4, lr_discriminator=2e-4, diffaugment=("cutout",)

@@ -132,6 +132,19 @@ def test_a_file_without_a_seal_is_read_with_one_warning(
     assert not str(value).startswith("\ufeff")
 
 
+@pytest.mark.parametrize("library", ["torch.load", "numpy.load"])
+def test_full_memory_is_no_damage(library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sealed.save_tensors(tmp_path / "torch.load", {"a": 1})
+    sealed.save_arrays(tmp_path / "numpy.load", {"a": np.ones(1)})
+
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(library, full)
+    with pytest.raises(MemoryError):
+        KINDS[{"torch.load": "x.pt", "numpy.load": "x.npz"}[library]][1](tmp_path / library)
+
+
 def test_settings_without_a_seal_that_end_in_a_line_are_cut(tmp_path: Path) -> None:
     """A file of an earlier version ends with a line end; half of a sealed file has lost its seal."""
     sealed.write_yaml(tmp_path / "x.yaml", "a: 1\nb: 200\n")

@@ -35,6 +35,7 @@ from classifier.training import trainer
 from classifier.tuning import figures as tune_figures
 from classifier.tuning import search as tune
 from classifier.tuning import storage
+from classifier.tuning.report import notes, trials_csv
 from classifier.tuning.search import PointResult, Search, calibrated_nll, fitting_space, run_search
 from classifier.tuning.spaces import SPACES, Range, among
 
@@ -97,6 +98,17 @@ def points(trials: list[storage.SearchTrial]) -> list[tuple[Any, ...]]:
 def search(folder: Path, objective: Callable[..., PointResult] = bowl, **more: Any) -> Search:
     folder.mkdir(exist_ok=True)
     return Search(settings(**more), folder, "cpu", objective)
+
+
+def test_each_trial_says_how_many_threads_computed(tmp_path: Path) -> None:
+    first = search(tmp_path / "run", trials=2)
+    run_search(first)
+    torch.set_num_threads(2)
+    trials = run_search(search(tmp_path / "run", trials=3))
+    assert [trial.threads for trial in trials] == [1, 1, 2]
+    assert trials_csv(trials, []).splitlines()[3].endswith(",2")
+    assert any("threads" in note for note in notes(trials, first, 9))
+    assert not any("threads" in note for note in notes(trials[:2], first, 9))
 
 
 # The spaces
@@ -290,7 +302,7 @@ def test_a_damaged_best_file_is_no_config_file(tmp_path: Path) -> None:
     write_yaml(tmp_path / "best.yaml", "train:\n  steps: 60\n")
     assert read_config_file(tmp_path / "best.yaml", "train") == {"steps": 60}
     (tmp_path / "best.yaml").write_text((tmp_path / "best.yaml").read_text().replace("60", "20"))
-    with pytest.raises(DamagedFile, match=r"best\.yaml is damaged.*delete that line"):
+    with pytest.raises(DamagedFile, match=r"best\.yaml is damaged.*last line"):
         read_config_file(tmp_path / "best.yaml", "train")
 
 
