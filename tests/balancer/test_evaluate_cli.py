@@ -85,7 +85,8 @@ def test_the_same_seed_gives_the_same_report(real: Path, fake: Path, runs_cwd: P
 def test_both_folders_must_be_named(real: Path, runs_cwd: Path) -> None:
     refused(balancer("evaluate", "--real", real), 2, "no --fake", "--real DIR and --fake DIR")
     refused(balancer("evaluate"), 2, "no --real")
-    refused(balancer("evaluate", "--real", "", "--fake", real), 2, "'real' is empty")
+    refused(balancer("evaluate", "--real", "", "--fake", real), 2, "--real is empty")
+    refused(balancer("evaluate", "--set", "real=' '", "--fake", real), 2, "'real' is empty")
 
 
 @pytest.mark.parametrize(
