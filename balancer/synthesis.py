@@ -85,6 +85,7 @@ def open_source(config: SynthesizeConfig, device: torch.device) -> Source:
     gan = validate(GanTrainConfig, saved_config("gan-train", run))
     if not (run / "done").exists():
         raise BalancerError(f"{run} is not finished; continue it with `balancer gan-train --resume {run}`")
+    read_history(run / "metrics.jsonl")  # refused before anything is written
     if config.data.image_size != gan.data.image_size:
         raise BalancerError(
             f"the GAN of {run} makes {gan.data.image_size} px images, --image-size asks for {config.data.image_size}"

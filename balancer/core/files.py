@@ -88,6 +88,20 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, encoded(text))
 
 
+def remove_other_kind(path: Path, is_folder: bool) -> None:
+    """Remove a file where a folder is to be made, or a folder where a file is to be written, with a warning.
+
+    Without that, whatever is resumed would end at this place each time.
+    """
+    if not os.path.lexists(path) or path.is_dir() == is_folder:
+        return
+    log.warning("%s is no %s: it was removed", path, "folder" if is_folder else "file")
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
 @contextlib.contextmanager
 def locked(path: Path, timeout: float = -1) -> Iterator[None]:
     """Hold a lock file, which is removed while it is held: later, it could be another process's lock.

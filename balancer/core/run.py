@@ -2,7 +2,7 @@
 
     config.yaml  env.json  metrics.jsonl  log.txt  (the outputs)  done
 
-``done`` is written last: a directory without it is an interrupted run.
+``done`` is written last: a directory without it is an interrupted run (:mod:`balancer.core.marker`).
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ import filelock
 from balancer.core.config import SettingsT, config_hash, differences, dump, merge, resolve, validate
 from balancer.core.environment import Environment, environment
 from balancer.core.errors import BalancerError, UsageError
-from balancer.core.files import JsonObject, sweep, write_text
+from balancer.core.files import JsonObject, sweep
 from balancer.core.jsonl import append_jsonl
+from balancer.core.marker import MARKER, check_stated, stated_files, write_marker
 from balancer.core.sealed import DamagedFile, parse, read_json, read_yaml_text, write_json, write_yaml
 from balancer.core.settings import COMMANDS, Settings
 from balancer.core.system_errors import explain, explained, naming
@@ -73,7 +74,7 @@ class RunDir:
     @property
     def finished(self) -> bool:
         """Return whether the run has its ``done`` file."""
-        return (self.path / "done").exists()
+        return (self.path / MARKER).exists()
 
     def log_to_file(self) -> None:
         """Log into log.txt too, with the lines that were logged before the folder was there."""
@@ -91,7 +92,7 @@ class RunDir:
 
     def finish(self) -> None:
         """Mark the run as finished."""
-        write_text(self.path / "done", time.strftime("%Y-%m-%dT%H:%M:%S%z\n"))
+        write_marker(self.path)
 
     def __enter__(self) -> RunDir:
         return self
@@ -131,6 +132,7 @@ def saved_config(command: str, path: Path) -> dict[str, Any]:
     file, elsewhere = path / "config.yaml", f"give another folder under {RUNS / command}"
     try:
         values = read_yaml(read_yaml_text(file, elsewhere))
+        check_stated(file)
         saved_command = read_environment(path, elsewhere).command
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BalancerError(
@@ -158,7 +160,9 @@ def read_environment(run: Path, remedy: str = "") -> Environment:
         DamagedFile: it is not what was written; the message names the key.
     """
     file = run / "env.json"
-    return parse(Environment, read_json(file, remedy), file, remedy)
+    content = parse(Environment, read_json(file, remedy), file, remedy)
+    check_stated(file)
+    return content
 
 
 def threads_before(command: str, resume: str | None) -> int | None:
@@ -174,10 +178,10 @@ def threads_before(command: str, resume: str | None) -> int | None:
 
 def latest_run(command: str, finished: bool = True) -> Path | None:
     """Return the newest run of a command under ``runs/``, finished or unfinished."""
-    marker = "done" if finished else "config.yaml"
+    marker = MARKER if finished else "config.yaml"
     runs = [p.parent for p in (RUNS / command).glob(f"*/{marker}")]
     if not finished:  # without env.json, the run was killed in its first moment: there is nothing to resume
-        runs = [p for p in runs if (p / "env.json").exists() and not (p / "done").exists()]
+        runs = [p for p in runs if (p / "env.json").exists() and not (p / MARKER).exists()]
     return max(runs, key=lambda p: (p / marker).stat().st_mtime_ns, default=None)
 
 
@@ -309,7 +313,9 @@ def perform(prepared: PreparedRun[ResultT], request: RunRequest) -> FinishedRun[
 def _perform(prepared: PreparedRun[ResultT], run: RunDir) -> ResultT:
     """Write env.json, work, and mark the run as finished."""
     if prepared.if_finished == "extend":
-        (run / "done").unlink(missing_ok=True)
+        for name in stated_files(run.path):  # unchecked, what is missing would be lost from the record
+            check_stated(run / name)
+        (run / MARKER).unlink(missing_ok=True)
         write_yaml(run / "config.yaml", dump(prepared.config))
     if not run.finished and not (run.resumed and prepared.keep_environment):
         data = {} if prepared.data is None else {"data": prepared.data}
@@ -360,7 +366,7 @@ def _empty(path: Path) -> None:
 
     Whether the run is finished goes first, and last what names the folder a run.
     """
-    (path / "done").unlink(missing_ok=True)
+    (path / MARKER).unlink(missing_ok=True)
     for entry in sorted(path.iterdir(), key=lambda p: p.name == "config.yaml"):
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)

@@ -52,8 +52,13 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _content(path: Path, remedy: str) -> bytes:
-    """Return the bytes of a file."""
+def content_of(path: Path, remedy: str = "") -> bytes:
+    """Return the bytes of a file.
+
+    Raises:
+        OSError: the file cannot be read.
+        DamagedFile: it is a folder, or no regular file.
+    """
     if path.exists() and not (path.is_file() or path.is_dir()):  # reading a pipe would wait for ever
         raise DamagedFile(path, "it is no regular file", remedy)
     try:
@@ -128,7 +133,7 @@ def read_json(path: Path, remedy: str = "") -> JsonObject:
         DamagedFile: the file is no JSON object, or its seal does not fit.
     """
     try:
-        value, sealed = unsealed_json(_content(path, remedy))
+        value, sealed = unsealed_json(content_of(path, remedy))
     except (ValueError, RecursionError) as error:
         raise DamagedFile(path, str(error), remedy) from error
     if not sealed:
@@ -152,7 +157,7 @@ def read_yaml_text(path: Path, remedy: str = "") -> str:
         OSError: the file cannot be read.
         DamagedFile: the seal does not fit, or the text is not UTF-8.
     """
-    content = _content(path, remedy)
+    content = content_of(path, remedy)
     if not check_seal(path, content, YAML_SEAL, remedy):
         if not content.endswith(b"\n"):  # as every version wrote it
             raise DamagedFile(path, "it is cut: its last line has no end", remedy)
@@ -231,6 +236,28 @@ def load_arrays(path: Path, remedy: str = "") -> dict[str, np.ndarray]:
     return _read_zip(path, "numpy", read, remedy)
 
 
+def check_format(path: Path, stated: object, known: int, name: str, remedy: str) -> None:
+    """Refuse a file of another format than the one that this version reads.
+
+    Args:
+        path: of the file, for the message.
+        stated: the number that the file states, if it is one.
+        known: the number that this version reads.
+        name: what the file should be, in words.
+        remedy: what to do about a file of another kind or of an earlier format.
+
+    Raises:
+        BalancerError: the message says whether the file is newer.
+    """
+    if isinstance(stated, int) and stated > known:
+        raise BalancerError(
+            f"{path} was written by a newer version: its format is {stated}, this version reads {known}; update this "
+            f"program (pip install --upgrade xray-balancer), or {remedy}"
+        )
+    if not isinstance(stated, int) or stated != known:  # a tensor cannot be compared
+        raise BalancerError(f"{path} is not a {name} of format {known}; {remedy}")
+
+
 def check_tensors(
     path: Path, name: str, tensors: object, expected: Mapping[str, torch.Tensor], remedy: str = ""
 ) -> dict[str, torch.Tensor]:
@@ -248,6 +275,10 @@ def check_tensors(
     """
     import torch
 
+    def kind(tensor: torch.Tensor) -> str:
+        layout = "" if tensor.layout is torch.strided else f" {tensor.layout}"
+        return f"{tensor.dtype} {tuple(tensor.shape)}{layout}" + " without values" * tensor.is_meta
+
     if not isinstance(tensors, Mapping):
         raise DamagedFile(path, f"{name}: expected tensors by name, got {type(tensors).__name__}", remedy)
     for key in sorted(map(str, tensors.keys() - expected.keys())):
@@ -256,8 +287,8 @@ def check_tensors(
         value = tensors.get(key)
         if not isinstance(value, torch.Tensor):
             problem = f"expected a tensor, got {type(value).__name__}" if key in tensors else "missing"
-        elif (value.shape, value.dtype) != (like.shape, like.dtype):
-            problem = f"{value.dtype} {tuple(value.shape)}; expected {like.dtype} {tuple(like.shape)}"
+        elif kind(value) != kind(like):
+            problem = f"{kind(value)}; expected {kind(like)}"
         elif not torch.isfinite(value).all():
             problem = "not finite"
         else:
@@ -302,7 +333,7 @@ def sealed_zip(content: bytes) -> bytes:
 
 def _read_zip(path: Path, library: str, read: Callable[[io.BytesIO], T], remedy: str) -> T:
     """Return what a library reads in a zip file whose seal fits."""
-    content = _content(path, remedy)
+    content = content_of(path, remedy)
     sealed = check_seal(path, content, ZIP_SEAL, remedy)
     if not sealed and (content[-22:-18] != ZIP_END or content[-2:] != b"\0\0"):
         raise DamagedFile(path, "it is cut, or its end was changed", remedy)
@@ -315,6 +346,16 @@ def _read_zip(path: Path, library: str, read: Callable[[io.BytesIO], T], remedy:
     if not sealed:
         warn_of_no_seal(path)
     return value
+
+
+def check_archive(path: Path, remedy: str = "") -> None:
+    """Refuse a zip file, such as a checkpoint, that is not what was written; nothing in it is decoded.
+
+    Raises:
+        OSError: the file cannot be read.
+        DamagedFile: the seal does not fit, or the file is cut.
+    """
+    _read_zip(path, "zipfile", lambda _: None, remedy)
 
 
 # --- other files
@@ -337,7 +378,7 @@ def read_with_sum(path: Path, remedy: str = "") -> str:
         OSError: the file cannot be read.
         DamagedFile: the sum beside the file does not fit, or the text is not UTF-8.
     """
-    content = _content(path, remedy)
+    content = content_of(path, remedy)
     try:
         expected = _sum_file(path).read_text(encoding="ascii", errors="replace").split(maxsplit=1)
     except FileNotFoundError:

@@ -57,11 +57,21 @@ def off(value: Any) -> Any:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 Folders = Annotated[tuple[str, ...], BeforeValidator(_folders)]
-Widths = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_numbers)]
+# Numbers have a highest value, far above any use. Beyond it a run would end for want of memory, not of time.
+MOST_IMAGES = 10_000_000
+MOST_TRIALS = 100_000
+Steps = Annotated[int, Field(ge=1, le=100_000_000)]
+Images = Annotated[int, Field(ge=1, le=MOST_IMAGES)]
+Batch = Annotated[int, Field(ge=2, le=65_536)]
+Width = Annotated[int, Field(ge=1, le=65_536)]
+Validations = Annotated[int, Field(ge=1, le=100_000)]
+Patience = Annotated[int, Field(ge=0, le=100_000)]
+Repeats = Annotated[int, Field(ge=1, le=1000)]
+Widths = Annotated[tuple[Width, ...], BeforeValidator(_numbers)]
 Shares = Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...], BeforeValidator(_numbers)]
-Trainable = Literal["all", "head"] | Annotated[int, Field(ge=1)]
+Trainable = Literal["all", "head"] | Width
 Optimizer = Literal["adam", "adamw", "sgd"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Resize = Literal["squash", "pad", "crop"]
 Schedule = Literal["constant", "cosine", "step", "plateau", "one_cycle", "triangular"]
-Doses = Annotated[tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(_numbers)]
+Doses = Annotated[tuple[Annotated[float, Field(ge=0, le=1000)], ...], BeforeValidator(_numbers)]

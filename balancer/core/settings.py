@@ -14,17 +14,26 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from balancer.core.errors import UsageError
 from balancer.core.setting_types import (
+    MOST_IMAGES,
+    MOST_TRIALS,
+    Batch,
     Doses,
     Folders,
+    Images,
     Names,
     Optimizer,
+    Patience,
     Precision,
+    Repeats,
     Resize,
     Schedule,
     SearchRange,
     Shares,
+    Steps,
     Trainable,
     Unset,
+    Validations,
+    Width,
     Widths,
     off,
     refuse_booleans,
@@ -74,10 +83,10 @@ class GanTrainConfig(Settings):
     )
     # networks
     architecture: str = Field("dcgan", description="dcgan, upsample, upsample_last, residual or s2.")
-    z_dim: int = Field(100, ge=1, description="Size of the latent vector.")
+    z_dim: Width = Field(100, description="Size of the latent vector.")
     z_distribution: Literal["normal", "uniform"] = "normal"
-    generator_width: int = Field(32, ge=1, description="Channels of G's last hidden layer.")
-    discriminator_width: int = Field(32, ge=1, description="Channels of D's first layer.")
+    generator_width: Width = Field(32, description="Channels of G's last hidden layer.")
+    discriminator_width: Width = Field(32, description="Channels of D's first layer.")
     discriminator_norm: Literal["batch", "spectral", "none"] = "batch"
     minibatch_stddev: bool = False
     # objective
@@ -85,18 +94,20 @@ class GanTrainConfig(Settings):
     r1_weight: float = Field(0.0, ge=0, description="gamma: the penalty is gamma / 2 times the squared gradient.")
     r2_weight: float = Field(0.0, ge=0, description="As r1_weight, on synthetic images.")
     gradient_penalty_weight: float = Field(0.0, ge=0, description="lambda of WGAN-GP.")
-    penalty_every: int = Field(1, ge=1, description="D steps between penalties, which are that many times as strong.")
+    penalty_every: Steps = Field(1, description="D steps between penalties, which are that many times as strong.")
     lecam_weight: float = Field(0.0, ge=0)
     # augmentation of what D sees
     diffaugment: Names = Field(("translation",), description="DiffAugment's transforms of what D sees.")
     ada_target: Annotated[float | None, Unset("augment every image")] = Field(
         None, gt=-1, lt=1, description="ADA: the augmentation probability follows r_t to this target."
     )
-    ada_images: int = Field(100_000, ge=1, description="Images over which the probability can go from 0 to 1.")
+    ada_images: int = Field(
+        100_000, ge=1, le=10**9, description="Images over which the probability can go from 0 to 1."
+    )
     # optimisation
-    steps: int = Field(16_000, ge=1, description="Optimiser steps.")
-    batch_size: int = Field(32, ge=2, description="Images per step.")
-    n_dis: int = Field(1, ge=1, description="D steps per G step.")
+    steps: Steps = Field(16_000, description="Optimiser steps.")
+    batch_size: Batch = Field(32, description="Images per step.")
+    n_dis: Repeats = Field(1, description="D steps per G step.")
     optimizer: Literal["adam", "rmsprop"] = "adam"
     lr_generator: float = Field(2e-4, gt=0)
     lr_discriminator: float = Field(2e-4, gt=0)
@@ -105,9 +116,9 @@ class GanTrainConfig(Settings):
     ema_decay: float = Field(0.995, ge=0, lt=1, description="0: no averaging of weights.")
     precision: Precision = Field("auto", description="auto: bfloat16 where the hardware multiplies in it.")
     # watching
-    log_every: int = Field(50, ge=1, description="Steps between log lines.")
-    snapshot_every: int = Field(1000, ge=1, description="Steps between grid, quality and checkpoint.")
-    snapshot_images: int = Field(1000, ge=2, description="Images that the quality is measured on.")
+    log_every: Steps = Field(50, description="Steps between log lines.")
+    snapshot_every: Steps = Field(1000, description="Steps between grid, quality and checkpoint.")
+    snapshot_images: Images = Field(1000, ge=2, description="Images that the quality is measured on.")
     selection: Literal["kid", "frechet", "last"] = Field("kid", description="Which snapshot `synthesize` takes.")
     min_diversity: float = Field(
         0.02, ge=0, lt=1, description="Training stops below this share of the real images' variance."
@@ -143,8 +154,8 @@ class QualityConfig(Settings):
     inception: Annotated[str, BeforeValidator(off)] = Field(
         "auto", description="Inception weights for FID and KID: cached or downloaded (auto), off, or a file."
     )
-    kid_subsets: int = Field(100, ge=1)
-    kid_subset_size: int = Field(100, ge=2)
+    kid_subsets: int = Field(100, ge=1, le=MOST_TRIALS)
+    kid_subset_size: Images = Field(100, ge=2)
     two_sample: bool = Field(True, description="Train classifiers to tell synthetic from real: the slowest part.")
 
 
@@ -153,7 +164,7 @@ class SynthesizeConfig(QualityConfig):
 
     data: DataConfig = DataConfig()
     n: Annotated[int | None, Unset("the deficit of the training fold")] = Field(
-        None, ge=1, description="Images to export."
+        None, ge=1, le=MOST_IMAGES, description="Images to export."
     )
     gan_run: Annotated[str | None, Unset("the newest")] = Field(None, description="A finished gan-train run.")
 
@@ -182,19 +193,19 @@ class AuditConfig(Settings):
 class StageConfig(Settings):
     """A stage of staged fine-tuning; what is null here is as in the settings around it."""
 
-    epochs: float | None = Field(None, gt=0)  # passes over the real images of the training fold; None: steps
-    steps: int | None = Field(None, ge=1)
+    epochs: float | None = Field(None, gt=0, le=1e6)  # passes over the real images of the training fold; None: steps
+    steps: Steps | None = None
     trainable: Trainable | None = None
     optimizer: Optimizer | None = None
     lr: float | None = Field(None, gt=0)
     weight_decay: float | None = Field(None, ge=0)
     schedule: Schedule | None = None
     lr_factor: float | None = Field(None, gt=0, lt=1)
-    lr_patience: int | None = Field(None, ge=0)
+    lr_patience: Patience | None = None
     lr_period: float | None = Field(None, gt=0)
     lr_low: float | None = Field(None, ge=0)
-    patience: int | None = Field(None, ge=0)
-    evaluations: int | None = Field(None, ge=1)
+    patience: Patience | None = None
+    evaluations: Validations | None = None
 
 
 class S2Config(Settings):
@@ -215,7 +226,7 @@ class ClassifierConfig(Settings):
         description="A finished synthesis. ablate takes several, one per GAN seed, "
         "train --task multiclass one per class.",
     )
-    synthetic_count: Annotated[int, Field(ge=1)] | Literal["deficit", "all"] = Field(
+    synthetic_count: Images | Literal["deficit", "all"] = Field(
         "deficit", description="How many images of each synthesis."
     )
     # network
@@ -226,7 +237,7 @@ class ClassifierConfig(Settings):
     head: Literal["linear", "dense"] = Field(
         "linear", description="linear: dropout, output; dense: pooling, dense layer, dropout, output."
     )
-    head_width: int = Field(512, ge=1, description="Of the dense layer.")
+    head_width: Width = Field(512, description="Of the dense layer.")
     head_dropout: float = Field(0.0, ge=0, lt=1)
     head_l2: float = Field(0.0, ge=0, description="L2 penalty on the dense layer's weights, added to the loss.")
     outputs: Annotated[Literal["sigmoid", "softmax"] | None, Unset("sigmoid where there are two classes")] = Field(
@@ -244,22 +255,22 @@ class ClassifierConfig(Settings):
         "mild", description="Classical transforms: mild, strong, or a published system's: s0 to s4."
     )
     # optimisation
-    steps: int = Field(1400, ge=1, description="Optimiser steps, the same in every regime.")
+    steps: Steps = Field(1400, description="Optimiser steps, the same in every regime.")
     exposure: Literal["steps", "real"] = Field(
         "steps", description="What is equal in all regimes: steps, or passes over real images."
     )
-    batch_size: Annotated[int, SearchRange(values=(16, 32, 64))] = Field(32, ge=2, description="Images per step.")
-    accumulate: int = Field(1, ge=1, description="Parts that a batch is computed in, to save memory.")
+    batch_size: Annotated[Batch, SearchRange(values=(16, 32, 64))] = Field(32, description="Images per step.")
+    accumulate: Width = Field(1, description="Parts that a batch is computed in, to save memory.")
     optimizer: Optimizer = "adamw"
     lr: Annotated[float, SearchRange(1e-4, 1e-2, log=True)] = Field(1e-3, gt=0)
     weight_decay: Annotated[float, SearchRange(1e-4, 1e-1, log=True)] = Field(1e-2, ge=0)
     schedule: Annotated[Schedule, SearchRange(values=("constant", "cosine", "one_cycle"))] = "cosine"
     lr_factor: float = Field(0.1, gt=0, lt=1, description="Of step and plateau: what the rate is multiplied by.")
-    lr_patience: int = Field(3, ge=0, description="Of plateau: validations without a better NLL before that.")
+    lr_patience: Patience = Field(3, description="Of plateau: validations without a better NLL before that.")
     lr_period: float = Field(4, gt=0, description="Epochs: between steps of step, of half a triangle of triangular.")
     lr_low: float = Field(0.0, ge=0, description="The lower end of triangular.")
     stages: tuple[StageConfig, ...] = Field((), description="Staged fine-tuning; none: one stage, as set here.")
-    patience: int = Field(0, ge=0, description="Validations without a better NLL that end a stage; 0: none do.")
+    patience: Patience = Field(0, description="Validations without a better NLL that end a stage; 0: none do.")
     ema_decay: Annotated[float, SearchRange(values=(0.0, 0.9, 0.99, 0.995))] = Field(
         0.99, ge=0, lt=1, description="Of the averaged weights that are validated and kept; 0: no averaging."
     )
@@ -274,7 +285,7 @@ class ClassifierConfig(Settings):
         0.0, ge=0, lt=0.5, description="A label is learnt as so far from 0 and 1."
     )
     # watching
-    evaluations: int = Field(5, ge=1, description="Validations, evenly spread over the steps of a stage.")
+    evaluations: Validations = Field(5, description="Validations, evenly spread over the steps of a stage.")
     precision: Precision = "auto"
     selection: Literal["best_val_nll", "last"] = Field("last", description="Which validation's weights are kept.")
     threshold: str = Field(
@@ -327,7 +338,7 @@ class AblateConfig(ClassifierConfig):
     regimes: Names = Field(
         ("all",), description="Groups (all: the 2 x 2 design; controls; checks) or names such as baseline,gan."
     )
-    seeds: int = Field(5, ge=1, description="Paired trial seeds per regime; a verdict takes 3.")
+    seeds: Repeats = Field(5, description="Paired trial seeds per regime; a verdict takes 3.")
     doses: Doses = Field((), description="Also so many synthetic images, in deficits, such as 0.25,0.5,2.")
 
 
@@ -342,21 +353,21 @@ class TuneConfig(TrainConfig):
         None, description="What ends poor trials early."
     )
     trials: Annotated[int | None, Unset("the grid, or 50")] = Field(
-        None, ge=1, description="How many; --resume may ask for more."
+        None, ge=1, le=MOST_TRIALS, description="How many; --resume may ask for more."
     )
-    seeds: int = Field(1, ge=1, description="Trial seeds per point; its figure is their mean.")
+    seeds: Repeats = Field(1, description="Trial seeds per point; its figure is their mean.")
 
 
 class ComponentsConfig(TrainConfig):
     """`classifier components`: the settings of the whole system; its switches are turned off one at a time."""
 
-    seeds: int = Field(5, ge=1, description="Paired trial seeds; a test takes 3.")
+    seeds: Repeats = Field(5, description="Paired trial seeds; a test takes 3.")
 
 
 class CrossvalidateConfig(TrainConfig):
     """`classifier crossvalidate`: one regime on every fold of the images outside the test set."""
 
-    folds: int = Field(5, ge=2, description="How many, with whole patients and equal class shares.")
+    folds: Repeats = Field(5, ge=2, description="How many, with whole patients and equal class shares.")
 
 
 class ReproduceConfig(Settings):
@@ -364,7 +375,7 @@ class ReproduceConfig(Settings):
 
     systems: Names = ("all",)
     seed: int = Field(0, description="Root seed of the run.")
-    seeds: int = Field(5, ge=1, description="Trial seeds of each system; a verdict takes 3.")
+    seeds: Repeats = Field(5, description="Trial seeds of each system; a verdict takes 3.")
     regimes: Annotated[Names, Unset("each system's own")] = Field((), description="Regimes of every system.")
     synthetic: Annotated[Folders | None, Unset("the newest")] = Field(
         None, description="A finished synthesis, for s2_cnn_gan. One per GAN seed."

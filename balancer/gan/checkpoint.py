@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from balancer.core.config import differences, validate
 from balancer.core.errors import BalancerError, UsageError
-from balancer.core.sealed import DamagedFile, check_tensors, load_tensors, parse, save_tensors
+from balancer.core.sealed import DamagedFile, check_format, check_tensors, load_tensors, parse, save_tensors
 from balancer.core.settings import GanTrainConfig
 from balancer.data.dataset import Dataset
 from balancer.gan.snapshot import Snapshot
@@ -157,8 +157,7 @@ def read_checkpoint(
         content = load_tensors(path, device, remedy)
     except FileNotFoundError as error:
         raise BalancerError(f"{path} does not exist; train again") from error
-    if content.get("format") != FORMAT:
-        raise BalancerError(f"{path} is not a GAN checkpoint of format {FORMAT}; train again with this version")
+    check_format(path, content.get("format"), FORMAT, "GAN checkpoint", "train again with this version")
     if "memory" in content:  # its name in earlier versions
         content["running_stats"] = content.pop("memory")
     header = parse(Header, content, path, remedy)

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import FiniteFloat
 
 from balancer.core.jsonl import numbered_rows
+from balancer.core.marker import check_stated
 from balancer.core.sealed import DamagedFile, parse
 
 
@@ -75,7 +76,8 @@ def read_history(path: Path) -> History:
     """Return what a training logged; nothing if there is no file.
 
     Raises:
-        DamagedFile: a row is no mapping of names to numbers with its step; the message gives the line and the key.
+        DamagedFile: a row is no mapping of names to numbers with its step; the message gives the line and the key. Or
+            the run is finished, and ended with another file.
     """
     losses, snapshots = [], []
     for number, row in numbered_rows(path):
@@ -88,4 +90,5 @@ def read_history(path: Path) -> History:
             if key not in values:
                 raise DamagedFile(path, f"{line}: {key}: missing", remedy)
         losses.append(values)
+    check_stated(path)
     return History(losses, snapshots)

@@ -107,7 +107,8 @@ class Memorization:
     # The real baseline of ``duplicates_within``: training patients whose first image is a near copy of another
     # patient's, and of how many; None in reports of earlier versions.
     train_duplicates: int | None = field(default=None, kw_only=True)
-    train_patients: int | None = field(default=None, kw_only=True)
+    train_patients: int | None = field(default=None, kw_only=True)  # None, too, where no patient is known
+    train_units: int | None = field(default=None, kw_only=True)  # patients, or images where no patient is known
     duplicates_within: int  # synthetic images that are exact or near copies of another synthetic image
     closest: tuple[ClosePair, ...]  # nearest first
     status: Status
@@ -177,7 +178,8 @@ def memorization(
         membership_auroc=membership_auroc,
         membership_p=membership_p,
         shift_p=shift_p,
-        train_patients=len(others),
+        train_patients=len(others) if unit == "patient" else None,
+        train_units=len(others),
         train_duplicates=int(_is_near(apart, thresholds).sum()),
         duplicates_within=int(_is_near(within, thresholds).sum()),
         closest=_closest(to_train, pairs),

@@ -230,10 +230,10 @@ def _repeats(m: Memorization) -> bool:
     """
     if m.duplicates_within < REPEATED * m.n_fake:
         return False
-    if m.train_duplicates is None or m.train_patients is None:
+    if m.train_duplicates is None or m.train_units is None:
         return True
     fake, real = m.duplicates_within // 2, m.train_duplicates // 2
-    table = [[fake, m.n_fake // 2 - fake], [real, m.train_patients // 2 - real]]
+    table = [[fake, m.n_fake // 2 - fake], [real, m.train_units // 2 - real]]
     return bool(fisher_exact(table, alternative="greater").pvalue <= ALPHA)
 
 

@@ -44,7 +44,7 @@ class Analysis:
     """Everything that the trials of a study show."""
 
     n_test: int
-    n_patients: int
+    n_patients: int | None  # of the test set; None where no patient is known
     test_counts: dict[str, int]  # images by class
     trial_seeds: list[int]
     gan_seeds: int
@@ -177,7 +177,7 @@ def analyse(results: StudyResults, resamples: int = RESAMPLES, seed: int = 0) ->
     left_out = sum(r.trials - r.trial_seeds * max(r.gan_seeds, 1) for r in regimes)
     return Analysis(
         n_test=len(patients),
-        n_patients=len(set(patients)),
+        n_patients=len(set(patients)) if results.unit == "patient" else None,
         test_counts={name: int((y_true == label).sum()) for label, name in enumerate(CLASSES)},
         trial_seeds=seeds,
         gan_seeds=len(sets),

@@ -1,7 +1,8 @@
 """Read the files of a study: its trials, their predictions, the patients, and what env.json says of the data.
 
-Each kind of file has one reader, which checks the seal (:mod:`balancer.core.sealed`), then the shape. A finished run
-must be undamaged. Of an interrupted run a line that a kill has torn is left out with a warning.
+Each kind of file has one reader. It checks the seal (:mod:`balancer.core.sealed`), the shape, and whether the file
+belongs to its run (:mod:`balancer.core.marker`). A finished run must be undamaged. Of an interrupted run a line that a
+kill has torn is left out with a warning.
 """
 
 from __future__ import annotations
@@ -16,8 +17,17 @@ from pathlib import Path
 import numpy as np
 
 from balancer.core.jsonl import drop_lines, scan_jsonl
-from balancer.core.sealed import DamagedFile, array_bytes, load_arrays, parse, read_json, read_with_sum
-from balancer.data.split import merge_groups
+from balancer.core.marker import MARKER, check_stated
+from balancer.core.sealed import (
+    DamagedFile,
+    array_bytes,
+    check_archive,
+    load_arrays,
+    parse,
+    read_json,
+    read_with_sum,
+)
+from balancer.data.split import merge_groups, split_hash
 from classifier.analysis.results import FOLDS, PREDICTIONS, TrialPredictions, TrialResult
 from classifier.evaluation.fold_metrics import MulticlassMetrics
 from classifier.evaluation.metrics import nll
@@ -26,6 +36,7 @@ log = logging.getLogger("balancer")
 Array = np.ndarray
 RESULT = "result.json"  # of a single training
 SPLIT = "split.csv"
+COMMANDS = ("ablate", "train")  # whose runs are read here
 SAME_NLL = 1e-5  # nats: what single precision leaves; the NLL of two trials differs in the second digit
 
 
@@ -36,6 +47,7 @@ class DataFacts:
     source: str
     notes: list[str]
     split_hash: str = ""
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,7 @@ class RunEnvironment:
     """What ``env.json`` says of a run."""
 
     data: DataFacts
+    command: str = COMMANDS[0]
     device: str = ""
     smoke: bool = False
 
@@ -51,22 +64,23 @@ def read_trials(path: Path) -> list[TrialResult]:
     """Return the trials of a ``results.jsonl`` without their predictions, each once; none if there is no such file.
 
     Raises:
-        DamagedFile: a value is missing or of another type, or a line of a finished run is damaged.
+        DamagedFile: a value is missing or of another type; or the run is finished, and a line is damaged or missing.
     """
     lines, remedy = scan_jsonl(path), _remedy(path.parent)
     for number, problem in lines.damaged.items():
-        if (path.parent / "done").exists():
+        if (path.parent / MARKER).exists():
             raise DamagedFile(path, f"line {number} is {problem}", remedy)
         log.warning("%s: line %d is %s and was left out", path, number, problem)
-    trials = (TrialResult.from_json(row, path, f"line {number}", remedy) for number, row in lines.rows.items())
+    trials = [TrialResult.from_json(row, path, f"line {number}", remedy) for number, row in lines.rows.items()]
+    check_stated(path)
     return list({(trial.fold, trial.key): trial for trial in trials}.values())
 
 
 def recover_trials(path: Path, check: Callable[[list[TrialResult]], None]) -> list[TrialResult]:
     """Return the undamaged trials of a run to resume, with their predictions, each once.
 
-    The line of any other trial is dropped, with a warning, so that the trial is run again. ``check`` may refuse the
-    trials before that.
+    The line of any other trial is dropped, with a warning, so that the trial is run again. So is the line of a trial
+    whose predictions or network cannot be read. ``check`` may refuse the trials before that.
 
     Raises:
         BalancerError: as ``check`` does.
@@ -83,15 +97,42 @@ def recover_trials(path: Path, check: Callable[[list[TrialResult]], None]) -> li
     complete = {}
     for number, trial in trials.items():
         try:
-            complete[trial.fold, trial.key] = with_predictions(trial, path.parent)
+            with_them = with_predictions(trial, path.parent)
+            _check_network(trial, path.parent)
+            complete[trial.fold, trial.key] = with_them
         except DamagedFile as error:
             damaged[number] = str(error)
-    if damaged:
-        for problem in damaged.values():
-            log.warning("%s: the trial is run again", problem.partition("; run that trial")[0])
-        (path.parent / "done").unlink(missing_ok=True)  # first: what is left must not pass for a finished run
+    for problem in damaged.values():
+        log.warning("%s: the trial is run again", problem.partition("; run that trial")[0])
+    if damaged or not _is_stated(path):
+        (path.parent / MARKER).unlink(missing_ok=True)  # first: what is left must not pass for a finished run
         drop_lines(path, damaged)
     return list(complete.values())
+
+
+def _is_stated(path: Path) -> bool:
+    """Return whether a file is the one that a finished run ended with; if not, say so."""
+    try:
+        check_stated(path)
+    except DamagedFile as error:
+        log.warning("%s: trials that are missing are run again", f"{path} is damaged: {error.problem}")
+        return False
+    return True
+
+
+def _check_network(trial: TrialResult, run: Path) -> None:
+    """Refuse a trial whose network cannot be loaded.
+
+    Raises:
+        DamagedFile: ``model.pt`` is missing or damaged.
+    """
+    from classifier.training.checkpoint import CHECKPOINT  # imports torch, which other commands here do without
+
+    path = run / trial.folder / CHECKPOINT
+    try:
+        check_archive(path, _remedy(run))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DamagedFile(path, "it is missing", _remedy(run)) from error
 
 
 def read_result(run: Path) -> TrialResult:
@@ -100,7 +141,9 @@ def read_result(run: Path) -> TrialResult:
     Raises:
         DamagedFile: the file is damaged.
     """
-    return TrialResult.from_json(read_json(run / RESULT, "train again"), run / RESULT, remedy="train again")
+    trial = TrialResult.from_json(read_json(run / RESULT, "train again"), run / RESULT, remedy="train again")
+    check_stated(run / RESULT)
+    return trial
 
 
 def predictions_file(predictions: Mapping[str, TrialPredictions]) -> bytes:
@@ -120,7 +163,7 @@ def with_predictions(trial: TrialResult, run: Path) -> TrialResult:
     path, remedy = run / trial.folder / PREDICTIONS, _remedy(run)
     try:
         arrays = load_arrays(path, remedy)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise DamagedFile(path, "it is missing", remedy) from error
     predictions = {}
     for fold in FOLDS:
@@ -163,35 +206,54 @@ def read_patients(run: Path, trials: Iterable[TrialResult] = ()) -> list[str]:
     ``trials`` have predictions, whose images must be listed.
 
     Raises:
-        DamagedFile: the file is missing or damaged, has other columns, or lists fewer images.
+        DamagedFile: the file is missing or damaged, has other columns, lists fewer images, or is of another split than
+            a trial.
     """
     path, remedy = run / SPLIT, f"--resume {run} writes the file again"
     try:
         rows = list(csv.DictReader(io.StringIO(read_with_sum(path, remedy))))
-        patients = merge_groups([row["patient"] for row in rows], [row["sha256"] for row in rows])
+        columns = {name: [row[name] for row in rows] for name in ("name", "fold", "patient", "sha256")}
+        if any(None in cells for cells in columns.values()):
+            raise DamagedFile(path, "a row has too few cells", remedy)
+        patients = merge_groups(columns["patient"], columns["sha256"])
     except FileNotFoundError as error:
         raise DamagedFile(path, "it is missing", remedy) from error
     except KeyError as error:
         raise DamagedFile(path, f"it has no column {error}", remedy) from error
     except csv.Error as error:
         raise DamagedFile(path, str(error), remedy) from error
+    trials = list(trials)
+    check_stated(path)
+    if not any("\\udc" in name for name in columns["name"]):  # the file holds bytes that are no UTF-8 as escapes
+        split = split_hash(columns["name"], columns["fold"], columns["sha256"])
+        if others := {trial.split_hash for trial in trials} - {None, split}:
+            raise DamagedFile(path, f"it is of split {split}, the trials are of {others.pop()}", remedy)
     last = max((int(p.index.max(initial=-1)) for trial in trials for p in trial.predictions.values()), default=-1)
     if last >= len(patients):
         raise DamagedFile(path, f"it lists {len(patients)} images, a trial predicted image {last + 1}", remedy)
     return patients
 
 
-def read_environment(run: Path) -> RunEnvironment:
-    """Return what ``env.json`` says of a run.
+def read_environment(run: Path, trials: Iterable[TrialResult]) -> RunEnvironment:
+    """Return what ``env.json`` says of the run that holds the trials.
 
     Raises:
-        DamagedFile: the file is missing or damaged.
+        DamagedFile: the file is missing or damaged, or of another run.
     """
     path, remedy = run / "env.json", "give a run directory as it was made"
     try:
-        return parse(RunEnvironment, read_json(path, remedy), path, remedy)
+        environment = parse(RunEnvironment, read_json(path, remedy), path, remedy)
     except FileNotFoundError as error:
         raise DamagedFile(path, "it is missing", remedy) from error
+    check_stated(path)
+    if environment.command not in COMMANDS:
+        raise DamagedFile(path, f"command: it is of a {environment.command} run", remedy)
+    for trial in trials:
+        for key, of_trial in (("split_hash", trial.split_hash), ("fingerprint", trial.data_fingerprint)):
+            stated = getattr(environment.data, key)
+            if stated and of_trial and stated != of_trial:  # an earlier version may lack either
+                raise DamagedFile(path, f"data.{key}: {stated}, the trials are of {of_trial}", remedy)
+    return environment
 
 
 def _remedy(run: Path) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.files import JsonObject
+from balancer.core.marker import MARKER
 from balancer.reporting.numbers import plural
 from classifier.analysis.reading import (
     RESULT,
@@ -78,7 +79,7 @@ def read_runs(runs: Sequence[Path], regimes: Sequence[str] = ()) -> StudyResults
         raise BalancerError(f"{plural(len(runs), 'run')} named, some of them the same; give each once")
     chosen = [r.name for r in select_regimes(regimes)] if regimes else list(REGIMES)
     trials = {run: _finished_trials(run) for run in runs}
-    environments = [_comparable(run) for run in runs]
+    environments = [_comparable(run, trials[run]) for run in runs]
     there = {trial.regime for of_run in trials.values() for trial in of_run}
     if regimes and (missing := [name for name in chosen if name not in there]):
         raise BalancerError(f"no trial of regime {', '.join(missing)}; there are {', '.join(sorted(there))}")
@@ -107,7 +108,7 @@ def _finished_trials(run: Path) -> list[TrialResult]:
             f"{run} holds no finished trial (no {RESULTS} and no result.json); "
             "give the folder of a `classifier ablate` or `classifier train`"
         )
-    if not (run / "done").exists():
+    if not (run / MARKER).exists():
         log.warning("%s is not finished: only the %s there so far", run, plural(len(trials), "trial"))
     for trial in trials:
         for fold in FOLDS:
@@ -123,13 +124,13 @@ def _labels(runs: Sequence[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(run) for run in runs]
 
 
-def _comparable(run: Path) -> RunEnvironment:
+def _comparable(run: Path, trials: Sequence[TrialResult]) -> RunEnvironment:
     """Return what ``env.json`` says of a run that may be compared.
 
     Raises:
-        BalancerError: the file is missing or damaged, or the run is a smoke run.
+        BalancerError: the file is missing, damaged or of another run, or the run is a smoke run.
     """
-    environment = read_environment(run)
+    environment = read_environment(run, trials)
     if environment.smoke:
         raise BalancerError(
             f"{run} is a smoke run, a few steps on drawings; expected results: give a run made without --smoke"

@@ -11,10 +11,11 @@ import torch
 from balancer.audit.findings import audit, leaks, strongest_shortcut
 from balancer.audit.report import read_audit, write_audit
 from balancer.audit.results import Audit
-from balancer.core.files import JsonObject, write_bytes
+from balancer.core.files import JsonObject, remove_other_kind, write_bytes
 from balancer.core.jsonl import append_jsonl
+from balancer.core.marker import MARKER, check_stated
 from balancer.core.run import RunDir
-from balancer.core.sealed import DamagedFile, write_json
+from balancer.core.sealed import DamagedFile, read_with_sum, write_json
 from balancer.core.signals import deferred_signals
 from balancer.metrics.resampling import patient_weights
 from balancer.reporting.document import Link
@@ -79,8 +80,8 @@ def ablate(study: Study, run: RunDir, workers: Workers) -> StudyResults:
     results = {trial.key: trial for trial in finished_trials(study, run)}
     missing = [trial for trial in planned if trial.key not in results]
     if missing:
-        (run / "done").unlink(missing_ok=True)  # of a finished run that lost a trial
-    study.data.write_split(run / SPLIT)
+        (run / MARKER).unlink(missing_ok=True)  # of a finished run that lost a trial
+    write_split(study, run, expected=bool(results))
     if results:
         log.info("%d of %d trials were done before", len(planned) - len(missing), len(planned))
 
@@ -101,6 +102,19 @@ def ablate(study: Study, run: RunDir, workers: Workers) -> StudyResults:
     resume_note = f"finished trials are kept in {run / RESULTS}; continue with --resume {run.path}"
     run_trials(study, missing, workers, write, resume_note)
     return StudyResults.of([results[t.key] for t in planned], study.data.groups)
+
+
+def write_split(study: Study, run: RunDir, expected: bool) -> None:
+    """Write ``split.csv``; say so if a sound one was ``expected`` and is not there."""
+    try:
+        read_with_sum(run / SPLIT)
+        check_stated(run / SPLIT)
+    except (FileNotFoundError, DamagedFile) as error:
+        if expected:
+            problem = error.problem if isinstance(error, DamagedFile) else "it is missing"
+            log.warning("%s is damaged: %s: it is written again from the data", run / SPLIT, problem)
+    remove_other_kind(run / SPLIT, is_folder=False)
+    study.data.write_split(run / SPLIT)
 
 
 def write_ablation(results: StudyResults, study: Study, run: RunDir, findings: Audit) -> AblationResult:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("balancer")
 T = TypeVar("T")
+MOST_JOBS = 1024  # processes of one machine
 CONNECT_SECONDS = 10  # to wait for a scheduler, and for its first worker
 
 
@@ -63,8 +64,8 @@ class Workers:
 
     def __post_init__(self) -> None:
         named_device(self.device)
-        if self.jobs < 1:
-            raise UsageError(f"--jobs is {self.jobs}; expected 1 or more")
+        if not 1 <= self.jobs <= MOST_JOBS:
+            raise UsageError(f"--jobs is {self.jobs}; expected 1 to {MOST_JOBS}")
         if self.backend == "local" and self.scheduler is not None:
             raise UsageError("--scheduler is for a cluster; add --backend dask")
         if self.backend == "dask" and self.scheduler is None:

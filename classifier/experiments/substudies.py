@@ -14,6 +14,7 @@ from pathlib import Path
 
 from balancer.core.config import validate
 from balancer.core.environment import environment
+from balancer.core.marker import MARKER
 from balancer.core.run import RunRequest, open_run, resumed_config, saved_config
 from balancer.core.sealed import DamagedFile, write_json
 from balancer.core.settings import AblateConfig
@@ -53,11 +54,12 @@ def run_substudy(
         Interrupted: if a signal came; finished trials are kept.
         BalancerError: if data, weights or synthetic sets are missing, or a trial failed.
     """
-    if (folder / "done").exists():
+    if (folder / MARKER).exists():
         try:
             return read_substudy(folder)
         except DamagedFile as error:
-            log.warning("%s: the study is resumed", error)
+            log.warning("%s is damaged: %s: the study is resumed", error.path, error.problem)
+            (folder / MARKER).unlink()  # what is written again is not what the marker states
     started = (folder / "env.json").exists()
     config = resumed_config("ablate", AblateConfig, folder, {}) if started else configure()
     study = open_study(config)
@@ -84,8 +86,8 @@ def resume_note_of(run: Path) -> AbstractContextManager[None]:
 def read_substudy(folder: Path) -> Substudy:
     """Read a finished study from its folder."""
     config = validate(AblateConfig, saved_config("ablate", folder))
-    env = read_environment(folder)
     trials = [with_predictions(trial, folder) for trial in read_trials(folder / ablation.RESULTS)]
+    env = read_environment(folder, trials)
     results = StudyResults.of(trials, read_patients(folder, trials))
     results = replace(results, source=env.data.source, notes=env.data.notes)
     return Substudy(folder, config, env.device, env.data.split_hash, results)

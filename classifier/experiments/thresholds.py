@@ -5,7 +5,7 @@ Every threshold here is on the calibrated probabilities, which `classifier predi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from balancer.reporting import document
 from balancer.reporting.document import Document, Section, Table, csv_text, to_markdown
 from balancer.reporting.numbers import DASH, bounds, mean_sd, short, signed
 from balancer.reporting.plots import BLUE, GREY, PALETTE, save_figure, subplots
-from classifier.analysis.results import FOLDS, MetricSummary, StudyResults, TrialResult
+from classifier.analysis.results import FOLDS, MetricSummary, StudyResults, TrialPredictions, TrialResult
 from classifier.analysis.runs import RunFacts, output_folder, read_runs
 from classifier.analysis.statistics import crossed_estimate, share_interval
 from classifier.analysis.verdicts import over_seeds
@@ -184,16 +184,8 @@ def thresholds(
 
 def _arm(arm: str, study: StudyResults, rules: Mapping[str, ThresholdRule]) -> ArmThresholds:
     grid = study.grid(arm)
-    swept = {
-        fold: decide(
-            [[trial.predictions[fold].calibrated for trial in of_seed] for of_seed in grid],
-            [[GRID] * len(of_seed) for of_seed in grid],
-            study.y_true(fold),
-            study.groups(fold),
-            CURVE_RESAMPLES,
-        )
-        for fold in FOLDS
-    }
+    at = [[GRID] * len(of_seed) for of_seed in grid]
+    swept = {fold: decide(grid, fold, study, lambda p: p.calibrated, at, CURVE_RESAMPLES) for fold in FOLDS}
     on_test = swept["test"].values["balanced_accuracy"][0]  # (trial seeds, synthetic sets, thresholds)
     best = GRID[on_test.argmax(axis=2)]
     return ArmThresholds(
@@ -210,16 +202,7 @@ def _rules(grid: list[list[TrialResult]], study: StudyResults, rules: Mapping[st
     """Return what each rule chose on validation, trial by trial, and the decisions there and on test."""
     val = [[trial.predictions["val"] for trial in of_seed] for of_seed in grid]
     chosen = [[np.array([rule(p.y_true, p.y_score) for rule in rules.values()]) for p in of_seed] for of_seed in val]
-    made = {
-        fold: decide(
-            [[trial.predictions[fold].y_score for trial in of_seed] for of_seed in grid],
-            chosen,
-            study.y_true(fold),
-            study.groups(fold),
-            RESAMPLES,
-        )
-        for fold in FOLDS
-    }
+    made = {fold: decide(grid, fold, study, lambda p: p.y_score, chosen, RESAMPLES) for fold in FOLDS}
     calibrated = np.array(
         [
             np.mean([with_temperature(t, p.temperature) for t, p in zip(at, of_seed, strict=True)], axis=0)
@@ -250,25 +233,28 @@ def _is_rounded(grid: list[list[TrialResult]], rule: ThresholdRule) -> bool:
 
 
 def decide(
-    scores: Sequence[Sequence[Array]],
+    grid: Sequence[Sequence[TrialResult]],
+    fold: str,
+    study: StudyResults,
+    score: Callable[[TrialPredictions], Array],
     at: Sequence[Sequence[Array]],
-    y_true: Array,
-    groups: Sequence[str],
     resamples: int,
 ) -> Decisions:
     """Decide every trial's images at its own thresholds, on the sample and on resamples of its patients.
 
     Args:
-        scores: trial seeds x synthetic sets x (n,) probabilities of the same images.
-        at: for each of them the thresholds (T,).
-        y_true: labels (n,) in {0, 1}.
-        groups: patient of each image.
+        grid: trial seeds x synthetic sets.
+        fold: the images.
+        study: the labels (n,) and patients of the images.
+        score: which probabilities (n,) of a trial are compared with its thresholds.
+        at: for each trial the thresholds (T,).
         resamples: number of resamples of patients.
     """
+    y_true, groups = study.y_true(fold), study.groups(fold)
     weights = patient_weights(y_true, groups, resamples, seed=0)
     pairs = [
-        [threshold_sweep(y_true, score, t, weights) for score, t in zip(of_seed, thresholds, strict=True)]
-        for of_seed, thresholds in zip(scores, at, strict=True)
+        [threshold_sweep(y_true, score(trial.predictions[fold]), t, weights) for trial, t in zip(*pair, strict=True)]
+        for pair in zip(grid, at, strict=True)
     ]
     sensitivity, specificity = (np.stack([np.stack([p[i] for p in c], 1) for c in pairs], 1) for i in (0, 1))
     values = dict(zip(METRICS, ((sensitivity + specificity) / 2, sensitivity, specificity), strict=True))

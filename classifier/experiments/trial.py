@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from balancer.core.environment import git_commit
-from balancer.core.files import write_bytes
+from balancer.core.files import remove_other_kind, write_bytes
 from classifier.analysis.reading import predictions_file
 from classifier.analysis.results import PREDICTIONS, TrialPredictions, TrialResult
 from classifier.evaluation.metrics import evaluate
@@ -83,6 +83,11 @@ def run_trial(study: Study, trial: Trial, device: torch.device, interrupt: Inter
 
 def save_trial(trained: TrainedTrial, run: Path, folder: Path) -> TrialResult:
     """Write the files of a trial; return its result with the folder, relative to the run."""
+    for place in (folder.parent, folder):
+        if place.is_relative_to(run):
+            remove_other_kind(place, is_folder=True)
+    for name in (PREDICTIONS, CHECKPOINT):
+        remove_other_kind(folder / name, is_folder=False)
     folder.mkdir(parents=True, exist_ok=True)
     write_bytes(folder / PREDICTIONS, predictions_file(trained.result.predictions))
     write_bytes(folder / CHECKPOINT, trained.model)

@@ -186,8 +186,11 @@ def _mismatch(needed: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
     kind = [
         f"{key} {state[key].dtype}"
         for key in shared
-        if needed[key].is_floating_point()
-        and not (state[key].is_floating_point() and state[key].layout is torch.strided)
+        if state[key].is_meta  # has a shape and no values
+        or (
+            needed[key].is_floating_point()
+            and not (state[key].is_floating_point() and state[key].layout is torch.strided)
+        )
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape": other, "not in floating point": kind}
     return [f"{len(keys)} {kind} ({_first(keys)})" for kind, keys in kinds.items() if keys]

@@ -175,7 +175,7 @@ def text_table(rows: Sequence[RegimeRow]) -> str:
 def counts(analysis: Analysis) -> str:
     """Return ``test n = 624 images of 468 patients; 5 trial seeds; 3 synthetic sets``."""
     seeds, sets = len(analysis.trial_seeds), analysis.gan_seeds
-    of = f" of {plural(analysis.n_patients, 'patient')}" if analysis.unit == "patient" else ""
+    of = "" if analysis.n_patients is None else f" of {plural(analysis.n_patients, 'patient')}"
     text = f"test n = {plural(analysis.n_test, 'image')}{of}; {plural(seeds, 'trial seed')}"
     return text + (f"; {plural(sets, 'synthetic set')}" if sets else "")
 

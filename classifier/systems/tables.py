@@ -111,7 +111,7 @@ def result_entries(system: System, substudy: Substudy, changed: list[str]) -> li
                 trial_seeds=regime.trial_seeds,
                 gan_seeds=regime.gan_seeds,
                 n_test=analysis.n_test,
-                n_patients=analysis.n_patients if analysis.unit == "patient" else None,
+                n_patients=analysis.n_patients,
                 steps=sorted({trial.steps for trial in trials}),
                 passes_over_real=float(np.mean([trial.passes_over_real for trial in trials])),
                 threshold=float(np.mean([trial.binary("test").threshold for trial in trials])),

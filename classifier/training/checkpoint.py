@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from balancer.core.config import validate
 from balancer.core.device import memory_format
 from balancer.core.errors import BalancerError, UsageError
-from balancer.core.sealed import DamagedFile, load_tensors, parse, tensor_bytes
+from balancer.core.sealed import DamagedFile, check_format, check_tensors, load_tensors, parse, tensor_bytes
 from balancer.core.settings import ClassifierConfig
 from balancer.data.dataset import Dataset
 from classifier.evaluation.thresholds import calibrated_threshold
@@ -104,12 +103,10 @@ def load_classifier(path: Path, device: torch.device) -> SavedClassifier:
         raise BalancerError(
             f"{path} does not exist; give a model.pt made by `classifier train` or `classifier ablate`"
         ) from error
-    kind, version = values.get("kind"), values.get("format")
-    known = isinstance(kind, str) and isinstance(version, int) and (kind, version) == ("classifier", FORMAT)
-    if not known:  # a tensor cannot be compared
-        raise BalancerError(
-            f"{path} is not a classifier checkpoint of format {FORMAT}; give a model.pt of this program"
-        )
+    kind = values.get("kind")
+    is_classifier = isinstance(kind, str) and kind == "classifier"  # a tensor cannot be compared
+    version = values.get("format") if is_classifier else None
+    check_format(path, version, FORMAT, "classifier checkpoint", "give a model.pt of this program")
     content = parse(_Content, values, path, REMEDY)
     try:
         config = validate(ClassifierConfig, content.config)
@@ -118,8 +115,7 @@ def load_classifier(path: Path, device: torch.device) -> SavedClassifier:
         model = build_model(config.model_copy(update=standalone)).to(device)
     except UsageError as error:
         raise DamagedFile(path, f"config: {error}", REMEDY) from error
-    _check_weights(model.state_dict(), content.state, path)
-    model.load_state_dict(content.state)
+    model.load_state_dict(check_tensors(path, "state", content.state, model.state_dict(), REMEDY))
     model = model.to(memory_format=memory_format(device)).eval()
     return SavedClassifier(
         model,
@@ -133,25 +129,3 @@ def load_classifier(path: Path, device: torch.device) -> SavedClassifier:
         content.data.fingerprint,
         content.data.ranges,
     )
-
-
-def _check_weights(expected: Mapping[str, Tensor], state: Mapping[str, Any], path: Path) -> None:
-    """Refuse weights that do not fit the network, or are not finite.
-
-    Raises:
-        DamagedFile: the message names the first tensor that is wrong.
-    """
-    for key in [*expected, *(key for key in state if key not in expected)]:
-        needed, tensor = expected.get(key), state.get(key)
-        if needed is None:
-            problem = "the network of its settings has no such tensor"
-        elif not isinstance(tensor, Tensor):
-            problem = "it is missing" if key not in state else f"it is a {type(tensor).__name__}, expected a tensor"
-        elif tensor.shape != needed.shape or tensor.dtype != needed.dtype:
-            got, wanted = (f"{t.dtype} of shape {tuple(t.shape)}" for t in (tensor, needed))
-            problem = f"it is {got}, the network of its settings needs {wanted}"
-        elif not bool(torch.isfinite(tensor).all()):
-            problem = "it holds a number that is not finite"
-        else:
-            continue
-        raise DamagedFile(path, f"state.{key}: {problem}", REMEDY)

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from balancer.core.sealed import array_bytes
+from balancer.data.split import split_hash
 from classifier.analysis.reading import predictions_file
 from classifier.analysis.results import FOLDS, StudyResults, TrialPredictions, TrialResult
 from classifier.evaluation.fold_metrics import Validation
@@ -39,7 +41,7 @@ def fake_trial(regime: str = "baseline", seed: int = 0, **changes: Any) -> Trial
         "selected_step": 40,
         "history": (Validation(20, 0.7, 0.6), Validation(40, 0.5, 0.4)),
         "seconds": 1.0,
-        "split_hash": "5" * 16,
+        "split_hash": split_hash([], [], []),  # of the split.csv of write_run, which has neither train nor validation
         "data_fingerprint": "f" * 16,
         "code_hash": "c" * 16,
         **metrics,
@@ -121,6 +123,7 @@ def write_run(
         folder = path if single else path / trial.folder
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "predictions.npz").write_bytes(predictions_file(trial.predictions))
+        (folder / "model.pt").write_bytes(array_bytes({"weight": np.zeros(1)}))
         rows.append(trial.to_json() | {"folder": folder.relative_to(path).as_posix()})
     if single:
         (path / "result.json").write_text(json.dumps(rows[0]))

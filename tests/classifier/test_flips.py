@@ -31,7 +31,6 @@ CPU = torch.device("cpu")
 UNREAD = (
     *(
         "log.txt",
-        "done",
         "analysis.json",
         "report.html",
         "report.md",

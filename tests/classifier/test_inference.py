@@ -288,7 +288,8 @@ def changed(trained: Path, out: Path, change: Callable[[dict[str, Any]], object]
     ("change", "phrase"),
     [
         (lambda c: c.update(kind="gan"), "is not a classifier checkpoint"),
-        (lambda c: c.update(format=99), "is not a classifier checkpoint"),
+        (lambda c: c.update(format=99), "newer version"),
+        (lambda c: c.update(format=1), "is not a classifier checkpoint"),
         (lambda c: c.update(kind=torch.zeros(3)), "is not a classifier checkpoint"),
         (lambda c: c.update(format=torch.zeros(3)), "is not a classifier checkpoint"),
         (lambda c: c["config"].update(model="resnet18"), "state."),

@@ -22,7 +22,8 @@ from fault import (
     together,
 )
 
-from balancer.core.sealed import write_yaml
+from balancer.core.jsonl import append_jsonl, read_jsonl
+from balancer.core.sealed import write_with_sum, write_yaml
 from balancer.core.settings import DataConfig
 from balancer.data.dataset import load_dataset
 
@@ -88,6 +89,31 @@ def both(change: Any) -> Arrange:
 
 def text(content: str) -> Any:
     return lambda _old: content.encode()
+
+
+def without_values(content: dict[str, Any]) -> None:
+    """Leave shapes and types of the weights, and no values."""
+    content["state"] = {key: value.to("meta") for key, value in content["state"].items()}
+
+
+def copied(source: str, file: str, target: str) -> Arrange:
+    """Return a fault: a file is that of another run."""
+    return lambda place, _patch: shutil.copy(place[source] / file, place[target] / file)
+
+
+def other_split(place: Place, _patch: pytest.MonkeyPatch) -> None:
+    """Let the split be another one, under a sum that fits."""
+    path = place["study"] / "split.csv"
+    write_with_sum(path, path.read_text().replace(",train,", ",val,", 1))
+
+
+def other_results(place: Place, _patch: pytest.MonkeyPatch) -> None:
+    """Let the results be those of a study with another second row, under seals that fit."""
+    path = place["study"] / "results.jsonl"
+    rows = read_jsonl(path)
+    path.unlink()
+    for row in (rows[0], {**rows[1], "seconds": 0.5}):
+        append_jsonl(path, row)
 
 
 def doubled(content: bytes) -> bytes:
@@ -160,6 +186,23 @@ FILES = [
         1,
         ("metrics.jsonl", "step"),
     ),
+    Fault(
+        "metrics of a finished GAN lack a row",
+        SYNTHESIZE,
+        resaved("gan", "metrics.jsonl", lambda rows: rows.pop()),
+        1,
+        ("metrics.jsonl", "done"),
+    ),
+    Fault("metrics of a finished GAN gone", SYNTHESIZE, removed("gan", "metrics.jsonl"), 1, ("metrics.jsonl",)),
+    Fault("marker flipped", SYNTHESIZE, changed("gan", "done", flip), 1, ("done",)),
+    Fault("environment of a study", SYNTHESIZE, copied("study", "env.json", "gan"), 1, ("env.json",)),
+    Fault(
+        "checkpoint of a newer version",
+        RESUME,
+        unfinished(resaved("gan", "checkpoint.pt", set_key("format", 99))),
+        1,
+        ("checkpoint.pt", "newer version", "99"),
+    ),
     Fault("GAN of other settings", f"{RESUME} --steps 4", removed("gan", "done"), 1, ("steps", "2", "4")),
     Fault("settings of a synthesis cut", WITH_SYNTHETIC, changed("synthesis", "config.yaml", cut), 1, ("config.yaml",)),
     Fault("report of a synthesis cut", WITH_SYNTHETIC, changed("synthesis", "report.json", cut), 1, ("report.json",)),
@@ -203,6 +246,20 @@ FILES = [
         1,
         ("model.pt", "threshold"),
     ),
+    Fault(
+        "model of a newer version",
+        PREDICT,
+        resaved("trained", "model.pt", set_key("format", 99)),
+        1,
+        ("model.pt", "newer version", "99"),
+    ),
+    Fault(
+        "model has no values",
+        PREDICT,
+        resaved("trained", "model.pt", without_values),
+        1,
+        ("model.pt", "state."),
+    ),
     Fault("model compared", "classifier compare {trained}", changed("trained", "model.pt", flip), 1, ("model.pt",)),
     Fault("model of a GAN", PREDICT.replace("{trained}", "{gan}/best.pt"), exit_code=1, words=("best.pt",)),
     Fault("model is an image", "classifier evaluate {chest}/test/NORMAL/IM-0003-0001.png", words=("0001.png",)),
@@ -217,6 +274,17 @@ FILES = [
         1,
         ("results.jsonl", "test"),
     ),
+    Fault(
+        "row of results gone",
+        ENSEMBLE,
+        resaved("study", "results.jsonl", lambda rows: rows.pop()),
+        1,
+        ("results.jsonl",),
+    ),
+    Fault("environment of a GAN", ENSEMBLE, copied("gan", "env.json", "study"), 1, ("env.json",)),
+    Fault("environment of a training", THRESHOLDS, copied("trained", "env.json", "study"), 1, ("env.json",)),
+    Fault("split of another study", THRESHOLDS, other_split, 1, ("split.csv",)),
+    Fault("results of another study", ENSEMBLE, other_results, 1, ("results.jsonl",)),
     Fault("predictions flipped", THRESHOLDS, changed("study", "**/predictions.npz", flip), 1, ("predictions.npz",)),
     Fault("predictions empty", ENSEMBLE, changed("study", "**/predictions.npz", empty), 1, ("predictions.npz",)),
     Fault(

@@ -32,14 +32,14 @@ from classifier.training.synthetic import load_synthetic
 CPU = torch.device("cpu")
 # What later commands read, by the folder's part; everything else is for people.
 READ = {
-    "gan": ("config.yaml", "env.json", "metrics.jsonl", "best.pt", "checkpoint.pt"),
+    "gan": ("config.yaml", "env.json", "metrics.jsonl", "done", "best.pt", "checkpoint.pt"),
     "synthetic": ("images/*",),
     "cache": ("stat/*", "images/*", "phantom-*", "features/*"),
 }
 ELSEWHERE = {"manifest.csv", "manifest.csv.sha256", "report.json"}  # the classifier's tests have them
 NOT_READ = {
     "gan": (
-        *("log.txt", "done", "summary.json", "grids/*", "events/*"),
+        *("log.txt", "summary.json", "grids/*", "events/*"),
         *("split.csv", "split.csv.sha256"),  # the split is carved again, and its hash compared
         "*.previous.pt",  # unless the file that replaced it is damaged
     ),

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 from pathlib import Path
+from typing import get_args
 
 import click
 import pytest
@@ -24,13 +25,16 @@ from balancer.core.config import (
     dump,
     flatten,
     merge,
+    nested,
     parse_assignment,
     read_config_file,
     reads_data,
     recipe_changes,
     resolve,
+    setting_names,
     validate,
 )
+from balancer.core.defaults import find_field
 from balancer.core.errors import BalancerError, Interrupted, UsageError, nearest
 from balancer.core.program import CommandGroup
 from balancer.core.settings import (
@@ -147,6 +151,21 @@ def test_a_choice_of_number_or_word(count: object, fits: bool) -> None:
 def test_names_as_text_or_as_a_list(said: object) -> None:
     assert validate(GanTrainConfig, {"diffaugment": said}).diffaugment == ("cutout", "contrast")
     assert validate(GanTrainConfig, {"diffaugment": ""}).diffaugment == ()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_whole_number_has_a_highest_value(command: str) -> None:
+    """Seeds aside: any number names a random stream."""
+    model, too_many = COMMANDS[command], 10**30
+    numbers = []
+    for key in setting_names(model):
+        kinds = {find_field(model, key).annotation, *get_args(find_field(model, key).annotation)}
+        if int in kinds and key not in ("seed", "data.split_seed"):
+            numbers.append(key)
+            with pytest.raises(UsageError, match=rf"'{key}' is {too_many}: .*less than or equal to \d+") as error:
+                validate(model, nested(key, too_many))
+            assert "\n" not in str(error.value)
+    assert numbers
 
 
 def test_settings_are_frozen() -> None:

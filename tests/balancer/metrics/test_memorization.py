@@ -278,6 +278,13 @@ def test_one_image_a_patient() -> None:
         memorization(twice, fake)
 
 
+def test_no_number_of_patients_where_none_is_known() -> None:
+    images = quantised(np.random.default_rng(0).normal(128, 40, (14, 16, 16)))
+    for key, patients in (("NORMAL-{}", 6), ("image-train-{}", None)):
+        result = memorization(images[:6], images[6:], train_groups=[key.format(i) for i in range(6)])
+        assert (result.train_patients, result.train_units) == (patients, 6)
+
+
 def test_a_handful_of_duplicates_does_not_move_the_threshold(
     drawings: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> None:

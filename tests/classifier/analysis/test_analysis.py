@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_study import fake_study, fake_trial
+from fake_study import LABELS, fake_study, fake_trial
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
@@ -189,6 +189,12 @@ def test_counts_of_the_study(eight: tuple[StudyResults, Analysis]) -> None:
     assert a.test_counts == {"NORMAL": 30, "PNEUMONIA": 60}
     assert (a.confidence, a.margin, a.resamples) == (0.95, 0.01, 150)
     assert not any("left out" in note or "synthetic set" in note for note in a.notes)
+
+
+def test_no_number_of_patients_where_none_is_known() -> None:
+    unnamed = fake_study(["baseline"], seeds=1, patients=[f"image-test-{i}" for i in range(len(LABELS))])
+    result = analysed(unnamed)
+    assert (result.unit, result.n_patients, result.to_json()["n_patients"]) == ("image", None, None)
 
 
 def test_the_same_each_time_and_ready_for_json(eight: tuple[StudyResults, Analysis]) -> None:

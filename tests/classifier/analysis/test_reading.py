@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from fake_study import LABELS, PATIENTS, fake_study, fake_trial, write_run
 
+from balancer.core.errors import BalancerError
 from balancer.core.jsonl import append_jsonl
+from balancer.core.marker import check_stated, write_marker
 from balancer.core.sealed import DamagedFile, load_arrays, save_arrays, write_json
 from balancer.data.split import write_split
 from classifier.analysis.analyse import analyse
@@ -133,6 +135,112 @@ def test_a_finished_run_with_a_damaged_line_is_refused_and_an_interrupted_one_re
     assert "line 2" in caplog.text
 
 
+def last_row_gone(run: Path) -> None:
+    (run / ROW).write_bytes(b"".join((run / ROW).read_bytes().splitlines(keepends=True)[:-1]))
+
+
+def other_environment(run: Path) -> None:
+    write_json(run / "env.json", {"command": "ablate", "data": {"source": "elsewhere", "notes": []}})
+
+
+def other_split(run: Path) -> None:
+    (run / "split.csv").write_text((run / "split.csv").read_text().replace("p3", "q3"))
+
+
+@pytest.mark.parametrize(
+    ("change", "file"),
+    [
+        (last_row_gone, "results.jsonl"),
+        (lambda run: (run / ROW).unlink(), "results.jsonl"),
+        (other_environment, "env.json"),
+        (other_split, "split.csv"),
+        (lambda run: (run / "done").write_text((run / "done").read_text().replace("env.json", "env.jsom")), "done"),
+    ],
+)
+def test_files_that_a_finished_run_did_not_end_with_are_refused(
+    change: Callable[[Path], object], file: str, run: Path
+) -> None:
+    """Each of them is sound for itself."""
+    write_marker(run)
+    assert len(read_runs([run]).trials) == 3
+    change(run)
+    with pytest.raises(BalancerError, match=file) as error:
+        read_runs([run])
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_of_an_earlier_version_states_no_files(run: Path) -> None:
+    (run / "done").write_text("2026-11-28T01:28:40+0000\n")
+    last_row_gone(run)
+    assert len(read_runs([run]).trials) == 2
+    check_stated(run / "anything")
+
+
+def test_the_result_of_another_training_is_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [fake_trial()], single=True)
+    write_marker(run)
+    assert len(read_runs([run]).trials) == 1
+    row = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps(row | {"steps": 41}))
+    with pytest.raises(DamagedFile, match=r"result\.json"):
+        read_runs([run])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("command", "gan-train"), ("split_hash", "0" * 16), ("fingerprint", "0" * 16)],
+)
+def test_what_env_json_says_of_another_run_is_refused(key: str, value: str, run: Path) -> None:
+    """Here the run is not finished, so no marker helps."""
+    (run / "done").unlink()
+    data = {"source": "elsewhere", "notes": [], "split_hash": fake_trial().split_hash, "fingerprint": "f" * 16}
+    content: dict[str, Any] = {"command": "ablate", "data": data}
+    write_json(run / "env.json", content)
+    assert read_runs([run]).source == "elsewhere"
+    (content if key == "command" else data)[key] = value
+    write_json(run / "env.json", content)
+    with pytest.raises(DamagedFile, match=rf"env\.json.*{key}"):
+        read_runs([run])
+
+
+def test_the_split_of_another_run_is_refused(run: Path) -> None:
+    (run / "done").unlink()
+    (run / "split.csv").write_text((run / "split.csv").read_text().replace("0.png,test", "0.png,train"))
+    with pytest.raises(DamagedFile, match=r"split\.csv"):
+        read_runs([run])
+    (run / "split.csv").write_text("name,fold,label,patient,sha256\na,test\n")
+    with pytest.raises(DamagedFile, match=r"split\.csv.*cells"):
+        read_runs([run])
+
+
+def test_a_finished_run_that_lost_a_row_is_resumed(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_marker(run)
+    last_row_gone(run)
+    with caplog.at_level(logging.WARNING, "balancer"):
+        assert len(recover_trials(run / ROW, lambda _: None)) == 2
+    assert "results.jsonl" in caplog.text
+    assert not (run / "done").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing", "a folder", "trial is a file"])
+def test_a_trial_without_a_sound_network_is_run_again(damage: str, run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = run / fake_trial(seed=1).folder
+    content = (folder / "model.pt").read_bytes()
+    (folder / "model.pt").unlink()
+    if damage == "cut":
+        (folder / "model.pt").write_bytes(content[:-1])
+    elif damage == "a folder":
+        (folder / "model.pt").mkdir()
+    elif damage == "trial is a file":
+        (folder / "predictions.npz").unlink()
+        folder.rmdir()
+        folder.write_text("")
+    with caplog.at_level(logging.WARNING, "balancer"):
+        assert [trial.trial_seed for trial in recover_trials(run / ROW, lambda _: None)] == [0, 2]
+    (warning,) = [r.getMessage() for r in caplog.records if "run again" in r.getMessage()]
+    assert ("predictions.npz" if damage == "trial is a file" else "model.pt") in warning
+
+
 def test_what_is_damaged_is_left_to_be_run_again(run: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A line by its seal, another by its predictions; the third stays, byte by byte."""
     damage_line(run, 1)
@@ -215,7 +323,7 @@ def test_files_that_are_damaged_are_named(damage: Callable[[Path], None], run: P
         read_patients(run)
     damage(run / "env.json")
     with pytest.raises(DamagedFile, match=r"env\.json is damaged"):
-        read_environment(run)
+        read_environment(run, [])
 
 
 def test_a_split_of_the_wrong_shape(run: Path) -> None:

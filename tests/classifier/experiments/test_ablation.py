@@ -261,6 +261,45 @@ def test_damaged_trials_of_a_finished_run_are_run_again_and_analysed_by_none(
     done(classifier("ensemble", run))
 
 
+def test_what_is_of_another_kind_or_gone_is_made_again(
+    whole: tuple[Path, Result, Args], classifier: Run, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(whole[0], tmp_path / "run"))
+    first, second, third, fourth = (run / "trials" / f"{regime}-{seed}" for regime, seed in PLAN[:4])
+    (first / "predictions.npz").unlink()
+    (first / "predictions.npz" / "folder").mkdir(parents=True)
+    shutil.rmtree(second)
+    second.write_text("")
+    (third / "model.pt").write_bytes((third / "model.pt").read_bytes()[:-5])
+    (fourth / "model.pt").unlink()
+    (fourth / "model.pt").mkdir()
+    (run / "split.csv").unlink()
+    result = done(classifier("ablate", "--resume", run, "-q", "--device", "cpu"))
+    lost = [first / "predictions.npz", second / "predictions.npz", third / "model.pt", fourth / "model.pt"]
+    for path in lost:
+        assert f"{path} is damaged" in result.stderr
+    assert result.stderr.count("run again") == 4
+    assert f"{run / 'split.csv'} is damaged" in result.stderr
+    assert analysis(run) == analysis(whole[0])
+    assert (run / "split.csv").read_bytes() == (whole[0] / "split.csv").read_bytes()
+    again = done(classifier("ablate", "--resume", run, "-q", "--device", "cpu"))
+    assert "damaged" not in again.stderr
+
+
+def test_a_finished_run_that_lost_a_row_is_refused_until_it_is_resumed(
+    whole: tuple[Path, Result, Args], classifier: Run, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(whole[0], tmp_path / "run"))
+    rows = (run / "results.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "results.jsonl").write_bytes(b"".join(rows[:-1]))
+    for command in ("thresholds", "ensemble"):
+        refused(classifier(command, run), 1, "results.jsonl", f"--resume {run}")
+    result = done(classifier("ablate", "--resume", run, "-q", "--device", "cpu"))
+    assert "results.jsonl" in result.stderr
+    assert analysis(run) == analysis(whole[0])
+    done(classifier("ensemble", run))
+
+
 def test_a_torn_last_line_is_run_again(whole: tuple[Path, Result, Args], stopped: Path, classifier: Run) -> None:
     with (stopped / "results.jsonl").open("a") as handle:
         handle.write('{"regime": "augment", "trial_se')

@@ -76,6 +76,7 @@ def rows_here(study: Study, names: list[str]) -> dict[str, dict[str, Any]]:
     [
         ({"jobs": 0}, "--jobs is 0"),
         ({"jobs": -1}, "--jobs is -1"),
+        ({"jobs": 10**9}, "--jobs is 1000000000.* 1024"),
         ({"backend": "dask"}, "needs --scheduler"),
         ({"scheduler": "tcp://127.0.0.1:1"}, "add --backend dask"),
         ({"backend": "dask", "scheduler": "tcp://127.0.0.1:1", "jobs": 2}, "start as many workers"),

@@ -1,10 +1,12 @@
 """Weights to begin from: they arrive key by key, code is never run, and what does not fit is named."""
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import tiny
@@ -20,7 +22,7 @@ from balancer.core.errors import BalancerError, UsageError
 from balancer.core.sealed import save_tensors
 from classifier.models.backbones import Backbone
 from classifier.models.heads import HeadDesign
-from classifier.models.weights import weights_hash
+from classifier.models.weights import load_weights, read_state, weights_hash
 from classifier.training import trainer
 
 State = dict[str, torch.Tensor]
@@ -310,3 +312,38 @@ def test_the_hash_names_the_content_of_a_file(tmp_path: Path) -> None:
     assert weights_hash(str(file)) == "ba7816bf8f01cfea"  # FIPS 180-2's example
     with pytest.raises(BalancerError, match="cannot be read"):
         weights_hash(str(tmp_path / "none.pt"))
+
+
+def forged(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the header of a safetensors file, whose length stands before it."""
+    save_file({"a": torch.ones(2, 3)}, file)
+    content = file.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    change(header["a"])
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensor: tensor.update(shape=[2**62, 4]),
+        lambda tensor: tensor.update(shape=[-1]),
+        lambda tensor: tensor.update(dtype="XX"),
+        lambda tensor: tensor.update(data_offsets=[0, 2**63]),
+        lambda tensor: tensor.update(data_offsets=[24, 0]),
+        lambda tensor: tensor.pop("shape"),
+    ],
+)
+def test_a_forged_header_of_safetensors_is_refused(change: Callable[[dict[str, Any]], object], tmp_path: Path) -> None:
+    forged(tmp_path / "w.safetensors", change)
+    with pytest.raises(BalancerError, match=r"w\.safetensors") as error:
+        read_state(tmp_path / "w.safetensors")
+    assert "\n" not in str(error.value)
+
+
+def test_weights_without_values_are_refused(small: State, tmp_path: Path) -> None:
+    torch.save({key: value.to("meta") for key, value in small.items()}, tmp_path / "w.pth")
+    with pytest.raises(BalancerError, match=r"w\.pth does not fit resnet18"):
+        load_weights(tiny.resnet(""), "resnet18", str(tmp_path / "w.pth"), ["fc"])
