@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_study import LABELS, fake_study, fake_trial
+from fake_study import fake_study, fake_trial
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
