@@ -118,7 +118,7 @@ class GanTrainConfig(Settings):
     # watching
     log_every: Steps = Field(50, description="Steps between log lines.")
     snapshot_every: Steps = Field(1000, description="Steps between grid, quality and checkpoint.")
-    snapshot_images: Images = Field(1000, ge=2, description="Images that the quality is measured on.")
+    snapshot_images: int = Field(1000, ge=2, le=MOST_IMAGES, description="Images that the quality is measured on.")
     selection: Literal["kid", "frechet", "last"] = Field("kid", description="Which snapshot `synthesize` takes.")
     min_diversity: float = Field(
         0.02, ge=0, lt=1, description="Training stops below this share of the real images' variance."
@@ -155,7 +155,7 @@ class QualityConfig(Settings):
         "auto", description="Inception weights for FID and KID: cached or downloaded (auto), off, or a file."
     )
     kid_subsets: int = Field(100, ge=1, le=MOST_TRIALS)
-    kid_subset_size: Images = Field(100, ge=2)
+    kid_subset_size: int = Field(100, ge=2, le=MOST_IMAGES)
     two_sample: bool = Field(True, description="Train classifiers to tell synthetic from real: the slowest part.")
 
 
@@ -367,7 +367,7 @@ class ComponentsConfig(TrainConfig):
 class CrossvalidateConfig(TrainConfig):
     """`classifier crossvalidate`: one regime on every fold of the images outside the test set."""
 
-    folds: Repeats = Field(5, ge=2, description="How many, with whole patients and equal class shares.")
+    folds: int = Field(5, ge=2, le=1000, description="How many, with whole patients and equal class shares.")
 
 
 class ReproduceConfig(Settings):
