@@ -11,7 +11,8 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_sco
 
 from balancer.core.config import resolve
 from balancer.core.errors import BalancerError, Interrupted
-from balancer.core.sealed import read_json
+from balancer.core.marker import write_marker
+from balancer.core.sealed import read_json, write_json
 from balancer.core.settings import AblateConfig, ReproduceConfig, StageConfig
 from balancer.reporting.document import to_markdown
 from classifier.analysis.results import MetricSummary
@@ -191,8 +192,11 @@ def test_systems_of_other_data_stand_in_no_table(classifier, tiny, tmp_path: Pat
         names = ("s1_cnn28", "s1_resnet18")
         result = classifier("reproduce", *names, *tiny, *QUICK_RESNET, "--seeds", 1, "--out", tmp_path / "r")
     refused(result, 1, "not now")
-    results = tmp_path / "r/s1_cnn28/results.jsonl"
-    results.write_text(json.dumps(read_json(results) | {"data_fingerprint": "0" * 16}) + "\n")
+    study = tmp_path / "r/s1_cnn28"
+    row, env = read_json(study / "results.jsonl"), read_json(study / "env.json")
+    (study / "results.jsonl").write_text(json.dumps(row | {"data_fingerprint": "0" * 16}) + "\n")
+    write_json(study / "env.json", env | {"data": env["data"] | {"fingerprint": "0" * 16}})
+    write_marker(study)
     again = classifier("reproduce", "--resume", tmp_path / "r", "--device", "cpu", "-q")
     refused(again, 1, "s1_resnet18 has data_fingerprint", f"s1_cnn28 has {'0' * 16}; expected the same data")
     entries = {e["system"]: e for e in read_json(tmp_path / "r/table.json")["entries"]}
