@@ -255,7 +255,7 @@ def test_a_checkpoint_with_a_part_missing_is_refused(missing: str, path: Path) -
 def test_another_format_is_refused(content: Any, tmp_path: Path) -> None:
     """The format before this one too: it has neither running statistics nor a best snapshot."""
     torch.save(content, tmp_path / "x.pt")
-    with pytest.raises(BalancerError, match=r"x\.pt is not a GAN checkpoint of format 2; train again"):
+    with pytest.raises(BalancerError, match=r"x\.pt .*format.* 2; .*train again"):
         read_checkpoint(tmp_path / "x.pt", CPU)
 
 

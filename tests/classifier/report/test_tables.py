@@ -181,7 +181,7 @@ def test_the_caption_says_n_and_what_spreads() -> None:
     )
     assert "intervals over patients and trial seeds." in several
     assert "over patients, trial seeds and GAN seeds." in tables.caption(ROWS, replace(ANALYSIS, gan_seeds=3))
-    unknown = tables.caption(ROWS, replace(ANALYSIS, unit="image", gan_seeds=3))
+    unknown = tables.caption(ROWS, replace(ANALYSIS, unit="image", n_patients=None, gan_seeds=3))
     assert unknown.startswith("Test n = 20 images; 3 trial seeds")
     assert "patient" not in unknown.split("@val")[0]
     one = tables.caption(ROWS, replace(ANALYSIS, trial_seeds=[0], gan_seeds=0))
