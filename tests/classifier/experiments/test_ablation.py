@@ -19,7 +19,7 @@ import psutil
 import pytest
 import yaml
 from click.testing import Result
-from commands import done, refused
+from commands import done, refused, sets
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from balancer.audit.report import to_json
@@ -561,7 +561,8 @@ def test_no_synthesis(small_args: Args, classifier: Run, runs_cwd: Path) -> None
     ("options", "code", "phrases"),
     [
         (("--regimes", "all,nothing"), 2, ("regime is 'nothing'",)),
-        (("--regimes", ""), 2, ("no regime given",)),
+        (("--set", "regimes=[]"), 2, ("no regime given",)),
+        (("--regimes", ""), 2, ("--regimes is empty",)),
         (("--regimes", "gann"), 2, ("did you mean 'gan'?",)),
         (("--synthetic-count", "10000"), 1, ("needs 10000 synthetic images",)),
         (("--synthetic-count", "0"), 2, ("synthetic_count", "greater than or equal to 1")),
@@ -592,7 +593,7 @@ def test_a_test_set_without_both_classes(
     fold: str, cls: str | None, small_args: Args, chest_folder: Path, classifier: Run, runs_cwd: Path
 ) -> None:
     shutil.rmtree(chest_folder / fold / cls if cls else chest_folder / fold)
-    more = ("--regimes", "baseline", "--data", chest_folder)
+    more = ("--regimes", "baseline", *sets(**{"data.path": chest_folder}))
     refused(classifier("ablate", *small_args, *more), 1, "test", "NORMAL")
     assert not (runs_cwd / "runs").exists()
 
@@ -602,7 +603,7 @@ def test_a_test_class_of_which_nothing_can_be_read(
 ) -> None:
     for file in (chest_folder / "test" / "NORMAL").iterdir():
         file.write_bytes(b"")
-    more = ("--regimes", "baseline", "--data", chest_folder, "--max-bad", "0.5")
+    more = ("--regimes", "baseline", *sets(**{"data.path": chest_folder}), "--max-bad", "0.5")
     refused(classifier("ablate", *small_args, *more), 1, "test holds 0 NORMAL and 16 PNEUMONIA images; expected both")
 
 
@@ -613,7 +614,7 @@ def test_a_test_class_of_one_patient(
     for file in sorted((chest_folder / "test" / "NORMAL").iterdir())[1:]:
         file.unlink()
     monkeypatch.setattr(jobs, "run_trial", None)
-    more = ("--regimes", "baseline", "--data", chest_folder)
+    more = ("--regimes", "baseline", *sets(**{"data.path": chest_folder}))
     refused(classifier("ablate", *small_args, *more), 1, "test set has 1 patient(s) of class 0")
     assert not (runs_cwd / "runs").exists()
 
@@ -621,7 +622,7 @@ def test_a_test_class_of_one_patient(
 def test_a_leak_is_told_with_the_results(small_args: Args, chest_folder: Path, classifier: Run, tmp_path: Path) -> None:
     original = next((chest_folder / "train" / "NORMAL").iterdir())
     shutil.copy(original, chest_folder / "test" / "NORMAL" / "IM-9999-0001.png")
-    options = ("--regimes", "baseline", "--seeds", "1", "--data", chest_folder)
+    options = ("--regimes", "baseline", "--seeds", "1", *sets(**{"data.path": chest_folder}))
     result = done(classifier("ablate", *small_args, *options, "--out", tmp_path / "r"))
     assert "leak in the data: 1 identical file both in" in result.stderr
     assert "Leak in the data: 1 identical file both in" in result.stdout
@@ -632,7 +633,7 @@ def test_a_resumed_run_reads_its_audit_or_makes_it_again(
 ) -> None:
     original = next((chest_folder / "train" / "NORMAL").iterdir())
     shutil.copy(original, chest_folder / "test" / "NORMAL" / "IM-9999-0001.png")
-    options = ("--regimes", "baseline", "--seeds", "1", "--data", chest_folder)
+    options = ("--regimes", "baseline", "--seeds", "1", *sets(**{"data.path": chest_folder}))
     done(classifier("ablate", *small_args, *options, "--out", tmp_path / "r"))
     for content in (None, "{}"):
         if content is not None:
@@ -666,7 +667,7 @@ def test_the_report_of_a_synthesis_is_copied_into_the_run(
 
 def test_without_validation_images(small_args: Args, chest_folder: Path, classifier: Run, runs_cwd: Path) -> None:
     shutil.rmtree(chest_folder / "val")
-    more = ("--regimes", "baseline", "--data", chest_folder, "--val-fraction", "0")
+    more = ("--regimes", "baseline", *sets(**{"data.path": chest_folder}), "--val-fraction", "0")
     refused(classifier("ablate", *small_args, *more), 1, "has no val images; raise --val-fraction above 0")
 
 
