@@ -21,8 +21,9 @@ from balancer.audit.results import (
 )
 from balancer.core.config import flatten
 from balancer.core.files import JsonObject
-from balancer.core.sealed import DamagedFile, parse, read_json, write_json
+from balancer.core.sealed import DamagedFile, read_json, write_json
 from balancer.core.settings import Settings
+from balancer.core.shapes import parse
 from balancer.data.dataset import PHANTOM_NOTICE, Dataset
 from balancer.data.folder import CLASSES
 from balancer.metrics.resampling import AurocInterval

@@ -10,7 +10,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from balancer.core.sealed import DamagedFile, content_of, digest, parse, read_json, warn_of_no_seal, write_json
+from balancer.core.sealed import DamagedFile, content_of, digest, read_json, warn_of_no_seal, write_json
+from balancer.core.shapes import parse
 
 MARKER = "done"
 # What later commands read, of every command, and what is small. Weights and images are named and hashed elsewhere.

@@ -25,8 +25,9 @@ from balancer.core.errors import BalancerError, UsageError
 from balancer.core.files import JsonObject, sweep
 from balancer.core.jsonl import append_jsonl
 from balancer.core.marker import MARKER, check_stated, stated_files, write_marker
-from balancer.core.sealed import DamagedFile, parse, read_json, read_yaml_text, write_json, write_yaml
+from balancer.core.sealed import DamagedFile, read_json, read_yaml_text, write_json, write_yaml
 from balancer.core.settings import COMMANDS, Settings
+from balancer.core.shapes import parse
 from balancer.core.system_errors import explain, explained, naming
 from balancer.core.yaml_reader import read_yaml
 

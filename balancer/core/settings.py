@@ -1,4 +1,4 @@
-"""The settings models: each setting's default, range, description and search range, in this one place.
+"""The settings models of all commands: each setting's default, range, description and search range.
 
 Settings that exclude each other are refused when a model is made, so that no command meets them. Names of losses and
 the like are checked beside their registries.
@@ -8,381 +8,47 @@ Help texts and configs/default.yaml are generated from these models (:mod:`balan
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
-
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
-
-from balancer.core.errors import UsageError
-from balancer.core.setting_types import (
-    MOST_IMAGES,
-    MOST_TRIALS,
-    Batch,
-    Doses,
-    Folders,
-    Images,
-    Names,
-    Optimizer,
-    Patience,
-    Precision,
-    Repeats,
-    Resize,
-    Schedule,
-    SearchRange,
-    Shares,
-    Steps,
-    Trainable,
-    Unset,
-    Validations,
-    Width,
-    Widths,
-    off,
-    refuse_booleans,
+from balancer.core.classifier_settings import (
+    THRESHOLD_RULES,
+    AblateConfig,
+    ClassifierConfig,
+    ComponentsConfig,
+    CrossvalidateConfig,
+    ReproduceConfig,
+    S2Config,
+    StageConfig,
+    TrainConfig,
+    TuneConfig,
 )
+from balancer.core.gan_settings import AuditConfig, EvaluateConfig, GanTrainConfig, QualityConfig, SynthesizeConfig
+from balancer.core.settings_base import PHANTOM, DataConfig, Settings
 
-PHANTOM = "phantom"  # the data path that means "the built-in drawings"
-THRESHOLD_RULES = ("half", "balanced_accuracy", "f1", "sensitivity=0.95", "specificity=0.95", "cost=5")
-
-
-class Settings(BaseModel):
-    """Base of every settings model: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    _no_switch = field_validator("*", mode="before")(classmethod(refuse_booleans))
-
-
-class DataConfig(Settings):
-    """Which images, how they are resized, and how validation is carved out."""
-
-    path: Annotated[str | None, Unset("BALANCER_DATA, data/chest_xray, or phantom")] = Field(
-        None, description="Kaggle-layout folder, MedMNIST .npz, or phantom."
-    )
-    image_size: int = Field(64, ge=16, le=1024, description="Working size in pixels, square.")
-    resize: Resize = Field("squash", description="squash, pad or crop images that are not square.")
-    task: Literal["binary", "multiclass"] = Field(
-        "binary", description="NORMAL and PNEUMONIA, or NORMAL, BACTERIAL and VIRAL by the file names."
-    )
-    val_fraction: Annotated[float | None, Unset("0.15, or the split of an .npz")] = Field(
-        None, ge=0, lt=1, description="Share of train carved out for validation, by patient."
-    )
-    split_seed: int = Field(0, description="Seed of that split, apart from --seed.")
-    max_bad: float = Field(0.01, ge=0, le=1, description="Share of unreadable files above which the run stops.")
-
-
-class GanTrainConfig(Settings):
-    """`balancer gan-train`. A preset sets several of these at once; what is given beside it wins."""
-
-    data: DataConfig = DataConfig()
-    seed: int = Field(0, description="Root seed of the run.")
-    preset: str = Field(
-        "dcgan_diffaug",
-        description="Recipe by name. dcgan_diffaug, dcgan (the paper's recipe), sngan_diffaug, wgan_gp, relativistic "
-        "or s2 (148 px, for a GPU).",
-    )
-    target_class: Annotated[str | None, Unset("the minority class of the training fold")] = Field(
-        None, description="Class to learn."
-    )
-    # networks
-    architecture: str = Field("dcgan", description="dcgan, upsample, upsample_last, residual or s2.")
-    z_dim: Width = Field(100, description="Size of the latent vector.")
-    z_distribution: Literal["normal", "uniform"] = "normal"
-    generator_width: Width = Field(32, description="Channels of G's last hidden layer.")
-    discriminator_width: Width = Field(32, description="Channels of D's first layer.")
-    discriminator_norm: Literal["batch", "spectral", "none"] = "batch"
-    minibatch_stddev: bool = False
-    # objective
-    loss: str = Field("non_saturating", description="non_saturating, hinge, wasserstein or relativistic.")
-    r1_weight: float = Field(0.0, ge=0, description="gamma: the penalty is gamma / 2 times the squared gradient.")
-    r2_weight: float = Field(0.0, ge=0, description="As r1_weight, on synthetic images.")
-    gradient_penalty_weight: float = Field(0.0, ge=0, description="lambda of WGAN-GP.")
-    penalty_every: Steps = Field(1, description="D steps between penalties, which are that many times as strong.")
-    lecam_weight: float = Field(0.0, ge=0)
-    # augmentation of what D sees
-    diffaugment: Names = Field(("translation",), description="DiffAugment's transforms of what D sees.")
-    ada_target: Annotated[float | None, Unset("augment every image")] = Field(
-        None, gt=-1, lt=1, description="ADA: the augmentation probability follows r_t to this target."
-    )
-    ada_images: int = Field(
-        100_000, ge=1, le=10**9, description="Images over which the probability can go from 0 to 1."
-    )
-    # optimisation
-    steps: Steps = Field(16_000, description="Optimiser steps.")
-    batch_size: Batch = Field(32, description="Images per step.")
-    n_dis: Repeats = Field(1, description="D steps per G step.")
-    optimizer: Literal["adam", "rmsprop"] = "adam"
-    lr_generator: float = Field(2e-4, gt=0)
-    lr_discriminator: float = Field(2e-4, gt=0)
-    beta1: float = Field(0.5, ge=0, lt=1)
-    beta2: float = Field(0.999, ge=0, lt=1)
-    ema_decay: float = Field(0.995, ge=0, lt=1, description="0: no averaging of weights.")
-    precision: Precision = Field("auto", description="auto: bfloat16 where the hardware multiplies in it.")
-    # watching
-    log_every: Steps = Field(50, description="Steps between log lines.")
-    snapshot_every: Steps = Field(1000, description="Steps between grid, quality and checkpoint.")
-    snapshot_images: int = Field(1000, ge=2, le=MOST_IMAGES, description="Images that the quality is measured on.")
-    selection: Literal["kid", "frechet", "last"] = Field("kid", description="Which snapshot `synthesize` takes.")
-    min_diversity: float = Field(
-        0.02, ge=0, lt=1, description="Training stops below this share of the real images' variance."
-    )
-    tensorboard: bool = False
-
-    @model_validator(mode="after")
-    def _refuse_what_excludes_each_other(self) -> Self:
-        if self.discriminator_norm == "batch":
-            for name in ("r1_weight", "r2_weight", "gradient_penalty_weight"):
-                if getattr(self, name):
-                    raise UsageError(
-                        f"{name} is {getattr(self, name):g} with discriminator_norm batch, which mixes the gradients of"
-                        " a batch's images; give --set discriminator_norm=none or spectral"
-                    )
-        if self.loss == "wasserstein" and not self.gradient_penalty_weight and self.discriminator_norm != "spectral":
-            raise UsageError(
-                "loss wasserstein needs a Lipschitz discriminator; give --set discriminator_norm=spectral, or"
-                " --set discriminator_norm=none --set gradient_penalty_weight=10"
-            )
-        if self.ada_target is not None and not self.diffaugment:
-            raise UsageError(
-                "ada_target adapts the probability of diffaugment, which is empty;"
-                " give --set diffaugment=translation,cutout"
-            )
-        return self
-
-
-class QualityConfig(Settings):
-    """What a report on synthetic images measures, whichever command writes it."""
-
-    seed: int = Field(0, description="Root seed of the run.")
-    inception: Annotated[str, BeforeValidator(off)] = Field(
-        "auto", description="Inception weights for FID and KID: cached or downloaded (auto), off, or a file."
-    )
-    kid_subsets: int = Field(100, ge=1, le=MOST_TRIALS)
-    kid_subset_size: int = Field(100, ge=2, le=MOST_IMAGES)
-    two_sample: bool = Field(True, description="Train classifiers to tell synthetic from real: the slowest part.")
-
-
-class SynthesizeConfig(QualityConfig):
-    """`balancer synthesize`."""
-
-    data: DataConfig = DataConfig()
-    n: Annotated[int | None, Unset("the deficit of the training fold")] = Field(
-        None, ge=1, le=MOST_IMAGES, description="Images to export."
-    )
-    gan_run: Annotated[str | None, Unset("the newest")] = Field(None, description="A finished gan-train run.")
-
-
-class EvaluateConfig(QualityConfig):
-    """`balancer evaluate`: two or three folders of images, so no data section."""
-
-    real: str | None = Field(None, description="Real images; with --training, such as the generator never saw.")
-    fake: str | None = Field(None, description="Synthetic images, or a synthesize run.")
-    training: Annotated[str | None, Unset("--real")] = Field(None, description="What the generator learnt from.")
-    image_size: Annotated[int | None, Unset("the smallest side found, up to 256")] = Field(
-        None, ge=16, le=1024, description="Working size."
-    )
-    resize: Resize = "squash"
-    max_bad: float = Field(0.01, ge=0, le=1, description="Share of unreadable files above which the run stops.")
-
-
-class AuditConfig(Settings):
-    """`balancer audit`."""
-
-    data: DataConfig = DataConfig()
-    seed: int = Field(0, description="Root seed of the run, for intervals and cross-validation.")
-    strict: bool = Field(False, description="End with an error if anything leaks between folds.")
-
-
-class StageConfig(Settings):
-    """A stage of staged fine-tuning; what is null here is as in the settings around it."""
-
-    epochs: float | None = Field(None, gt=0, le=1e6)  # passes over the real images of the training fold; None: steps
-    steps: Steps | None = None
-    trainable: Trainable | None = None
-    optimizer: Optimizer | None = None
-    lr: float | None = Field(None, gt=0)
-    weight_decay: float | None = Field(None, ge=0)
-    schedule: Schedule | None = None
-    lr_factor: float | None = Field(None, gt=0, lt=1)
-    lr_patience: Patience | None = None
-    lr_period: float | None = Field(None, gt=0)
-    lr_low: float | None = Field(None, ge=0)
-    patience: Patience | None = None
-    evaluations: Validations | None = None
-
-
-class S2Config(Settings):
-    """Sizes of the network s2_cnn: the published search space (docs/systems.md) is over these."""
-
-    conv: Widths = (32, 64)
-    dense: Widths = ()
-    dropout: Shares = ()
-
-
-class ClassifierConfig(Settings):
-    """How a classifier is trained, whatever the regime."""
-
-    data: DataConfig = DataConfig()
-    seed: int = Field(0, description="Root seed of the run.")
-    synthetic: Annotated[Folders | None, Unset("the newest")] = Field(
-        None,
-        description="A finished synthesis. ablate takes several, one per GAN seed, "
-        "train --task multiclass one per class.",
-    )
-    synthetic_count: Images | Literal["deficit", "all"] = Field(
-        "deficit", description="How many images of each synthesis."
-    )
-    # network
-    model: str = Field("small_cnn", description="small_cnn, s1_cnn, s2_cnn, or a torchvision name such as resnet18.")
-    batch_norm: bool = Field(True, description="Of small_cnn and s2_cnn.")
-    s2: S2Config = S2Config()
-    weights: str = Field("none", description="Weights of a torchvision model.")
-    head: Literal["linear", "dense"] = Field(
-        "linear", description="linear: dropout, output; dense: pooling, dense layer, dropout, output."
-    )
-    head_width: Width = Field(512, description="Of the dense layer.")
-    head_dropout: float = Field(0.0, ge=0, lt=1)
-    head_l2: float = Field(0.0, ge=0, description="L2 penalty on the dense layer's weights, added to the loss.")
-    outputs: Annotated[Literal["sigmoid", "softmax"] | None, Unset("sigmoid where there are two classes")] = Field(
-        None, description="One output, or one per class."
-    )
-    trainable: Trainable = Field("all", description="all, head, or N: the head and the N last layers with weights.")
-    # That per-image standardisation helps was first noticed on the official test set of the chest X-rays, with one
-    # seed; inside train it is no better and no worse than unit (docs/results.md).
-    normalisation: Annotated[
-        Literal["per_image", "unit", "symmetric", "imagenet"] | None,
-        Unset("imagenet with weights of any kind, else per_image"),
-        SearchRange(values=("per_image", "unit", "symmetric")),
-    ] = None
-    augmentation: Annotated[str, SearchRange(values=("mild", "strong", "s2"))] = Field(
-        "mild", description="Classical transforms: mild, strong, or a published system's: s0 to s4."
-    )
-    # optimisation
-    steps: Steps = Field(1400, description="Optimiser steps, the same in every regime.")
-    exposure: Literal["steps", "real"] = Field(
-        "steps", description="What is equal in all regimes: steps, or passes over real images."
-    )
-    batch_size: Annotated[Batch, SearchRange(values=(16, 32, 64))] = Field(32, description="Images per step.")
-    accumulate: Width = Field(1, description="Parts that a batch is computed in, to save memory.")
-    optimizer: Optimizer = "adamw"
-    lr: Annotated[float, SearchRange(1e-4, 1e-2, log=True)] = Field(1e-3, gt=0)
-    weight_decay: Annotated[float, SearchRange(1e-4, 1e-1, log=True)] = Field(1e-2, ge=0)
-    schedule: Annotated[Schedule, SearchRange(values=("constant", "cosine", "one_cycle"))] = "cosine"
-    lr_factor: float = Field(0.1, gt=0, lt=1, description="Of step and plateau: what the rate is multiplied by.")
-    lr_patience: Patience = Field(3, description="Of plateau: validations without a better NLL before that.")
-    lr_period: float = Field(4, gt=0, description="Epochs: between steps of step, of half a triangle of triangular.")
-    lr_low: float = Field(0.0, ge=0, description="The lower end of triangular.")
-    stages: tuple[StageConfig, ...] = Field((), description="Staged fine-tuning; none: one stage, as set here.")
-    patience: Patience = Field(0, description="Validations without a better NLL that end a stage; 0: none do.")
-    ema_decay: Annotated[float, SearchRange(values=(0.0, 0.9, 0.99, 0.995))] = Field(
-        0.99, ge=0, lt=1, description="Of the averaged weights that are validated and kept; 0: no averaging."
-    )
-    bn_statistics: Literal["running", "reestimated"] = Field(
-        "reestimated", description="BatchNorm's: running, or reestimated on images without augmentation."
-    )
-    # loss
-    class_weights: Literal["none", "balanced", "complement", "positive"] = Field("none", description="Of every regime.")
-    positive_factor: float = Field(1.0, gt=0, description="Of class_weights positive.")
-    focal_gamma: float = Field(2.0, ge=0)
-    label_smoothing: Annotated[float, SearchRange(0.0, 0.1)] = Field(
-        0.0, ge=0, lt=0.5, description="A label is learnt as so far from 0 and 1."
-    )
-    # watching
-    evaluations: Validations = Field(5, description="Validations, evenly spread over the steps of a stage.")
-    precision: Precision = "auto"
-    selection: Literal["best_val_nll", "last"] = Field("last", description="Which validation's weights are kept.")
-    threshold: str = Field(
-        "balanced_accuracy",
-        description="How the threshold is chosen on validation. half, balanced_accuracy (the same as youden), f1, "
-        "sensitivity=S, specificity=S or cost=C (a miss costs C false alarms).",
-    )
-
-    @model_validator(mode="after")
-    def _refuse_what_excludes_each_other(self) -> Self:
-        if self.class_weights == "positive" and self.data.task != "binary":
-            raise UsageError(
-                "class_weights is 'positive', which is for two classes;"
-                f" of {self.data.task} give balanced or complement"
-            )
-        if 0 < self.focal_gamma < 1:
-            raise UsageError(
-                f"focal_gamma is {self.focal_gamma:g}: between 0 and 1 the gradient of a certain prediction is"
-                " infinite; give 0, or 1 or more"
-            )
-        if self.accumulate > 1 and self.batch_size < 2 * self.accumulate:
-            raise UsageError(
-                f"accumulate is {self.accumulate} with batch_size {self.batch_size}; BatchNorm needs two images a part:"
-                f" use at most {self.batch_size // 2}"
-            )
-        for i, stage in enumerate(self.stages or (StageConfig(),), 1):
-            which = f"stage {i}: " if self.stages else ""
-            if stage.epochs is not None and stage.steps is not None:
-                raise UsageError(f"{which}epochs is {stage.epochs:g} and steps is {stage.steps}; give one of the two")
-            lr, low = (getattr(self, k) if (v := getattr(stage, k)) is None else v for k in ("lr", "lr_low"))
-            if (stage.schedule or self.schedule) == "triangular" and low >= lr:
-                raise UsageError(f"{which}lr_low is {low:g}; schedule triangular needs one below lr, which is {lr:g}")
-        return self
-
-    @property
-    def input_normalisation(self) -> str:
-        """The normalisation in force."""
-        return self.normalisation or ("per_image" if self.weights == "none" else "imagenet")
-
-
-class TrainConfig(ClassifierConfig):
-    """`classifier train`: one classifier under one regime."""
-
-    regime: str = Field("baseline", description="baseline, augment, gan, combined, or a control.")
-
-
-class AblateConfig(ClassifierConfig):
-    """`classifier ablate`: every regime times every trial seed."""
-
-    regimes: Names = Field(
-        ("all",), description="Groups (all: the 2 x 2 design; controls; checks) or names such as baseline,gan."
-    )
-    seeds: Repeats = Field(5, description="Paired trial seeds per regime; a verdict takes 3.")
-    doses: Doses = Field((), description="Also so many synthetic images, in deficits, such as 0.25,0.5,2.")
-
-
-class TuneConfig(TrainConfig):
-    """`classifier tune`: a search on validation; what the space names overrules the settings of the same name."""
-
-    space: str = Field("wide", description="What is searched.")
-    sampler: Annotated[Literal["grid", "tpe", "random"] | None, Unset("the space's")] = Field(
-        None, description="How points are chosen."
-    )
-    pruner: Annotated[Literal["median", "none"] | None, Unset("the space's")] = Field(
-        None, description="What ends poor trials early."
-    )
-    trials: Annotated[int | None, Unset("the grid, or 50")] = Field(
-        None, ge=1, le=MOST_TRIALS, description="How many; --resume may ask for more."
-    )
-    seeds: Repeats = Field(1, description="Trial seeds per point; its figure is their mean.")
-
-
-class ComponentsConfig(TrainConfig):
-    """`classifier components`: the settings of the whole system; its switches are turned off one at a time."""
-
-    seeds: Repeats = Field(5, description="Paired trial seeds; a test takes 3.")
-
-
-class CrossvalidateConfig(TrainConfig):
-    """`classifier crossvalidate`: one regime on every fold of the images outside the test set."""
-
-    folds: int = Field(5, ge=2, le=1000, description="How many, with whole patients and equal class shares.")
-
-
-class ReproduceConfig(Settings):
-    """`classifier reproduce`: what is run, and what is changed in all systems. The settings of each are in its file."""
-
-    systems: Names = ("all",)
-    seed: int = Field(0, description="Root seed of the run.")
-    seeds: Repeats = Field(5, description="Trial seeds of each system; a verdict takes 3.")
-    regimes: Annotated[Names, Unset("each system's own")] = Field((), description="Regimes of every system.")
-    synthetic: Annotated[Folders | None, Unset("the newest")] = Field(
-        None, description="A finished synthesis, for s2_cnn_gan. One per GAN seed."
-    )
-    share: float = Field(1.0, gt=0, le=1, description="Share of each system's training that is run.")
-    changes: tuple[str, ...] = Field((), description="KEY=VALUE, laid over the settings of each system.")
-
+__all__ = [
+    "CLASSIFIER",
+    "CLASSIFIERS",
+    "COMMANDS",
+    "NOT_RECIPE",
+    "PHANTOM",
+    "RECIPE",
+    "SECTIONS",
+    "THRESHOLD_RULES",
+    "AblateConfig",
+    "AuditConfig",
+    "ClassifierConfig",
+    "ComponentsConfig",
+    "CrossvalidateConfig",
+    "DataConfig",
+    "EvaluateConfig",
+    "GanTrainConfig",
+    "QualityConfig",
+    "ReproduceConfig",
+    "S2Config",
+    "Settings",
+    "StageConfig",
+    "SynthesizeConfig",
+    "TrainConfig",
+    "TuneConfig",
+]
 
 # What a recipe is not: which data and class, chance, length, number format, and what is watched and kept.
 NOT_RECIPE = {"data", "seed", "preset", "target_class", "steps", "precision", "log_every", "snapshot_every"}

@@ -30,15 +30,8 @@ from pydantic import FiniteFloat
 from balancer.core import progress
 from balancer.core.errors import BalancerError
 from balancer.core.files import locked, sweep, temporary_path
-from balancer.core.sealed import (
-    DamagedFile,
-    check_arrays,
-    load_arrays,
-    parse,
-    read_json,
-    save_arrays,
-    write_json,
-)
+from balancer.core.sealed import DamagedFile, load_arrays, read_json, save_arrays, write_json
+from balancer.core.shapes import check_arrays, parse
 from balancer.core.system_errors import explained, naming
 from balancer.data.images import Decoding, Ranges, Source, depth_notes, is_dim, is_off_range, shared_ranges
 

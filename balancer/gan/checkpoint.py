@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from balancer.core.config import differences, validate
 from balancer.core.errors import BalancerError, UsageError
-from balancer.core.sealed import DamagedFile, check_format, check_tensors, load_tensors, parse, save_tensors
+from balancer.core.sealed import DamagedFile, load_tensors, save_tensors
 from balancer.core.settings import GanTrainConfig
+from balancer.core.shapes import check_format, check_tensors, parse
 from balancer.data.dataset import Dataset
 from balancer.gan.snapshot import Snapshot
 from balancer.gan.step import GanState

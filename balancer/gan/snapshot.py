@@ -11,7 +11,8 @@ from pydantic import FiniteFloat
 
 from balancer.core.jsonl import numbered_rows
 from balancer.core.marker import check_stated
-from balancer.core.sealed import DamagedFile, parse
+from balancer.core.sealed import DamagedFile
+from balancer.core.shapes import parse
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ from balancer.core import progress
 from balancer.core.device import exact_float32
 from balancer.core.download import download
 from balancer.core.errors import BalancerError
-from balancer.core.sealed import DamagedFile, check_arrays, warn_of_no_seal
+from balancer.core.sealed import DamagedFile, warn_of_no_seal
 from balancer.core.seeding import derive_seed
+from balancer.core.shapes import check_arrays
 from balancer.data.cache import cache_dir, cached_arrays
 from balancer.metrics import chest
 

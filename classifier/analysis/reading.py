@@ -18,15 +18,8 @@ import numpy as np
 
 from balancer.core.jsonl import drop_lines, scan_jsonl
 from balancer.core.marker import MARKER, check_stated
-from balancer.core.sealed import (
-    DamagedFile,
-    array_bytes,
-    check_archive,
-    load_arrays,
-    parse,
-    read_json,
-    read_with_sum,
-)
+from balancer.core.sealed import DamagedFile, array_bytes, check_archive, load_arrays, read_json, read_with_sum
+from balancer.core.shapes import parse
 from balancer.data.split import merge_groups, split_hash
 from classifier.analysis.results import FOLDS, PREDICTIONS, TrialPredictions, TrialResult
 from classifier.evaluation.fold_metrics import MulticlassMetrics

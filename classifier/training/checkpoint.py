@@ -13,8 +13,9 @@ from torch import nn
 from balancer.core.config import validate
 from balancer.core.device import memory_format
 from balancer.core.errors import BalancerError, UsageError
-from balancer.core.sealed import DamagedFile, check_format, check_tensors, load_tensors, parse, tensor_bytes
+from balancer.core.sealed import DamagedFile, load_tensors, tensor_bytes
 from balancer.core.settings import ClassifierConfig
+from balancer.core.shapes import check_format, check_tensors, parse
 from balancer.data.dataset import Dataset
 from classifier.evaluation.thresholds import calibrated_threshold
 from classifier.models import build_model

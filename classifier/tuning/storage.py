@@ -18,8 +18,9 @@ import filelock
 from pydantic import ConfigDict
 
 from balancer.core.errors import BalancerError
-from balancer.core.sealed import KEY, DamagedFile, digest, parse, warn_of_no_seal
+from balancer.core.sealed import KEY, DamagedFile, digest, warn_of_no_seal
 from balancer.core.seeding import derive_seed
+from balancer.core.shapes import parse
 from classifier.tuning.spaces import Categorical, Range, Space
 
 try:

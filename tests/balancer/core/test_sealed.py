@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 
-from balancer.core import sealed
+from balancer.core import sealed, shapes
 from balancer.core.jsonl import append_jsonl, read_jsonl
 from balancer.core.sealed import DamagedFile
 
@@ -173,9 +173,9 @@ class Row:
     ],
 )
 def test_a_value_of_another_shape_is_named(value: object, key: str, tmp_path: Path) -> None:
-    assert sealed.parse(Row, {"step": 1, "loss": 2}, tmp_path) == Row(1, 2.0)
+    assert shapes.parse(Row, {"step": 1, "loss": 2}, tmp_path) == Row(1, 2.0)
     with pytest.raises(DamagedFile, match=f"x.json.*{key}"):
-        sealed.parse(Row, value, tmp_path / "x.json")
+        shapes.parse(Row, value, tmp_path / "x.json")
 
 
 @pytest.mark.parametrize("read", [sealed.read_json, sealed.load_arrays, sealed.read_with_sum])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from balancer.core.sealed import parse
+from balancer.core.shapes import parse
 from classifier.evaluation.fold_metrics import AnyMetrics, BinaryMetrics
 from classifier.evaluation.metrics import (
     CALIBRATION,

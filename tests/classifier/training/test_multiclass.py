@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 from balancer.core.errors import BalancerError, UsageError
-from balancer.core.sealed import parse, read_json
+from balancer.core.sealed import read_json
 from balancer.core.settings import AblateConfig, ClassifierConfig, DataConfig, TrainConfig
+from balancer.core.shapes import parse
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.folder import TASKS
 from classifier.evaluation.fold_metrics import AnyMetrics, MulticlassMetrics

@@ -1,0 +1,145 @@
+"""The settings of `balancer`: the GAN, the report on its images, and the audit."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from balancer.core.errors import UsageError
+from balancer.core.setting_types import (
+    MOST_IMAGES,
+    MOST_TRIALS,
+    Batch,
+    Names,
+    Precision,
+    Repeats,
+    Resize,
+    Steps,
+    Unset,
+    Width,
+    off,
+)
+from balancer.core.settings_base import DataConfig, Settings
+
+
+class GanTrainConfig(Settings):
+    """`balancer gan-train`. A preset sets several of these at once; what is given beside it wins."""
+
+    data: DataConfig = DataConfig()
+    seed: int = Field(0, description="Root seed of the run.")
+    preset: str = Field(
+        "dcgan_diffaug",
+        description="Recipe by name. dcgan_diffaug, dcgan (the paper's recipe), sngan_diffaug, wgan_gp, relativistic "
+        "or s2 (148 px, for a GPU).",
+    )
+    target_class: Annotated[str | None, Unset("the minority class of the training fold")] = Field(
+        None, description="Class to learn."
+    )
+    # networks
+    architecture: str = Field("dcgan", description="dcgan, upsample, upsample_last, residual or s2.")
+    z_dim: Width = Field(100, description="Size of the latent vector.")
+    z_distribution: Literal["normal", "uniform"] = "normal"
+    generator_width: Width = Field(32, description="Channels of G's last hidden layer.")
+    discriminator_width: Width = Field(32, description="Channels of D's first layer.")
+    discriminator_norm: Literal["batch", "spectral", "none"] = "batch"
+    minibatch_stddev: bool = False
+    # objective
+    loss: str = Field("non_saturating", description="non_saturating, hinge, wasserstein or relativistic.")
+    r1_weight: float = Field(0.0, ge=0, description="gamma: the penalty is gamma / 2 times the squared gradient.")
+    r2_weight: float = Field(0.0, ge=0, description="As r1_weight, on synthetic images.")
+    gradient_penalty_weight: float = Field(0.0, ge=0, description="lambda of WGAN-GP.")
+    penalty_every: Steps = Field(1, description="D steps between penalties, which are that many times as strong.")
+    lecam_weight: float = Field(0.0, ge=0)
+    # augmentation of what D sees
+    diffaugment: Names = Field(("translation",), description="DiffAugment's transforms of what D sees.")
+    ada_target: Annotated[float | None, Unset("augment every image")] = Field(
+        None, gt=-1, lt=1, description="ADA: the augmentation probability follows r_t to this target."
+    )
+    ada_images: int = Field(
+        100_000, ge=1, le=10**9, description="Images over which the probability can go from 0 to 1."
+    )
+    # optimisation
+    steps: Steps = Field(16_000, description="Optimiser steps.")
+    batch_size: Batch = Field(32, description="Images per step.")
+    n_dis: Repeats = Field(1, description="D steps per G step.")
+    optimizer: Literal["adam", "rmsprop"] = "adam"
+    lr_generator: float = Field(2e-4, gt=0)
+    lr_discriminator: float = Field(2e-4, gt=0)
+    beta1: float = Field(0.5, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    ema_decay: float = Field(0.995, ge=0, lt=1, description="0: no averaging of weights.")
+    precision: Precision = Field("auto", description="auto: bfloat16 where the hardware multiplies in it.")
+    # watching
+    log_every: Steps = Field(50, description="Steps between log lines.")
+    snapshot_every: Steps = Field(1000, description="Steps between grid, quality and checkpoint.")
+    snapshot_images: int = Field(1000, ge=2, le=MOST_IMAGES, description="Images that the quality is measured on.")
+    selection: Literal["kid", "frechet", "last"] = Field("kid", description="Which snapshot `synthesize` takes.")
+    min_diversity: float = Field(
+        0.02, ge=0, lt=1, description="Training stops below this share of the real images' variance."
+    )
+    tensorboard: bool = False
+
+    @model_validator(mode="after")
+    def _refuse_what_excludes_each_other(self) -> Self:
+        if self.discriminator_norm == "batch":
+            for name in ("r1_weight", "r2_weight", "gradient_penalty_weight"):
+                if getattr(self, name):
+                    raise UsageError(
+                        f"{name} is {getattr(self, name):g} with discriminator_norm batch, which mixes the gradients of"
+                        " a batch's images; give --set discriminator_norm=none or spectral"
+                    )
+        if self.loss == "wasserstein" and not self.gradient_penalty_weight and self.discriminator_norm != "spectral":
+            raise UsageError(
+                "loss wasserstein needs a Lipschitz discriminator; give --set discriminator_norm=spectral, or"
+                " --set discriminator_norm=none --set gradient_penalty_weight=10"
+            )
+        if self.ada_target is not None and not self.diffaugment:
+            raise UsageError(
+                "ada_target adapts the probability of diffaugment, which is empty;"
+                " give --set diffaugment=translation,cutout"
+            )
+        return self
+
+
+class QualityConfig(Settings):
+    """What a report on synthetic images measures, whichever command writes it."""
+
+    seed: int = Field(0, description="Root seed of the run.")
+    inception: Annotated[str, BeforeValidator(off)] = Field(
+        "auto", description="Inception weights for FID and KID: cached or downloaded (auto), off, or a file."
+    )
+    kid_subsets: int = Field(100, ge=1, le=MOST_TRIALS)
+    kid_subset_size: int = Field(100, ge=2, le=MOST_IMAGES)
+    two_sample: bool = Field(True, description="Train classifiers to tell synthetic from real: the slowest part.")
+
+
+class SynthesizeConfig(QualityConfig):
+    """`balancer synthesize`."""
+
+    data: DataConfig = DataConfig()
+    n: Annotated[int | None, Unset("the deficit of the training fold")] = Field(
+        None, ge=1, le=MOST_IMAGES, description="Images to export."
+    )
+    gan_run: Annotated[str | None, Unset("the newest")] = Field(None, description="A finished gan-train run.")
+
+
+class EvaluateConfig(QualityConfig):
+    """`balancer evaluate`: two or three folders of images, so no data section."""
+
+    real: str | None = Field(None, description="Real images; with --training, such as the generator never saw.")
+    fake: str | None = Field(None, description="Synthetic images, or a synthesize run.")
+    training: Annotated[str | None, Unset("--real")] = Field(None, description="What the generator learnt from.")
+    image_size: Annotated[int | None, Unset("the smallest side found, up to 256")] = Field(
+        None, ge=16, le=1024, description="Working size."
+    )
+    resize: Resize = "squash"
+    max_bad: float = Field(0.01, ge=0, le=1, description="Share of unreadable files above which the run stops.")
+
+
+class AuditConfig(Settings):
+    """`balancer audit`."""
+
+    data: DataConfig = DataConfig()
+    seed: int = Field(0, description="Root seed of the run, for intervals and cross-validation.")
+    strict: bool = Field(False, description="End with an error if anything leaks between folds.")
