@@ -29,8 +29,9 @@ from balancer.data.images import decode_image
 from balancer.data.split import merge_groups
 from balancer.metrics.features import inception_weights
 from balancer.quality import figures
-from balancer.quality.assess import ImageSet, assess, report_seconds
+from balancer.quality.assess import assess, report_seconds
 from balancer.quality.report import Report, closest_pairs, provenance, publish
+from balancer.quality.sides import ImageSet
 from balancer.reporting.numbers import plural
 
 log = logging.getLogger("balancer")

@@ -31,8 +31,9 @@ from balancer.gan.snapshot import read_history
 from balancer.gan.step import sample_z
 from balancer.metrics.features import inception_weights
 from balancer.quality import figures
-from balancer.quality.assess import ImageSet, assess, report_seconds
+from balancer.quality.assess import assess, report_seconds
 from balancer.quality.report import Report, closest_pairs, provenance, publish
+from balancer.quality.sides import ImageSet
 from balancer.reporting.document import csv_text
 from balancer.reporting.grids import png_bytes, to_uint8
 

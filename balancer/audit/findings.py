@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from scipy.stats import norm
 
 from balancer.audit.duplicates import COPY, SUSPECT, SimilarPair, identical_files, near_duplicates
 from balancer.audit.properties import is_measured, measure
@@ -136,7 +137,9 @@ def strongest_shortcut(audit: Audit) -> str | None:
     """
     result = audit.shortcuts
     alone = [(row, row.working if result.from_files else row.classes) for row in result.properties]
-    beyond = [(row.words, _larger_side(interval)) for row, interval in alone if interval and _separates(interval)]
+    tested = [(row.words, interval) for row, interval in alone if interval]
+    images = list(result.n.values())
+    beyond = [(words, _larger_side(one)) for words, one in tested if _separates(one, images, len(tested))]
     together = result.together_working
     if together is None or not (together.low or 0.0) > 0.5:
         together = None
@@ -149,9 +152,18 @@ def strongest_shortcut(audit: Audit) -> str | None:
     return sentence + "; ".join(parts) + ". A network can use this."
 
 
-def _separates(interval: AurocInterval) -> bool:
-    """Return whether the 95 % interval of an AUROC excludes .5."""
-    return interval.low is not None and interval.high is not None and not interval.low <= 0.5 <= interval.high
+def _separates(interval: AurocInterval, images: Sequence[int], tests: int) -> bool:
+    """Return whether an AUROC is further from .5 than chance takes the furthest of ``tests`` properties.
+
+    Its 95 % interval must exclude .5, and Bonferroni's test must too. The test takes the larger of the interval's
+    standard error and that of Mann and Whitney: few images can separate without a single error, by chance.
+    """
+    if interval.low is None or interval.high is None or interval.low <= 0.5 <= interval.high:
+        return False
+    first, second = images
+    by_chance = ((first + second + 1) / (12 * first * second)) ** 0.5
+    error = max(by_chance, (interval.high - interval.low) / (2 * norm.ppf(0.975)))
+    return bool(abs(interval.auroc - 0.5) > norm.ppf(1 - 0.025 / tests) * error)
 
 
 def _larger_side(interval: AurocInterval) -> float:

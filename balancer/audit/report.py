@@ -111,11 +111,11 @@ def verdict(audit: Audit) -> str:
     if leaking := leaks(audit):
         return f"Leaks: {'; '.join(leaking)}."
     known = [
-        "an identical file",
-        "a near duplicate",
-        *(["a patient (kind and number)"] if audit.patients.named else []),
+        "identical file",
+        "near duplicate",
+        *(["patient (kind and number)"] if audit.patients.named else []),
     ]
-    text = f"No proven leak: no two folds share {', '.join(known[:-1])} or {known[-1]}."
+    text = f"No proven leak: no {', '.join(known[:-1])} or {known[-1]} was found in two folds."
     return " ".join([text, *(f"Not settled: {question}." for question in open_questions(audit)[:1])])
 
 
@@ -229,7 +229,7 @@ def _identical(identical: IdenticalFiles, unit: str) -> Section:
 
 
 def _near(near: NearDuplicates, unit: str, figure: Figure | None) -> Section:
-    copies = "No pair of files shows one exposure twice"
+    copies = "No pair of files was found to show one exposure twice"
     if near.copies:
         verb = "shows" if len(near.copies) == 1 else "show"
         of_one = f"{near.same_patient} of one patient, " if unit == "patient" else ""
@@ -301,11 +301,16 @@ def _joint(result: Shortcuts, unit: str) -> list[str]:
     if not on_working:
         return []
     on_files = f"{_interval(result.together)} on the files, and " if result.from_files and result.together else ""
+    meaning = "An interval that holds .5 shows no shortcut."
+    if (on_working.low or 0.0) > 0.5:
+        meaning = (
+            "This much needs no look at the lungs, and a network can make more of it than a linear model. "
+            "Standardising each image removes brightness and contrast, not sharpness or border."
+        )
     return [
         f"All properties together, by logistic regression ({on_working.folds}-fold cross-validation by {unit}): "
         f"AUROC {on_files}{_interval(on_working)} on the {result.image_size} px images, which are all that a "
-        "classifier sees. This much needs no look at the lungs, and a network can make more of it than a linear "
-        "model. Standardising each image removes brightness and contrast, not sharpness or border."
+        f"classifier sees. {meaning}"
     ]
 
 
@@ -333,6 +338,6 @@ def _auroc(interval: AurocInterval | None, names: Sequence[str]) -> str:
 
 
 def _interval(interval: AurocInterval) -> str:
-    if interval.low is None or interval.high is None:
+    if interval.low is None or interval.high is None or interval.low == interval.high:  # no scatter, so no interval
         return short(interval.auroc)
     return f"{short(interval.auroc)} {bounds(interval.low, interval.high)}"

@@ -2,7 +2,8 @@
 
 Every function takes ``y_true`` (n,) in {0, 1}, something (n,) to judge, and ``weights`` (b, n) of at least 0. One row
 of weights is one resample: how often each image counts (:mod:`balancer.metrics.resampling`). A function returns one
-value per row. Each raises a :class:`BalancerError` where there is no image, or a value is NaN or infinite.
+value per row. Each raises a :class:`BalancerError` where there is no image, a value is NaN or infinite, or a class is
+missing that the metric divides by.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ def weighted_auroc(y_true: Array, y_score: Array, weights: Array) -> Array:
 def weighted_average_precision(y_true: Array, y_score: Array, weights: Array) -> Array:
     """Return the average precision (b,): the step-wise area under precision and recall."""
     order, ends = falling_scores(y_score)
+    _check_classes(y_true, 1)
     area = np.empty(len(weights))
     for start in range(0, len(weights), CHUNK):
         part = slice(start, start + CHUNK)
@@ -71,6 +73,7 @@ def weighted_decisions(y_true: Array, called: Array, weights: Array) -> dict[str
 
     Keys: ``accuracy``, ``balanced_accuracy``, ``sensitivity``, ``specificity``, ``precision``, ``f1``.
     """
+    _check(called)
     cells = np.stack([called & (y_true == 1), called & (y_true == 0), ~called & (y_true == 1), ~called & (y_true == 0)])
     tp, fp, fn, tn = (weights @ cells.T.astype(float)).T
 
@@ -91,6 +94,7 @@ def weighted_decisions(y_true: Array, called: Array, weights: Array) -> dict[str
 def threshold_sweep(y_true: Array, y_score: Array, thresholds: Array, weights: Array) -> tuple[Array, Array]:
     """Return sensitivity and specificity (b, T) of ``y_score >= threshold`` at every threshold (T,)."""
     _check(y_score)
+    _check_classes(y_true, 0, 1)
     called = (y_score[:, None] >= thresholds).astype(float)
     shares = []
     for label in (1, 0):
@@ -122,6 +126,7 @@ def precision_at(grid: Array, y_true: Array, y_score: Array, weights: Array) -> 
 def _passing(y_true: Array, y_score: Array, weights: Array) -> tuple[Array, Array]:
     """Return the shares (b, thresholds + 1) of class 0 and of class 1 that pass each threshold, from none to all."""
     order, ends = falling_scores(y_score)
+    _check_classes(y_true, 0, 1)
     shares = []
     for label in (0, 1):
         cumulative = np.cumsum(weights[:, order] * (y_true[order] == label), axis=1)[:, ends]
@@ -134,6 +139,12 @@ def falling_scores(y_score: Array) -> tuple[Array, Array]:
     _check(y_score)
     order = np.argsort(-y_score, kind="stable")
     return order, np.flatnonzero(np.append(np.diff(y_score[order]) != 0, True))
+
+
+def _check_classes(y_true: Array, *classes: int) -> None:
+    """Refuse labels without an image of a class that the metric divides by."""
+    if missing := [label for label in classes if not (y_true == label).any()]:
+        raise BalancerError(f"the metric needs images of class {missing[0]}; got none among {len(y_true)}")
 
 
 def _check(values: Array) -> None:

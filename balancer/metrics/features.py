@@ -151,7 +151,12 @@ def extract(
         keep: store the features on disk, under the network and the content of the images, and read them the next time.
             On a CPU, Inception needs tens of minutes for a few thousand images.
         show: show the progress bar.
+
+    Raises:
+        BalancerError: If the images are not grey uint8 images.
     """
+    if images.ndim != 3 or images.dtype != np.uint8 or 0 in images.shape[1:]:
+        raise BalancerError(f"expected grey uint8 images (n, H, W); got {images.shape} {images.dtype}")
     images = np.ascontiguousarray(images)
     if keep:
         path, layout = _cache_path(network, images), {"features": ("float32", (len(images), network.dim))}

@@ -35,6 +35,7 @@ from scipy.stats import mannwhitneyu
 
 from balancer.core.errors import BalancerError
 from balancer.data.folder import sampling_unit
+from balancer.metrics.chance import FEWEST
 from balancer.metrics.resampling import group_numbers
 from balancer.reporting.numbers import p_equals
 
@@ -161,7 +162,10 @@ def memorization(
     if near.any() and not exact.any() and len(others) < FEW_PATIENTS:
         status, verdict = _unsure(int(near.sum()), len(fake), len(others), unit)
     else:
-        status, verdict = _judge(int(exact.sum()), int(near.sum()), len(fake), nearer_p, membership_p, shift_p, unit)
+        few = min(len(fake), len(baseline)) < FEWEST
+        status, verdict = _judge(
+            int(exact.sum()), int(near.sum()), len(fake), nearer_p, membership_p, shift_p, unit, few
+        )
     return Memorization(
         n_train=len(train),
         n_held_out=0 if held_out is None else len(held_out),
@@ -328,7 +332,14 @@ def _unsure(near: int, n_fake: int, units: int, unit: str) -> tuple[Status, str]
 
 
 def _judge(
-    exact: int, near: int, n_fake: int, p: float, membership_p: float | None, shift_p: float | None, unit: str
+    exact: int,
+    near: int,
+    n_fake: int,
+    p: float,
+    membership_p: float | None,
+    shift_p: float | None,
+    unit: str,
+    few: bool,
 ) -> tuple[Status, str]:
     """Return status and verdict; with held-out images, the membership test separates copying from mere likeness."""
     if exact or near:
@@ -344,8 +355,8 @@ def _judge(
         return "closer", f"{apart}: {_memorised_or_shifted(shift_p)}; {clean}."
     if p >= ALPHA:
         real = f"other {unit}s'" if membership_p is None else "held-out real"
-        nearer = f"synthetic images are no closer to training images than {real} ones are ({p_equals(p)})"
-        return "none", f"No sign of copying: {nearer}; {clean}."
+        nearer = f"synthetic images are not shown to be closer to training images than {real} ones ({p_equals(p)})"
+        return "none", f"No sign of copying: {nearer}{', and are too few for that' if few else ''}; {clean}."
     if membership_p is None:
         doubt = "the generator may have memorised, or draws only typical images; held-out images would tell"
         return "closer", f"{likeness}: {doubt}; {clean}."

@@ -155,15 +155,21 @@ def estimate_pixel_seconds(side: int) -> float:
 def interpretation(result: TwoSample, control: TwoSample | None = None) -> str:
     """Return the result in words; what the control reaches on real images alone is chance as well.
 
-    An interval that lies wholly under .5 is chance, too.
+    An interval that lies wholly under .5 is no difference either. Copies do that: their twin in another fold bears the
+    other label. Without a single error, or with equal scores, resamples do not scatter and there is no interval.
     """
-    share = f"{percent(result.auroc)} of pairs {bounds(result.low, result.high, digits=2)}"
+    sizes = f"{result.n_real} real, {result.n_fake} synthetic"
+    scatter = bounds(result.low, result.high, 2) if result.low < result.high else f"({sizes}; no scatter, no interval)"
+    share = f"{percent(result.auroc)} of pairs {scatter}"
     if result.low <= chance_level(control):
-        at_this_n = f"at this n ({result.n_real} real, {result.n_fake} synthetic)"
         beside = ""
+        if result.high < 0.5:
+            beside = ", less than a coin, as where images of one side are copies of the other's"
         if control and result.low > 0.5:
             beside = f", and in {percent(control.auroc)} {bounds(control.low, control.high, 2)} with two real sets"
-        return f"a classifier ({result.classifier}) cannot tell them apart {at_this_n}: right in {share}{beside}"
+        return (
+            f"a classifier ({result.classifier}) is not shown to tell them apart at this n ({sizes}): {share}{beside}"
+        )
     verdict = next(words for bound, words in BANDS if result.auroc < bound)
     return f"a classifier ({result.classifier}) tells them apart in {share}: {verdict}"
 
@@ -230,8 +236,13 @@ def fold_auroc(scores: Array, labels: Array, fold: Array, units: Array, seed: in
         fold: fold (n,) of each image.
         units: (n,), what is resampled as one: the patient of a real image, the number of a synthetic image.
         seed: seed of the resamples.
+
+    Raises:
+        BalancerError: If a score is not finite, or no fold holds images of both sides.
     """
     rng = np.random.default_rng(seed)
+    if not any(len(np.unique(labels[fold == k])) == 2 for k in np.unique(fold)):
+        raise BalancerError(f"expected real and synthetic images in one fold; got none among {len(fold)} images")
     ordered, pairs = np.zeros(1 + RESAMPLES), np.zeros(1 + RESAMPLES)  # first the sample itself
     for k in np.unique(fold):
         inside = np.flatnonzero(fold == k)

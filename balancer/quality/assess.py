@@ -7,10 +7,7 @@ reference: real images, other real images of other patients (the real baseline),
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -21,7 +18,6 @@ from balancer.core.errors import BalancerError
 from balancer.core.seeding import derive_seed
 from balancer.core.settings import QualityConfig
 from balancer.data.folder import sampling_unit
-from balancer.data.split import patient_halves
 from balancer.metrics import spectrum, two_sample
 from balancer.metrics.features import (
     INCEPTION_FILE,
@@ -31,7 +27,6 @@ from balancer.metrics.features import (
     inception,
     inception_weights,
     random_conv,
-    random_subset,
 )
 from balancer.metrics.frechet import frechet_distance
 from balancer.metrics.kernel import kernel_chance, kernel_distance
@@ -49,6 +44,7 @@ from balancer.quality.results import (
     SpectrumComparison,
     TwoSampleRow,
 )
+from balancer.quality.sides import Comparison, ImageSet, Side, comparisons, equal_to, same_images, shift_sides, unseen
 
 Array = np.ndarray
 ResultT = TypeVar("ResultT")
@@ -59,59 +55,6 @@ NO_FID = (
     f"--inception-weights FILE. {NOT_FIDS}"
 )
 FID_OFF = f"FID was not computed: --inception-weights is off. {NOT_FIDS}"
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """Real images (n, H, W) uint8, the patient of each image, and the name of the set in a report."""
-
-    images: Array
-    groups: list[str]
-    name: str
-
-    def all(self) -> Side:
-        """Return all images as one side."""
-        return Side(self, np.arange(len(self.images)))
-
-    def halves(self) -> tuple[Side, Side]:
-        """Return two halves with no patient in common."""
-        first, second = patient_halves(self.groups)
-        return Side(self, first), Side(self, second)
-
-
-@dataclass(frozen=True)
-class Side:
-    """Some images of a set, by position (n,)."""
-
-    source: ImageSet
-    positions: Array
-
-    @property
-    def images(self) -> Array:
-        """Return the images (n, H, W) uint8."""
-        return self.source.images[self.positions]
-
-    @property
-    def groups(self) -> list[str]:
-        """Return the patient of each image."""
-        return [self.source.groups[i] for i in self.positions]
-
-    def draw(self, n: int, seed: int, *names: str) -> Side:
-        """Return ``n`` of the images, drawn from a named stream."""
-        return Side(self.source, self.positions[random_subset(len(self.positions), n, seed, *names)])
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Equally many real, other real and synthetic images (positions), drawn once.
-
-    ``other`` is None where no other real images can serve as the real baseline.
-    """
-
-    reference: str
-    real: Side
-    other: Side | None
-    fake: Array
 
 
 def assess(
@@ -135,15 +78,15 @@ def assess(
         test: an official test set, only to show how far the parts of the data set lie apart.
     """
     notes: list[str] = []
-    held_out = _unseen(train, held_out, notes)
-    comparisons = _comparisons(settings, train, held_out, len(fake), notes)
+    held_out = unseen(train, held_out, notes)
+    compared = comparisons(settings, train, held_out, len(fake), notes)
     networks = _networks(settings.inception, device, notes)
-    notes += _count_notes(settings, networks, comparisons)
-    shift = _shift_sides(settings, train, test)
-    used = np.unique(np.concatenate([c.fake for c in comparisons])) if comparisons else np.arange(0)
+    notes += _count_notes(settings, networks, compared)
+    shift = shift_sides(settings, train, test)
+    used = np.unique(np.concatenate([c.fake for c in compared])) if compared else np.arange(0)
     real = [s for s in (train, held_out, test) if s]
     features = [_Features(network, real, fake, used, device) for network in networks]
-    main = next((c for c in reversed(comparisons) if c.other), None)  # the held-out images, if there are any
+    main = next((c for c in reversed(compared) if c.other), None)  # the held-out images, if there are any
     if held_out is None and main:
         notes.append(
             f"No held-out images: the synthetic images are compared with {train.name}, which the generator may have "
@@ -152,8 +95,9 @@ def assess(
     return QualityReport(
         n_fake=len(fake),
         reference=main.reference if main else None,
-        same_images=_same_images(fake, [s for s in (held_out, train) if s]),
-        distances=[_distance_row(settings, f, c) for f in features for c in comparisons],
+        same_images=same_images(fake, [s for s in (held_out, train) if s]),
+        held_out_copies=equal_to(held_out, fake),
+        distances=[_distance_row(settings, f, c) for f in features for c in compared],
         shift=[_shift_row(settings, f, *shift) for f in features if shift],
         memorization=_if_possible("memorisation", notes, lambda: _memorization(train, held_out, fake)),
         two_sample=_two_sample(settings, features, main, fake, device, notes) if main and settings.two_sample else [],
@@ -171,22 +115,6 @@ def report_seconds(settings: QualityConfig, side: int, images: int) -> float:
     """
     tests = 2 * sum(two_sample.estimate_pixel_seconds(s) for s in (side, side // 2)) if settings.two_sample else 0
     return 15 + 0.01 * images + tests
-
-
-def _unseen(train: ImageSet, held_out: ImageSet | None, notes: list[str]) -> ImageSet | None:
-    """Return the held-out images of patients that are not in training, None if there are none."""
-    if held_out is None:
-        return None
-    known = set(train.groups)
-    new = np.array([group not in known for group in held_out.groups], dtype=bool)
-    if dropped := int((~new).sum()):
-        notes.append(
-            f"{dropped} of the {len(new)} images of {held_out.name} are left out: their "
-            f"{sampling_unit(held_out.groups)}s are in {train.name} too."
-        )
-    if not new.any():
-        return None
-    return replace(held_out, images=held_out.images[new], groups=np.array(held_out.groups)[new].tolist())
 
 
 def _if_possible(what: str, notes: list[str], compute: Callable[[], ResultT]) -> ResultT | None:
@@ -221,33 +149,6 @@ class _Features:
 
     def of_fake(self, positions: Array) -> Array:
         return self._fake[np.searchsorted(self._used, positions)]
-
-
-def _comparisons(
-    settings: QualityConfig, train: ImageSet, held_out: ImageSet | None, n_fake: int, notes: list[str]
-) -> list[Comparison]:
-    """Return one comparison per reference; the interpretation goes by the last one with a real baseline."""
-    half = f"{train.name} (half the {sampling_unit(train.groups)}s)"
-    references: list[tuple[str, Side, Side | None]] = [(half, *train.halves())]
-    if held_out:
-        references.append((held_out.name, held_out.all(), train.all()))
-    else:
-        references.insert(0, (f"{train.name} (all)", train.all(), None))
-    comparisons, seed = [], settings.seed
-    for name, real, other in references:
-        counts = [len(side.positions) for side in (real, other) if side]
-        n = min(*counts, n_fake)
-        if n >= 2:
-            drawn = other.draw(n, seed, name, "floor") if other else None
-            fake = random_subset(n_fake, n, seed, name, "fake")
-            comparisons.append(Comparison(name, real.draw(n, seed, name, "real"), drawn, fake))
-            continue
-        baseline = f", {counts[1]} for the real baseline" if other else ""
-        notes.append(
-            f"No distance to {name}: it needs 2 images a side, and there are {counts[0]} real{baseline} and {n_fake} "
-            "synthetic."
-        )
-    return comparisons
 
 
 def _distance_row(settings: QualityConfig, features: _Features, c: Comparison) -> DistanceRow:
@@ -316,20 +217,6 @@ def _distance(settings: QualityConfig, real: Array, other: Array) -> SetDistance
     kid = kernel_distance(real, other, settings.kid_subsets, size, settings.seed)
     overlap = manifold_overlap(real, other) if len(real) > NEIGHBOURS else None
     return SetDistance(frechet_distance(real, other), kid.mean, kid.sd, overlap)
-
-
-def _shift_sides(
-    settings: QualityConfig, train: ImageSet, test: ImageSet | None
-) -> tuple[Side, Side, Side, Side] | None:
-    """Return training images, test images, and two halves of the training images as real baseline, at equal counts."""
-    if test is None:
-        return None
-    sides = [train.all(), test.all(), *train.halves()]
-    n = min(len(side.positions) for side in sides)
-    if n < 2:
-        return None
-    a, b, c, d = (side.draw(n, settings.seed, "shift", str(i)) for i, side in enumerate(sides))
-    return a, b, c, d
 
 
 def _shift_row(
@@ -403,13 +290,3 @@ def _spectrum(c: Comparison, fake: Array) -> SpectrumComparison:
     assert c.other is not None, "the main comparison has a real baseline"
     n, result = len(c.fake), spectrum.compare_spectra(c.real.images, fake[c.fake], c.other.images)
     return SpectrumComparison(**vars(result), n_real=n, n_fake=n, interpretation=spectrum.interpretation(result))
-
-
-def _same_images(fake: Array, sets: list[ImageSet]) -> str | None:
-    """Return the name of a real set that holds exactly the synthetic images."""
-
-    def contents(images: Array) -> Counter[str]:
-        return Counter(hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest() for image in images)
-
-    synthetic = contents(fake)
-    return next((s.name for s in sets if len(s.images) == len(fake) and contents(s.images) == synthetic), None)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from scipy.stats import fisher_exact
 
 from balancer.metrics.chance import ALPHA, FEWEST
+from balancer.metrics.manifold import NEIGHBOURS
 from balancer.metrics.memorization import Memorization
 from balancer.metrics.two_sample import chance_level
 from balancer.quality.results import (
@@ -30,6 +31,7 @@ ALIKE = 1.5  # a Fréchet distance up to this many real baselines counts as equa
 HARD_TO_TELL = 0.6  # images are hard to tell from real ones if no AUROC's interval exceeds this
 COLLAPSED = 0.1  # recall below this share of its real baseline, with poor coverage, means a collapsed generator
 POOR = 0.5  # recall or coverage below this share of its real baseline is little
+FEW = 10 * NEIGHBOURS  # images a side: among fewer, the neighbourhoods that recall counts by overlap widely
 REPEATED = 0.1  # share of synthetic images that repeat one another from which the verdict says so
 
 
@@ -43,7 +45,7 @@ def verdict(quality: QualityReport) -> str:
     """Return the report in a few sentences: copies first, then likeness, then variety."""
     if quality.same_images:
         return f"The synthetic images are identical to a real set ({quality.same_images}). Nothing in them is new."
-    sentences = [_on_copies(quality.memorization), _on_likeness(quality), _on_variety(quality)]
+    sentences = [_on_held_out(quality), _on_copies(quality.memorization), _on_likeness(quality), _on_variety(quality)]
     return " ".join(s for s in sentences if s) or "Too few images for a verdict."
 
 
@@ -166,11 +168,23 @@ def _spectrum_findings(quality: QualityReport) -> Iterator[Finding]:
     if s:
         figure, baseline = decibels(s.rms_db), decibels(s.rms_db_real_baseline)
         words = f"{_capitalised(s.interpretation)}."
+        if quality.memorization and _repeats(quality.memorization):
+            words += " Images that repeat one another count as many: this may be the mark of a single image."
         yield Finding("Power spectrum, RMS difference", figure, s.n_real, s.n_fake, baseline, words)
 
 
 def _capitalised(text: str) -> str:
     return text[0].upper() + text[1:]
+
+
+def _on_held_out(quality: QualityReport) -> str:
+    """Return the warning that synthetic images are the very images that they are compared with."""
+    if not quality.held_out_copies:
+        return ""
+    return (
+        f"{quality.held_out_copies:,} of the {quality.n_fake:,} synthetic images are identical to held-out images, so "
+        "no figure of likeness counts."
+    )
 
 
 def _on_copies(m: Memorization | None) -> str:
@@ -192,6 +206,10 @@ def _on_likeness(quality: QualityReport) -> str:
     if apart:
         claim = "The synthetic images can be told from real ones."
         evidence += [quality.format_caveat] if quality.format_caveat else []
+    elif any(t.high < 0.5 for t in tests):
+        claim = (
+            "A classifier does worse than a coin, as where synthetic images are copies of the real ones beside them."
+        )
     elif all(t.high <= HARD_TO_TELL for t in tests):
         claim = "The synthetic images are hard to tell from real ones."
     else:
@@ -259,6 +277,9 @@ def _on_variety(quality: QualityReport) -> str:
     )
     if recall < POOR and not little:
         text += " Chance can do that at this n."
+    if recall >= POOR and r.n_real < FEW:
+        text += f" With {r.n_real} images a side this says little."
     if m and repeated:
         text += f" {m.duplicates_within:,} of the {m.n_fake:,} images repeat another image."
+        text += " Tests count each of them, so their p-values and intervals are too sure."
     return text

@@ -318,7 +318,7 @@ def _two_sample(tests: list[TwoSampleRow], unit: str) -> Section | None:
         f"A classifier is trained to separate real images ({tests[0].reference}) from the others, and tested on "
         f"{others} (cross-validation with at most {max(t.folds for t in tests)} folds). The AUROC is "
         "the share of pairs that it orders correctly; .5 is chance. Any excess can serve another classifier as a "
-        "shortcut. Brackets: 95 % intervals."
+        "shortcut. Brackets: 95 % intervals; at an AUROC of 1 there is no error to resample, so they are none."
     )
     header = ["classifier", "on", "real against", "n real", "n other", "AUROC [95 %]"]
     return Section("Two-sample tests", [text], Table(header, rows, numeric=3))

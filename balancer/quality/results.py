@@ -117,6 +117,7 @@ class QualityReport:
     Attributes:
         reference: the real images that the interpretation goes by; None where no comparison has a real baseline.
         same_images: the name of a real set that holds exactly the "synthetic" images.
+        held_out_copies: synthetic images that equal a held-out image in every pixel; 0 in reports of earlier versions.
         memorization, spectrum: None where these images cannot give them; the notes say why.
         format_caveat: a sentence for the verdict, where file formats alone could part the sides.
         unit: what halves and folds of real images keep together, in a word.
@@ -126,6 +127,7 @@ class QualityReport:
     n_fake: int
     reference: str | None = None
     same_images: str | None = None
+    held_out_copies: int = 0
     distances: list[DistanceRow] = field(default_factory=list)
     shift: list[ShiftRow] = field(default_factory=list)
     memorization: Memorization | None = None

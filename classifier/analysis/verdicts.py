@@ -87,6 +87,8 @@ def _in_words(result: ContrastResult) -> str:
     contrast, verdict = result.contrast, result.verdict
     if contrast.left in CHECKS:
         sound, otherwise = CHECKS[contrast.left]
+        if verdict == UNSETTLED and verdict not in sound and result.estimate.low < -MARGIN:
+            return f"{UNSETTLED} at this n: wrong labels should hurt, and may do so"
         if verdict not in sound:
             return otherwise
         return "as it must be" if result.estimate.se > 0 else f"as it must be ({NO_SCATTER})"
@@ -161,6 +163,8 @@ def _yes_or_no(verdicts: Sequence[str]) -> str:
         return "Yes and no."
     if "helps" in verdicts:
         return "Yes." if set(verdicts) == {"helps"} else "In part."
+    if "hurts" in verdicts and UNSETTLED in verdicts:
+        return "No, as far as it is settled."
     if "hurts" in verdicts or UNSETTLED not in verdicts:
         return "No."
     return f"{UNSETTLED.capitalize()}."

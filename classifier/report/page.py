@@ -30,7 +30,8 @@ _CAPTIONS = {
         "forest",
         "Forest plot of the differences in test AUROC with their 95 % intervals",
         "A square is an estimate, its line the 95 % interval. A line inside the band says that no effect matters. A "
-        "line that clears 0 says that there is a difference, but not why. An arrow: the line goes on outside.",
+        "line that clears 0 shows a difference, which chance does to one line in twenty, and not why. An arrow: the "
+        "line goes on outside.",
     ),
     "Every trial": (
         "seeds",
@@ -248,10 +249,10 @@ def _calibration(results: StudyResults) -> Table:
 def _failures(failures: Failures) -> tuple[list[str], Table | None]:
     """Return how many test images most trials get wrong, and the names of the images that the figure shows."""
     false, missed = map(len, failures.of_class)
+    who = "its only trial gets" if failures.trials == 1 else f"more than half of its {failures.trials} trials get"
     text = (
-        f"Regime `{failures.regime}`: more than half of its {plural(failures.trials, 'trial')} get {false + missed} of "
-        f"{failures.tested} test images wrong at validation's threshold: "
-        f"{false} {CLASSES[0]} called {CLASSES[1]}, {missed} the other way round."
+        f"Regime `{failures.regime}`: {who} {false + missed} of {failures.tested} test images wrong at validation's "
+        f"threshold: {false} {CLASSES[0]} called {CLASSES[1]}, {missed} the other way round."
     )
     rows = [
         [f"`{f.name}`", CLASSES[f.label], short(f.probability), f"{f.wrong} of {failures.trials}"]

@@ -170,6 +170,25 @@ def test_the_strongest_shortcut_is_told_with_its_figure(chest_folder: Path) -> N
     assert strongest_shortcut(replace(found, shortcuts=weak)) is None
 
 
+@pytest.mark.parametrize(
+    ("interval", "n", "claimed"),
+    [
+        (AurocInterval(1.0, 1.0, 1.0), 3, False),  # three against three part by chance, among several properties
+        (AurocInterval(0.54, 0.505, 0.575), 1000, False),  # one of several intervals misses .5 by chance
+        (AurocInterval(0.6, 0.56, 0.64), 1000, True),
+    ],
+)
+def test_the_furthest_of_several_properties_is_held_against_chance(
+    interval: AurocInterval, n: int, claimed: bool, chest_folder: Path
+) -> None:
+    config = DataConfig(path=str(chest_folder), image_size=16)
+    found = audit(load_dataset(config), config)
+    rows = [replace(r, working=interval) for r in found.shortcuts.properties]
+    counts = dict.fromkeys(found.shortcuts.n, n)
+    result = replace(found.shortcuts, properties=rows, together_working=None, n=counts)
+    assert (strongest_shortcut(replace(found, shortcuts=result)) is not None) == claimed
+
+
 def test_size_tells_the_files_apart_and_not_the_working_images(chest_folder: Path) -> None:
     for file in (chest_folder / "train" / "PNEUMONIA").iterdir():
         Image.fromarray(RNG.integers(0, 256, (32, 44), dtype=np.uint8)).save(file)

@@ -12,6 +12,7 @@ import torch
 
 from balancer.core.errors import BalancerError
 from balancer.metrics import classification, resampling, spectrum, two_sample
+from balancer.metrics.features import extract, random_conv
 from balancer.metrics.frechet import frechet_distance
 from balancer.metrics.kernel import kernel_chance, kernel_distance
 from balancer.metrics.manifold import manifold_overlap, recall_chance
@@ -19,6 +20,7 @@ from balancer.metrics.memorization import memorization
 
 Array = np.ndarray
 CPU = torch.device("cpu")
+NETWORK = random_conv(CPU)
 ON_FEATURES: dict[str, Callable[[Array], Any]] = {
     "frechet_distance": lambda x: frechet_distance(SOUND, x),
     "kernel_distance": lambda x: kernel_distance(SOUND, x, 2, 2, 0),
@@ -31,6 +33,8 @@ ON_IMAGES: dict[str, Callable[[Array], Any]] = {
     "memorization": lambda x: memorization(IMAGES, x),
     "compare_spectra": lambda x: spectrum.compare_spectra(IMAGES, x, IMAGES),
     "grid_peaks": spectrum.grid_peaks,
+    "radial_spectrum": spectrum.radial_spectrum,
+    "extract": lambda x: extract(NETWORK, x, CPU, "images", show=False),
     "pixel_two_sample": lambda x: two_sample.pixel_two_sample(IMAGES, x, np.arange(len(IMAGES)), CPU, 0, steps=1),
 }
 LABELS = np.arange(20) % 2
@@ -43,6 +47,12 @@ ON_SCORES: dict[str, Callable[[Array], Any]] = {
     "weighted_calibration": lambda s: classification.weighted_calibration(LABELS[: len(s)], s, ONCE[:, : len(s)]),
     "threshold_sweep": lambda s: classification.threshold_sweep(
         LABELS[: len(s)], s, np.array([0.5]), ONCE[:, : len(s)]
+    ),
+    "weighted_decisions": lambda s: classification.weighted_decisions(
+        LABELS[: len(s)], s >= 0.5 if np.isfinite(s).all() else s, ONCE[:, : len(s)]
+    ),
+    "fold_auroc": lambda s: two_sample.fold_auroc(
+        s, LABELS[: len(s)], np.arange(len(s)) // 2 % 2, np.arange(len(s)), 0
     ),
     "roc_at": lambda s: classification.roc_at(np.array([0.5]), LABELS[: len(s)], s, ONCE[:, : len(s)]),
     "precision_at": lambda s: classification.precision_at(np.array([0.5]), LABELS[: len(s)], s, ONCE[:, : len(s)]),
@@ -106,7 +116,7 @@ def test_constant_features(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(ON_IMAGES))
 def test_images(name: str) -> None:
     figure = ON_IMAGES[name]
-    clear_or_finite(figure, IMAGES[:0], must_refuse=True)
+    clear_or_finite(figure, IMAGES[:0], must_refuse=name != "extract")  # a report may need no features of a side
     clear_or_finite(figure, np.full(IMAGES.shape, np.nan), must_refuse=True)
     clear_or_finite(figure, IMAGES[0], must_refuse=True)
     clear_or_finite(figure, IMAGES[:1], must_refuse=False)
@@ -121,3 +131,18 @@ def test_scores(name: str) -> None:
     for value in (np.nan, np.inf):
         clear_or_finite(figure, np.append(scores[1:], value), must_refuse=True)
     clear_or_finite(figure, scores[:0], must_refuse=name != "auroc_interval")  # None there, as without a class
+
+
+@pytest.mark.parametrize(
+    ("figure", "missing"),
+    [
+        (lambda y, s, w: classification.weighted_average_precision(y, s, w), 1),
+        (lambda y, s, w: classification.threshold_sweep(y, s, np.array([0.5]), w), 0),
+        (lambda y, s, w: classification.roc_at(np.array([0.5]), y, s, w), 1),
+        (lambda y, s, w: classification.precision_at(np.array([0.5]), y, s, w), 0),
+        (lambda y, s, w: two_sample.fold_auroc(s, y, np.zeros(20, int), np.arange(20), 0), 0),
+    ],
+)
+def test_a_class_that_is_missing(figure: Callable[[Array, Array, Array], Any], missing: int) -> None:
+    labels = np.full(20, 1 - missing)
+    clear_or_finite(lambda s: figure(labels, s, ONCE), np.linspace(0, 1, 20), must_refuse=True)

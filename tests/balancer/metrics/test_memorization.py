@@ -158,6 +158,15 @@ def test_held_out_images_of_another_source_excuse_what_looks_like_copying() -> N
     assert "another source" in result.verdict
 
 
+@pytest.mark.parametrize("n_fake", [1, 40])
+def test_no_test_proves_that_nothing_is_closer(n_fake: int) -> None:
+    """A large p shows no difference, which is not the same as none; one image could hardly show any."""
+    result = memorization(images(40, 1), images(n_fake, 3), images(40, 2))
+    assert result.status == "none"
+    assert "not shown to be closer" in result.verdict
+    assert ("too few" in result.verdict) == (n_fake == 1)
+
+
 def test_a_generator_of_typical_images_has_not_copied() -> None:
     """It draws the common part of all images with half of the variety: nearer to any real image than real ones are."""
     common = fields(1, 0)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from planted import fields
 from scipy.ndimage import gaussian_filter
 
 from balancer.core.errors import BalancerError
@@ -209,6 +210,21 @@ def test_what_is_no_checkerboard_is_not_called_one(side: int, change: Callable[[
     changed = compare_spectra(real, to_uint8(change(fake.astype(float))), other)
     assert changed.rms_db > 1
     assert changed.checkerboard_db < CHECKERBOARD_DB
+
+
+@pytest.mark.parametrize("fake", [white(40, (32, 32)), np.zeros((40, 32, 32), np.uint8)], ids=["noise", "black"])
+def test_no_peak_is_called_where_only_real_spectra_are_steep(fake: np.ndarray) -> None:
+    """Power at a grid point lies far below its neighbourhood in smooth images, and beside it in noise and in black."""
+    real, other = fields(40, 1), fields(40, 2)
+    s = compare_spectra(real, fake, other)
+    assert s.checkerboard_db > CHECKERBOARD_DB, "the figure alone would be called a peak"
+    assert "checkerboard" not in interpretation(s)
+
+
+def test_likeness_of_few_images_is_said_with_reserve() -> None:
+    few, many = (compare_spectra(*(white(n, (16, 16), seed=seed) for seed in (1, 2, 3))) for n in (5, 40))
+    assert "as far as 5 images show" in interpretation(replace(few, high_db=0.0, rms_db=0.0))
+    assert "as far as" not in interpretation(many)
 
 
 def test_readings() -> None:

@@ -19,9 +19,10 @@ from balancer.metrics.features import FeatureNetwork
 from balancer.metrics.kernel import KernelDistance
 from balancer.metrics.manifold import Manifold
 from balancer.quality import assess as quality
-from balancer.quality.assess import ImageSet, assess, halved, report_seconds
+from balancer.quality.assess import assess, halved, report_seconds
 from balancer.quality.interpretation import interpret, verdict
 from balancer.quality.results import DistanceRow, QualityReport, TwoSampleRow
+from balancer.quality.sides import ImageSet, equal_to
 
 CPU = torch.device("cpu")
 SETTINGS = QualityConfig(inception="off", kid_subsets=3, kid_subset_size=6, two_sample=False)
@@ -456,6 +457,34 @@ def test_the_estimate_grows_with_size_until_batches_shrink() -> None:
     assert seconds[32] < seconds[64] < seconds[128] < seconds[256] < 2 * seconds[128]
     assert report_seconds(QualityConfig(two_sample=False), 256, 1000) < seconds[32]
     assert 40 < report_seconds(QualityConfig(), 64, 2534) < 160  # 65 s were measured
+
+
+def test_copies_of_held_out_images_are_no_likeness() -> None:
+    """They are not of training, and no classifier can tell them: both were reported as if the images were good."""
+    train, held_out = real_sets()
+    report = assess(SETTINGS, train, held_out, held_out.images[:30].copy(), CPU)
+    assert report.held_out_copies == 30
+    assert verdict(report).startswith("30 of the 30 synthetic images are identical to held-out images")
+    tests = [two_sample("pixels", 0.15, 0.0, 0.32), two_sample("features", 0.4, 0.2, 0.59)]  # as such copies give
+    assert "hard to tell" not in verdict(dataclasses.replace(report, two_sample=tests))
+    assert "worse than a coin" in verdict(dataclasses.replace(report, two_sample=tests))
+    assert equal_to(held_out, fields(30, 3)) == 0
+
+
+def test_high_recall_of_few_images_is_no_claim() -> None:
+    """Among 12 images, neighbourhoods of five cover nearly everything: recall is 1 whatever the generator."""
+    overlap = Manifold(0.25, 1.0, 0.3, 0.17)
+    few, many = (row(overlap=overlap, overlap_real_baseline=REAL_OVERLAP, n_real=n, n_fake=n) for n in (12, 200))
+    assert "With 12 images a side this says little" in verdict(report_of([few]))
+    assert "says little" not in verdict(report_of([many]))
+
+
+def test_marks_of_one_repeated_image_are_said_to_be() -> None:
+    train, held_out = real_sets()
+    report = assess(SETTINGS, train, held_out, np.repeat(fields(1, 3), 40, axis=0), CPU)
+    finding = next(f for f in interpret(report) if f.metric.startswith("Power spectrum"))
+    assert "single image" in finding.interpretation
+    assert "too sure" in verdict(report)
 
 
 def test_nothing_to_interpret() -> None:

@@ -12,10 +12,11 @@ from planted import fields
 from balancer.core.settings import QualityConfig
 from balancer.data.dataset import PHANTOM_NOTICE
 from balancer.metrics import two_sample
-from balancer.quality.assess import ImageSet, assess
+from balancer.quality.assess import assess
 from balancer.quality.interpretation import interpret, verdict
 from balancer.quality.report import FIGURES, Report, as_document, closest_pairs
 from balancer.quality.results import OLD_KEYS, QualityReport, from_json
+from balancer.quality.sides import ImageSet
 from balancer.reporting.document import to_markdown
 from balancer.reporting.numbers import fixed, short
 from balancer.reporting.pages import to_html

@@ -445,6 +445,11 @@ def check(name: str, verdict: str) -> ContrastResult:
             "NOT as it must be: wrong labels should hurt, look for a fault in the study",
         ),
         (
+            replace(check("permuted", "not settled"), estimate=estimate(-0.15, -0.35, 0.05), p=0.2),
+            "permuted - baseline: -.150 AUROC [-.350, .050], unadjusted p = .20: "
+            "not settled at this n: wrong labels should hurt, and may do so",
+        ),
+        (
             check("baseline_again", "helps"),
             "baseline_again - baseline: +.012 AUROC [.004, .020], unadjusted p = .003: "
             "NOT as it must be, which chance does to one sound study in twenty",
@@ -460,7 +465,7 @@ ANSWERS = {
     ("helps", "not settled"): "In part.",
     ("helps", "small"): "In part.",
     ("helps", "hurts"): "Yes and no.",
-    ("hurts", "not settled"): "No.",
+    ("hurts", "not settled"): "No, as far as it is settled.",
     ("no benefit", "small"): "No.",
     ("no benefit", "not settled"): "Not settled.",
     ("not settled", "not settled"): "Not settled.",
