@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from commands import refused, words
+from commands import refused, sets, words
 from PIL import Image
 from planted import Trap
 
@@ -380,7 +380,11 @@ def test_weights_from_a_file_are_not_needed_again(
     from torchvision import models
 
     torch.save(models.shufflenet_v2_x0_5().state_dict(), tmp_path / "w.pth")
-    options = ["--model", "shufflenet_v2_x0_5", "--set", "normalisation=imagenet", "--image-size", "32", "--steps", "1"]
+    options = [
+        "--model",
+        "shufflenet_v2_x0_5",
+        *sets(**{"normalisation": "imagenet", "data.image_size": 32, "steps": 1}),
+    ]
     named = ("--weights", tmp_path / "w.pth", "--out", tmp_path / "run")
     result = classifier("train", *small_args, *options, *named)
     assert result.exit_code == 0, result.output
