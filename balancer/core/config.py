@@ -66,7 +66,7 @@ def read_config_file(path: Path, command: str) -> dict[str, Any]:
     """
     try:
         text = path.read_bytes()
-        check_seal(path, text, YAML_SEAL, "if you changed the file on purpose, delete its last line")
+        check_seal(path, text, YAML_SEAL, "if you changed the file on purpose, delete its first and last line")
         content = read_yaml(text.decode("utf-8-sig"))
     except OSError as error:
         raise UsageError(f"config file {path} cannot be read: {error.strerror}; give an existing YAML file") from error

@@ -1,7 +1,8 @@
 """Seals: a file carries the SHA-256 of its own content, so that no damaged file is used in silence.
 
 The seal is part of each format, and every other program still reads the file. In JSON, and in a line of JSON, the seal
-is the last key. In YAML the seal is a comment at the end. In a zip file, such as a checkpoint of torch or an ``npz``
+is the last key. In YAML the seal is a comment at the end, and the first line says so: a file that was cut at
+the end of a line is not taken for one without a seal. In a zip file, such as a checkpoint of torch or an ``npz``
 of numpy, the seal is the comment of the archive. A CSV file has no place for a seal: a second file in the format of
 ``sha256sum`` lies beside it.
 
@@ -33,6 +34,7 @@ T = TypeVar("T")
 KEY = "sha256"
 DIGITS = 64  # of a SHA-256 in hexadecimal
 JSON_SEAL = re.compile(rb',?\s*"sha256": "([0-9a-f]{64})"\s*\}\n?\Z')
+YAML_HEAD = b"# sealed: the last line is the SHA-256 of all lines before it\n"
 YAML_SEAL = re.compile(rb"# sha256 ([0-9a-f]{64})\n\Z")
 ZIP_END = b"PK\5\6"  # 22 bytes before the end of a zip file that has no comment
 ZIP_COMMENT_LENGTH = len("sha256 ") + DIGITS
@@ -71,11 +73,13 @@ def check_seal(path: Path, content: bytes, pattern: re.Pattern[bytes], remedy: s
     """Return whether the content of a file ends with a seal, of the pattern ``YAML_SEAL`` or ``ZIP_SEAL``.
 
     Raises:
-        DamagedFile: the seal does not fit.
+        DamagedFile: the seal does not fit, or is gone from a YAML file that was written with one.
     """
     seal = pattern.search(content, max(0, len(content) - 2 * DIGITS))
     if seal is not None and digest(content[: seal.start()]) != seal[1].decode():
         raise DamagedFile(path, "its content differs from its SHA-256 at its end", remedy)
+    if seal is None and content.startswith(YAML_HEAD):
+        raise DamagedFile(path, "its last line, the SHA-256, is missing", remedy)
     return seal is not None
 
 
@@ -146,7 +150,7 @@ def read_json(path: Path, remedy: str = "") -> JsonObject:
 
 def write_yaml(path: Path, text: str) -> None:
     """Write YAML text atomically, with its SHA-256 as a comment in the last line."""
-    text = text if text.endswith("\n") else text + "\n"
+    text = YAML_HEAD.decode() + (text if text.endswith("\n") else text + "\n")
     write_bytes(path, f"{text}# {KEY} {digest(text.encode())}\n".encode())
 
 

@@ -33,9 +33,10 @@ from balancer.core.files import locked, sweep, temporary_path
 from balancer.core.sealed import DamagedFile, load_arrays, read_json, save_arrays, write_json
 from balancer.core.shapes import check_arrays, parse
 from balancer.core.system_errors import explained, naming
+from balancer.core.threads import allowed_processors
 from balancer.data.images import Decoding, Ranges, Source, depth_notes, is_dim, is_off_range, shared_ranges
 
-FORMAT = 4  # raise when decoding changes, or what is stored of it
+FORMAT = 5  # raise when decoding changes, or what is stored of it
 HEADER, CHUNK = 128, 1 << 20  # bytes: of an npy file's header, and written at a time
 AGAIN = "tried again at the next start"
 UNREADABLE = "unreadable"  # in place of the digest of a file that cannot be opened
@@ -366,7 +367,7 @@ def in_threads(work: Callable[[int], ResultT], n: int, what: str) -> list[Result
 
     Threads suffice: PIL and numpy release the interpreter lock while they decode and resize.
     """
-    with progress.bar(n, what, "image") as bar, ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+    with progress.bar(n, what, "image") as bar, ThreadPoolExecutor(min(8, allowed_processors())) as pool:
         results = []
         try:
             for result in pool.map(work, range(n), chunksize=1):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from balancer.core.errors import BalancerError
 from balancer.core.files import locked
 from balancer.core.settings import PHANTOM, DataConfig
 from balancer.data import cache, phantom
+from balancer.data.caveats import copies_note, patients_note, shared_numbers, unreadable_note
 from balancer.data.folder import (
     CLASSES,
     SPLITS,
@@ -30,7 +30,7 @@ from balancer.data.folder import (
     multiclass_records,
     printable,
 )
-from balancer.data.images import Decoding, Ranges, decode_image, named, resize_grey, to_grey
+from balancer.data.images import Decoding, Ranges, decode_image, resize_grey, to_grey
 from balancer.data.npz import read_npz
 from balancer.data.split import carve_validation, merge_groups, split_hash, write_split
 
@@ -161,6 +161,7 @@ def load_dataset(config: DataConfig, require: Iterable[str] = ("train",), ranges
         records, decoded = _from_npz(Path(path), config, notes, ranges)
     else:
         root = find_root(Path(path))
+        refuse_cache_inside(root)
         listing = list_folder(root)
         left_out = listing.left_out
         records, decoded = _from_folder(listing, root, config, ranges)
@@ -173,12 +174,14 @@ def load_dataset(config: DataConfig, require: Iterable[str] = ("train",), ranges
         records = multiclass_records(records)
     for name, reason in decoded.bad:
         log.warning("left out: %s cannot be read (%s)", name, reason)
-    facts = [*left_out_note(left_out), *_unreadable_note(decoded.bad), *decoded.notes, *_patients_note(records)]
-    for note in facts:
-        log.warning(note)
-    notes += facts
     groups = merge_groups([r.patient for r in records], decoded.digests)
+    facts = [*left_out_note(left_out), *unreadable_note(decoded.bad), *decoded.notes, *patients_note(records)]
+    notes += facts
     folds = _folds(records, groups, config, is_archive, notes)
+    copies = copies_note(records, folds, decoded.digests)
+    notes += copies
+    for note in (*facts, *copies):
+        log.warning(note)
     names = [r.name for r in records]
     contents = "\n".join(f"{n}\t{d}" for n, d in zip(names, decoded.digests, strict=True))
     data = Dataset(
@@ -198,7 +201,7 @@ def load_dataset(config: DataConfig, require: Iterable[str] = ("train",), ranges
         classes=TASKS[config.task],
     )
     _check_folds(data, require)
-    notes += _shared_numbers(data)
+    notes += shared_numbers(records, folds)
     log.info(
         "data: %s; train %s, val %s, test %s (%s); split %s",
         path,
@@ -207,6 +210,17 @@ def load_dataset(config: DataConfig, require: Iterable[str] = ("train",), ranges
         data.split_hash,
     )
     return data
+
+
+def refuse_cache_inside(folder: Path) -> None:
+    """Refuse a cache that lies in a folder of images, which would then hold other files, and drawings.
+
+    Raises:
+        BalancerError: it does.
+    """
+    root = cache.cache_dir()
+    if root.resolve().is_relative_to(folder.resolve()):
+        raise BalancerError(f"the cache {root} lies inside the data {folder}; set BALANCER_CACHE to a folder elsewhere")
 
 
 def phantom_folder() -> Path:
@@ -301,47 +315,6 @@ def _folds(
             f"No validation was carved: the source's own {int((folds == 'val').sum())} validation images are used."
         )
     return folds
-
-
-def _unreadable_note(bad: Sequence[tuple[str, str]]) -> list[str]:
-    """Return a sentence that counts the unreadable files and names at most five; the log has the reasons of all."""
-    if not bad:
-        return []
-    files = "1 file" if len(bad) == 1 else f"{len(bad):,} files"
-    return [
-        f"{files} could not be read and {'was' if len(bad) == 1 else 'were'} left out: {named([n for n, _ in bad])}."
-    ]
-
-
-def _patients_note(records: Sequence[Record]) -> list[str]:
-    """Return a caveat if some or all names tell no patient."""
-    unknown, n = [r for r in records if not is_patient(r.patient)], len(records)
-    if not unknown or unknown[0].patient.startswith("image-"):  # an archive's note has said so
-        return []
-    if len(unknown) == n:
-        return [
-            f"No file name tells a patient (such as {unknown[0].name}): every image counts by itself, so images of one"
-            " child may lie in two folds, and intervals are over images."
-        ]
-    return [
-        f"{len(unknown):,} of {n:,} file names tell no patient (such as {unknown[0].name}): each of these images counts"
-        " as a patient of its own."
-    ]
-
-
-def _shared_numbers(data: Dataset) -> list[str]:
-    """Return a caveat if patient numbers occur both in the official test split and outside it."""
-    patients: dict[tuple[bool, int], set[str]] = defaultdict(set)
-    for record, fold in zip(data.records, data.folds, strict=True):
-        if is_patient(record.patient):
-            patients[fold == "test", min(record.label, 1)].add(record.patient)
-    shared = [len(patients[True, label] & patients[False, label]) for label in range(len(CLASSES))]
-    if not any(shared):
-        return []
-    numbers = " and ".join(f"{n} {cls}" for n, cls in zip(shared, CLASSES, strict=True))
-    return [
-        f"{numbers} patient numbers occur both in test and outside it; whether they are the same children is not known."
-    ]
 
 
 def _check_folds(data: Dataset, require: Iterable[str]) -> None:

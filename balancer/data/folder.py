@@ -18,7 +18,14 @@ SPLITS = ("train", "val", "test")
 SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp"}
 
 _SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-_CLUTTER = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "phantom.json"}  # made by programs
+# What programs leave in folders is passed over. Any other hidden name is listed as left out, as every file is.
+_CLUTTER = {
+    *("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "phantom.json", "lost+found", "@eadir"),
+    *(".ds_store", ".localized", ".apdisk", ".fseventsd", ".spotlight-v100", ".temporaryitems", ".directory"),
+    *(".ipynb_checkpoints", ".git", ".gitignore", ".gitattributes", ".gitkeep", ".dvc", ".dvcignore", ".thumbnails"),
+}
+_CLUTTER_STARTS = ("._", ".trash", ".nfs", ".fuse_hidden", ".~lock.")
+_CLUTTER_ENDS = (".lock", ".tmp", ".swp")  # of hidden names: also this toolkit's own
 
 _PNEUMONIA = re.compile(r"person(?P<number>\d+)_(?P<kind>bacteria|virus)_\d+", re.IGNORECASE)
 _KINDS = {"bacteria": 1, "virus": 2}  # labels of the multiclass task
@@ -135,8 +142,8 @@ def read_folder(root: Path) -> list[Record]:
 def list_folder(root: Path) -> Listing:
     """Return all images of a Kaggle-layout folder, sorted by name within split and class, and what is not read.
 
-    Only the two class folders of each split are read. Hidden files and what programs leave behind are passed over;
-    other files and folders are listed, and never become classes nor shift labels. A split folder may be absent; a
+    Only the two class folders of each split are read. What programs leave behind is passed over; other files and
+    folders, hidden ones too, are listed, and never become classes nor shift labels. A split folder may be absent; a
     present one must hold both classes. ``valid`` and ``validation`` are ``val``.
 
     Raises:
@@ -200,6 +207,8 @@ def _left_out(root: Path, path: Path, reason: str) -> LeftOut:
 
 
 def _why_not(path: Path) -> str:
+    if path.name.startswith("."):
+        return "a hidden name"
     if path.is_dir():
         return "a folder among images"
     if path.is_symlink() and not path.exists():
@@ -212,10 +221,17 @@ def _why_not(path: Path) -> str:
 
 
 def _visible(folder: Path) -> Iterator[Path]:
-    """Yield the entries of a folder, sorted, except hidden ones and what programs leave there."""
+    """Yield the entries of a folder, sorted, except what programs leave there."""
     for path in sorted(folder.iterdir()):
-        if not path.name.startswith(".") and path.name.lower() not in _CLUTTER:
+        if not is_clutter(path.name):
             yield path
+
+
+def is_clutter(name: str) -> bool:
+    """Return whether a file or folder has a name that programs give to what they leave in folders."""
+    low = name.lower()
+    ours = low.startswith(".") and low.endswith(_CLUTTER_ENDS)
+    return low in _CLUTTER or low.startswith(_CLUTTER_STARTS) or ours
 
 
 def printable(name: str) -> str:
@@ -246,7 +262,7 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def _is_image(path: Path) -> bool:
-    if not path.is_file() or printable(path.name) != path.name:
+    if path.name.startswith(".") or not path.is_file() or printable(path.name) != path.name:
         return False
     return path.suffix.lower() in SUFFIXES or is_image(path)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import struct
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from balancer.core.errors import BalancerError
+from balancer.data.jpeg import may_be_cut, refuse_cut
 
 Array = np.ndarray
 log = logging.getLogger("balancer")
@@ -25,7 +26,9 @@ DIM = 16  # an image below 1/16 of its set's range has at most 16 of the 256 gre
 _SIXTEEN_BIT = 65535.0
 _HALVED_LEAST = 64  # of colour with 16 bits Pillow reads the upper 8: samples of 14 bits or less would come out black
 _WHITE_IS_ZERO = 0  # PhotometricInterpretation of a TIFF
-_PHOTOMETRIC, _BITS_PER_SAMPLE = 262, 258
+_PHOTOMETRIC, _BITS_PER_SAMPLE, _COLOUR_MAP, _SAMPLE_FORMAT = 262, 258, 320, 339  # tags
+_SIGNED = (2,)  # SampleFormat
+_SCALED = {"L;2": 85, "L;4": 17}  # by which Pillow multiplies grey of 2 and 4 bits, and not its transparent level
 _SNIFFED = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # known by content, whatever the suffix
 _PROGRAMS = {"EPS"}  # formats that an interpreter would have to run
 _UPRIGHT = {
@@ -179,10 +182,10 @@ def to_grey(image: Image.Image, ranges: Ranges | None = None) -> tuple[Image.Ima
         OSError: the pixel data are truncated, corrupt or out of range.
     """
     side, tags, kind = min(image.size), getattr(image, "tag_v2", {}), _kind(image)
-    halved = not kind and any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
+    rawmodes = [str(tile.args) for tile in getattr(image, "tile", ())]
     image.load()
-    if halved and max(high for _, high in np.reshape(image.getextrema(), (-1, 2))) < _HALVED_LEAST:
-        raise OSError("colour of 16 bits a sample that uses at most 14 of them; store the picture as grey")
+    _check_samples(image, rawmodes, bool(kind))
+    transparent = image.info.get("transparency")
     orientation = image.getexif().get(ExifTags.Base.Orientation)
     if orientation in _UPRIGHT:
         # By the value alone: ImageOps.exif_transpose writes all tags anew and fails on one that it cannot write.
@@ -191,14 +194,36 @@ def to_grey(image: Image.Image, ranges: Ranges | None = None) -> tuple[Image.Ima
         values: Array = np.asarray(image, dtype=np.float32)
         if not np.isfinite(values).all() or values.min() < 0 or values.max() > _SIXTEEN_BIT:
             raise OSError(f"{image.mode} pixels outside 0 to 65535")
+        if isinstance(transparent, int):
+            values = np.where(values == transparent, 0, values)
         source = Source(side, kind, float(values.max()))
         white = (ranges or {}).get(kind) or white_level(kind, source.peak)
         values = np.minimum(values, white) * (255.0 / white)  # a training's range can be exceeded
         return Image.fromarray(255 - values if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else values), source
+    if isinstance(transparent, int) and rawmodes and rawmodes[0] in _SCALED:
+        image.info["transparency"] = transparent * _SCALED[rawmodes[0]]
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
     return image.convert("L"), Source(side)
+
+
+def _check_samples(image: Image.Image, rawmodes: Sequence[str], deep: bool) -> None:
+    """Refuse samples that Pillow reads as others than the file's: their upper half, without sign, as nothing but black.
+
+    Args:
+        image: after loading.
+        rawmodes: how its samples are stored, known before loading.
+        deep: whether it has samples of more than 8 bits.
+    """
+    tags = getattr(image, "tag_v2", {})
+    highest = max(high for _, high in np.reshape(image.getextrema(), (-1, 2)))
+    if not deep and any(";16" in rawmode for rawmode in rawmodes) and highest < _HALVED_LEAST:
+        raise OSError("colour of 16 bits a sample that uses at most 14 of them; store the picture as grey")
+    if not deep and tags.get(_SAMPLE_FORMAT) == _SIGNED and highest > np.iinfo(np.int8).max:
+        raise OSError("signed samples of 8 bits below 0")
+    if _COLOUR_MAP in tags and max(tags[_COLOUR_MAP]) <= np.iinfo(np.uint8).max:
+        raise OSError("a TIFF colour map of 8 bits, which comes out black; store the picture as grey")
 
 
 def _kind(image: Image.Image) -> str:
@@ -260,26 +285,40 @@ def read_grey(path: Path, ranges: Ranges | None = None) -> Image.Image:
         OSError: unreadable, as in :func:`decode_image`.
     """
     with open_image(path) as image:
-        return to_grey(image, ranges)[0]
+        grey, _ = to_grey(image, ranges)
+        _check_end(path, image)
+        return grey
 
 
 def decode_image(path: Path, size: int, how: str, ranges: Ranges | None = None) -> Decoding:
     """Return an image file as (size, size) grey uint8, and what its set must know of the file.
 
-    A JPEG much larger than needed is decoded at a reduced scale, never below twice the working size. For originals of
-    several megapixels this saves most of the time.
-
     Raises:
         OSError: unreadable, empty, truncated, not an image, several images, or too small for a chest.
     """
     with open_image(path) as image:
-        extent, side = None, min(image.size)
-        if image.format == "JPEG" and image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
-            reduced = image.draft("L" if image.mode in ("L", "RGB") else None, (2 * size, 2 * size))
-            # 700 rows reduced to an eighth are 88 rows, the last half empty: the picture ends at 87.5.
-            extent = reduced[1][2:] if reduced else None
+        side, extent = min(image.size), _reduce(image, size)
         grey, source = to_grey(image, ranges)
+        _check_end(path, image, lambda again: _reduce(again, size))
         return Decoding(resize_grey(grey, size, how, extent), replace(source, side=side))
+
+
+def _reduce(image: Image.Image, size: int) -> tuple[float, float] | None:
+    """Let a JPEG much larger than needed be decoded at a reduced scale, never below twice the working size.
+
+    For originals of several megapixels this saves most of the time. Returned is the extent of the picture: 700 rows
+    reduced to an eighth are 88 rows, the last half empty, and the picture ends at 87.5. None if nothing is reduced.
+    """
+    if image.format != "JPEG" or image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        return None
+    reduced = image.draft("L" if image.mode in ("L", "RGB") else None, (2 * size, 2 * size))
+    return reduced[1][2:] if reduced else None
+
+
+def _check_end(path: Path, image: Image.Image, prepare: Callable[[Image.Image], object] = lambda _: None) -> None:
+    """Refuse a JPEG file whose missing end the decoder has filled with grey."""
+    if image.format == "JPEG" and may_be_cut(image):
+        refuse_cut(path.read_bytes(), image, prepare)
 
 
 def read_image(path: Path, size: int, how: str, ranges: Ranges | None = None) -> Array:

@@ -145,12 +145,25 @@ def test_full_memory_is_no_damage(library: str, tmp_path: Path, monkeypatch: pyt
         KINDS[{"torch.load": "x.pt", "numpy.load": "x.npz"}[library]][1](tmp_path / library)
 
 
-def test_settings_without_a_seal_that_end_in_a_line_are_cut(tmp_path: Path) -> None:
-    """A file of an earlier version ends with a line end; half of a sealed file has lost its seal."""
-    sealed.write_yaml(tmp_path / "x.yaml", "a: 1\nb: 200\n")
-    (tmp_path / "x.yaml").write_text((tmp_path / "x.yaml").read_text()[:9])
+def test_settings_cut_anywhere_are_refused(tmp_path: Path) -> None:
+    """Also exactly at the end of a line, where the rest looks like the file of a version that wrote no seal."""
+    path = tmp_path / "x.yaml"
+    sealed.write_yaml(path, "a: 1\nb: 200\n")
+    content = path.read_bytes()
+    for end in (i for i in range(1, len(content)) if i > len(sealed.YAML_HEAD) - 2):
+        path.write_bytes(content[:end])
+        with pytest.raises(sealed.DamagedFile, match=r"x\.yaml"):
+            sealed.read_yaml_text(path)
+    path.write_text("a: 1\nb: 2")
     with pytest.raises(sealed.DamagedFile, match=r"x\.yaml.*cut"):
-        sealed.read_yaml_text(tmp_path / "x.yaml")
+        sealed.read_yaml_text(path)
+
+
+def test_settings_sealed_without_the_first_line_are_read(tmp_path: Path) -> None:
+    """As versions before the first line wrote them."""
+    text = "a: 1\n"
+    (tmp_path / "x.yaml").write_text(f"{text}# sha256 {hashlib.sha256(text.encode()).hexdigest()}\n")
+    assert yaml.safe_load(sealed.read_yaml_text(tmp_path / "x.yaml")) == {"a": 1}
 
 
 @dataclass(frozen=True)

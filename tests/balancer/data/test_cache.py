@@ -568,3 +568,18 @@ def test_what_the_disk_refuses_is_read_again(
     assert files.load().positions == [0, 2, 3, 4, 5]
     assert files.load().positions == [0, 2, 3, 4, 5]
     assert not files.decoded
+
+
+def test_no_more_threads_decode_than_processors_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "allowed_processors", lambda: 2)
+    monkeypatch.setattr(cache.os, "cpu_count", lambda: 64)
+    names: set[str] = set()
+    barrier = threading.Event()
+
+    def work(i: int) -> int:
+        names.add(threading.current_thread().name)
+        barrier.wait(0.01)
+        return i
+
+    assert cache.in_threads(work, 12, "test") == list(range(12))
+    assert len(names) <= 2

@@ -210,8 +210,53 @@ def test_patient_numbers_on_both_sides_of_test_are_a_note(chest_folder):
     assert not load_dataset(config).notes
     taken = next((chest_folder / "train/PNEUMONIA").glob("person1_*"))
     shutil.copy(taken, chest_folder / "test/PNEUMONIA/person1_virus_999.png")
-    (note,) = load_dataset(config).notes
+    copies, note = load_dataset(config).notes
+    assert "equal content" in copies
     assert "0 NORMAL and 1 PNEUMONIA patient numbers" in note
+
+
+def copied(folder: Path, source: str, target: str) -> None:
+    """Let the target's first files have the bytes of the source's first three."""
+    sources, targets = (sorted((folder / name).iterdir()) for name in (source, target))
+    for one, other in zip(sources[:3], targets, strict=False):
+        other.write_bytes(one.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "words", "val_fraction"),
+    [
+        ("train/NORMAL", "test/NORMAL", "3 contents stand both in test and outside it", None),
+        ("train/NORMAL", "train/PNEUMONIA", "3 contents stand under two classes", None),
+        ("train/NORMAL", "val/NORMAL", "2 contents stand both in train and validation", 0),
+        ("train/NORMAL", "val/NORMAL", "", None),  # carved anew, copies stay together
+    ],
+)
+def test_equal_files_where_they_make_figures_wrong_are_a_note(
+    chest_folder: Path, caplog: pytest.LogCaptureFixture, source: str, target: str, words: str, val_fraction: float
+) -> None:
+    copied(chest_folder, source, target)
+    notes = [note for note in load(chest_folder, val_fraction=val_fraction).notes if "equal content" in note]
+    if not words:
+        assert notes == []
+        return
+    (note,) = notes
+    assert words in note
+    assert all(sorted((chest_folder / name).iterdir())[0].name in note for name in (source, target))
+    assert caplog.messages.count(note) == 1
+
+
+def test_equal_files_in_one_place_are_no_note(chest_folder: Path) -> None:
+    for place in ("train/NORMAL", "test/PNEUMONIA"):
+        first, second = sorted((chest_folder / place).iterdir())[:2]
+        second.write_bytes(first.read_bytes())
+    assert load(chest_folder).notes == []
+
+
+@pytest.mark.parametrize("where", ["cache", "train/NORMAL/cache", "."])
+def test_a_cache_inside_the_data_is_refused(chest_folder: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    monkeypatch.setenv("BALANCER_CACHE", str(chest_folder / where))
+    with pytest.raises(BalancerError, match="BALANCER_CACHE"):
+        load(chest_folder)
 
 
 @pytest.mark.realdata

@@ -199,6 +199,105 @@ def test_colour_whose_lower_half_pillow_drops_is_left_out(tmp_path: Path) -> Non
         read_image(tmp_path / "x.png", SIZE, "squash")
 
 
+def png(bits: int, colour: int, rows: list[bytes], *chunks: tuple[bytes, bytes], interlace: int = 0) -> bytes:
+    """A PNG by its specification, with further chunks before the pixels."""
+    header = struct.pack(">IIBBBBB", SIZE, SIZE, bits, colour, 0, 0, interlace)
+    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", pixels), (b"IEND", b"")]
+    body = b"".join(struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts)
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def packed(values: np.ndarray, bits: int) -> list[bytes]:
+    """Rows of samples of fewer than 8 bits."""
+    return [np.packbits(np.unpackbits(row[:, None], axis=1)[:, 8 - bits :].ravel()).tobytes() for row in values]
+
+
+@pytest.mark.parametrize("transparent", [False, True])
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_grey_of_few_bits(tmp_path: Path, bits: int, transparent: bool) -> None:
+    """A transparent level is one of the samples as stored, and lies on black."""
+    values, white = PICTURE >> (8 - bits), 2**bits - 1
+    level = [(b"tRNS", struct.pack(">H", white))] if transparent else []
+    (tmp_path / "x.png").write_bytes(png(bits, 0, packed(values, bits), *level))
+    expected = np.where((values == white) & transparent, 0, values * (255 // white))
+    assert np.array_equal(read_image(tmp_path / "x.png", SIZE, "squash"), expected)
+
+
+def test_a_transparent_level_of_sixteen_bits_lies_on_black(tmp_path: Path) -> None:
+    values, level = deep(16), int(deep(16)[3, 3])
+    (tmp_path / "x.png").write_bytes(
+        png(16, 0, [row.astype(">u2").tobytes() for row in values], (b"tRNS", struct.pack(">H", level)))
+    )
+    expected = np.where(values == level, 0, PICTURE)
+    assert np.abs(read_image(tmp_path / "x.png", SIZE, "squash").astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("chunk", [b"", b"gAMA", b"sBIT"])
+def test_chunks_that_do_not_change_samples(tmp_path: Path, chunk: bytes) -> None:
+    content = {b"gAMA": struct.pack(">I", 45455), b"sBIT": b"\5"}
+    chunks = [(chunk, content[chunk])] if chunk else []
+    (tmp_path / "x.png").write_bytes(png(8, 0, [row.tobytes() for row in PICTURE], *chunks))
+    assert np.array_equal(read_image(tmp_path / "x.png", SIZE, "squash"), PICTURE)
+
+
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_an_interlaced_png(tmp_path: Path, bits: int) -> None:
+    values = PICTURE if bits == 8 else deep(16).astype(">u2")
+    rows = [row.tobytes() for x, y, dx, dy in ADAM7 for row in values[y::dy, x::dx]]
+    (tmp_path / "x.png").write_bytes(png(bits, 0, rows, interlace=1))
+    assert np.abs(read_image(tmp_path / "x.png", SIZE, "squash").astype(int) - PICTURE).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("coding", ["tiff_lzw", "tiff_adobe_deflate"])
+def test_a_tiff_with_a_predictor(tmp_path: Path, coding: str, kind: str) -> None:
+    values = {"uint8": PICTURE, "uint16": deep(16), "float32": (PICTURE / 255).astype(np.float32)}[kind]
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[317] = 3 if kind == "float32" else 2
+    Image.fromarray(values).save(tmp_path / "x.tif", compression=coding, tiffinfo=tags)
+    assert np.abs(read_image(tmp_path / "x.tif", SIZE, "squash").astype(int) - PICTURE).max() <= 1
+
+
+def retagged(content: bytes, tag: int, value: int) -> bytes:
+    """The TIFF with another value of a tag."""
+    at = content.index(struct.pack("<HHI", tag, 4, 1))
+    return content[: at + 8] + struct.pack("<I", value) + content[at + 12 :]
+
+
+def test_signed_samples_below_zero_are_refused(tmp_path: Path) -> None:
+    """Pillow reads -1 of 8 bits as 255."""
+    signed = retagged(tiff(PICTURE), 339, 2)
+    (tmp_path / "x.tif").write_bytes(signed)
+    with pytest.raises(OSError, match="signed"):
+        read_image(tmp_path / "x.tif", SIZE, "squash")
+    (tmp_path / "x.tif").write_bytes(retagged(tiff(PICTURE // 2), 339, 2))
+    assert np.array_equal(read_image(tmp_path / "x.tif", SIZE, "squash"), PICTURE // 2)
+
+
+@pytest.mark.parametrize("step", [1, 257])
+def test_a_colour_map_has_sixteen_bits(tmp_path: Path, step: int) -> None:
+    """Some programs write 8, and all colours come out black."""
+    image = Image.fromarray(PICTURE)
+    image.putpalette(np.repeat(np.arange(256, dtype=np.uint8), 3).tobytes())
+    image.save(tmp_path / "x.tif")
+    content = (tmp_path / "x.tif").read_bytes()
+    written = struct.pack("<768H", *[v * 257 for v in range(256)] * 3)
+    if written not in content:
+        written = struct.pack("<768H", *[v * 256 for v in range(256)] * 3)
+    (tmp_path / "x.tif").write_bytes(
+        content.replace(written, struct.pack("<768H", *[v * step for v in range(256)] * 3))
+    )
+    if step == 257:
+        assert np.array_equal(read_image(tmp_path / "x.tif", SIZE, "squash"), PICTURE)
+        return
+    with pytest.raises(OSError, match="colour map"):
+        read_image(tmp_path / "x.tif", SIZE, "squash")
+
+
 @pytest.mark.realdata
 def test_the_real_images_never_change(real_data: Path) -> None:
     """Pinned: with other pixels, every published figure would be another."""

@@ -109,6 +109,7 @@ def test_clutter_is_ignored(chest_folder: Path) -> None:
     assert {(item.name, item.files) for item in list_folder(chest_folder).left_out} == {
         *(("extra", 1), ("train/AAA_stray", 1), ("train/NORMAL2", 1), ("train/ZZZ", 1), ("train/IM-0001-0001.png", 1)),
         *(("train/NORMAL/deeper", 1), ("train/NORMAL/folder.png", 0), ("train/NORMAL/readme.txt", 1)),
+        ("train/NORMAL/.hidden.png", 1),
     }
 
 
@@ -125,17 +126,27 @@ def test_everything_is_read_or_named(chest_folder: Path) -> None:
     (chest_folder / "COVID" / "x").mkdir(parents=True)
     for i in range(3):
         (chest_folder / "COVID" / "x" / f"{i}.png").touch()
-    for clutter in (".hidden", "Thumbs.db", "desktop.ini", "phantom.json", ".DS_Store"):
+    (folder / "..png").touch()
+    (chest_folder / ".old").mkdir()
+    (chest_folder / ".old" / "x.png").touch()
+    for clutter in (".gitignore", "Thumbs.db", "desktop.ini", "phantom.json", ".DS_Store", "._x.png", ".run.lock"):
         (chest_folder / clutter).touch()
     listing = list_folder(chest_folder)
     reasons = {item.name: item.reason for item in listing.left_out}
     assert {name.rsplit("/")[-1] for name in reasons} == {
         *("scan.dcm", "gone.png", "pipe.png", "IM-0003\\x0a.png", "deeper", "labels.csv", "COVID"),
+        *("..png", ".old"),
     }
-    words = {"scan.dcm": "format", "gone.png": "broken link", "pipe.png": "regular", "deeper": "folder"}
+    words = {
+        "scan.dcm": "format",
+        "gone.png": "broken link",
+        "pipe.png": "regular",
+        "deeper": "folder",
+        "..png": "hidden",
+    }
     assert all(word in reasons[f"train/NORMAL/{name}"] for name, word in words.items())
     (note,) = left_out_note(listing.left_out)
-    assert note.startswith("9 files")
+    assert note.startswith("11 files")
     assert "COVID" in note
     assert "\n" not in note
 

@@ -1,0 +1,80 @@
+"""What a reader must know of a data set: sentences for the log, env.json and the notes of reports."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from balancer.data.folder import CLASSES, Record, is_patient
+from balancer.data.images import named
+
+SHOWN_COPIES = 3  # names of equal files in a sentence
+
+
+def unreadable_note(bad: Sequence[tuple[str, str]]) -> list[str]:
+    """Return a sentence that counts the unreadable files and names at most five; the log has the reasons of all."""
+    if not bad:
+        return []
+    files = "1 file" if len(bad) == 1 else f"{len(bad):,} files"
+    return [
+        f"{files} could not be read and {'was' if len(bad) == 1 else 'were'} left out: {named([n for n, _ in bad])}."
+    ]
+
+
+def patients_note(records: Sequence[Record]) -> list[str]:
+    """Return a caveat if some or all names tell no patient."""
+    unknown, n = [r for r in records if not is_patient(r.patient)], len(records)
+    if not unknown or unknown[0].patient.startswith("image-"):  # an archive's note has said so
+        return []
+    if len(unknown) == n:
+        return [
+            f"No file name tells a patient (such as {unknown[0].name}): every image counts by itself, so images of one"
+            " child may lie in two folds, and intervals are over images."
+        ]
+    return [
+        f"{len(unknown):,} of {n:,} file names tell no patient (such as {unknown[0].name}): each of these images counts"
+        " as a patient of its own."
+    ]
+
+
+def copies_note(records: Sequence[Record], folds: np.ndarray, digests: Sequence[str]) -> list[str]:
+    """Return a caveat if one content, byte by byte, stands in two folds or under two labels.
+
+    Figures on such images are too good (the network has seen the image) or mean nothing (both labels are right).
+    Copies in train and validation are kept together by the split, unless the source's own validation is used.
+    """
+    places: dict[str, list[int]] = defaultdict(list)
+    for i, digest in enumerate(digests):
+        places[digest].append(i)
+    copies = [of for of in places.values() if len(of) > 1]
+    in_test = [of for of in copies if len({folds[i] == "test" for i in of}) > 1]
+    in_val = [of for of in copies if {"train", "val"} <= {str(folds[i]) for i in of}]
+    two_labels = [of for of in copies if len({records[i].label for i in of}) > 1]
+    kinds = ((in_test, "both in test and outside it"), (in_val, "both in train and validation"))
+    phrases = [_counted(of, where, records) for of, where in (*kinds, (two_labels, "under two classes")) if of]
+    if not phrases:
+        return []
+    return [f"Files with equal content: {'; '.join(phrases)}. `balancer audit` lists them; remove them or mend labels."]
+
+
+def _counted(groups: Sequence[Sequence[int]], where: str, records: Sequence[Record]) -> str:
+    """Return how many contents stand somewhere, with the first of them by name."""
+    contents = f"{len(groups):,} content{' stands' if len(groups) == 1 else 's stand'}"
+    return f"{contents} {where} (such as {named([records[i].name for i in groups[0]], SHOWN_COPIES)})"
+
+
+def shared_numbers(records: Sequence[Record], folds: np.ndarray) -> list[str]:
+    """Return a caveat if patient numbers occur both in the official test split and outside it."""
+    patients: dict[tuple[bool, int], set[str]] = defaultdict(set)
+    for record, fold in zip(records, folds, strict=True):
+        if is_patient(record.patient):
+            patients[fold == "test", min(record.label, 1)].add(record.patient)
+    shared = [len(patients[True, label] & patients[False, label]) for label in range(len(CLASSES))]
+    if not any(shared):
+        return []
+    numbers = " and ".join(f"{n} {cls}" for n, cls in zip(shared, CLASSES, strict=True))
+    return [
+        f"{numbers} patient numbers occur both in test and outside it; whether they are the same children is not known."
+    ]
