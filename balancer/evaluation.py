@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-import os
 import time
-import warnings
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.files import JsonObject
 from balancer.core.run import RunDir
 from balancer.core.settings import EvaluateConfig
-from balancer.data import cache
 from balancer.data.coding import read_coding
 from balancer.data.dataset import PHANTOM_NOTICE
-from balancer.data.folder import SUFFIXES, parse_name
-from balancer.data.images import decode_image
+from balancer.data.image_folder import PHANTOM_FILE, Folder, Scan, decode_folder, images_folder, scan_folder
 from balancer.data.split import merge_groups
 from balancer.metrics.features import inception_weights
 from balancer.quality import figures
@@ -34,45 +26,11 @@ from balancer.quality.report import Report, closest_pairs, provenance, publish
 from balancer.quality.sides import ImageSet
 from balancer.reporting.numbers import plural
 
-log = logging.getLogger("balancer")
 Array = np.ndarray
 SMALLEST, LARGEST = 16, 256  # working sizes taken by default lie between these
-COLOUR_SAMPLE = 16  # images of a folder that are checked for colour
-GREY = {"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"}
 OTHER_LOSSY = {"WEBP", "JPEG2000", "AVIF"}  # formats whose marks cannot be laid on other images here
 NAMED = 3  # unreadable files that the report names
-PHANTOM_FILE = "phantom.json"  # marks a folder of drawings
 ROLES = {"real": "real images", "training": "training images", "fake": "synthetic images"}
-
-
-@dataclass(frozen=True)
-class Scan:
-    """What a folder holds, by the headers of its files."""
-
-    flag: str
-    path: Path
-    files: list[Path]  # images, and damaged files with the name of an image
-    sizes: dict[Path, tuple[int, int]]  # width and height of the files with a readable header
-    formats: Counter[str]  # of these files, by Pillow's name
-    stored_in_colour: int
-    colour_checked: int  # of the images stored in colour
-    not_grey: int  # of the checked images
-    strays: Counter[str]  # other files by suffix
-
-
-@dataclass(frozen=True)
-class Folder:
-    """The images of a folder at the working size."""
-
-    scan: Scan
-    names: list[str]  # relative to the folder
-    images: Array  # (n, size, size) uint8
-    groups: list[str]
-    named: int  # images whose file name tells the patient
-    digests: list[str]
-    bad: list[tuple[str, str]]
-    notes: list[str]  # what a reader must know of the decoding
-    ranges: dict[str, float]  # of samples of more than 8 bits
 
 
 @dataclass(frozen=True)
@@ -111,11 +69,11 @@ def open_inputs(config: EvaluateConfig) -> Inputs:
         raise UsageError(f"evaluate got no --{'fake' if config.real else 'real'}; give --real DIR and --fake DIR")
     if config.inception not in ("auto", "off"):
         inception_weights(config.inception)  # a wrong file is refused before anything is read
-    paths = {flag: _images_folder(flag, Path(path)) for flag in ROLES if (path := getattr(config, flag))}
+    paths = {flag: images_folder(flag, Path(path)) for flag in ROLES if (path := getattr(config, flag))}
     _check_apart(paths)
-    scans = {flag: _scan(flag, path) for flag, path in paths.items()}
+    scans = {flag: scan_folder(flag, path) for flag, path in paths.items()}
     size = working_size(list(scans.values()), config.image_size)
-    folders = {flag: _decode(scan, size, config) for flag, scan in scans.items()}
+    folders = {flag: decode_folder(scan, size, config.resize, config.max_bad) for flag, scan in scans.items()}
     if len(folders["real"].images) < 2:
         raise BalancerError(f"--real {paths['real']} holds 1 image; a comparison needs at least 2")
     notes = _notes(folders)
@@ -123,16 +81,6 @@ def open_inputs(config: EvaluateConfig) -> Inputs:
     if "training" in folders:
         folders |= _separate_patients(folders["real"], folders["training"], notes)
     return Inputs(folders, size, notes, caveat)
-
-
-def _images_folder(flag: str, path: Path) -> Path:
-    if not path.is_dir():
-        what = "is a file" if path.exists() else "does not exist"
-        raise BalancerError(f"--{flag} {path} {what}; give a folder of images")
-    if (path / "manifest.csv").is_file() and (path / "images").is_dir():
-        log.info("--%s %s is a synthesis run: its images folder is read", flag, path)
-        return path / "images"  # beside it lie grids and figures, which are no images of the set
-    return path
 
 
 def _check_apart(paths: dict[str, Path]) -> None:
@@ -145,60 +93,6 @@ def _check_apart(paths: dict[str, Path]) -> None:
                 f"--{inner} {paths[inner]} lies inside --{outer} {paths[outer]}, whose images would hold its own; "
                 "move it out"
             )
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield all files below a folder, sorted, except hidden files and those that macOS leaves in archives."""
-    for root, folders, files in os.walk(folder):
-        folders[:] = sorted(f for f in folders if not f.startswith((".", "__MACOSX")))
-        yield from (Path(root) / f for f in sorted(files) if not f.startswith("."))
-
-
-def _scan(flag: str, path: Path) -> Scan:
-    """Read the header of every file below a folder.
-
-    A file that Pillow knows is an image. A file that only has the name of an image is damaged. All others are ignored.
-    """
-    files: list[Path] = []
-    sizes: dict[Path, tuple[int, int]] = {}
-    colour: list[Path] = []
-    formats, strays = Counter[str](), Counter[str]()
-    for file in _walk(path):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                with Image.open(file) as image:
-                    sizes[file] = image.size
-                    formats[image.format or "unknown"] += 1
-                    if image.mode not in GREY:
-                        colour.append(file)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            if file.name == PHANTOM_FILE:
-                continue
-            if file.suffix.lower() not in SUFFIXES:
-                strays[file.suffix.lower() or "no suffix"] += 1
-                continue
-        files.append(file)
-    if not sizes:
-        raise BalancerError(
-            f"--{flag} {path} holds no image that can be read ({len(files)} damaged, {strays.total()} other files); "
-            "give a folder of images"
-        )
-    if strays:
-        log.info("--%s: %d files that are no images are ignored", flag, strays.total())
-    colour_checked = colour[:COLOUR_SAMPLE]
-    not_grey = sum(map(_is_coloured, colour_checked))
-    return Scan(flag, path, files, sizes, formats, len(colour), len(colour_checked), not_grey, strays)
-
-
-def _is_coloured(file: Path) -> bool:
-    """Return whether the channels differ by more than a JPEG's rounding: many grey radiographs are stored as RGB."""
-    try:
-        with Image.open(file) as image:
-            pixels = np.asarray(image.convert("RGB").resize((32, 32)), dtype=int)
-    except (OSError, SyntaxError, ValueError):
-        return False  # decoding will say what is wrong with it
-    return bool((np.ptp(pixels, axis=2) > 8).any())
 
 
 def working_size(scans: list[Scan], image_size: int | None) -> int:
@@ -217,41 +111,6 @@ def working_size(scans: list[Scan], image_size: int | None) -> int:
             + (f"give --image-size {sides[smallest]} or less" if sides[smallest] >= SMALLEST else "remove it")
         )
     return image_size or min(sides[smallest], LARGEST)
-
-
-def _decode(scan: Scan, size: int, config: EvaluateConfig) -> Folder:
-    files = scan.files
-    names = [str(file) for file in files]
-    decoded = cache.decode_all(
-        names,
-        cache.stat_stamp(scan.path, names),
-        lambda i: hashlib.sha256(files[i].read_bytes()).hexdigest(),
-        lambda i, ranges: decode_image(files[i], size, config.resize, ranges),
-        {"size": size, "resize": config.resize},
-        config.max_bad,
-    )
-    for name, reason in decoded.bad:
-        log.warning("left out: %s cannot be read (%s)", name, reason)
-    for note in decoded.notes:
-        log.warning("--%s: %s", scan.flag, note)
-    if not decoded.positions:
-        raise BalancerError(f"none of the {len(files)} files of --{scan.flag} {scan.path} can be read")
-    patients = [_patient(files[i]) for i in decoded.positions]
-    # An image whose name tells no patient is a patient of its own; the path keeps equal names in two folders apart.
-    own = [patient or str(files[i]) for patient, i in zip(patients, decoded.positions, strict=True)]
-    groups = merge_groups(own, decoded.digests)
-    named = sum(patient is not None for patient in patients)
-    names = [files[i].relative_to(scan.path).as_posix() for i in decoded.positions]
-    images = np.array(decoded.images)  # in memory: torch takes no read-only arrays
-    return Folder(scan, names, images, groups, named, decoded.digests, decoded.bad, decoded.notes, decoded.ranges)
-
-
-def _patient(file: Path) -> str | None:
-    for label in (1, 0):
-        patient, kind = parse_name(file.stem, label)
-        if kind:
-            return patient
-    return None
 
 
 def _notes(folders: dict[str, Folder]) -> list[str]:
@@ -328,11 +187,7 @@ def _other_lossy(folders: dict[str, Folder], size: int) -> bool:
 
 def describe_formats(folders: dict[str, Folder]) -> str:
     """Return the formats of all folders: ``real images JPEG, synthetic images PNG``."""
-    return ", ".join(f"{ROLES[flag]} {_formats(f.scan)}" for flag, f in folders.items())
-
-
-def _formats(scan: Scan) -> str:
-    return " and ".join(name for name, _ in scan.formats.most_common())
+    return ", ".join(f"{ROLES[flag]} {f.scan.format_names}" for flag, f in folders.items())
 
 
 def _separate_patients(real: Folder, training: Folder, notes: list[str]) -> dict[str, Folder]:
@@ -376,7 +231,7 @@ def describe_folder(flag: str, folder: Folder) -> str:
         if not folder.named:
             patients = "; file names tell no patients, so each image counts by itself, and real baselines can be "
             patients += "too low"
-    kind = f"{shape} px, {_formats(folder.scan)}"
+    kind = f"{shape} px, {folder.scan.format_names}"
     return f"{ROLES[flag].capitalize()}: `{folder.scan.path}`, {n:,} images of {kind}{patients}."
 
 

@@ -330,12 +330,24 @@ def _perform(prepared: PreparedRun[ResultT], run: RunDir) -> ResultT:
 def _new_folder(command: str, config: Settings, request: RunRequest) -> Path:
     """Return the folder of a new run, of which only the parent is made."""
     path = request.out or _new_path(command, config)
+    if request.out is not None:
+        _refuse_inside_inputs(request.out, config)
     if path.exists() and not path.is_dir():
         raise BalancerError(f"--out {path} is a file; give a new folder")
     if path.exists() and any(path.iterdir()):
         _clear(command, path, request.force)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def _refuse_inside_inputs(out: Path, config: Settings) -> None:
+    """Refuse ``--out`` inside a folder of images: the next command would meet the results among them."""
+    data = getattr(config, "data", None)
+    paths = [getattr(data, "path", None), *(getattr(config, name, None) for name in ("real", "training", "fake"))]
+    for folder in (Path(path) for path in paths if path):
+        is_images = folder.is_dir() and not (folder / "config.yaml").exists()  # a run keeps its images apart
+        if is_images and out.resolve().is_relative_to(folder.resolve()):
+            raise BalancerError(f"--out {out} lies inside {folder}, the images to read; give a folder elsewhere")
 
 
 def _new_path(command: str, config: Settings) -> Path:

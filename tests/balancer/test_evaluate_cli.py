@@ -1,5 +1,6 @@
 """`balancer evaluate` as a user types it: any two folders, and one clear line where there is nothing to compare."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -14,8 +15,11 @@ from PIL import Image
 from planted import fields
 
 from balancer import evaluation
-from balancer.core.sealed import read_json
+from balancer.core.errors import BalancerError
+from balancer.core.sealed import read_json, write_with_sum
+from balancer.core.settings import EvaluateConfig
 from balancer.data.dataset import PHANTOM_NOTICE
+from balancer.data.manifest import MANIFEST_COLUMNS
 
 SIZE = 24
 
@@ -194,7 +198,7 @@ def test_stray_files_and_nested_folders(real: Path, fake: Path, runs_cwd: Path) 
     write(real / ".hidden", fields(2, 9, SIZE))
     report = report_of("--real", real, "--fake", fake)
     assert report["data"]["counts"]["real"] == 24
-    assert report["data"]["ignored_files"] == {"real": 3, "fake": 0}
+    assert report["data"]["ignored_files"] == {"real": 5, "fake": 0}, "hidden files are counted too"
 
 
 def test_a_text_file_named_png(real: Path, fake: Path, runs_cwd: Path) -> None:
@@ -306,6 +310,88 @@ def test_a_synthesis_run_is_read_without_its_figures(real: Path, runs_cwd: Path)
     (run / "manifest.csv").write_text("file\n")
     write(run, fields(2, 3, 90), "grid{}.png")
     assert report_of("--real", real, "--fake", run)["data"]["counts"]["fake"] == 16
+
+
+@pytest.fixture
+def synthesis(runs_cwd: Path) -> Path:
+    """A run as `balancer synthesize` leaves one, as far as this command reads it."""
+    run = runs_cwd / "run"
+    write(run / "images" / "NORMAL", fields(16, 2, SIZE))
+    (run / "config.yaml").write_text("n: 16\n")
+    files = sorted((run / "images" / "NORMAL").iterdir())
+    rows = [
+        f"images/NORMAL/{file.name},{i},{i},{hashlib.sha256(file.read_bytes()).hexdigest()},NORMAL,{'0' * 16}"
+        for i, file in enumerate(files)
+    ]
+    write_with_sum(run / "manifest.csv", "\n".join([",".join(MANIFEST_COLUMNS), *rows]) + "\n")
+    return run
+
+
+def opened(real: Path, fake: Path) -> evaluation.Inputs:
+    return evaluation.open_inputs(EvaluateConfig(real=str(real), fake=str(fake), inception="off", max_bad=0.5))
+
+
+def test_a_synthesis_run_holds_what_its_manifest_lists(real: Path, synthesis: Path) -> None:
+    assert len(opened(real, synthesis).folders["fake"].images) == 16
+    (synthesis / "grid.png").write_bytes((synthesis / "images" / "NORMAL" / "image_000.png").read_bytes())
+    opened(real, synthesis)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda p: Image.fromarray(fields(1, 9, SIZE)[0]).save(p), "SHA-256 differs"),
+        (lambda p: p.unlink(), "missing"),
+        (lambda p: p.write_bytes(b"no image"), "cannot be read"),
+        (lambda p: shutil.copy(p, p.with_name("a.png")), "not listed"),
+    ],
+)
+def test_a_changed_synthesis_is_refused(real: Path, synthesis: Path, change: Any, words: str) -> None:
+    change(synthesis / "images" / "NORMAL" / "image_003.png")
+    with pytest.raises(BalancerError, match=words) as caught:
+        opened(real, synthesis)
+    assert "image_003.png" in str(caught.value) or "a.png" in str(caught.value)
+    (synthesis / "config.yaml").unlink()  # no run any more: a folder of images as any other
+    opened(real, synthesis)
+
+
+def test_hidden_files_are_counted(real: Path, fake: Path) -> None:
+    for name in (".x.png", "..png", ".DS_Store", "._image_000.png"):
+        (fake / name).write_bytes((fake / "image_000.png").read_bytes())
+    (note,) = opened(real, fake).notes
+    assert "2 other files" in note
+    assert "2 hidden" in note
+
+
+def deep(folder: Path, highest: int) -> Path:
+    for i, image in enumerate(fields(4, 3, SIZE)):
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(np.rint(image / 255 * highest).astype(np.uint16)).save(folder / f"{i}.png")
+    values = np.asarray(Image.open(folder / "0.png")).copy()
+    values[0, 0] = highest
+    Image.fromarray(values).save(folder / "0.png")
+    return folder
+
+
+@pytest.mark.parametrize(("highest", "note"), [(65535, True), (4095, False)])
+def test_folders_in_other_ranges_of_deep_samples_are_a_note(runs_cwd: Path, highest: int, note: bool) -> None:
+    inputs = opened(deep(runs_cwd / "a", 4095), deep(runs_cwd / "b", highest))
+    notes = [text for text in inputs.notes if "range of each folder" in text]
+    assert len(notes) == note
+    assert all("0 to 4095" in text and f"0 to {highest}" in text for text in notes)
+
+
+def test_results_do_not_lie_among_the_images(real: Path, fake: Path) -> None:
+    for folder in (real, fake):
+        inside = folder / "report"
+        refused(balancer("evaluate", "--real", real, "--fake", fake, *QUICK_REPORT, "--out", inside), 1, "--out")
+        assert not inside.exists()
+
+
+def test_a_cache_among_the_images_is_refused(real: Path, fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BALANCER_CACHE", str(fake / "cache"))
+    with pytest.raises(BalancerError, match="BALANCER_CACHE"):
+        opened(real, fake)
 
 
 # --- the run

@@ -1,0 +1,206 @@
+"""A folder of images of any layout, whatever made them: what it holds, and its images at the working size."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from balancer.core.errors import BalancerError
+from balancer.data import cache
+from balancer.data.dataset import refuse_cache_inside
+from balancer.data.folder import SUFFIXES, is_clutter, parse_name
+from balancer.data.images import decode_image
+from balancer.data.manifest import MANIFEST, read_manifest
+from balancer.data.split import merge_groups
+
+log = logging.getLogger("balancer")
+Array = np.ndarray
+COLOUR_SAMPLE = 16  # images of a folder that are checked for colour
+GREY = {"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"}
+PHANTOM_FILE = "phantom.json"  # marks a folder of drawings
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a folder holds, by the headers of its files."""
+
+    flag: str
+    path: Path
+    files: list[Path]  # images, and damaged files with the name of an image
+    sizes: dict[Path, tuple[int, int]]  # width and height of the files with a readable header
+    formats: Counter[str]  # of these files, by Pillow's name
+    stored_in_colour: int
+    colour_checked: int  # of the images stored in colour
+    not_grey: int  # of the checked images
+    strays: Counter[str]  # other files by suffix
+
+    @property
+    def format_names(self) -> str:
+        """Return the formats in words, the most frequent first."""
+        return " and ".join(name for name, _ in self.formats.most_common())
+
+    @property
+    def run(self) -> Path | None:
+        """Return the synthesis run whose images these are; None for any other folder."""
+        run = self.path.parent
+        is_run = self.path.name == "images" and (run / MANIFEST).is_file() and (run / "config.yaml").is_file()
+        return run if is_run else None
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The images of a folder at the working size."""
+
+    scan: Scan
+    names: list[str]  # relative to the folder
+    images: Array  # (n, size, size) uint8
+    groups: list[str]
+    named: int  # images whose file name tells the patient
+    digests: list[str]
+    bad: list[tuple[str, str]]
+    notes: list[str]  # what a reader must know of the decoding
+    ranges: dict[str, float]  # of samples of more than 8 bits
+
+
+def images_folder(flag: str, path: Path) -> Path:
+    """Return the folder to read for the path that an option names: of a synthesis run, its images.
+
+    Raises:
+        BalancerError: there is no such folder, or the cache lies in it.
+    """
+    if not path.is_dir():
+        what = "is a file" if path.exists() else "does not exist"
+        raise BalancerError(f"--{flag} {path} {what}; give a folder of images")
+    if (path / MANIFEST).is_file() and (path / "images").is_dir():
+        log.info("--%s %s is a synthesis run: its images folder is read", flag, path)
+        return path / "images"  # beside it lie grids and figures, which are no images of the set
+    refuse_cache_inside(path)
+    return path
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield all files below a folder, sorted, except what programs leave there."""
+    for root, folders, files in os.walk(folder):
+        folders[:] = sorted(f for f in folders if not is_clutter(f))
+        yield from (Path(root) / f for f in sorted(files) if f == PHANTOM_FILE or not is_clutter(f))
+
+
+def scan_folder(flag: str, path: Path) -> Scan:
+    """Read the header of every file below a folder.
+
+    A file that Pillow knows is an image. A file that only has the name of an image is damaged. Hidden files and
+    all others are counted.
+
+    Raises:
+        BalancerError: no image can be read.
+    """
+    files: list[Path] = []
+    sizes: dict[Path, tuple[int, int]] = {}
+    colour: list[Path] = []
+    formats, strays = Counter[str](), Counter[str]()
+    for file in _walk(path):
+        if any(part.startswith(".") for part in file.relative_to(path).parts):
+            strays["hidden"] += 1
+            continue
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                with Image.open(file) as image:
+                    sizes[file] = image.size
+                    formats[image.format or "unknown"] += 1
+                    if image.mode not in GREY:
+                        colour.append(file)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            if file.name == PHANTOM_FILE:
+                continue
+            if file.suffix.lower() not in SUFFIXES:
+                strays[file.suffix.lower() or "no suffix"] += 1
+                continue
+        files.append(file)
+    if not sizes:
+        raise BalancerError(
+            f"--{flag} {path} holds no image that can be read ({len(files)} damaged, {strays.total()} other files); "
+            "give a folder of images"
+        )
+    if strays:
+        log.info("--%s: %d files that are no images are ignored", flag, strays.total())
+    colour_checked = colour[:COLOUR_SAMPLE]
+    not_grey = sum(map(_is_coloured, colour_checked))
+    return Scan(flag, path, files, sizes, formats, len(colour), len(colour_checked), not_grey, strays)
+
+
+def _is_coloured(file: Path) -> bool:
+    """Return whether the channels differ by more than a JPEG's rounding: many grey radiographs are stored as RGB."""
+    try:
+        with Image.open(file) as image:
+            pixels = np.asarray(image.convert("RGB").resize((32, 32)), dtype=int)
+    except (OSError, SyntaxError, ValueError):
+        return False  # decoding will say what is wrong with it
+    return bool((np.ptp(pixels, axis=2) > 8).any())
+
+
+def decode_folder(scan: Scan, size: int, resize: str, max_bad: float) -> Folder:
+    """Return the images of a folder at the working size.
+
+    Raises:
+        BalancerError: too many files are unreadable, or a synthesis run holds other images than its manifest lists.
+    """
+    files = scan.files
+    names = [str(file) for file in files]
+    decoded = cache.decode_all(
+        names,
+        cache.stat_stamp(scan.path, names),
+        lambda i: hashlib.sha256(files[i].read_bytes()).hexdigest(),
+        lambda i, ranges: decode_image(files[i], size, resize, ranges),
+        {"size": size, "resize": resize},
+        max_bad,
+    )
+    for name, reason in decoded.bad:
+        log.warning("left out: %s cannot be read (%s)", name, reason)
+    for note in decoded.notes:
+        log.warning("--%s: %s", scan.flag, note)
+    if not decoded.positions:
+        raise BalancerError(f"none of the {len(files)} files of --{scan.flag} {scan.path} can be read")
+    patients = [_patient(files[i]) for i in decoded.positions]
+    # An image whose name tells no patient is a patient of its own; the path keeps equal names in two folders apart.
+    own = [patient or str(files[i]) for patient, i in zip(patients, decoded.positions, strict=True)]
+    groups = merge_groups(own, decoded.digests)
+    named = sum(patient is not None for patient in patients)
+    names = [files[i].relative_to(scan.path).as_posix() for i in decoded.positions]
+    if scan.run:
+        _check_listed(scan.run, dict(zip(names, decoded.digests, strict=True)))
+    images = np.array(decoded.images)  # in memory: torch takes no read-only arrays
+    return Folder(scan, names, images, groups, named, decoded.digests, decoded.bad, decoded.notes, decoded.ranges)
+
+
+def _check_listed(run: Path, digests: Mapping[str, str]) -> None:
+    """Refuse a synthesis run whose readable images, by name and SHA-256, are not those that its manifest lists."""
+    listed = {row.file.removeprefix("images/"): row.sha256 for row in read_manifest(run)}
+    problems = {
+        **{name: "it is missing, or cannot be read" for name in listed if name not in digests},
+        **{name: "its SHA-256 differs" for name in listed if digests.get(name, listed[name]) != listed[name]},
+        **{name: "it is not listed" for name in digests if name not in listed},
+    }
+    if problems:
+        name = min(problems)
+        raise BalancerError(
+            f"{run / 'images' / name} is not an image of {run / MANIFEST}: {problems[name]} (such files:"
+            f" {len(problems)}); synthesize again, or copy the images you mean into a folder of their own"
+        )
+
+
+def _patient(file: Path) -> str | None:
+    for label in (1, 0):
+        patient, kind = parse_name(file.stem, label)
+        if kind:
+            return patient
+    return None
