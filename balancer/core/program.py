@@ -136,10 +136,13 @@ def reporting(as_json: bool, quiet: bool, verbose: bool) -> Iterator[None]:
 
 def end(line: str, code: int, error: BaseException) -> NoReturn:
     """Say in one line why the command ends, and end it."""
+    before: dict[int, Any] = {}
     with contextlib.suppress(ValueError):  # not in the main thread
         for signum in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signum, signal.SIG_IGN)  # the command ends already
+            before[signum] = signal.signal(signum, signal.SIG_IGN)  # the command ends already
     text = line if isinstance(error, KeyboardInterrupt) else f"error: {' '.join(line.splitlines())}"
     with contextlib.suppress(OSError):  # a broken stderr leaves the exit code
         click.echo(text, err=True)
+    for signum, handler in before.items():  # a program that calls a command lives on
+        signal.signal(signum, handler)
     raise SystemExit(code) from error

@@ -133,3 +133,12 @@ def test_a_dry_run_of_systems_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     signal_in(monkeypatch, reproduce, "configured")
     result = classifier("reproduce", "s1_cnn28", "--dry-run")
     assert result.exit_code == 143, result.output + repr(result.exception)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["gan-train", "--threads", "0"], ["gan-train", "--data", "nowhere"], ["nothing"]]
+)
+def test_a_program_that_calls_a_command_keeps_its_signals(arguments: list[str]) -> None:
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    assert balancer(*arguments).exit_code in (1, 2)
+    assert {s: signal.getsignal(s) for s in before} == before
