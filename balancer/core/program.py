@@ -143,6 +143,6 @@ def end(line: str, code: int, error: BaseException) -> NoReturn:
     text = line if isinstance(error, KeyboardInterrupt) else f"error: {' '.join(line.splitlines())}"
     with contextlib.suppress(OSError):  # a broken stderr leaves the exit code
         click.echo(text, err=True)
-    for signum, handler in before.items():  # a program that calls a command lives on
-        signal.signal(signum, handler)
+    for number, handler in before.items():  # a program that calls a command lives on
+        signal.signal(number, handler)
     raise SystemExit(code) from error
