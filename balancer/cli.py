@@ -16,6 +16,7 @@ from balancer.core.command import (
     plain_command,
     run_command,
     setting,
+    show_run,
 )
 from balancer.core.errors import BalancerError
 from balancer.core.program import CommandGroup
@@ -23,7 +24,6 @@ from balancer.core.settings import AuditConfig, EvaluateConfig, GanTrainConfig, 
 
 if TYPE_CHECKING:
     from balancer.audit.results import Audit
-    from balancer.quality.report import Report
 
 INCEPTION = setting("--inception-weights", "inception", metavar="auto|off|FILE")
 
@@ -39,6 +39,7 @@ def main() -> None:
       balancer evaluate --real DIR --fake DIR   the report on any images   -> runs/evaluate/
       balancer audit                   leaks, copies and shortcuts in the data -> runs/audit/
       balancer fetch pneumoniamnist    a data set, its hash checked -> data/
+      balancer settings [NAME]         what every setting means
       classifier ablate --regimes all  does it help? table, figures  -> runs/ablate/
     """
 
@@ -50,16 +51,14 @@ def main() -> None:
     setting("--class", "target_class"),
     setting("--steps"),
     setting("--batch-size"),
+    example="balancer gan-train --preset sngan_diffaug --steps 8000 --name sngan",
+    closing="{run}/best.pt holds the generator; next: balancer synthesize --gan-run {run}",
 )
 def gan_train(args: CommandArgs) -> CommandResult:
     """Train a DCGAN on the minority class of the training fold."""
     from balancer.api import prepare_gan_training
-    from balancer.gan.trainer import GanSummary
 
-    def show(run: Path, summary: GanSummary) -> CommandResult:
-        return CommandResult({"run": str(run), **summary.to_json()}, f"{summary.describe()}\n{run}")
-
-    return execute(args, prepare_gan_training(args.settings(GanTrainConfig), args.device, args.threads), show)
+    return execute(args, prepare_gan_training(args.settings(GanTrainConfig), args.device, args.threads), show_run)
 
 
 @run_command(
@@ -68,6 +67,8 @@ def gan_train(args: CommandArgs) -> CommandResult:
     setting("--n"),
     setting("--gan-run", metavar="DIR"),
     INCEPTION,
+    example="balancer synthesize --gan-run runs/gan-train/latest --n 2534",
+    closing="{run}/report.html judges the images; next: classifier ablate --regimes all --synthetic {run}",
 )
 def synthesize(args: CommandArgs) -> CommandResult:
     """Export synthetic images of the GAN's class, with a manifest and a quality report."""
@@ -75,11 +76,7 @@ def synthesize(args: CommandArgs) -> CommandResult:
     from balancer.api import prepare_synthesis
 
     config = args.settings(SynthesizeConfig, synthesis.configure)
-    return execute(args, prepare_synthesis(config, args.device, args.threads), _show_quality)
-
-
-def _show_quality(run: Path, report: Report) -> CommandResult:
-    return CommandResult({"run": str(run), **report.to_json()}, f"{report.describe()}\n{run / 'report.html'}")
+    return execute(args, prepare_synthesis(config, args.device, args.threads), show_run)
 
 
 @run_command(
@@ -91,18 +88,22 @@ def _show_quality(run: Path, report: Report) -> CommandResult:
     setting("--image-size"),
     setting("--max-bad"),
     INCEPTION,
+    example="balancer evaluate --real test/NORMAL --fake images --training train/NORMAL",
+    closing="{run}/report.html shows the images side by side; next: balancer synthesize, then classifier ablate",
 )
 def evaluate(args: CommandArgs) -> CommandResult:
     """Quality report on any folder of synthetic images beside a folder of real ones."""
     from balancer.api import prepare_evaluation
 
-    return execute(args, prepare_evaluation(args.settings(EvaluateConfig), args.device, args.threads), _show_quality)
+    return execute(args, prepare_evaluation(args.settings(EvaluateConfig), args.device, args.threads), show_run)
 
 
 @run_command(
     main,
     "audit",
     setting("--strict"),
+    example="balancer audit --data data/chest_xray --strict",
+    closing="{run}/audit.html shows the images behind each finding; next: balancer gan-train",
 )
 def audit(args: CommandArgs) -> CommandResult:
     """Look for leaks between folds, copies and shortcuts in a data set; needs no GPU."""
@@ -116,9 +117,23 @@ def audit(args: CommandArgs) -> CommandResult:
         page = run / "audit.html"
         if config.strict and (leaking := leaks(result)):
             raise BalancerError(f"the data leak: {'; '.join(leaking)}; see {page}, or drop --strict")
-        return CommandResult({"run": str(run), **to_json(result)}, f"{summary(result)}\n{page}")
+        return CommandResult({"run": str(run), **to_json(result)}, summary(result))
 
     return execute(args, prepare_audit(config, args.device, args.threads), show)
+
+
+@plain_command(
+    main,
+    "settings",
+    click.argument("name", required=False),
+    example="balancer settings image_size",
+    closing="next: balancer gan-train --set KEY=VALUE, or --config FILE.yaml",
+)
+def settings(name: str | None) -> CommandResult:
+    """Explain the settings: meaning, values, default. NAME is a setting such as steps, or a section such as data."""
+    from balancer.core.explain_settings import explain_settings
+
+    return CommandResult.of(explain_settings(name))
 
 
 @plain_command(
@@ -128,6 +143,8 @@ def audit(args: CommandArgs) -> CommandResult:
     click.option("--size", type=int, help="Of PneumoniaMNIST: 28, 64, 128 or 224 px. [default: 28]"),
     click.option("--to", type=click.Path(path_type=Path), metavar="DIR", help="Folder to put it in. [default: data]"),
     click.option("--force", is_flag=True, help="Replace what is there."),
+    example="balancer fetch pneumoniamnist --size 64",
+    closing="next: balancer audit --data {path}",
 )
 def fetch(source: str, size: int | None, to: Path | None, force: bool) -> CommandResult:
     """Download a data set: PneumoniaMNIST from Zenodo, or the chest X-ray folder from Kaggle (extra: kaggle)."""

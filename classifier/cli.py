@@ -10,10 +10,11 @@ import click
 from balancer import __version__
 from balancer.cli import main as balancer_main
 from balancer.core.command import (
+    COMPUTING,
     HELP,
-    THREADS,
     CommandArgs,
     CommandResult,
+    Options,
     execute,
     plain_command,
     run_command,
@@ -22,6 +23,8 @@ from balancer.core.command import (
 )
 from balancer.core.errors import UsageError
 from balancer.core.program import CommandGroup
+from balancer.core.run import newest_run
+from balancer.core.run_names import find_run
 from balancer.core.settings import (
     THRESHOLD_RULES,
     AblateConfig,
@@ -50,32 +53,36 @@ def main() -> None:
 
 main.beside = (balancer_main,)  # BALANCER_DATA, BALANCER_CACHE
 SYNTHETIC = setting("--synthetic", type=click.Path(), multiple=True, metavar="DIR")
-TRAIN_SETTINGS = (
-    SYNTHETIC,
-    setting("--synthetic-count", metavar="deficit|all|N"),
-    setting("--model"),
-    setting("--weights", metavar="imagenet|none|FILE"),
-    setting("--augmentation"),
-    setting("--steps"),
-    setting("--exposure", metavar="steps|real"),
-    setting("--batch-size"),
-    setting("--threshold", metavar="RULE"),
-)
-
-
-WORKER_OPTIONS = (
-    click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Trials at the same time."),
-    click.option(
-        "--backend",
-        type=click.Choice(["local", "dask"]),
-        default="local",
-        show_default=True,
-        help="Processes of this machine, or the workers of a dask cluster.",
+SYNTHETIC_IMAGES = Options("Synthetic images", (SYNTHETIC, setting("--synthetic-count", metavar="deficit|all|N")))
+TRAINING = Options(
+    "Training",
+    (
+        setting("--model"),
+        setting("--weights", metavar="imagenet|none|FILE"),
+        setting("--augmentation"),
+        setting("--steps"),
+        setting("--exposure", metavar="steps|real"),
+        setting("--batch-size"),
+        setting("--threshold", metavar="RULE"),
     ),
-    click.option(
-        "--scheduler",
-        metavar="ADDRESS",
-        help="The dask scheduler, such as tcp://10.0.0.1:8786; its workers run with --nthreads 1.",
+)
+JOBS = click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Trials at the same time.")
+WORKERS = Options(
+    "Workers",
+    (
+        JOBS,
+        click.option(
+            "--backend",
+            type=click.Choice(["local", "dask"]),
+            default="local",
+            show_default=True,
+            help="Processes of this machine, or the workers of a dask cluster.",
+        ),
+        click.option(
+            "--scheduler",
+            metavar="ADDRESS",
+            help="The dask scheduler, such as tcp://10.0.0.1:8786; its workers run with --nthreads 1.",
+        ),
     ),
 )
 
@@ -86,8 +93,11 @@ WORKER_OPTIONS = (
     setting("--regimes", metavar="LIST"),
     setting("--seeds"),
     setting("--dose", "doses", metavar="LIST"),
-    *TRAIN_SETTINGS,
-    *WORKER_OPTIONS,
+    SYNTHETIC_IMAGES,
+    TRAINING,
+    WORKERS,
+    example="classifier ablate --regimes all,controls --seeds 5 --jobs 2",
+    closing="{run}/report.html has the figures; next: classifier thresholds {run}",
 )
 def ablate(args: CommandArgs) -> CommandResult:
     """Train under every regime with paired seeds; write the table, the figures, the report and every trial's result."""
@@ -104,7 +114,10 @@ def ablate(args: CommandArgs) -> CommandResult:
     main,
     "train",
     setting("--regime"),
-    *TRAIN_SETTINGS,
+    SYNTHETIC_IMAGES,
+    TRAINING,
+    example="classifier train --regime gan --model resnet18 --weights imagenet",
+    closing="{run}/model.pt holds the classifier; next: classifier predict {run} IMAGE",
 )
 def train(args: CommandArgs) -> CommandResult:
     """Train one classifier under one regime and evaluate it."""
@@ -115,7 +128,7 @@ def train(args: CommandArgs) -> CommandResult:
 
     def show(run: Path, trial: TrialResult) -> CommandResult:
         text = inference.describe(trial.test, trial.regime, trial.trial_seed, "test")
-        return CommandResult({"run": str(run), **trial.to_json()}, f"{text}\n{run / 'model.pt'}")
+        return CommandResult({"run": str(run), **trial.to_json()}, text)
 
     config = args.settings(TrainConfig, partial(configure, TrainConfig))
     return execute(args, prepare_training(config, args.device, args.threads), show)
@@ -130,9 +143,12 @@ def train(args: CommandArgs) -> CommandResult:
     setting("--trials"),
     setting("--seeds"),
     setting("--regime"),
-    *TRAIN_SETTINGS,
-    click.option("--timeout", type=float, metavar="SECONDS", help="Begin no trial after so long."),
-    click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Trials at the same time."),
+    click.option("--timeout", type=float, metavar="SECONDS", help="Begin no trial after so long. [default: no limit]"),
+    SYNTHETIC_IMAGES,
+    TRAINING,
+    Options("Workers", (JOBS,)),
+    example="classifier tune --trials 30 --jobs 2",
+    closing="{run}/best.yaml holds the best settings; next: classifier ablate --config {run}/best.yaml",
 )
 def tune(args: CommandArgs) -> CommandResult:
     """Search settings on validation; the test fold is not read. Writes best.yaml, for `train` and `ablate`."""
@@ -150,7 +166,10 @@ def tune(args: CommandArgs) -> CommandResult:
     "crossvalidate",
     setting("--regime"),
     setting("--folds"),
-    *(option for option in TRAIN_SETTINGS if option is not SYNTHETIC),
+    setting("--synthetic-count", metavar="deficit|all|N"),
+    TRAINING,
+    example="classifier crossvalidate --regime augment --folds 5",
+    closing="{run}/table.md has the folds; next: classifier ablate --regimes all",
 )
 def crossvalidate(args: CommandArgs) -> CommandResult:
     """Train and evaluate on every fold of the images outside the test set, which is not looked at."""
@@ -166,7 +185,14 @@ def _names(_context: click.Context, _option: click.Parameter, text: str) -> tupl
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-RUNS = click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+RUNS = click.argument("runs", nargs=-1, type=click.Path(path_type=Path), metavar="[RUN...]")
+
+
+def _named(runs: tuple[Path, ...], *commands: str) -> list[Path]:
+    """Return the folders of runs that are named by path or name; of none, the newest run of the commands."""
+    return [find_run(run, "ablate", "train") for run in runs] or [newest_run(*commands)]
+
+
 REGIMES = click.option(
     "--regimes",
     metavar="LIST",
@@ -188,18 +214,26 @@ REGIMES = click.option(
         callback=_names,
         help=f"Rules as --threshold of train takes them. [default: {','.join(THRESHOLD_RULES)}]",
     ),
-    click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="[default: thresholds in the only RUN]"),
+    click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Folder of the tables. [default: thresholds in the only RUN]",
+    ),
+    example="classifier thresholds runs/ablate/latest --rules f1,sensitivity=0.95",
+    closing="{out}/thresholds.md has the tables; next: classifier train --threshold RULE, for the rule that you fixed",
 )
 def thresholds(
     runs: tuple[Path, ...], regimes: tuple[str, ...], rules: tuple[str, ...], out: Path | None
 ) -> CommandResult:
     """Show what every threshold gives on validation and on test, and how rules that choose one carry over.
 
-    RUN is the folder of an ablation or of a training; several must share data and split.
+    RUN is the folder or the name of an ablation or of a training, by default the newest; several must share data and
+    split.
     """
     from classifier.experiments import thresholds as threshold_study
 
-    return CommandResult.of(threshold_study.thresholds(runs, regimes, rules, out))
+    return CommandResult.of(threshold_study.thresholds(_named(runs, "ablate", "train"), regimes, rules, out))
 
 
 @plain_command(
@@ -214,19 +248,27 @@ def thresholds(
         show_default=True,
         help="How the ensemble's threshold is chosen on validation.",
     ),
-    click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="[default: ensemble in the only RUN]"),
+    click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Folder of the tables. [default: ensemble in the only RUN]",
+    ),
+    example="classifier ensemble runs/ablate/latest --regimes baseline,gan",
+    closing="{out}/ensemble.md has the table; next: classifier predict RUN IMAGE",
 )
 def ensemble(runs: tuple[Path, ...], regimes: tuple[str, ...], threshold: str, out: Path | None) -> CommandResult:
     """Average the trials of each regime and, with several runs, of all of them; compare with single trials on test.
 
-    RUN is the folder of an ablation or of a training; several must share data and split.
+    RUN is the folder or the name of an ablation or of a training, by default the newest ablation; several must share
+    data and split.
     """
     from classifier.experiments import ensemble as averaging
 
-    return CommandResult.of(averaging.ensemble(runs, regimes, threshold, out))
+    return CommandResult.of(averaging.ensemble(_named(runs, "ablate"), regimes, threshold, out))
 
 
-@plain_command(main, "systems")
+@plain_command(main, "systems", example="classifier systems", closing="next: classifier reproduce NAME")
 def systems() -> CommandResult:
     """List the published systems that can be reproduced, with what each reported."""
     from classifier.systems.registry import SYSTEMS, describe, describe_all
@@ -243,7 +285,9 @@ def systems() -> CommandResult:
     setting("--synthetic", type=click.Path(), multiple=True, metavar="DIR"),
     setting("--share"),
     click.option("--smoke", is_flag=True, help="Two steps of each on a few drawings: shows that they run, in minutes."),
-    *WORKER_OPTIONS,
+    WORKERS,
+    example="classifier reproduce s1_cnn28 s2_cnn_gan --seeds 3 --share 0.2",
+    closing="{run}/table.md has the published figures beside ours; next: classifier components --config FILE.yaml",
 )
 def reproduce(args: CommandArgs) -> CommandResult:
     """Run published systems under one protocol; write a table: published, its own outputs, ours. --set reaches all."""
@@ -271,8 +315,11 @@ def reproduce(args: CommandArgs) -> CommandResult:
     "components",
     setting("--regime"),
     setting("--seeds"),
-    *TRAIN_SETTINGS,
-    *WORKER_OPTIONS,
+    SYNTHETIC_IMAGES,
+    TRAINING,
+    WORKERS,
+    example="classifier components --config configs/seeds/s1_cnn28.yaml",
+    closing="{run}/table.md has what each part brings; next: classifier ablate --regimes all",
 )
 def components(args: CommandArgs) -> CommandResult:
     """Turn off one part of a system at a time (weighting, augmentation, batch norm, transfer, threshold); compare."""
@@ -293,8 +340,9 @@ def components(args: CommandArgs) -> CommandResult:
     click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Images per pass."),
     click.option("--repeats", type=click.IntRange(min=1), default=10, show_default=True, help="Passes that are timed."),
     click.option("--out", type=click.Path(path_type=Path), metavar="FILE.csv", help="Also write the table there."),
-    click.option("--device", default="auto", show_default=True),
-    THREADS,
+    COMPUTING,
+    example="classifier compare small_cnn resnet18 runs/train/latest/model.pt",
+    closing="next: classifier ablate --model NAME",
 )
 def compare(
     names: tuple[str, ...],
@@ -319,9 +367,16 @@ def compare(
     click.option(
         "--data", envvar="BALANCER_DATA", metavar="PATH", help="Data to evaluate on. [default: as in training]"
     ),
-    click.option("--fold", type=click.Choice(["test", "val", "train"]), default="test", show_default=True),
-    click.option("--device", default="auto", show_default=True),
-    THREADS,
+    click.option(
+        "--fold",
+        type=click.Choice(["test", "val", "train"]),
+        default="test",
+        show_default=True,
+        help="Images to evaluate on.",
+    ),
+    COMPUTING,
+    example="classifier evaluate runs/train/latest/model.pt --data data/chest_xray",
+    closing="next: classifier predict {checkpoint} IMAGE",
 )
 def evaluate(checkpoint: Path, data: str | None, fold: str, device: str, threads: int) -> CommandResult:
     """Metrics of a saved classifier on a fold of a data set."""
@@ -333,8 +388,12 @@ def evaluate(checkpoint: Path, data: str | None, fold: str, device: str, threads
 @plain_command(
     main,
     "predict",
-    click.argument("checkpoint", type=click.Path(path_type=Path)),
-    click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path)),
+    click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="[MODEL] IMAGE..."),
+    click.option(
+        "--regime",
+        metavar="NAME",
+        help="Of an ablation: the regime whose trials decide together. [default: the best on validation]",
+    ),
     click.option(
         "--threshold",
         type=float,
@@ -342,13 +401,21 @@ def evaluate(checkpoint: Path, data: str | None, fold: str, device: str, threads
         help="On the calibrated probability, from 0 to 1, as train, evaluate and thresholds print it."
         " [default: the one chosen on validation]",
     ),
-    click.option("--device", default="auto", show_default=True),
-    THREADS,
+    click.option("--out", type=click.Path(path_type=Path), metavar="FILE.csv", help="Also write the table there."),
+    COMPUTING,
+    example="classifier predict runs/ablate/latest images --regime combined",
 )
 def predict(
-    checkpoint: Path, images: tuple[Path, ...], threshold: float | None, device: str, threads: int
+    paths: tuple[Path, ...], regime: str | None, threshold: float | None, out: Path | None, device: str, threads: int
 ) -> CommandResult:
-    """Predict label and probability of PNEUMONIA for images or whole folders. For research: no medical device."""
-    from classifier import inference
+    """Predict label and probability of PNEUMONIA for images or whole folders. For research: no medical device.
 
-    return CommandResult.of(inference.predict_files(checkpoint, images, threshold, device, threads))
+    MODEL is a model.pt, or the folder or the name of a training or an ablation; by default that of the newest. All
+    trials of an ablation's regime decide together: their mean, with its own temperature and threshold.
+    """
+    from classifier import inference
+    from classifier.predictor import model_and_images
+
+    named = find_run(paths[0], "ablate", "train"), *paths[1:]
+    model, images = model_and_images(named, lambda: newest_run("ablate", "train"))
+    return CommandResult.of(inference.predict_files(model, images, threshold, device, threads, regime, out))

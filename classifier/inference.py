@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from balancer.core import progress
 from balancer.core.config import data_path
 from balancer.core.device import open_device
 from balancer.core.errors import BalancerError, UsageError
-from balancer.core.files import JsonObject
+from balancer.core.files import JsonObject, write_text
 from balancer.core.settings import DataConfig
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.folder import CLASSES, SUFFIXES, TASKS, image_files, left_out_note, strays
@@ -26,9 +27,11 @@ from balancer.data.images import (
     is_off_range,
     shared_ranges,
 )
+from balancer.reporting.document import csv_text
 from classifier.evaluation import metrics as evaluation
 from classifier.evaluation.fold_metrics import BinaryMetrics, MulticlassMetrics
 from classifier.evaluation.thresholds import BOUND_NOTE, decide, is_at_bound, with_temperature
+from classifier.predictor import open_predictor
 from classifier.training.checkpoint import SavedClassifier, load_classifier
 from classifier.training.prediction import predict
 
@@ -80,6 +83,7 @@ class FilePredictions:
     """The predictions for several images."""
 
     checkpoint: str
+    members: int  # trials whose mean decides
     note: str
     threshold: float | None  # on calibrated probabilities; None if there are more than two classes
     rule: str  # how the labels were chosen, in words
@@ -89,7 +93,18 @@ class FilePredictions:
         """Return the predictions and the threshold."""
         threshold = {} if self.threshold is None else {"threshold": self.threshold}
         predictions = [prediction.to_json() for prediction in self.predictions]
-        return {"checkpoint": self.checkpoint, "note": self.note, **threshold, "predictions": predictions}
+        source = {"checkpoint": self.checkpoint, "members": self.members, "note": self.note}
+        return {**source, **threshold, "predictions": predictions}
+
+    def to_csv(self) -> str:
+        """Return a line per image, with every digit."""
+        classes = list(self.predictions[0].probabilities or ())
+        header = ["file", "label", "probability_pneumonia", *(f"probability_{name}" for name in classes), "threshold"]
+        rows = [
+            [p.file, p.label, p.probability_pneumonia, *(p.probabilities or {}).values(), self.threshold]
+            for p in self.predictions
+        ]
+        return csv_text(header, [[None if cell is None else str(cell) for cell in row] for row in rows])
 
     def describe(self) -> str:
         """Return a line per image, and how the labels were chosen."""
@@ -173,11 +188,24 @@ def _figures(metrics: object, keys: Sequence[str]) -> str:
 
 
 def predict_files(
-    checkpoint: Path, images: Sequence[Path], threshold: float | None, device: str, threads: int | None = None
+    checkpoint: Path,
+    images: Sequence[Path],
+    threshold: float | None,
+    device: str,
+    threads: int | None = None,
+    regime: str | None = None,
+    out: Path | None = None,
 ) -> FilePredictions:
     """Predict the label and the probabilities of each image in files and folders.
 
-    ``threshold`` is on calibrated probabilities; None is the threshold chosen on validation.
+    Args:
+        checkpoint: a model.pt, or the folder of a training or of an ablation, whose trials decide together.
+        images: files and folders.
+        threshold: on calibrated probabilities; None is the threshold chosen on validation.
+        device: auto, cpu, cuda, cuda:N or mps.
+        threads: that compute; None for OMP_NUM_THREADS, or one.
+        regime: of an ablation; None for the one with the lowest NLL on validation.
+        out: a CSV file to write as well.
 
     Raises:
         UsageError: if the threshold is no probability, or is given though there are more than two classes: then the
@@ -189,21 +217,22 @@ def predict_files(
         raise UsageError(
             f"--threshold is {threshold}; expected a probability from 0 to 1, or none: the one chosen on validation"
         )
-    where = open_device(device, threads)
-    saved = load_classifier(checkpoint, where)
+    predictor = open_predictor(checkpoint, regime, open_device(device, threads))
+    saved = predictor.saved
     classes = TASKS[saved.config.data.task]
     if threshold is not None and len(classes) > 2:
         raise UsageError(
             f"{checkpoint} has {len(classes)} classes: the most likely is the label; leave out --threshold"
         )
     files, pixels = _readable(images, saved)
-    uncalibrated = predict(saved.model, pixels, saved.config, where)
+    uncalibrated = predictor.scores(pixels)
     scores = with_temperature(uncalibrated, saved.temperature)
     drawings = saved.data_source == "phantom"
     note = "trained on drawings, not X-rays" if drawings else "for research; not a medical device"
     if len(classes) > 2:
         predictions = [_of_classes(file, score, classes) for file, score in zip(files, scores, strict=True)]
-        return FilePredictions(str(checkpoint), note, None, f"the most likely of {len(classes)} classes", predictions)
+        rule = f"the most likely of {len(classes)} classes"
+        return _written(FilePredictions(str(checkpoint), 1, note, None, rule, predictions), out)
     cut = saved.threshold if threshold is None else threshold
     rule = f"threshold {cut} ({'given' if cut != saved.threshold else 'chosen on validation'})"
     called = decide(uncalibrated, saved.temperature, saved.uncalibrated_threshold, threshold)
@@ -213,7 +242,17 @@ def predict_files(
         ImagePrediction(str(file), CLASSES[int(positive)], None, float(score))
         for file, positive, score in zip(files, called, scores, strict=True)
     ]
-    return FilePredictions(str(checkpoint), note, cut, rule, predictions)
+    if predictor.members > 1:
+        rule = f"the mean of {predictor.members} trials of {predictor.regime}; {rule}"
+    return _written(FilePredictions(str(checkpoint), predictor.members, note, cut, rule, predictions), out)
+
+
+def _written(predictions: FilePredictions, out: Path | None) -> FilePredictions:
+    """Return the predictions, after writing them as a table if there is a file to write."""
+    if out is not None:
+        write_text(out, predictions.to_csv())
+        log.info("wrote %s", out)
+    return predictions
 
 
 def _of_classes(file: Path, score: np.ndarray, classes: Sequence[str]) -> ImagePrediction:
@@ -238,7 +277,7 @@ def _readable(images: Sequence[Path], saved: SavedClassifier) -> tuple[list[Path
             log.warning("%s: %s", path, note)
         if not candidates:
             raise BalancerError(f"{path} holds no image; expected files such as {' '.join(sorted(SUFFIXES))}")
-        for file in candidates:
+        for file in progress.each(candidates, f"reading {path.name}", "image"):
             try:
                 decoded.append(decode_image(file, data.image_size, data.resize, trained))
                 files.append(file)

@@ -35,6 +35,7 @@ from balancer.audit.results import (
 )
 from balancer.audit.shortcuts import shortcuts
 from balancer.core.settings import DataConfig
+from balancer.core.speed import slowness
 from balancer.data.dataset import PHANTOM_NOTICE, Dataset
 from balancer.data.folder import CLASSES, SPLITS
 from balancer.metrics.resampling import AurocInterval
@@ -43,7 +44,7 @@ from balancer.reporting.numbers import plural, short
 Array = np.ndarray
 CLOSEST = 8  # pairs below the threshold that are shown all the same
 IMAGE_LEVEL = 0.2  # share that a split at image level would take for validation, to show what it leaks
-SECONDS, SECONDS_A_FILE = 15.0, 0.005  # rough, on one core
+SECONDS, SECONDS_A_FILE = 15.0, 0.005  # rough, on one core of the reference machine
 
 
 FOLD_SIDES = {  # names and folds of two sides that must share nothing
@@ -79,7 +80,7 @@ def audit(data: Dataset, config: DataConfig, seed: int = 0) -> Audit:
 
 def estimate_seconds(data: Dataset) -> float:
     """Return a rough estimate; what was measured before comes from the cache."""
-    return SECONDS + (0 if is_measured(data) else SECONDS_A_FILE * len(data.records))
+    return (SECONDS + (0 if is_measured(data) else SECONDS_A_FILE * len(data.records))) * slowness()
 
 
 def leaks(audit: Audit) -> list[str]:

@@ -54,9 +54,9 @@ class StageConfig(Settings):
 class S2Config(Settings):
     """Sizes of the network s2_cnn: the published search space (docs/systems.md) is over these."""
 
-    conv: Widths = (32, 64)
-    dense: Widths = ()
-    dropout: Shares = ()
+    conv: Widths = Field((32, 64), description="Channels of each convolution.")
+    dense: Widths = Field((), description="Units of each dense layer.")
+    dropout: Shares = Field((), description="Dropout after each dense layer.")
 
 
 class ClassifierConfig(Settings):
@@ -74,14 +74,14 @@ class ClassifierConfig(Settings):
     )
     # network
     model: str = Field("small_cnn", description="small_cnn, s1_cnn, s2_cnn, or a torchvision name such as resnet18.")
-    batch_norm: bool = Field(True, description="Of small_cnn and s2_cnn.")
-    s2: S2Config = S2Config()
+    batch_norm: bool = Field(True, description="BatchNorm in small_cnn and s2_cnn.")
+    s2: S2Config = S2Config()  # its keys have their own meanings
     weights: str = Field("none", description="Weights of a torchvision model.")
     head: Literal["linear", "dense"] = Field(
         "linear", description="linear: dropout, output; dense: pooling, dense layer, dropout, output."
     )
-    head_width: Width = Field(512, description="Of the dense layer.")
-    head_dropout: float = Field(0.0, ge=0, lt=1)
+    head_width: Width = Field(512, description="Units of the dense layer.")
+    head_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the output.")
     head_l2: float = Field(0.0, ge=0, description="L2 penalty on the dense layer's weights, added to the loss.")
     outputs: Annotated[Literal["sigmoid", "softmax"] | None, Unset("sigmoid where there are two classes")] = Field(
         None, description="One output, or one per class."
@@ -93,7 +93,7 @@ class ClassifierConfig(Settings):
         Literal["per_image", "unit", "symmetric", "imagenet"] | None,
         Unset("imagenet with weights of any kind, else per_image"),
         SearchRange(values=("per_image", "unit", "symmetric")),
-    ] = None
+    ] = Field(None, description="Of the pixels: each image to mean 0 and SD 1, to 0..1, to -1..1, or ImageNet's.")
     augmentation: Annotated[str, SearchRange(values=("mild", "strong", "s2"))] = Field(
         "mild", description="Classical transforms: mild, strong, or a published system's: s0 to s4."
     )
@@ -104,10 +104,14 @@ class ClassifierConfig(Settings):
     )
     batch_size: Annotated[Batch, SearchRange(values=(16, 32, 64))] = Field(32, description="Images per step.")
     accumulate: Width = Field(1, description="Parts that a batch is computed in, to save memory.")
-    optimizer: Optimizer = "adamw"
-    lr: Annotated[float, SearchRange(1e-4, 1e-2, log=True)] = Field(1e-3, gt=0)
-    weight_decay: Annotated[float, SearchRange(1e-4, 1e-1, log=True)] = Field(1e-2, ge=0)
-    schedule: Annotated[Schedule, SearchRange(values=("constant", "cosine", "one_cycle"))] = "cosine"
+    optimizer: Optimizer = Field("adamw", description="Of the classifier.")
+    lr: Annotated[float, SearchRange(1e-4, 1e-2, log=True)] = Field(1e-3, gt=0, description="Learning rate.")
+    weight_decay: Annotated[float, SearchRange(1e-4, 1e-1, log=True)] = Field(
+        1e-2, ge=0, description="Decoupled weight decay; of adam and sgd an L2 penalty."
+    )
+    schedule: Annotated[Schedule, SearchRange(values=("constant", "cosine", "one_cycle"))] = Field(
+        "cosine", description="Of the learning rate over the steps."
+    )
     lr_factor: float = Field(0.1, gt=0, lt=1, description="Of step and plateau: what the rate is multiplied by.")
     lr_patience: Patience = Field(3, description="Of plateau: validations without a better NLL before that.")
     lr_period: float = Field(4, gt=0, description="Epochs: between steps of step, of half a triangle of triangular.")
@@ -121,15 +125,19 @@ class ClassifierConfig(Settings):
         "reestimated", description="BatchNorm's: running, or reestimated on images without augmentation."
     )
     # loss
-    class_weights: Literal["none", "balanced", "complement", "positive"] = Field("none", description="Of every regime.")
-    positive_factor: float = Field(1.0, gt=0, description="Of class_weights positive.")
-    focal_gamma: float = Field(2.0, ge=0)
+    class_weights: Literal["none", "balanced", "complement", "positive"] = Field(
+        "none", description="Class weights of the loss, in every regime."
+    )
+    positive_factor: float = Field(
+        1.0, gt=0, description="What class_weights positive multiplies the positive class by."
+    )
+    focal_gamma: float = Field(2.0, ge=0, description="gamma of the focal loss, for the control of that name.")
     label_smoothing: Annotated[float, SearchRange(0.0, 0.1)] = Field(
         0.0, ge=0, lt=0.5, description="A label is learnt as so far from 0 and 1."
     )
     # watching
     evaluations: Validations = Field(5, description="Validations, evenly spread over the steps of a stage.")
-    precision: Precision = "auto"
+    precision: Precision = Field("auto", description="auto: bfloat16 on a GPU, else float32.")
     selection: Literal["best_val_nll", "last"] = Field("last", description="Which validation's weights are kept.")
     threshold: str = Field(
         "balanced_accuracy",
@@ -216,7 +224,7 @@ class CrossvalidateConfig(TrainConfig):
 class ReproduceConfig(Settings):
     """`classifier reproduce`: what is run, and what is changed in all systems. The settings of each are in its file."""
 
-    systems: Names = ("all",)
+    systems: Names = Field(("all",), description="Names of published systems, or all.")
     seed: int = Field(0, description="Root seed of the run.")
     seeds: Repeats = Field(5, description="Trial seeds of each system; a verdict takes 3.")
     regimes: Annotated[Names, Unset("each system's own")] = Field((), description="Regimes of every system.")

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import click
 
+from balancer.core import program
 from balancer.core.config import (
     SettingsT,
     absolute_paths,
@@ -36,6 +37,7 @@ from balancer.core.run import (
     resumed_or_new,
     threads_before,
 )
+from balancer.core.run_names import named_folder
 from balancer.core.settings import COMMANDS, AblateConfig, Settings
 from balancer.core.threads import WAIT_POLICY, allowed_processors, choose_threads, thread_environment
 from balancer.core.variables import check_variables
@@ -127,104 +129,147 @@ class SettingOption:
 
 
 Option = SettingOption | Callable[[Any], Any]
-DATA_OPTIONS = (
-    setting("--data", "data.path", envvar="BALANCER_DATA", metavar="PATH"),
-    setting("--task", "data.task", metavar="binary|multiclass"),
-    setting("--image-size", "data.image_size"),
-    setting("--val-fraction", "data.val_fraction"),
-    setting("--split-seed", "data.split_seed"),
-    setting("--max-bad", "data.max_bad"),
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options that stand together in ``--help``."""
+
+    heading: str
+    options: tuple[Option, ...]
+
+
+MAIN = "Main options"  # heading of the options that a command adds one by one
+DATA = Options(
+    "Data",
+    (
+        setting("--data", "data.path", envvar="BALANCER_DATA", metavar="PATH"),
+        setting("--task", "data.task", metavar="binary|multiclass"),
+        setting("--image-size", "data.image_size"),
+        setting("--val-fraction", "data.val_fraction"),
+        setting("--split-seed", "data.split_seed"),
+        setting("--max-bad", "data.max_bad"),
+    ),
 )
+SETTINGS = Options(
+    "Settings",
+    (
+        setting("--seed"),
+        click.option(
+            "--config",
+            "config_file",
+            cls=_SettingOption,
+            type=click.Path(path_type=Path),
+            metavar="FILE.yaml",
+            help="Settings from a file.",
+        ),
+        click.option(
+            "--set",
+            "assignments",
+            cls=_SettingOption,
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Any setting by name, e.g. data.resize=pad. Repeatable. `balancer settings` explains them.",
+        ),
+    ),
+)
+DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 THREADS = click.option(
     "--threads",
     type=click.IntRange(min=1),
     metavar="N",
     help="Threads that compute, of each trial. [default: OMP_NUM_THREADS, or 1]",
 )
-RUN_OPTIONS: tuple[Option, ...] = (
-    click.option(
-        "--config",
-        "config_file",
-        cls=_SettingOption,
-        type=click.Path(path_type=Path),
-        metavar="FILE.yaml",
-        help="Settings from a file.",
-    ),
-    click.option(
-        "--set",
-        "assignments",
-        cls=_SettingOption,
-        multiple=True,
-        metavar="KEY=VALUE",
-        help="Any setting by name, e.g. data.resize=pad. Repeatable.",
-    ),
-    setting("--seed"),
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
-    THREADS,
-    click.option(
-        "--out",
-        type=click.Path(path_type=Path),
-        metavar="DIR",
-        help="Run directory. [default: runs/<command>/<stamp>-<hash>]",
-    ),
-    click.option("--resume", metavar="DIR|latest", help="Continue an interrupted run."),
-    click.option("--force", is_flag=True, help="Replace the run that --out holds."),
-    click.option(
-        "--dry-run", is_flag=True, help="Check the data, print the settings and the estimated cost, and stop."
+COMPUTING = Options("Computing", (DEVICE, THREADS))
+RUN = Options(
+    "Run",
+    (
+        click.option("--name", metavar="NAME", help="Name of the run: its directory is runs/<command>/NAME."),
+        click.option(
+            "--out",
+            type=click.Path(path_type=Path),
+            metavar="DIR",
+            help="Run directory. [default: runs/<command>/<stamp>-<hash>]",
+        ),
+        click.option(
+            "--resume", metavar="DIR|NAME|latest", help="Continue an interrupted run. [default: start a new one]"
+        ),
+        click.option("--force", is_flag=True, help="Replace the run that --out or --name holds."),
+        click.option(
+            "--dry-run", is_flag=True, help="Check the data, print the settings and the estimated cost, and stop."
+        ),
     ),
 )
-OUTPUT_OPTIONS = (
-    click.option("--json", "as_json", is_flag=True, help="Only JSON on stdout; logs on stderr."),
-    click.option("-q", "--quiet", is_flag=True, help="Warnings and errors only."),
-    click.option("-v", "--verbose", is_flag=True, help="More detail."),
+OUTPUT = Options(
+    program.OUTPUT,
+    (
+        click.option("--json", "as_json", is_flag=True, help="Only JSON on stdout; logs on stderr."),
+        click.option("-q", "--quiet", is_flag=True, help="Warnings and errors only."),
+        click.option("-v", "--verbose", is_flag=True, help="More detail."),
+    ),
 )
 
 
-def run_command(group: click.Group, name: str, *own: Option) -> Callable[[Callable[[CommandArgs], CommandResult]], Any]:
-    """Register a command that makes a run: its ``own`` settings and options, then the shared ones."""
+def run_command(
+    group: click.Group, name: str, *own: Option | Options, example: str = "", closing: str = ""
+) -> Callable[[Callable[[CommandArgs], CommandResult]], Any]:
+    """Register a command that makes a run: its own settings and options, then the shared ones.
+
+    Args:
+        group: the program.
+        name: as typed.
+        own: options of this command.
+        example: a command line for ``--help``.
+        closing: the last line of a finished run, such as ``next: balancer synthesize --gan-run {run}``; names in
+            braces are keys of the result.
+    """
     section = name.replace("-", "_")
-    data = DATA_OPTIONS if reads_data(section) or section == "reproduce" else ()
+    data = (DATA,) if reads_data(section) or section == "reproduce" else ()
 
     def register(body: Callable[[CommandArgs], CommandResult]) -> click.Command:
         @functools.wraps(body)
-        def callback(
-            config_file: Path | None,
-            assignments: tuple[str, ...],
-            device: str,
-            threads: int | None,
-            out: Path | None,
-            resume: str | None,
-            force: bool,
-            dry_run: bool,
-            as_json: bool,
-            quiet: bool,
-            verbose: bool,
-            **flags: Any,
-        ) -> None:
+        def callback(as_json: bool, quiet: bool, verbose: bool, **typed: Any) -> None:
             with reporting(as_json, quiet, verbose):
                 check_variables((group, *getattr(group, "beside", ())))
-                if resume is not None and (force or out is not None):
-                    raise UsageError("--resume names its own directory; drop --out and --force")
-                source = click.get_current_context().get_parameter_source("assignments")
-                flags_win = source is click.core.ParameterSource.ENVIRONMENT
-                options = {key: flags.pop(key) for key in list(flags) if not key.startswith(SETTING)}
-                explicit = _explicit(section, config_file, flags, assignments, flags_win)
-                count = choose_threads(threads, threads_before(name, resume))
-                args = CommandArgs(name, explicit, device, count, out, resume, force, dry_run, options)
-                with thread_environment(count):
-                    emit(body(args), as_json)
+                args = _arguments(name, section, typed)
+                with thread_environment(args.threads):
+                    emit(body(args), as_json, "" if args.dry_run else closing)
 
-        options = [*own, *data, *RUN_OPTIONS, *OUTPUT_OPTIONS]
-        made = [o.option(_model(section, o)) if isinstance(o, SettingOption) else o for o in options]
-        return _with_options(group, name, callback, made)
+        def model(option: SettingOption) -> type[Settings]:
+            """`reproduce` passes settings of the data on to every system."""
+            return AblateConfig if option.key.startswith("data.") else COMMANDS[section]
+
+        return _registered(group, name, callback, (*own, *data, SETTINGS, COMPUTING, RUN, OUTPUT), example, model)
 
     return register
 
 
+def _arguments(name: str, section: str, typed: dict[str, Any]) -> CommandArgs:
+    """Return what the user typed, checked as far as that needs no data."""
+    shared = ("config_file", "assignments", "device", "threads", "name", "out", "resume", "force", "dry_run")
+    file, assignments, device, threads, run_name, out, resume, force, dry = (typed.pop(key) for key in shared)
+    if resume is not None and (force or out is not None or run_name is not None):
+        raise UsageError("--resume names its own directory; drop --out, --name and --force")
+    if run_name is not None and out is not None:
+        raise UsageError("--name and --out both name the run directory; give one of them")
+    if run_name is not None:
+        out = named_folder(name, run_name)
+    source = click.get_current_context().get_parameter_source("assignments")
+    flags_win = source is click.core.ParameterSource.ENVIRONMENT
+    flags = {key: value for key, value in typed.items() if key.startswith(SETTING)}
+    explicit = _explicit(section, file, flags, assignments, flags_win)
+    options = {key: value for key, value in typed.items() if key not in flags}
+    count = choose_threads(threads, threads_before(name, resume))
+    return CommandArgs(name, explicit, device, count, out, resume, force, dry, options)
+
+
 def plain_command(
-    group: click.Group, name: str, *options: Callable[[Any], Any]
+    group: click.Group, name: str, *own: Callable[[Any], Any] | Options, example: str = "", closing: str = ""
 ) -> Callable[[Callable[..., CommandResult]], Any]:
-    """Register a command that makes no run directory: only the output options are shared."""
+    """Register a command that makes no run directory: only the output options are shared.
+
+    The arguments are those of :func:`run_command`.
+    """
 
     def register(body: Callable[..., CommandResult]) -> click.Command:
         @functools.wraps(body)
@@ -234,24 +279,36 @@ def plain_command(
                 if "threads" in values:
                     values["threads"] = choose_threads(values["threads"])
                     stack.enter_context(thread_environment(values["threads"]))
-                emit(body(**values), as_json)
+                emit(body(**values), as_json, closing)
 
-        return _with_options(group, name, callback, (*options, *OUTPUT_OPTIONS))
+        return _registered(group, name, callback, (*own, OUTPUT), example)
 
     return register
 
 
-def _model(section: str, option: SettingOption) -> type[Settings]:
-    """Return the model that describes a setting; `reproduce` passes settings of the data on to every system."""
-    return AblateConfig if option.key.startswith("data.") else COMMANDS[section]
-
-
-def _with_options(
-    group: click.Group, name: str, callback: Any, options: Sequence[Callable[[Any], Any]]
+def _registered(
+    group: click.Group,
+    name: str,
+    callback: Any,
+    sections: Sequence[Option | Options],
+    example: str,
+    model: Callable[[SettingOption], type[Settings]] | None = None,
 ) -> click.Command:
-    for option in reversed(options):
+    """Return the command of a callback, with its options in the order and under the headings of ``sections``."""
+    placed = [
+        (section.heading, option) if isinstance(section, Options) else (MAIN, section)
+        for section in sections
+        for option in (section.options if isinstance(section, Options) else (section,))
+    ]
+    headings: dict[str, str] = {}
+    for heading, option in reversed(placed):
+        if isinstance(option, SettingOption):
+            assert model is not None, "settings are for commands that make a run"
+            option = option.option(model(option))
         callback = option(callback)
-    return group.command(name, context_settings=HELP)(callback)
+        headings[str(callback.__click_params__[-1].name)] = heading
+    texts = program.Help(headings, example)
+    return group.command(name, cls=program.Command, context_settings=HELP, help_texts=texts)(callback)
 
 
 def _explicit(
@@ -304,7 +361,8 @@ def dry_run(prepared: PreparedRun[Any], threads: int) -> CommandResult:
     return CommandResult({**values, "device": device, "threads": threads, "waiting": waiting}, text)
 
 
-def emit(outcome: CommandResult, as_json: bool) -> None:
-    """Print the outcome on stdout in the form asked for."""
+def emit(outcome: CommandResult, as_json: bool, closing: str = "") -> None:
+    """Print the outcome on stdout, as JSON or as text with a closing line."""
+    text = "\n".join([outcome.text, closing.format_map(outcome.data)] if closing else [outcome.text])
     with printing():
-        click.echo(json.dumps(outcome.data, indent=2, allow_nan=False) if as_json else outcome.text)
+        click.echo(json.dumps(outcome.data, indent=2, allow_nan=False) if as_json else text)

@@ -17,8 +17,10 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from balancer.core.configs import find_config
 from balancer.core.errors import UsageError, nearest
 from balancer.core.presets import DEMO, PRESETS
+from balancer.core.run_names import find_run
 from balancer.core.sealed import YAML_SEAL, check_seal
 from balancer.core.settings import (
     CLASSIFIER,
@@ -40,6 +42,7 @@ DEFAULT_FOLDER = Path("data/chest_xray")
 # Hashes are taken over the old value, so that the hashes of published runs stay valid.
 OLD_SETTINGS = {("bn_statistics", "clean"): "reestimated"}
 PATHS = {"gan_run", "synthetic", "real", "fake", "training", "weights"}  # settings that are paths, beside data.path
+RUNS_OF = {"gan_run": "gan-train", "synthetic": "synthesize"}  # of these settings, a name under runs/ serves too
 log = logging.getLogger("balancer")
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
@@ -62,8 +65,10 @@ def read_config_file(path: Path, command: str) -> dict[str, Any]:
     """Return the section of a YAML file that belongs to a command, laid over the sections that commands share.
 
     A file holds a mapping per command (``gan_train``, ``ablate``, ...), ``data`` for all commands that read a data set,
-    and ``classifier`` for all commands that train classifiers. The YAML loader is the safe one, which executes nothing.
+    and ``classifier`` for all commands that train classifiers. A file of this package is found by
+    its name. The YAML loader is the safe one, which executes nothing.
     """
+    path = find_config(path)
     try:
         text = path.read_bytes()
         check_seal(path, text, YAML_SEAL, "if you changed the file on purpose, delete its first and last line")
@@ -200,7 +205,7 @@ def _absolute(key: str, value: Any) -> Any:
         return value
     if not value.strip():
         raise UsageError(f"setting {key!r} is empty; give a path")
-    return _resolved(key, value)
+    return _resolved(key, str(find_run(Path(value), RUNS_OF[key])) if key in RUNS_OF and "\0" not in value else value)
 
 
 def _resolved(key: str, path: str) -> str:

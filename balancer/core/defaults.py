@@ -40,10 +40,19 @@ def help_text(field: FieldInfo) -> str:
     >>> help_text(GanTrainConfig.model_fields["steps"])
     'Optimiser steps. [default: 16000]'
     """
-    default = unset_meaning(field)
-    if default is None and not isinstance(field.default, bool) and field.default not in (None, ()):
-        default = ",".join(field.default) if isinstance(field.default, tuple) else str(field.default)
+    default = default_text(field)
     return f"{field.description or ''} [default: {default}]".strip() if default else field.description or ""
+
+
+def default_text(field: FieldInfo) -> str | None:
+    """Return the default of a setting in words; None if nothing is set by default."""
+    if (meaning := unset_meaning(field)) is not None:
+        return meaning
+    if isinstance(field.default, bool):
+        return "on" if field.default else "off"
+    if field.default in (None, ()):
+        return None
+    return ",".join(map(str, field.default)) if isinstance(field.default, tuple) else str(field.default)
 
 
 def default_yaml() -> str:

@@ -1,4 +1,4 @@
-"""TensorBoard events, an extra: ``pip install 'xray-balancer[tensorboard]'``."""
+"""TensorBoard events, an extra."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from balancer.core.errors import BalancerError
+from balancer.core.extras import install
 
 
 class Events:
@@ -48,6 +49,5 @@ def check_installed(on: bool) -> None:
 
     if on and find_spec("tensorboard") is None:
         raise BalancerError(
-            "tensorboard is not installed; pip install 'xray-balancer[tensorboard]',"
-            " or leave --set tensorboard=true out"
+            f"tensorboard is not installed; {install('tensorboard')}, or leave --set tensorboard=true out"
         )

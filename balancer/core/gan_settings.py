@@ -39,18 +39,18 @@ class GanTrainConfig(Settings):
     # networks
     architecture: str = Field("dcgan", description="dcgan, upsample, upsample_last, residual or s2.")
     z_dim: Width = Field(100, description="Size of the latent vector.")
-    z_distribution: Literal["normal", "uniform"] = "normal"
+    z_distribution: Literal["normal", "uniform"] = Field("normal", description="Distribution of the latent vector.")
     generator_width: Width = Field(32, description="Channels of G's last hidden layer.")
     discriminator_width: Width = Field(32, description="Channels of D's first layer.")
-    discriminator_norm: Literal["batch", "spectral", "none"] = "batch"
-    minibatch_stddev: bool = False
+    discriminator_norm: Literal["batch", "spectral", "none"] = Field("batch", description="Normalisation in D.")
+    minibatch_stddev: bool = Field(False, description="Show D how much the images of a batch differ.")
     # objective
     loss: str = Field("non_saturating", description="non_saturating, hinge, wasserstein or relativistic.")
     r1_weight: float = Field(0.0, ge=0, description="gamma: the penalty is gamma / 2 times the squared gradient.")
     r2_weight: float = Field(0.0, ge=0, description="As r1_weight, on synthetic images.")
     gradient_penalty_weight: float = Field(0.0, ge=0, description="lambda of WGAN-GP.")
     penalty_every: Steps = Field(1, description="D steps between penalties, which are that many times as strong.")
-    lecam_weight: float = Field(0.0, ge=0)
+    lecam_weight: float = Field(0.0, ge=0, description="LeCam regularisation (Tseng et al. 2021) of D's outputs.")
     # augmentation of what D sees
     diffaugment: Names = Field(("translation",), description="DiffAugment's transforms of what D sees.")
     ada_target: Annotated[float | None, Unset("augment every image")] = Field(
@@ -63,12 +63,12 @@ class GanTrainConfig(Settings):
     steps: Steps = Field(16_000, description="Optimiser steps.")
     batch_size: Batch = Field(32, description="Images per step.")
     n_dis: Repeats = Field(1, description="D steps per G step.")
-    optimizer: Literal["adam", "rmsprop"] = "adam"
-    lr_generator: float = Field(2e-4, gt=0)
-    lr_discriminator: float = Field(2e-4, gt=0)
-    beta1: float = Field(0.5, ge=0, lt=1)
-    beta2: float = Field(0.999, ge=0, lt=1)
-    ema_decay: float = Field(0.995, ge=0, lt=1, description="0: no averaging of weights.")
+    optimizer: Literal["adam", "rmsprop"] = Field("adam", description="Of both networks.")
+    lr_generator: float = Field(2e-4, gt=0, description="Learning rate of G.")
+    lr_discriminator: float = Field(2e-4, gt=0, description="Learning rate of D.")
+    beta1: float = Field(0.5, ge=0, lt=1, description="Adam's decay of the mean gradient.")
+    beta2: float = Field(0.999, ge=0, lt=1, description="Adam's decay of the mean squared gradient.")
+    ema_decay: float = Field(0.995, ge=0, lt=1, description="Decay of the averaged weights of G; 0: no averaging.")
     precision: Precision = Field("auto", description="auto: bfloat16 where the hardware multiplies in it.")
     # watching
     log_every: Steps = Field(50, description="Steps between log lines.")
@@ -78,7 +78,7 @@ class GanTrainConfig(Settings):
     min_diversity: float = Field(
         0.02, ge=0, lt=1, description="Training stops below this share of the real images' variance."
     )
-    tensorboard: bool = False
+    tensorboard: bool = Field(False, description="Write TensorBoard events too.")
 
     @model_validator(mode="after")
     def _refuse_what_excludes_each_other(self) -> Self:
@@ -109,8 +109,8 @@ class QualityConfig(Settings):
     inception: Annotated[str, BeforeValidator(off)] = Field(
         "auto", description="Inception weights for FID and KID: cached or downloaded (auto), off, or a file."
     )
-    kid_subsets: int = Field(100, ge=1, le=MOST_TRIALS)
-    kid_subset_size: int = Field(100, ge=2, le=MOST_IMAGES)
+    kid_subsets: int = Field(100, ge=1, le=MOST_TRIALS, description="Draws whose mean is the KID.")
+    kid_subset_size: int = Field(100, ge=2, le=MOST_IMAGES, description="Images of each such draw.")
     two_sample: bool = Field(True, description="Train classifiers to tell synthetic from real: the slowest part.")
 
 
@@ -133,7 +133,7 @@ class EvaluateConfig(QualityConfig):
     image_size: Annotated[int | None, Unset("the smallest side found, up to 256")] = Field(
         None, ge=16, le=1024, description="Working size."
     )
-    resize: Resize = "squash"
+    resize: Resize = Field("squash", description="squash, pad or crop images that are not square.")
     max_bad: float = Field(0.01, ge=0, le=1, description="Share of unreadable files above which the run stops.")
 
 

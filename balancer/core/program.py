@@ -10,7 +10,8 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,14 +22,44 @@ from balancer.core.signals import unwind_on_signals
 from balancer.core.system_errors import explain, naming
 
 log = logging.getLogger("balancer")
+OUTPUT = "Output"  # heading of the options that every command has
+
+
+@dataclass(frozen=True)
+class Help:
+    """What ``--help`` says of a command beside its docstring and its options."""
+
+    headings: Mapping[str, str] = field(default_factory=dict)  # the group of each option, by the option's name
+    example: str = ""  # a command line
 
 
 class Command(click.Command):
-    """A command that refuses an option that is given twice, or with nothing as its value.
+    """A command with its options in groups, which refuses an option that is given twice, or with an empty value.
 
     click takes the last of several values in silence. An empty value is mostly a variable of the shell that is not set,
     and as a path it would name the current folder.
     """
+
+    def __init__(self, *args: Any, help_texts: Help | None = None, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.help_texts = help_texts or Help()
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options in groups, each with its default."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            if (record := parameter.get_help_record(ctx)) is not None:
+                heading = self.help_texts.headings.get(str(parameter.name), OUTPUT)
+                groups.setdefault(heading, []).append((record[0], _with_default(parameter, record[1])))
+        for heading, rows in groups.items():
+            with formatter.section(heading):
+                formatter.write_dl(rows)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the example."""
+        if self.help_texts.example:
+            with formatter.section("Example"):
+                formatter.write_text(self.help_texts.example)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the words of the command line."""
@@ -73,6 +104,13 @@ class CommandGroup(click.Group):
         if standalone:
             raise SystemExit(outcome if isinstance(outcome, int) else 0)
         return outcome
+
+
+def _with_default(parameter: click.Parameter, text: str) -> str:
+    """Return the help of an option; where it names no default, the option is off, or nothing is set."""
+    if "[default" in text or parameter.is_eager:  # --help, --version
+        return text
+    return f"{text} [default: {'off' if isinstance(parameter, click.Option) and parameter.is_flag else 'none'}]"
 
 
 def _usage_line(error: click.ClickException) -> str:

@@ -25,6 +25,7 @@ from balancer.core.errors import BalancerError, UsageError
 from balancer.core.files import JsonObject, sweep
 from balancer.core.jsonl import append_jsonl
 from balancer.core.marker import MARKER, check_stated, stated_files, write_marker
+from balancer.core.run_names import LATEST, RUNS, find_run, point_latest
 from balancer.core.sealed import DamagedFile, read_json, read_yaml_text, write_json, write_yaml
 from balancer.core.settings import COMMANDS, Settings
 from balancer.core.shapes import parse
@@ -32,7 +33,6 @@ from balancer.core.system_errors import explain, explained, naming
 from balancer.core.yaml_reader import read_yaml
 
 log = logging.getLogger("balancer")
-RUNS = Path("runs")
 # What a run holds before its work has come to anything.
 START_FILES = {"config.yaml", "env.json", "log.txt", "split.csv", "split.csv.sha256"}
 ResultT = TypeVar("ResultT")
@@ -94,6 +94,7 @@ class RunDir:
     def finish(self) -> None:
         """Mark the run as finished."""
         write_marker(self.path)
+        point_latest(self.path)
 
     def __enter__(self) -> RunDir:
         return self
@@ -168,7 +169,7 @@ def read_environment(run: Path, remedy: str = "") -> Environment:
 
 def threads_before(command: str, resume: str | None) -> int | None:
     """Return how many threads computed the run to resume; None for a new run, or if its env.json does not say."""
-    run = latest_run(command, finished=False) if resume == "latest" else resume and Path(resume)
+    run = latest_run(command, finished=False) if resume == "latest" else resume and find_run(Path(resume), command)
     if not run:
         return None
     try:
@@ -180,16 +181,32 @@ def threads_before(command: str, resume: str | None) -> int | None:
 def latest_run(command: str, finished: bool = True) -> Path | None:
     """Return the newest run of a command under ``runs/``, finished or unfinished."""
     marker = MARKER if finished else "config.yaml"
-    runs = [p.parent for p in (RUNS / command).glob(f"*/{marker}")]
+    runs = [p.parent for p in (RUNS / command).glob(f"*/{marker}") if p.parent.name != LATEST]
     if not finished:  # without env.json, the run was killed in its first moment: there is nothing to resume
         runs = [p for p in runs if (p / "env.json").exists() and not (p / MARKER).exists()]
     return max(runs, key=lambda p: (p / marker).stat().st_mtime_ns, default=None)
 
 
+def newest_run(*commands: str) -> Path:
+    """Return the newest finished run of several commands, and say which run that is.
+
+    Raises:
+        BalancerError: there is none.
+    """
+    runs = [run for command in commands if (run := latest_run(command)) is not None]
+    if not runs:
+        raise BalancerError(
+            f"no run is named, and {RUNS} holds no finished run of {' or '.join(commands)}; name a run, or start one"
+        )
+    newest = max(runs, key=lambda run: (run / MARKER).stat().st_mtime_ns)
+    log.info("taking the newest run, %s", newest)
+    return newest
+
+
 def resumed_path(command: str, resume: str) -> Path:
-    """Return the directory that ``--resume`` names; ``latest`` is the newest unfinished run."""
+    """Return the directory that ``--resume`` names by path or name; ``latest`` is the newest unfinished run."""
     if resume != "latest":
-        return Path(resume)
+        return find_run(Path(resume), command)
     path = latest_run(command, finished=False)
     if path is None:
         raise BalancerError(

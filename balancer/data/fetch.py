@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from balancer.core.download import download
 from balancer.core.errors import BalancerError, UsageError, lookup
+from balancer.core.extras import install
 from balancer.core.files import JsonObject
 from balancer.data.folder import CLASSES, SPLITS, find_root, read_folder
 
@@ -131,9 +132,7 @@ def fetch_kaggle(size: int | None, to: Path, force: bool) -> FetchedFolder:
     try:
         kagglehub = import_module("kagglehub")
     except ImportError as error:
-        raise BalancerError(
-            f"fetching from Kaggle needs kagglehub; pip install 'xray-balancer[kaggle]', or {by_hand}"
-        ) from error
+        raise BalancerError(f"fetching from Kaggle needs kagglehub; {install('kaggle')}, or {by_hand}") from error
     try:
         downloaded = kagglehub.dataset_download(KAGGLE, output_dir=str(folder), force_download=force)
     except FileExistsError as error:

@@ -17,6 +17,7 @@ import torch
 from balancer.core.errors import BalancerError
 from balancer.core.seeding import derive_seed
 from balancer.core.settings import QualityConfig
+from balancer.core.speed import slowness
 from balancer.data.folder import sampling_unit
 from balancer.metrics import spectrum, two_sample
 from balancer.metrics.features import (
@@ -108,13 +109,13 @@ def assess(
 
 
 def report_seconds(settings: QualityConfig, side: int, images: int) -> float:
-    """Return a rough estimate from runs on two cores.
+    """Return a rough estimate: the time on one core of the reference machine, scaled to the speed of this one.
 
     Features and the search for copies cost time per image, the tests on pixels, each with its control, by the images'
     size.
     """
     tests = 2 * sum(two_sample.estimate_pixel_seconds(s) for s in (side, side // 2)) if settings.two_sample else 0
-    return 15 + 0.01 * images + tests
+    return (15 + 0.01 * images + tests) * slowness()
 
 
 def _if_possible(what: str, notes: list[str], compute: Callable[[], ResultT]) -> ResultT | None:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from balancer.core import progress
 from balancer.core.errors import BalancerError
 from balancer.core.files import JsonObject
 from balancer.data.folder import CLASSES
@@ -105,10 +106,10 @@ class ResampledStudy:
                 )
         self.results = results
         self.patients = min(patients_per_class(y_true, patients))  # of the class that has fewer
+        trials = [(arm, trial) for arm, of_arm in results.arms.items() for trial in of_arm]
         self._metrics = {
             (arm, trial.trial_seed, trial.synthetic_set): resample(trial.predictions["test"], weights)
-            for arm, trials in results.arms.items()
-            for trial in trials
+            for arm, trial in progress.each(trials, "resampling test patients", "trial")
         }
         self._scatters: dict[str, SeedScatter] = {}  # by metric
 

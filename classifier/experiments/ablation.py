@@ -45,9 +45,8 @@ class AblationResult:
         return {**self.analysis.to_json(), "notes": self.notes}
 
     def describe(self) -> str:
-        """Return the notes, the table and what follows from it."""
-        headline = [*self.analysis.headline, "", self.analysis.verdict]
-        return "\n".join([*self.notes, "", self.table, "", *headline, str(self.report)])
+        """Return the verdict, the table and what follows from it, then the notes."""
+        return "\n".join([self.analysis.verdict, "", self.table, "", *self.analysis.headline, "", *self.notes])
 
 
 def check(study: Study) -> None:

@@ -133,7 +133,7 @@ class Components:
 
     def describe(self) -> str:
         """Return the table and the notes, for a terminal."""
-        return "\n".join([metric_table(self.entries).to_text(), "", *self.notes, str(self.path)])
+        return "\n".join([metric_table(self.entries).to_text(), "", *self.notes])
 
 
 def components(config: ComponentsConfig, run: RunDir, workers: Workers) -> Components:

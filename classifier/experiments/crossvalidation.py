@@ -105,9 +105,9 @@ class Crossvalidation:
         return {**counts, "figures": figures}
 
     def describe(self) -> str:
-        """Return the tables for a terminal."""
-        tables = [fold_table(self.trials).to_text(), "", metric_table(self).to_text()]
-        return "\n".join([*self.notes, self.counts, "", *tables, "", METHOD[1], str(self.table)])
+        """Return the tables, then the notes, for a terminal."""
+        tables = [metric_table(self).to_text(), "", fold_table(self.trials).to_text()]
+        return "\n".join([*tables, "", METHOD[1], self.counts, *self.notes])
 
     @property
     def counts(self) -> str:

@@ -1,9 +1,6 @@
 """`classifier ensemble`: the mean prediction of several trials, beside each trial alone.
 
-The networks' own probabilities are averaged (Lakshminarayanan et al. 2017, arXiv:1612.01474), and the temperature is
-fitted to the mean. Averaging makes probabilities more cautious by itself, so trials that had been calibrated first
-would together be too cautious (Rahaman & Thiery 2021, arXiv:2007.08792). Temperature and threshold come from
-validation.
+How trials are averaged: :mod:`classifier.analysis.averaging`. Temperature and threshold come from validation.
 """
 
 from __future__ import annotations
@@ -14,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from balancer.core import progress
 from balancer.core.errors import BalancerError
 from balancer.core.files import JsonObject, write_text
 from balancer.core.sealed import write_json
@@ -21,15 +19,14 @@ from balancer.metrics.resampling import RESAMPLES, patient_weights, patients_per
 from balancer.reporting.document import Document, Section, Table, csv_text, to_markdown
 from balancer.reporting.numbers import bounds, mean_sd, short, signed
 from classifier.analysis.analyse import resample
+from classifier.analysis.averaging import choose_on_validation, mean_score
 from classifier.analysis.results import StudyResults, TrialResult, summarise_seeds
 from classifier.analysis.runs import RunFacts, output_folder, read_runs
 from classifier.analysis.statistics import crossed_estimate, metric_interval
 from classifier.evaluation.metrics import weighted_metrics
 from classifier.evaluation.thresholds import (
     BOUND_NOTE,
-    ThresholdRule,
     calibrated_threshold,
-    fit_temperature,
     is_at_bound,
     threshold_rule,
     with_temperature,
@@ -61,8 +58,7 @@ class Ensemble:
 
     def mean_score(self, fold: str) -> Array:
         """Return the mean probabilities of PNEUMONIA (n,)."""
-        by_arm = [np.mean([t.predictions[fold].y_score for t in trials], axis=0) for trials in self.arms.values()]
-        mean: Array = np.mean(by_arm, axis=0)
+        mean: Array = np.mean([mean_score(trials, fold) for trials in self.arms.values()], axis=0)
         return mean
 
 
@@ -110,9 +106,8 @@ class EnsembleResults:
         return {"out": str(self.runs.folder), **self.content()}
 
     def describe(self) -> str:
-        """Return the notes and the table."""
-        lines = [*self.runs.notes, self.runs.counts, "", metric_table(self).to_text(), "", METHOD]
-        return "\n".join([*lines, str(self.runs.folder / "ensemble.md")])
+        """Return the table, then the notes."""
+        return "\n".join([metric_table(self).to_text(), "", METHOD, "", self.runs.counts, *self.runs.notes])
 
 
 def ensemble(runs: Sequence[Path], regimes: Sequence[str], threshold: str, out: Path | None) -> EnsembleResults:
@@ -128,11 +123,11 @@ def ensemble(runs: Sequence[Path], regimes: Sequence[str], threshold: str, out: 
         UsageError: if a rule or regime is unknown, or there are several runs and no ``out``.
         BalancerError: if the runs hold no trial, differ in data or split, or there is nothing to average.
     """
-    rule = threshold_rule(threshold)
+    threshold_rule(threshold)  # refuses an unknown one before anything is read
     folder = output_folder(out, runs, "ensemble")
     study = read_runs(runs, regimes)
     ensembles = ensembles_of(study, len(runs))
-    compared = compare(ensembles, study, rule)
+    compared = compare(ensembles, study, threshold)
     notes = [*_notes(ensembles), *_bound_notes(compared)]
     results = EnsembleResults(RunFacts.of(study, folder, notes), threshold, compared)
     write_ensembles(results)
@@ -171,16 +166,19 @@ def _bound_notes(results: Sequence[EnsembleResult]) -> list[str]:
     return [f"{e.ensemble}: the temperature {e.temperature:.2f} lies {BOUND_NOTE}." for e in at_bound]
 
 
-def compare(ensembles: Sequence[Ensemble], study: StudyResults, rule: ThresholdRule) -> list[EnsembleResult]:
+def compare(ensembles: Sequence[Ensemble], study: StudyResults, rule: str) -> list[EnsembleResult]:
     """Return the test metrics of each ensemble and of its members, with intervals."""
     y_true, groups = study.y_true("test"), study.groups("test")
     weights = patient_weights(y_true, groups, RESAMPLES, seed=0)
     fewest = min(patients_per_class(y_true, groups))
-    single = {arm: [resample(t.predictions["test"], weights) for t in trials] for arm, trials in study.arms.items()}
+    single = {
+        arm: [resample(t.predictions["test"], weights) for t in trials]
+        for arm, trials in progress.each(list(study.arms.items()), "resampling test patients", "regime")
+    }
     results = []
-    for e in ensembles:
-        val, test, val_true = e.mean_score("val"), e.mean_score("test"), study.y_true("val")
-        temperature, threshold = fit_temperature(val_true, val), rule(val_true, val)
+    for e in progress.each(ensembles, "ensembles", "ensemble"):
+        test = e.mean_score("test")
+        temperature, threshold = choose_on_validation(study.y_true("val"), e.mean_score("val"), rule)
         together = weighted_metrics(y_true, test, with_temperature(test, temperature), threshold, weights)
         members = {metric: [[trial[metric] for trial in single[arm]] for arm in e.arms] for metric in together}
         results.append(

@@ -32,6 +32,7 @@ from tqdm import tqdm
 from balancer.core import progress
 from balancer.core.device import describe_device, limit_threads, named_device, resolve_device
 from balancer.core.errors import BalancerError, Interrupted, UsageError
+from balancer.core.extras import install
 from balancer.core.settings import ClassifierConfig
 from balancer.core.signals import deferred_signals
 from balancer.core.threads import choose_threads
@@ -136,7 +137,8 @@ def run_trials(
     else:
         device = workers.local_device
         results = run_in_this_process(lambda trial, interrupt: run_trial(study, trial, device, interrupt), trials)
-    bar = progress.bar(len(trials), "trials", "trial", show=workers.backend == "dask" or workers.jobs > 1)
+    several = workers.backend == "dask" or workers.jobs > 1  # else each trial has a bar of its own
+    bar = progress.bar(len(trials), "trials", "trial", show=several, lines=True)
     with with_resume_note(resume_note), bar, contextlib.closing(results):
         for trained in results:
             with deferred_signals():
@@ -312,7 +314,7 @@ def _connect(address: str | None) -> Iterator[Client]:
     try:
         from distributed import Client
     except ImportError as error:
-        raise BalancerError("--backend dask needs dask; run pip install 'xray-balancer[cluster]'") from error
+        raise BalancerError(f"--backend dask needs dask; run {install('cluster')}") from error
     # dask reports in tracebacks what the errors here say in a line.
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     try:

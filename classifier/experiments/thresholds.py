@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from balancer.core import progress
 from balancer.core.files import JsonObject, write_text
 from balancer.core.sealed import write_json
 from balancer.core.settings import THRESHOLD_RULES
@@ -128,9 +129,9 @@ class ThresholdResults:
         return {"out": str(self.runs.folder), **self.content()}
 
     def describe(self) -> str:
-        """Return the table of the rules and the headlines."""
-        lines = [*self.runs.notes, self.runs.counts, "", rule_table(self).to_text(), "", *headlines(self), WARNING]
-        return "\n".join([*lines, str(self.runs.folder / "thresholds.md")])
+        """Return the headlines and the table of the rules, then the notes."""
+        lines = [*headlines(self), "", rule_table(self).to_text(), "", WARNING, self.runs.counts, *self.runs.notes]
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def thresholds(
     chosen = {name: threshold_rule(name) for name in rules or THRESHOLD_RULES}
     folder = output_folder(out, runs, "thresholds")
     study = read_runs(runs, regimes)
-    arms = [_arm(arm, study, chosen) for arm in study.arms]
+    arms = [_arm(arm, study, chosen) for arm in progress.each(list(study.arms), "thresholds", "regime")]
     rounded = [name for name in chosen for arm in study.arms if _is_rounded(study.grid(arm), chosen[name])]
     notes = [ROUNDED.format(rules=", ".join(dict.fromkeys(rounded)))] if rounded else []
     results = ThresholdResults(RunFacts.of(study, folder, notes), GRID.tolist(), arms)

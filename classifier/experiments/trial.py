@@ -22,6 +22,7 @@ from classifier.training import trainer
 from classifier.training.checkpoint import CHECKPOINT, classifier_bytes
 
 log = logging.getLogger("balancer")
+ESTIMATED_ON = 128  # validation images
 Interrupt = Callable[[], int | None]  # returns the number of a signal that came, or None
 
 
@@ -94,27 +95,31 @@ def save_trial(trained: TrainedTrial, run: Path, folder: Path) -> TrialResult:
     return replace(trained.result, folder=folder.relative_to(run).as_posix())
 
 
-def estimate_seconds(study: Study, device: torch.device, steps: int = 10) -> float:
+def estimate_seconds(study: Study, device: torch.device, steps: int = 5) -> float:
     """Return the time of all trials on one worker.
 
-    The estimate comes from a few steps of each regime and one validation, on networks that are thrown away.
+    The estimate comes from a few steps, with and without augmentation, and from the prediction of some validation
+    images, on networks that are thrown away.
     """
     config, data = study.config, study.data
-    one, val = data.indices("val")[:1], data.indices("val")
-    measured: dict[str, tuple[float, float]] = {}  # seconds per step and per validation, by regime
+    val = data.indices("val")
+    some = data.images[val[:ESTIMATED_ON]]
+    # As if all layers learnt, which is the slowest case.
+    brief = {"evaluations": 1, "threshold": "half", "exposure": "steps", "stages": (), "bn_statistics": "running"}
+    seen = len(val) + (trainer.BN_IMAGES if config.bn_statistics == "reestimated" else 0)  # images a validation
+    measured: dict[bool, tuple[float, float]] = {}  # seconds per step and per validation, by whether images change
     total = 0.0
     for trial in study.trials:
         train = study.training_set(trial)
-        if trial.regime.name not in measured:
-            # As if all layers learnt, which is the slowest case.
-            brief = {"evaluations": 1, "threshold": "half", "exposure": "steps", "stages": ()}
-            fold = data.images[one], data.labels[one]
+        if trial.regime.augment not in measured:
+            fold = data.images[val[:1]], data.labels[val[:1]]
             configs = (config.model_copy(update={**brief, "steps": n}) for n in (2, 2 + steps))
             short, long = (trainer.train(changed, trial.regime, 0, train, fold, device) for changed in configs)
             begin = time.perf_counter()
-            trainer.predict(long.model, data.images[val], config, device)
-            measured[trial.regime.name] = max(long.seconds - short.seconds, 0.0) / steps, time.perf_counter() - begin
-        per_step, validation = measured[trial.regime.name]
+            trainer.predict(long.model, some, config, device)
+            validation = (time.perf_counter() - begin) / len(some) * seen
+            measured[trial.regime.augment] = max(long.seconds - short.seconds, 0.0) / steps, validation
+        per_step, validation = measured[trial.regime.augment]
         planned = trainer.stages(config, train)
         validations = sum(stage.evaluations for stage in planned)
         total += per_step * sum(stage.steps for stage in planned) + validation * (validations + 1)

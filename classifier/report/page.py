@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from balancer.core import progress
 from balancer.core.files import write_bytes, write_text
 from balancer.core.sealed import write_json
 from balancer.data.dataset import Dataset
@@ -134,7 +135,10 @@ def write_outputs(
     rows, failures = tables.regime_rows(results, analysis), find_failures(results.main, data)
     (run / PICTURES).mkdir(exist_ok=True)
     drawn = figures.draw_all(results, analysis, data, failures)
-    pictures = {name: save_figure(figure, run / PICTURES, name) for name, figure in drawn.items()}
+    pictures = {
+        name: save_figure(figure, run / PICTURES, name)
+        for name, figure in progress.each(list(drawn.items()), "drawing", "figure")
+    }
     first = [samples.section(synthetic, data)] if synthetic else []
     if synthetic:
         pictures[samples.NAME] = samples.draw(synthetic, data)

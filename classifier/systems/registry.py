@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from balancer.core.config import read_config_file, resolve
-from balancer.core.errors import BalancerError, lookup
+from balancer.core.configs import find_config
+from balancer.core.errors import lookup
 from balancer.core.files import JsonObject
 from balancer.core.settings import AblateConfig
 from balancer.reporting.numbers import short
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "seeds"
 TEST = "test, n = 624"  # of the official split, 234 NORMAL and 390 PNEUMONIA
 SHORT = {"accuracy": "acc", "balanced_accuracy": "bal.acc", "auroc": "AUROC"}
 Matrix = tuple[int, int, int, int]
@@ -66,19 +66,10 @@ class System:
     @property
     def file(self) -> Path:
         """Return the file with the system's settings."""
-        return CONFIGS / f"{self.name}.yaml"
+        return find_config(Path("configs/seeds", f"{self.name}.yaml"))
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings of the system's file for `classifier ablate`.
-
-        Raises:
-            BalancerError: if the files do not lie beside this package.
-        """
-        if not self.file.exists():
-            raise BalancerError(
-                f"{self.file} does not exist; the systems' settings lie in a checkout of the project, under "
-                "configs/seeds: run from there"
-            )
+        """Return the settings of the system's file for `classifier ablate`."""
         return read_config_file(self.file, "ablate")
 
     def config(self) -> AblateConfig:
@@ -185,7 +176,7 @@ def describe_all() -> str:
                 lines.append(f"  {' ' * len(claim.regime)}  its own outputs {claim.outputs}")
         lines += [f"  {system.note}"] if system.note else []
         blocks.append("\n".join(lines))
-    closing = "Settings: configs/seeds/NAME.yaml. Run: classifier reproduce NAME, or any command with --config."
+    closing = "Settings: --config seeds/NAME. Run: classifier reproduce NAME, or any command with --config."
     return "\n".join([*blocks, closing])
 
 

@@ -49,7 +49,7 @@ class Reproduction:
 
     def describe(self) -> str:
         """Return the table for a terminal."""
-        return f"{self.markdown.strip()}\n{self.table}"
+        return self.markdown.strip()
 
     @property
     def markdown(self) -> str:

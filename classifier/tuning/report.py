@@ -88,10 +88,9 @@ class SearchSummary:
         return sum(self.trials.values()) >= self.wanted
 
     def describe(self) -> str:
-        """Return the notes and the best point, for a terminal."""
+        """Return the best point, then the notes, for a terminal."""
         params = [f"  {name} {value}" for name, value in self.best.params.items()]
-        files = [str(self.run / name) for name in ("best.yaml", "report.md")]
-        return "\n".join([*self.notes, "", self.verdict, *params, OPTIMISM, *files])
+        return "\n".join([self.verdict, *params, OPTIMISM, "", *self.notes])
 
 
 def write_search(trials: list[SearchTrial], search: Search, data: Dataset, run: RunDir) -> SearchSummary:

@@ -18,6 +18,7 @@ import filelock
 from pydantic import ConfigDict
 
 from balancer.core.errors import BalancerError
+from balancer.core.extras import install
 from balancer.core.sealed import KEY, DamagedFile, digest, warn_of_no_seal
 from balancer.core.seeding import derive_seed
 from balancer.core.shapes import parse
@@ -26,7 +27,7 @@ from classifier.tuning.spaces import Categorical, Range, Space
 try:
     import optuna
 except ImportError as missing:
-    raise BalancerError("`classifier tune` needs Optuna; run pip install 'xray-balancer[tune]'") from missing
+    raise BalancerError(f"`classifier tune` needs Optuna; run {install('tune')}") from missing
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import FrozenTrial, TrialState

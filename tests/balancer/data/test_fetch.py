@@ -148,4 +148,4 @@ def test_kaggle_that_fails(runs_cwd: Path, monkeypatch: pytest.MonkeyPatch) -> N
     kagglehub(monkeypatch, taken)
     refused(balancer("fetch", "kaggle"), 1, "holds files already", "--force")
     monkeypatch.setitem(sys.modules, "kagglehub", None)
-    refused(balancer("fetch", "kaggle"), 1, "pip install 'xray-balancer[kaggle]'", by_hand)
+    refused(balancer("fetch", "kaggle"), 1, "pip install -e", "[kaggle]", by_hand)

@@ -123,7 +123,7 @@ def test_what_bounds_a_wasserstein_discriminator() -> None:
 
 def test_tensorboard_that_is_not_installed_is_found_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    with pytest.raises(BalancerError, match=r"pip install 'xray-balancer\[tensorboard\]'"):
+    with pytest.raises(BalancerError, match=r"pip install -e '.*\[tensorboard\]'"):
         trainer.check(config(tensorboard=True))
 
 

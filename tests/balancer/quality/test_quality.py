@@ -452,7 +452,8 @@ def test_halved(shape: tuple[int, int, int]) -> None:
     assert np.array_equal(halved(np.broadcast_to(80 + board, shape).astype(np.uint8)), np.full_like(half, 100))
 
 
-def test_the_estimate_grows_with_size_until_batches_shrink() -> None:
+def test_the_estimate_grows_with_size_until_batches_shrink(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("balancer.quality.assess.slowness", lambda: 1.0)
     seconds = {side: report_seconds(QualityConfig(), side, 1000) for side in (32, 64, 128, 256)}
     assert seconds[32] < seconds[64] < seconds[128] < seconds[256] < 2 * seconds[128]
     assert report_seconds(QualityConfig(two_sample=False), 256, 1000) < seconds[32]

@@ -155,7 +155,10 @@ def test_what_is_printed_is_what_was_found(whole: tuple[Path, Result, Args]) -> 
     assert len(found["headline"]) == 2
     for text in (*found["headline"], *found["notes"], found["verdict"]):
         assert text in result.stdout
-    assert result.stdout.rstrip().endswith(str(run / "report.html"))
+    lines = result.stdout.splitlines()
+    assert lines[0] == found["verdict"], "the answer comes before the caveats"
+    assert lines[-1].startswith(str(run / "report.html"))
+    assert f"classifier thresholds {run}" in lines[-1]
 
 
 def test_the_run_directory_is_whole(whole: tuple[Path, Result, Args], small_data: Dataset) -> None:

@@ -89,7 +89,7 @@ def test_options_that_do_not_go_together(options: dict[str, Any], phrase: str) -
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(BalancerError, match=r"pip install 'xray-balancer\[cluster\]'"):
+    with pytest.raises(BalancerError, match=r"pip install -e '.*\[cluster\]'"):
         Workers(backend="dask", scheduler="tcp://127.0.0.1:1").count()
 
 

@@ -1,0 +1,121 @@
+"""What decides on images: one saved classifier, or the trials of a regime together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from balancer.core.errors import BalancerError, UsageError, nearest
+from balancer.data.folder import TASKS
+from classifier.analysis.averaging import choose_on_validation, mean_score
+from classifier.analysis.results import RESULTS, StudyResults, TrialResult
+from classifier.analysis.runs import read_runs
+from classifier.training.checkpoint import CHECKPOINT, SavedClassifier, load_classifier
+from classifier.training.prediction import predict
+
+log = logging.getLogger("balancer")
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """One classifier, or several whose probabilities are averaged."""
+
+    model: Path  # as it was named
+    saved: SavedClassifier  # of several the first, with the temperature and the threshold of their mean
+    scores: Callable[[Array], Array]  # uncalibrated probabilities of images (n, size, size) uint8
+    members: int
+    regime: str
+
+
+def is_model(path: Path) -> bool:
+    """Return whether a path names a classifier: a checkpoint, or the folder of a run that holds some."""
+    return path.suffix == ".pt" or (path / RESULTS).is_file() or (path / CHECKPOINT).is_file()
+
+
+def open_predictor(path: Path, regime: str | None, device: torch.device) -> Predictor:
+    """Open a checkpoint, the folder of a training, or the folder of an ablation.
+
+    Of an ablation, all trials of one regime decide together, as in `classifier ensemble`: their mean gets the
+    temperature and the threshold that their predictions on validation gave, by the rule of the training.
+
+    Args:
+        path: of the checkpoint or folder.
+        regime: of an ablation; None for the one with the lowest NLL on validation.
+        device: where to compute.
+
+    Raises:
+        BalancerError: the classifier is missing, damaged, or decides on other classes.
+        UsageError: the ablation has no such regime, or the path is no ablation.
+    """
+    if (path / RESULTS).is_file():
+        return _of_ablation(path, regime, device)
+    if regime is not None:
+        raise UsageError(f"--regime is {regime!r}, but {path} is no ablation; leave it out, or give an ablation")
+    saved = load_classifier(path / CHECKPOINT if path.is_dir() else path, device)
+    return Predictor(path, saved, lambda images: predict(saved.model, images, saved.config, device), 1, saved.regime)
+
+
+def _of_ablation(run: Path, regime: str | None, device: torch.device) -> Predictor:
+    study = read_runs([run])
+    name = regime or _best_on_validation(study)
+    if name not in study.arms:
+        raise UsageError(f"--regime is {name!r}; {nearest(name, study.arms)}")
+    trials = study.arms[name]
+    members = [load_classifier(run / trial.folder / CHECKPOINT, device) for trial in trials]
+    first = members[0]
+    if len(members) == 1:
+        return Predictor(run, first, lambda images: predict(first.model, images, first.config, device), 1, name)
+    y_true, score = study.y_true("val"), mean_score(trials, "val")
+    temperature, threshold = choose_on_validation(y_true, score, first.config.threshold)
+    log.info("%s of %s: the mean of %d trials decides", name, run, len(members))
+
+    def scores(images: Array) -> Array:
+        mean: Array = np.mean([predict(saved.model, images, saved.config, device) for saved in members], axis=0)
+        return mean
+
+    together = replace(first, temperature=temperature, uncalibrated_threshold=threshold)
+    return Predictor(run, together, scores, len(members), name)
+
+
+def _best_on_validation(study: StudyResults) -> str:
+    """Return the regime whose trials have the lowest mean NLL on validation; test chooses nothing."""
+
+    def loss(trials: list[TrialResult]) -> float:
+        return float(np.mean([trial.metric("val.nll") for trial in trials]))
+
+    name = min(study.arms, key=lambda arm: loss(study.arms[arm]))
+    if len(study.arms) > 1:
+        log.info("taking regime %s, which has the lowest NLL on validation; --regime names another", name)
+    return name
+
+
+def model_and_images(paths: tuple[Path, ...], newest: Callable[[], Path]) -> tuple[Path, list[Path]]:
+    """Return the classifier and the images that a command line names; without a classifier, the newest run's.
+
+    Raises:
+        UsageError: no image is named.
+        BalancerError: the first path is neither.
+    """
+    first, *others = paths
+    if not is_model(first):
+        if not first.exists():
+            raise BalancerError(f"{first} does not exist; give a model.pt, the folder of a run, or an image")
+        try:
+            return newest(), list(paths)
+        except BalancerError as error:
+            kind = "a model.pt made by `classifier train`, or the folder of a run"
+            raise BalancerError(f"{first} is no classifier ({kind}): {error}") from error
+    if not others:
+        raise UsageError(f"{first} is a classifier, and no IMAGE comes after it; see classifier predict --help")
+    return first, others
+
+
+def classes_of(predictor: Predictor) -> tuple[str, ...]:
+    """Return the names of the classes that a predictor decides between."""
+    return TASKS[predictor.saved.config.data.task]

@@ -1,0 +1,48 @@
+"""What a user reads before a run: help with defaults, groups and an example, for every command."""
+
+import re
+import shlex
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from balancer.cli import main as balancer
+from classifier.cli import main as classifier
+
+COMMANDS = [(main, name) for main in (balancer, classifier) for name in main.commands]
+PROGRAMS = {"balancer": balancer, "classifier": classifier}
+
+
+def help_of(main: click.Group, name: str) -> str:
+    result = CliRunner().invoke(main, [name, "--help"], terminal_width=400)
+    assert result.exit_code == 0
+    return result.stdout
+
+
+@pytest.mark.parametrize(("main", "name"), COMMANDS, ids=[name for _, name in COMMANDS])
+def test_every_option_stands_in_a_group_with_its_default(main: click.Group, name: str) -> None:
+    text = help_of(main, name)
+    assert "\nOutput:\n" in text
+    assert "\nOptions:\n" not in text
+    lines = [" ".join(entry.split("\n\n")[0].split()) for entry in re.split(r"\n  (?=-)", text)[1:]]
+    options = [p for p in main.commands[name].params if isinstance(p, click.Option)]
+    assert len(lines) == len(options) + 1, "and --help"
+    for line in lines:
+        assert line.count("[default") == ("--help" not in line), line
+        assert re.search(r"^-\S.* [A-Za-z].*\w.*\[default: [^\]]+\]|--help", line), f"no words on {line}"
+
+
+@pytest.mark.parametrize(("main", "name"), COMMANDS, ids=[name for _, name in COMMANDS])
+def test_every_command_has_an_example_that_it_takes(main: click.Group, name: str) -> None:
+    (example,) = re.findall(rf"^ +((?:balancer|classifier) {name}\b.*)$", help_of(main, name), re.M)
+    program, command, *words = shlex.split(example)
+    assert PROGRAMS[program] is main
+    main.commands[command].make_context(command, words, parent=click.Context(main))
+
+
+def test_an_example_fits_a_narrow_terminal() -> None:
+    for main, name in COMMANDS:
+        text = CliRunner().invoke(main, [name, "--help"], terminal_width=80).stdout
+        assert re.search(rf"^ +(balancer|classifier) {name}\b", text, re.M)
+        assert len(text.split("Example:")[1].strip().splitlines()) == 1, f"the example of {name} is broken"
