@@ -1,0 +1,190 @@
+"""Commands of `classifier` that use finished runs and saved models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from balancer.core.command import COMPUTING, CommandResult, plain_command
+from balancer.core.run import newest_run
+from balancer.core.run_names import find_run
+from balancer.core.settings import THRESHOLD_RULES, ClassifierConfig
+from classifier.program import main
+
+
+def _names(_context: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
+    """``a,b`` as names."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+RUNS = click.argument("runs", nargs=-1, type=click.Path(path_type=Path), metavar="[RUN...]")
+
+
+def _named(runs: tuple[Path, ...], *commands: str) -> list[Path]:
+    """Return the folders of runs that are named by path or name; of none, the newest run of the commands."""
+    return [find_run(run, "ablate", "train") for run in runs] or [newest_run(*commands)]
+
+
+REGIMES = click.option(
+    "--regimes",
+    metavar="LIST",
+    default="",
+    callback=_names,
+    help="Groups or names, as ablate takes them. [default: all that the runs hold]",
+)
+
+
+@plain_command(
+    main,
+    "thresholds",
+    RUNS,
+    REGIMES,
+    click.option(
+        "--rules",
+        metavar="LIST",
+        default="",
+        callback=_names,
+        help=f"Rules as --threshold of train takes them. [default: {','.join(THRESHOLD_RULES)}]",
+    ),
+    click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Folder of the tables. [default: thresholds in the only RUN]",
+    ),
+    example="classifier thresholds runs/ablate/latest --rules f1,sensitivity=0.95",
+    closing="{out}/thresholds.md has the tables; next: classifier train --threshold RULE, for the rule that you fixed",
+)
+def thresholds(
+    runs: tuple[Path, ...], regimes: tuple[str, ...], rules: tuple[str, ...], out: Path | None
+) -> CommandResult:
+    """Show what every threshold gives on validation and on test, and how rules that choose one carry over.
+
+    RUN is the folder or the name of an ablation or of a training, by default the newest; several must share data and
+    split.
+    """
+    from classifier.experiments import thresholds as threshold_study
+
+    return CommandResult.of(threshold_study.thresholds(_named(runs, "ablate", "train"), regimes, rules, out))
+
+
+@plain_command(
+    main,
+    "ensemble",
+    RUNS,
+    REGIMES,
+    click.option(
+        "--threshold",
+        metavar="RULE",
+        default=str(ClassifierConfig.model_fields["threshold"].default),
+        show_default=True,
+        help="How the ensemble's threshold is chosen on validation.",
+    ),
+    click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Folder of the tables. [default: ensemble in the only RUN]",
+    ),
+    example="classifier ensemble runs/ablate/latest --regimes baseline,gan",
+    closing="{out}/ensemble.md has the table; next: classifier predict RUN IMAGE",
+)
+def ensemble(runs: tuple[Path, ...], regimes: tuple[str, ...], threshold: str, out: Path | None) -> CommandResult:
+    """Average the trials of each regime and, with several runs, of all of them; compare with single trials on test.
+
+    RUN is the folder or the name of an ablation or of a training, by default the newest ablation; several must share
+    data and split.
+    """
+    from classifier.experiments import ensemble as averaging
+
+    return CommandResult.of(averaging.ensemble(_named(runs, "ablate"), regimes, threshold, out))
+
+
+@plain_command(
+    main,
+    "compare",
+    click.argument("names", nargs=-1, required=True, metavar="NAME|CHECKPOINT..."),
+    click.option("--image-size", type=click.IntRange(min=1), help="Size of the images. [default: that of each]"),
+    click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Images per pass."),
+    click.option("--repeats", type=click.IntRange(min=1), default=10, show_default=True, help="Passes that are timed."),
+    click.option("--out", type=click.Path(path_type=Path), metavar="FILE.csv", help="Also write the table there."),
+    COMPUTING,
+    example="classifier compare small_cnn resnet18 runs/train/latest/model.pt",
+    closing="next: classifier ablate --model NAME",
+)
+def compare(
+    names: tuple[str, ...],
+    image_size: int | None,
+    batch_size: int,
+    repeats: int,
+    out: Path | None,
+    device: str,
+    threads: int,
+) -> CommandResult:
+    """Size and speed of systems, networks and checkpoints: parameters, MB, images per second, latency."""
+    from classifier.systems import profile
+
+    timing = profile.Timing(batch_size, repeats, 5 * repeats)
+    return CommandResult.of(profile.compare(names, image_size, device, timing, out, threads))
+
+
+@plain_command(
+    main,
+    "evaluate",
+    click.argument("checkpoint", type=click.Path(path_type=Path)),
+    click.option(
+        "--data", envvar="BALANCER_DATA", metavar="PATH", help="Data to evaluate on. [default: as in training]"
+    ),
+    click.option(
+        "--fold",
+        type=click.Choice(["test", "val", "train"]),
+        default="test",
+        show_default=True,
+        help="Images to evaluate on.",
+    ),
+    COMPUTING,
+    example="classifier evaluate runs/train/latest/model.pt --data data/chest_xray",
+    closing="next: classifier predict {checkpoint} IMAGE",
+)
+def evaluate(checkpoint: Path, data: str | None, fold: str, device: str, threads: int) -> CommandResult:
+    """Metrics of a saved classifier on a fold of a data set."""
+    from classifier import inference
+
+    return CommandResult.of(inference.evaluate_checkpoint(checkpoint, data, fold, device, threads))
+
+
+@plain_command(
+    main,
+    "predict",
+    click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="[MODEL] IMAGE..."),
+    click.option(
+        "--regime",
+        metavar="NAME",
+        help="Of an ablation: the regime whose trials decide together. [default: the best on validation]",
+    ),
+    click.option(
+        "--threshold",
+        type=float,
+        metavar="P",
+        help="On the calibrated probability, from 0 to 1, as train, evaluate and thresholds print it."
+        " [default: the one chosen on validation]",
+    ),
+    click.option("--out", type=click.Path(path_type=Path), metavar="FILE.csv", help="Also write the table there."),
+    COMPUTING,
+    example="classifier predict runs/ablate/latest images --regime combined",
+)
+def predict(
+    paths: tuple[Path, ...], regime: str | None, threshold: float | None, out: Path | None, device: str, threads: int
+) -> CommandResult:
+    """Predict label and probability of PNEUMONIA for images or whole folders. For research: no medical device.
+
+    MODEL is a model.pt, or the folder or the name of a training or an ablation; by default that of the newest. All
+    trials of an ablation's regime decide together: their mean, with its own temperature and threshold.
+    """
+    from classifier import inference
+    from classifier.predictor import model_and_images
+
+    named = find_run(paths[0], "ablate", "train"), *paths[1:]
+    model, images = model_and_images(named, lambda: newest_run("ablate", "train"))
+    return CommandResult.of(inference.predict_files(model, images, threshold, device, threads, regime, out))
