@@ -1,17 +1,17 @@
 """The published systems: their records, and files that build the published networks."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from commands import done, refused
 
 from balancer.core.config import read_config_file, resolve
-from balancer.core.errors import BalancerError, UsageError
+from balancer.core.errors import UsageError
 from balancer.core.settings import COMMANDS
 from classifier.models import build_model
-from classifier.systems import registry as systems
-from classifier.systems.registry import CONFIGS, SYSTEMS, select_systems
+from classifier.systems.registry import SYSTEMS, select_systems
 from classifier.systems.smoke import SIZE
 from classifier.training import trainer
 from classifier.training.regimes import select_regimes
@@ -29,7 +29,7 @@ def parameters(model: torch.nn.Module) -> int:
 
 
 def test_every_system_has_a_file_and_every_file_a_system() -> None:
-    assert {p.stem for p in CONFIGS.glob("*.yaml")} == set(SYSTEMS)
+    assert {p.stem for p in (Path(__file__).parents[3] / "configs" / "seeds").glob("*.yaml")} == set(SYSTEMS)
     assert len(SYSTEMS) == 10
     assert {name[:2] for name in SYSTEMS} == {"s0", "s1", "s2", "s3", "s4"}
 
@@ -148,8 +148,8 @@ def test_the_list(classifier) -> None:
     assert "resnet101 stands in for it" in text
 
 
-def test_without_the_files_the_error_says_where_they_are(classifier, monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(systems, "CONFIGS", tmp_path)
-    with pytest.raises(BalancerError, match="lie in a checkout"):
+def test_without_the_files_the_error_names_them(classifier, monkeypatch, runs_cwd: Path) -> None:
+    monkeypatch.setattr("balancer.core.configs.CONFIGS", None)
+    with pytest.raises(UsageError, match=r"configs/seeds/s1_cnn28\.yaml"):
         SYSTEMS["s1_cnn28"].settings()
-    refused(classifier("systems"), 1, "configs/seeds")
+    refused(classifier("systems"), 2, "configs/seeds")
