@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from balancer.core.command import COMPUTING, CommandResult, plain_command
+from balancer.core.command import COMPUTING, CommandResult, Options, plain_command
+from balancer.core.errors import UsageError
 from balancer.core.run import newest_run
 from balancer.core.run_names import find_run
 from balancer.core.settings import THRESHOLD_RULES, ClassifierConfig
@@ -188,3 +190,72 @@ def predict(
     named = find_run(paths[0], "ablate", "train"), *paths[1:]
     model, images = model_and_images(named, lambda: newest_run("ablate", "train"))
     return CommandResult.of(inference.predict_files(model, images, threshold, device, threads, regime, out))
+
+
+@plain_command(
+    main,
+    "explain",
+    click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[MODEL IMAGE...|RUN]"),
+    Options(
+        "Heat maps",
+        (
+            click.option(
+                "--method",
+                default="gradcam",
+                show_default=True,
+                metavar="NAME",
+                help="gradcam, gradcam++, scorecam, integrated_gradients or occlusion.",
+            ),
+            click.option(
+                "--layer", metavar="NAME", help="Layer whose maps are weighed. [default: the last before pooling]"
+            ),
+            click.option(
+                "--class",
+                "explained_class",
+                metavar="CLASS",
+                help="Class that the maps of images speak for. [default: the one that is called]",
+            ),
+            click.option(
+                "--regimes",
+                metavar="LIST",
+                default="",
+                callback=_names,
+                help="Of a RUN: groups or names, as ablate takes them. [default: the 2 x 2 design]",
+            ),
+            click.option(
+                "--check/--no-check", default=True, show_default=True, help="Test whether the maps mean something."
+            ),
+        ),
+    ),
+    click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Folder of the page and the pictures. [default: explain beside MODEL, or in RUN]",
+    ),
+    COMPUTING,
+    example="classifier explain runs/ablate/latest --regimes baseline,gan",
+    closing="{out}/explain.html has the heat maps, their tests and how they were made",
+)
+def explain(
+    paths: tuple[Path, ...], explained_class: str | None, regimes: tuple[str, ...], **values: Any
+) -> CommandResult:
+    """Show where a classifier looks: heat maps of images, or of the test images of an ablation.
+
+    With a MODEL and images: a heat map and an overlay of each. With a RUN alone, by default the newest: right and
+    wrong test images of each regime, and whether regimes look at different places. The maps are tested against random
+    ones and against untrained networks. The folder that is written holds the images.
+    """
+    from classifier.explain.command import explain_files
+    from classifier.explain.results import ExplainRequest
+    from classifier.explain.run_command import explain_run
+
+    request = ExplainRequest(**values)
+    source = find_run(paths[0], "ablate", "train") if paths else newest_run("ablate", "train")
+    if len(paths) > 1:
+        if regimes:
+            raise UsageError("--regimes is for a RUN without images; leave out one of the two")
+        return CommandResult.of(explain_files(source, paths[1:], explained_class, request))
+    if explained_class is not None:
+        raise UsageError("--class is for a MODEL with images: of a RUN, maps speak for the class that was called")
+    return CommandResult.of(explain_run(source, regimes, request))

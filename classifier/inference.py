@@ -224,7 +224,7 @@ def predict_files(
         raise UsageError(
             f"{checkpoint} has {len(classes)} classes: the most likely is the label; leave out --threshold"
         )
-    files, pixels = _readable(images, saved)
+    files, pixels = read_images(images, saved)
     uncalibrated = predictor.scores(pixels)
     scores = with_temperature(uncalibrated, saved.temperature)
     drawings = saved.data_source == "phantom"
@@ -261,7 +261,7 @@ def _of_classes(file: Path, score: np.ndarray, classes: Sequence[str]) -> ImageP
     return ImagePrediction(str(file), classes[int(score.argmax())], probabilities, float(1 - score[0]))
 
 
-def _readable(images: Sequence[Path], saved: SavedClassifier) -> tuple[list[Path], np.ndarray]:
+def read_images(images: Sequence[Path], saved: SavedClassifier) -> tuple[list[Path], np.ndarray]:
     """Return the readable files and their pixels (n, size, size) uint8.
 
     Samples of more than 8 bits have the range of the training. All files share one range where that is not known.

@@ -22,6 +22,7 @@ def main() -> None:
       classifier thresholds RUN         every threshold and rule, validation beside test
       classifier ensemble RUN           the mean of a run's trials, or of several runs
       classifier predict MODEL IMAGE    label and probability
+      classifier explain MODEL IMAGE    heat maps, and whether they mean something
       classifier reproduce NAME         a published system beside its own figures -> runs/reproduce/
     """
 

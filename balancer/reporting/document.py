@@ -74,18 +74,22 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with what stands below it: paragraphs, figure, table, bullets."""
+    """A heading with what stands below it: paragraphs, figure, gallery, table, bullets.
+
+    The figures of a gallery stand side by side, as many as the page has room for.
+    """
 
     title: str
     paragraphs: list[str] = field(default_factory=list)
     table: Table | None = None
     figure: Figure | None = None
     bullets: list[str] = field(default_factory=list)
+    gallery: list[Figure] = field(default_factory=list)
 
     @property
     def is_empty(self) -> bool:
         """Return whether nothing stands below the heading."""
-        return not (self.paragraphs or self.figure or self.table or self.bullets)
+        return not (self.paragraphs or self.figure or self.gallery or self.table or self.bullets)
 
 
 @dataclass(frozen=True)
@@ -127,9 +131,9 @@ def to_markdown(document: Document, picture_folder: str = "") -> str:
     blocks += document.introduction
     for section in document.sections:
         blocks += [f"## {section.title}", *section.paragraphs]
-        if section.figure:
-            path = f"{picture_folder}/" * bool(picture_folder) + f"{section.figure.name}.png"
-            blocks += [f"![{section.figure.alt}]({path})", section.figure.caption]
+        for figure in (*([section.figure] if section.figure else []), *section.gallery):
+            path = f"{picture_folder}/" * bool(picture_folder) + f"{figure.name}.png"
+            blocks += [f"![{figure.alt}]({path})", figure.caption]
         if section.table:
             blocks.append(section.table.to_markdown())
         blocks += _bullets(section.bullets)

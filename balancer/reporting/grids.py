@@ -32,10 +32,13 @@ def tile(images: Array, columns: int) -> Array:
     return sheet
 
 
-def png_bytes(pixels: Array) -> bytes:
-    """Return an 8-bit grey (H, W) or RGB (H, W, 3) array as a PNG file."""
+def png_bytes(pixels: Array, effort: int = 6) -> bytes:
+    """Return an 8-bit grey (H, W) or RGB (H, W, 3) array as a PNG file.
+
+    ``effort`` is zlib's, from 0 to 9: 3 takes a third of the time that 6 takes, for files an eighth larger.
+    """
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
+    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=effort)
     return buffer.getvalue()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from balancer.core.device import exact_float32
 from balancer.core.errors import BalancerError, UsageError, lookup
+from balancer.core.progress import bar
 from classifier.explain.layers import MapLayer, choose_layer
 from classifier.explain.methods import METHODS, PIXELS, Method
 from classifier.training.checkpoint import SavedClassifier
 from classifier.training.prediction import to_input
 
 Array = np.ndarray
+MOST_IMAGES = 32  # in one pass of a method
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,12 @@ class HeatMaps:
         blank: Array = self.maps.max(axis=(1, 2)) == 0
         return blank
 
+    def at(self, positions: Sequence[int]) -> HeatMaps:
+        """Return the maps of some images."""
+        index = list(positions)
+        maps, target, relevance = self.maps[index], self.target[index], self.relevance[index]
+        return replace(self, maps=maps, target=target, relevance=relevance)
+
 
 def explain(
     model: SavedClassifier | nn.Module,
@@ -43,6 +51,7 @@ def explain(
     method: str = "gradcam",
     target: int | Sequence[int] | Array | None = None,
     layer: str | None = None,
+    show_progress: bool = False,
 ) -> HeatMaps:
     """Return where a classifier sees evidence for a class.
 
@@ -55,6 +64,7 @@ def explain(
         target: the class to explain, one for all images or one for each; None for the class that the classifier calls.
         layer: the layer whose maps are weighed, such as ``net.layer4``; None for the rule of
             :mod:`~classifier.explain.layers`.
+        show_progress: draw a bar on a terminal.
 
     Raises:
         UsageError: if method, layer or class is unknown, or the method uses no layer.
@@ -67,12 +77,7 @@ def explain(
     with exact_float32(inputs.device):
         classes = _targets(model, inputs, target)
         place = _layer(net, inputs, chosen, layer)
-        size = max(1, PIXELS // inputs[0, 0].numel())
-        parts = [
-            chosen.compute(net, inputs[i : i + size], classes[i : i + size], place.module if place else net)
-            for i in range(0, len(inputs), size)
-        ]
-    relevance: Array = torch.cat(parts).float().cpu().numpy()
+        relevance = relevance_of(chosen, net, inputs, classes, place.module if place else net, show_progress)
     if not np.isfinite(relevance).all():
         raise BalancerError(
             f"{chosen.title} gives a value that is not finite: the classifier's weights are damaged or far too large;"
@@ -81,6 +86,20 @@ def explain(
     cells = place.cells if place else (inputs.shape[2], inputs.shape[3])
     name = place.name if place else None
     return HeatMaps(shown(relevance, chosen.white), method, name, classes.cpu().numpy(), relevance, cells)
+
+
+def relevance_of(
+    method: Method, net: nn.Module, inputs: Tensor, classes: Tensor, layer: nn.Module, show_progress: bool = False
+) -> Array:
+    """Return what a method gives of network inputs (N, C, H, W), as (N, H, W) float32, a few images at a time."""
+    size = max(1, min(MOST_IMAGES, PIXELS // inputs[0, 0].numel()))
+    parts = []
+    with bar(len(inputs), method.title, "image", show=show_progress) as progress:
+        for i in range(0, len(inputs), size):
+            parts.append(method.compute(net, inputs[i : i + size], classes[i : i + size], layer))
+            progress.update(len(parts[-1]))
+    relevance: Array = torch.cat(parts).float().cpu().numpy()
+    return relevance
 
 
 def shown(relevance: Array, white: float = 1.0) -> Array:

@@ -57,9 +57,8 @@ def as_maps(output: Tensor, image: tuple[int, int]) -> Tensor | None:
 
 
 def _is_aspect(rows: int, columns: int, image: tuple[int, int]) -> bool:
-    """Return whether a map has the aspect of the image, up to the rounding of strides."""
-    high, wide = rows / image[0], columns / image[1]
-    return high <= 1 and wide <= 1 and max(high, wide) < 1.5 * min(high, wide)
+    """Return whether a map has the aspect of the image, up to the rounding of strides, and is no larger."""
+    return rows <= image[0] and columns <= image[1] and abs(rows - columns * image[0] / image[1]) < 1
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ class Method:
     meaning: str  # what a bright pixel means
     uses_layer: bool = True
     white: float = 1.0  # the share of an image's pixels that lies below white
-    checked: int = 32  # images that the checks of faithfulness look at
+    checked: int = 24  # images that the checks of faithfulness look at
 
 
 def class_scores(model: nn.Module, images: Tensor, target: Tensor) -> Tensor:

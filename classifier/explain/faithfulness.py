@@ -1,0 +1,317 @@
+"""Whether heat maps mean something: do they rank pixels better than chance, and do they depend on the weights?
+
+Two checks, each with a verdict by a stated test:
+
+- Deletion and insertion (Petsiuk et al. 2018, arXiv:1806.07421). Pixels give way to the image's mean grey, the
+  brightest of the map first; or they appear on mean grey in the same order. The probability of the explained class
+  should fall fast, or rise fast. The reference is the same map laid elsewhere: mirrored, and shifted at random around
+  the edges. Such a random map is as smooth and as concentrated, so that only the place can make the difference.
+- Randomised weights (Adebayo et al. 2018, arXiv:1810.03292). From the output down, layers get the weights of an
+  untrained network. A map that stays as it was shows the image, not what the network has learnt.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage, stats
+from torch import Tensor, nn
+
+from balancer.core.progress import bar
+from balancer.core.seeding import derive_seed
+from balancer.metrics.resampling import RESAMPLES, Groups, resample_groups
+from classifier.analysis.statistics import crossed_estimate
+from classifier.explain.heatmaps import HeatMaps, relevance_of, shown
+from classifier.explain.methods import METHODS, PIXELS, mean_image
+
+Array = np.ndarray
+STEPS = 10  # points of a curve after the first
+RANDOM_MAPS = 3  # for each image
+FEWEST_IMAGES = 10  # fewer give curves, but no verdict
+DRAWS = 5  # untrained networks
+STAGES = 6  # of the cascade that are measured, at most
+ALIKE = 0.5  # rank correlation: maps that agree more show the image rather than the weights
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over images with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Array, groups: Groups | None = None, limit: float | None = None) -> Interval:
+        """Return the mean of values (n,), or (n, K) of K draws, with an interval over images and over draws.
+
+        Resamples of images give the images' part of the variance; see
+        :func:`~classifier.analysis.statistics.crossed_estimate`.
+
+        Args:
+            values: one figure for each image and draw.
+            groups: patient (n,) of each image, whose images stay together; None: every image by itself.
+            limit: the largest absolute value that is possible.
+        """
+        values = values.reshape(len(values), -1)
+        units = np.arange(len(values)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+        if len(np.unique(units)) < 2:
+            mean = float(values.mean())
+            return cls(mean, -np.inf if limit is None else -limit, np.inf if limit is None else limit)
+        weights = resample_groups(units, RESAMPLES, np.random.default_rng(derive_seed(0, "explain")))
+        means = np.concatenate([np.ones((1, len(values))), weights / weights.sum(axis=1, keepdims=True) * len(values)])
+        estimate = crossed_estimate((means @ values / len(values))[:, :, None], len(np.unique(units)), limit=limit)
+        return cls(estimate.value, estimate.low, estimate.high)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The probability of the explained class while pixels go or come, and the area below it."""
+
+    maps: Array  # (STEPS + 1,), mean over images, pixels in the order of the maps
+    random: Array  # the same, pixels in the order of random maps
+    area: Interval
+    random_area: Interval
+    gain: Interval  # of the area, over random maps; positive is better: for deletion the area below them
+
+    @property
+    def is_better(self) -> bool:
+        """Return whether the maps do better than random ones: the interval of the gain lies above 0."""
+        return self.gain.low > 0
+
+    @property
+    def is_worse(self) -> bool:
+        """Return whether the maps do worse than random ones: the interval of the gain lies below 0."""
+        return self.gain.high < 0
+
+
+@dataclass(frozen=True)
+class PixelTest:
+    """Deletion and insertion."""
+
+    n: int
+    shares: Array  # (STEPS + 1,) of the pixels
+    deletion: Curve
+    insertion: Curve
+
+    @property
+    def verdict(self) -> str:
+        """Return ``too few``, ``better``, ``partly``, ``worse`` or ``no better``.
+
+        The maps are better if they are better in deletion and in insertion. Each has its own 95 % interval. Since both
+        must hold, the two tests need no correction.
+        """
+        curves = (self.deletion, self.insertion)
+        if self.n < FEWEST_IMAGES:
+            return "too few"
+        if all(curve.is_better for curve in curves):
+            return "better"
+        if any(curve.is_better for curve in curves):
+            return "partly"
+        return "worse" if all(curve.is_worse for curve in curves) else "no better"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the cascade: everything from ``layer`` to the output has the weights of an untrained network."""
+
+    layer: str
+    randomised: int  # layers
+    correlation: Interval  # Spearman's, with the trained network's maps
+    ssim: Interval
+    empty: float  # share of the maps without any evidence
+
+
+@dataclass(frozen=True)
+class WeightTest:
+    """The cascade of randomised weights, from the output down."""
+
+    n: int
+    draws: int
+    layers: int
+    stages: tuple[Stage, ...]
+
+    @property
+    def verdict(self) -> str:
+        """Return ``too few``, ``depend``, ``do not depend`` or ``not settled``, by the last stage: no trained weight.
+
+        The maps depend on the weights if their rank correlation with maps of untrained networks lies below
+        :data:`ALIKE`, interval and all. They do not if it lies above.
+        """
+        last = self.stages[-1].correlation
+        if self.n < FEWEST_IMAGES:
+            return "too few"
+        return "depend" if last.high < ALIKE else "do not depend" if last.low > ALIKE else "not settled"
+
+
+def pixel_order(relevance: Array, rng: np.random.Generator) -> Array:
+    """Return the rank (N, H, W) of each pixel in its map, 0 for the most relevant; ties are broken by chance."""
+    flat = relevance.reshape(len(relevance), -1)
+    chance = rng.random(flat.shape)
+    order = np.lexsort((chance, -flat), axis=1)
+    ranks = np.empty_like(order)
+    np.put_along_axis(ranks, order, np.broadcast_to(np.arange(flat.shape[1]), flat.shape), axis=1)
+    return ranks.reshape(relevance.shape)
+
+
+def moved_maps(relevance: Array, rng: np.random.Generator) -> Array:
+    """Return maps (N, H, W) as random ones: each mirrored or not, and shifted at random around the edges."""
+    moved = []
+    for single in relevance:
+        turned = single[:: rng.choice((-1, 1)), :: rng.choice((-1, 1))]
+        moved.append(np.roll(turned, (rng.integers(single.shape[0]), rng.integers(single.shape[1])), axis=(0, 1)))
+    return np.stack(moved)
+
+
+def deletion_and_insertion(
+    model: nn.Module, images: Tensor, heat: HeatMaps, groups: Groups | None = None, seed: int = 0
+) -> PixelTest:
+    """Measure deletion and insertion against random maps.
+
+    Args:
+        model: the network, in evaluation mode.
+        images: network inputs (N, C, H, W) on the network's device.
+        heat: their maps.
+        groups: patient (N,) of each image; None: every image by itself.
+        seed: of the random maps.
+    """
+    rng = np.random.default_rng(derive_seed(seed, "random maps"))
+    orders = [heat.relevance, *(moved_maps(heat.relevance, rng) for _ in range(RANDOM_MAPS))]
+    curves = np.empty((2, 1 + RANDOM_MAPS, len(images), STEPS + 1))  # deletion and insertion
+    target = torch.from_numpy(heat.target).to(images.device)
+    nothing = torch.zeros_like(images[:, 0], dtype=torch.bool)
+    shown_all, hidden_all = (_probabilities(model, images, covered, target) for covered in (nothing, ~nothing))
+    curves[0, :, :, 0] = curves[1, :, :, STEPS] = shown_all
+    curves[1, :, :, 0] = curves[0, :, :, STEPS] = hidden_all
+    with bar(len(orders), "deletion and insertion", "curve") as progress:
+        for k, relevance in enumerate(orders):
+            ranks = torch.from_numpy(pixel_order(relevance, rng)).to(images.device)
+            for step in range(1, STEPS):
+                first = ranks < round(step * relevance[0].size / STEPS)
+                curves[0, k, :, step] = _probabilities(model, images, first, target)
+                curves[1, k, :, step] = _probabilities(model, images, ~first, target)
+            progress.update()
+    deletion, insertion = (_curve(of_kind, sign, groups) for of_kind, sign in zip(curves, (-1, 1), strict=True))
+    return PixelTest(len(images), np.linspace(0, 1, STEPS + 1), deletion, insertion)
+
+
+def _curve(curves: Array, sign: int, groups: Groups | None) -> Curve:
+    """Compare curves (1 + RANDOM_MAPS, N, STEPS + 1), those of the maps first."""
+    areas = (curves[:, :, 1:] + curves[:, :, :-1]).mean(axis=2) / 2
+    own, random = areas[0], areas[1:].mean(axis=0)
+    mean = curves.mean(axis=1)
+    intervals = (Interval.of(values, groups, 1.0) for values in (own, random, sign * (own - random)))
+    return Curve(mean[0], mean[1:].mean(axis=0), *intervals)
+
+
+@torch.no_grad()
+def _probabilities(model: nn.Module, images: Tensor, covered: Tensor, target: Tensor) -> Array:
+    """Return the probability (N,) of each image's class once covered pixels (N, H, W) are mean grey."""
+    size = max(1, PIXELS // images[0, 0].numel())
+    parts = []
+    for i in range(0, len(images), size):
+        chunk, classes = images[i : i + size], target[i : i + size]
+        logits = model(torch.where(covered[i : i + size, None], mean_image(chunk), chunk)).double()
+        if logits.ndim == 1:
+            parts.append(torch.where(classes == 1, logits, -logits).sigmoid())
+        else:
+            parts.append(logits.softmax(dim=1).gather(1, classes[:, None])[:, 0])
+    together: Array = torch.cat(parts).cpu().numpy()
+    return together
+
+
+def randomise_weights(
+    model: nn.Module,
+    untrained: Callable[[int], nn.Module],
+    images: Tensor,
+    heat: HeatMaps,
+    groups: Groups | None = None,
+) -> WeightTest:
+    """Measure how alike the maps stay while layers, from the output down, lose what they have learnt.
+
+    Args:
+        model: the trained network.
+        untrained: returns a network of the same build with the initial weights of a seed.
+        images: network inputs (N, C, H, W) on the network's device.
+        heat: the trained network's maps.
+        groups: patient (N,) of each image; None: every image by itself.
+    """
+    names = [name for name, module in model.named_modules() if next(module.parameters(recurse=False), None) is not None]
+    names.reverse()
+    counts = sorted({round(1 + (len(names) - 1) * k / (STAGES - 1)) for k in range(STAGES)})
+    method = METHODS[heat.method]
+    target = torch.from_numpy(heat.target).to(images.device)
+    correlations, ssims, empty = np.empty((3, len(counts), len(images), DRAWS))
+    with bar(len(counts) * DRAWS, "randomised weights", "network") as progress:
+        for draw in range(DRAWS):
+            network, source = copy.deepcopy(model), dict(untrained(draw).named_modules())
+            for step, count in enumerate(counts):
+                for name in names[:count]:
+                    _take_own_state(network.get_submodule(name), source[name])
+                place = network.get_submodule(heat.layer) if heat.layer else network
+                relevance = np.nan_to_num(relevance_of(method, network, images, target, place))  # it may overflow
+                maps = shown(relevance, method.white)
+                correlations[step, :, draw] = rank_correlation(heat.maps, maps)
+                ssims[step, :, draw] = ssim(heat.maps, maps)
+                empty[step, :, draw] = maps.max(axis=(1, 2)) == 0
+                progress.update()
+    stages = tuple(
+        Stage(
+            names[count - 1],
+            count,
+            Interval.of(correlations[step], groups, 1.0),
+            Interval.of(ssims[step], groups, 1.0),
+            float(empty[step].mean()),
+        )
+        for step, count in enumerate(counts)
+    )
+    return WeightTest(len(images), DRAWS, len(names), stages)
+
+
+def _take_own_state(module: nn.Module, source: nn.Module) -> None:
+    """Copy the parameters and statistics that a module holds itself, not those of the modules inside it."""
+    with torch.no_grad():
+        fresh = {**dict(source.named_parameters(recurse=False)), **dict(source.named_buffers(recurse=False))}
+        for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+            tensor.copy_(fresh[name])
+
+
+def rank_correlation(one: Array, other: Array) -> Array:
+    """Return Spearman's correlation (N,) of maps (N, H, W) with maps of the same images; 0 if a map is constant."""
+    ranks = [stats.rankdata(maps.reshape(len(maps), -1), axis=1) for maps in (one, other)]
+    centred = [r - r.mean(axis=1, keepdims=True) for r in ranks]
+    lengths = np.sqrt((centred[0] ** 2).sum(axis=1) * (centred[1] ** 2).sum(axis=1))
+    products = (centred[0] * centred[1]).sum(axis=1)
+    correlation: Array = np.divide(products, lengths, out=np.zeros(len(one)), where=lengths > 0)
+    return correlation
+
+
+def ssim(one: Array, other: Array) -> Array:
+    """Return the structural similarity (N,) of maps (N, H, W) in [0, 1] (Wang et al. 2004, IEEE TIP 13).
+
+    With the paper's Gaussian window of SD 1.5 and its constants .01 and .03.
+    """
+
+    def blurred(maps: Array) -> Array:
+        values: Array = ndimage.gaussian_filter(maps.astype(np.float64), (0, 1.5, 1.5), truncate=5 / 1.5)
+        return values
+
+    means = blurred(one), blurred(other)
+    variances = [
+        blurred(maps.astype(np.float64) ** 2) - mean**2 for maps, mean in zip((one, other), means, strict=True)
+    ]
+    covariance = blurred(one.astype(np.float64) * other) - means[0] * means[1]
+    c1, c2 = 0.01**2, 0.03**2
+    top = (2 * means[0] * means[1] + c1) * (2 * covariance + c2)
+    bottom = (means[0] ** 2 + means[1] ** 2 + c1) * (variances[0] + variances[1] + c2)
+    similarity: Array = (top / bottom).mean(axis=(1, 2))
+    return similarity
+
+
+def evenly(n: int, most: int) -> list[int]:
+    """Return at most so many of n positions, evenly spread, so that a check looks at no chosen part of a folder."""
+    return sorted({int(i) for i in np.linspace(0, n - 1, min(n, most)).round()})

@@ -1,0 +1,47 @@
+"""The folder of an explanation: written beside its place, then put there, so that no half of it is ever seen."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from balancer.core.errors import BalancerError
+from balancer.core.files import sweep, temporary_path
+
+CONTENT = "explain.json"  # written last; names a folder an explanation
+
+
+def check_replaceable(folder: Path) -> None:
+    """Refuse a folder that holds anything but an earlier explanation.
+
+    Raises:
+        BalancerError: it is a file, or other files lie there.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise BalancerError(f"--out {folder} is a file; give a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONTENT).exists():
+        raise BalancerError(f"--out {folder} is not empty and holds no explanation; give a new or empty folder")
+
+
+@contextlib.contextmanager
+def replaced(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder to write to, which takes the place of ``folder`` once all is written.
+
+    Raises:
+        BalancerError: as :func:`check_replaceable`.
+    """
+    check_replaceable(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    sweep(folder.parent)
+    new = temporary_path(folder)
+    new.mkdir()
+    try:
+        yield new
+        if folder.exists():
+            shutil.rmtree(folder)
+        new.replace(folder)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise

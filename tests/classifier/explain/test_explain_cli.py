@@ -1,0 +1,256 @@
+"""`classifier explain`: what it writes of images and of a run, and what it refuses."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from balancer.core.sealed import load_tensors, read_json, save_tensors
+from classifier.explain.methods import METHODS
+
+Command = Callable[..., Result]
+
+
+class Unreported:
+    """What stands for the report of an ablation, which takes longer than its trials."""
+
+    def to_json(self) -> dict[str, object]:
+        return {}
+
+    def describe(self) -> str:
+        return ""
+
+
+@pytest.fixture(scope="module")
+def study(small_args: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two regimes, two seeds."""
+    from classifier.cli import main
+
+    run = tmp_path_factory.mktemp("explain") / "study"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("classifier.experiments.ablation.write_data_audit", lambda *_: None)
+        patch.setattr("classifier.experiments.ablation.write_ablation", lambda *_: Unreported())
+        words = ["ablate", *small_args, "--regimes", "baseline,augment", "--seeds", "2", "--out", str(run)]
+        result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    return run
+
+
+@pytest.fixture(scope="module")
+def model(study: Path) -> Path:
+    return study / "trials" / "baseline-0" / "model.pt"
+
+
+@pytest.fixture
+def images(template: Path) -> Path:
+    return template / "test" / "NORMAL"
+
+
+def words_of(page: Path) -> str:
+    return " ".join(re.sub(r"</?(span|code)[^>]*>", "", page.read_text()).split())
+
+
+def test_images_of_a_folder(classifier: Command, model: Path, images: Path, tmp_path: Path) -> None:
+    result = classifier("explain", model, images, "--out", tmp_path / "out", "--device", "cpu", "-q", "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    files = sorted(images.iterdir())
+    assert [Path(image["file"]).name for image in told["images"]] == [file.name for file in files]
+    assert told["layer"] == "features.23"
+    assert told["checks"]["pixels"]["n"] == len(files)
+    assert told["verdict"]
+    out = tmp_path / "out"
+    for image in told["images"]:
+        heat, overlay = (np.asarray(Image.open(out / image[key])) for key in ("heat", "overlay"))
+        assert heat.shape == (16, 16)
+        assert bool(heat.max() == 255) != image["empty"]
+        assert overlay.ndim == 3
+    assert {p.name for p in out.iterdir()} == {
+        "explain.html", "explain.md", "explain.json", "contact_sheet.png", "maps", "overlays", "pictures",
+    }  # fmt: skip
+    page = words_of(out / "explain.html")
+    assert all(file.name in page for file in files)
+    assert told["verdict"] in page
+    predicted = json.loads(classifier("predict", model, images, "--device", "cpu", "-q", "--json").stdout)[
+        "predictions"
+    ]
+    assert [p["label"] for p in predicted] == [image["label"] for image in told["images"]]
+    probabilities = [image["probability"] for image in told["images"]]
+    assert [p["probability_pneumonia"] for p in predicted] == pytest.approx(probabilities)
+
+
+def test_a_class_a_method_and_the_answer_in_words(
+    classifier: Command, model: Path, images: Path, tmp_path: Path
+) -> None:
+    words = "--class", "PNEUMONIA", "--method", "occlusion", "--no-check", "--out", tmp_path / "out", "-q"
+    result = classifier("explain", model, images / "IM-0003-0001.png", *words)
+    assert result.exit_code == 0, result.output
+    assert str(tmp_path / "out" / "explain.html") in result.stdout
+    content = read_json(tmp_path / "out" / "explain.json")
+    assert [image["explained"] for image in content["images"]] == ["PNEUMONIA"]
+    assert content["checks"] is None
+    assert content["layer"] is None
+    again = classifier("explain", model, images / "IM-0003-0001.png", *words)  # takes the place of the first
+    assert again.exit_code == 0, again.output
+
+
+def test_a_run(classifier: Command, study: Path) -> None:
+    result = classifier("explain", study, "--device", "cpu", "-q")
+    assert result.exit_code == 0, result.output
+    out = study / "explain"
+    content = read_json(out / "explain.json")
+    assert [(c["regime"], c["reference"], c["seeds"], c["verdict"]) for c in content["comparisons"]] == [
+        ("augment", "baseline", 2, "too few")
+    ]
+    assert content["comparisons"][0]["n"] == 26
+    assert set(content["regimes"]) == {"baseline", "augment"}
+    for view in content["regimes"].values():
+        assert {example["truth"] for example in view["examples"]} == {"NORMAL", "PNEUMONIA"}
+        assert view["checks"]["weights"]["verdict"] in ("depend", "do not depend", "not settled")
+    page = words_of(out / "explain.html")
+    assert content["verdict"] in page
+    assert "baseline: right and wrong" in page
+    assert not (out / "explain.html").read_text().count("http")  # nothing is fetched
+
+
+def test_examples_are_what_the_trial_predicted(
+    classifier: Command, study: Path, template: Path, tmp_path: Path
+) -> None:
+    words = "--regimes", "baseline", "--no-check", "--out", tmp_path / "out", "-q", "--json"
+    view = json.loads(classifier("explain", study, *words).stdout)["regimes"]["baseline"]
+    model = study / "trials" / "baseline-0"
+    for example in view["examples"]:
+        predicted = json.loads(classifier("predict", model, template / example["file"], "-q", "--json").stdout)
+        assert predicted["predictions"][0]["label"] == example["called"]
+        assert predicted["predictions"][0]["probability_pneumonia"] == pytest.approx(example["probability"], abs=1e-5)
+        assert example["file"].split("/")[1] == example["truth"]
+
+
+def refused(result: Result, code: int, *words: str) -> None:
+    assert result.exit_code == code, result.output + repr(result.exception)
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert not result.stdout
+    for word in words:
+        assert word in errors[0]
+
+
+def broken_image(kind: str, path: Path) -> Path:
+    if kind == "one pixel":
+        Image.new("L", (1, 1)).save(path)
+    else:
+        path.write_bytes({"text": b"no picture\n" * 9, "empty": b""}[kind])
+    return path
+
+
+@pytest.mark.parametrize("kind", ["text", "empty", "one pixel"])
+def test_files_that_are_no_image(kind: str, classifier: Command, model: Path, tmp_path: Path) -> None:
+    image = broken_image(kind, tmp_path / "scan.png")
+    refused(classifier("explain", model, image, "--out", tmp_path / "out", "-q"), 1, "scan.png")
+    assert not (tmp_path / "out").exists()
+
+
+def flipped(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(
+        content[: len(content) // 2] + bytes([content[len(content) // 2] ^ 1]) + content[len(content) // 2 + 1 :]
+    )
+
+
+def not_finite(path: Path) -> None:
+    content = load_tensors(path, torch.device("cpu"))
+    content["state"]["head.1.weight"][0, 0] = float("nan")
+    save_tensors(path, content)
+
+
+def of_a_gan(path: Path) -> None:
+    save_tensors(path, {**load_tensors(path, torch.device("cpu")), "kind": "gan"})
+
+
+@pytest.mark.parametrize("damage", [flipped, not_finite, of_a_gan])
+def test_models_that_cannot_be_used(
+    damage: Callable[[Path], None], classifier: Command, model: Path, images: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copy(model, tmp_path / "model.pt"))
+    damage(copy)
+    refused(classifier("explain", copy, images, "-q"), 1, "model.pt")
+    assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "named"),
+    [
+        (("--method", "gradcan"), 2, "gradcam"),
+        (("--layer", "features.99"), 2, "features.23"),
+        (("--method", "occlusion", "--layer", "features.23"), 2, "--layer"),
+        (("--class", "VIRAL"), 2, "NORMAL, PNEUMONIA"),
+        (("--regimes", "gan"), 2, "--regimes"),
+    ],
+)
+def test_options_that_cannot_be_used(
+    words: tuple[str, ...], code: int, named: str, classifier: Command, model: Path, images: Path, tmp_path: Path
+) -> None:
+    refused(classifier("explain", model, images, *words, "--out", tmp_path / "out", "-q"), code, named)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(
+    classifier: Command, model: Path, images: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    refused(classifier("explain", model, images, "--out", tmp_path, "-q"), 1, str(tmp_path))
+    refused(classifier("explain", model, images, "--out", tmp_path / "notes.txt", "-q"), 1, "notes.txt")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_runs_that_cannot_be_explained(classifier: Command, study: Path, model: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(study, tmp_path / "run"))
+    refused(classifier("explain", run, "--regimes", "gan", "-q"), 2, "gan", "augment, baseline")
+    refused(classifier("explain", run, "--class", "NORMAL", "-q"), 2, "--class")
+    refused(classifier("explain", run, "--layer", "features.99", "-q"), 2, "features.23")
+    (run / "trials" / "augment-1" / "model.pt").unlink()
+    refused(classifier("explain", run, "-q"), 1, "augment-1/model.pt")
+    flipped(run / "trials" / "baseline-0" / "model.pt")
+    refused(classifier("explain", run, "--regimes", "baseline", "-q"), 1, "baseline-0/model.pt")
+    refused(classifier("explain", tmp_path / "none", "-q"), 1, "none")
+    refused(classifier("explain", model, "-q"), 1, "model.pt")
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_data_that_have_changed_are_refused(
+    classifier: Command, chest_folder: Path, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from classifier.explain import regimes
+
+    (chest_folder / "train" / "NORMAL" / "IM-0001-0001.png").unlink()
+    real = regimes.load_dataset
+    moved = lambda config, **more: real(config.model_copy(update={"path": str(chest_folder)}), **more)  # noqa: E731
+    monkeypatch.setattr(regimes, "load_dataset", moved)
+    refused(classifier("explain", study, "--out", tmp_path / "out", "-q"), 1, str(chest_folder))
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("options", [("--task", "multiclass"), ("--model", "resnet18", "--image-size", "64")])
+def test_every_method_of_other_networks(
+    method: str,
+    options: tuple[str, ...],
+    classifier: Command,
+    small_args: tuple[str, ...],
+    images: Path,
+    tmp_path: Path,
+) -> None:
+    trained = classifier("train", *small_args, *options, "--out", tmp_path / "run")
+    assert trained.exit_code == 0, trained.output
+    result = classifier("explain", tmp_path / "run", images, "--method", method, "-q", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["method"] == method
+    of_run = classifier("explain", tmp_path / "run", "--method", method, "--out", tmp_path / "of_run", "-q")
+    assert of_run.exit_code == 0, of_run.output
