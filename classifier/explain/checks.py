@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from balancer.core.device import exact_float32
 from balancer.core.files import JsonObject
 from balancer.reporting.document import Figure, Section, Table
 from balancer.reporting.numbers import bounds, percent, plural, short, signed
 from balancer.reporting.plots import BLUE, GREY, VERMILION, png, subplots
 from classifier.explain import faithfulness
-from classifier.explain.faithfulness import ALIKE, FEWEST_IMAGES, Curve, Interval, PixelTest, WeightTest
+from classifier.explain.faithfulness import ALIKE, CHECKED, FEWEST_IMAGES, Curve, Interval, PixelTest, WeightTest
 from classifier.explain.heatmaps import HeatMaps
 from classifier.explain.methods import METHODS
 from classifier.models import build_model
@@ -34,6 +35,7 @@ WEIGHT_WORDS = {
     "not settled": "Whether they depend on what the network has learnt is not settled at this number of images.",
     "too few": f"Whether they depend on what the network has learnt takes {FEWEST_IMAGES} images or more.",
 }
+UNCHECKED = f"Whether these maps mean something was not checked: that takes {FEWEST_IMAGES} images or more."
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Checks:
     def verdict(self) -> str:
         """Return what both checks come to, in two sentences."""
         if self.pixels.verdict == "too few":
-            return f"Whether these maps mean something was not judged: that takes {FEWEST_IMAGES} images or more."
+            return UNCHECKED
         return f"{PIXEL_WORDS[self.pixels.verdict]} {WEIGHT_WORDS[self.weights.verdict]}"
 
     @property
@@ -84,7 +86,7 @@ def _curve_json(curve: Curve) -> JsonObject:
 
 
 def check(saved: SavedClassifier, inputs: Tensor, heat: HeatMaps, groups: list[str] | None = None) -> Checks:
-    """Check the maps of some images, evenly spread and as many as the method's cost allows.
+    """Check the maps of some images, evenly spread; of a slow method, fewer go through the cascade.
 
     Args:
         saved: the classifier.
@@ -92,12 +94,18 @@ def check(saved: SavedClassifier, inputs: Tensor, heat: HeatMaps, groups: list[s
         heat: their maps.
         groups: patient (N,) of each image, whose images stay together in the intervals; None: every image by itself.
     """
-    index = faithfulness.evenly(len(inputs), METHODS[heat.method].checked)
-    some, maps, of = inputs[index], heat.at(index), None if groups is None else [groups[i] for i in index]
-    return Checks(
-        faithfulness.deletion_and_insertion(saved.model, some, maps, of),
-        faithfulness.randomise_weights(saved.model, lambda seed: untrained(saved, seed), some, maps, of),
-    )
+
+    def some(most: int) -> tuple[Tensor, HeatMaps, list[str] | None]:
+        index = faithfulness.evenly(len(inputs), most)
+        return inputs[index], heat.at(index), None if groups is None else [groups[i] for i in index]
+
+    with exact_float32(inputs.device):
+        return Checks(
+            faithfulness.deletion_and_insertion(saved.model, *some(CHECKED)),
+            faithfulness.randomise_weights(
+                saved.model, lambda seed: untrained(saved, seed), *some(METHODS[heat.method].cascaded)
+            ),
+        )
 
 
 def untrained(saved: SavedClassifier, seed: int) -> nn.Module:

@@ -15,6 +15,7 @@ from balancer.data.folder import TASKS
 from balancer.reporting.numbers import plural
 from classifier.evaluation.thresholds import decide, with_temperature
 from classifier.explain import checks as checking
+from classifier.explain.faithfulness import FEWEST_IMAGES
 from classifier.explain.folder import check_replaceable, replaced
 from classifier.explain.heatmaps import HeatMaps, explain
 from classifier.explain.layers import COARSE
@@ -52,7 +53,7 @@ def explain_files(
     labels, probabilities = called(saved, pixels)
     heat = explain(saved, pixels, request.method, labels if target is None else target, request.layer, True)
     checks = None
-    if request.check and len(files) > 1:
+    if request.check and len(files) >= FEWEST_IMAGES:
         checks = checking.check(saved, to_input(pixels, saved.config, device), heat)
     classes = TASKS[saved.config.data.task]
     explained = [

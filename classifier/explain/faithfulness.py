@@ -29,11 +29,11 @@ from classifier.explain.heatmaps import HeatMaps, relevance_of, shown
 from classifier.explain.methods import METHODS, PIXELS, mean_image
 
 Array = np.ndarray
+CHECKED = 32  # images of deletion and insertion
 STEPS = 10  # points of a curve after the first
 RANDOM_MAPS = 3  # for each image
 FEWEST_IMAGES = 10  # fewer give curves, but no verdict
 DRAWS = 5  # untrained networks
-STAGES = 6  # of the cascade that are measured, at most
 ALIKE = 0.5  # rank correlation: maps that agree more show the image rather than the weights
 
 
@@ -214,13 +214,13 @@ def _probabilities(model: nn.Module, images: Tensor, covered: Tensor, target: Te
     size = max(1, PIXELS // images[0, 0].numel())
     parts = []
     for i in range(0, len(images), size):
-        chunk, classes = images[i : i + size], target[i : i + size]
-        logits = model(torch.where(covered[i : i + size, None], mean_image(chunk), chunk)).double()
+        chunk, classes = images[i : i + size], target[i : i + size].cpu()
+        logits = model(torch.where(covered[i : i + size, None], mean_image(chunk), chunk)).cpu().double()
         if logits.ndim == 1:
             parts.append(torch.where(classes == 1, logits, -logits).sigmoid())
         else:
             parts.append(logits.softmax(dim=1).gather(1, classes[:, None])[:, 0])
-    together: Array = torch.cat(parts).cpu().numpy()
+    together: Array = torch.cat(parts).numpy()
     return together
 
 
@@ -242,8 +242,8 @@ def randomise_weights(
     """
     names = [name for name, module in model.named_modules() if next(module.parameters(recurse=False), None) is not None]
     names.reverse()
-    counts = sorted({round(1 + (len(names) - 1) * k / (STAGES - 1)) for k in range(STAGES)})
     method = METHODS[heat.method]
+    counts = sorted({round(c) for c in np.linspace(1, len(names), method.stages)})
     target = torch.from_numpy(heat.target).to(images.device)
     correlations, ssims, empty = np.empty((3, len(counts), len(images), DRAWS))
     with bar(len(counts) * DRAWS, "randomised weights", "network") as progress:

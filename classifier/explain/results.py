@@ -10,11 +10,12 @@ import numpy as np
 
 from balancer.core.files import JsonObject
 from balancer.reporting.numbers import plural
-from classifier.explain.checks import Checks
+from classifier.explain.checks import UNCHECKED, Checks
 from classifier.explain.heatmaps import HeatMaps
 from classifier.explain.regimes import Comparison
 
 Array = np.ndarray
+LISTED = 10  # images that are listed on a terminal
 PAGE = "explain"  # the folder's name, and the page's without suffix
 
 
@@ -43,6 +44,10 @@ class ExplainedImage:
     heat: str  # file of the map, relative to the explanation
     overlay: str
 
+    def describe(self) -> str:
+        """Return the prediction as one line, as `classifier predict` does."""
+        return f"{self.label:<10} p({self.probability_of}) = {self.probability:.4f}  {self.file}"
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -62,9 +67,7 @@ class Explanation:
     @property
     def verdict(self) -> str:
         """Return whether the maps mean something, in words."""
-        if self.checks is None:
-            return "Whether these maps mean something was not checked."
-        return self.checks.verdict
+        return UNCHECKED if self.checks is None else self.checks.verdict
 
     def content(self) -> JsonObject:
         """Return the content of explain.json."""
@@ -82,7 +85,8 @@ class Explanation:
         counts = Counter(image.label for image in self.images)
         called = ", ".join(f"{n} called {label}" for label, n in sorted(counts.items()))
         figures = self.checks.headline() if self.checks else []
-        lines = [self.verdict, *(f"  {line}" for line in figures), *self.notes]
+        each = [image.describe() for image in self.images] if len(self.images) <= LISTED else []
+        lines = [self.verdict, *(f"  {line}" for line in figures), *self.notes, *each]
         return "\n".join([*lines, f"{plural(len(self.images), 'image')}: {called}", str(self.folder / f"{PAGE}.html")])
 
 

@@ -19,7 +19,7 @@ from classifier.analysis.results import TrialResult
 from classifier.explain import checks as checking
 from classifier.explain import run_report
 from classifier.explain.command import map_notes
-from classifier.explain.faithfulness import evenly
+from classifier.explain.faithfulness import CHECKED, FEWEST_IMAGES, evenly
 from classifier.explain.folder import CONTENT, check_replaceable, replaced
 from classifier.explain.heatmaps import explain
 from classifier.explain.methods import METHODS
@@ -29,7 +29,6 @@ from classifier.training.prediction import to_input
 
 Array = np.ndarray
 EXAMPLES = 4  # right and as many wrong, for each class of each regime
-COMPARED = 4  # times as many images as the checks look at
 
 
 def explain_run(run: Path, regimes: Sequence[str], request: ExplainRequest) -> RunExplanation:
@@ -76,7 +75,7 @@ def explain_run(run: Path, regimes: Sequence[str], request: ExplainRequest) -> R
 
 def _maps_of_all(study: SavedStudy, request: ExplainRequest, device: torch.device) -> StudyMaps:
     """Return the maps of test images, evenly spread, for their true class, by every trial that can be compared."""
-    positions = study.test[evenly(len(study.test), COMPARED * METHODS[request.method].checked)]
+    positions = study.test[evenly(len(study.test), METHODS[request.method].compared)]
     pixels, labels = study.data.images[positions], study.data.labels[positions]
     names = {name for pair in pairs_to_compare(study.trials) for name in pair}
     maps: dict[str, dict[int, Array]] = {name: {} for name in study.trials if name in names}
@@ -98,8 +97,8 @@ def _view(study: SavedStudy, regime: str, request: ExplainRequest, device: torch
     target = [classes.index(example.called) for example in examples]
     heat = explain(saved, pixels, request.method, target, request.layer, True)
     checks = None
-    if request.check and len(study.test) > 1:
-        index = evenly(len(study.test), METHODS[request.method].checked)
+    if request.check and len(study.test) >= FEWEST_IMAGES:
+        index = evenly(len(study.test), CHECKED)
         images = study.data.images[study.test[index]]
         every = explain(saved, images, request.method, None, request.layer, True)
         groups = [study.patients[i] for i in study.test[index]]
