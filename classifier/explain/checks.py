@@ -35,7 +35,8 @@ WEIGHT_WORDS = {
     "not settled": "Whether they depend on what the network has learnt is not settled at this number of images.",
     "too few": f"Whether they depend on what the network has learnt takes {FEWEST_IMAGES} images or more.",
 }
-UNCHECKED = f"Whether these maps mean something was not checked: that takes {FEWEST_IMAGES} images or more."
+UNCHECKED = "Whether these maps mean something was not checked."
+TOO_FEW = f"{UNCHECKED[:-1]}: that takes {FEWEST_IMAGES} images or more."
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Checks:
     def verdict(self) -> str:
         """Return what both checks come to, in two sentences."""
         if self.pixels.verdict == "too few":
-            return UNCHECKED
+            return TOO_FEW
         return f"{PIXEL_WORDS[self.pixels.verdict]} {WEIGHT_WORDS[self.weights.verdict]}"
 
     @property

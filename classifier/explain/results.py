@@ -10,7 +10,8 @@ import numpy as np
 
 from balancer.core.files import JsonObject
 from balancer.reporting.numbers import plural
-from classifier.explain.checks import UNCHECKED, Checks
+from classifier.explain.checks import TOO_FEW, UNCHECKED, Checks
+from classifier.explain.faithfulness import FEWEST_IMAGES
 from classifier.explain.heatmaps import HeatMaps
 from classifier.explain.regimes import Comparison
 
@@ -67,7 +68,9 @@ class Explanation:
     @property
     def verdict(self) -> str:
         """Return whether the maps mean something, in words."""
-        return UNCHECKED if self.checks is None else self.checks.verdict
+        if self.checks is None:
+            return TOO_FEW if len(self.images) < FEWEST_IMAGES else UNCHECKED
+        return self.checks.verdict
 
     def content(self) -> JsonObject:
         """Return the content of explain.json."""

@@ -1,5 +1,6 @@
 """`classifier explain`: what it writes of images and of a run, and what it refuses."""
 
+import errno
 import json
 import re
 import shutil
@@ -208,6 +209,22 @@ def test_a_folder_that_holds_something_else_is_left_alone(
     refused(classifier("explain", model, images, "--out", tmp_path, "-q"), 1, str(tmp_path))
     refused(classifier("explain", model, images, "--out", tmp_path / "notes.txt", "-q"), 1, "notes.txt")
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_full_disk_leaves_the_earlier_explanation(
+    classifier: Command, model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = "explain", model, images / "IM-0003-0001.png", "--out", tmp_path / "out", "-q"
+    assert classifier(*words).exit_code == 0
+    before = sorted((p, p.is_file() and p.read_bytes()) for p in (tmp_path / "out").rglob("*"))
+
+    def fail(path: Path, _content: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("classifier.explain.report.write_json", fail)
+    refused(classifier(*words), 1, "explain.json")
+    assert sorted((p, p.is_file() and p.read_bytes()) for p in (tmp_path / "out").rglob("*")) == before
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
 def test_runs_that_cannot_be_explained(classifier: Command, study: Path, model: Path, tmp_path: Path) -> None:
