@@ -127,7 +127,8 @@ def test_examples_are_what_the_trial_predicted(
     words = "--regimes", "baseline", "--no-check", "--out", tmp_path / "out", "-q", "--json"
     view = json.loads(classifier("explain", study, *words).stdout)["regimes"]["baseline"]
     model = study / "trials" / "baseline-0"
-    for example in view["examples"]:
+    assert len(view["examples"]) > 8
+    for example in view["examples"][::4]:
         predicted = json.loads(classifier("predict", model, template / example["file"], "-q", "--json").stdout)
         assert predicted["predictions"][0]["label"] == example["called"]
         assert predicted["predictions"][0]["probability_pneumonia"] == pytest.approx(example["probability"], abs=1e-5)

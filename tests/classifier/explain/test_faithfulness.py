@@ -116,7 +116,7 @@ class Layers(nn.Module):
 @pytest.fixture
 def method(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def replace(compute: Callable[..., Tensor]) -> None:
-        monkeypatch.setitem(METHODS, "occlusion", dataclasses.replace(METHODS["occlusion"], compute=compute))
+        monkeypatch.setitem(METHODS, "occlusion", dataclasses.replace(METHODS["occlusion"], compute=compute, stages=3))
 
     return replace
 
@@ -126,7 +126,7 @@ def test_layers_lose_what_they_learnt_from_the_output_down(method: Callable[...,
 
     def note(net: Layers, images: Tensor, *_: object) -> Tensor:
         weights = (net.last.weight, net.norm.weight, net.norm.running_mean, net.first.weight)
-        seen.append(tuple(round(float(w), 1) for w in weights))
+        seen.append(tuple(round(w.item(), 1) for w in weights))
         return images[:, 0]
 
     method(note)
