@@ -45,7 +45,7 @@ def explain_files(
         BalancerError: a file is missing, damaged or no image, or the folder to write to holds other files.
     """
     folder = request.out or (checkpoint if checkpoint.is_dir() else checkpoint.parent) / PAGE
-    check_replaceable(folder)
+    check_replaceable(folder, images)
     device = open_device(request.device, request.threads)
     saved = load_classifier(checkpoint, device)
     target = class_number(explained_class, saved)

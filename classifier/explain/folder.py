@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from balancer.core.errors import BalancerError
@@ -13,12 +13,15 @@ from balancer.core.files import sweep, temporary_path
 CONTENT = "explain.json"  # written last; names a folder an explanation
 
 
-def check_replaceable(folder: Path) -> None:
-    """Refuse a folder that holds anything but an earlier explanation.
+def check_replaceable(folder: Path, images: Sequence[Path] = ()) -> None:
+    """Refuse a folder that holds anything but an earlier explanation, or that lies inside a folder of images.
 
     Raises:
-        BalancerError: it is a file, or other files lie there.
+        BalancerError: it is a file, other files lie there, or the next command would read its pictures as images.
     """
+    for read in (path for path in images if path.is_dir()):
+        if folder.resolve().is_relative_to(read.resolve()):
+            raise BalancerError(f"--out {folder} lies inside {read}, the images to read; give a folder elsewhere")
     if folder.exists() and not folder.is_dir():
         raise BalancerError(f"--out {folder} is a file; give a folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / CONTENT).exists():

@@ -210,6 +210,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(
     refused(classifier("explain", model, images, "--out", tmp_path, "-q"), 1, str(tmp_path))
     refused(classifier("explain", model, images, "--out", tmp_path / "notes.txt", "-q"), 1, "notes.txt")
     assert (tmp_path / "notes.txt").read_text() == "mine"
+    refused(classifier("explain", model, images, "--out", images / "out", "-q"), 1, str(images))
 
 
 def test_a_full_disk_leaves_the_earlier_explanation(
