@@ -318,7 +318,7 @@ def run_search(search: Search, jobs: int = 1, timeout: float | None = None) -> l
         Interrupted: if SIGINT or SIGTERM came; finished trials are in the storage.
         BalancerError: if the storage is damaged or of other data, a worker died, or no trial could be finished.
     """
-    storage.recover(search.folder)
+    storage.recover(search.folder, [p.name for p in search.space.parameters])
     study, begin = search.storage(), time.monotonic()
     if search.train is train_point:
         facts = provenance(open_once(search.config))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,6 +33,7 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
 log = logging.getLogger("balancer")
+GRID_POINT = "grid_id"  # Optuna's name for the attribute that tells all parameters of a point of the grid
 JOURNAL = "journal.log"  # Optuna's name for such a file
 REMEDY = "bring back a copy, or start a new run"
 MIN_TRIALS = 10  # finished trials from which on importances mean something
@@ -148,10 +149,15 @@ def open_storage(folder: Path, pruner: str = "none") -> optuna.Study:
     )
 
 
-def recover(folder: Path) -> None:
+def recover(folder: Path, parameters: Collection[str] = ()) -> None:
     """Repair what a kill left behind: a lock, a torn line, and trials that no process runs any more.
 
-    Those trials are tried again. Call this only with the run directory locked, while no worker runs.
+    Those trials are tried again. A point that was half drawn is drawn anew: the sampler's seed counts the points before
+    it, so the same point comes. Call this only with the run directory locked, while no worker runs.
+
+    Args:
+        folder: of the run.
+        parameters: names of the space's parameters, all of which a drawn point has.
 
     Raises:
         DamagedFile: if the file is damaged elsewhere than in its last line.
@@ -174,6 +180,8 @@ def recover(folder: Path) -> None:
     read_trials(search)  # refuses trials of another shape before the search relies on them
     for trial in search.get_trials(states=(TrialState.RUNNING,)):
         search.tell(trial.number, state=TrialState.FAIL)
+        if GRID_POINT not in trial.system_attrs and not trial.params.keys() >= set(parameters):
+            continue
         search.add_trial(
             optuna.create_trial(
                 state=TrialState.WAITING,

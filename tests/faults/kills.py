@@ -46,9 +46,9 @@ COMMANDS = {
     "crossvalidate": f"classifier crossvalidate --data {{data}} --folds 2 --batch-size 8 {TRAINING}",
     "components": f"classifier components --data {{data}} --seeds 1 --batch-size 8 {TRAINING}",
 }
-# Two runs may agree by chance in times, and so in the seal of a row with times. How many steps this start took, and the
-# number that a search gives a trial that was tried again, tell of the kill itself.
-OF_ONE_START = re.compile(r"second|took|time|started|eta_s|steps_run|sha256$|\.trial$")
+# Two runs may agree by chance in times and in memory, and so in the seal of a row with them. How many steps this start
+# took, and the number that a search gives a trial that was tried again, tell of the kill itself.
+OF_ONE_START = re.compile(r"second|took|time|started|eta_s|memory_mb|steps_run|sha256$|\.trial$")
 RESUME = "{program} {command} --resume {out} --device cpu -q"
 
 

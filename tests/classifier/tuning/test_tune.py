@@ -230,6 +230,21 @@ def test_an_interrupted_search_goes_on_as_it_would_have(tmp_path: Path, sampler:
     assert again.calls == 0
 
 
+@pytest.mark.parametrize("sampler", ["random", pytest.param("tpe", marks=pytest.mark.nightly)])
+def test_a_kill_between_any_two_lines_of_the_storage_changes_no_point(tmp_path: Path, sampler: str) -> None:
+    """Optuna writes a line a parameter, so a kill may leave a point half drawn."""
+    more = {"sampler": sampler, "trials": 2}
+    whole = run_search(search(tmp_path / "whole", bowl, **more))
+    lines = (tmp_path / "whole" / "journal.log").read_bytes().splitlines(keepends=True)
+    for kept in range(2, len(lines)):
+        folder = tmp_path / str(kept)
+        folder.mkdir()
+        (folder / "journal.log").write_bytes(b"".join(lines[:kept]))
+        rows = run_search(search(folder, bowl, **more))
+        assert points(rows) == points(whole), f"after line {kept}"
+        assert [row.value for row in rows] == [row.value for row in whole]
+
+
 def test_the_last_point_of_a_grid_may_be_the_one_cut_short(tmp_path: Path) -> None:
     small = {"space": "s2_grid", "trials": None, "data": DataConfig(path="phantom", image_size=16)}
     with pytest.raises(Interrupted):
