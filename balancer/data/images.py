@@ -6,7 +6,7 @@ import logging
 import struct
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
@@ -29,7 +29,7 @@ _WHITE_IS_ZERO = 0  # PhotometricInterpretation of a TIFF
 _PHOTOMETRIC, _BITS_PER_SAMPLE, _COLOUR_MAP, _SAMPLE_FORMAT = 262, 258, 320, 339  # tags
 _SIGNED = (2,)  # SampleFormat
 _SCALED = {"L;2": 85, "L;4": 17}  # by which Pillow multiplies grey of 2 and 4 bits, and not its transparent level
-_SNIFFED = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # known by content, whatever the suffix
+SNIFFED = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # known by content, whatever the suffix
 _PROGRAMS = {"EPS"}  # formats that an interpreter would have to run
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -123,7 +123,7 @@ def named(names: Sequence[str], most: int = 5) -> str:
 def is_image(path: Path) -> bool:
     """Return whether a file's content, not its name, is that of an image; its pixels may still be damaged."""
     try:
-        with path.open("rb") as handle, Image.open(handle, formats=_SNIFFED):
+        with path.open("rb") as handle, Image.open(handle, formats=SNIFFED):
             return True
     except MemoryError:
         raise
@@ -132,8 +132,11 @@ def is_image(path: Path) -> bool:
 
 
 @contextmanager
-def open_image(path: Path) -> Iterator[Image.Image]:
-    """Open an image file that holds one picture of a usable size; its pixels are not read yet.
+def open_image(source: Path | IO[bytes]) -> Iterator[Image.Image]:
+    """Open an image that holds one picture of a usable size; its pixels are not read yet.
+
+    Args:
+        source: a file, or what somebody sent: of that, only the common formats are read.
 
     Raises:
         OSError: whatever a decoder raises, in one line.
@@ -141,12 +144,14 @@ def open_image(path: Path) -> Iterator[Image.Image]:
     # Pillow's own warnings name no file. Filters and not catch_warnings, which is not safe in threads.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+    file = source if isinstance(source, Path) else None
+    if file is not None and file.exists() and not file.is_file():  # opening a pipe would wait for ever
         raise OSError("no regular file")
     try:
         # By handle: given a path, Pillow 13 maps an uncompressed TIFF and garbles it if EXIF says to turn it.
-        with path.open("rb") as handle, Image.open(handle) as image:
-            _check(path, image)
+        opened = source.open("rb") if isinstance(source, Path) else nullcontext(source)
+        with opened as handle, Image.open(handle, formats=SNIFFED if file is None else None) as image:
+            _check(file or "the image", image)
             if image.format == "PNG" and image.mode.startswith("I"):
                 image.info[_SIGNIFICANT] = _significant_bits(handle)
             yield image
@@ -159,7 +164,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
         raise OSError(f"{type(error).__name__}: {reason}") from error
 
 
-def _check(path: Path, image: Image.Image) -> None:
+def _check(path: object, image: Image.Image) -> None:
     width, height = image.size
     if image.format in _PROGRAMS:
         raise OSError(f"{image.format} is a program, not a picture")
@@ -290,17 +295,17 @@ def read_grey(path: Path, ranges: Ranges | None = None) -> Image.Image:
         return grey
 
 
-def decode_image(path: Path, size: int, how: str, ranges: Ranges | None = None) -> Decoding:
-    """Return an image file as (size, size) grey uint8, and what its set must know of the file.
+def decode_image(source: Path | IO[bytes], size: int, how: str, ranges: Ranges | None = None) -> Decoding:
+    """Return an image as (size, size) grey uint8, and what its set must know of it; see :func:`open_image`.
 
     Raises:
         OSError: unreadable, empty, truncated, not an image, several images, or too small for a chest.
     """
-    with open_image(path) as image:
+    with open_image(source) as image:
         side, extent = min(image.size), _reduce(image, size)
-        grey, source = to_grey(image, ranges)
-        _check_end(path, image, lambda again: _reduce(again, size))
-        return Decoding(resize_grey(grey, size, how, extent), replace(source, side=side))
+        grey, known = to_grey(image, ranges)
+        _check_end(source, image, lambda again: _reduce(again, size))
+        return Decoding(resize_grey(grey, size, how, extent), replace(known, side=side))
 
 
 def _reduce(image: Image.Image, size: int) -> tuple[float, float] | None:
@@ -315,10 +320,14 @@ def _reduce(image: Image.Image, size: int) -> tuple[float, float] | None:
     return reduced[1][2:] if reduced else None
 
 
-def _check_end(path: Path, image: Image.Image, prepare: Callable[[Image.Image], object] = lambda _: None) -> None:
+def _check_end(
+    source: Path | IO[bytes], image: Image.Image, prepare: Callable[[Image.Image], object] = lambda _: None
+) -> None:
     """Refuse a JPEG file whose missing end the decoder has filled with grey."""
     if image.format == "JPEG" and may_be_cut(image):
-        refuse_cut(path.read_bytes(), image, prepare)
+        if not isinstance(source, Path):
+            source.seek(0)
+        refuse_cut(source.read_bytes() if isinstance(source, Path) else source.read(), image, prepare)
 
 
 def read_image(path: Path, size: int, how: str, ranges: Ranges | None = None) -> Array:

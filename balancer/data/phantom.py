@@ -64,7 +64,7 @@ def _file_name(label: int, number: int, view: int, viral: bool) -> str:
     return f"{'NORMAL2-IM' if number % 2 else 'IM'}-{number:04d}-{view + 1:04d}.png"
 
 
-def _images(spec: PhantomSpec) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+def drawn_images(spec: PhantomSpec) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """Yield paths below the root and pixels, patient by patient; larger counts only add images."""
     for (split, split_name), (label, class_name) in product(enumerate(SPLITS), enumerate(CLASSES)):
         missing, patient = (spec.train, spec.val, spec.test)[split][label], 0
@@ -135,7 +135,7 @@ def write_phantom(root: Path, spec: PhantomSpec = PhantomSpec()) -> Path:
         bar = at_the_end.enter_context(progress.bar(spec.total, "drawing the phantom set", "image"))
         for split, label in product(SPLITS, CLASSES):
             (draft / split / label).mkdir(parents=True)
-        for name, pixels in _images(spec):
+        for name, pixels in drawn_images(spec):
             Image.fromarray(pixels).save(draft / name)
             bar.update()
         names = drawings(draft)

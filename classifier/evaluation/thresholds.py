@@ -188,17 +188,18 @@ class RuleEntry:
     """A way to choose a threshold. A rule that takes a value is written with the value: ``sensitivity=0.95``."""
 
     choose: Callable[..., float]  # (y_true, y_score), and the value if the rule takes one -> threshold
+    purpose: str  # what the threshold is chosen for, as the rest of a sentence; {} stands for the value
     highest: float | None = None  # the value is above 0 and at most this; None: the rule takes no value
 
 
 THRESHOLD_RULES = {
-    "half": RuleEntry(half),
-    "balanced_accuracy": RuleEntry(balanced_accuracy),
-    "youden": RuleEntry(balanced_accuracy),
-    "f1": RuleEntry(f1),
-    "sensitivity": RuleEntry(at_sensitivity, 1.0),
-    "specificity": RuleEntry(at_specificity, 1.0),
-    "cost": RuleEntry(at_cost, math.inf),
+    "half": RuleEntry(half, "one half, whatever validation says"),
+    "balanced_accuracy": RuleEntry(balanced_accuracy, "the best balanced accuracy on validation"),
+    "youden": RuleEntry(balanced_accuracy, "the best balanced accuracy on validation (Youden's J)"),
+    "f1": RuleEntry(f1, "the best F1 on validation"),
+    "sensitivity": RuleEntry(at_sensitivity, "the best specificity on validation at a sensitivity of {} or more", 1.0),
+    "specificity": RuleEntry(at_specificity, "the best sensitivity on validation at a specificity of {} or more", 1.0),
+    "cost": RuleEntry(at_cost, "the lowest cost on validation, if a missed pneumonia costs {} false alarms", math.inf),
 }
 
 
@@ -223,3 +224,13 @@ def threshold_rule(name: str) -> ThresholdRule:
         example = f"{kind}={5 if rule.highest > 1 else 0.95}"
         raise UsageError(f"threshold is {name!r}; {kind} takes {expected}, as in {example}")
     return lambda y_true, y_score: rule.choose(y_true, y_score, value)
+
+
+def threshold_purpose(name: str) -> str:
+    """Return what a rule chooses the threshold for, in words.
+
+    >>> threshold_purpose("cost=5")
+    'the lowest cost on validation, if a missed pneumonia costs 5 false alarms'
+    """
+    kind, _, value = (part.strip() for part in name.partition("="))
+    return lookup(THRESHOLD_RULES, kind, "threshold").purpose.format(value)

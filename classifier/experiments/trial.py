@@ -9,17 +9,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from balancer.core.environment import git_commit
 from balancer.core.files import remove_other_kind, write_bytes
+from balancer.core.settings import ClassifierConfig
+from balancer.data.dataset import Dataset
+from classifier import novelty
 from classifier.analysis.reading import predictions_file
 from classifier.analysis.results import PREDICTIONS, TrialPredictions, TrialResult
 from classifier.evaluation.metrics import evaluate
 from classifier.evaluation.thresholds import BOUND_NOTE, is_at_bound
 from classifier.experiments.plan import Trial
 from classifier.experiments.study import Study, code_hash, provenance, recipe_hash
+from classifier.novelty import Reference
 from classifier.training import trainer
 from classifier.training.checkpoint import CHECKPOINT, classifier_bytes
+from classifier.training.prediction import predict_with_features
 
 log = logging.getLogger("balancer")
 ESTIMATED_ON = 128  # validation images
@@ -79,7 +85,15 @@ def run_trial(study: Study, trial: Trial, device: torch.device, interrupt: Inter
         fold=None,
         predictions=predictions,
     )
-    return TrainedTrial(trial, result, classifier_bytes(config, trial.regime, trial.seed, data, fitted))
+    reference = _reference(fitted.model, data, config, device)
+    return TrainedTrial(trial, result, classifier_bytes(config, trial.regime, trial.seed, data, fitted, reference))
+
+
+def _reference(model: nn.Module, data: Dataset, config: ClassifierConfig, device: torch.device) -> Reference:
+    """Return the real training images as the classifier's features, with the limit that validation gives."""
+    positions = {fold: novelty.sample(data.indices(fold)) for fold in ("train", "val")}
+    train, val = (predict_with_features(model, data.images[index], config, device)[1] for index in positions.values())
+    return novelty.fit(train, val, data.labels[positions["train"]], positions["train"])
 
 
 def save_trial(trained: TrainedTrial, run: Path, folder: Path) -> TrialResult:

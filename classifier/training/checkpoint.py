@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from pydantic import Field
@@ -17,10 +17,14 @@ from balancer.core.sealed import DamagedFile, load_tensors, tensor_bytes
 from balancer.core.settings import ClassifierConfig
 from balancer.core.shapes import check_format, check_tensors, parse
 from balancer.data.dataset import Dataset
+from balancer.data.folder import TASKS
 from classifier.evaluation.thresholds import calibrated_threshold
 from classifier.models import build_model
+from classifier.novelty import Reference, from_tensors
 from classifier.training.regimes import Regime
-from classifier.training.trainer import TrainResult
+
+if TYPE_CHECKING:  # a reader of checkpoints does without the seconds that training's packages take
+    from classifier.training.trainer import TrainResult
 
 CHECKPOINT = "model.pt"
 FORMAT = 3  # to be raised when the content changes
@@ -41,6 +45,7 @@ class SavedClassifier:
     split_hash: str
     fingerprint: str  # of the data
     ranges: dict[str, float] | None  # of the data's samples of more than 8 bits; None: an older version wrote it
+    reference: Reference | None = None  # the training data as features; None: an older version wrote the checkpoint
 
     @property
     def threshold(self) -> float:
@@ -69,12 +74,18 @@ class _Content:
     threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)]  # above 1: nothing is called positive
     data: _Origin
     state: dict[str, Any]
+    reference: dict[str, Any] | None = None
 
 
 def classifier_bytes(
-    config: ClassifierConfig, regime: Regime, trial_seed: int, data: Dataset, result: TrainResult
+    config: ClassifierConfig,
+    regime: Regime,
+    trial_seed: int,
+    data: Dataset,
+    result: TrainResult,
+    reference: Reference | None = None,
 ) -> bytes:
-    """Return the content of a checkpoint."""
+    """Return the content of a checkpoint; an earlier version reads it as well, without the reference."""
     content = {
         "format": FORMAT,
         "kind": "classifier",
@@ -87,6 +98,7 @@ def classifier_bytes(
         "step": result.selected_step,
         "data": data.describe(),
         "state": result.model.state_dict(),
+        **({} if reference is None else {"reference": reference.to_tensors()}),
     }
     return tensor_bytes(content)
 
@@ -118,6 +130,8 @@ def load_classifier(path: Path, device: torch.device) -> SavedClassifier:
         raise DamagedFile(path, f"config: {error}", REMEDY) from error
     model.load_state_dict(check_tensors(path, "state", content.state, model.state_dict(), REMEDY))
     model = model.to(memory_format=memory_format(device)).eval()
+    stored = content.reference
+    reference = None if stored is None else from_tensors(stored, len(TASKS[config.data.task]), path, REMEDY)
     return SavedClassifier(
         model,
         config,
@@ -129,4 +143,5 @@ def load_classifier(path: Path, device: torch.device) -> SavedClassifier:
         content.data.split_hash,
         content.data.fingerprint,
         content.data.ranges,
+        reference,
     )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from balancer.core.device import exact_float32, memory_format
 from balancer.core.errors import BalancerError
 from balancer.core.settings import ClassifierConfig
+from classifier.novelty import penultimate
 
 Array = np.ndarray
 CHUNK = 128  # images per forward pass in prediction
@@ -85,3 +86,12 @@ def predict(
             "are damaged; train again, or give another model.pt"
         )
     return scores
+
+
+def predict_with_features(
+    model: nn.Module, images: Array, config: ClassifierConfig, device: torch.device
+) -> tuple[Array, Array]:
+    """Return what :func:`predict` returns, and the features (n, F) of :func:`classifier.novelty.penultimate`."""
+    with penultimate(model) as features:
+        scores = predict(model, images, config, device)
+    return scores, torch.cat(features).numpy()
