@@ -351,6 +351,8 @@ def _new_folder(command: str, config: Settings, request: RunRequest) -> Path:
         _refuse_inside_inputs(request.out, config)
     if path.exists() and not path.is_dir():
         raise BalancerError(f"--out {path} is a file; give a new folder")
+    if path.exists():
+        sweep(path)  # a process that was killed before it wrote config.yaml leaves no run, but its temporary file
     if path.exists() and any(path.iterdir()):
         _clear(command, path, request.force)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -147,6 +147,16 @@ def test_out_with_other_files_is_never_touched(tmp_path: Path, force: bool) -> N
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_out_of_a_process_killed_before_it_wrote_anything(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib; from balancer.core.files import temporary_path as t; t(pathlib.Path(sys.argv[1])).touch()"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "config.yaml"], check=True)
+    assert [p.suffix for p in tmp_path.iterdir()] == [".tmp"]
+    with open_run("gan-train", CONFIG, RunRequest(out=tmp_path)):
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["config.yaml", "log.txt"]
+
+
 def test_out_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "x").touch()
     assert "is a file" in refusal("gan-train", CONFIG, RunRequest(out=tmp_path / "x", force=True))
