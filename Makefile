@@ -23,8 +23,9 @@ lint: $(READY)
 test: lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-# All tests, also the long ones: simulations, real signals to whole processes, searches by two processes.
+# All tests, also the long ones: simulations, real signals to whole processes, searches by two processes, MLflow.
 test-nightly: lint
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[mlflow]'
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m ""
 
 format: $(READY)

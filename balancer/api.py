@@ -17,6 +17,7 @@ from balancer.core.device import describe_device, named_device, open_device
 from balancer.core.run import FinishedRun, PreparedRun, RunDir, RunRequest, perform
 from balancer.core.sealed import write_json
 from balancer.core.settings import AuditConfig, DataConfig, EvaluateConfig, GanTrainConfig, SynthesizeConfig
+from balancer.core.tracking import NOT_TRACKED, Tracking
 from balancer.data import dataset
 from balancer.gan import trainer
 from balancer.quality.report import Report
@@ -42,6 +43,7 @@ def train_gan(
     device: str = "auto",
     force: bool = False,
     threads: int | None = None,
+    tracking: Tracking = NOT_TRACKED,
 ) -> FinishedRun[trainer.GanSummary]:
     """Train a GAN on one class of the training fold, as `balancer gan-train` does.
 
@@ -51,12 +53,14 @@ def train_gan(
         device: auto, cpu, cuda, cuda:N or mps.
         force: whether to replace the run that ``out`` holds.
         threads: that compute; None for OMP_NUM_THREADS, or one.
+        tracking: the programs that also keep what the run logs; none by default.
 
     Raises:
         BalancerError: the data or settings cannot be used, or training diverges.
     """
     settings = resolve(GanTrainConfig, explicit_values(config))
-    return perform(prepare_gan_training(settings, device, threads), RunRequest(out, force=force))
+    request = RunRequest(out, force=force, tracking=tracking)
+    return perform(prepare_gan_training(settings, device, threads), request)
 
 
 def synthesize(
@@ -135,6 +139,8 @@ def prepare_gan_training(
         lambda: trainer.estimate_seconds(config, data, device),
         work,
         keep_environment=True,  # the data may have changed since the start
+        tracked_files=("config.yaml", "env.json", "summary.json", "grids/*.png", "best.pt"),
+        tracked_by=trainer.trackers(config),
     )
 
 

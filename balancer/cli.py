@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from balancer import __version__
+from balancer.catalog.commands import runs
 from balancer.core.command import (
     HELP,
     CommandArgs,
@@ -21,6 +22,7 @@ from balancer.core.command import (
 from balancer.core.errors import BalancerError
 from balancer.core.program import CommandGroup
 from balancer.core.settings import AuditConfig, EvaluateConfig, GanTrainConfig, SynthesizeConfig
+from balancer.core.tracking_options import TRACKING
 
 if TYPE_CHECKING:
     from balancer.audit.results import Audit
@@ -39,6 +41,7 @@ def main() -> None:
       balancer evaluate --real DIR --fake DIR   the report on any images   -> runs/evaluate/
       balancer audit                   leaks, copies and shortcuts in the data -> runs/audit/
       balancer fetch pneumoniamnist    a data set, its hash checked -> data/
+      balancer runs                    all runs, what they came from, their main figures
       balancer settings [NAME]         what every setting means
       classifier ablate --regimes all  does it help? table, figures  -> runs/ablate/
     """
@@ -51,6 +54,7 @@ def main() -> None:
     setting("--class", "target_class"),
     setting("--steps"),
     setting("--batch-size"),
+    TRACKING,
     example="balancer gan-train --preset sngan_diffaug --steps 8000 --name sngan",
     closing="{run}/best.pt holds the generator; next: balancer synthesize --gan-run {run}",
 )
@@ -151,3 +155,6 @@ def fetch(source: str, size: int | None, to: Path | None, force: bool) -> Comman
     from balancer.data import fetch as fetching
 
     return CommandResult.of(fetching.fetch(source, size, to, force))
+
+
+main.add_command(runs)

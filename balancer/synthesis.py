@@ -18,12 +18,12 @@ from balancer.core import progress
 from balancer.core.config import recipe_changes, resolve, validate
 from balancer.core.errors import BalancerError
 from balancer.core.run import RunDir, latest_run, saved_config
-from balancer.core.sealed import write_with_sum
+from balancer.core.sealed import digest, write_with_sum
 from balancer.core.seeding import derive_seed, generator
 from balancer.core.settings import GanTrainConfig, SynthesizeConfig
 from balancer.data.coding import coding_note, dataset_coding
 from balancer.data.dataset import Dataset, load_dataset
-from balancer.data.manifest import MANIFEST_COLUMNS
+from balancer.data.manifest import MANIFEST, MANIFEST_COLUMNS
 from balancer.gan.checkpoint import read_best
 from balancer.gan.monitor import CHUNK, generate
 from balancer.gan.networks import architecture
@@ -32,6 +32,7 @@ from balancer.gan.step import sample_z
 from balancer.metrics.features import inception_weights
 from balancer.quality import figures
 from balancer.quality.assess import assess, report_seconds
+from balancer.quality.datasheet import write_datasheet
 from balancer.quality.report import Report, closest_pairs, provenance, publish
 from balancer.quality.sides import ImageSet
 from balancer.reporting.document import csv_text
@@ -142,7 +143,7 @@ def images_of(source: Source, seed: int, n: int, device: torch.device) -> Iterat
 
 
 def synthesize(config: SynthesizeConfig, source: Source, run: RunDir, device: torch.device) -> Report:
-    """Write ``images/<CLASS>/``, ``manifest.csv`` and the report with its figures; return the report."""
+    """Write ``images/<CLASS>/``, ``manifest.csv``, the report with its figures and the datasheet; return the report."""
     begin = time.perf_counter()
     fake = export(config, source, run, device)
     exported = time.perf_counter()
@@ -184,7 +185,9 @@ def synthesize(config: SynthesizeConfig, source: Source, run: RunDir, device: to
             "gan_history": history,
         },
     )
-    return publish(run, report, drawn)
+    report = publish(run, report, drawn)
+    write_datasheet(run.path, report, data, source.label, digest((run / MANIFEST).read_bytes()))
+    return report
 
 
 def image_set(data: Dataset, fold: str, label: int, name: str) -> ImageSet:
@@ -236,7 +239,7 @@ def export(config: SynthesizeConfig, source: Source, run: RunDir, device: torch.
     images = np.concatenate(chunks)
     if n > 1 and (images == images[0]).all():
         raise BalancerError(f"the generator of {source.run} makes the same image every time; train again")
-    write_with_sum(run / "manifest.csv", csv_text(MANIFEST_COLUMNS, rows))
+    write_with_sum(run / MANIFEST, csv_text(MANIFEST_COLUMNS, rows))
     return images
 
 

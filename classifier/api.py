@@ -22,6 +22,7 @@ from balancer.core.settings import (
     TuneConfig,
 )
 from balancer.core.threads import choose_threads
+from balancer.core.tracking import NOT_TRACKED, Tracking
 from classifier.analysis import analyse as analysis
 from classifier.analysis.results import TrialResult
 from classifier.experiments import ablation
@@ -31,6 +32,10 @@ from classifier.experiments.jobs import Workers
 from classifier.experiments.study import configure, open_study
 from classifier.experiments.substudies import read_substudy
 from classifier.experiments.trial import estimate_seconds
+from classifier.report.model_card import CARD
+
+# What trackers keep of a run beside its trials.
+REPORT_FILES = ("config.yaml", "env.json", "report.*", "table.*", "analysis.json", "tune.json", "figures/*.png")
 
 if TYPE_CHECKING:
     from classifier.systems.reproduce import Reproduction
@@ -43,6 +48,7 @@ def train(
     device: str = "auto",
     force: bool = False,
     threads: int | None = None,
+    tracking: Tracking = NOT_TRACKED,
 ) -> FinishedRun[TrialResult]:
     """Train one classifier under one regime and evaluate it, as `classifier train` does.
 
@@ -52,12 +58,14 @@ def train(
         device: auto, cpu, cuda, cuda:N or mps.
         force: whether to replace the run that ``out`` holds.
         threads: that compute; None for OMP_NUM_THREADS, or one.
+        tracking: the programs that also keep what the run logs; none by default.
 
     Raises:
         BalancerError: the data, the synthetic images or the settings cannot be used.
     """
     settings = configure(TrainConfig, explicit_values(config))
-    return perform(prepare_training(settings, device, threads), RunRequest(out, force=force))
+    request = RunRequest(out, force=force, tracking=tracking)
+    return perform(prepare_training(settings, device, threads), request)
 
 
 def ablate(
@@ -67,6 +75,7 @@ def ablate(
     force: bool = False,
     jobs: int = 1,
     threads: int | None = None,
+    tracking: Tracking = NOT_TRACKED,
 ) -> FinishedRun[ablation.AblationResult]:
     """Train under every regime with paired seeds and compare, as `classifier ablate` does.
 
@@ -77,9 +86,8 @@ def ablate(
         BalancerError: the data, the synthetic images or the settings cannot be used, or a trial failed.
     """
     settings = configure(AblateConfig, explicit_values(config))
-    return perform(
-        prepare_ablation(settings, Workers(device, jobs, threads=choose_threads(threads))), RunRequest(out, force=force)
-    )
+    workers = Workers(device, jobs, threads=choose_threads(threads))
+    return perform(prepare_ablation(settings, workers), RunRequest(out, force=force, tracking=tracking))
 
 
 def analyse(run: Path) -> analysis.Analysis:
@@ -104,8 +112,15 @@ def prepare_training(config: TrainConfig, device_name: str, threads: int | None 
         study.data.write_split(run / "split.csv")
         return ablation.train_one(study, run, device)
 
-    words = describe_device(device)
-    return PreparedRun("train", config, words, study.data.describe(), lambda: estimate_seconds(study, device), work)
+    return PreparedRun(
+        "train",
+        config,
+        describe_device(device),
+        study.data.describe(),
+        lambda: estimate_seconds(study, device),
+        work,
+        tracked_files=("config.yaml", "env.json", "result.json", CARD, "model.pt"),
+    )
 
 
 def prepare_ablation(config: AblateConfig, workers: Workers) -> PreparedRun[ablation.AblationResult]:
@@ -127,6 +142,7 @@ def prepare_ablation(config: AblateConfig, workers: Workers) -> PreparedRun[abla
         lambda: estimate_seconds(study, workers.local_device) / parallel,
         work,
         if_finished="rewrite",
+        tracked_files=(*REPORT_FILES, CARD, "audit/audit.html", "synthetic/*.html"),
     )
 
 
@@ -203,7 +219,8 @@ def prepare_search(
 
     def work(run: RunDir) -> SearchSummary:
         search = tuning.Search(config, run.path, device_name, threads=workers.threads)
-        return tune_report.write_search(tuning.run_search(search, jobs, timeout), search, study.data, run)
+        trials = tuning.run_search(search, jobs, timeout, lambda trial: run.tracker.trial(tune_report.tracked(trial)))
+        return tune_report.write_search(trials, search, study.data, run)
 
     return PreparedRun(
         "tune",
@@ -214,6 +231,7 @@ def prepare_search(
         work,
         if_finished="extend",  # --resume may ask for more trials
         is_complete=lambda summary: summary.is_complete,
+        tracked_files=(*REPORT_FILES, "trials.csv", "best.yaml"),
     )
 
 

@@ -19,6 +19,7 @@ from balancer.core.command import (
 )
 from balancer.core.errors import UsageError
 from balancer.core.settings import AblateConfig, ComponentsConfig, CrossvalidateConfig, TrainConfig
+from balancer.core.tracking_options import TRACKING
 from classifier import cli_models  # noqa: F401  # registers its commands
 from classifier.program import main
 
@@ -66,6 +67,7 @@ WORKERS = Options(
     SYNTHETIC_IMAGES,
     TRAINING,
     WORKERS,
+    TRACKING,
     example="classifier ablate --regimes all,controls --seeds 5 --jobs 2",
     closing="{run}/report.html has the figures; next: classifier thresholds {run}",
 )
@@ -86,6 +88,7 @@ def ablate(args: CommandArgs) -> CommandResult:
     setting("--regime"),
     SYNTHETIC_IMAGES,
     TRAINING,
+    TRACKING,
     example="classifier train --regime gan --model resnet18 --weights imagenet",
     closing="{run}/model.pt holds the classifier; next: classifier predict {run} IMAGE",
 )
@@ -117,6 +120,7 @@ def train(args: CommandArgs) -> CommandResult:
     SYNTHETIC_IMAGES,
     TRAINING,
     Options("Workers", (JOBS,)),
+    TRACKING,
     example="classifier tune --trials 30 --jobs 2",
     closing="{run}/best.yaml holds the best settings; next: classifier ablate --config {run}/best.yaml",
 )

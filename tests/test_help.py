@@ -10,12 +10,21 @@ from click.testing import CliRunner
 from balancer.cli import main as balancer
 from classifier.cli import main as classifier
 
-COMMANDS = [(main, name) for main in (balancer, classifier) for name in main.commands]
+
+def leaves(group: click.Group, before: str = "") -> dict[str, click.Command]:
+    """Every command that does something, by its name as typed, such as ``runs list``."""
+    found: dict[str, click.Command] = {}
+    for name, command in group.commands.items():
+        found |= leaves(command, f"{before}{name} ") if isinstance(command, click.Group) else {before + name: command}
+    return found
+
+
+COMMANDS = [(main, name) for main in (balancer, classifier) for name in leaves(main)]
 PROGRAMS = {"balancer": balancer, "classifier": classifier}
 
 
 def help_of(main: click.Group, name: str) -> str:
-    result = CliRunner().invoke(main, [name, "--help"], terminal_width=400)
+    result = CliRunner().invoke(main, [*name.split(), "--help"], terminal_width=400)
     assert result.exit_code == 0
     return result.stdout
 
@@ -26,7 +35,7 @@ def test_every_option_stands_in_a_group_with_its_default(main: click.Group, name
     assert "\nOutput:\n" in text
     assert "\nOptions:\n" not in text
     lines = [" ".join(entry.split("\n\n")[0].split()) for entry in re.split(r"\n  (?=-)", text)[1:]]
-    options = [p for p in main.commands[name].params if isinstance(p, click.Option)]
+    options = [p for p in leaves(main)[name].params if isinstance(p, click.Option)]
     assert len(lines) == len(options) + 1, "and --help"
     for line in lines:
         assert line.count("[default") == ("--help" not in line), line
@@ -36,13 +45,13 @@ def test_every_option_stands_in_a_group_with_its_default(main: click.Group, name
 @pytest.mark.parametrize(("main", "name"), COMMANDS, ids=[name for _, name in COMMANDS])
 def test_every_command_has_an_example_that_it_takes(main: click.Group, name: str) -> None:
     (example,) = re.findall(rf"^ +((?:balancer|classifier) {name}\b.*)$", help_of(main, name), re.M)
-    program, command, *words = shlex.split(example)
+    program, *words = shlex.split(example)
     assert PROGRAMS[program] is main
-    main.commands[command].make_context(command, words, parent=click.Context(main))
+    leaves(main)[name].make_context(name, words[len(name.split()) :], parent=click.Context(main))
 
 
 def test_an_example_fits_a_narrow_terminal() -> None:
     for main, name in COMMANDS:
-        text = CliRunner().invoke(main, [name, "--help"], terminal_width=80).stdout
+        text = CliRunner().invoke(main, [*name.split(), "--help"], terminal_width=80).stdout
         assert re.search(rf"^ +(balancer|classifier) {name}\b", text, re.M)
         assert len(text.split("Example:")[1].strip().splitlines()) == 1, f"the example of {name} is broken"

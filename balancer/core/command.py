@@ -40,6 +40,7 @@ from balancer.core.run import (
 from balancer.core.run_names import named_folder
 from balancer.core.settings import COMMANDS, AblateConfig, Settings
 from balancer.core.threads import WAIT_POLICY, allowed_processors, choose_threads, thread_environment
+from balancer.core.tracking import NOT_TRACKED, Tracking
 from balancer.core.variables import check_variables
 
 SETTING = "setting__"  # options whose name begins so carry a setting's path, with __ for the dots
@@ -82,6 +83,7 @@ class CommandArgs:
     force: bool
     dry_run: bool
     options: dict[str, Any] = field(default_factory=dict)  # of this command alone, and no settings of the run
+    tracking: Tracking = NOT_TRACKED
 
     def settings(
         self, model: type[SettingsT], new: Callable[[Mapping[str, Any]], SettingsT] | None = None
@@ -258,9 +260,10 @@ def _arguments(name: str, section: str, typed: dict[str, Any]) -> CommandArgs:
     flags_win = source is click.core.ParameterSource.ENVIRONMENT
     flags = {key: value for key, value in typed.items() if key.startswith(SETTING)}
     explicit = _explicit(section, file, flags, assignments, flags_win)
+    tracking = Tracking(typed.pop("track", ()), typed.pop("tracking_uri", None))
     options = {key: value for key, value in typed.items() if key not in flags}
     count = choose_threads(threads, threads_before(name, resume))
-    return CommandArgs(name, explicit, device, count, out, resume, force, dry, options)
+    return CommandArgs(name, explicit, device, count, out, resume, force, dry, options, tracking)
 
 
 def plain_command(
@@ -337,7 +340,7 @@ def execute(
     if args.dry_run:
         return dry_run(prepared, args.threads)
     try:
-        finished = perform(prepared, RunRequest(args.out, args.resume, args.force))
+        finished = perform(prepared, RunRequest(args.out, args.resume, args.force, args.tracking))
     except AlreadyFinished as done:
         return CommandResult({"run": str(done.run), "finished": True}, str(done))
     return show(finished.path, finished.result)

@@ -19,7 +19,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import filelock
 
-from balancer.core.config import SettingsT, config_hash, differences, dump, merge, resolve, validate
+from balancer.core.config import SettingsT, config_hash, differences, dump, flatten, merge, resolve, validate
 from balancer.core.environment import Environment, environment
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.files import JsonObject, sweep
@@ -30,11 +30,13 @@ from balancer.core.sealed import DamagedFile, read_json, read_yaml_text, write_j
 from balancer.core.settings import COMMANDS, Settings
 from balancer.core.shapes import parse
 from balancer.core.system_errors import explain, explained, naming
+from balancer.core.tracking import FILE as TRACKING_FILE
+from balancer.core.tracking import NOT_TRACKED, Tracker, Tracking, tracked
 from balancer.core.yaml_reader import read_yaml
 
 log = logging.getLogger("balancer")
 # What a run holds before its work has come to anything.
-START_FILES = {"config.yaml", "env.json", "log.txt", "split.csv", "split.csv.sha256"}
+START_FILES = {"config.yaml", "env.json", "log.txt", "split.csv", "split.csv.sha256", TRACKING_FILE}
 ResultT = TypeVar("ResultT")
 
 
@@ -45,6 +47,7 @@ class RunRequest:
     out: Path | None = None
     resume: str | None = None  # a directory or "latest"
     force: bool = False
+    tracking: Tracking = NOT_TRACKED
 
 
 class _LogFile(logging.FileHandler):
@@ -60,6 +63,7 @@ class RunDir:
 
     def __init__(self, path: Path, resumed: bool) -> None:
         self.path, self.resumed = path, resumed
+        self.tracker = Tracker()  # of nothing, until the run is performed
         absolute = path.resolve()  # "." has no name of its own
         self._lock = filelock.FileLock(str(absolute.parent / f".{absolute.name}.lock"))
         try:
@@ -88,8 +92,9 @@ class RunDir:
         log.addHandler(self._handler)
 
     def metrics(self, row: Mapping[str, Any]) -> None:
-        """Append a row to metrics.jsonl."""
+        """Append a row to metrics.jsonl, and track it."""
         append_jsonl(self.path / "metrics.jsonl", row)
+        self.tracker.scalars(row)
 
     def finish(self) -> None:
         """Mark the run as finished."""
@@ -119,7 +124,7 @@ class RunDir:
             return False
         with contextlib.suppress(OSError):  # a mount point or the current folder stays
             self._close_log()
-            _empty(self.path)
+            empty_run(self.path)
             self.path.rmdir()
         return True
 
@@ -289,6 +294,8 @@ class PreparedRun(Generic[ResultT]):
     if_finished: Literal["stop", "rewrite", "extend"] = "stop"
     keep_environment: bool = False  # a resumed run keeps the env.json of its start
     is_complete: Callable[[ResultT], bool] = lambda _: True  # False: the run stays open for --resume
+    tracked_files: tuple[str, ...] = ()  # patterns of the files that trackers keep at the end
+    tracked_by: tuple[str, ...] = ()  # trackers that the settings name
 
 
 @dataclass(frozen=True)
@@ -319,7 +326,7 @@ def perform(prepared: PreparedRun[ResultT], request: RunRequest) -> FinishedRun[
         if run.finished and prepared.if_finished == "stop":
             raise AlreadyFinished(run.path)
         try:
-            return FinishedRun(run.path, _perform(prepared, run))
+            return FinishedRun(run.path, _perform(prepared, run, request.tracking))
         except Exception as error:
             refusal = str(error) if isinstance(error, BalancerError) else explain(error)
             removed = refusal is not None and run.discard_if_empty()
@@ -328,7 +335,7 @@ def perform(prepared: PreparedRun[ResultT], request: RunRequest) -> FinishedRun[
             raise BalancerError(f"{refusal}; then continue with --resume {run.path}") from error
 
 
-def _perform(prepared: PreparedRun[ResultT], run: RunDir) -> ResultT:
+def _perform(prepared: PreparedRun[ResultT], run: RunDir, tracking: Tracking) -> ResultT:
     """Write env.json, work, and mark the run as finished."""
     if prepared.if_finished == "extend":
         for name in stated_files(run.path):  # unchecked, what is missing would be lost from the record
@@ -338,7 +345,9 @@ def _perform(prepared: PreparedRun[ResultT], run: RunDir) -> ResultT:
     if not run.finished and not (run.resumed and prepared.keep_environment):
         data = {} if prepared.data is None else {"data": prepared.data}
         write_json(run / "env.json", environment(prepared.command, prepared.device, **data))
-    result = prepared.work(run)
+    settings, files = flatten(prepared.config.model_dump(mode="json")), prepared.tracked_files
+    with tracked(run.path, prepared.command, settings, tracking, files, prepared.tracked_by) as run.tracker:
+        result = prepared.work(run)
     if prepared.is_complete(result):
         run.finish()
     return result
@@ -390,10 +399,10 @@ def _clear(command: str, path: Path, force: bool) -> None:
     if (path / "env.json").exists():
         saved_config(command, path)  # refuses a run of another command: it may be the input of this one
     with RunDir(path, resumed=False):  # another process may be writing there
-        _empty(path)
+        empty_run(path)
 
 
-def _empty(path: Path) -> None:
+def empty_run(path: Path) -> None:
     """Remove what is in the folder of a run, so that a failure half-way leaves no finished run, and one to replace.
 
     Whether the run is finished goes first, and last what names the folder a run.

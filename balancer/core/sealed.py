@@ -275,6 +275,18 @@ def check_archive(path: Path, remedy: str = "") -> None:
     _read_zip(path, "zipfile", lambda _: None, remedy)
 
 
+def zip_seal(path: Path) -> str:
+    """Return the SHA-256 that a zip file carries, unchecked, from its last bytes; empty if it carries none.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as handle:
+        handle.seek(max(0, path.stat().st_size - ZIP_COMMENT_LENGTH - 2))
+        seal = ZIP_SEAL.search(handle.read())
+    return seal[1].decode() if seal else ""
+
+
 # --- other files
 
 

@@ -15,6 +15,7 @@ from balancer.data.images import is_image, named
 CLASSES = ("NORMAL", "PNEUMONIA")  # the folders; a label is an index into them, PNEUMONIA is the positive class
 TASKS = {"binary": CLASSES, "multiclass": ("NORMAL", "BACTERIAL", "VIRAL")}  # the classes of a task; 0 is always NORMAL
 SPLITS = ("train", "val", "test")
+KIND_WORDS = {"bacteria": "bacterial", "virus": "viral"}  # how a reader knows the kinds of file names
 SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp"}
 
 _SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from contextlib import closing
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -16,13 +15,13 @@ from balancer.augmentation.differentiable import check_policy
 from balancer.core import progress
 from balancer.core.device import memory_format, peak_memory_mb, resolve_precision, synchronize
 from balancer.core.errors import BalancerError, Interrupted, UsageError
-from balancer.core.events import Events, check_installed
 from balancer.core.files import JsonObject
 from balancer.core.jsonl import keep_jsonl
 from balancer.core.run import RunDir
 from balancer.core.seeding import generator
 from balancer.core.settings import GanTrainConfig
 from balancer.core.signals import deferred_signals
+from balancer.core.tracking import check_installed
 from balancer.data.dataset import Dataset
 from balancer.data.folder import TASKS
 from balancer.data.sampling import batch_indices
@@ -112,7 +111,6 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
     row_step, row_time = state.step, time.perf_counter()
     start_step, start_time = state.step, row_time
     with (
-        closing(snapshots.events),
         deferred_signals() as signal_received,
         progress.bar(config.steps, "gan-train", "step", state.step) as bar,
     ):
@@ -134,7 +132,6 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
                     )
                 losses |= _speed(config, step, row_step, now - row_time, device)
                 run.metrics({"step": step, **losses})
-                snapshots.events.scalars({"step": step, **losses})
                 bar.set_postfix(D=f"{losses['loss_D']:.2f}", G=f"{losses['loss_G']:.2f}")
                 totals, row_step, row_time = {}, step, now
 
@@ -161,13 +158,12 @@ class Snapshots:
     def __init__(
         self, config: GanTrainConfig, data: Dataset, label: int, run: RunDir, device: torch.device, state: GanState
     ) -> None:
-        """Open the monitor and the TensorBoard events."""
+        """Open the monitor."""
         self._config, self._data, self._label, self._run, self._device = config, data, label, run, device
         self._monitor = open_monitor(config, data, label, device)
         self._fixed_z = sample_z(config, GRID_IMAGES, generator(config.seed, "grid")).to(device)
         before = [s.quality for s in read_history(run / "metrics.jsonl").snapshots if s.quality]  # of a resumed run
         self._diversities = [quality.diversity for quality in before]  # of all snapshots
-        self.events = Events(run / "events", config.tensorboard, state.step)
         self.seconds = 0.0
         (run / "grids").mkdir(exist_ok=True)
 
@@ -186,13 +182,12 @@ class Snapshots:
         check_finite(state, run.path)
         grid = to_uint8(generate(G, self._fixed_z))
         save_grid(run / "grids" / f"step_{step:06d}.png", grid)
-        self.events.image("fixed z", tile(grid, 8), step)
+        run.tracker.image("fixed z", tile(grid, 8), step)
         snapshot = Snapshot(step, measure(self._monitor, G, self._device) if self._monitor else None)
         figures = snapshot.to_json()
         if snapshot.quality:
             self._stop_if_collapsed(step, snapshot.quality.diversity)
             run.metrics(figures)
-            self.events.scalars(figures)
         if snapshot.is_better_than(state.best, config.selection):
             state.best = snapshot
             save_generator(run / BEST, config, state, self._data, self._label)
@@ -255,6 +250,11 @@ def _speed(config: GanTrainConfig, step: int, row_step: int, seconds: float, dev
     }
 
 
+def trackers(config: GanTrainConfig) -> tuple[str, ...]:
+    """Return the programs that the settings track the run by."""
+    return ("tensorboard",) if config.tensorboard else ()
+
+
 def check(config: GanTrainConfig) -> None:
     """Refuse unknown names, and sizes that the networks cannot have, before anything is written.
 
@@ -267,7 +267,7 @@ def check(config: GanTrainConfig) -> None:
             " ada_target out or take another loss"
         )
     check_policy(config.diffaugment)
-    check_installed(config.tensorboard)
+    check_installed(trackers(config))
     with torch.device("meta"):
         nets = architecture(config.architecture)
         nets.generator(config.data.image_size, config.z_dim, 1)

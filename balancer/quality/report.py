@@ -162,7 +162,7 @@ def as_document(report: Report) -> Document:
     quality = report.quality
     figures = {name: Figure(name, *FIGURES[name]) for name in report.figures}
     sections = [
-        _findings(quality),
+        findings_section(quality),
         Section("Synthetic beside real", figure=figures.get("grid")),
         _copies(quality.memorization, quality.unit, report.closest, figures.get("closest")),
         _spectrum(quality.spectrum, figures.get("spectrum")),
@@ -185,7 +185,8 @@ def as_document(report: Report) -> Document:
     )
 
 
-def _findings(quality: QualityReport) -> Section:
+def findings_section(quality: QualityReport) -> Section:
+    """Return the main figures, each beside its real baseline, with what the two say."""
     rows = [[str(value) for value in asdict(finding).values()] for finding in interpret(quality)]
     reference = f" The real images here: {quality.reference}." if quality.reference else ""
     text = f"Real against real is the same figure between two sets of real images of the same size.{reference}"

@@ -11,24 +11,31 @@ import torch
 from balancer.audit.findings import audit, leaks, strongest_shortcut
 from balancer.audit.report import read_audit, write_audit
 from balancer.audit.results import Audit
+from balancer.core.config import flatten
 from balancer.core.files import JsonObject, remove_other_kind, write_bytes
 from balancer.core.jsonl import append_jsonl
 from balancer.core.marker import MARKER, check_stated
 from balancer.core.run import RunDir
 from balancer.core.sealed import DamagedFile, read_with_sum, write_json
 from balancer.core.signals import deferred_signals
+from balancer.core.tracking import TrackedTrial
 from balancer.metrics.resampling import patient_weights
 from balancer.reporting.document import Link
 from classifier.analysis.analyse import Analysis, analyse
 from classifier.analysis.reading import SPLIT, recover_trials
-from classifier.analysis.results import RESULTS, StudyResults, TrialResult
+from classifier.analysis.results import PREDICTIONS, RESULTS, StudyResults, TrialResult
 from classifier.experiments.jobs import Workers, run_trials
 from classifier.experiments.study import Study, check_provenance, code_hash, code_notes, thread_notes
 from classifier.experiments.trial import TrainedTrial, run_trial, save_trial
 from classifier.report import page as report
 from classifier.report import tables
+from classifier.report.card_facts import Kinds, facts_of
+from classifier.report.model_card import CARD, write_model_card
+from classifier.training.checkpoint import CHECKPOINT
 
 log = logging.getLogger("balancer")
+# Settings of a trial that trackers keep; the others are those of the run.
+TRACKED = ("regime", "trial_seed", "synthetic_set", "dose", "n_train", "added", "steps", "recipe_hash", "code_hash")
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,8 @@ def ablate(study: Study, run: RunDir, workers: Workers) -> StudyResults:
     if missing:
         (run / MARKER).unlink(missing_ok=True)  # of a finished run that lost a trial
     write_split(study, run, expected=bool(results))
+    for trial in results.values():
+        run.tracker.trial(tracked(trial, run.path))  # kept before, unless the run was not tracked then
     if results:
         log.info("%d of %d trials were done before", len(planned) - len(missing), len(planned))
 
@@ -88,6 +97,7 @@ def ablate(study: Study, run: RunDir, workers: Workers) -> StudyResults:
         trial = save_trial(trained, run.path, run / "trials" / trained.trial.name)
         append_jsonl(run / RESULTS, trial.to_json())
         results[trial.key] = trial
+        run.tracker.trial(tracked(trial, run.path))
         log.info(
             "[%d/%d] %s: validation NLL %.4f at step %d, %.0f s",
             len(results),
@@ -116,6 +126,16 @@ def write_split(study: Study, run: RunDir, expected: bool) -> None:
     study.data.write_split(run / SPLIT)
 
 
+def tracked(trial: TrialResult, run: Path) -> TrackedTrial:
+    """Return a trial as trackers keep it: settings, curves, metrics on validation and test, model and predictions."""
+    settings = {key: str(value) for key, value in vars(trial).items() if key in TRACKED and value is not None}
+    metrics = {fold: flatten(getattr(trial, fold).to_json()) for fold in ("val", "test")}
+    figures = {f"{fold}.{key}": v for fold, of in metrics.items() for key, v in of.items() if isinstance(v, float)}
+    folder = run / trial.folder
+    rows = [asdict(validation) for validation in trial.history]
+    return TrackedTrial(folder.name, settings, rows, figures, [folder / CHECKPOINT, folder / PREDICTIONS])
+
+
 def write_ablation(results: StudyResults, study: Study, run: RunDir, findings: Audit) -> AblationResult:
     """Write analysis, tables, figures and report; ``findings`` are those of :func:`write_data_audit`."""
     data = study.data
@@ -126,16 +146,24 @@ def write_ablation(results: StudyResults, study: Study, run: RunDir, findings: A
     notes += analysis.notes
     notes += code_notes(trial.code_hash for trial in results.trials)
     notes += thread_notes(trial.threads for trial in results.trials)
-    sources = ", ".join(f"`{s.path}` ({s.digest})" for s in study.synthetic) or "none"
+    sources = [f"`{s.path}` ({s.digest})" for s in study.synthetic]
     note = (
-        f"Data `{data.source}`, split `{data.split_hash}`; synthetic sets: {sources}; "
+        f"Data `{data.source}`, split `{data.split_hash}`; synthetic sets: {', '.join(sources) or 'none'}; "
         f"recipe `{results.trials[0].recipe_hash}`, code `{code_hash()}`."
     )
     table = tables.text_table(tables.regime_rows(results, analysis))
     result = AblationResult(analysis, notes, table, run / "report.html")
     write_json(run / "analysis.json", result.to_json())
-    links = [Link("audit of the data", "audit/audit.html"), *copy_synthesis_reports(study, run)]
+    run.tracker.figures({f"{r.regime}.auroc": r.metrics["auroc"].mean for r in analysis.regimes if r.metrics})
+    run.tracker.figures({c.name: c.estimate.value for c in analysis.contrasts})
+    run.tracker.text("verdict", analysis.verdict)
+    links = [
+        Link("audit of the data", "audit/audit.html"),
+        *copy_synthesis_reports(study, run),
+        Link("model card", CARD),
+    ]
     report.write_outputs(results, analysis, data, run.path, note, notes, study.synthetic, links)
+    write_model_card(run.path, facts_of(run.path, study.config, results, Kinds.of(data), notes, sources, analysis))
     return result
 
 
@@ -178,4 +206,8 @@ def train_one(study: Study, run: RunDir, device: torch.device) -> TrialResult:
     for validation in trial.history:
         run.metrics(asdict(validation))
     write_json(run / "result.json", trial.to_json())
+    run.tracker.figures(tracked(trial, run.path).figures)
+    results, sets = StudyResults.of([trial], study.data.groups), [f"`{s.path}` ({s.digest})" for s in study.synthetic]
+    facts = facts_of(run.path, study.config, results, Kinds.of(study.data), study.data.notes, sets)
+    write_model_card(run.path, facts)
     return trial

@@ -17,7 +17,7 @@ from balancer.reporting.pages import to_html
 from balancer.reporting.plots import save_figure
 from classifier.analysis.analyse import Analysis
 from classifier.analysis.contrasts import ContrastResult
-from classifier.analysis.results import StudyResults, summarise_seeds
+from classifier.analysis.results import StudyResults
 from classifier.analysis.verdicts import short_margin
 from classifier.evaluation.thresholds import BOUND_NOTE, is_at_bound
 from classifier.report import figures, samples, tables
@@ -194,7 +194,7 @@ def sections(
     first.paragraphs.append(tables.caption(rows, analysis))
     more = {
         "forest": _differences(analysis),
-        "reliability": (_at_bound(results), _calibration(results)),
+        "reliability": (_at_bound(results), tables.calibration_table(results, results.regimes)),
         "failures": _failures(failures),
     }
     illustrated = {}
@@ -236,18 +236,6 @@ def _at_bound(results: StudyResults) -> list[str]:
     return [
         f"The temperature of {len(trials)} of {plural(len(results.main.trials), 'trial')} ({names}) lies {BOUND_NOTE}."
     ]
-
-
-def _calibration(results: StudyResults) -> Table:
-    """Return the temperature, and ECE and NLL on test before and after the temperature, averaged over trials."""
-    paths = ("temperature", "uncalibrated.ece", "ece", "uncalibrated.nll", "nll")
-    cells = []
-    for name in results.regimes:
-        temperature, *errors = (
-            summarise_seeds(list(results.values(name, f"test.{path}").values())).mean for path in paths
-        )
-        cells.append([name, f"{temperature:.2f}", *map(short, errors)])
-    return Table(["regime", "temperature", "ECE before", "ECE after", "NLL before", "NLL after"], cells)
 
 
 def _failures(failures: Failures) -> tuple[list[str], Table | None]:

@@ -142,6 +142,18 @@ def training_table(rows: Sequence[RegimeRow]) -> Table:
     return Table(header, cells)
 
 
+def calibration_table(results: StudyResults, arms: Sequence[str]) -> Table:
+    """Return the temperature, and ECE and NLL on test before and after the temperature, averaged over trials."""
+    paths = ("temperature", "uncalibrated.ece", "ece", "uncalibrated.nll", "nll")
+    cells = []
+    for name in arms:
+        temperature, *errors = (
+            summarise_seeds(list(results.values(name, f"test.{path}").values())).mean for path in paths
+        )
+        cells.append([name, f"{temperature:.2f}", *map(short, errors)])
+    return Table(["regime", "temperature", "ECE before", "ECE after", "NLL before", "NLL after"], cells)
+
+
 def contrast_table(analysis: Analysis) -> Table:
     """Return every contrast, family by family."""
     header = ["family", "difference in test AUROC", "estimate", "95 % interval", "p", "Holm p", "detectable", "verdict"]

@@ -14,6 +14,7 @@ from balancer.core.files import JsonObject, atomic_file, write_text
 from balancer.core.run import RunDir
 from balancer.core.sealed import write_json, write_yaml
 from balancer.core.settings import ClassifierConfig, TuneConfig
+from balancer.core.tracking import TrackedTrial
 from balancer.data.dataset import Dataset
 from balancer.reporting.document import Document, Figure, Section, Table, csv_text, to_markdown
 from balancer.reporting.numbers import plural, short
@@ -113,6 +114,8 @@ def write_search(trials: list[SearchTrial], search: Search, data: Dataset, run: 
     write_yaml(run / "best.yaml", best_file(space.config(config, best.params), best, len(trials)))
     write_text(run / "trials.csv", trials_csv(trials, [p.name for p in space.parameters]))
     write_json(run / "tune.json", summary.to_json())
+    run.tracker.figures({"best_nll": best.value or 0.0})
+    run.tracker.text("verdict", summary.verdict)
     (run / "figures").mkdir(exist_ok=True)
     figures = draw_all(study, space, config.seed, summary.importances is not None)
     source = "phantom: drawings, not X-rays" if data.is_phantom else data.source
@@ -122,6 +125,14 @@ def write_search(trials: list[SearchTrial], search: Search, data: Dataset, run: 
             handle.write(png(figure))
     write_text(run / "report.md", to_markdown(document(summary, trials, search, list(figures)), "figures"))
     return summary
+
+
+def tracked(trial: SearchTrial) -> TrackedTrial:
+    """Return a trial as trackers keep it; its curve is over validations."""
+    settings = {"state": trial.state, **{name: str(value) for name, value in trial.params.items()}}
+    rows = [{"step": number, "validation_nll": value} for number, value in trial.validations.items()]
+    figures = {"nll": trial.value} if trial.complete and trial.value is not None else {}
+    return TrackedTrial(f"trial-{trial.trial:03d}", settings, rows, figures)
 
 
 def best_file(point: TuneConfig, best: SearchTrial, n_trials: int) -> str:

@@ -306,13 +306,19 @@ def run_next(search: Search, study: optuna.Study, device: torch.device, interrup
     return end(result.value, nll=result.nll, temperature=result.temperature)
 
 
-def run_search(search: Search, jobs: int = 1, timeout: float | None = None) -> list[SearchTrial]:
+def run_search(
+    search: Search,
+    jobs: int = 1,
+    timeout: float | None = None,
+    on_trial: Callable[[SearchTrial], None] = lambda _: None,
+) -> list[SearchTrial]:
     """Run the trials that the storage lacks; return all its trials.
 
     Args:
         search: what to run.
         jobs: processes of this machine that share the storage.
         timeout: seconds after which no further trial starts; None: no limit.
+        on_trial: called in this process with every trial that has ended, those of earlier commands first.
 
     Raises:
         Interrupted: if SIGINT or SIGTERM came; finished trials are in the storage.
@@ -323,7 +329,10 @@ def run_search(search: Search, jobs: int = 1, timeout: float | None = None) -> l
     if search.train is train_point:
         facts = provenance(open_once(search.config))
         storage.check_data(study, {key: facts[key] for key in facts if key != "config_hash"})
-    done, total = len(storage.read_trials(study)), number_of_trials(search.config)
+    before, total = storage.read_trials(study), number_of_trials(search.config)
+    done = len(before)
+    for trial in before:
+        on_trial(trial)
     missing = max(total - done, 0)
     if done:
         log.info("%d of %d trials were done before", done, total)
@@ -349,7 +358,9 @@ def run_search(search: Search, jobs: int = 1, timeout: float | None = None) -> l
     with with_resume_note(resume_note), progress.bar(missing, "trials", "trial") as bar, closing(ended):
         for number in ended:
             bar.update()
-            log.info("%s", describe(storage.read_trials(study), number, total))
+            ended_so_far = storage.read_trials(study)
+            log.info("%s", describe(ended_so_far, number, total))
+            on_trial(next(trial for trial in ended_so_far if trial.trial == number))
     trials = storage.read_trials(study)
     if not complete_trials(trials):
         why = next((f": trial {t.trial}, {t.why}" for t in trials if t.why), "")

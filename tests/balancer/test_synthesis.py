@@ -16,7 +16,7 @@ from PIL import Image
 
 from balancer import synthesis
 from balancer.core.presets import PRESETS
-from balancer.core.sealed import save_tensors
+from balancer.core.sealed import read_json, save_tensors
 from balancer.core.seeding import derive_seed
 from balancer.core.settings import DataConfig, GanTrainConfig, SynthesizeConfig
 from balancer.data.dataset import load_dataset
@@ -70,6 +70,20 @@ def test_exactly_n_grey_eight_bit_images(hundred_and_thirty: Path) -> None:
         "images manifest.csv grid.png closest.png spectrum.png report.json "
         "report.md report.html config.yaml env.json log.txt done"
     )
+
+
+def test_the_datasheet_says_what_the_report_says(hundred_and_thirty: Path) -> None:
+    sheet = (hundred_and_thirty / "DATASHEET.md").read_text(encoding="utf-8")
+    report, config = read_json(hundred_and_thirty / "report.json"), read_json(hundred_and_thirty / "env.json")
+    for words_of_report in (report["quality"]["verdict"], *report["about"]):
+        assert words_of_report in sheet
+    for finding in report["quality"]["interpretation"]:
+        assert f"| {finding['metric']} | {finding['figure']} |" in sheet
+    content = (hundred_and_thirty / "manifest.csv").read_bytes()
+    for value in (hashlib.sha256(content).hexdigest(), config["data"]["split_hash"], config["data"]["fingerprint"]):
+        assert f"`{value}`" in sheet
+    assert "| images | 130, all of class NORMAL |" in sheet
+    assert "IM (1" in sheet, "the kinds that the generator learnt from"
 
 
 def test_the_manifest_tells_the_truth(hundred_and_thirty: Path, chest: Path) -> None:

@@ -21,6 +21,7 @@ from balancer.core.settings import DataConfig
 from balancer.data.dataset import Dataset
 from classifier.analysis.runs import read_runs
 from classifier.experiments.substudies import read_substudy
+from classifier.report.model_card import about
 from classifier.training.checkpoint import load_classifier
 from classifier.training.synthetic import load_sets
 from classifier.tuning import storage
@@ -34,6 +35,7 @@ UNREAD = (
         "analysis.json",
         "report.html",
         "report.md",
+        "MODEL_CARD.md",
         "table.*",
         "figures/*",
         "audit/*.html",
@@ -45,8 +47,8 @@ UNREAD = (
 )
 # What stands for the commands: the file's reader, which each of them calls.
 READERS: dict[str, Callable[[Path], object]] = {
-    "ablate": lambda run: (read_substudy(run), read_audit(run / "audit")),
-    "train": lambda run: (saved_config("train", run), read_runs([run])),
+    "ablate": lambda run: (read_substudy(run), read_audit(run / "audit"), about(min(run.glob("trials/*")))),
+    "train": lambda run: (saved_config("train", run), read_runs([run]), about(run)),
     "tune": lambda run: (saved_config("tune", run), storage.recover(run), read_config_file(run / "best.yaml", "train")),
 }
 

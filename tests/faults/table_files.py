@@ -42,6 +42,11 @@ def unfinished(*arranges: Arrange) -> Arrange:
     return together(removed("gan", "done"), *arranges)
 
 
+def written(room: str, file: str, text: str) -> Arrange:
+    """Return a fault: a file holds this text."""
+    return lambda place, _patch: (place[room] / file).write_text(text)
+
+
 def cached(file: str, change: Any) -> Arrange:
     """Return a fault: a file of the decoded cache is damaged."""
 
@@ -150,6 +155,7 @@ FILES = [
     ),
     Fault("GAN settings flipped", SYNTHESIZE, changed("gan", "config.yaml", flip), 1, ("config.yaml",)),
     Fault("checkpoint flipped", RESUME, unfinished(changed("gan", "checkpoint.pt", flip)), 1, ("checkpoint.pt",)),
+    Fault("tracking cut", RESUME, unfinished(written("gan", "tracking.json", '{"backends"')), 1, ("tracking.json",)),
     Fault("checkpoint cut", RESUME, unfinished(changed("gan", "checkpoint.pt", cut)), 1, ("checkpoint.pt",)),
     Fault("checkpoint empty", RESUME, unfinished(changed("gan", "checkpoint.pt", empty)), 1, ("checkpoint.pt",)),
     Fault(

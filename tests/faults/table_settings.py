@@ -146,4 +146,11 @@ SETTINGS = [
     Fault("weights are a text", WEIGHTS, weights(lambda path: path.write_text("text")), 1, ("w.pt",), ("w.pt",)),
     Fault("weights are a list", WEIGHTS, weights(lambda path: torch.save([1], path)), 1, ("w.pt", "list"), ("w.pt",)),
     Fault("weights absent", WEIGHTS, exit_code=1, words=("w.pt",)),
+    # Tracking, and the list of runs
+    Fault("unknown tracker", f"{GAN} --track mlfow", exit_code=2, words=("--track", "mlflow")),
+    Fault("address without MLflow", f"{GAN} --tracking-uri http://a.example", exit_code=2, words=("--tracking-uri",)),
+    Fault("list of no folder", "balancer runs {here}/none", words=("none",)),
+    Fault("no run to show", "balancer runs show {here}", words=("here",)),
+    Fault("no run to remove", "balancer runs remove {chest} --yes --force", words=("chest",)),
+    Fault("nobody to ask", "balancer runs remove {gan}", words=("--yes",)),
 ]

@@ -43,7 +43,7 @@ NOT_READ = {
         *("split.csv", "split.csv.sha256"),  # the split is carved again, and its hash compared
         "*.previous.pt",  # unless the file that replaced it is damaged
     ),
-    "synthetic": ("config.yaml", "env.json", "log.txt", "done", "report.md", "report.html", "*.png"),
+    "synthetic": ("config.yaml", "env.json", "log.txt", "done", "report.md", "report.html", "*.png", "DATASHEET.md"),
     "cache": (),
 }
 

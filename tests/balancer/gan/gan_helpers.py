@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from balancer.core.config import PRESETS, resolve
 from balancer.core.run import RunDir, RunRequest, open_run
 from balancer.core.settings import GanTrainConfig
+from balancer.core.tracking import NOT_TRACKED, tracked
 from balancer.data.dataset import Dataset
 from balancer.data.folder import CLASSES, Record
 from balancer.gan import trainer
@@ -121,7 +122,10 @@ def run_at(path: Path, settings: GanTrainConfig, resume: bool = False) -> RunDir
 def run_training(
     path: Path, settings: GanTrainConfig, data: Dataset | None = None, resume: bool = False
 ) -> trainer.GanSummary:
-    with run_at(path, settings, resume) as run:
+    with (
+        run_at(path, settings, resume) as run,
+        tracked(path, "gan-train", {}, NOT_TRACKED, (), trainer.trackers(settings)) as run.tracker,
+    ):
         return trainer.train(settings, data or dataset(), run, CPU)
 
 

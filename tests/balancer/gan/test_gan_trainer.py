@@ -30,11 +30,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from balancer.augmentation.differentiable import DIFFAUGMENT
 from balancer.cli import main as balancer_command
 from balancer.core.errors import BalancerError, Interrupted
-from balancer.core.events import Events
 from balancer.core.jsonl import read_jsonl
 from balancer.core.presets import PRESETS
 from balancer.core.seeding import generator
 from balancer.core.settings import GanTrainConfig
+from balancer.core.tensorboard_events import EventFiles
 from balancer.data.folder import CLASSES
 from balancer.gan import trainer
 from balancer.gan.checkpoint import BEST, CHECKPOINT
@@ -437,12 +437,12 @@ def test_losses_that_are_not_numbers_keep_the_last_snapshot(tmp_path: Path, monk
         scalars = train_step(settings, state, real)
         return scalars | ({"loss_G": torch.tensor(float("nan"))} if state.step == 7 else {})
 
-    closed = []
+    ended: list[str] = []
     monkeypatch.setattr(trainer, "train_step", stepping)
-    monkeypatch.setattr(Events, "close", lambda self: closed.append(self))
+    monkeypatch.setattr(EventFiles, "end", lambda _self, status: ended.append(status))
     with pytest.raises(BalancerError, match="diverged by step 8"):
-        run_training(tmp_path / "run", config(snapshot_every=3))
-    assert len(closed) == 1, "events are written out however training ends"
+        run_training(tmp_path / "run", config(snapshot_every=3, tensorboard=True))
+    assert ended == ["failed"], "events are written out however training ends"
     assert contents(tmp_path / "run" / CHECKPOINT)["step"] == 6
     assert [row["step"] for row in rows_of(tmp_path / "run")] == [2, 3, 4, 6, 6]
 
