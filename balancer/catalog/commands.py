@@ -45,7 +45,7 @@ FOLDER = click.argument("folder", required=False, default=RUNS, type=click.Path(
 RUN = click.argument("name", metavar="RUN")
 
 
-@plain_command(runs, "list", FOLDER)
+@plain_command(runs, "list", FOLDER, example="balancer runs list runs")
 def list_runs(folder: Path) -> CommandResult:
     """List the runs in FOLDER, finished and unfinished, below what they came from. FOLDER is runs by default."""
     from balancer.catalog.listing import RunList
@@ -56,7 +56,7 @@ def list_runs(folder: Path) -> CommandResult:
     return CommandResult.of(RunList(folder, find_runs(folder)))
 
 
-@plain_command(runs, "show", RUN)
+@plain_command(runs, "show", RUN, example="balancer runs show 20261128")
 def show(name: str) -> CommandResult:
     """Show all about a run: state, main figure, data, settings, what it came from and led to, its pages."""
     from balancer.catalog.listing import details
@@ -65,7 +65,7 @@ def show(name: str) -> CommandResult:
     return CommandResult.of(details(named_run(name)))
 
 
-@plain_command(runs, "open", RUN)
+@plain_command(runs, "open", RUN, example="balancer runs open ablate/latest")
 def open_page(name: str) -> CommandResult:
     """Open the report of a run in the browser."""
     from balancer.catalog.records import named_run
@@ -84,6 +84,7 @@ def open_page(name: str) -> CommandResult:
     click.argument("names", nargs=-1, required=True, metavar="RUN..."),
     click.option("--force", is_flag=True, help="Also a run that others came from."),
     click.option("--yes", is_flag=True, help="Do not ask."),
+    example="balancer runs remove ablate/first",
 )
 def remove_runs(names: tuple[str, ...], **choice: Any) -> CommandResult:
     """Remove runs, after asking. Nothing is removed unless all of them are runs that no other run came from."""
@@ -106,7 +107,7 @@ def remove_runs(names: tuple[str, ...], **choice: Any) -> CommandResult:
     return CommandResult({"removed": removed}, f"removed {plural(len(removed), 'run')}")
 
 
-@plain_command(runs, "index", FOLDER)
+@plain_command(runs, "index", FOLDER, example="balancer runs index")
 def index(folder: Path) -> CommandResult:
     """Write an index of the runs in FOLDER with thumbnails: FOLDER/index.html. FOLDER is runs by default."""
     from balancer.catalog.page import write_index

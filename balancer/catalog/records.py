@@ -107,8 +107,8 @@ def named_run(name: str, folder: Path = RUNS) -> RunRecord:
     Raises:
         BalancerError: no run fits, or several do.
     """
-    path = Path(name)
-    if is_run(path):
+    path = next((path for path in (Path(name), folder / name) if is_run(path)), None)
+    if path is not None:
         with _without_warnings():
             return read_run(path)
     records = find_runs(folder) if folder.is_dir() else []
