@@ -42,6 +42,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/gan_speed.py
 	$(BIN)/python benchmarks/classifier_speed.py
 	$(BIN)/python benchmarks/threads.py
+	$(BIN)/python benchmarks/serve.py
 
 # 200 short runs, every fifth killed: nothing may be left behind. Some twenty minutes.
 soak: $(READY)

@@ -259,3 +259,79 @@ def explain(
     if explained_class is not None:
         raise UsageError("--class is for a MODEL with images: of a RUN, maps speak for the class that was called")
     return CommandResult.of(explain_run(source, regimes, request))
+
+
+@plain_command(
+    main,
+    "serve",
+    click.argument("models", nargs=-1, type=click.Path(path_type=Path), metavar="[MODEL|RUN...]"),
+    Options(
+        "Address",
+        (
+            click.option(
+                "--host", default="127.0.0.1", show_default=True, help="Address to listen at; others need --token."
+            ),
+            click.option(
+                "--port",
+                type=click.IntRange(0, 65535),
+                default=8000,
+                show_default=True,
+                help="Port to listen at; 0 takes a free one.",
+            ),
+            click.option(
+                "--token", metavar="TEXT", help="What clients must send: 16 or more random characters. [default: none]"
+            ),
+        ),
+    ),
+    Options(
+        "Page",
+        (
+            click.option(
+                "--examples",
+                type=click.Path(path_type=Path),
+                metavar="DIR",
+                help="Images to try on the page. [default: drawings]",
+            ),
+            click.option(
+                "--show-training",
+                is_flag=True,
+                help="Show the nearest training images, not their labels alone. [default: off]",
+            ),
+            click.option(
+                "--data", metavar="PATH", help="Where the training data lie, for --show-training. [default: as then]"
+            ),
+            click.option(
+                "--max-megabytes",
+                type=click.FloatRange(0.001, 1000),
+                default=32.0,
+                show_default=True,
+                help="Largest upload.",
+            ),
+            click.option(
+                "--max-megapixels",
+                type=click.FloatRange(0.001, 150),
+                default=25.0,
+                show_default=True,
+                help="Largest image.",
+            ),
+        ),
+    ),
+    COMPUTING,
+    example="classifier serve runs/ablate/latest",
+)
+def serve(
+    models: tuple[Path, ...], host: str, port: int, token: str | None, device: str, threads: int, **page: Any
+) -> CommandResult:
+    """Serve a page and a REST interface that show what models say of an image. Research only, not for clinical use.
+
+    MODEL is a model.pt; of an ablation each regime is served, side by side. [default: the newest run]
+    """
+    from classifier.serving import require_packages
+
+    require_packages()
+    from classifier.serving.server import Address, Limits, Sources
+    from classifier.serving.server import serve as run
+
+    limits = Limits(page.pop("max_megabytes"), page.pop("max_megapixels"))
+    address = Address(host, port, token)
+    return CommandResult.of(run(Sources(_named(models, "ablate", "train"), **page), address, limits, device, threads))

@@ -23,6 +23,7 @@ def main() -> None:
       classifier ensemble RUN           the mean of a run's trials, or of several runs
       classifier predict MODEL IMAGE    label and probability
       classifier explain MODEL IMAGE    heat maps, and whether they mean something
+      classifier serve MODEL            a page and a REST interface on this machine
       classifier reproduce NAME         a published system beside its own figures -> runs/reproduce/
     """
 
