@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from balancer.api import assess, audit_dataset, load_dataset, synthesize, train_gan
+    from balancer.api import assess, audit_dataset, export_generator, load_dataset, synthesize, train_gan
     from balancer.core.errors import BalancerError
     from balancer.core.settings import AuditConfig, DataConfig, EvaluateConfig, GanTrainConfig, SynthesizeConfig
 
@@ -23,6 +23,7 @@ __all__ = [
     "SynthesizeConfig",
     "assess",
     "audit_dataset",
+    "export_generator",
     "load_dataset",
     "synthesize",
     "train_gan",

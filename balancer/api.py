@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from balancer import evaluation, synthesis
+from balancer import export as exporting
 from balancer.audit import findings as auditing
 from balancer.audit.report import write_audit
 from balancer.audit.results import Audit
@@ -113,6 +114,24 @@ def audit_dataset(
     return perform(
         prepare_audit(resolve(AuditConfig, explicit_values(config)), threads=threads), RunRequest(out, force=force)
     )
+
+
+def export_generator(
+    gan_run: Path, to: str, out: Path | None = None, force: bool = False, threads: int | None = None
+) -> exporting.GeneratorExport:
+    """Write the generator of a finished GAN run as a file for other programs, as `balancer export` does.
+
+    Args:
+        gan_run: the folder of the run.
+        to: onnx, torch-export or safetensors.
+        out: the file; None for one in the folder of the run.
+        force: whether to replace a file that is there.
+        threads: that compute; None for OMP_NUM_THREADS, or one.
+
+    Raises:
+        BalancerError: the run cannot be read or is not finished, a file is there, or a package is missing.
+    """
+    return exporting.export(gan_run, to, out, force, threads)
 
 
 def prepare_gan_training(

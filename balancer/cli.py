@@ -10,9 +10,12 @@ import click
 from balancer import __version__
 from balancer.catalog.commands import runs
 from balancer.core.command import (
+    EXPORT,
     HELP,
+    THREADS,
     CommandArgs,
     CommandResult,
+    Options,
     execute,
     plain_command,
     run_command,
@@ -21,6 +24,7 @@ from balancer.core.command import (
 )
 from balancer.core.errors import BalancerError
 from balancer.core.program import CommandGroup
+from balancer.core.run_names import find_run
 from balancer.core.settings import AuditConfig, EvaluateConfig, GanTrainConfig, SynthesizeConfig
 from balancer.core.tracking_options import TRACKING
 
@@ -40,6 +44,7 @@ def main() -> None:
       balancer synthesize --n 2534     images, manifest and report   -> runs/synthesize/
       balancer evaluate --real DIR --fake DIR   the report on any images   -> runs/evaluate/
       balancer audit                   leaks, copies and shortcuts in the data -> runs/audit/
+      balancer export GAN_RUN --to onnx  the generator for other programs
       balancer fetch pneumoniamnist    a data set, its hash checked -> data/
       balancer runs                    all runs, what they came from, their main figures
       balancer settings [NAME]         what every setting means
@@ -124,6 +129,22 @@ def audit(args: CommandArgs) -> CommandResult:
         return CommandResult({"run": str(run), **to_json(result)}, summary(result))
 
     return execute(args, prepare_audit(config, args.device, args.threads), show)
+
+
+@plain_command(
+    main,
+    "export",
+    click.argument("gan_run", type=click.Path(path_type=Path), metavar="GAN_RUN"),
+    *EXPORT,
+    Options("Computing", (THREADS,)),
+    example="balancer export runs/gan-train/latest --to onnx",
+    closing="{file} makes images of latents; how: docs/export.md",
+)
+def export(gan_run: Path, to: str, out: Path | None, force: bool, threads: int) -> CommandResult:
+    """Write the generator of a finished run as a file for other programs: from latents to grey levels."""
+    from balancer import export as exporting
+
+    return CommandResult.of(exporting.export(find_run(gan_run, "gan-train"), to, out, force, threads))
 
 
 @plain_command(

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from balancer.core.settings import AblateConfig, StageConfig, TrainConfig
-    from classifier.api import ablate, analyse, train
+    from classifier.api import ablate, analyse, export_model, train
 
-__all__ = ["AblateConfig", "StageConfig", "TrainConfig", "ablate", "analyse", "train"]
+__all__ = ["AblateConfig", "StageConfig", "TrainConfig", "ablate", "analyse", "export_model", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from balancer.core.command import COMPUTING, CommandResult, Options, plain_command
+from balancer.core.command import COMPUTING, EXPORT, THREADS, CommandResult, Options, plain_command
 from balancer.core.errors import UsageError
 from balancer.core.run import newest_run
 from balancer.core.run_names import find_run
@@ -181,8 +181,8 @@ def predict(
 ) -> CommandResult:
     """Predict label and probability of PNEUMONIA for images or whole folders. For research: no medical device.
 
-    MODEL is a model.pt, or the folder or the name of a training or an ablation; by default that of the newest. All
-    trials of an ablation's regime decide together: their mean, with its own temperature and threshold.
+    MODEL is a model.pt or an exported file, or the folder or the name of a training or an ablation; by default that of
+    the newest. All trials of an ablation's regime decide together: their mean, with its own temperature and threshold.
     """
     from classifier import inference
     from classifier.predictor import model_and_images
@@ -335,3 +335,30 @@ def serve(
     limits = Limits(page.pop("max_megabytes"), page.pop("max_megapixels"))
     address = Address(host, port, token)
     return CommandResult.of(run(Sources(_named(models, "ablate", "train"), **page), address, limits, device, threads))
+
+
+@plain_command(
+    main,
+    "export",
+    click.argument("model", type=click.Path(path_type=Path)),
+    *EXPORT,
+    click.option(
+        "--int8", is_flag=True, help="Of onnx: also a variant in 8-bit integers, and a report on both beside it."
+    ),
+    click.option("--data", metavar="PATH", help="Of --int8: the data of the training. [default: where they were]"),
+    Options("Computing", (THREADS,)),
+    example="classifier export runs/train/latest --to onnx --int8",
+    closing="{file} was compared with the network; how to run it: docs/export.md",
+)
+def export(
+    model: Path, to: str, out: Path | None, force: bool, int8: bool, data: str | None, threads: int
+) -> CommandResult:
+    """Write a model as a file for other programs: from grey levels to calibrated probabilities and a label.
+
+    MODEL is a model.pt, or the folder or the name of a training. ONNX and torch-export files hold the graph with
+    normalisation, temperature and threshold; safetensors holds weights and settings. `classifier predict` takes onnx
+    and safetensors.
+    """
+    from classifier.export import writing
+
+    return CommandResult.of(writing.export(find_run(model, "train"), to, out, int8, data, force, threads))

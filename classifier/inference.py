@@ -1,4 +1,7 @@
-"""Use a saved classifier: on a fold of a data set, or on single images."""
+"""Use a saved classifier: on a fold of a data set, or on single images.
+
+Torch and scikit-learn are imported inside functions: an exported ONNX file predicts without either.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,9 @@ import numpy as np
 
 from balancer.core import progress
 from balancer.core.config import data_path
-from balancer.core.device import open_device
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.files import JsonObject, write_text
-from balancer.core.settings import DataConfig
+from balancer.core.settings import PHANTOM, DataConfig
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.folder import CLASSES, SUFFIXES, TASKS, image_files, left_out_note, strays
 from balancer.data.images import (
@@ -28,13 +30,12 @@ from balancer.data.images import (
     shared_ranges,
 )
 from balancer.reporting.document import csv_text
-from classifier.evaluation import metrics as evaluation
 from classifier.evaluation.fold_metrics import BinaryMetrics, MulticlassMetrics
 from classifier.evaluation.thresholds import BOUND_NOTE, decide, is_at_bound, with_temperature
 from classifier.predictor import open_predictor
-from classifier.training.checkpoint import SavedClassifier, load_classifier
-from classifier.training.prediction import predict
+from classifier.training.record import ClassifierRecord
 
+Array = np.ndarray
 log = logging.getLogger("balancer")
 
 
@@ -118,9 +119,17 @@ def evaluate_checkpoint(
 
     Raises:
         BalancerError: if the fold is not the test fold and the split differs from that of the training.
+        UsageError: if no data are named and the file does not know those of its training, as an exported one.
     """
+    from balancer.core.device import open_device
+    from classifier.evaluation import metrics as evaluation
+    from classifier.training.checkpoint import load_classifier
+    from classifier.training.prediction import predict
+
     where = open_device(device, threads)
     saved = load_classifier(checkpoint, where)
+    if data is None and saved.config.data.path is None:
+        raise UsageError(f"{checkpoint} names no data, since exported files hold no paths; give --data")
     path = {} if data is None else {"path": data_path(data)}
     source = _in_ranges_of_training(saved, saved.config.data.model_copy(update=path), fold)
     if source.fingerprint != saved.fingerprint:
@@ -138,7 +147,7 @@ def evaluate_checkpoint(
     return Evaluation(str(checkpoint), saved.regime, saved.trial_seed, source.source, fold, metrics)
 
 
-def _in_ranges_of_training(saved: SavedClassifier, config: DataConfig, fold: str) -> Dataset:
+def _in_ranges_of_training(saved: ClassifierRecord, config: DataConfig, fold: str) -> Dataset:
     """Return a data set whose images of more than 8 bits are as bright as they would have been in training."""
     source = load_dataset(config, require=(fold,))
     _warn_of_own_ranges(source.ranges, saved.ranges)
@@ -164,6 +173,8 @@ def _as_text(ranges: Ranges) -> str:
 
 def describe(metrics: BinaryMetrics | MulticlassMetrics, regime: str, trial_seed: int, fold: str) -> str:
     """Return the metrics of a fold as text."""
+    from classifier.evaluation import metrics as evaluation  # takes scikit-learn, which `predict` does without
+
     lines = [f"{regime}, seed {trial_seed}, {fold} n = {metrics.n}"]
     if is_at_bound(metrics.temperature):
         lines.append(f"Temperature {metrics.temperature:.2f}: {BOUND_NOTE}.")
@@ -199,7 +210,8 @@ def predict_files(
     """Predict the label and the probabilities of each image in files and folders.
 
     Args:
-        checkpoint: a model.pt, or the folder of a training or of an ablation, whose trials decide together.
+        checkpoint: a model.pt, an exported file, or the folder of a training or of an ablation, whose trials decide
+            together.
         images: files and folders.
         threshold: on calibrated probabilities; None is the threshold chosen on validation.
         device: auto, cpu, cuda, cuda:N or mps.
@@ -217,7 +229,7 @@ def predict_files(
         raise UsageError(
             f"--threshold is {threshold}; expected a probability from 0 to 1, or none: the one chosen on validation"
         )
-    predictor = open_predictor(checkpoint, regime, open_device(device, threads))
+    predictor = open_predictor(checkpoint, regime, device, threads)
     saved = predictor.saved
     classes = TASKS[saved.config.data.task]
     if threshold is not None and len(classes) > 2:
@@ -227,7 +239,7 @@ def predict_files(
     files, pixels = read_images(images, saved)
     uncalibrated = predictor.scores(pixels)
     scores = with_temperature(uncalibrated, saved.temperature)
-    drawings = saved.data_source == "phantom"
+    drawings = saved.data_source == PHANTOM
     note = "trained on drawings, not X-rays" if drawings else "for research; not a medical device"
     if len(classes) > 2:
         predictions = [_of_classes(file, score, classes) for file, score in zip(files, scores, strict=True)]
@@ -255,13 +267,13 @@ def _written(predictions: FilePredictions, out: Path | None) -> FilePredictions:
     return predictions
 
 
-def _of_classes(file: Path, score: np.ndarray, classes: Sequence[str]) -> ImagePrediction:
+def _of_classes(file: Path, score: Array, classes: Sequence[str]) -> ImagePrediction:
     """Return the most likely class, with the probability of each and of any pneumonia, for a score (C,)."""
     probabilities = dict(zip(classes, score.tolist(), strict=True))
     return ImagePrediction(str(file), classes[int(score.argmax())], probabilities, float(1 - score[0]))
 
 
-def read_images(images: Sequence[Path], saved: SavedClassifier) -> tuple[list[Path], np.ndarray]:
+def read_images(images: Sequence[Path], saved: ClassifierRecord) -> tuple[list[Path], Array]:
     """Return the readable files and their pixels (n, size, size) uint8.
 
     Samples of more than 8 bits have the range of the training. All files share one range where that is not known.

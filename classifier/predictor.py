@@ -1,4 +1,7 @@
-"""What decides on images: one saved classifier, or the trials of a regime together."""
+"""What decides on images: one saved classifier, or the trials of a regime together.
+
+Torch and scikit-learn are imported inside functions: an exported ONNX file decides without either.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,18 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from balancer.core.errors import BalancerError, UsageError, nearest
-from balancer.data.folder import TASKS
-from classifier.analysis.averaging import choose_on_validation, mean_score
+from balancer.core.exported import SUFFIXES
 from classifier.analysis.results import RESULTS, StudyResults, TrialResult
-from classifier.analysis.runs import read_runs
-from classifier.training.checkpoint import CHECKPOINT, SavedClassifier, load_classifier
-from classifier.training.prediction import predict
+from classifier.export.runtime import open_onnx
+from classifier.training.record import CHECKPOINT, ClassifierRecord
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger("balancer")
 Array = np.ndarray
@@ -27,41 +31,55 @@ class Predictor:
     """One classifier, or several whose probabilities are averaged."""
 
     model: Path  # as it was named
-    saved: SavedClassifier  # of several the first, with the temperature and the threshold of their mean
+    saved: ClassifierRecord  # of several the first, with the temperature and the threshold of their mean
     scores: Callable[[Array], Array]  # uncalibrated probabilities of images (n, size, size) uint8
     members: int
     regime: str
 
 
 def is_model(path: Path) -> bool:
-    """Return whether a path names a classifier: a checkpoint, or the folder of a run that holds some."""
-    return path.suffix == ".pt" or (path / RESULTS).is_file() or (path / CHECKPOINT).is_file()
+    """Return whether a path names a classifier: a checkpoint, an exported file, or the folder of a run with some."""
+    return path.suffix in (".pt", *SUFFIXES.values()) or (path / RESULTS).is_file() or (path / CHECKPOINT).is_file()
 
 
-def open_predictor(path: Path, regime: str | None, device: torch.device) -> Predictor:
-    """Open a checkpoint, the folder of a training, or the folder of an ablation.
+def open_predictor(path: Path, regime: str | None, device: str, threads: int | None = None) -> Predictor:
+    """Open a checkpoint, an exported file, the folder of a training, or the folder of an ablation.
 
     Of an ablation, all trials of one regime decide together, as in `classifier ensemble`: their mean gets the
     temperature and the threshold that their predictions on validation gave, by the rule of the training.
 
     Args:
-        path: of the checkpoint or folder.
+        path: of the file or folder.
         regime: of an ablation; None for the one with the lowest NLL on validation.
-        device: where to compute.
+        device: auto, cpu, cuda, cuda:N or mps.
+        threads: that compute; None for OMP_NUM_THREADS, or one.
 
     Raises:
         BalancerError: the classifier is missing, damaged, or decides on other classes.
         UsageError: the ablation has no such regime, or the path is no ablation.
     """
-    if (path / RESULTS).is_file():
-        return _of_ablation(path, regime, device)
-    if regime is not None:
+    if regime is not None and not (path / RESULTS).is_file():
         raise UsageError(f"--regime is {regime!r}, but {path} is no ablation; leave it out, or give an ablation")
-    saved = load_classifier(path / CHECKPOINT if path.is_dir() else path, device)
-    return Predictor(path, saved, lambda images: predict(saved.model, images, saved.config, device), 1, saved.regime)
+    if path.suffix == SUFFIXES["onnx"] and not path.is_dir():
+        record, scores = open_onnx(path, device, threads)
+        return Predictor(path, record, scores, 1, record.regime)
+    from balancer.core.device import open_device
+    from classifier.training.checkpoint import load_classifier
+    from classifier.training.prediction import predict
+
+    where = open_device(device, threads)
+    if (path / RESULTS).is_file():
+        return _of_ablation(path, regime, where)
+    saved = load_classifier(path / CHECKPOINT if path.is_dir() else path, where)
+    return Predictor(path, saved, lambda images: predict(saved.model, images, saved.config, where), 1, saved.regime)
 
 
 def _of_ablation(run: Path, regime: str | None, device: torch.device) -> Predictor:
+    from classifier.analysis.averaging import choose_on_validation, mean_score
+    from classifier.analysis.runs import read_runs
+    from classifier.training.checkpoint import load_classifier
+    from classifier.training.prediction import predict
+
     study = read_runs([run])
     name = regime or _best_on_validation(study)
     if name not in study.arms:
@@ -118,4 +136,4 @@ def model_and_images(paths: tuple[Path, ...], newest: Callable[[], Path]) -> tup
 
 def classes_of(predictor: Predictor) -> tuple[str, ...]:
     """Return the names of the classes that a predictor decides between."""
-    return TASKS[predictor.saved.config.data.task]
+    return predictor.saved.classes

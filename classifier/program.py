@@ -24,6 +24,7 @@ def main() -> None:
       classifier predict MODEL IMAGE    label and probability
       classifier explain MODEL IMAGE    heat maps, and whether they mean something
       classifier serve MODEL            a page and a REST interface on this machine
+      classifier export MODEL --to onnx a model for other programs
       classifier reproduce NAME         a published system beside its own figures -> runs/reproduce/
     """
 

@@ -26,6 +26,7 @@ from balancer.core.config import (
 )
 from balancer.core.defaults import find_field, help_text
 from balancer.core.errors import UsageError
+from balancer.core.exported import FORMATS
 from balancer.core.files import JsonObject
 from balancer.core.program import printing, reporting
 from balancer.core.run import (
@@ -183,6 +184,11 @@ THREADS = click.option(
     help="Threads that compute, of each trial. [default: OMP_NUM_THREADS, or 1]",
 )
 COMPUTING = Options("Computing", (DEVICE, THREADS))
+EXPORT = (
+    click.option("--to", type=click.Choice(FORMATS), required=True, help="Format of the file. [default: none]"),
+    click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="File. [default: beside the model]"),
+    click.option("--force", is_flag=True, help="Replace a file that is there."),
+)
 RUN = Options(
     "Run",
     (

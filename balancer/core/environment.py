@@ -64,6 +64,15 @@ def environment(command: str, device: str, **more: Any) -> JsonObject:
     }
 
 
+def processor_name() -> str:
+    """Return the name of the processor as the operating system gives it."""
+    try:
+        names = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:  # not Linux
+        names = None
+    return names[1] if names else platform.processor() or platform.machine()
+
+
 def _version(package: str) -> str | None:
     try:
         return version(package)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from balancer.core.device import exact_float32, memory_format
-from balancer.core.errors import BalancerError
 from balancer.core.settings import ClassifierConfig
 from classifier.novelty import penultimate
+from classifier.training.record import check_scores
 
 Array = np.ndarray
 CHUNK = 128  # images per forward pass in prediction
@@ -78,14 +78,7 @@ def predict(
     Raises:
         BalancerError: if a probability is not finite.
     """
-    scores = predict_inputs(model, input_chunks(images, config, device, batch_size), device)
-    broken = int((~np.isfinite(scores)).reshape(len(scores), -1).any(axis=1).sum())
-    if broken:
-        raise BalancerError(
-            f"the classifier gives {broken} of {len(scores)} images a probability that is not finite, so its weights "
-            "are damaged; train again, or give another model.pt"
-        )
-    return scores
+    return check_scores(predict_inputs(model, input_chunks(images, config, device, batch_size), device))
 
 
 def predict_with_features(

@@ -57,7 +57,7 @@ MACHINE = [
     Fault(
         "memory of a prediction",
         PREDICT,
-        raising("classifier.predictor.load_classifier", MemoryError()),
+        raising("classifier.training.checkpoint.load_classifier", MemoryError()),
         1,
         ("memory",),
     ),

@@ -19,6 +19,7 @@ from PIL import Image
 
 from balancer.core.config import read_config_file, resolve
 from balancer.core.errors import BalancerError
+from balancer.core.exported import ONNX_MARK, SAFETENSORS_MARK, seal
 from balancer.core.run import saved_config
 from balancer.core.sealed import read_json, sealed_json, tensor_bytes
 from balancer.core.settings import DataConfig, GanTrainConfig
@@ -29,6 +30,8 @@ from balancer.gan.checkpoint import BEST, CHECKPOINT, load_checkpoint, read_chec
 from balancer.gan.step import build_state
 from classifier.analysis.reading import read_trials
 from classifier.cli import main as classifier_main
+from classifier.export.runtime import open_onnx
+from classifier.export.writing import export
 from classifier.training.checkpoint import load_classifier
 from classifier.training.synthetic import load_synthetic
 
@@ -270,6 +273,36 @@ def test_classifier_checkpoints(
         assert np.isfinite([saved.temperature, saved.threshold]).all()
         assert saved.temperature > 0
         assert sound(saved.model.state_dict())
+
+
+@pytest.fixture(scope="module")
+def exported_files(made: Made) -> tuple[Path, Path]:
+    return export(made.model, "onnx").file, export(made.model, "safetensors").file
+
+
+@MANY
+@given(choice=st.data(), edits=EDITS)
+def test_exported_classifiers(
+    exported_files: tuple[Path, Path],
+    choice: st.DataObject,
+    edits: list[tuple[str, float, int]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Half of the files have other bytes under a seal that fits; half have other bytes and an old seal."""
+    source = choice.draw(st.sampled_from(exported_files))
+    mark = ONNX_MARK if source.suffix == ".onnx" else SAFETENSORS_MARK
+    path, content = tmp_path_factory.getbasetemp() / f"fuzzed{source.suffix}", edited(source.read_bytes(), edits)
+    at = content.rfind(mark) + len(mark)
+    if at >= len(mark) and choice.draw(st.booleans()):
+        content = seal(content[:at] + b"0" * 64 + content[at + 64 :], mark)
+    path.write_bytes(content)
+    pixels = np.zeros((2, 16, 16), dtype=np.uint8)
+    if source.suffix == ".onnx":
+        scores = check(lambda: open_onnx(path, "cpu", 1)[1](pixels), path, BalancerError)
+        assert scores is None or np.isfinite(scores).all()
+    else:
+        saved = check(lambda: load_classifier(path, CPU), path, BalancerError)
+        assert saved is None or sound(saved.model.state_dict())
 
 
 @MANY

@@ -1,0 +1,178 @@
+"""`classifier export`: a saved classifier as a file for other programs, compared with the network before it counts."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from balancer.core import exported, onnx_file
+from balancer.core.device import limit_threads
+from balancer.core.errors import BalancerError, UsageError
+from balancer.core.exported import FACTS, PARITY
+from balancer.core.files import JsonObject, write_bytes
+from balancer.core.sealed import sealed_zip
+from classifier.evaluation.thresholds import with_temperature
+from classifier.export import integers
+from classifier.export.graph import to_program
+from classifier.export.integers import Integers
+from classifier.export.ports import INPUT, OUTPUTS
+from classifier.training.checkpoint import CHECKPOINT, SavedClassifier, load_classifier
+from classifier.training.prediction import predict
+from classifier.training.record import EXPORT
+
+if TYPE_CHECKING:
+    import onnx
+
+Array = np.ndarray
+CPU = torch.device("cpu")
+CHECKED = 8  # images that an exported file is compared with the network on
+
+
+@dataclass(frozen=True)
+class Export:
+    """An exported classifier."""
+
+    file: Path
+    to: str  # format
+    megabytes: float
+    difference: float  # of the probabilities from the network's: the largest on images of noise
+    classes: tuple[str, ...]
+    integers: Integers | None = None  # the same in 8-bit integers
+
+    def to_json(self) -> JsonObject:
+        """Return the export as values that JSON has."""
+        values = {**asdict(self), "file": str(self.file), "classes": list(self.classes)}
+        return {**values, "integers": self.integers and self.integers.to_json()}
+
+    def describe(self) -> str:
+        """Return the export as text."""
+        head = f"{self.file}: {self.megabytes:.2f} MB; probabilities differ from the network's by {self.difference:.1g}"
+        return "\n".join([head, *([self.integers.describe()] if self.integers else [])])
+
+
+def export(
+    model: Path,
+    to: str,
+    out: Path | None = None,
+    int8: bool = False,
+    data: str | None = None,
+    force: bool = False,
+    threads: int | None = None,
+) -> Export:
+    """Write a saved classifier in a format of :data:`balancer.core.exported.FORMATS`; the arguments are the command's.
+
+    Raises:
+        UsageError: the format is unknown, or options exclude each other.
+        BalancerError: the model cannot be read or exported, a file is there already, or a package is missing.
+    """
+    if int8 and to != "onnx":
+        raise UsageError(f"--int8 is for --to onnx; --to is {to!r}")
+    if data is not None and not int8:
+        raise UsageError("--data is for --int8, which calibrates on training images; leave out --data")
+    model = model / CHECKPOINT if model.is_dir() else model
+    path = exported.target(model, to, out)
+    if to == "onnx":
+        exported.require("onnx", "onnxscript", "onnxruntime")
+    limit_threads(threads)
+    saved = load_classifier(model, CPU)
+    exported.refuse_existing([path, *(integers.files(path) if int8 else ())], force)
+    dataset = integers.open_data(saved, data) if int8 else None
+    difference = WRITERS[to](saved, path)
+    megabytes = path.stat().st_size / 1e6
+    threads = torch.get_num_threads()
+    made = integers.write(saved, path, dataset, facts_of(saved), threads) if dataset is not None else None
+    return Export(path, to, megabytes, difference, saved.classes, made)
+
+
+def write_onnx(saved: SavedClassifier, path: Path) -> float:
+    """Write the classifier as a sealed ONNX file; return how far its probabilities are from the network's."""
+    content = onnx_file.sealed_bytes(onnx_model(saved), facts_of(saved))
+    session = onnx_file.session_of(content, torch.get_num_threads())
+    difference = compare(saved, lambda images: session.run(["probabilities"], {INPUT: images})[0])
+    write_bytes(path, content)
+    return difference
+
+
+def onnx_model(saved: SavedClassifier) -> onnx.ModelProto:
+    """Return the classifier as an ONNX model, without facts."""
+    onnx_file.refuse_large(saved.model, saved.config.model)
+    return onnx_file.model_of(to_program(saved), [INPUT], OUTPUTS)
+
+
+def write_program(saved: SavedClassifier, path: Path) -> float:
+    """Write the classifier as a sealed ``.pt2`` file, which torch.export.load reads."""
+    buffer = io.BytesIO()
+    text = json.dumps(facts_of(saved), allow_nan=False)
+    torch.export.save(to_program(saved), buffer, extra_files={FACTS: text})
+    content = sealed_zip(buffer.getvalue())
+    program = torch.export.load(io.BytesIO(content)).module()
+    difference = compare(saved, lambda images: program(torch.from_numpy(images))[1].numpy())
+    write_bytes(path, content)
+    return difference
+
+
+def write_weights(saved: SavedClassifier, path: Path) -> float:
+    """Write the classifier as a sealed safetensors file, which holds weights and settings but no graph."""
+    content = exported.safetensors_bytes(saved.model.state_dict(), facts_of(saved))
+    write_bytes(path, content)
+    again = load_classifier(path, CPU)
+    return compare(saved, lambda images: _probabilities(again, images))
+
+
+WRITERS: dict[str, Callable[[SavedClassifier, Path], float]] = {
+    "onnx": write_onnx,
+    "torch-export": write_program,
+    "safetensors": write_weights,
+}
+
+
+def facts_of(saved: SavedClassifier) -> JsonObject:
+    """Return what an exported file says of itself."""
+    side = saved.config.data.image_size
+    reading = f"grey levels uint8 [{onnx_file.BATCH}, 1, {side}, {side}]: 0 black to 255 white, resized antialiased"
+    return {**saved.portable(), "input": reading, "use": "for research; not a medical device", "made_by": EXPORT}
+
+
+def compare(saved: SavedClassifier, probabilities: Callable[[Array], Array]) -> float:
+    """Return the largest difference of an exported file's probabilities from the network's, on noise.
+
+    Args:
+        saved: the classifier.
+        probabilities: gives those of images (n, 1, H, W) uint8, (n, C).
+
+    Raises:
+        BalancerError: the difference is above :data:`PARITY`, or a probability is not finite.
+    """
+    images = noise(saved.config.data.image_size)
+    expected = _probabilities(saved, images)
+    got = np.concatenate([probabilities(images[:1]), probabilities(images[1:])])
+    difference = float(np.abs(got - expected).max())
+    if not difference <= PARITY:  # true of nan too
+        raise BalancerError(
+            f"the exported {saved.config.model} gives other probabilities than the network (difference"
+            f" {difference:.2g}, at most {PARITY:g} expected), so it was not written; give another format, and report"
+            " this network"
+        )
+    return difference
+
+
+def noise(side: int) -> Array:
+    """Return images (CHECKED, 1, H, W) uint8 of coarse noise from dark to bright; the last two are black and white."""
+    rng, coarse = np.random.default_rng(0), -(-side // 8)
+    blocks = rng.integers(0, 256, (CHECKED - 2, 1, coarse, coarse)).repeat(8, 2).repeat(8, 3)[:, :, :side, :side]
+    bright = blocks * np.linspace(0.25, 1, CHECKED - 2)[:, None, None, None] + rng.normal(0, 8, blocks.shape)
+    flat = np.stack([np.zeros((1, side, side)), np.full((1, side, side), 255)])
+    return np.concatenate([bright, flat]).clip(0, 255).astype(np.uint8)
+
+
+def _probabilities(saved: SavedClassifier, images: Array) -> Array:
+    """Return the calibrated probabilities (n, C) of images (n, 1, H, W) uint8."""
+    scores = with_temperature(predict(saved.model, images[:, 0], saved.config, CPU), saved.temperature)
+    return np.stack([1 - scores, scores], axis=1) if scores.ndim == 1 else scores

@@ -1,0 +1,144 @@
+"""What a saved classifier says of itself beside its weights, whatever file holds it. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from balancer.core.config import validate
+from balancer.core.errors import BalancerError, UsageError
+from balancer.core.sealed import DamagedFile
+from balancer.core.settings import PHANTOM, ClassifierConfig
+from balancer.core.shapes import check_format, parse
+from balancer.data.folder import TASKS
+from classifier.evaluation.thresholds import calibrated_threshold
+
+Array = np.ndarray
+CHECKPOINT = "model.pt"
+KIND = "classifier"
+FORMAT = 3  # to be raised when the content changes
+REMEDY = "train again, or give another model.pt"
+EXPORT = "classifier export"  # writes the other files that hold a classifier
+
+
+@dataclass(frozen=True)
+class ClassifierRecord:
+    """The settings of a saved classifier, what was chosen on validation, and the origin of its training data."""
+
+    config: ClassifierConfig
+    temperature: float
+    uncalibrated_threshold: float  # on probabilities without the temperature
+    regime: str
+    trial_seed: int
+    data_source: str
+    split_hash: str
+    fingerprint: str  # of the data
+    ranges: dict[str, float] | None  # of the data's samples of more than 8 bits; None: an older version wrote it
+
+    @property
+    def threshold(self) -> float:
+        """Return the threshold chosen on validation, on the calibrated probabilities."""
+        return calibrated_threshold(self.uncalibrated_threshold, self.temperature)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the classes, in the order of the labels."""
+        return tuple(TASKS[self.config.data.task])
+
+    def portable(self) -> dict[str, Any]:
+        """Return the record as plain values for a file that leaves this machine: no path of a folder is among them.
+
+        :func:`parse_record` reads them.
+        """
+        without = {"weights": "none", "normalisation": self.config.input_normalisation, "synthetic": None}
+        data = self.config.data.model_copy(update={"path": None})
+        config = self.config.model_copy(update={**without, "data": data})
+        source = self.data_source if self.data_source == PHANTOM else Path(self.data_source).name
+        return {
+            "kind": KIND,
+            "format": FORMAT,
+            "classes": list(self.classes),
+            "temperature": self.temperature,
+            "threshold": self.uncalibrated_threshold,
+            "calibrated_threshold": self.threshold,
+            "regime": self.regime,
+            "trial_seed": self.trial_seed,
+            "data": {
+                "source": source,
+                "split_hash": self.split_hash,
+                "fingerprint": self.fingerprint,
+                **({} if self.ranges is None else {"ranges": self.ranges}),
+            },
+            "config": config.model_dump(mode="json", include=set(ClassifierConfig.model_fields)),
+        }
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """What a checkpoint says of its training data."""
+
+    source: str
+    split_hash: str
+    fingerprint: str
+    ranges: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None = None
+
+
+@dataclass(frozen=True)
+class _Content:
+    """The content of a checkpoint but for the weights, as it must be."""
+
+    config: dict[str, Any]
+    regime: str
+    trial_seed: int
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)]  # above 1: nothing is called positive
+    data: _Origin
+
+
+def parse_record(values: Mapping[str, Any], path: Path, remedy: str = REMEDY) -> ClassifierRecord:
+    """Return the record that plain values hold, each value checked.
+
+    Raises:
+        BalancerError: the values are not those of a classifier of this format.
+        DamagedFile: a value is missing or of another kind; the message names the key.
+    """
+    kind = values.get("kind")
+    is_classifier = isinstance(kind, str) and kind == KIND  # a tensor cannot be compared
+    version = values.get("format") if is_classifier else None
+    check_format(path, version, FORMAT, "classifier checkpoint", "give a model.pt of this program")
+    content = parse(_Content, values, path, remedy)
+    try:
+        config = validate(ClassifierConfig, content.config)
+    except UsageError as error:
+        raise DamagedFile(path, f"config: {error}", remedy) from error
+    return ClassifierRecord(
+        config,
+        content.temperature,
+        content.threshold,
+        content.regime,
+        content.trial_seed,
+        content.data.source,
+        content.data.split_hash,
+        content.data.fingerprint,
+        content.data.ranges,
+    )
+
+
+def check_scores(scores: Array) -> Array:
+    """Return probabilities (n,) or (n, C) once all are finite.
+
+    Raises:
+        BalancerError: a probability is not finite.
+    """
+    broken = int((~np.isfinite(scores)).reshape(len(scores), -1).any(axis=1).sum())
+    if broken:
+        raise BalancerError(
+            f"the classifier gives {broken} of {len(scores)} images a probability that is not finite, so its weights "
+            "are damaged; train again, or give another model.pt"
+        )
+    return scores
