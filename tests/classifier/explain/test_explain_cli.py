@@ -257,7 +257,7 @@ def test_data_that_have_changed_are_refused(
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("options", [("--task", "multiclass"), ("--model", "resnet18", "--image-size", "64")])
+@pytest.mark.parametrize("options", [("--task", "multiclass"), ("--model", "resnet18")])
 def test_every_method_of_other_networks(
     method: str,
     options: tuple[str, ...],

@@ -33,6 +33,15 @@ def test_any_number_of_channels_and_classes(method: str, channels: int, outputs:
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
+@pytest.mark.parametrize("method", ["gradcam", "gradcam++", "scorecam"])
+def test_a_layer_whose_output_the_next_one_changes_in_place(method: str) -> None:
+    net, images = nets.two_stages(2), nets.noise(3)
+    in_place = explain(net, images, method, target=1, layer="features.2").relevance
+    net.features[3].inplace = False
+    assert np.array_equal(in_place, explain(net, images, method, target=1, layer="features.2").relevance)
+    assert in_place.any()
+
+
 def test_an_empty_map_is_said_to_be_empty() -> None:
     relevance = np.array([[[-1.0, -2.0], [0.0, -1.0]], [[4.0, -1.0], [2.0, 0.0]]], dtype=np.float32)
     maps = shown(relevance)
