@@ -235,7 +235,7 @@ def predict(
     ),
     COMPUTING,
     example="classifier explain runs/ablate/latest --regimes baseline,gan",
-    closing="{out}/explain.html has the heat maps, their tests and how they were made",
+    closing="next: the same with another --method, such as occlusion, to see whether it agrees",
 )
 def explain(
     paths: tuple[Path, ...], explained_class: str | None, regimes: tuple[str, ...], **values: Any

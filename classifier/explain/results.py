@@ -150,7 +150,10 @@ class RunExplanation:
 
     @property
     def verdict(self) -> str:
-        """Return whether regimes look at different places, in words."""
+        """Return whether regimes look at different places, or whether the maps of the only regime mean something."""
+        if len(self.regimes) == 1:
+            checks = self.regimes[0].checks
+            return UNCHECKED if checks is None else checks.verdict
         if not self.comparisons:
             return (
                 "Whether regimes look at different places was not compared: that takes a regime beside the one it is"
@@ -160,7 +163,9 @@ class RunExplanation:
 
     @property
     def check_sentences(self) -> list[str]:
-        """Return what the checks of each regime's maps come to."""
+        """Return what the checks of each regime's maps come to; of the only regime the verdict says so."""
+        if len(self.regimes) == 1:
+            return []
         return [f"{view.regime}: {view.checks.verdict}" for view in self.regimes if view.checks]
 
     @property

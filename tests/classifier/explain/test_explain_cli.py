@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from balancer.core.sealed import load_tensors, read_json, save_tensors
+from classifier.explain.checks import UNCHECKED
 from classifier.explain.methods import METHODS
 
 Command = Callable[..., Result]
@@ -125,7 +126,9 @@ def test_examples_are_what_the_trial_predicted(
     classifier: Command, study: Path, template: Path, tmp_path: Path
 ) -> None:
     words = "--regimes", "baseline", "--no-check", "--out", tmp_path / "out", "-q", "--json"
-    view = json.loads(classifier("explain", study, *words).stdout)["regimes"]["baseline"]
+    content = json.loads(classifier("explain", study, *words).stdout)
+    assert content["verdict"] == UNCHECKED  # of a single regime, the verdict is on its maps
+    view = content["regimes"]["baseline"]
     model = study / "trials" / "baseline-0"
     assert len(view["examples"]) > 8
     for example in view["examples"][::4]:
