@@ -73,7 +73,9 @@ class Checkpoint:
     @property
     def best(self) -> Snapshot | None:
         """Return the snapshot that was the best at this step."""
-        return Snapshot.from_json(self.state["best"], self.path, "best") if self.state.get("best") else None
+        best = self.state.get("best")
+        is_none = best is None or (isinstance(best, Mapping) and not best)
+        return None if is_none else Snapshot.from_json(best, self.path, "best")
 
 
 def previous(path: Path) -> Path:

@@ -70,12 +70,11 @@ def test_a_file_that_the_disk_does_not_take(place: Path, limit: int, size: int, 
     """The first file too large is the decode cache, or a checkpoint. A sparse cache would end in SIGBUS."""
     out = open_folder(place / "out")
     cache = {"BALANCER_CACHE": str(open_folder(place / "cache"))}
-    wide = ["--set", "generator_width=16", "--image-size", size]
+    other = {"16": str(size), "generator_width=2": "generator_width=16"}
+    wide = [other.get(word, word) for word in GAN]
     if size == 16:
-        assert command(place, *GAN, "--data", "data", "--image-size", 16, "--dry-run", env=cache).returncode == 0
-    made = command(
-        place, *GAN, *wide, "--data", "data", "--out", out / "run", env=cache, preexec_fn=files_of_at_most(limit)
-    )
+        assert command(place, *GAN, "--data", "data", "--dry-run", env=cache).returncode == 0
+    made = command(place, *wide, "--data", "data", "--out", out / "run", env=cache, preexec_fn=files_of_at_most(limit))
     refused(made, *words)
     assert not [p for p in place.rglob("*") if p.name.endswith((".tmp", ".lock"))]
 
@@ -96,7 +95,7 @@ def test_folders_of_another_user(place: Path) -> None:
     refused(command(place, *training, "--out", "finished", "--force", env=cache), "finished", "Permission denied")
     assert sorted(p.name for p in (place / "finished").iterdir()) == before
     refused(command(place, *training, "--dry-run"), "/proc", "BALANCER_CACHE")
-    other = {"BALANCER_CACHE": str(open_folder(place / "data", 0o555))}
+    other = {"BALANCER_CACHE": str(open_folder(place / "closed", 0o555))}
     refused(command(place, *training, "--dry-run", env=other), "BALANCER_CACHE", "Permission denied")
     (place / "data" / "train" / "NORMAL").chmod(0)
     refused(command(place, *training, "--dry-run", env=cache), "NORMAL", "Permission denied")
