@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from balancer.core.command import COMPUTING, EXPORT, THREADS, CommandResult, Options, plain_command
+from balancer.core.command import COMPUTING, DRY_RUN, EXPORT, THREADS, CommandResult, Options, plain_command
 from balancer.core.errors import UsageError
 from balancer.core.run import newest_run
 from balancer.core.run_names import find_run
@@ -55,11 +55,12 @@ REGIMES = click.option(
         metavar="DIR",
         help="Folder of the tables. [default: thresholds in the only RUN]",
     ),
+    DRY_RUN,
     example="classifier thresholds runs/ablate/latest --rules f1,sensitivity=0.95",
     closing="{out}/thresholds.md has the tables; next: classifier train --threshold RULE, for the rule that you fixed",
 )
 def thresholds(
-    runs: tuple[Path, ...], regimes: tuple[str, ...], rules: tuple[str, ...], out: Path | None
+    runs: tuple[Path, ...], regimes: tuple[str, ...], rules: tuple[str, ...], out: Path | None, dry: bool
 ) -> CommandResult:
     """Show what every threshold gives on validation and on test, and how rules that choose one carry over.
 
@@ -68,7 +69,10 @@ def thresholds(
     """
     from classifier.experiments import thresholds as threshold_study
 
-    return CommandResult.of(threshold_study.thresholds(_named(runs, "ablate", "train"), regimes, rules, out))
+    named = _named(runs, "ablate", "train")
+    return CommandResult.of(
+        (threshold_study.preview if dry else threshold_study.thresholds)(named, regimes, rules, out)
+    )
 
 
 @plain_command(
@@ -89,10 +93,13 @@ def thresholds(
         metavar="DIR",
         help="Folder of the tables. [default: ensemble in the only RUN]",
     ),
+    DRY_RUN,
     example="classifier ensemble runs/ablate/latest --regimes baseline,gan",
     closing="{out}/ensemble.md has the table; next: classifier predict RUN IMAGE",
 )
-def ensemble(runs: tuple[Path, ...], regimes: tuple[str, ...], threshold: str, out: Path | None) -> CommandResult:
+def ensemble(
+    runs: tuple[Path, ...], regimes: tuple[str, ...], threshold: str, out: Path | None, dry: bool
+) -> CommandResult:
     """Average the trials of each regime and, with several runs, of all of them; compare with single trials on test.
 
     RUN is the folder or the name of an ablation or of a training, by default the newest ablation; several must share
@@ -100,7 +107,8 @@ def ensemble(runs: tuple[Path, ...], regimes: tuple[str, ...], threshold: str, o
     """
     from classifier.experiments import ensemble as averaging
 
-    return CommandResult.of(averaging.ensemble(_named(runs, "ablate"), regimes, threshold, out))
+    named = _named(runs, "ablate")
+    return CommandResult.of((averaging.preview if dry else averaging.ensemble)(named, regimes, threshold, out))
 
 
 @plain_command(
@@ -145,15 +153,16 @@ def compare(
         show_default=True,
         help="Images to evaluate on.",
     ),
+    DRY_RUN,
     COMPUTING,
     example="classifier evaluate runs/train/latest/model.pt --data data/chest_xray",
     closing="next: classifier predict {checkpoint} IMAGE",
 )
-def evaluate(checkpoint: Path, data: str | None, fold: str, device: str, threads: int) -> CommandResult:
+def evaluate(checkpoint: Path, data: str | None, fold: str, dry: bool, device: str, threads: int) -> CommandResult:
     """Metrics of a saved classifier on a fold of a data set."""
     from classifier import inference
 
-    return CommandResult.of(inference.evaluate_checkpoint(checkpoint, data, fold, device, threads))
+    return CommandResult.of(inference.evaluate_checkpoint(checkpoint, data, fold, device, threads, dry))
 
 
 @plain_command(
@@ -173,11 +182,18 @@ def evaluate(checkpoint: Path, data: str | None, fold: str, device: str, threads
         " [default: the one chosen on validation]",
     ),
     click.option("--out", type=click.Path(path_type=Path), metavar="FILE.csv", help="Also write the table there."),
+    DRY_RUN,
     COMPUTING,
     example="classifier predict runs/ablate/latest images --regime combined",
 )
 def predict(
-    paths: tuple[Path, ...], regime: str | None, threshold: float | None, out: Path | None, device: str, threads: int
+    paths: tuple[Path, ...],
+    regime: str | None,
+    threshold: float | None,
+    out: Path | None,
+    dry: bool,
+    device: str,
+    threads: int,
 ) -> CommandResult:
     """Predict label and probability of PNEUMONIA for images or whole folders. For research: no medical device.
 
@@ -189,7 +205,7 @@ def predict(
 
     named = find_run(paths[0], "ablate", "train"), *paths[1:]
     model, images = model_and_images(named, lambda: newest_run("ablate", "train"))
-    return CommandResult.of(inference.predict_files(model, images, threshold, device, threads, regime, out))
+    return CommandResult.of(inference.predict_files(model, images, threshold, device, threads, regime, out, dry))
 
 
 @plain_command(

@@ -6,6 +6,7 @@ Torch and scikit-learn are imported inside functions: an exported ONNX file pred
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from balancer.core import progress
 from balancer.core.config import data_path
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.files import JsonObject, write_text
+from balancer.core.preview import Preview
 from balancer.core.settings import PHANTOM, DataConfig
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.folder import CLASSES, SUFFIXES, TASKS, image_files, left_out_note, strays
@@ -30,13 +32,15 @@ from balancer.data.images import (
     shared_ranges,
 )
 from balancer.reporting.document import csv_text
+from balancer.reporting.numbers import plural
 from classifier.evaluation.fold_metrics import BinaryMetrics, MulticlassMetrics
 from classifier.evaluation.thresholds import BOUND_NOTE, decide, is_at_bound, with_temperature
-from classifier.predictor import open_predictor
+from classifier.predictor import Predictor, open_predictor
 from classifier.training.record import ClassifierRecord
 
 Array = np.ndarray
 log = logging.getLogger("balancer")
+TRIED = 16  # images, for an estimate
 
 
 @dataclass(frozen=True)
@@ -113,9 +117,11 @@ class FilePredictions:
 
 
 def evaluate_checkpoint(
-    checkpoint: Path, data: str | None, fold: str, device: str, threads: int | None = None
-) -> Evaluation:
+    checkpoint: Path, data: str | None, fold: str, device: str, threads: int | None = None, dry: bool = False
+) -> Evaluation | Preview:
     """Evaluate a saved classifier on a fold; warn if the data are not those of the training.
+
+    With ``dry``, only say what would be read, and how long that would take.
 
     Raises:
         BalancerError: if the fold is not the test fold and the split differs from that of the training.
@@ -142,6 +148,11 @@ def evaluate_checkpoint(
                 f"the {fold} fold here is another than in training and could mix the two; evaluate on --fold test"
             )
     index = source.indices(fold)
+    if dry:
+        begin = time.perf_counter()
+        predict(saved.model, source.images[index[:TRIED]], saved.config, where)
+        seconds = (time.perf_counter() - begin) / len(index[:TRIED]) * len(index)
+        return Preview(f"{len(index)} images of fold {fold} of {source.source}", "nothing", seconds)
     score = predict(saved.model, source.images[index], saved.config, where)
     metrics = evaluation.evaluate(source.labels[index], score, saved.uncalibrated_threshold, saved.temperature)
     return Evaluation(str(checkpoint), saved.regime, saved.trial_seed, source.source, fold, metrics)
@@ -206,7 +217,8 @@ def predict_files(
     threads: int | None = None,
     regime: str | None = None,
     out: Path | None = None,
-) -> FilePredictions:
+    dry: bool = False,
+) -> FilePredictions | Preview:
     """Predict the label and the probabilities of each image in files and folders.
 
     Args:
@@ -218,6 +230,7 @@ def predict_files(
         threads: that compute; None for OMP_NUM_THREADS, or one.
         regime: of an ablation; None for the one with the lowest NLL on validation.
         out: a CSV file to write as well.
+        dry: whether to try a few images and only say what would be read, and how long that would take.
 
     Raises:
         UsageError: if the threshold is no probability, or is given though there are more than two classes: then the
@@ -236,6 +249,8 @@ def predict_files(
         raise UsageError(
             f"{checkpoint} has {len(classes)} classes: the most likely is the label; leave out --threshold"
         )
+    if dry:
+        return _preview(predictor, images, out)
     files, pixels = read_images(images, saved)
     uncalibrated = predictor.scores(pixels)
     scores = with_temperature(uncalibrated, saved.temperature)
@@ -257,6 +272,17 @@ def predict_files(
     if predictor.members > 1:
         rule = f"the mean of {predictor.members} trials of {predictor.regime}; {rule}"
     return _written(FilePredictions(str(checkpoint), predictor.members, note, cut, rule, predictions), out)
+
+
+def _preview(predictor: Predictor, images: Sequence[Path], out: Path | None) -> Preview:
+    """Return what would be read; the time comes from a few of the images."""
+    files = [file for path in images for file in (image_files(path) if path.is_dir() else [path])]
+    begin = time.perf_counter()
+    some = files[:TRIED]
+    if some:
+        predictor.scores(read_images(some, predictor.saved)[1])
+    seconds = (time.perf_counter() - begin) / max(len(some), 1) * len(files)
+    return Preview(f"{plural(len(files), 'image')} with {predictor.model}", str(out or "nothing"), seconds)
 
 
 def _written(predictions: FilePredictions, out: Path | None) -> FilePredictions:

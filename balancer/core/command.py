@@ -189,6 +189,9 @@ EXPORT = (
     click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="File. [default: beside the model]"),
     click.option("--force", is_flag=True, help="Replace a file that is there."),
 )
+DRY_RUN = click.option(
+    "--dry-run", "dry", is_flag=True, help="Say what would be read and written, and the estimated cost, and stop."
+)
 RUN = Options(
     "Run",
     (
@@ -288,7 +291,7 @@ def plain_command(
                 if "threads" in values:
                     values["threads"] = choose_threads(values["threads"])
                     stack.enter_context(thread_environment(values["threads"]))
-                emit(body(**values), as_json, closing)
+                emit(body(**values), as_json, "" if values.get("dry") else closing)
 
         return _registered(group, name, callback, (*own, OUTPUT), example)
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.files import JsonObject
 from balancer.core.marker import MARKER
+from balancer.core.preview import Preview
+from balancer.core.speed import slowness
 from balancer.reporting.numbers import plural
 from classifier.analysis.reading import (
     RESULT,
@@ -95,6 +97,27 @@ def read_runs(runs: Sequence[Path], regimes: Sequence[str] = ()) -> StudyResults
         environments[0].data.source,
         list(dict.fromkeys(note for of_run in environments for note in of_run.data.notes)),
     )
+
+
+def preview(runs: Sequence[Path], regimes: Sequence[str], folder: Path, seconds_a_score: float) -> Preview:
+    """Return what a report on runs would read and write, and how long it would take.
+
+    Args:
+        runs: as for :func:`read_runs`.
+        regimes: as for :func:`read_runs`.
+        folder: for the report.
+        seconds_a_score: of the report, on the reference machine, for one image of one trial.
+
+    Raises:
+        BalancerError: a run holds no trial of the regimes.
+    """
+    names = [r.name for r in select_regimes(regimes)] if regimes else list(REGIMES)
+    trials = [trial for run in runs for trial in _finished_trials(run) if trial.regime in names]
+    if not trials:
+        raise BalancerError(f"no trial of regime {', '.join(names)} in {', '.join(map(str, runs))}")
+    scores = sum(trial.val.n + trial.test.n for trial in trials)
+    reads = f"{plural(len(trials), 'trial')} of {', '.join(map(str, runs))}"
+    return Preview(reads, str(folder), seconds_a_score * scores * slowness())
 
 
 def _finished_trials(run: Path) -> list[TrialResult]:

@@ -14,6 +14,7 @@ import numpy as np
 from balancer.core import progress
 from balancer.core.errors import BalancerError
 from balancer.core.files import JsonObject, write_text
+from balancer.core.preview import Preview
 from balancer.core.sealed import write_json
 from balancer.metrics.resampling import RESAMPLES, patient_weights, patients_per_class
 from balancer.reporting.document import Document, Section, Table, csv_text, to_markdown
@@ -22,6 +23,7 @@ from classifier.analysis.analyse import resample
 from classifier.analysis.averaging import choose_on_validation, mean_score
 from classifier.analysis.results import StudyResults, TrialResult, summarise_seeds
 from classifier.analysis.runs import RunFacts, output_folder, read_runs
+from classifier.analysis.runs import preview as preview_of
 from classifier.analysis.statistics import crossed_estimate, metric_interval
 from classifier.evaluation.metrics import weighted_metrics
 from classifier.evaluation.thresholds import (
@@ -35,6 +37,7 @@ from classifier.report.tables import COLUMNS
 
 Array = np.ndarray
 ALL = "all together"
+SECONDS_A_SCORE = 0.0005  # of an estimate; on the reference machine
 AT_VAL = tuple(f"{metric}_val_threshold" for metric in ("balanced_accuracy", "sensitivity", "specificity"))
 SHOWN = ("auroc", "auprc", *AT_VAL, "balanced_accuracy", "nll", "brier", "ece")
 METHOD = (
@@ -108,6 +111,12 @@ class EnsembleResults:
     def describe(self) -> str:
         """Return the table, then the notes."""
         return "\n".join([metric_table(self).to_text(), "", METHOD, "", self.runs.counts, *self.runs.notes])
+
+
+def preview(runs: Sequence[Path], regimes: Sequence[str], threshold: str, out: Path | None) -> Preview:
+    """Return what :func:`ensemble` would read and write, and how long it would take."""
+    threshold_rule(threshold)  # refuses an unknown one
+    return preview_of(runs, regimes, output_folder(out, runs, "ensemble"), SECONDS_A_SCORE)
 
 
 def ensemble(runs: Sequence[Path], regimes: Sequence[str], threshold: str, out: Path | None) -> EnsembleResults:

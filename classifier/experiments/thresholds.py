@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 
 from balancer.core import progress
 from balancer.core.files import JsonObject, write_text
+from balancer.core.preview import Preview
 from balancer.core.sealed import write_json
 from balancer.core.settings import THRESHOLD_RULES
 from balancer.metrics.classification import threshold_sweep
@@ -26,6 +27,7 @@ from balancer.reporting.numbers import DASH, bounds, mean_sd, short, signed
 from balancer.reporting.plots import BLUE, GREY, PALETTE, save_figure, subplots
 from classifier.analysis.results import FOLDS, MetricSummary, StudyResults, TrialPredictions, TrialResult
 from classifier.analysis.runs import RunFacts, output_folder, read_runs
+from classifier.analysis.runs import preview as preview_of
 from classifier.analysis.statistics import crossed_estimate, share_interval
 from classifier.analysis.verdicts import over_seeds
 from classifier.evaluation.thresholds import ThresholdRule, calibrated_threshold, threshold_rule, with_temperature
@@ -33,6 +35,7 @@ from classifier.report.axes import annotate, fix_ticks
 
 Array = np.ndarray
 GRID = np.arange(5, 96) / 100
+SECONDS_A_SCORE = 0.0025  # of an estimate; on the reference machine
 METRICS = {"balanced_accuracy": "balanced accuracy", "sensitivity": "sensitivity", "specificity": "specificity"}
 MARKERS = "os^vDP*X"
 WARNING = (
@@ -155,6 +158,13 @@ class Decisions:
         """Return the observed values (trial seeds, thresholds), averaged over synthetic sets."""
         means: Array = self.values[metric][0].mean(axis=1)
         return means
+
+
+def preview(runs: Sequence[Path], regimes: Sequence[str], rules: Sequence[str], out: Path | None) -> Preview:
+    """Return what :func:`thresholds` would read and write, and how long it would take."""
+    for name in rules:
+        threshold_rule(name)  # refuses an unknown one
+    return preview_of(runs, regimes, output_folder(out, runs, "thresholds"), SECONDS_A_SCORE)
 
 
 def thresholds(

@@ -1,6 +1,7 @@
 """`classifier predict` with an ensemble, by name, of the newest run, and as a table."""
 
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,3 +91,25 @@ def test_runs_are_named_or_the_newest(study: Path, classifier: Run) -> None:
     result = done(classifier("ensemble", "pilot", "--regimes", "augment"))
     assert "taking the newest" not in result.stderr
     assert result.stdout.splitlines()[-1].startswith(str(study / "ensemble" / "ensemble.md"))
+
+
+@pytest.mark.parametrize(
+    ("command", "reads", "writes"),
+    [
+        (("thresholds", "pilot"), "4 trials", "pilot/thresholds"),
+        (("ensemble", "--regimes", "baseline"), "2 trials", "pilot/ensemble"),
+        (("evaluate", RUN / "trials" / "baseline-0" / "model.pt"), "test", "nothing"),
+        (("predict", "pilot", "FOLDER", "--out", "other.csv"), "10 images", "other.csv"),
+    ],
+)
+def test_a_dry_run_reads_little_and_writes_nothing(
+    study: Path, classifier: Run, template: Path, command: tuple[object, ...], reads: str, writes: str
+) -> None:
+    words = [template / "test" / "NORMAL" if word == "FOLDER" else word for word in command]
+    before = sorted(Path().rglob("*"))
+    said = json.loads(done(classifier(*words, "--dry-run", "--json")).stdout)
+    assert reads in said["reads"]
+    assert str(said["writes"]).endswith(writes)
+    assert said["estimated_seconds"] > 0
+    assert sorted(Path().rglob("*")) == before
+    assert "would read" in done(classifier(*words, "--dry-run")).stdout
