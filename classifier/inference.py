@@ -72,6 +72,12 @@ class ImagePrediction:
     label: str
     probabilities: dict[str, float] | None  # by class; None if there are two classes
     probability_pneumonia: float
+    novelty: float | None = None  # distance from the training data, in limits; None: the classifier does not know
+
+    @property
+    def is_unlike(self) -> bool:
+        """Return whether the image lies farther from the training data than 99 of 100 validation images."""
+        return self.novelty is not None and self.novelty > 1
 
     def to_json(self) -> JsonObject:
         """Return the prediction."""
@@ -80,7 +86,8 @@ class ImagePrediction:
     def describe(self) -> str:
         """Return the prediction as one line."""
         shown = self.probabilities or {"PNEUMONIA": self.probability_pneumonia}
-        return f"{self.label:<10} {'  '.join(f'p({c}) = {p:.4f}' for c, p in shown.items())}  {self.file}"
+        unlike = f"  (unlike the training data: {self.novelty:.1f} times the limit)" if self.is_unlike else ""
+        return f"{self.label:<10} {'  '.join(f'p({c}) = {p:.4f}' for c, p in shown.items())}  {self.file}{unlike}"
 
 
 @dataclass(frozen=True)
@@ -104,12 +111,14 @@ class FilePredictions:
     def to_csv(self) -> str:
         """Return a line per image, with every digit."""
         classes = list(self.predictions[0].probabilities or ())
-        header = ["file", "label", "probability_pneumonia", *(f"probability_{name}" for name in classes), "threshold"]
+        header = ["file", "label", "probability_pneumonia", *(f"probability_{name}" for name in classes)]
         rows = [
-            [p.file, p.label, p.probability_pneumonia, *(p.probabilities or {}).values(), self.threshold]
+            [p.file, p.label, p.probability_pneumonia, *(p.probabilities or {}).values(), self.threshold, p.novelty]
             for p in self.predictions
         ]
-        return csv_text(header, [[None if cell is None else str(cell) for cell in row] for row in rows])
+        return csv_text(
+            [*header, "threshold", "novelty"], [[None if cell is None else str(cell) for cell in row] for row in rows]
+        )
 
     def describe(self) -> str:
         """Return a line per image, and how the labels were chosen."""
@@ -252,12 +261,13 @@ def predict_files(
     if dry:
         return _preview(predictor, images, out)
     files, pixels = read_images(images, saved)
-    uncalibrated = predictor.scores(pixels)
+    judged = predictor.judge(pixels)
+    uncalibrated, novelty = judged.scores, [None] * len(files) if judged.novelty is None else judged.novelty.tolist()
     scores = with_temperature(uncalibrated, saved.temperature)
     drawings = saved.data_source == PHANTOM
     note = "trained on drawings, not X-rays" if drawings else "for research; not a medical device"
     if len(classes) > 2:
-        predictions = [_of_classes(file, score, classes) for file, score in zip(files, scores, strict=True)]
+        predictions = [_of_classes(f, s, classes, away) for f, s, away in zip(files, scores, novelty, strict=True)]
         rule = f"the most likely of {len(classes)} classes"
         return _written(FilePredictions(str(checkpoint), 1, note, None, rule, predictions), out)
     cut = saved.threshold if threshold is None else threshold
@@ -266,8 +276,8 @@ def predict_files(
     if (called != (scores >= cut)).any():
         rule += f"; the temperature {saved.temperature:.2f} rounds probabilities near 1 together, the labels part them"
     predictions = [
-        ImagePrediction(str(file), CLASSES[int(positive)], None, float(score))
-        for file, positive, score in zip(files, called, scores, strict=True)
+        ImagePrediction(str(file), CLASSES[int(positive)], None, float(score), away)
+        for file, positive, score, away in zip(files, called, scores, novelty, strict=True)
     ]
     if predictor.members > 1:
         rule = f"the mean of {predictor.members} trials of {predictor.regime}; {rule}"
@@ -280,23 +290,30 @@ def _preview(predictor: Predictor, images: Sequence[Path], out: Path | None) -> 
     begin = time.perf_counter()
     some = files[:TRIED]
     if some:
-        predictor.scores(read_images(some, predictor.saved)[1])
+        predictor.judge(read_images(some, predictor.saved)[1])
     seconds = (time.perf_counter() - begin) / max(len(some), 1) * len(files)
     return Preview(f"{plural(len(files), 'image')} with {predictor.model}", str(out or "nothing"), seconds)
 
 
 def _written(predictions: FilePredictions, out: Path | None) -> FilePredictions:
-    """Return the predictions, after writing them as a table if there is a file to write."""
+    """Return the predictions, after a warning of unlike images, and writing a table if there is a file to write."""
+    if unlike := [p.file for p in predictions.predictions if p.is_unlike]:
+        log.warning(
+            "%s unlike the training data (first %s), farther off than 99 of 100 validation images: what the classifier"
+            " says of such images means little",
+            f"{len(unlike)} of {plural(len(predictions.predictions), 'image')} {'is' if len(unlike) == 1 else 'are'}",
+            unlike[0],
+        )
     if out is not None:
         write_text(out, predictions.to_csv())
         log.info("wrote %s", out)
     return predictions
 
 
-def _of_classes(file: Path, score: Array, classes: Sequence[str]) -> ImagePrediction:
+def _of_classes(file: Path, score: Array, classes: Sequence[str], novelty: float | None) -> ImagePrediction:
     """Return the most likely class, with the probability of each and of any pneumonia, for a score (C,)."""
     probabilities = dict(zip(classes, score.tolist(), strict=True))
-    return ImagePrediction(str(file), classes[int(score.argmax())], probabilities, float(1 - score[0]))
+    return ImagePrediction(str(file), classes[int(score.argmax())], probabilities, float(1 - score[0]), novelty)
 
 
 def read_images(images: Sequence[Path], saved: ClassifierRecord) -> tuple[list[Path], Array]:

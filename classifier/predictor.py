@@ -22,8 +22,20 @@ from classifier.training.record import CHECKPOINT, ClassifierRecord
 if TYPE_CHECKING:
     import torch
 
+    from classifier.training.checkpoint import SavedClassifier
+
 log = logging.getLogger("balancer")
 Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a predictor says of images."""
+
+    scores: Array  # uncalibrated probabilities, (n,) or (n, C)
+    # (n,) distance from the training data, in limits: above 1, an image is unlike 99 of 100 validation images. Of
+    # several members the median. None where no member knows its training data.
+    novelty: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -32,7 +44,7 @@ class Predictor:
 
     model: Path  # as it was named
     saved: ClassifierRecord  # of several the first, with the temperature and the threshold of their mean
-    scores: Callable[[Array], Array]  # uncalibrated probabilities of images (n, size, size) uint8
+    judge: Callable[[Array], Judgement]  # of images (n, size, size) uint8
     members: int
     regime: str
 
@@ -62,23 +74,31 @@ def open_predictor(path: Path, regime: str | None, device: str, threads: int | N
         raise UsageError(f"--regime is {regime!r}, but {path} is no ablation; leave it out, or give an ablation")
     if path.suffix == SUFFIXES["onnx"] and not path.is_dir():
         record, scores = open_onnx(path, device, threads)
-        return Predictor(path, record, scores, 1, record.regime)
+        return Predictor(path, record, lambda images: Judgement(scores(images)), 1, record.regime)
     from balancer.core.device import open_device
     from classifier.training.checkpoint import load_classifier
-    from classifier.training.prediction import predict
 
     where = open_device(device, threads)
     if (path / RESULTS).is_file():
         return _of_ablation(path, regime, where)
     saved = load_classifier(path / CHECKPOINT if path.is_dir() else path, where)
-    return Predictor(path, saved, lambda images: predict(saved.model, images, saved.config, where), 1, saved.regime)
+    return Predictor(path, saved, lambda images: _judge(saved, images, where), 1, saved.regime)
+
+
+def _judge(saved: SavedClassifier, images: Array, device: torch.device) -> Judgement:
+    """Return what one classifier says of images."""
+    from classifier.training.prediction import predict, predict_with_features
+
+    if saved.reference is None:
+        return Judgement(predict(saved.model, images, saved.config, device))
+    scores, features = predict_with_features(saved.model, images, saved.config, device)
+    return Judgement(scores, saved.reference.distances(features)[0] / saved.reference.limit)
 
 
 def _of_ablation(run: Path, regime: str | None, device: torch.device) -> Predictor:
     from classifier.analysis.averaging import choose_on_validation, mean_score
     from classifier.analysis.runs import read_runs
     from classifier.training.checkpoint import load_classifier
-    from classifier.training.prediction import predict
 
     study = read_runs([run])
     name = regime or _best_on_validation(study)
@@ -88,17 +108,19 @@ def _of_ablation(run: Path, regime: str | None, device: torch.device) -> Predict
     members = [load_classifier(run / trial.folder / CHECKPOINT, device) for trial in trials]
     first = members[0]
     if len(members) == 1:
-        return Predictor(run, first, lambda images: predict(first.model, images, first.config, device), 1, name)
+        return Predictor(run, first, lambda images: _judge(first, images, device), 1, name)
     y_true, score = study.y_true("val"), mean_score(trials, "val")
     temperature, threshold = choose_on_validation(y_true, score, first.config.threshold)
     log.info("%s of %s: the mean of %d trials decides", name, run, len(members))
 
-    def scores(images: Array) -> Array:
-        mean: Array = np.mean([predict(saved.model, images, saved.config, device) for saved in members], axis=0)
-        return mean
+    def judge(images: Array) -> Judgement:
+        judged = [_judge(saved, images, device) for saved in members]
+        known = [one.novelty for one in judged if one.novelty is not None]
+        mean = np.mean([one.scores for one in judged], axis=0)
+        return Judgement(mean, np.median(known, axis=0) if known else None)
 
     together = replace(first, temperature=temperature, uncalibrated_threshold=threshold)
-    return Predictor(run, together, scores, len(members), name)
+    return Predictor(run, together, judge, len(members), name)
 
 
 def _best_on_validation(study: StudyResults) -> str:

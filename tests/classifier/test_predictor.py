@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 from commands import done, refused
+from PIL import Image
 
 from balancer.core.sealed import read_json
 from classifier.predictor import is_model
@@ -73,6 +74,22 @@ def test_the_regime_is_chosen_on_validation(study: Path, classifier: Run, templa
     arms = read_runs([study]).arms
     best = min(arms, key=lambda arm: np.mean([trial.val.nll for trial in arms[arm]]))
     assert f"trials of {best};" in result.stdout
+
+
+def test_an_image_unlike_the_training_data_is_warned_of(
+    study: Path, classifier: Run, template: Path, tmp_path: Path
+) -> None:
+    """Noise in training, a chessboard now. The distance is that of the reference, whose own tests are elsewhere."""
+    board = np.kron([[0, 255] * 4, [255, 0] * 4] * 4, np.ones((8, 8))).astype(np.uint8)
+    Image.fromarray(board).save(tmp_path / "board.png")
+    model = study / "trials" / "baseline-0" / "model.pt"
+    result = done(classifier("predict", model, tmp_path / "board.png", template / "test" / "NORMAL", "--json"))
+    novelty = {Path(p["file"]).name: p["novelty"] for p in json.loads(result.stdout)["predictions"]}
+    assert novelty.pop("board.png") > max(1, *novelty.values())
+    assert "board.png" in result.stderr
+    text = done(classifier("predict", "pilot", tmp_path / "board.png", "--regime", "baseline", "--out", "n.csv")).stdout
+    assert "unlike the training data" in text.splitlines()[0]
+    assert float(table(Path("n.csv"))[0]["novelty"]) > 1
 
 
 def test_what_is_no_model_is_an_image(study: Path, classifier: Run, template: Path, tmp_path: Path) -> None:
