@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from balancer.reporting.document import Document
+
 NOTICE = "Research only, not for clinical use."
 DRAWINGS = "This model was trained on drawings, not X-rays: what it says means nothing for a patient."
 
@@ -140,6 +142,42 @@ class Example:
     number: int
     label: str
     thumbnail: str  # a PNG as a data URL
+
+
+@dataclass(frozen=True)
+class CardSection:
+    """A part of a model card."""
+
+    title: str
+    paragraphs: list[str]
+    bullets: list[str]
+    header: list[str]  # of the table; empty without one
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True)
+class Card:
+    """The model card: what a model was made from, how it did, and what it is not for."""
+
+    title: str
+    sentences: list[str]  # warnings, the verdict and its reasons
+    sections: list[CardSection]
+
+    @classmethod
+    def of(cls, document: Document) -> Card:
+        """Return the text and the tables of a document."""
+        sections = [
+            CardSection(
+                part.title,
+                part.paragraphs,
+                part.bullets,
+                part.table.header if part.table else [],
+                part.table.rows if part.table else [],
+            )
+            for part in document.sections
+        ]
+        first = [*document.warnings, document.verdict, *document.headline, *document.introduction]
+        return cls(document.title, [sentence for sentence in first if sentence], sections)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import resources
 from typing import Annotated, Any, TypeVar
 
@@ -183,6 +184,22 @@ def _add_questions(app: FastAPI, models: Sequence[ServedModel], options: Options
 
 def _add_facts(app: FastAPI, models: Sequence[ServedModel], options: Options) -> None:
     """Add the routes that say what is served."""
+
+    @cache
+    def made_card(name: str) -> answers.Card:
+        from classifier.report.model_card import about  # Matplotlib and more: not at each start
+
+        return answers.Card.of(about(next(m.path for m in models if m.name == name)))
+
+    @app.get("/api/card", responses={401: STATUSES[401], 404: STATUSES[404]})
+    async def card(model: Annotated[str, Query(description="Name of a model.")]) -> answers.Card:
+        """Return the model card of a model."""
+        if model not in [m.name for m in models]:
+            raise Refused(404, f"model is {model[:80]!r}; expected one of {', '.join(m.name for m in models)}")
+        try:
+            return await asyncio.to_thread(made_card, model)
+        except BalancerError as error:
+            raise Refused(404, f"there is no model card: {error}") from error
 
     @app.get("/api/service", responses={401: STATUSES[401]})
     async def service() -> answers.Service:

@@ -257,7 +257,36 @@ function about(model) {
     add(list, "dt", term);
     add(list, "dd", text);
   }
+  const opened = () => addModelCard(add(details, "div", "", "card-text"), model.name);
+  details.addEventListener("toggle", opened, { once: true });
   return details;
+}
+
+const plain = (text) => text.replace(/\*\*|`/g, ""); // cards are written in Markdown
+
+async function addModelCard(block, name) {
+  try {
+    const made = await (await call(`api/card?${new URLSearchParams({ model: name })}`)).json();
+    add(block, "h3", plain(made.title));
+    for (const text of made.sentences) add(block, "p", plain(text));
+    for (const section of made.sections) {
+      add(block, "h4", plain(section.title));
+      for (const text of section.paragraphs) add(block, "p", plain(text));
+      if (section.rows.length) addTable(block, [section.header, ...section.rows]);
+      const bullets = section.bullets.length ? add(block, "ul") : null;
+      for (const text of section.bullets) add(bullets, "li", plain(text));
+    }
+  } catch (error) {
+    add(block, "p", error.message);
+  }
+}
+
+function addTable(block, rows) {
+  const table = add(add(block, "div", "", "scroll"), "table");
+  rows.forEach((cells, i) => {
+    const line = add(table, "tr");
+    for (const cell of cells) add(line, i ? "td" : "th", plain(cell));
+  });
 }
 
 async function addExamples() {

@@ -115,6 +115,14 @@ def test_errors_are_said_and_pass(page: "playwright.Page", picture: bytes) -> No
     assert not page.is_visible("#error")
 
 
+def test_the_model_card_opens(page: "playwright.Page", shared: httpx.Client) -> None:
+    card = shared.get("/api/card", params={"model": "baseline"}).json()
+    page.locator("#models summary").click()
+    page.wait_for_selector(".card-text h4")
+    assert page.locator(".card-text h4").count() == len(card["sections"])
+    assert page.inner_text(".card-text h3") == card["title"]
+
+
 def test_everything_works_by_keyboard(page: "playwright.Page") -> None:
     """Tab reaches the file, the examples and the controls; Enter and arrows work them; the focus is visible."""
     reached = []

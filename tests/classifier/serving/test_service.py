@@ -256,3 +256,15 @@ def test_examples_are_drawings(client: httpx.Client) -> None:
     answer = client.post("/api/explain", content=content)
     assert answer.status_code == 200
     assert answer.json()["image"]["width"] == 192
+
+
+def test_the_model_card_is_told(client: httpx.Client, model_file: Path) -> None:
+    from classifier.report.model_card import about
+
+    document = about(model_file)
+    card = client.get("/api/card", params={"model": "baseline"}).json()
+    assert card["title"] == document.title
+    assert [part["title"] for part in card["sections"]] == [part.title for part in document.sections]
+    assert document.verdict in card["sentences"]
+    assert client.get("/api/card", params={"model": "x"}).status_code == 404
+    assert client.get("/api/card").status_code == 422
