@@ -140,7 +140,7 @@ def as_document(audit: Audit, config: Settings, shown: set[str]) -> Document:
         _shift(audit.shortcuts),
         Section("Extremes", figure=figures.get("extremes")),
         Section("How this was made", table=Table(["", ""], [["settings", settings], ["data", hashes]], numeric=2)),
-        Section("References", bullets=list(REFERENCES)),
+        Section("References", bullets=list(REFERENCES), folded=True),
     ]
     return Document(
         f"Audit of {audit.data['source']}",

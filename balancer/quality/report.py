@@ -174,7 +174,7 @@ def as_document(report: Report) -> Document:
         Section("Notes", bullets=quality.notes),
         Section("How this was made", table=Table(["", ""], [[k, v] for k, v in report.made.items()], numeric=2)),
         Section("Caveats", bullets=list(CAVEATS)),
-        Section("References", bullets=list(REFERENCES)),
+        Section("References", bullets=list(REFERENCES), folded=True),
     ]
     return Document(
         report.title,

@@ -76,7 +76,8 @@ class Figure:
 class Section:
     """A heading with what stands below it: paragraphs, figure, gallery, table, bullets.
 
-    The figures of a gallery stand side by side, as many as the page has room for.
+    The figures of a gallery stand side by side, as many as the page has room for. A section may be ``folded`` on a
+    page: a reader opens it by its heading.
     """
 
     title: str
@@ -85,6 +86,7 @@ class Section:
     figure: Figure | None = None
     bullets: list[str] = field(default_factory=list)
     gallery: list[Figure] = field(default_factory=list)
+    folded: bool = False
 
     @property
     def is_empty(self) -> bool:

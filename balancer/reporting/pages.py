@@ -13,12 +13,14 @@ from balancer.reporting.document import Document, to_markdown
 _TOGETHER = re.compile(r"(\[-?[\d.]+, -?[\d.]+\]|[\d.]+ (?:%|px|dB|MB))")  # intervals, numbers and their units
 
 
-def to_html(document: Document, pictures: Mapping[str, bytes]) -> str:
+def to_html(document: Document, pictures: Mapping[str, bytes], files: Mapping[str, str] | None = None) -> str:
     """Return the document as an HTML page.
 
     Args:
         document: what to show; every text in it is escaped, and `code` in backticks is set as code.
         pictures: PNG files by the name of their figure.
+        files: the paths of figures' own files relative to the page, by the name of the figure. The page links them:
+            text in a figure is small on a phone.
     """
     import jinja2
     from markupsafe import Markup, escape
@@ -36,7 +38,18 @@ def to_html(document: Document, pictures: Mapping[str, bytes]) -> str:
     )
     environment.filters["inline"] = inline
     encoded = {name: base64.b64encode(png).decode() for name, png in pictures.items()}
-    return environment.get_template("document.html").render(document=document, pictures=encoded)
+    return environment.get_template("document.html").render(
+        document=document, pictures=encoded, files=files or {}, anchors=anchors(document)
+    )
+
+
+def anchors(document: Document) -> list[str]:
+    """Return a name for each section, in order, that a link may end in after ``#``; no name comes twice."""
+    names: list[str] = []
+    for section in document.sections:
+        name = re.sub(r"[^a-z0-9]+", "-", section.title.lower()).strip("-") or "section"
+        names.append(name if name not in names else f"{name}-{len(names)}")
+    return names
 
 
 def write_document(
@@ -56,4 +69,5 @@ def write_document(
         with atomic_file(folder / picture_folder / f"{figure}.png") as handle:
             handle.write(png)
     write_text(folder / f"{name}.md", to_markdown(document, picture_folder))
-    write_text(folder / f"{name}.html", to_html(document, pictures))
+    files = {figure: (Path(picture_folder) / f"{figure}.png").as_posix() for figure in pictures}
+    write_text(folder / f"{name}.html", to_html(document, pictures, files))

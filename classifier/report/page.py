@@ -153,7 +153,8 @@ def write_outputs(
         links=list(links),
     )
     write_text(run / "report.md", to_markdown(document, PICTURES))
-    write_text(run / "report.html", to_html(document, pictures))
+    files = {name: f"{PICTURES}/{name}.{'svg' if name in drawn else 'png'}" for name in pictures}
+    write_text(run / "report.html", to_html(document, pictures, files))
     write_text(run / "table.md", to_markdown(_tables_of(document)))
     write_text(run / "table.csv", tables.csv_table(rows))
     write_text(run / "table.tex", tables.latex_tables(rows, analysis))
@@ -211,7 +212,7 @@ def sections(
         *_references(tables.by_family(analysis), analysis.unit),
         *([Section("Notes", bullets=list(notes))] if notes else []),
         Section("How this was made", [note]),
-        Section("References", bullets=list(REFERENCES)),
+        Section("References", bullets=list(REFERENCES), folded=True),
     ]
 
 

@@ -60,6 +60,21 @@ def test_every_tag_is_closed() -> None:
     assert open_tags == []
 
 
+def test_the_contents_lead_to_every_section_of_a_long_page() -> None:
+    titles = ["ROC", "Notes", "Notes", "±", "roc!"]
+    page = to_html(Document("t", [], "v", sections=[Section(t, ["x"], folded=t == "ROC") for t in titles]), {})
+    ends = re.findall(r'<section id="([^"]*)">', page)
+    assert re.findall(r'<li><a href="#([^"]*)">', page) == ends
+    assert len(set(ends)) == len(titles)
+    assert page.count("<details open>") == len(titles), "the contents and every section but the folded one"
+    assert 'class="contents"' not in to_html(DOCUMENT, {"grid": PNG}), "a short page needs no contents"
+
+
+def test_a_figure_with_a_file_of_its_own_is_linked() -> None:
+    assert '<a href="figures/grid.svg">' in to_html(DOCUMENT, {"grid": PNG}, {"grid": "figures/grid.svg"})
+    assert "<a href=" not in to_html(DOCUMENT, {"grid": PNG})
+
+
 def test_warnings_and_alarms_stand_out() -> None:
     page = to_html(DOCUMENT, {"grid": PNG})
     assert '<p class="note phantom" role="note">PHANTOM' in page
