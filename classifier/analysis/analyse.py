@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from balancer.core.files import JsonObject
 from balancer.data.folder import CLASSES
 from balancer.metrics.resampling import CONFIDENCE, RESAMPLES, patient_weights, patients_per_class
 from classifier.analysis import statistics, verdicts
+from classifier.analysis.advice import advice
 from classifier.analysis.contrasts import (
     POOLED,
     Contrast,
@@ -54,6 +55,7 @@ class Analysis:
     contrasts: list[ContrastResult]
     verdict: str
     notes: list[str]  # caveats that a reader must have beside the metrics
+    advice: list[str] = field(default_factory=list)  # what would settle each open confirmatory contrast
     unit: str = "patient"  # what intervals resample: "image" where no patient is known
     margin: float = verdicts.MARGIN
     confidence: float = CONFIDENCE
@@ -187,6 +189,7 @@ def analyse(results: StudyResults, resamples: int = RESAMPLES, seed: int = 0) ->
         contrasts=contrasts,
         verdict=verdicts.answer(contrasts),
         notes=verdicts.notes(len(patients), len(set(patients)), len(seeds), len(sets), left_out, results.unit),
+        advice=advice(contrasts, study.patients),
         unit=results.unit,
     )
 

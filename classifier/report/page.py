@@ -205,6 +205,7 @@ def sections(
             illustrated[name] = Section(title, paragraphs, table, figure if name in shown else None)
     return [
         first,
+        *([Section("What would settle it", bullets=analysis.advice)] if analysis.advice else []),
         *(illustrated.pop(name) for name in ("forest", "seeds", "dose") if name in illustrated),
         *blocks,
         *illustrated.values(),
