@@ -13,8 +13,9 @@ from balancer.core.run import RunDir
 from balancer.core.sealed import write_json
 from balancer.core.settings import AblateConfig, ComponentsConfig
 from balancer.metrics.resampling import RESAMPLES
-from balancer.reporting.document import Document, Section, Table, csv_text, to_markdown
+from balancer.reporting.document import Document, Section, Table, csv_text
 from balancer.reporting.numbers import DASH, bounds, mean_sd, plural, signed
+from balancer.reporting.pages import write_document
 from classifier.analysis.analyse import ResampledStudy, was_tested
 from classifier.analysis.results import MetricSummary, StudyResults, TrialResult
 from classifier.analysis.verdicts import over_seeds
@@ -152,7 +153,8 @@ def components(config: ComponentsConfig, run: RunDir, workers: Workers) -> Compo
     result = Components(entries, left_out(config), _notes(config, entries, substudies), run / "table.md")
     verdict = f"{config.model}, regime {config.regime}, without one component at a time."
     section = Section("Test metrics", table=metric_table(entries), bullets=result.notes)
-    write_text(result.path, to_markdown(Document("What each component brings", [], verdict, sections=[section])))
+    page = Document("What each component brings", [], verdict, sections=[section])
+    write_document(page, run.path, result.path.stem, {})
     write_text(run / "table.csv", _csv(entries))
     write_json(run / "table.json", {**result.to_json(), "notes": result.notes})
     return result

@@ -26,8 +26,9 @@ from balancer.data.dataset import DEFAULT_VAL_FRACTION, Dataset, load_dataset
 from balancer.data.folder import sampling_unit
 from balancer.data.split import carve_validation, split_hash
 from balancer.metrics.resampling import FEWER_RESAMPLES, patient_weights, patients_per_class, stratified_folds
-from balancer.reporting.document import Document, Section, Table, csv_text, to_markdown
+from balancer.reporting.document import Document, Section, Table, csv_text
 from balancer.reporting.numbers import bounds, mean_sd, plural, short
+from balancer.reporting.pages import write_document
 from classifier.analysis.reading import recover_trials
 from classifier.analysis.results import TrialPredictions, TrialResult, summarise_seeds
 from classifier.analysis.statistics import crossed_estimate, metric_interval
@@ -278,7 +279,7 @@ def write_crossvalidation(trials: Sequence[TrialResult], folds: Folds, run: RunD
         [Section("Metrics", [method(result), METHOD[1]], table), Section("Folds", table=fold_table(trials))],
     )
     rows = [[key, m.mean, m.sd, m.pooled, m.low, m.high] for key, m in result.figures.items()]
-    write_text(result.table, to_markdown(page))
+    write_document(page, run.path, result.table.stem, {})
     write_text(run / "table.csv", csv_text(["figure", "mean", "sd", "pooled", "low", "high"], rows))
     write_json(run / "table.json", {**result.to_json(), "notes": result.notes, "source": result.source})
     return result

@@ -17,8 +17,9 @@ from balancer.core.files import JsonObject, write_text
 from balancer.core.preview import Preview
 from balancer.core.sealed import write_json
 from balancer.metrics.resampling import RESAMPLES, patient_weights, patients_per_class
-from balancer.reporting.document import Document, Section, Table, csv_text, to_markdown
+from balancer.reporting.document import Document, Section, Table, csv_text
 from balancer.reporting.numbers import bounds, mean_sd, short, signed
+from balancer.reporting.pages import write_document
 from classifier.analysis.analyse import resample
 from classifier.analysis.averaging import choose_on_validation, mean_score
 from classifier.analysis.results import StudyResults, TrialResult, summarise_seeds
@@ -272,6 +273,6 @@ def write_ensembles(results: EnsembleResults) -> None:
         for metric, values in e.metrics.items()
     ]
     header = ["ensemble", "members", "metric", *(field.name for field in fields(EnsembleMetric))]
-    write_text(folder / "ensemble.md", to_markdown(page))
+    write_document(page, folder, "ensemble", {})
     write_text(folder / "ensemble.csv", csv_text(header, rows))
     write_json(folder / "ensemble.json", results.content())

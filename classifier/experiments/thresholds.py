@@ -22,8 +22,9 @@ from balancer.core.settings import THRESHOLD_RULES
 from balancer.metrics.classification import threshold_sweep
 from balancer.metrics.resampling import CURVE_RESAMPLES, RESAMPLES, patient_weights, patients_per_class
 from balancer.reporting import document
-from balancer.reporting.document import Document, Section, Table, csv_text, to_markdown
+from balancer.reporting.document import Document, Section, Table, csv_text
 from balancer.reporting.numbers import DASH, bounds, mean_sd, short, signed
+from balancer.reporting.pages import write_document
 from balancer.reporting.plots import BLUE, GREY, PALETTE, save_figure, subplots
 from classifier.analysis.results import FOLDS, MetricSummary, StudyResults, TrialPredictions, TrialResult
 from classifier.analysis.runs import RunFacts, output_folder, read_runs
@@ -308,7 +309,7 @@ def headlines(results: ThresholdResults) -> list[str]:
 
 
 def write_thresholds(results: ThresholdResults) -> None:
-    """Write the tables and the figure into the folder of the results."""
+    """Write the page, the tables and the figure into the folder of the results."""
     folder, runs = results.runs.folder, results.runs
     folder.mkdir(parents=True, exist_ok=True)
     seeds = over_seeds(min(arm.trial_seeds for arm in results.arms))
@@ -323,11 +324,10 @@ def write_thresholds(results: ThresholdResults) -> None:
             Section("Every threshold", figure=picture),
         ],
     )
-    write_text(folder / "thresholds.md", to_markdown(page))
     write_text(folder / "thresholds.csv", _rules_csv(results))
     write_text(folder / "sweep.csv", _sweep_csv(results))
     write_json(folder / "thresholds.json", results.content())
-    save_figure(draw(results), folder, "thresholds")
+    write_document(page, folder, "thresholds", {"thresholds": save_figure(draw(results), folder, "thresholds")})
 
 
 def _rules_csv(results: ThresholdResults) -> str:

@@ -10,14 +10,15 @@ import numpy as np
 import yaml
 
 from balancer.core.config import overruled, without_nulls
-from balancer.core.files import JsonObject, atomic_file, write_text
+from balancer.core.files import JsonObject, write_text
 from balancer.core.run import RunDir
 from balancer.core.sealed import write_json, write_yaml
 from balancer.core.settings import ClassifierConfig, TuneConfig
 from balancer.core.tracking import TrackedTrial
 from balancer.data.dataset import Dataset
-from balancer.reporting.document import Document, Figure, Section, Table, csv_text, to_markdown
+from balancer.reporting.document import Document, Figure, Section, Table, csv_text
 from balancer.reporting.numbers import plural, short
+from balancer.reporting.pages import write_document
 from balancer.reporting.plots import png
 from classifier.experiments.study import code_notes, thread_notes
 from classifier.report.axes import annotate
@@ -116,14 +117,12 @@ def write_search(trials: list[SearchTrial], search: Search, data: Dataset, run: 
     write_json(run / "tune.json", summary.to_json())
     run.tracker.figures({"best_nll": best.value or 0.0})
     run.tracker.text("verdict", summary.verdict)
-    (run / "figures").mkdir(exist_ok=True)
     figures = draw_all(study, space, config.seed, summary.importances is not None)
     source = "phantom: drawings, not X-rays" if data.is_phantom else data.source
-    for name, figure in figures.items():
+    for figure in figures.values():
         annotate(figure, f"{source}; validation n = {n_val}")
-        with atomic_file(run / "figures" / f"{name}.png") as handle:
-            handle.write(png(figure))
-    write_text(run / "report.md", to_markdown(document(summary, trials, search, list(figures)), "figures"))
+    pictures = {name: png(figure) for name, figure in figures.items()}
+    write_document(document(summary, trials, search, list(figures)), run.path, "report", pictures, "figures")
     return summary
 
 

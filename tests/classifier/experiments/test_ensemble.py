@@ -97,7 +97,13 @@ def test_the_command(classifier: Run, two: tuple[Path, Path]) -> None:
     assert "DRAWN SCORES" in told.stdout
     assert "AUROC" in told.stdout
     folder = two[0] / "ensemble"
-    assert sorted(p.name for p in folder.iterdir()) == ["ensemble.csv", "ensemble.json", "ensemble.md", "scores.csv"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "ensemble.csv",
+        "ensemble.html",
+        "ensemble.json",
+        "ensemble.md",
+        "scores.csv",
+    ]
     result = read_json(folder / "ensemble.json")
     assert result["ensembles"][0]["uncalibrated_threshold"] == threshold_rule("sensitivity=0.9")(
         *mean_of(two[0], "val")

@@ -136,7 +136,7 @@ def test_the_command(classifier: Run, run: Path, tmp_path: Path) -> None:
     assert "cost=2" in told.stdout
     assert "best of the sweep on test, no choice" in told.stdout
     assert "baseline" not in told.stdout
-    tables = {f"thresholds.{suffix}" for suffix in ("csv", "json", "md", "png", "svg")}
+    tables = {f"thresholds.{suffix}" for suffix in ("csv", "html", "json", "md", "png", "svg")}
     assert {p.name for p in out.iterdir()} == {"sweep.csv", *tables}
     again = json.loads(done(classifier(*asked, "--json")).stdout)
     assert [r["rule"] for r in again["arms"][0]["rules"]] == ["cost=2", "youden"]
