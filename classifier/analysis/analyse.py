@@ -55,10 +55,10 @@ class Analysis:
     contrasts: list[ContrastResult]
     verdict: str
     notes: list[str]  # caveats that a reader must have beside the metrics
-    advice: list[str] = field(default_factory=list)  # what would settle each open confirmatory contrast
     unit: str = "patient"  # what intervals resample: "image" where no patient is known
     margin: float = verdicts.MARGIN
     confidence: float = CONFIDENCE
+    advice: list[str] = field(default_factory=list)  # what would settle each open confirmatory contrast
 
     @property
     def headline(self) -> list[str]:

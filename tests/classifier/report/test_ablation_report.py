@@ -129,7 +129,10 @@ def test_the_page_stands_alone(written: Written) -> None:
     assert not re.findall(r"<script|<link|<iframe|@import|url\(|\bon\w+=|https?://", page)
     shown = re.findall(r"!\[[^]]*\]\((figures/[^)]*\.png)\)", markdown)
     assert len(shown) == len(report.FIGURES) - 1
-    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    files = [path for path in re.findall(r'href="([^"]*)"', page) if not path.startswith("#")]
+    assert len(files) == len(shown)
+    assert all((written.run / path).is_file() for path in files), "the figures' own files beside the page"
+    sources = re.findall(r'src="([^"]*)"', page)
     inside = [base64.b64decode(s.removeprefix("data:image/png;base64,")) for s in sources]
     assert inside == [(written.run / name).read_bytes() for name in shown]
     for tag in ("table", "section", "figure", "ul", "thead", "tbody", "p"):
