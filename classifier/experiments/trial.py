@@ -54,6 +54,7 @@ def run_trial(study: Study, trial: Trial, device: torch.device, interrupt: Inter
     fitted = trainer.train(
         config, trial.regime, trial.seed, train, (data.images[val], data.labels[val]), device, interrupt
     )
+    reference = _reference(fitted.model, data, config, device)
     score = trainer.predict(fitted.model, data.images[test], config, device)
     if is_at_bound(fitted.temperature):
         log.warning("%s: the temperature %.2f lies %s", trial.name, fitted.temperature, BOUND_NOTE)
@@ -85,7 +86,6 @@ def run_trial(study: Study, trial: Trial, device: torch.device, interrupt: Inter
         fold=None,
         predictions=predictions,
     )
-    reference = _reference(fitted.model, data, config, device)
     return TrainedTrial(trial, result, classifier_bytes(config, trial.regime, trial.seed, data, fitted, reference))
 
 
