@@ -284,7 +284,9 @@ def test_train_evaluate_and_predict(
     again = classifier("evaluate", run, "--json", "-q")
     result = json.loads(again.stdout)
     assert {k: result[k] for k in row["test"]} == row["test"]
-    assert printed.stdout.splitlines()[:-1] == classifier("evaluate", run, "-q").stdout.splitlines()
+    *evaluated, following = classifier("evaluate", run, "-q").stdout.splitlines()
+    assert following.startswith("next: classifier predict")
+    assert printed.stdout.splitlines()[:-1] == evaluated
 
     files = [template / data.records[i].name for i in data.indices("test")[:4]]
     answer = json.loads(classifier("predict", run, *files, "--json").stdout)
