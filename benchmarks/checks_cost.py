@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-CHECKS = ("check_tensors", "check_arrays", "parse")  # of balancer.core.sealed
+CHECKS = ("check_tensors", "check_arrays", "parse")  # of balancer.core.shapes
 
 
 class Clock:
@@ -57,10 +57,10 @@ def main() -> None:
     hashlib.sha256 = clock.timed(hashlib.sha256)  # type: ignore[assignment]
     hashlib.file_digest = clock.timed(hashlib.file_digest)  # type: ignore[assignment]
 
-    from balancer.core import sealed
+    from balancer.core import shapes
 
     for name in CHECKS:
-        setattr(sealed, name, clock.timed(getattr(sealed, name)))
+        setattr(shapes, name, clock.timed(getattr(shapes, name)))
 
     from balancer.cli import main as balancer
     from classifier.cli import main as classifier

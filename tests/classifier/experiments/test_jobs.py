@@ -338,7 +338,7 @@ def test_workers_that_see_other_data_say_so(cluster: SimpleNamespace, chest_fold
         run_trials(study, study.trials, Workers("cpu", 1, "dask", cluster.address), Keeper(), "hint")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_trial_of_a_killed_worker_is_run_by_another(cluster: SimpleNamespace, template: Path) -> None:
     """After all tests that need both workers: one ends here."""
     study = study_of(template, seeds=3, steps=60)
@@ -356,7 +356,7 @@ def test_the_trial_of_a_killed_worker_is_run_by_another(cluster: SimpleNamespace
     assert keeper.rows == rows_here(study, keeper.names)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_scheduler_that_dies_ends_the_command_clearly(cluster: SimpleNamespace, template: Path) -> None:
     """Must be the last of the cluster's tests."""
     study = study_of(template, seeds=30, steps=60)
