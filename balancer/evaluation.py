@@ -18,6 +18,7 @@ from balancer.core.settings import EvaluateConfig
 from balancer.data.coding import read_coding
 from balancer.data.dataset import PHANTOM_NOTICE
 from balancer.data.image_folder import PHANTOM_FILE, Folder, Scan, decode_folder, images_folder, scan_folder
+from balancer.data.images import named
 from balancer.data.split import merge_groups
 from balancer.metrics.features import inception_weights
 from balancer.quality import figures
@@ -129,7 +130,7 @@ def _notes(folders: dict[str, Folder]) -> list[str]:
             )
         notes += [f"The {ROLES[flag]}: {note}" for note in f.notes]
         if f.bad:
-            names = ", ".join(name for name, _ in f.bad[:NAMED]) + (", ..." if len(f.bad) > NAMED else "")
+            names = named([name for name, _ in f.bad], NAMED)
             notes.append(f"{len(f.bad)} of the {ROLES[flag]} could not be read and were left out ({names}).")
         if f.scan.strays:
             kinds = ", ".join(f"{n} {suffix}" for suffix, n in f.scan.strays.most_common())
@@ -251,9 +252,7 @@ def evaluate(config: EvaluateConfig, inputs: Inputs, run: RunDir, device: torch.
     )
     if "training" in folders:
         train = ImageSet(folders["training"].images, folders["training"].groups, "training images")
-        held_out = ImageSet(
-            real.images, real.groups, "held-out real images"
-        )  # assess leaves out those also in training
+        held_out = ImageSet(real.images, real.groups, "held-out real images")  # those also in training are left out
         learnt = "Copies were searched for among the training images."
     quality = replace(assess(config, train, held_out, fake, device), format_caveat=inputs.caveat)
     took = {"assess": time.perf_counter() - begin}

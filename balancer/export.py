@@ -21,14 +21,13 @@ from balancer.core.device import limit_threads
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.exported import FACTS
 from balancer.core.files import JsonObject, write_bytes
-from balancer.core.run import saved_config
 from balancer.core.sealed import DamagedFile, sealed_zip
 from balancer.core.seeding import generator
 from balancer.core.settings import PHANTOM, GanTrainConfig
 from balancer.core.shapes import check_format, check_tensors, parse
-from balancer.gan.checkpoint import Checkpoint, read_best
+from balancer.gan.checkpoint import Checkpoint, finished_settings, read_best
 from balancer.gan.monitor import generate
-from balancer.gan.networks import architecture
+from balancer.gan.networks import make_generator
 from balancer.gan.step import sample_z
 from balancer.reporting.grids import to_uint8
 
@@ -92,20 +91,14 @@ def export(
     if to == "onnx":
         exported.require("onnx", "onnxscript", "onnxruntime")
     limit_threads(threads)
-    config = validate(GanTrainConfig, saved_config("gan-train", gan_run))
-    if not (gan_run / "done").exists():
-        raise BalancerError(f"{gan_run} is not finished; continue it with `balancer gan-train --resume {gan_run}`")
-    G = _network(config)
+    config = finished_settings(gan_run)
+    G = make_generator(config)
     saved = read_best(gan_run, CPU, config, G)
     exported.refuse_existing([path], force)
     content, images_of = WRITERS[to](G.eval(), config, facts_of(saved), path)
     difference = compare(G, config, images_of, path)
     write_bytes(path, content)
     return GeneratorExport(path, to, len(content) / 1e6, difference, saved.class_name, config.z_dim)
-
-
-def _network(config: GanTrainConfig) -> nn.Module:
-    return architecture(config.architecture).generator(config.data.image_size, config.z_dim, config.generator_width)
 
 
 def facts_of(saved: Checkpoint) -> JsonObject:
@@ -215,7 +208,7 @@ def _generator(path: Path, facts: Mapping[str, Any], tensors: Mapping[str, Tenso
     check_format(path, version, FORMAT, KIND, f"give a file of `{EXPORT}`")
     try:
         config = validate(GanTrainConfig, parse(_Facts, facts, path, REMEDY).config)
-        G = _network(config)
+        G = make_generator(config)
     except UsageError as error:
         raise DamagedFile(path, f"config: {error}", REMEDY) from error
     G.load_state_dict(check_tensors(path, "G", tensors, G.state_dict(), REMEDY))

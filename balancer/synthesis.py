@@ -15,18 +15,19 @@ import torch
 from torch import nn
 
 from balancer.core import progress
-from balancer.core.config import recipe_changes, resolve, validate
+from balancer.core.config import recipe_changes, resolve
 from balancer.core.errors import BalancerError
-from balancer.core.run import RunDir, latest_run, saved_config
+from balancer.core.run import RunDir
+from balancer.core.saved_runs import latest_run, saved_config
 from balancer.core.sealed import digest, write_with_sum
 from balancer.core.seeding import derive_seed, generator
 from balancer.core.settings import GanTrainConfig, SynthesizeConfig
 from balancer.data.coding import coding_note, dataset_coding
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.manifest import MANIFEST, MANIFEST_COLUMNS
-from balancer.gan.checkpoint import read_best
+from balancer.gan.checkpoint import finished_settings, read_best
 from balancer.gan.monitor import CHUNK, generate
-from balancer.gan.networks import architecture
+from balancer.gan.networks import make_generator
 from balancer.gan.snapshot import read_history
 from balancer.gan.step import sample_z
 from balancer.metrics.features import inception_weights
@@ -84,9 +85,7 @@ def open_source(config: SynthesizeConfig, device: torch.device) -> Source:
             split, size or task than it was trained on.
     """
     run = Path(config.gan_run or "")
-    gan = validate(GanTrainConfig, saved_config("gan-train", run))
-    if not (run / "done").exists():
-        raise BalancerError(f"{run} is not finished; continue it with `balancer gan-train --resume {run}`")
+    gan = finished_settings(run)
     read_history(run / "metrics.jsonl")  # refused before anything is written
     if config.data.image_size != gan.data.image_size:
         raise BalancerError(
@@ -94,7 +93,7 @@ def open_source(config: SynthesizeConfig, device: torch.device) -> Source:
         )
     if config.inception not in ("auto", "off"):
         inception_weights(config.inception)  # a wrong file is refused before anything is written
-    G = architecture(gan.architecture).generator(gan.data.image_size, gan.z_dim, gan.generator_width)
+    G = make_generator(gan)
     saved = read_best(run, device, gan, G)
     data = load_dataset(config.data)
     if saved.split_hash != data.split_hash:

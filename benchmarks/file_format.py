@@ -68,8 +68,8 @@ def main() -> None:
             ("PNG, as they are", "gan", as_png),
             ("PNG, coded as the real files", "gan", as_jpeg),
         ):
-            told = two_sample(data, synthetic) if synthetic else None
-            cell = f"{told.auroc:.3f} [{told.low:.3f}, {told.high:.3f}]" if told else "–"
+            test = two_sample(data, synthetic) if synthetic else None
+            cell = f"{test.auroc:.3f} [{test.low:.3f}, {test.high:.3f}]" if test else "–"
             trials = [trial(data, regime, synthetic, unmarked, args.steps, seed) for seed in range(args.seeds)]
             print(
                 f"| {words} | {cell} | {' | '.join(mean_sd(figure) for figure in zip(*trials, strict=True))} |",

@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter
 
 from balancer.core.config import validate
 from balancer.core.device import limit_threads, resolve_device
-from balancer.core.run import saved_config
+from balancer.core.saved_runs import saved_config
 from balancer.core.settings import GanTrainConfig, SynthesizeConfig
 from balancer.metrics.features import random_subset
 from balancer.metrics.two_sample import pixel_two_sample

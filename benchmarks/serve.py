@@ -40,8 +40,8 @@ def radiograph() -> bytes:
 
 def memory(pid: int) -> dict[str, float]:
     """Return the resident memory of a process in MB: now and at its highest."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return {key: int(re.search(rf"{key}:\s+(\d+)", status)[1]) / 1e3 for key in ("VmRSS", "VmHWM")}  # type: ignore[index]
+    kilobytes = dict(re.findall(r"(Vm\w+):\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text()))
+    return {key: int(kilobytes[key]) / 1e3 for key in ("VmRSS", "VmHWM")}
 
 
 def start(model: Path) -> tuple[subprocess.Popen[str], str, float]:

@@ -161,8 +161,8 @@ def main(runs: int, seed: int) -> None:
             one(soak, number)
             if number % 10 == 9:
                 left = (time.monotonic() - begin) / (number + 1) * (runs - number - 1)
-                print(f"{number + 1} of {runs} runs, {soak.memory_mb[-1]:.0f} MB, {soak.open_files[-1]} open files, "
-                      f"{left / 60:.0f} min left", flush=True)  # fmt: skip
+                state = f"{soak.memory_mb[-1]:.0f} MB, {soak.open_files[-1]} open files"
+                print(f"{number + 1} of {runs} runs, {state}, {left / 60:.0f} min left", flush=True)
         remains, bad = leftovers(root), unreadable(soak)
     third, memory, files = max(1, runs // 3), soak.memory_mb, soak.open_files
     result = {

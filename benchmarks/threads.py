@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from balancer.core.threads import WAIT_POLICY, allowed_processors
+from balancer.core.threads import COUNT, WAIT_POLICY, allowed_processors
 
 BUSY = "while True: pass"
 
@@ -111,7 +111,7 @@ def workers(kind: str, setting: Setting) -> Iterator[list[subprocess.Popen[str]]
     environment = {**os.environ, WAIT_POLICY: setting.policy} if setting.policy != "ACTIVE" else dict(os.environ)
     if setting.policy == "ACTIVE":  # libgomp's own default, which the word ACTIVE would make still longer
         environment.pop(WAIT_POLICY, None)
-    environment.pop("OMP_NUM_THREADS", None)
+    environment.pop(COUNT, None)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
     with contextlib.ExitStack() as stack:
         started = [stack.enter_context(subprocess.Popen(command, **pipes)) for _ in range(setting.trainings)]

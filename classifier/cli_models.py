@@ -9,8 +9,8 @@ import click
 
 from balancer.core.command import COMPUTING, DRY_RUN, EXPORT, THREADS, CommandResult, Options, plain_command
 from balancer.core.errors import UsageError
-from balancer.core.run import newest_run
 from balancer.core.run_names import find_run
+from balancer.core.saved_runs import newest_run
 from balancer.core.settings import THRESHOLD_RULES, ClassifierConfig
 from classifier.program import main
 

@@ -83,8 +83,8 @@ class FakeMlflow:
 
             def search_runs(self, _experiments: list[str], text: str) -> list[Any]:
                 parent = text.split("'")[1]
-                found = [r for r in store.below(parent).values() if r.status == "FINISHED"]
-                return [SimpleNamespace(info=SimpleNamespace(run_name=r.name)) for r in found]
+                finished = [r for r in store.below(parent).values() if r.status == "FINISHED"]
+                return [SimpleNamespace(info=SimpleNamespace(run_name=r.name)) for r in finished]
 
             def get_metric_history(self, identity: str, name: str) -> list[Any]:
                 return [SimpleNamespace(step=step) for step, _ in store.runs[identity].metrics[name]]

@@ -13,10 +13,11 @@ from classifier.cli import main as classifier
 
 def leaves(group: click.Group, before: str = "") -> dict[str, click.Command]:
     """Every command that does something, by its name as typed, such as ``runs list``."""
-    found: dict[str, click.Command] = {}
+    commands: dict[str, click.Command] = {}
     for name, command in group.commands.items():
-        found |= leaves(command, f"{before}{name} ") if isinstance(command, click.Group) else {before + name: command}
-    return found
+        inner = leaves(command, f"{before}{name} ") if isinstance(command, click.Group) else {before + name: command}
+        commands |= inner
+    return commands
 
 
 COMMANDS = [(main, name) for main in (balancer, classifier) for name in leaves(main)]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
 from balancer.core.command import HELP, CommandResult, plain_command
 from balancer.core.errors import BalancerError
-from balancer.core.run import RUNS
+from balancer.core.run_names import RUNS
 
 
 class RunsGroup(click.Group):
@@ -86,19 +85,18 @@ def open_page(name: str) -> CommandResult:
     click.option("--yes", is_flag=True, help="Do not ask."),
     example="balancer runs remove ablate/first",
 )
-def remove_runs(names: tuple[str, ...], **choice: Any) -> CommandResult:
+def remove_runs(names: tuple[str, ...], force: bool, yes: bool) -> CommandResult:
     """Remove runs, after asking. Nothing is removed unless all of them are runs that no other run came from."""
-    from balancer.catalog.listing import check_removal, details, remove
+    from balancer.catalog.listing import check_removal, remove, size_of
     from balancer.catalog.records import named_run
     from balancer.reporting.numbers import plural
 
-    records = list({record.path.resolve(): record for record in map(named_run, names)}.values())
-    check_removal(records, choice["force"])
-    if not choice["yes"]:
+    records = list({record.place: record for record in map(named_run, names)}.values())
+    check_removal(records, force)
+    if not yes:
         for record in records:
-            whole = details(record)
-            size = f"{plural(whole.files, 'file')}, {whole.megabytes:,.0f} MB"
-            click.echo(f"{record.path}: {record.state}, {size}. {record.reason or record.figure}", err=True)
+            facts = f"{record.state}, {size_of(record.path).describe()}. {record.reason or record.figure}"
+            click.echo(f"{record.path}: {facts}", err=True)
         if not can_ask():
             raise BalancerError("nobody can be asked here; nothing was removed, add --yes")
         if not click.confirm(f"Remove {plural(len(records), 'run')}?", err=True):

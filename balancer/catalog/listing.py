@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,9 @@ from balancer.catalog.records import RunRecord, children, find_runs, is_run
 from balancer.core.config import changed_keys, flatten
 from balancer.core.errors import BalancerError
 from balancer.core.files import JsonObject
-from balancer.core.run import RUNS, RunDir, empty_run
-from balancer.core.run_names import LATEST
-from balancer.core.settings import COMMANDS
+from balancer.core.run import RunDir, empty_run
+from balancer.core.run_names import LATEST, RUNS
+from balancer.core.settings import settings_model
 from balancer.reporting.document import Table
 from balancer.reporting.numbers import megabytes, plural
 
@@ -52,14 +53,25 @@ class RunList:
 
 
 @dataclass(frozen=True)
+class Size:
+    """How much a folder holds, in folders below it too."""
+
+    files: int
+    megabytes: float
+
+    def describe(self) -> str:
+        """Return the size in words."""
+        return f"{plural(self.files, 'file')}, {megabytes(self.megabytes)}"
+
+
+@dataclass(frozen=True)
 class RunDetails:
     """All that is known of one run."""
 
     record: RunRecord
     changed: dict[str, object]  # settings that differ from the defaults
     led_to: list[RunRecord]
-    files: int
-    megabytes: float
+    size: Size
 
     def to_json(self) -> JsonObject:
         """Return the record with what surrounds it."""
@@ -71,8 +83,8 @@ class RunDetails:
             "settings": self.changed,
             "led_to": [str(child.path) for child in self.led_to],
             "page": str(self.record.page) if self.record.page else None,
-            "files": self.files,
-            "megabytes": round(self.megabytes, 1),
+            "files": self.size.files,
+            "megabytes": round(self.size.megabytes, 1),
         }
 
     def describe(self) -> str:
@@ -90,7 +102,7 @@ class RunDetails:
             "settings": _settings(record, self.changed),
             "made by": f"balancer {env.balancer}, code {env.git_commit or 'of no commit'}; {env.device}" if env else "",
             "page": str(record.page or ""),
-            "size": f"{plural(self.files, 'file')}, {megabytes(self.megabytes)}",
+            "size": self.size.describe(),
             "next": _next(record),
         }
         return "\n".join(f"{name + ':':<13}{value}" for name, value in facts.items() if value)
@@ -98,26 +110,23 @@ class RunDetails:
 
 def by_descent(records: Sequence[RunRecord]) -> list[tuple[RunRecord, int]]:
     """Return each run once, below the first of the runs that it came from, with how deep it stands."""
-    parents = {
-        record.path.resolve(): next((s.resolve() for s in record.sources if s.resolve() != record.path.resolve()), None)
-        for record in records
-    }
-    rows: list[tuple[RunRecord, int]] = []
+    places = {record.place for record in records}
+    below: dict[Path | None, list[RunRecord]] = defaultdict(list)
+    for record in records:
+        parent = next((origin for origin in record.origins if origin != record.place), None)
+        below[parent if parent in places else None].append(record)
+    rows: dict[Path, tuple[RunRecord, int]] = {}
 
     def add(record: RunRecord, depth: int) -> None:
-        if any(record is other for other, _ in rows):  # two damaged runs may name each other
+        if record.place in rows:
             return
-        rows.append((record, depth))
-        for child in records:
-            if parents[child.path.resolve()] == record.path.resolve():
-                add(child, depth + 1)
+        rows[record.place] = record, depth
+        for child in below[record.place]:
+            add(child, depth + 1)
 
-    for record in records:
-        if parents[record.path.resolve()] not in parents:
-            add(record, 0)
-    for record in records:
+    for record in (*below[None], *records):  # the latter for damaged runs that name each other
         add(record, 0)
-    return rows
+    return list(rows.values())
 
 
 def details(record: RunRecord, folder: Path = RUNS) -> RunDetails:
@@ -125,11 +134,15 @@ def details(record: RunRecord, folder: Path = RUNS) -> RunDetails:
     others = find_runs(folder) if folder.is_dir() else []
     changed: dict[str, object] = {}
     if record.settings:
-        model = COMMANDS[record.command.removesuffix("-smoke").replace("-", "_")]
-        values = flatten(record.settings)
-        changed = {key: values[key] for key in changed_keys(model().model_dump(mode="json"), record.settings)}
-    files = [path for path in record.path.rglob("*") if path.is_file()]
-    return RunDetails(record, changed, children(record, others), len(files), sum(p.stat().st_size for p in files) / 1e6)
+        defaults, values = settings_model(record.command)().model_dump(mode="json"), flatten(record.settings)
+        changed = {key: values[key] for key in changed_keys(defaults, record.settings)}
+    return RunDetails(record, changed, children(record, others), size_of(record.path))
+
+
+def size_of(folder: Path) -> Size:
+    """Return how much a folder holds."""
+    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    return Size(len(sizes), sum(sizes) / 1e6)
 
 
 def check_removal(records: Sequence[RunRecord], force: bool, folder: Path = RUNS) -> None:
@@ -138,14 +151,14 @@ def check_removal(records: Sequence[RunRecord], force: bool, folder: Path = RUNS
     Raises:
         BalancerError: naming the first such folder.
     """
-    removed = {record.path.resolve() for record in records}
+    removed = {record.place for record in records}
     others = find_runs(folder) if folder.is_dir() else []
     for record in records:
         if record.path.is_symlink() or not is_run(record.path):
             raise BalancerError(f"{record.path} is no run of this program; nothing was removed, remove it by hand")
         if record.state == "running":
             raise BalancerError(f"{record.path} is in use by another process; nothing was removed, wait for it")
-        heirs = [child for child in children(record, others) if child.path.resolve() not in removed]
+        heirs = [child for child in children(record, others) if child.place not in removed]
         if heirs and not force:
             raise BalancerError(
                 f"{heirs[0].path} came from {record.path}; nothing was removed, remove that run too, or give --force"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -14,12 +14,13 @@ from PIL import Image
 
 from balancer.catalog.records import RunRecord, children, find_runs
 from balancer.core.files import JsonObject, write_text
+from balancer.core.settings import PHANTOM
 from balancer.reporting.numbers import plural
+from balancer.reporting.pages import template_environment
 
 INDEX = "index.html"
 WIDE, HIGH = 560, 360  # pixels of a thumbnail at most: twice what is shown
 TALLEST = 1.2  # the top of a taller picture is shown, so that its images do not become dots
-PHANTOM = "phantom"
 
 
 @dataclass(frozen=True)
@@ -68,23 +69,15 @@ def write_index(folder: Path) -> WrittenIndex:
 
 def index_page(records: Sequence[RunRecord], folder: Path) -> str:
     """Return the page, the newest run first; links are relative to the folder."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("balancer"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     cards = [card(record, records, folder) for record in reversed(records)]
     phantom = any(record.data == PHANTOM for record in records)
-    page = environment.get_template("runs.html")
+    page = template_environment().get_template("runs.html")
     return page.render(cards=cards, folder=folder.resolve().name, count=plural(len(cards), "run"), phantom=phantom)
 
 
 def card(record: RunRecord, records: Sequence[RunRecord], folder: Path) -> Card:
     """Return what the page shows of a run."""
+    places = {other.place for other in records}
     return Card(
         _anchor(record.path),
         record.name,
@@ -95,8 +88,8 @@ def card(record: RunRecord, records: Sequence[RunRecord], folder: Path) -> Card:
         record.reason or record.figure,
         _link(record.page, folder),
         thumbnail(record.picture) if record.picture else None,
-        [_named(source, records) for source in record.sources],
-        [_named(child.path, records) for child in children(record, records)],
+        [_named(source, places) for source in record.sources],
+        [_named(child.path, places) for child in children(record, records)],
     )
 
 
@@ -115,10 +108,9 @@ def thumbnail(picture: Path) -> str | None:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _named(path: Path, records: Sequence[RunRecord]) -> tuple[str, str | None]:
+def _named(path: Path, places: Set[Path]) -> tuple[str, str | None]:
     """Return a run's name, with its anchor if the page shows the run."""
-    shown = any(record.path.resolve() == path.resolve() for record in records)
-    return "/".join(path.parts[-2:]), _anchor(path) if shown else None
+    return "/".join(path.parts[-2:]), _anchor(path) if path.resolve() in places else None
 
 
 def _anchor(path: Path) -> str:

@@ -7,26 +7,28 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import filelock
 
-from balancer.catalog.figures import main_figure
+from balancer.catalog.figures import READERS, main_figure
 from balancer.core.environment import Environment
 from balancer.core.errors import BalancerError, nearest
 from balancer.core.files import JsonObject
 from balancer.core.marker import MARKER, check_stated, stated_files
 from balancer.core.mlflow_store import DATABASE
-from balancer.core.run import RUNS, read_environment, saved_config
+from balancer.core.run import lock_file
+from balancer.core.run_names import RUNS
+from balancer.core.saved_runs import read_environment, saved_config
 from balancer.core.sealed import YAML_SEAL, content_of
-from balancer.core.settings import COMMANDS
 from balancer.core.system_errors import explain
 
 log = logging.getLogger("balancer")
 DEPTH = 4  # folders below the one that is searched
 START = ("config.yaml", "env.json")  # what names a folder a run
-NAMES = {name.replace("_", "-") for name in COMMANDS} | {"reproduce-smoke"}  # of the folders below runs/
+NAMES = READERS.keys()  # of the folders below runs/
 SOURCES = ("gan_run", "synthetic", "fake")  # settings that name the runs that a run builds on
 PAGES = ("report.html", "audit.html", "report.md", "table.md", "MODEL_CARD.md")
 # Pictures for a thumbnail, the first that is there; of a pattern the last, which is the latest.
@@ -53,10 +55,20 @@ class RunRecord:
     sources: tuple[Path, ...] = ()
     figure: str = ""
 
+    @cached_property
+    def place(self) -> Path:
+        """Return the folder as an absolute path without links, by which runs are compared."""
+        return self.path.resolve()
+
+    @cached_property
+    def origins(self) -> tuple[Path, ...]:
+        """Return the sources as :attr:`place` gives a folder."""
+        return tuple(source.resolve() for source in self.sources)
+
     @property
     def name(self) -> str:
         """Return the folder's name with that of the folder above, as ``ablate/20261128-120000-0123abcd``."""
-        return "/".join(self.path.resolve().parts[-2:])
+        return "/".join(self.place.parts[-2:])
 
     @property
     def started(self) -> str:
@@ -180,7 +192,7 @@ def read_run(path: Path) -> RunRecord:
 
 def _state(path: Path) -> str:
     """Return whether the run is finished, or running: its lock is held."""
-    lock = path.resolve().parent / f".{path.resolve().name}.lock"
+    lock = lock_file(path)
     if lock.exists():
         try:
             with filelock.FileLock(lock, timeout=0):
@@ -206,8 +218,7 @@ def _moved(source: Path, records: Sequence[RunRecord]) -> Path:
 
 def children(record: RunRecord, records: Sequence[RunRecord]) -> list[RunRecord]:
     """Return the runs that came from a run."""
-    path = record.path.resolve()
-    return [r for r in records if path in {source.resolve() for source in r.sources}]
+    return [r for r in records if record.place in r.origins]
 
 
 @contextlib.contextmanager

@@ -29,20 +29,13 @@ from balancer.core.errors import UsageError
 from balancer.core.exported import FORMATS
 from balancer.core.files import JsonObject
 from balancer.core.program import printing, reporting
-from balancer.core.run import (
-    AlreadyFinished,
-    PreparedRun,
-    ResultT,
-    RunRequest,
-    perform,
-    resumed_or_new,
-    threads_before,
-)
+from balancer.core.run import AlreadyFinished, PreparedRun, ResultT, RunRequest, perform
 from balancer.core.run_names import named_folder
+from balancer.core.saved_runs import resumed_or_new, threads_before
 from balancer.core.settings import COMMANDS, AblateConfig, Settings
 from balancer.core.threads import WAIT_POLICY, allowed_processors, choose_threads, thread_environment
 from balancer.core.tracking import NOT_TRACKED, Tracking
-from balancer.core.variables import check_variables
+from balancer.core.variables import check_variables, flag_variable
 
 SETTING = "setting__"  # options whose name begins so carry a setting's path, with __ for the dots
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -89,7 +82,7 @@ class CommandArgs:
     def settings(
         self, model: type[SettingsT], new: Callable[[Mapping[str, Any]], SettingsT] | None = None
     ) -> SettingsT:
-        """Return the settings of the run; see :func:`balancer.core.run.resumed_or_new`."""
+        """Return the settings of the run; see :func:`balancer.core.saved_runs.resumed_or_new`."""
         return resumed_or_new(model, self.command, self.resume, self.explicit, new)
 
 
@@ -97,8 +90,8 @@ class _SettingOption(click.Option):
     """Its environment variable is named after the flag (BALANCER_GAN_TRAIN_SEED), not after the parameter."""
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
-        flag = self.opts[0].lstrip("-").replace("-", "_").upper()
-        value = os.environ.get(f"{ctx.auto_envvar_prefix}_{flag}") if ctx.auto_envvar_prefix else None
+        prefix = ctx.auto_envvar_prefix
+        value = os.environ.get(flag_variable(prefix, self.opts[0])) if prefix else None
         return value or super().resolve_envvar_value(ctx)
 
 

@@ -4,7 +4,7 @@ ONNX and safetensors files hold text by key. The facts are such text, and so is 
 zeros in the place of its digits. Every other program still reads the file. A ``.pt2`` file is a zip file, sealed as
 those of :mod:`balancer.core.sealed` are. No fact names a folder of this machine.
 
-This module does without torch and without onnx, but for :func:`safetensors_bytes` and :func:`read_tensors`.
+This module does without torch and without onnx, but for :func:`safetensors_bytes` and :func:`parse_tensors`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from balancer.core.errors import BalancerError, UsageError
+from balancer.core.extras import install
 from balancer.core.files import JsonObject
 from balancer.core.sealed import DIGITS, KEY, DamagedFile, content_of, digest
 from balancer.core.system_errors import is_out_of_memory
@@ -72,9 +73,7 @@ def require(*packages: str) -> None:
         try:
             import_module(package)
         except ImportError as error:
-            raise BalancerError(
-                f"ONNX needs the package {package} ({error}); run: pip install -e '.[export]'"
-            ) from error
+            raise BalancerError(f"ONNX needs the package {package} ({error}); {install('export')}") from error
 
 
 def to_text(facts: Mapping[str, Any]) -> dict[str, str]:
@@ -130,11 +129,6 @@ def read_sealed(path: Path, mark: bytes, made_by: str, remedy: str) -> bytes:
     return content
 
 
-def one_text(facts: Mapping[str, Any]) -> str:
-    """Return facts as one JSON text, with the place of the seal last."""
-    return json.dumps({**facts, KEY: _ZEROS.decode()}, allow_nan=False)
-
-
 def safetensors_bytes(tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> bytes:
     """Return the content of a sealed safetensors file.
 
@@ -142,7 +136,8 @@ def safetensors_bytes(tensors: Mapping[str, torch.Tensor], facts: Mapping[str, A
     """
     from safetensors.torch import save
 
-    content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, {FACTS: one_text(facts)})
+    text = json.dumps({**facts, KEY: _ZEROS.decode()}, allow_nan=False)
+    content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, {FACTS: text})
     return seal(content, SAFETENSORS_MARK)
 
 

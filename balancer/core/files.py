@@ -88,6 +88,14 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, encoded(text))
 
 
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def remove_other_kind(path: Path, is_folder: bool) -> None:
     """Remove a file where a folder is to be made, or a folder where a file is to be written, with a warning.
 
@@ -96,10 +104,7 @@ def remove_other_kind(path: Path, is_folder: bool) -> None:
     if not os.path.lexists(path) or path.is_dir() == is_folder:
         return
     log.warning("%s is no %s: it was removed", path, "folder" if is_folder else "file")
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
+    remove(path)
 
 
 @contextlib.contextmanager
@@ -131,7 +136,7 @@ def sweep(folder: Path) -> None:
                 folders.remove(name)
             with contextlib.suppress(OSError):
                 if _is_left_over(path):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    remove(path)
                     removed += 1
     if removed:
         log.info("removed %d temporary files of killed processes in %s", removed, folder)

@@ -113,8 +113,7 @@ class MlflowRun:
         if trial.name in self._trials:
             return
         identity = self._begin(trial.name, {PARENT: self.identity})
-        last = max((int(row["step"]) for row in trial.rows), default=0)
-        self._log(identity, trial.settings, [*trial.rows, {**trial.figures, "step": last}])
+        self._log(identity, trial.settings, trial.all_rows)
         for file in trial.files:
             self._client.log_artifact(identity, str(file))
         self._client.set_terminated(identity, "FINISHED")

@@ -26,7 +26,7 @@ BATCH = "batch"  # the name of the first dimension of every input and output
 LARGEST = 2**31 - 2**20  # bytes of weights: protobuf files end at 2 GiB
 
 
-class Described(Protocol):
+class NodeArg(Protocol):
     """What onnxruntime says of an input or output."""
 
     name: str
@@ -40,10 +40,10 @@ class Session(Protocol):
     def run(self, outputs: list[str] | None, inputs: Mapping[str, Array]) -> list[Array]:
         """Return the outputs of those names, or all."""
 
-    def get_inputs(self) -> Sequence[Described]:
+    def get_inputs(self) -> Sequence[NodeArg]:
         """Return the inputs."""
 
-    def get_outputs(self) -> Sequence[Described]:
+    def get_outputs(self) -> Sequence[NodeArg]:
         """Return the outputs."""
 
     def get_modelmeta(self) -> Any:

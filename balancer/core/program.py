@@ -147,10 +147,8 @@ def reporting(as_json: bool, quiet: bool, verbose: bool) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(message)s"))
     level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
     early = logging.handlers.MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
-    log.handlers, log.propagate = (
-        [handler, early],
-        False,
-    )  # a run's log.txt begins with what was said before it was made
+    log.handlers = [handler, early]  # a run's log.txt begins with what was said before it was made
+    log.propagate = False
     log.setLevel(level)
     previous: dict[int, Any] = {}
     try:

@@ -48,6 +48,7 @@ __all__ = [
     "SynthesizeConfig",
     "TrainConfig",
     "TuneConfig",
+    "settings_model",
 ]
 
 # What a recipe is not: which data and class, chance, length, number format, and what is watched and kept.
@@ -71,3 +72,8 @@ CLASSIFIER = "classifier"  # the section of a config file that all commands belo
 CLASSIFIERS = {name for name, model in COMMANDS.items() if issubclass(model, ClassifierConfig)}
 # The models of the sections of a config file; the first two are shared by several commands.
 SECTIONS: dict[str, type[Settings]] = {"data": DataConfig, CLASSIFIER: ClassifierConfig, **COMMANDS}
+
+
+def settings_model(command: str) -> type[Settings]:
+    """Return the settings model of a command, named as in ``gan-train``."""
+    return COMMANDS[command.removesuffix("-smoke").replace("-", "_")]  # a smoke run has the settings of the run

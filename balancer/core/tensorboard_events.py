@@ -27,7 +27,7 @@ class EventFiles:
         self._writer: Any = None
         self._settings: dict[str, str] = {}
 
-    def _from(self, step: int) -> Any:
+    def _writer_from(self, step: int) -> Any:
         """Return the writer. What an earlier process wrote from its first step on is taken back.
 
         A run killed after a row was written and before it was saved writes that row again, as does a run that was
@@ -48,11 +48,11 @@ class EventFiles:
         step = int(row["step"])
         for name, value in row.items():
             if name != "step":
-                self._from(step).add_scalar(name, value, step)
+                self._writer_from(step).add_scalar(name, value, step)
 
     def image(self, name: str, pixels: np.ndarray, step: int) -> None:
         """Write a grey image (H, W) uint8."""
-        self._from(step).add_image(name, pixels[None], step)
+        self._writer_from(step).add_image(name, pixels[None], step)
 
     def figures(self, values: Mapping[str, float]) -> None:
         """Write each figure at step 0 in the folder of the figures, apart from the curves."""
@@ -67,9 +67,7 @@ class EventFiles:
         folder = self._folder / trial.name
         if folder.exists():
             return
-        last = max((int(row["step"]) for row in trial.rows), default=0)
-        rows = [*trial.rows, {"step": last, **trial.figures}]
-        self._write_once(folder, rows, {"settings": _table(trial.settings)})
+        self._write_once(folder, trial.all_rows, {"settings": _table(trial.settings)})
 
     def _write_once(self, folder: Path, rows: Sequence[Row], texts: Mapping[str, str]) -> None:
         """Write events into a folder that gets its name once they are complete."""

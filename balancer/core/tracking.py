@@ -10,8 +10,9 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -26,6 +27,7 @@ log = logging.getLogger("balancer")
 FILE = "tracking.json"  # in the run: what it is tracked by, for --resume
 OFF = "none"  # as a name on the command line: a resumed run is tracked no more
 Row = Mapping[str, float]  # values by name, at the step that stands under "step"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,12 @@ class TrackedTrial:
     rows: Sequence[Row] = ()  # curves
     figures: Mapping[str, float] = field(default_factory=dict)
     files: Sequence[Path] = ()
+
+    @property
+    def all_rows(self) -> list[Row]:
+        """Return the curves, and the figures at their last step."""
+        last = max((int(row["step"]) for row in self.rows), default=0)
+        return [*self.rows, {**self.figures, "step": last}]
 
 
 @dataclass(frozen=True)
@@ -145,14 +153,11 @@ class Tracker:
 
     def open(self, name: str, run: TrackedRun) -> str | None:
         """Open a backend; return what it calls the run, or None if it fails."""
-        identity: list[str] = []
-
-        def begin() -> None:
-            self._backends[name] = BACKENDS[name].open(run)
-            identity.append(self._backends[name].identity)
-
-        self._try(name, begin)
-        return identity[0] if identity else None
+        backend = self._try(name, lambda: BACKENDS[name].open(run))
+        if backend is None:
+            return None
+        self._backends[name] = backend
+        return backend.identity
 
     def settings(self, values: Mapping[str, str]) -> None:
         """Keep the settings of the run."""
@@ -188,16 +193,17 @@ class Tracker:
 
     def _each(self, call: Callable[[Backend], None]) -> None:
         for name, backend in list(self._backends.items()):
-            self._try(name, lambda backend=backend: call(backend))  # type: ignore[misc]
+            self._try(name, partial(call, backend))
 
-    def _try(self, name: str, call: Callable[[], None]) -> None:
-        """Turn a backend off that fails, with one warning."""
+    def _try(self, name: str, call: Callable[[], T]) -> T | None:
+        """Return what a call gives; turn a backend off that fails, with one warning."""
         try:
-            call()
+            return call()
         except Exception as error:
             self._backends.pop(name, None)
             words = " ".join(str(error).split())[:300] or type(error).__name__
             log.warning("%s fails (%s): the run goes on without it; --resume tries again", name, words)
+            return None
 
 
 def check_installed(backends: Sequence[str]) -> None:

@@ -45,10 +45,15 @@ def check_variables(programs: Sequence[click.Group]) -> None:
             )
 
 
+def flag_variable(prefix: str, flag: str) -> str:
+    """Return the variable of a flag, as ``BALANCER_GAN_TRAIN_SEED`` for ``--seed``."""
+    return f"{prefix}_{flag.lstrip('-').replace('-', '_').upper()}"
+
+
 def _names(option: click.Parameter, prefix: str) -> tuple[set[str], set[str]]:
     """Return the variables of an option: those of its flags and its own, and the one that click makes of its name."""
     if not isinstance(option, click.Option):
         return set(), set()
-    flags = {f"{prefix}_{flag.lstrip('-').replace('-', '_').upper()}" for flag in option.opts if flag.startswith("--")}
+    flags = {flag_variable(prefix, flag) for flag in option.opts if flag.startswith("--")}
     own = {option.envvar} if isinstance(option.envvar, str) else set(option.envvar or ())
     return flags | own, {f"{prefix}_{str(option.name).upper()}"}

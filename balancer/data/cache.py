@@ -29,7 +29,7 @@ from pydantic import FiniteFloat
 
 from balancer.core import progress
 from balancer.core.errors import BalancerError
-from balancer.core.files import locked, sweep, temporary_path
+from balancer.core.files import locked, remove, sweep, temporary_path
 from balancer.core.sealed import DamagedFile, load_arrays, read_json, save_arrays, write_json
 from balancer.core.shapes import check_arrays, parse
 from balancer.core.system_errors import explained, naming
@@ -227,9 +227,7 @@ def _open(final: Path, n: int, size: int) -> tuple[Index, np.ndarray]:
     if sorted([*index.kept, *bad]) != list(range(n)) or not known:
         raise DamagedFile(meta, f"kept, bad, dim, refused: expected positions of {n} files")
     try:
-        with file.open("rb") as handle:
-            sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
-        if sha256 != index.images_sha256:
+        if _sha256(file) != index.images_sha256:
             raise DamagedFile(file, f"its content differs from its SHA-256 in {meta.name}")
         images = np.load(file, mmap_mode="r")
     except (IsADirectoryError, ValueError, EOFError) as error:
@@ -249,7 +247,6 @@ def _decode_into(
     try:
         decoded = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(len(names), size, size))
         _reserve(file)
-
         refused: set[int] = set()
 
         def one(i: int, ranges: Ranges) -> Source | str:
@@ -279,8 +276,6 @@ def _decode_into(
             kept = decoded[readable]
             file.unlink()
             _write_array(file, kept)
-        with file.open("rb") as handle:
-            sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
         index = Index(
             kept=readable,
             bad=[(i, reason) for i, reason in enumerate(results) if isinstance(reason, str)],
@@ -288,7 +283,7 @@ def _decode_into(
             dim=[i for i, source in sources.items() if is_dim(source, ranges)],
             small=sorted({source.side for source in sources.values() if source.side < size}),
             n_small=sum(source.side < size for source in sources.values()),
-            images_sha256=sha256,
+            images_sha256=_sha256(file),
             refused=sorted(refused),
         )
         write_json(folder / "meta.json", asdict(index))
@@ -316,14 +311,6 @@ def _write_array(file: Path, array: np.ndarray) -> None:
     with naming(file), file.open("wb") as handle:
         np.lib.format.write_array_header_1_0(handle, np.lib.format.header_data_from_array_1_0(array))
         handle.write(array.tobytes())
-
-
-def remove(path: Path) -> None:
-    """Remove a file or a folder of the cache, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def cached_arrays(
@@ -387,6 +374,11 @@ def stat_stamp(root: Path, names: Sequence[str]) -> str:
         # The inode and the time of change of the entry: a tool may give another file the old one's size and time.
         lines.append(f"{name}\t{stat.st_size}\t{stat.st_mtime_ns}\t{stat.st_ino}\t{stat.st_ctime_ns}")
     return _hash("\n".join(lines))
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _hash(text: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from balancer.core.errors import BalancerError
-from balancer.core.files import locked
+from balancer.core.files import locked, remove
 from balancer.core.settings import PHANTOM, DataConfig
 from balancer.data import cache, phantom
 from balancer.data.caveats import copies_note, patients_note, shared_numbers, unreadable_note
@@ -231,7 +231,7 @@ def phantom_folder() -> Path:
         with locked(folder.with_name(f"{folder.name}.lock")):
             if folder.exists() and not (phantom.is_written(folder, spec) and _is_as_drawn(folder)):
                 log.warning("%s is damaged, or of an earlier version; the phantom set is drawn again", folder)
-                cache.remove(folder)
+                remove(folder)
             return phantom.write_phantom(folder, spec)
     except OSError as error:
         raise BalancerError(

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from balancer.core.config import differences, validate
 from balancer.core.errors import BalancerError, UsageError
+from balancer.core.marker import MARKER
+from balancer.core.saved_runs import saved_config
 from balancer.core.sealed import DamagedFile, load_tensors, save_tensors
 from balancer.core.settings import GanTrainConfig
 from balancer.core.shapes import check_format, check_tensors, parse
@@ -243,6 +245,18 @@ def _restore_best(
         return
     log.warning("%s of step %d is lost; the best of the snapshots to come will be taken", best, state.best.step)
     state.best = None
+
+
+def finished_settings(run: Path) -> GanTrainConfig:
+    """Return the settings of a finished run.
+
+    Raises:
+        BalancerError: the run cannot be read, or is not finished.
+    """
+    config = validate(GanTrainConfig, saved_config("gan-train", run))
+    if not (run / MARKER).exists():
+        raise BalancerError(f"{run} is not finished; continue it with `balancer gan-train --resume {run}`")
+    return config
 
 
 def read_best(folder: Path, device: torch.device, config: GanTrainConfig, network: nn.Module) -> Checkpoint:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from balancer.core.errors import UsageError, lookup
+from balancer.core.settings import GanTrainConfig
 
 MAX_MULTIPLE = 16  # widest layer, in multiples of the width
 
@@ -323,6 +324,15 @@ def architecture(name: str) -> Architecture:
         UsageError: no such name.
     """
     return lookup(ARCHITECTURES, name, "architecture")
+
+
+def make_generator(config: GanTrainConfig) -> nn.Module:
+    """Return the generator of the settings, with random weights.
+
+    Raises:
+        UsageError: no such architecture, or it has no networks of this size.
+    """
+    return architecture(config.architecture).generator(config.data.image_size, config.z_dim, config.generator_width)
 
 
 def count_values(module: nn.Module) -> int:

@@ -36,11 +36,10 @@ from scipy.stats import mannwhitneyu
 from balancer.core.errors import BalancerError
 from balancer.data.folder import sampling_unit
 from balancer.metrics.chance import FEWEST
+from balancer.metrics.copy_verdict import Status, judge, unsure
 from balancer.metrics.resampling import group_numbers
-from balancer.reporting.numbers import p_equals
 
 Array = np.ndarray
-Status = Literal["copies", "closer", "none"]
 
 SIDE = 64  # pixels to which every image is brought by area averaging
 BLUR = 2.0  # of those pixels: every image loses what blur, noise and JPEG take from a copy
@@ -64,8 +63,6 @@ HASH_SDS = 3.5
 HASH_MOST = 0.75
 PAIRS = 8  # closest pairs that a report shows
 FEW_PATIENTS = 16  # below this, up to 8 % of real sets held a "near copy" of other patients (docs/features.md)
-ALPHA = 0.01  # p-value below which a test counts
-SHIFT_ALPHA = 0.05  # below which held-out images count as of another source: here, missing it would accuse wrongly
 CHUNK = 256  # images compared at a time, which bounds the memory
 
 
@@ -156,14 +153,14 @@ def memorization(
         shift_p = _nearer(others, baseline)[1]
         # from the patients' side: training and held-out patients face the same synthetic images
         membership_auroc, membership_p = _nearer(to_train.back[first], _nearest(fake_prints, held_prints).back)
-    thresholds, exact = _thresholds(others, unit), _identical(fake, train)
+    thresholds, exact = _thresholds(others, unit), identical(fake, train)
     near = _is_near(to_train, thresholds) & ~exact
     nearer_probability, nearer_p = _nearer(to_train.distance, baseline)
     if near.any() and not exact.any() and len(others) < FEW_PATIENTS:
-        status, verdict = _unsure(int(near.sum()), len(fake), len(others), unit)
+        status, verdict = unsure(int(near.sum()), len(fake), len(others), unit)
     else:
         few = min(len(fake), len(baseline)) < FEWEST
-        status, verdict = _judge(
+        status, verdict = judge(
             int(exact.sum()), int(near.sum()), len(fake), nearer_p, membership_p, shift_p, unit, few
         )
     return Memorization(
@@ -311,67 +308,21 @@ def _is_near(nearest: _Nearest, thresholds: tuple[float, float]) -> Array:
     return near
 
 
-def _identical(images: Array, others: Array) -> Array:
+def identical(images: Array, others: Array) -> Array:
     """Return which images (n,) equal one of the others in every pixel."""
-    seen = {hashlib.sha256(o.tobytes()).digest() for o in others}
-    return np.array([hashlib.sha256(i.tobytes()).digest() in seen for i in images])
+    known = set(pixel_hashes(others))
+    return np.array([content in known for content in pixel_hashes(images)], dtype=bool)
+
+
+def pixel_hashes(images: Array) -> list[bytes]:
+    """Return the SHA-256 of the pixels of each image."""
+    return [hashlib.sha256(image.tobytes()).digest() for image in images]
 
 
 def _nearer(distances: Array, others: Array) -> tuple[float, float]:
     """Return P(a distance < another), ties counted half, and the one-sided p-value of Mann and Whitney."""
     test = mannwhitneyu(distances, others, alternative="less")
     return float(1 - test.statistic / (len(distances) * len(others))), float(test.pvalue)
-
-
-def _unsure(near: int, n_fake: int, units: int, unit: str) -> tuple[Status, str]:
-    """Return status and verdict where near copies are not known from images that are merely alike."""
-    return "closer", (
-        f"{near:,} of the {n_fake:,} synthetic images lie as near to a training image as a copy would, but {units} "
-        f"training {unit}s are too few to know how near unrelated images lie: look at the closest pairs."
-    )
-
-
-def _judge(
-    exact: int,
-    near: int,
-    n_fake: int,
-    p: float,
-    membership_p: float | None,
-    shift_p: float | None,
-    unit: str,
-    few: bool,
-) -> tuple[Status, str]:
-    """Return status and verdict; with held-out images, the membership test separates copying from mere likeness."""
-    if exact or near:
-        kinds = " and ".join(f"{n:,} {kind}" for n, kind in ((exact, "exact"), (near, "near")) if n)
-        advice = "do not use them" if exact else "look at the closest pairs before using any"
-        what = "copy of a training image" if exact + near == 1 else "copies of training images"
-        return "copies", f"{kinds} {what} among {n_fake:,} synthetic images: {advice}."
-    clean = f"no exact or near copy among {n_fake:,}"
-    others = "other" if membership_p is None else "unseen"
-    likeness = f"Closer to the training images than {others} {unit}s are ({p_equals(p)})"
-    if membership_p is not None and membership_p < ALPHA:
-        apart = f"Closer to the training images than to unseen {unit}s ({p_equals(membership_p)})"
-        return "closer", f"{apart}: {_memorised_or_shifted(shift_p)}; {clean}."
-    if p >= ALPHA:
-        real = f"other {unit}s'" if membership_p is None else "held-out real"
-        nearer = f"synthetic images are not shown to be closer to training images than {real} ones ({p_equals(p)})"
-        return "none", f"No sign of copying: {nearer}{', and are too few for that' if few else ''}; {clean}."
-    if membership_p is None:
-        doubt = "the generator may have memorised, or draws only typical images; held-out images would tell"
-        return "closer", f"{likeness}: {doubt}; {clean}."
-    even = f"not clearly closer to them than to unseen {unit}s ({p_equals(membership_p)})"
-    return "none", f"{likeness}, but {even}: typical rather than copied; {clean}."
-
-
-def _memorised_or_shifted(shift_p: float | None) -> str:
-    """Return what may lie behind synthetic images that are closer to training than to held-out patients."""
-    if shift_p is not None and shift_p < SHIFT_ALPHA:
-        return (
-            "this is no proof of copying, since the held-out images themselves lie farther from the training images "
-            f"than these from one another ({p_equals(shift_p)}), as images of another source do"
-        )
-    return "the generator may have memorised, if the held-out images are of the same source as the training images"
 
 
 def _check(sets: dict[str, Array]) -> None:

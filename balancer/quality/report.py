@@ -10,7 +10,8 @@ import torch
 from balancer.core.config import flatten
 from balancer.core.device import peak_memory_mb
 from balancer.core.files import JsonObject
-from balancer.core.run import RunDir, read_environment
+from balancer.core.run import RunDir
+from balancer.core.saved_runs import read_environment
 from balancer.core.sealed import write_json
 from balancer.core.settings import Settings
 from balancer.metrics.manifold import NEIGHBOURS, Manifold

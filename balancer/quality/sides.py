@@ -5,7 +5,6 @@ Every figure depends on the number of images. So all sides of a comparison are e
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass, replace
 
@@ -15,6 +14,7 @@ from balancer.core.settings import QualityConfig
 from balancer.data.folder import sampling_unit
 from balancer.data.split import patient_halves
 from balancer.metrics.features import random_subset
+from balancer.metrics.memorization import identical, pixel_hashes
 
 Array = np.ndarray
 
@@ -131,18 +131,12 @@ def shift_sides(
 
 def same_images(fake: Array, sets: list[ImageSet]) -> str | None:
     """Return the name of a real set that holds exactly the synthetic images."""
-    synthetic = Counter(_contents(fake))
+    synthetic = Counter(pixel_hashes(fake))
     return next(
-        (s.name for s in sets if len(s.images) == len(fake) and Counter(_contents(s.images)) == synthetic), None
+        (s.name for s in sets if len(s.images) == len(fake) and Counter(pixel_hashes(s.images)) == synthetic), None
     )
 
 
 def equal_to(real: ImageSet | None, fake: Array) -> int:
     """Return how many synthetic images equal an image of a real set in every pixel."""
-    known = set(_contents(real.images)) if real else set()
-    return sum(content in known for content in _contents(fake))
-
-
-def _contents(images: Array) -> list[str]:
-    """Return the SHA-256 of the pixels of each image."""
-    return [hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest() for image in images]
+    return int(identical(fake, real.images).sum()) if real else 0

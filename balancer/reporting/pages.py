@@ -6,11 +6,28 @@ import base64
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from balancer.core.files import atomic_file, write_text
 from balancer.reporting.document import Document, to_markdown
 
+if TYPE_CHECKING:
+    import jinja2
+
 _TOGETHER = re.compile(r"(\[-?[\d.]+, -?[\d.]+\]|[\d.]+ (?:%|px|dB|MB))")  # intervals, numbers and their units
+
+
+def template_environment() -> jinja2.Environment:
+    """Return where the templates of pages lie: every text is escaped, and an unknown name in a template is an error."""
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("balancer"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def to_html(document: Document, pictures: Mapping[str, bytes], files: Mapping[str, str] | None = None) -> str:
@@ -22,20 +39,13 @@ def to_html(document: Document, pictures: Mapping[str, bytes], files: Mapping[st
         files: the paths of figures' own files relative to the page, by the name of the figure. The page links them:
             text in a figure is small on a phone.
     """
-    import jinja2
     from markupsafe import Markup, escape
 
     def inline(text: str) -> Markup:
         html = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))).replace("\n", "<br>")
         return Markup(_TOGETHER.sub(r'<span class="together">\1</span>', html))
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("balancer"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = template_environment()
     environment.filters["inline"] = inline
     encoded = {name: base64.b64encode(png).decode() for name, png in pictures.items()}
     return environment.get_template("document.html").render(
@@ -48,7 +58,9 @@ def anchors(document: Document) -> list[str]:
     names: list[str] = []
     for section in document.sections:
         name = re.sub(r"[^a-z0-9]+", "-", section.title.lower()).strip("-") or "section"
-        names.append(name if name not in names else f"{name}-{len(names)}")
+        while name in names:
+            name = f"{name}-{len(names)}"
+        names.append(name)
     return names
 
 

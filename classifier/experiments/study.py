@@ -14,7 +14,7 @@ import numpy as np
 
 from balancer.core.config import config_hash, resolve
 from balancer.core.errors import BalancerError, UsageError
-from balancer.core.run import latest_run, saved_config
+from balancer.core.saved_runs import latest_run, saved_config
 from balancer.core.settings import AblateConfig, ClassifierConfig, TrainConfig
 from balancer.data.dataset import Dataset, load_dataset
 from classifier.analysis.results import TrialResult

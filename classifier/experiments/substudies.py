@@ -15,7 +15,8 @@ from pathlib import Path
 from balancer.core.config import validate
 from balancer.core.environment import environment
 from balancer.core.marker import MARKER
-from balancer.core.run import RunRequest, open_run, resumed_config, saved_config
+from balancer.core.run import RunRequest, open_run
+from balancer.core.saved_runs import resumed_config, saved_config
 from balancer.core.sealed import DamagedFile, write_json
 from balancer.core.settings import AblateConfig
 from classifier.analysis.reading import read_environment, read_patients, read_trials, with_predictions

@@ -20,7 +20,7 @@ from scipy import stats
 from balancer.core.config import validate
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.files import JsonObject
-from balancer.core.run import read_environment, saved_config
+from balancer.core.saved_runs import read_environment, saved_config
 from balancer.core.settings import AblateConfig, ClassifierConfig, TrainConfig
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.reporting.numbers import bounds, plural, short, signed

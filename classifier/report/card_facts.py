@@ -13,7 +13,7 @@ import numpy as np
 from balancer.core.config import validate
 from balancer.core.environment import Environment
 from balancer.core.errors import BalancerError
-from balancer.core.run import read_environment, saved_config
+from balancer.core.saved_runs import read_environment, saved_config
 from balancer.core.sealed import read_with_sum, zip_seal
 from balancer.core.settings import COMMANDS, ClassifierConfig
 from balancer.core.shapes import parse

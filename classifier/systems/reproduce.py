@@ -15,7 +15,8 @@ from typing import Any
 from balancer.core.config import data_path, flatten, merge, overruled, parse_assignment, resolve
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.files import JsonObject, write_text
-from balancer.core.run import RunDir, resumed_config, resumed_path, saved_config
+from balancer.core.run import RunDir
+from balancer.core.saved_runs import resumed_config, resumed_path, saved_config
 from balancer.core.sealed import write_json
 from balancer.core.settings import AblateConfig, ReproduceConfig, StageConfig
 from balancer.reporting.document import to_markdown

@@ -23,7 +23,7 @@ from balancer.core import progress
 from balancer.core.config import config_hash, flatten, merge, validate
 from balancer.core.device import resolve_device
 from balancer.core.errors import BalancerError, UsageError, lookup
-from balancer.core.run import resumed_or_new
+from balancer.core.saved_runs import resumed_or_new
 from balancer.core.settings import TuneConfig
 from balancer.core.system_errors import is_out_of_memory
 from balancer.data.dataset import Dataset

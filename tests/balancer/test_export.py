@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import TINY_GAN, balancer, done, refused
+from commands import balancer, done, refused
 from PIL import Image
 
 from balancer import export as exporting
@@ -21,18 +21,6 @@ from balancer.reporting.grids import to_uint8
 
 N = 5
 SUFFIXES = {"onnx": "onnx", "torch-export": "pt2", "safetensors": "safetensors"}
-
-
-@pytest.fixture(scope="module")
-def chest(_chest_template: Path) -> Path:
-    return _chest_template
-
-
-@pytest.fixture(scope="module")
-def gan_run(chest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("gan") / "run"
-    done(balancer("gan-train", "--data", chest, "--steps", 3, *TINY_GAN, "--out", path))
-    return path
 
 
 def latents(n: int, z_dim: int) -> torch.Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import QUICK_REPORT, TINY_GAN, balancer, done, refused, sets, words
+from commands import QUICK_REPORT, balancer, done, refused, words
 from PIL import Image
 
 from balancer import synthesis
@@ -25,19 +25,6 @@ from balancer.gan.checkpoint import BEST, CHECKPOINT
 from balancer.reporting.grids import png_bytes
 
 SIZE = 16
-GAN = ["--steps", "3", *TINY_GAN, *sets(lr_generator=0.05)]
-
-
-@pytest.fixture(scope="module")
-def chest(_chest_template: Path) -> Path:
-    return _chest_template
-
-
-@pytest.fixture(scope="module")
-def gan_run(chest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("gan") / "run"
-    done(balancer("gan-train", "--data", chest, *GAN, "--out", path))
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from balancer.audit.report import read_audit
 from balancer.core import sealed
 from balancer.core.config import read_config_file
 from balancer.core.errors import BalancerError
-from balancer.core.run import saved_config
+from balancer.core.saved_runs import saved_config
 from balancer.core.sealed import write_json, write_with_sum
 from balancer.core.settings import DataConfig
 from balancer.data.dataset import Dataset

@@ -17,7 +17,7 @@ CUDA_MEMORY = RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 
 def rename_to_latin_1(place: Place, _patch: pytest.MonkeyPatch) -> None:
     """Give an image a name in Latin-1, as archives made on old Windows hold them."""
     file = min((place["chest"] / "train" / "NORMAL").iterdir())
-    os.rename(file, os.path.join(os.fsencode(file.parent), b"IM-0003-0001 M\xfcller.png"))  # noqa: PTH104, PTH118
+    file.rename(file.with_name(os.fsdecode(b"IM-0003-0001 M\xfcller.png")))
 
 
 def without_home(_place: Place, patch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from commands import QUICK_REPORT, TINY_GAN, balancer, done, sets
 
 from balancer import synthesis
 from balancer.core.errors import BalancerError
-from balancer.core.run import resumed_config
+from balancer.core.saved_runs import resumed_config
 from balancer.core.sealed import warn_of_no_seal
 from balancer.core.settings import DataConfig, GanTrainConfig
 from balancer.data import phantom

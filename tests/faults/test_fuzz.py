@@ -20,7 +20,7 @@ from PIL import Image
 from balancer.core.config import read_config_file, resolve
 from balancer.core.errors import BalancerError
 from balancer.core.exported import ONNX_MARK, SAFETENSORS_MARK, seal
-from balancer.core.run import saved_config
+from balancer.core.saved_runs import saved_config
 from balancer.core.sealed import read_json, sealed_json, tensor_bytes
 from balancer.core.settings import DataConfig, GanTrainConfig
 from balancer.data.dataset import Dataset, load_dataset

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from scipy.linalg import norm
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from balancer.core.device import autocast, describe_device, limit_threads, memory_format, peak_memory_mb, resolve_device
@@ -58,8 +59,7 @@ def test_an_absent_device_is_an_error_with_a_way_out(
 
 def test_the_algebra_of_numpy_and_scipy_has_the_threads_of_torch() -> None:
     """Counted by threadpoolctl, which asks the libraries themselves."""
-    import scipy.linalg  # noqa: F401  # has a library of its own
-
+    assert norm([3.0, 4.0]) == 5, "scipy has loaded its library, which is another than numpy's"
     with threadpool_limits():  # undoes what follows
         for threads in (2, 1):
             limit_threads(threads)

@@ -14,15 +14,11 @@ class Clock:
         monkeypatch.setattr("balancer.core.progress.time.monotonic", lambda: self.now)
 
 
-@pytest.fixture
-def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
-    caplog.set_level(logging.INFO, "balancer")
-    return caplog.messages
-
-
-def run(monkeypatch: pytest.MonkeyPatch, seconds: float, total: int = 1000, **more: object) -> None:
+def run(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, total: int = 1000, show: bool = True, lines: bool | None = None
+) -> None:
     clock = Clock(monkeypatch)
-    with progress.bar(total, "training", "step", **more) as bar:  # type: ignore[arg-type]
+    with progress.bar(total, "training", "step", show=show, lines=lines) as bar:
         for _ in range(total - bar.done):
             clock.now += seconds / total
             bar.update()

@@ -20,17 +20,8 @@ from balancer.core.environment import environment, git_commit
 from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.files import write_text
 from balancer.core.jsonl import read_jsonl
-from balancer.core.run import (
-    RUNS,
-    RunDir,
-    RunRequest,
-    latest_run,
-    open_run,
-    resumed_config,
-    resumed_or_new,
-    resumed_path,
-    saved_config,
-)
+from balancer.core.run import RUNS, RunDir, RunRequest, open_run
+from balancer.core.saved_runs import latest_run, resumed_config, resumed_or_new, resumed_path, saved_config
 from balancer.core.sealed import DamagedFile, write_json, write_yaml
 from balancer.core.settings import GanTrainConfig, SynthesizeConfig
 from balancer.core.signals import deferred_signals

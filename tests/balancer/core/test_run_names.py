@@ -7,8 +7,9 @@ import pytest
 
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.marker import MARKER
-from balancer.core.run import RunDir, latest_run, newest_run, resumed_path
+from balancer.core.run import RunDir
 from balancer.core.run_names import LATEST, RUNS, find_run, named_folder, point_latest
+from balancer.core.saved_runs import latest_run, newest_run, resumed_path
 
 
 def finished(command: str, name: str, time: int = 0) -> Path:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from balancer.core.errors import BalancerError
-from balancer.core.files import temporary_path
+from balancer.core.files import remove, temporary_path
 from balancer.core.sealed import read_json, save_arrays, write_json
 from balancer.core.settings import DataConfig
 from balancer.data import cache, dataset, phantom
@@ -338,7 +338,7 @@ def test_what_is_damaged_is_decoded_again_with_a_warning(
 def test_a_file_in_place_of_the_folder(files: Files, empty_cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     files.load()
     (folder,) = [p for p in (empty_cache / "images").iterdir() if p.is_dir()]
-    cache.remove(folder)
+    remove(folder)
     folder.write_bytes(b"no folder")
     assert files.load().positions == list(range(6))
     assert "decoded again" in caplog.text

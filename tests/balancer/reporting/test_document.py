@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from balancer.reporting.document import Document, Figure, Section, Table, csv_text, latex, to_markdown
-from balancer.reporting.pages import to_html, write_document
+from balancer.reporting.pages import anchors, to_html, write_document
 
 NASTY = "<script>alert(1)</script> & `<b>code</b>` | bar"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -68,6 +68,11 @@ def test_the_contents_lead_to_every_section_of_a_long_page() -> None:
     assert len(set(ends)) == len(titles)
     assert page.count("<details open>") == len(titles), "the contents and every section but the folded one"
     assert 'class="contents"' not in to_html(DOCUMENT, {"grid": PNG}), "a short page needs no contents"
+
+
+def test_no_two_sections_have_one_anchor() -> None:
+    sections = [Section(title, ["x"]) for title in ("ROC", "ROC 2", "ROC", "ROC")]
+    assert len(set(anchors(Document("t", [], "v", sections=sections)))) == 4
 
 
 def test_a_figure_with_a_file_of_its_own_is_linked() -> None:

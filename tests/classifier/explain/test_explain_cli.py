@@ -6,14 +6,18 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from commands import words
 from PIL import Image
 
 from balancer.core.sealed import load_tensors, read_json, save_tensors
+from balancer.core.settings import DataConfig
+from balancer.data.dataset import Dataset
 from classifier.explain.checks import UNCHECKED
 from classifier.explain.methods import METHODS
 
@@ -74,9 +78,8 @@ def test_images_of_a_folder(classifier: Command, model: Path, images: Path, tmp_
         assert heat.shape == (16, 16)
         assert bool(heat.max() == 255) != image["empty"]
         assert overlay.ndim == 3
-    assert {p.name for p in out.iterdir()} == {
-        "explain.html", "explain.md", "explain.json", "contact_sheet.png", "maps", "overlays", "pictures",
-    }  # fmt: skip
+    files_made = "explain.html explain.md explain.json contact_sheet.png maps overlays pictures"
+    assert {p.name for p in out.iterdir()} == words(files_made)
     page = words_of(out / "explain.html")
     assert all(file.name in page for file in files)
     assert told["verdict"] in page
@@ -253,7 +256,10 @@ def test_data_that_have_changed_are_refused(
 
     (chest_folder / "train" / "NORMAL" / "IM-0001-0001.png").unlink()
     real = regimes.load_dataset
-    moved = lambda config, **more: real(config.model_copy(update={"path": str(chest_folder)}), **more)  # noqa: E731
+
+    def moved(config: DataConfig, **more: Any) -> Dataset:
+        return real(config.model_copy(update={"path": str(chest_folder)}), **more)
+
     monkeypatch.setattr(regimes, "load_dataset", moved)
     refused(classifier("explain", study, "--out", tmp_path / "out", "-q"), 1, str(chest_folder))
 
