@@ -189,7 +189,7 @@ def analyse(results: StudyResults, resamples: int = RESAMPLES, seed: int = 0) ->
         contrasts=contrasts,
         verdict=verdicts.answer(contrasts),
         notes=verdicts.notes(len(patients), len(set(patients)), len(seeds), len(sets), left_out, results.unit),
-        advice=advice(contrasts, study.patients),
+        advice=advice(contrasts),
         unit=results.unit,
     )
 

@@ -114,10 +114,9 @@ def crossed_estimate(
     trial, trial_df = _moderated(trial, k - 1, scatter.trial_seeds / k, scatter.trial_df)
     gan, gan_df = _moderated(gan, g - 1, scatter.gan_seeds / g, scatter.gan_df if g > 1 else 0)
     both = min(max(both, 0.0), trial, gan)
-    once = (trial + gan - both) / (trial + gan) if trial + gan > 0 else 1.0
     variance = by_patient + trial + gan - both
-    parts = [(by_patient, patients - 1), (once * trial, trial_df), (once * gan, gan_df)]
-    shares = tuple((v / variance, df) for v, df in parts if v > 0) or ((1.0, patients - 1),)
+    parts = variances_counted_once(by_patient, trial, gan, both)
+    shares = shares_of(parts, (patients - 1, trial_df, gan_df), variance) or ((1.0, patients - 1),)
     value, se = float(observed.mean()), variance**0.5
     half = critical_value(shares) * se
     estimate = Estimate(
@@ -137,6 +136,24 @@ def crossed_estimate(
         shares=shares,
     )
     return estimate if limit is None else _widened(estimate, patients, limit)
+
+
+def variances_counted_once(patients: float, trial: float, gan: float, both: float) -> tuple[float, float, float]:
+    """Return the parts of a variance by patients, trial seeds and GAN seeds, which add up to the variance.
+
+    Args:
+        patients: the patients' part.
+        trial: what trial seeds add, with the interaction.
+        gan: what GAN seeds add, with the interaction.
+        both: the interaction of both kinds of seeds, which their parts share in proportion.
+    """
+    once = (trial + gan - both) / (trial + gan) if trial + gan > 0 else 1.0
+    return patients, once * trial, once * gan
+
+
+def shares_of(parts: Sequence[float], dfs: Sequence[int], variance: float) -> Shares:
+    """Return the share of each part above 0 in a variance, with its degrees of freedom; none if no part is above 0."""
+    return tuple((part / variance, df) for part, df in zip(parts, dfs, strict=True) if part > 0)
 
 
 def pooled_scatter(values: Array, synthetic: Sequence[bool]) -> SeedScatter:
