@@ -23,9 +23,10 @@ lint: $(READY)
 test: lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-# All tests, also the long ones: simulations, real signals to whole processes, searches by two processes, MLflow.
+# All tests, also the long ones: simulations, real signals to whole processes, searches by two processes, MLflow; and the
+# page in a browser, if a chromium is on the PATH.
 test-nightly: lint
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[mlflow]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[mlflow,dev-browser]'
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m ""
 
 format: $(READY)

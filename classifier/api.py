@@ -34,6 +34,7 @@ from classifier.experiments.substudies import read_substudy
 from classifier.experiments.trial import estimate_seconds
 from classifier.export import writing
 from classifier.report.model_card import CARD
+from classifier.training.record import CHECKPOINT
 
 # What trackers keep of a run beside its trials.
 REPORT_FILES = ("config.yaml", "env.json", "report.*", "table.*", "analysis.json", "tune.json", "figures/*.png")
@@ -104,30 +105,7 @@ def analyse(run: Path) -> analysis.Analysis:
     return analysis.analyse(study.results, seed=study.config.seed)
 
 
-def export_model(
-    model: Path,
-    to: str,
-    out: Path | None = None,
-    int8: bool = False,
-    data: str | None = None,
-    force: bool = False,
-    threads: int | None = None,
-) -> writing.Export:
-    """Write a saved classifier as a file for other programs, as `classifier export` does.
-
-    Args:
-        model: a model.pt, or the folder that holds one.
-        to: onnx, torch-export or safetensors.
-        out: the file; None for one beside the model.
-        int8: whether to write an 8-bit variant of the ONNX file too, with a report on both.
-        data: of the training, for the 8-bit variant; None: where they were.
-        force: whether to replace files that are there.
-        threads: that compute; None for OMP_NUM_THREADS, or one.
-
-    Raises:
-        BalancerError: the model cannot be read or exported, a file is there, or a package is missing.
-    """
-    return writing.export(model, to, out, int8, data, force, threads)
+export_model = writing.export  # `classifier export`
 
 
 def prepare_training(config: TrainConfig, device_name: str, threads: int | None = None) -> PreparedRun[TrialResult]:
@@ -146,7 +124,7 @@ def prepare_training(config: TrainConfig, device_name: str, threads: int | None 
         study.data.describe(),
         lambda: estimate_seconds(study, device),
         work,
-        tracked_files=("config.yaml", "env.json", "result.json", CARD, "model.pt"),
+        tracked_files=("config.yaml", "env.json", "result.json", CARD, CHECKPOINT),
     )
 
 

@@ -72,7 +72,10 @@ WORKERS = Options(
     closing="{run}/report.html has the figures; next: classifier thresholds {run}",
 )
 def ablate(args: CommandArgs) -> CommandResult:
-    """Train under every regime with paired seeds; write the table, the figures, the report and every trial's result."""
+    """Train under every regime with paired seeds; write the table, the figures, the report and every trial's result.
+
+    Each model.pt holds features of training images; `classifier export --to safetensors` writes a model without them.
+    """
     from classifier.api import prepare_ablation
     from classifier.experiments.jobs import Workers
     from classifier.experiments.study import configure
@@ -93,7 +96,10 @@ def ablate(args: CommandArgs) -> CommandResult:
     closing="{run}/model.pt holds the classifier; next: classifier predict {run} IMAGE",
 )
 def train(args: CommandArgs) -> CommandResult:
-    """Train one classifier under one regime and evaluate it."""
+    """Train one classifier under one regime and evaluate it.
+
+    model.pt holds features of training images; `classifier export --to safetensors` writes the model without them.
+    """
     from classifier import inference
     from classifier.analysis.results import TrialResult
     from classifier.api import prepare_training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from balancer.core.run_names import find_run
 from balancer.core.saved_runs import newest_run
 from balancer.core.settings import THRESHOLD_RULES, ClassifierConfig
 from classifier.program import main
+from classifier.serving.limits import Limits
 
 
 def _names(_context: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
@@ -35,6 +37,19 @@ REGIMES = click.option(
     callback=_names,
     help="Groups or names, as ablate takes them. [default: all that the runs hold]",
 )
+CSV_FILE = click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE.csv", help="Also write the table there."
+)
+
+
+def _tables(name: str) -> Callable[[Any], Any]:
+    """Return the option that names the folder of a report on runs."""
+    return click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help=f"Folder of the tables. [default: {name} in the only RUN]",
+    )
 
 
 @plain_command(
@@ -49,12 +64,7 @@ REGIMES = click.option(
         callback=_names,
         help=f"Rules as --threshold of train takes them. [default: {','.join(THRESHOLD_RULES)}]",
     ),
-    click.option(
-        "--out",
-        type=click.Path(path_type=Path),
-        metavar="DIR",
-        help="Folder of the tables. [default: thresholds in the only RUN]",
-    ),
+    _tables("thresholds"),
     DRY_RUN,
     example="classifier thresholds runs/ablate/latest --rules f1,sensitivity=0.95",
     closing="{out}/thresholds.md has the tables; next: classifier train --threshold RULE, for the rule that you fixed",
@@ -87,12 +97,7 @@ def thresholds(
         show_default=True,
         help="How the ensemble's threshold is chosen on validation.",
     ),
-    click.option(
-        "--out",
-        type=click.Path(path_type=Path),
-        metavar="DIR",
-        help="Folder of the tables. [default: ensemble in the only RUN]",
-    ),
+    _tables("ensemble"),
     DRY_RUN,
     example="classifier ensemble runs/ablate/latest --regimes baseline,gan",
     closing="{out}/ensemble.md has the table; next: classifier predict RUN IMAGE",
@@ -118,7 +123,7 @@ def ensemble(
     click.option("--image-size", type=click.IntRange(min=1), help="Size of the images. [default: that of each]"),
     click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Images per pass."),
     click.option("--repeats", type=click.IntRange(min=1), default=10, show_default=True, help="Passes that are timed."),
-    click.option("--out", type=click.Path(path_type=Path), metavar="FILE.csv", help="Also write the table there."),
+    CSV_FILE,
     COMPUTING,
     example="classifier compare small_cnn resnet18 runs/train/latest/model.pt",
     closing="next: classifier ablate --model NAME",
@@ -181,7 +186,7 @@ def evaluate(checkpoint: Path, data: str | None, fold: str, dry: bool, device: s
         help="On the calibrated probability, from 0 to 1, as train, evaluate and thresholds print it."
         " [default: the one chosen on validation]",
     ),
-    click.option("--out", type=click.Path(path_type=Path), metavar="FILE.csv", help="Also write the table there."),
+    CSV_FILE,
     DRY_RUN,
     COMPUTING,
     example="classifier predict runs/ablate/latest images --regime combined",
@@ -319,14 +324,14 @@ def explain(
             click.option(
                 "--max-megabytes",
                 type=click.FloatRange(0.001, 1000),
-                default=32.0,
+                default=Limits.megabytes,
                 show_default=True,
                 help="Largest upload.",
             ),
             click.option(
                 "--max-megapixels",
                 type=click.FloatRange(0.001, 150),
-                default=25.0,
+                default=Limits.megapixels,
                 show_default=True,
                 help="Largest image.",
             ),
@@ -345,7 +350,7 @@ def serve(
     from classifier.serving import require_packages
 
     require_packages()
-    from classifier.serving.server import Address, Limits, Sources
+    from classifier.serving.server import Address, Sources
     from classifier.serving.server import serve as run
 
     limits = Limits(page.pop("max_megabytes"), page.pop("max_megapixels"))
@@ -373,7 +378,8 @@ def export(
 
     MODEL is a model.pt, or the folder or the name of a training. ONNX and torch-export files hold the graph with
     normalisation, temperature and threshold; safetensors holds weights and settings. `classifier predict` takes onnx
-    and safetensors.
+    and safetensors. model.pt holds features of training images, for the warning of unlike images; no exported file
+    does. So give an export away, not the model.pt.
     """
     from classifier.export import writing
 

@@ -253,7 +253,7 @@ def predict_files(
         )
     predictor = open_predictor(checkpoint, regime, device, threads)
     saved = predictor.saved
-    classes = TASKS[saved.config.data.task]
+    classes = saved.classes
     if threshold is not None and len(classes) > 2:
         raise UsageError(
             f"{checkpoint} has {len(classes)} classes: the most likely is the label; leave out --threshold"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,16 +119,7 @@ def from_tensors(values: Mapping[str, Any], classes: int, path: Path, remedy: st
         number = values.get(key)
         if not isinstance(number, float) or not 0 < number < np.inf:
             raise DamagedFile(path, f"reference.{key}: expected a number above 0", remedy)
-    return Reference(
-        arrays["mean"],
-        arrays["directions"],
-        arrays["variances"],
-        values["rest"],
-        values["limit"],
-        arrays["points"],
-        arrays["labels"],
-        arrays["positions"],
-    )
+    return Reference(**arrays, rest=values["rest"], limit=values["limit"])
 
 
 @contextmanager
@@ -178,4 +169,4 @@ def fit(train: Array, val: Array, labels: Array, positions: Array) -> Reference:
     scaled = directions[:, ::-1][:, :kept] / np.sqrt(largest)
     unlimited = Reference(mean, scaled, largest, rest, 1.0, (train - mean) @ scaled, labels, positions)
     limit = float(np.percentile(unlimited.distances(val)[0], PERCENTILE))
-    return Reference(mean, scaled, largest, rest, max(limit, FLOOR), unlimited.points, labels, positions)
+    return replace(unlimited, limit=max(limit, FLOOR))

@@ -81,7 +81,7 @@ def open_predictor(path: Path, regime: str | None, device: str, threads: int | N
     where = open_device(device, threads)
     if (path / RESULTS).is_file():
         return _of_ablation(path, regime, where)
-    saved = load_classifier(path / CHECKPOINT if path.is_dir() else path, where)
+    saved = load_classifier(path, where)
     return Predictor(path, saved, lambda images: _judge(saved, images, where), 1, saved.regime)
 
 
@@ -154,8 +154,3 @@ def model_and_images(paths: tuple[Path, ...], newest: Callable[[], Path]) -> tup
     if not others:
         raise UsageError(f"{first} is a classifier, and no IMAGE comes after it; see classifier predict --help")
     return first, others
-
-
-def classes_of(predictor: Predictor) -> tuple[str, ...]:
-    """Return the names of the classes that a predictor decides between."""
-    return predictor.saved.classes

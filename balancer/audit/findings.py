@@ -94,7 +94,15 @@ def leaks(audit: Audit) -> list[str]:
         for shared in audit.identical.folds
         if shared.groups
     ]
-    phrases += [
+    phrases += leaks_beyond_copies(audit)
+    if conflicts := audit.identical.label_conflicts:
+        phrases.append(f"{plural(conflicts, 'identical file')} under both classes")
+    return phrases
+
+
+def leaks_beyond_copies(audit: Audit) -> list[str]:
+    """Return the phrases of :func:`leaks` that an audit alone tells; of identical files the data's own notes tell."""
+    phrases = [
         f"{plural(shared.pairs, 'near duplicate')} between {shared.left} and {shared.right}"
         for shared in audit.near.folds
         if shared.pairs
@@ -105,8 +113,6 @@ def leaks(audit: Audit) -> list[str]:
             phrases.append(
                 f"{plural(patients, 'patient')} both in {across.left} and in {across.right} ({left} and {right} images)"
             )
-    if conflicts := audit.identical.label_conflicts:
-        phrases.append(f"{plural(conflicts, 'identical file')} under both classes")
     return phrases
 
 

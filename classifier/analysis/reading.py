@@ -108,7 +108,7 @@ def _is_stated(path: Path) -> bool:
     try:
         check_stated(path)
     except DamagedFile as error:
-        log.warning("%s: trials that are missing are run again", f"{path} is damaged: {error.problem}")
+        log.warning("%s is damaged: %s: trials that are missing are run again", path, error.problem)
         return False
     return True
 

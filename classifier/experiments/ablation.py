@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from balancer.audit.findings import audit, leaks, strongest_shortcut
+from balancer.audit.findings import audit, leaks_beyond_copies, strongest_shortcut
 from balancer.audit.report import read_audit, write_audit
 from balancer.audit.results import Audit
 from balancer.core.config import flatten
@@ -140,13 +140,13 @@ def write_ablation(results: StudyResults, study: Study, run: RunDir, findings: A
     """Write analysis, tables, figures and report; ``findings`` are those of :func:`write_data_audit`."""
     data = study.data
     analysis = analyse(results, seed=study.config.seed)
-    notes = [*data.notes, *(f"Leak in the data: {leak}." for leak in leaks(findings))]
+    notes = [*data.notes, *(f"Leak in the data: {leak}." for leak in leaks_beyond_copies(findings))]
     if shortcut := strongest_shortcut(findings):
         notes.append(f"Shortcut in the data: {shortcut}")
     notes += analysis.notes
     notes += code_notes(trial.code_hash for trial in results.trials)
     notes += thread_notes(trial.threads for trial in results.trials)
-    sources = [f"`{s.path}` ({s.digest})" for s in study.synthetic]
+    sources = study.synthetic_sources
     note = (
         f"Data `{data.source}`, split `{data.split_hash}`; synthetic sets: {', '.join(sources) or 'none'}; "
         f"recipe `{results.trials[0].recipe_hash}`, code `{code_hash()}`."
@@ -175,7 +175,7 @@ def write_data_audit(study: Study, run: RunDir) -> Audit:
         except DamagedFile as error:
             log.warning("%s; the data are audited again", error)
     findings = audit(study.data, study.config.data)
-    for leak in leaks(findings):
+    for leak in leaks_beyond_copies(findings):
         log.warning("leak in the data: %s", leak)
     if shortcut := strongest_shortcut(findings):
         log.info("shortcut in the data: %s", shortcut)
@@ -207,7 +207,7 @@ def train_one(study: Study, run: RunDir, device: torch.device) -> TrialResult:
         run.metrics(asdict(validation))
     write_json(run / "result.json", trial.to_json())
     run.tracker.figures(tracked(trial, run.path).figures)
-    results, sets = StudyResults.of([trial], study.data.groups), [f"`{s.path}` ({s.digest})" for s in study.synthetic]
-    facts = facts_of(run.path, study.config, results, Kinds.of(study.data), study.data.notes, sets)
-    write_model_card(run.path, facts)
+    results = StudyResults.of([trial], study.data.groups)
+    kinds, notes = Kinds.of(study.data), study.data.notes
+    write_model_card(run.path, facts_of(run.path, study.config, results, kinds, notes, study.synthetic_sources))
     return trial

@@ -44,6 +44,11 @@ class Study:
         return plan_trials(self.config, self.regimes, len(self.synthetic))
 
     @property
+    def synthetic_sources(self) -> list[str]:
+        """Return the folder and the digest of each synthetic set, for a report in Markdown."""
+        return [f"`{s.path}` ({s.digest})" for s in self.synthetic]
+
+    @property
     def duplicate_count(self) -> int | tuple[int, ...]:
         """Return the number of real images that the control regimes duplicate; with more than two classes, per class.
 

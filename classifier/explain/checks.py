@@ -112,10 +112,9 @@ def check(saved: SavedClassifier, inputs: Tensor, heat: HeatMaps, groups: list[s
 def untrained(saved: SavedClassifier, seed: int) -> nn.Module:
     """Return a network built as the saved one, with the initial weights of a seed."""
     device = next(saved.model.parameters()).device
-    standalone = {"weights": "none", "normalisation": saved.config.input_normalisation}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build_model(saved.config.model_copy(update=standalone)).to(device).eval()
+        return build_model(saved.standalone).to(device).eval()
 
 
 def _bounds(interval: Interval) -> str:

@@ -10,8 +10,8 @@ import numpy as np
 
 from balancer.core.device import open_device
 from balancer.core.errors import UsageError
+from balancer.core.settings import PHANTOM
 from balancer.data.dataset import PHANTOM_NOTICE
-from balancer.data.folder import TASKS
 from balancer.reporting.numbers import plural
 from classifier.evaluation.thresholds import decide, with_temperature
 from classifier.explain import checks as checking
@@ -55,7 +55,7 @@ def explain_files(
     checks = None
     if request.check and len(files) >= FEWEST_IMAGES:
         checks = checking.check(saved, to_input(pixels, saved.config, device), heat)
-    classes = TASKS[saved.config.data.task]
+    classes = saved.classes
     explained = [
         ExplainedImage(
             str(file),
@@ -93,7 +93,7 @@ def class_number(name: str | None, saved: SavedClassifier) -> int | None:
     Raises:
         UsageError: the classifier has no such class.
     """
-    classes = TASKS[saved.config.data.task]
+    classes = saved.classes
     if name is None:
         return None
     if name not in classes:
@@ -124,7 +124,7 @@ def file_names(files: Sequence[Path]) -> list[str]:
 
 def data_notes(saved: SavedClassifier) -> list[str]:
     """Return what must be said of the data that a classifier was trained on."""
-    return [PHANTOM_NOTICE] if saved.data_source == "phantom" else []
+    return [PHANTOM_NOTICE] if saved.data_source == PHANTOM else []
 
 
 def map_notes(heat: HeatMaps) -> list[str]:

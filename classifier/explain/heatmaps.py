@@ -131,7 +131,7 @@ def _network_inputs(model: SavedClassifier | nn.Module, images: Array | Tensor) 
 
 
 @torch.no_grad()
-def called(model: SavedClassifier | nn.Module, inputs: Tensor) -> Tensor:
+def _called(model: SavedClassifier | nn.Module, inputs: Tensor) -> Tensor:
     """Return the class (N,) int64 that the classifier calls; a bare network of two classes has the threshold .5."""
     net = model.model if isinstance(model, SavedClassifier) else model
     size = max(1, PIXELS // inputs[0, 0].numel())
@@ -144,7 +144,7 @@ def called(model: SavedClassifier | nn.Module, inputs: Tensor) -> Tensor:
 
 def _targets(model: SavedClassifier | nn.Module, inputs: Tensor, target: int | Sequence[int] | Array | None) -> Tensor:
     if target is None:
-        return called(model, inputs)
+        return _called(model, inputs)
     net = model.model if isinstance(model, SavedClassifier) else model
     with torch.no_grad():
         logits = net(inputs[:1])

@@ -31,11 +31,6 @@ class MapLayer:
     cells: tuple[int, int]  # rows and columns of its maps
     chosen_by_rule: bool = True  # False: tokens that the class token no longer reads, pooled maps and the like
 
-    @property
-    def is_coarse(self) -> bool:
-        """Return whether the maps have few cells."""
-        return min(self.cells) < COARSE
-
 
 def as_maps(output: Tensor, image: tuple[int, int]) -> Tensor | None:
     """Return a layer's output as maps (N, K, h, w), or None if the output is none.

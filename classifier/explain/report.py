@@ -18,12 +18,12 @@ from classifier.explain.heatmaps import HeatMaps
 from classifier.explain.methods import METHODS, OCCLUDED
 from classifier.explain.pictures import Tile, grid, overlay, png
 from classifier.explain.results import PAGE, ExplainedImage, Explanation
+from classifier.report.model_card import RESEARCH_ONLY
 
 Array = np.ndarray
 SHOWN = 100  # images on the page, and on a contact sheet
 COLUMNS = 6  # of a contact sheet
 READING = "Left the image as the network sees it, right the same under its heat map."
-RESEARCH = "For research only. Not a medical device, not for clinical use."
 
 
 def write_explanation(result: Explanation, pixels: Array, heat: HeatMaps, place: Path) -> None:
@@ -66,7 +66,7 @@ def document(result: Explanation, pixels: Array, overlays: Sequence[Array]) -> t
     headline = result.checks.headline() if result.checks else []
     title = f"Where the classifier looks: {Path(result.checkpoint).name}"
     fails = result.checks is not None and result.checks.fails
-    notes, how = [*result.notes, RESEARCH], [reading(result.method)]
+    notes, how = [*result.notes, RESEARCH_ONLY], [reading(result.method)]
     page = Document(title, notes, result.verdict, headline, sections, how, fails)
     return page, pictures | more
 

@@ -53,7 +53,7 @@ def explain_run(run: Path, regimes: Sequence[str], request: ExplainRequest) -> R
     groups = [study.patients[i] for i in maps.positions]
     compared = (compare(name, reference, maps.by_regime, groups) for name, reference in pairs_to_compare(study.trials))
     heat = views[0].heat
-    phantom = [PHANTOM_NOTICE] if study.data.source == "phantom" else []
+    phantom = [PHANTOM_NOTICE] if study.data.is_phantom else []
     result = RunExplanation(
         str(run),
         study.data.source,

@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from balancer.data.dataset import Dataset
 from balancer.data.folder import printable
 from balancer.reporting.document import Document, Figure, Section, Table
 from balancer.reporting.numbers import bounds, short, signed
 from classifier.explain.checks import METHOD_PIXELS, METHOD_WEIGHTS
-from classifier.explain.faithfulness import DRAWS, Interval
+from classifier.explain.faithfulness import DRAWS, Interval, evenly
 from classifier.explain.pictures import Tile, grid, overlay, png
-from classifier.explain.report import RESEARCH, method_table, reading
+from classifier.explain.report import method_table, reading
 from classifier.explain.results import Example, RegimeView, RunExplanation, StudyMaps
 from classifier.report.failures import short_name
+from classifier.report.model_card import RESEARCH_ONLY
 
-Array = np.ndarray
 SIDE_BY_SIDE = 6  # images whose maps by two regimes are shown
 COMPARISON = (
     "Agreement is Spearman's rank correlation of two maps of one image, for its true class, always between trainings of"
@@ -53,7 +51,7 @@ def document(result: RunExplanation, data: Dataset, maps: StudyMaps) -> tuple[Do
     sections.append(Section("How the maps were made", table=method_table(result.method, result.layer, result.cells)))
     title = f"Where the classifiers look: {Path(result.run).name}"
     headline = [*result.check_sentences, result.counts]
-    notes, how = [*result.notes, RESEARCH], [reading(result.method)]
+    notes, how = [*result.notes, RESEARCH_ONLY], [reading(result.method)]
     return Document(title, notes, result.verdict, headline, sections, how, result.fails), pictures
 
 
@@ -123,7 +121,7 @@ def _lines(example: Example, data: Dataset) -> tuple[str, ...]:
 def _side_by_side(result: RunExplanation, data: Dataset, maps: StudyMaps, pictures: dict[str, bytes]) -> list[Figure]:
     """Draw a few images under the maps of two seeds of the reference and of one seed of the regime."""
     figures = []
-    shown = np.linspace(0, len(maps.positions) - 1, min(SIDE_BY_SIDE, len(maps.positions))).round().astype(int)
+    shown = evenly(len(maps.positions), SIDE_BY_SIDE)
     for c in result.comparisons:
         seeds = sorted(set(maps.by_regime[c.regime]) & set(maps.by_regime[c.reference]))[:2]
         for number, i in enumerate(shown, 1):

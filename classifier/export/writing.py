@@ -23,9 +23,9 @@ from classifier.export import integers
 from classifier.export.graph import to_program
 from classifier.export.integers import Integers
 from classifier.export.ports import INPUT, OUTPUTS
-from classifier.training.checkpoint import CHECKPOINT, SavedClassifier, load_classifier
+from classifier.training.checkpoint import CHECKPOINT, SavedClassifier, load_classifier, parse_classifier
 from classifier.training.prediction import predict
-from classifier.training.record import EXPORT
+from classifier.training.record import EXPORT, REMEDY
 
 if TYPE_CHECKING:
     import onnx
@@ -66,7 +66,16 @@ def export(
     force: bool = False,
     threads: int | None = None,
 ) -> Export:
-    """Write a saved classifier in a format of :data:`balancer.core.exported.FORMATS`; the arguments are the command's.
+    """Write a saved classifier as a file for other programs, as `classifier export` does.
+
+    Args:
+        model: a model.pt, or the folder that holds one.
+        to: a format of :data:`balancer.core.exported.FORMATS`.
+        out: the file; None for one beside the model.
+        int8: whether to write an 8-bit variant of the ONNX file too, with a report on both.
+        data: of the training, for the 8-bit variant; None: where they were.
+        force: whether to replace files that are there.
+        threads: that compute; None for OMP_NUM_THREADS, or one.
 
     Raises:
         UsageError: the format is unknown, or options exclude each other.
@@ -84,20 +93,22 @@ def export(
     saved = load_classifier(model, CPU)
     exported.refuse_existing([path, *(integers.files(path) if int8 else ())], force)
     dataset = integers.open_data(saved, data) if int8 else None
-    difference = WRITERS[to](saved, path)
-    megabytes = path.stat().st_size / 1e6
+    content, probabilities = WRITERS[to](saved, path)
+    difference = compare(saved, probabilities)
+    write_bytes(path, content)
     threads = torch.get_num_threads()
     made = integers.write(saved, path, dataset, facts_of(saved), threads) if dataset is not None else None
-    return Export(path, to, megabytes, difference, saved.classes, made)
+    return Export(path, to, len(content) / 1e6, difference, saved.classes, made)
 
 
-def write_onnx(saved: SavedClassifier, path: Path) -> float:
-    """Write the classifier as a sealed ONNX file; return how far its probabilities are from the network's."""
+Probabilities = Callable[[Array], Array]  # images (n, 1, H, W) uint8 -> calibrated probabilities (n, C)
+Written = tuple[bytes, Probabilities]  # the content of the file, and what its probabilities are
+
+
+def _onnx(saved: SavedClassifier, _path: Path) -> Written:
     content = onnx_file.sealed_bytes(onnx_model(saved), facts_of(saved))
     session = onnx_file.session_of(content, torch.get_num_threads())
-    difference = compare(saved, lambda images: session.run(["probabilities"], {INPUT: images})[0])
-    write_bytes(path, content)
-    return difference
+    return content, lambda images: session.run(["probabilities"], {INPUT: images})[0]
 
 
 def onnx_model(saved: SavedClassifier) -> onnx.ModelProto:
@@ -106,30 +117,27 @@ def onnx_model(saved: SavedClassifier) -> onnx.ModelProto:
     return onnx_file.model_of(to_program(saved), [INPUT], OUTPUTS)
 
 
-def write_program(saved: SavedClassifier, path: Path) -> float:
-    """Write the classifier as a sealed ``.pt2`` file, which torch.export.load reads."""
+def _pt2(saved: SavedClassifier, _path: Path) -> Written:
     buffer = io.BytesIO()
     text = json.dumps(facts_of(saved), allow_nan=False)
     torch.export.save(to_program(saved), buffer, extra_files={FACTS: text})
     content = sealed_zip(buffer.getvalue())
     program = torch.export.load(io.BytesIO(content)).module()
-    difference = compare(saved, lambda images: program(torch.from_numpy(images))[1].numpy())
-    write_bytes(path, content)
-    return difference
+    return content, lambda images: program(torch.from_numpy(images))[1].numpy()
 
 
-def write_weights(saved: SavedClassifier, path: Path) -> float:
-    """Write the classifier as a sealed safetensors file, which holds weights and settings but no graph."""
+def _safetensors(saved: SavedClassifier, path: Path) -> Written:
+    """Return weights and settings, without a graph and without the features of training images."""
     content = exported.safetensors_bytes(saved.model.state_dict(), facts_of(saved))
-    write_bytes(path, content)
-    again = load_classifier(path, CPU)
-    return compare(saved, lambda images: _probabilities(again, images))
+    facts, tensors = exported.parse_tensors(path, content, REMEDY)
+    again = parse_classifier({**facts, "state": tensors}, path, CPU)
+    return content, lambda images: _probabilities(again, images)
 
 
-WRITERS: dict[str, Callable[[SavedClassifier, Path], float]] = {
-    "onnx": write_onnx,
-    "torch-export": write_program,
-    "safetensors": write_weights,
+WRITERS: dict[str, Callable[[SavedClassifier, Path], Written]] = {
+    "onnx": _onnx,
+    "torch-export": _pt2,
+    "safetensors": _safetensors,
 }
 
 
@@ -140,12 +148,12 @@ def facts_of(saved: SavedClassifier) -> JsonObject:
     return {**saved.portable(), "input": reading, "use": "for research; not a medical device", "made_by": EXPORT}
 
 
-def compare(saved: SavedClassifier, probabilities: Callable[[Array], Array]) -> float:
+def compare(saved: SavedClassifier, probabilities: Probabilities) -> float:
     """Return the largest difference of an exported file's probabilities from the network's, on noise.
 
     Args:
         saved: the classifier.
-        probabilities: gives those of images (n, 1, H, W) uint8, (n, C).
+        probabilities: of the exported file.
 
     Raises:
         BalancerError: the difference is above :data:`PARITY`, or a probability is not finite.

@@ -21,6 +21,7 @@ from balancer.data.dataset import Dataset
 from balancer.data.folder import CLASSES, KIND_WORDS, TASKS, count_units, parse_name
 from balancer.metrics.resampling import RESAMPLES
 from classifier.analysis.analyse import Analysis, ResampledStudy, analyse
+from classifier.analysis.reading import COMMANDS as RUN_COMMANDS
 from classifier.analysis.reading import RESULT, SPLIT, read_patients, read_result, read_trials, with_predictions
 from classifier.analysis.results import RESULTS, MetricSummary, StudyResults, TrialResult
 from classifier.analysis.verdicts import answer
@@ -162,7 +163,7 @@ def read_facts(run: Path) -> CardFacts:
     """
     environment = read_environment(run)
     command = environment.command
-    if command not in ("ablate", "train"):
+    if command not in RUN_COMMANDS:
         raise BalancerError(f"{run} holds a {command} run, which has no model card; give a train or an ablate run")
     config = validate(COMMANDS[command], saved_config(command, run))
     assert isinstance(config, ClassifierConfig), f"{command} trains classifiers"

@@ -14,8 +14,9 @@ import torch
 
 from balancer.core.config import changed_keys, flatten
 from balancer.core.files import write_text
+from balancer.core.marker import MARKER
 from balancer.core.sealed import read_json, write_json
-from balancer.core.settings import ClassifierConfig
+from balancer.core.settings import PHANTOM, ClassifierConfig
 from balancer.core.shapes import parse
 from balancer.data.folder import TASKS, count_units
 from balancer.reporting.document import Document, Section, Table, to_markdown
@@ -51,8 +52,13 @@ ETHICS = (
     "Age, sex, machine and hospital are not in the data as they were read, so no figure here is by these.",
     "A model can learn marks of its data set in place of the illness. The audit of the data names those that were "
     "looked for.",
-    "The run's folder holds file names of the data. Treat the folder as you treat the data.",
 )
+GIVING_AWAY = (
+    "`model.pt` holds features of up to 1,000 training images (those of earlier versions do not). Somebody who has an "
+    "image can tell from them with some certainty whether the image was in the training. Before you give a model away: "
+    "`classifier export --to safetensors` writes the model without these features."
+)
+FOLDER = "The run's folder holds file names of the data. Treat the folder as you treat the data."
 REFERENCE = "Model cards: Mitchell et al. 2019, doi:10.1145/3287560.3287596."
 
 
@@ -91,7 +97,7 @@ def about(checkpoint: Path) -> Document:
             stored = parse(_StoredCard, read_json(run / CARD_DATA, remedy), run / CARD_DATA, remedy)
             if is_model_of(stored.models, run, path):
                 return stored.document
-        elif (run / "done").exists() and (run / "env.json").exists():
+        elif (run / MARKER).exists() and (run / "env.json").exists():
             return model_card(read_facts(run))
     return _of_checkpoint(path)
 
@@ -112,7 +118,7 @@ def model_card(facts: CardFacts) -> Document:
         _training_data(facts),
         *(_binary_figures(facts) if facts.analysis else [_multiclass_figures(facts.results.trials[0])]),
         _calibration(facts.results),
-        Section("Ethical considerations", bullets=list(ETHICS)),
+        Section("Ethical considerations", bullets=[*ETHICS, GIVING_AWAY, FOLDER]),
         Section("Caveats", bullets=[note for note in facts.notes if note not in top]),
         _models(facts),
         Section("References", bullets=[REFERENCE]),
@@ -297,7 +303,7 @@ def _models(facts: CardFacts) -> Section:
 def _of_checkpoint(path: Path) -> Document:
     """Return what a checkpoint without its run says."""
     saved = load_classifier(path, torch.device("cpu"))
-    classes = TASKS[saved.config.data.task]
+    classes = saved.classes
     rows = [
         ["network", _network(saved.config)],
         ["input", f"grey image, {saved.config.data.image_size} px square"],
@@ -309,7 +315,8 @@ def _of_checkpoint(path: Path) -> Document:
     ]
     if len(classes) == 2:
         rows.append(["threshold", f"{short(saved.threshold)}, chosen on validation, on the calibrated probability"])
-    drawings = ["PHANTOM DATA: trained on drawings, not X-rays."] if saved.data_source == "phantom" else []
+    giving_away = [] if saved.reference is None else [GIVING_AWAY]
+    drawings = ["PHANTOM DATA: trained on drawings, not X-rays."] if saved.data_source == PHANTOM else []
     return Document(
         f"Model card: a classifier of {' and '.join(classes)}",
         [*drawings, RESEARCH_ONLY],
@@ -317,7 +324,7 @@ def _of_checkpoint(path: Path) -> Document:
         sections=[
             Section("Model details", table=Table(["", ""], rows, numeric=2)),
             Section("Intended use", bullets=[*INTENDED, *NOT_INTENDED]),
-            Section("Ethical considerations", bullets=list(ETHICS[:3])),
+            Section("Ethical considerations", bullets=[*ETHICS, *giving_away]),
             Section("References", bullets=[REFERENCE]),
         ],
     )

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Query, Request, Response
@@ -27,8 +28,9 @@ from classifier.serving import answers
 from classifier.serving.engine import HeatMapRequest, answer
 from classifier.serving.examples import ExampleImage
 from classifier.serving.guard import Guard
+from classifier.serving.limits import Limits
 from classifier.serving.models import ServedModel
-from classifier.serving.uploads import Limits, Refused, read_upload
+from classifier.serving.uploads import Refused, read_upload
 
 log = logging.getLogger("balancer")
 T = TypeVar("T")
@@ -145,21 +147,26 @@ def create_app(models: Sequence[ServedModel], options: Options) -> FastAPI:
     return app
 
 
+def _named(models: Sequence[ServedModel], name: str) -> ServedModel:
+    """Return the model of a name.
+
+    Raises:
+        Refused: 404, there is no such model.
+    """
+    for model in models:
+        if model.name == name:
+            return model
+    raise Refused(404, f"model is {name[:80]!r}; expected one of {', '.join(model.name for model in models)}")
+
+
 def _add_questions(app: FastAPI, models: Sequence[ServedModel], options: Options) -> None:
     """Add the routes that take an image."""
-    by_name = {model.name: model for model in models}
-
-    def chosen(name: str | None) -> Sequence[ServedModel]:
-        if name is None:
-            return models
-        if name not in by_name:
-            raise Refused(404, f"model is {name[:80]!r}; expected one of {', '.join(by_name)}")
-        return [by_name[name]]
 
     async def answered(request: Request, model: str | None, heat_map: HeatMapRequest | None) -> answers.Answer:
-        asked, limits, work = chosen(model), options.limits, request.app.state.work
+        chosen = models if model is None else [_named(models, model)]
+        limits, work = options.limits, request.app.state.work
         made: answers.Answer = await work.answer(
-            request, limits, lambda content: answer(content, asked, limits, heat_map, options.training)
+            request, limits, lambda content: answer(content, chosen, limits, heat_map, options.training)
         )
         return made
 
@@ -186,18 +193,17 @@ def _add_facts(app: FastAPI, models: Sequence[ServedModel], options: Options) ->
     """Add the routes that say what is served."""
 
     @cache
-    def made_card(name: str) -> answers.Card:
+    def made_card(path: Path) -> answers.Card:
         from classifier.report.model_card import about  # Matplotlib and more: not at each start
 
-        return answers.Card.of(about(next(m.path for m in models if m.name == name)))
+        return answers.Card.of(about(path))
 
     @app.get("/api/card", responses={401: STATUSES[401], 404: STATUSES[404]})
     async def card(model: Annotated[str, Query(description="Name of a model.")]) -> answers.Card:
         """Return the model card of a model."""
-        if model not in [m.name for m in models]:
-            raise Refused(404, f"model is {model[:80]!r}; expected one of {', '.join(m.name for m in models)}")
+        path = _named(models, model).path
         try:
-            return await asyncio.to_thread(made_card, model)
+            return await asyncio.to_thread(made_card, path)
         except BalancerError as error:
             raise Refused(404, f"there is no model card: {error}") from error
 

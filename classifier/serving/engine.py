@@ -16,9 +16,10 @@ from classifier.explain.heatmaps import explain
 from classifier.explain.methods import METHODS
 from classifier.explain.pictures import heat_rgba
 from classifier.serving import answers
+from classifier.serving.limits import Limits
 from classifier.serving.models import ServedModel
 from classifier.serving.pictures import data_url
-from classifier.serving.uploads import Limits, Picture, Refused, examine
+from classifier.serving.uploads import Picture, Refused, examine
 from classifier.training.prediction import predict_with_features
 
 Array = np.ndarray

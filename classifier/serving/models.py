@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from balancer.core.errors import BalancerError, UsageError
+from balancer.core.settings import PHANTOM
 from balancer.data.dataset import Dataset, load_dataset
-from balancer.data.folder import TASKS
 from classifier.analysis.reading import RESULT, read_result, read_trials
 from classifier.analysis.results import RESULTS, TrialResult
 from classifier.evaluation.fold_metrics import BinaryMetrics
@@ -102,7 +102,7 @@ def _new_name(saved: SavedClassifier, taken: Sequence[str]) -> str:
 
 def _facts(name: str, saved: SavedClassifier, trial: TrialResult | None) -> ModelFacts:
     config = saved.config
-    classes = TASKS[config.data.task]
+    classes = saved.classes
     several = len(classes) > 2
     return ModelFacts(
         name=name,
@@ -115,7 +115,7 @@ def _facts(name: str, saved: SavedClassifier, trial: TrialResult | None) -> Mode
         threshold_rule="" if several else config.threshold,
         threshold_purpose="the most likely class" if several else threshold_purpose(config.threshold),
         temperature=saved.temperature,
-        trained_on_drawings=saved.data_source == "phantom",
+        trained_on_drawings=saved.data_source == PHANTOM,
         knows_training_data=saved.reference is not None,
         test=None if trial is None else _test_figures(trial),
     )

@@ -12,8 +12,9 @@ from balancer.core.device import open_device
 from balancer.core.errors import UsageError
 from balancer.core.files import JsonObject
 from balancer.core.system_errors import naming
+from classifier.serving.answers import NOTICE
 from classifier.serving.guard import LEAST_TOKEN, is_loopback
-from classifier.serving.uploads import Limits
+from classifier.serving.limits import Limits
 
 log = logging.getLogger("balancer")
 MOST_CONNECTIONS = 512  # beyond it uvicorn answers 503
@@ -130,7 +131,7 @@ def _listen(address: Address) -> socket.socket:
 
 
 def _announce(url: str, names: Sequence[str], address: Address, show_training: bool) -> None:
-    log.info("Research only, not for clinical use. Serving %s at %s (Ctrl-C ends it)", ", ".join(names), url)
+    log.info("%s Serving %s at %s (Ctrl-C ends it)", NOTICE, ", ".join(names), url)
     if not is_loopback(address.host):
         log.warning(
             "%s: other machines reach this address, and HTTP is not encrypted; use it inside a network that you trust,"

@@ -19,26 +19,12 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from balancer.data.images import SMALLEST, SNIFFED
+from classifier.serving.limits import MEGA, Limits
 
-MEGA = 1_000_000
 ON_THEIR_SIDE = (5, 6, 7, 8)  # orientations by which a viewer turns the picture by 90 degrees
 DROPPED = 4  # limits' worth of bytes that are read and dropped, so that a client gets to read why it was refused
 FORMATS = ", ".join(name for name in SNIFFED if name != "PPM")
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL + 1)  # it would log bytes of the upload
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How large an upload may be."""
-
-    megabytes: float = 32.0
-    megapixels: float = 25.0  # the largest X-ray detectors have 16
-    seconds: float = 60.0  # to send it
-
-    @property
-    def most_bytes(self) -> int:
-        """Return the limit in bytes."""
-        return round(self.megabytes * MEGA)
 
 
 class Refused(Exception):

@@ -13,6 +13,7 @@ from typing import Any
 
 from balancer import api
 from balancer.core.config import merge, overruled, read_config_file, resolve
+from balancer.core.marker import MARKER
 from balancer.core.settings import AblateConfig, DataConfig, GanTrainConfig, SynthesizeConfig
 from balancer.data.phantom import PhantomSpec, write_phantom
 from classifier.systems.registry import System
@@ -67,7 +68,7 @@ def shrunk(system: System, data: Path) -> dict[str, Any]:
 def synthesis(system: System, data: Path, folder: Path) -> Path:
     """Return a synthesis of a few images, by a GAN of two steps with the preset of the system's file. Make it once."""
     gan, images = folder / "gan", folder / "synthesis"
-    if not (gan / "done").exists():
+    if not (gan / MARKER).exists():
         gan_config = GanTrainConfig(
             data=DataConfig(path=str(data.resolve()), **DATA),
             preset=read_config_file(system.file, "gan_train").get("preset", "dcgan"),
@@ -79,7 +80,7 @@ def synthesis(system: System, data: Path, folder: Path) -> Path:
             snapshot_images=4,
         )
         api.train_gan(gan_config, gan, force=True)
-    if not (images / "done").exists():
+    if not (images / MARKER).exists():
         settings = SynthesizeConfig(
             gan_run=str(gan.resolve()), inception="off", kid_subsets=2, kid_subset_size=2, two_sample=False
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,12 +81,19 @@ def load_classifier(path: Path, device: torch.device) -> SavedClassifier:
         raise BalancerError(
             f"{path} does not exist; give a model.pt made by `classifier train` or `classifier ablate`"
         ) from error
+    return parse_classifier(values, path, device)
+
+
+def parse_classifier(values: Mapping[str, Any], path: Path, device: torch.device) -> SavedClassifier:
+    """Return the classifier that the content of a file describes.
+
+    Raises:
+        BalancerError: the content is damaged, or of no classifier.
+    """
     record = parse_record(values, path)
     content = parse(_Weights, values, path, REMEDY)
-    # The weights file may be gone; its normalisation stays.
-    standalone = {"weights": "none", "normalisation": record.config.input_normalisation}
     try:
-        model = build_model(record.config.model_copy(update=standalone)).to(device)
+        model = build_model(record.standalone).to(device)
     except UsageError as error:
         raise DamagedFile(path, f"config: {error}", REMEDY) from error
     model.load_state_dict(check_tensors(path, "state", content.state, model.state_dict(), REMEDY))

@@ -50,14 +50,18 @@ class ClassifierRecord:
         """Return the names of the classes, in the order of the labels."""
         return tuple(TASKS[self.config.data.task])
 
+    @property
+    def standalone(self) -> ClassifierConfig:
+        """Return the settings that build the network without a file of weights, whose normalisation stays."""
+        return self.config.model_copy(update={"weights": "none", "normalisation": self.config.input_normalisation})
+
     def portable(self) -> dict[str, Any]:
         """Return the record as plain values for a file that leaves this machine: no path of a folder is among them.
 
         :func:`parse_record` reads them.
         """
-        without = {"weights": "none", "normalisation": self.config.input_normalisation, "synthetic": None}
         data = self.config.data.model_copy(update={"path": None})
-        config = self.config.model_copy(update={**without, "data": data})
+        config = self.standalone.model_copy(update={"synthetic": None, "data": data})
         source = self.data_source if self.data_source == PHANTOM else Path(self.data_source).name
         return {
             "kind": KIND,

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from balancer.core.errors import BalancerError
+from balancer.core.marker import MARKER
 from balancer.core.sealed import read_json
 from balancer.core.settings import DataConfig
 from balancer.data.coding import coding_note, dataset_coding, read_coding
@@ -110,7 +111,7 @@ def load_synthetic(path: Path, data: Dataset, config: DataConfig, count: int | s
         BalancerError: if the manifest is missing, damaged or of another split or class, or images are too few, changed,
             missing, equal to one another, or copies of real images of validation or test.
     """
-    if (path / "config.yaml").exists() and not (path / "done").exists():
+    if (path / "config.yaml").exists() and not (path / MARKER).exists():
         raise BalancerError(f"{path} is not finished; continue it with `balancer synthesize --resume {path}`")
     rows = read_manifest(path)
     splits = {row.split_hash for row in rows}

@@ -20,6 +20,7 @@ import pytest
 import yaml
 from click.testing import Result
 from commands import done, refused, sets
+from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from balancer.audit.report import to_json
@@ -623,27 +624,32 @@ def test_a_test_class_of_one_patient(
     assert not (runs_cwd / "runs").exists()
 
 
-def test_a_leak_is_told_with_the_results(small_args: Args, chest_folder: Path, classifier: Run, tmp_path: Path) -> None:
-    original = next((chest_folder / "train" / "NORMAL").iterdir())
-    shutil.copy(original, chest_folder / "test" / "NORMAL" / "IM-9999-0001.png")
-    options = ("--regimes", "baseline", "--seeds", "1", *sets(**{"data.path": chest_folder}))
-    result = done(classifier("ablate", *small_args, *options, "--out", tmp_path / "r"))
-    assert "leak in the data: 1 identical file both in" in result.stderr
-    assert "Leak in the data: 1 identical file both in" in result.stdout
+@pytest.fixture
+def leaking(chest_folder: Path, small_args: Args) -> Args:
+    """Options of a quick ablation on data with a train image in test twice: the same file, and the same pixels."""
+    first, second = sorted((chest_folder / "train" / "NORMAL").iterdir())[:2]
+    shutil.copy(first, chest_folder / "test" / "NORMAL" / "IM-9998-0001.png")
+    with Image.open(second) as image:
+        image.save(chest_folder / "test" / "NORMAL" / "IM-9999-0001.png", compress_level=0)
+    return (*small_args, "--regimes", "baseline", "--seeds", "1", *sets(**{"data.path": chest_folder}))
 
 
-def test_a_resumed_run_reads_its_audit_or_makes_it_again(
-    small_args: Args, chest_folder: Path, classifier: Run, tmp_path: Path
-) -> None:
-    original = next((chest_folder / "train" / "NORMAL").iterdir())
-    shutil.copy(original, chest_folder / "test" / "NORMAL" / "IM-9999-0001.png")
-    options = ("--regimes", "baseline", "--seeds", "1", *sets(**{"data.path": chest_folder}))
-    done(classifier("ablate", *small_args, *options, "--out", tmp_path / "r"))
+def test_each_leak_is_told_once_with_the_results(leaking: Args, classifier: Run, tmp_path: Path) -> None:
+    """Of equal files by the data's own note, which names them; of near duplicates by the audit."""
+    result = done(classifier("ablate", *leaking, "--out", tmp_path / "r"))
+    for text in (result.stderr, result.stdout):
+        assert "identical file" not in text
+        assert text.count("IM-9998-0001.png") == text.count("equal content") == 1
+        assert text.count("eak in the data: 1 near duplicate between") == 1
+
+
+def test_a_resumed_run_reads_its_audit_or_makes_it_again(leaking: Args, classifier: Run, tmp_path: Path) -> None:
+    done(classifier("ablate", *leaking, "--out", tmp_path / "r"))
     for content in (None, "{}"):
         if content is not None:
             (tmp_path / "r" / "audit" / "audit.json").write_text(content)
         result = done(classifier("ablate", "--resume", tmp_path / "r"))
-        assert "Leak in the data: 1 identical file both in" in result.stdout
+        assert "Leak in the data: 1 near duplicate between" in result.stdout
     assert "audit.json is damaged" in result.stderr
 
 

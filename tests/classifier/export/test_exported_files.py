@@ -183,6 +183,26 @@ def test_a_graph_that_differs_is_not_written(trained: Path, classifier: Run, tmp
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "to",
+    [
+        "safetensors",
+        pytest.param("onnx", marks=pytest.mark.nightly),
+        pytest.param("torch-export", marks=pytest.mark.nightly),
+    ],
+)
+def test_a_file_that_differs_replaces_none(
+    to: str, trained: Path, classifier: Run, tmp_path: Path, monkeypatch
+) -> None:
+    """No difference is small enough here."""
+    monkeypatch.setattr("classifier.export.writing.PARITY", -1.0)
+    path = tmp_path / f"model{exported.SUFFIXES[to]}"
+    path.write_text("mine")
+    refused(classifier("export", trained, "--to", to, "--out", path, "--force"), 1, "difference")
+    assert path.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_more_than_an_onnx_file_holds(trained: Path, classifier: Run, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("balancer.core.onnx_file.LARGEST", 1000)
     refused(classifier("export", trained, "--to", "onnx", "--out", tmp_path / "a.onnx"), 1, "2 GB", "safetensors")

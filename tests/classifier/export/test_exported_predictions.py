@@ -107,6 +107,7 @@ def test_safetensors_is_the_checkpoint_without_paths(trained: Path, template: Pa
     for name, tensor in before.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[name], tensor)
     assert (again.temperature, again.threshold, again.regime) == (before.temperature, before.threshold, before.regime)
+    assert (again.reference, before.reference is None) == (None, False), "no features of training images leave"
     assert again.data_source == template.name
     assert str(template).encode() not in file.read_bytes()
     data = before.config.data.model_copy(update={"path": None})

@@ -20,6 +20,7 @@ from balancer.reporting.document import Document, Table, to_markdown
 from balancer.reporting.numbers import bounds, short
 from classifier.analysis.analyse import analyse
 from classifier.analysis.results import StudyResults
+from classifier.export.writing import export
 from classifier.report.card_facts import CardFacts, Kinds, facts_of
 from classifier.report.model_card import CARD, CARD_DATA, RESEARCH_ONLY, about, model_card, write_model_card
 
@@ -207,6 +208,14 @@ def test_a_model_that_left_its_run_is_described_by_itself(trained: Path, tmp_pat
         assert RESEARCH_ONLY in card.warnings
         assert not any(s.title.startswith("Quantitative") for s in card.sections)
         assert read_json(trained / "env.json")["data"]["split_hash"] in to_markdown(card)
+
+
+def test_the_card_says_what_a_model_gives_away(trained: Path, tmp_path: Path) -> None:
+    """An exported file holds no features of training images, and its card speaks of none."""
+    file = export(trained, "safetensors", tmp_path / "model.safetensors").file
+    shutil.copy(trained / "model.pt", tmp_path / "model.pt")
+    said = ["--to safetensors" in to_markdown(about(path)) for path in (trained, tmp_path / "model.pt", file)]
+    assert said == [True, True, False]
 
 
 def test_several_classes(classifier: Run, small_args: tuple[str, ...], tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from serving_helpers import Serve, running
 
 from classifier.serving.app import Options
 from classifier.serving.examples import drawings
+from classifier.serving.limits import Limits
 from classifier.serving.models import ServedModel
-from classifier.serving.uploads import Limits
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (extra: dev-browser)")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

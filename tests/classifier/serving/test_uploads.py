@@ -18,7 +18,8 @@ from PIL import Image
 from serving_helpers import Serve
 
 from classifier.serving.app import Options
-from classifier.serving.uploads import Limits, Refused, examine
+from classifier.serving.limits import Limits
+from classifier.serving.uploads import Refused, examine
 
 
 def encoded(kind: str, size: tuple[int, int] = (40, 30), mode: str = "L", **more: object) -> bytes:
