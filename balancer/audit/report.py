@@ -28,7 +28,7 @@ from balancer.data.dataset import PHANTOM_NOTICE, Dataset
 from balancer.data.folder import CLASSES
 from balancer.metrics.resampling import AurocInterval
 from balancer.reporting.document import Document, Figure, Section, Table
-from balancer.reporting.numbers import DASH, bounds, percent, plural, short
+from balancer.reporting.numbers import DASH, percent, plural, short, with_interval
 from balancer.reporting.pages import write_document
 
 LISTED = 10  # groups and pairs that are named; audit.json has all
@@ -334,10 +334,8 @@ def _auroc(interval: AurocInterval | None, names: Sequence[str]) -> str:
     if interval.auroc >= 0.5:
         return f"{_interval(interval)} {names[1]}"
     low, high = (None if bound is None else 1 - bound for bound in (interval.high, interval.low))
-    return f"{_interval(AurocInterval(1 - interval.auroc, low, high))} {names[0]}"
+    return f"{with_interval(1 - interval.auroc, low, high)} {names[0]}"
 
 
 def _interval(interval: AurocInterval) -> str:
-    if interval.low is None or interval.high is None or interval.low == interval.high:  # no scatter, so no interval
-        return short(interval.auroc)
-    return f"{short(interval.auroc)} {bounds(interval.low, interval.high)}"
+    return with_interval(interval.auroc, interval.low, interval.high)

@@ -25,7 +25,7 @@ from balancer.quality.results import (
     QualityReport,
     TwoSampleRow,
 )
-from balancer.reporting.numbers import DASH, bounds, decibels, fixed, percent, short, times
+from balancer.reporting.numbers import DASH, decibels, fixed, percent, short, times, with_interval
 
 ALIKE = 1.5  # a Fréchet distance up to this many real baselines counts as equal to the baseline
 HARD_TO_TELL = 0.6  # images are hard to tell from real ones if no AUROC's interval exceeds this
@@ -143,7 +143,7 @@ def _two_sample_findings(quality: QualityReport) -> Iterator[Finding]:
             control = controls.get(t.on)
             yield Finding(
                 f"Two-sample AUROC ({t.classifier}, {t.on})",
-                f"{short(t.auroc, 2)} {bounds(t.low, t.high, 2)}",
+                with_interval(t.auroc, t.low, t.high, 2),
                 t.n_real,
                 t.n_fake,
                 short(control.auroc, 2) if control else DASH,

@@ -20,7 +20,6 @@ from balancer.quality.interpretation import interpret, verdict
 from balancer.quality.results import DistanceRow, QualityReport, ShiftRow, SpectrumComparison, TwoSampleRow
 from balancer.reporting.document import Document, Figure, Section, Table
 from balancer.reporting.numbers import (
-    bounds,
     decibels,
     fixed,
     megabytes,
@@ -28,6 +27,7 @@ from balancer.reporting.numbers import (
     plural,
     seconds,
     short,
+    with_interval,
 )
 from balancer.reporting.pages import write_document
 
@@ -312,7 +312,7 @@ def _two_sample(tests: list[TwoSampleRow], unit: str) -> Section | None:
     if not tests:
         return None
     rows = [
-        [*(t.classifier, t.on, t.compared), str(t.n_real), str(t.n_fake), f"{short(t.auroc)} {bounds(t.low, t.high)}"]
+        [*(t.classifier, t.on, t.compared), str(t.n_real), str(t.n_fake), with_interval(t.auroc, t.low, t.high)]
         for t in tests
     ]
     others = "images of other patients" if unit == "patient" else "other images"

@@ -27,6 +27,13 @@ def bounds(low: float, high: float, digits: int = 3) -> str:
     return f"[{short(low, digits)}, {short(high, digits)}]"
 
 
+def with_interval(value: float, low: float | None, high: float | None, digits: int = 3) -> str:
+    """Return ``.934 [.910, .952]``; the value alone without bounds, or where no resample differs: that is no interval."""
+    if low is None or high is None or low == high:
+        return short(value, digits)
+    return f"{short(value, digits)} {bounds(low, high, digits)}"
+
+
 def mean_sd(mean: float, sd: float | None, digits: int = 3) -> str:
     """Return ``.934 ± .012``; ``n/a`` stands for the SD of a single value."""
     return f"{short(mean, digits)} ± {'n/a' if sd is None else short(sd, digits)}"
