@@ -28,7 +28,7 @@ def bounds(low: float, high: float, digits: int = 3) -> str:
 
 
 def with_interval(value: float, low: float | None, high: float | None, digits: int = 3) -> str:
-    """Return ``.934 [.910, .952]``; the value alone without bounds, or where no resample differs: that is no interval."""
+    """Return ``.934 [.910, .952]``; the value alone where no resample differs: that is no interval."""
     if low is None or high is None or low == high:
         return short(value, digits)
     return f"{short(value, digits)} {bounds(low, high, digits)}"
