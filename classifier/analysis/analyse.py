@@ -180,7 +180,7 @@ def analyse(results: StudyResults, resamples: int = RESAMPLES, seed: int = 0) ->
     left_out = sum(r.trials - r.trial_seeds * max(r.gan_seeds, 1) for r in regimes)
     return Analysis(
         n_test=len(patients),
-        n_patients=len(set(patients)) if results.unit == "patient" else None,
+        n_patients=results.test_patients,
         test_counts={name: int((y_true == label).sum()) for label, name in enumerate(CLASSES)},
         trial_seeds=seeds,
         gan_seeds=len(sets),

@@ -21,7 +21,7 @@ from balancer.core.marker import MARKER, check_stated
 from balancer.core.sealed import DamagedFile, array_bytes, check_archive, load_arrays, read_json, read_with_sum
 from balancer.core.shapes import parse
 from balancer.data.split import merge_groups, split_hash
-from classifier.analysis.results import FOLDS, PREDICTIONS, TrialPredictions, TrialResult
+from classifier.analysis.results import FOLDS, PREDICTIONS, RESULTS, TrialPredictions, TrialResult
 from classifier.evaluation.fold_metrics import MulticlassMetrics
 from classifier.evaluation.metrics import nll
 
@@ -137,6 +137,16 @@ def read_result(run: Path) -> TrialResult:
     trial = TrialResult.from_json(read_json(run / RESULT, "train again"), run / RESULT, remedy="train again")
     check_stated(run / RESULT)
     return trial
+
+
+def read_run(run: Path) -> list[TrialResult]:
+    """Return the trials of an ablation or of a training, without their predictions; none if none has ended.
+
+    Raises:
+        DamagedFile: a file is damaged.
+    """
+    trials = read_trials(run / RESULTS)
+    return [read_result(run)] if not trials and (run / RESULT).exists() else trials
 
 
 def predictions_file(predictions: Mapping[str, TrialPredictions]) -> bytes:

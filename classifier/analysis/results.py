@@ -212,6 +212,11 @@ class StudyResults:
         """Return the word for what intervals resample: patients, or images where no patient is known."""
         return sampling_unit(self.patients)
 
+    @property
+    def test_patients(self) -> int | None:
+        """Return the number of patients of the test set; None where no patient is known."""
+        return len(set(self.groups("test"))) if self.unit == "patient" else None
+
     def counts(self) -> str:
         """Return the numbers of images and patients, in words."""
         names = {"validation": self.groups("val"), "test": self.groups("test")}

@@ -18,8 +18,7 @@ from classifier.analysis.reading import (
     RunEnvironment,
     read_environment,
     read_patients,
-    read_result,
-    read_trials,
+    read_run,
     with_predictions,
 )
 from classifier.analysis.results import FOLDS, RESULTS, StudyResults, TrialResult, check_same_images
@@ -122,13 +121,10 @@ def preview(runs: Sequence[Path], regimes: Sequence[str], folder: Path, seconds_
 
 def _finished_trials(run: Path) -> list[TrialResult]:
     """Return the trials of the study proper of a run."""
-    trials = read_trials(run / RESULTS)
-    if not trials and (run / RESULT).exists():
-        trials = [read_result(run)]
-    trials = [trial for trial in trials if trial.is_main]
+    trials = [trial for trial in read_run(run) if trial.is_main]
     if not trials:
         raise BalancerError(
-            f"{run} holds no finished trial (no {RESULTS} and no result.json); "
+            f"{run} holds no finished trial (no {RESULTS} and no {RESULT}); "
             "give the folder of a `classifier ablate` or `classifier train`"
         )
     if not (run / MARKER).exists():

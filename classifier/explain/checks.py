@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from balancer.core.device import exact_float32
 from balancer.core.files import JsonObject
 from balancer.reporting.document import Figure, Section, Table
-from balancer.reporting.numbers import bounds, percent, plural, short, signed
+from balancer.reporting.numbers import percent, plural, short
 from balancer.reporting.plots import BLUE, GREY, VERMILION, png, subplots
 from classifier.explain import faithfulness
 from classifier.explain.faithfulness import ALIKE, CHECKED, FEWEST_IMAGES, Curve, Interval, PixelTest, WeightTest
@@ -61,12 +61,11 @@ class Checks:
     def headline(self) -> list[str]:
         """Return the figures behind the verdict."""
         last, gains = self.weights.stages[-1], (self.pixels.deletion.gain, self.pixels.insertion.gain)
-        deletion, insertion = (f"{signed(g.mean)} {_bounds(g)}" for g in gains)
+        deletion, insertion = (gain.signed_text for gain in gains)
         return [
             f"Area gained over random maps: deletion {deletion}, insertion {insertion};"
             f" n = {plural(self.pixels.n, 'image')}.",
-            f"Rank correlation with the maps of untrained networks: {short(last.correlation.mean)}"
-            f" {_bounds(last.correlation)}.",
+            f"Rank correlation with the maps of untrained networks: {last.correlation.text}.",
         ]
 
     def to_json(self) -> JsonObject:
@@ -117,10 +116,6 @@ def untrained(saved: SavedClassifier, seed: int) -> nn.Module:
         return build_model(saved.standalone).to(device).eval()
 
 
-def _bounds(interval: Interval) -> str:
-    return bounds(interval.low, interval.high)
-
-
 def sections(checks: Checks, prefix: str = "") -> tuple[list[Section], dict[str, bytes]]:
     """Return the sections on both checks, and their pictures; ``prefix`` begins the names of the pictures."""
     pixels, weights = checks.pixels, checks.weights
@@ -128,20 +123,13 @@ def sections(checks: Checks, prefix: str = "") -> tuple[list[Section], dict[str,
     figures = [Figure(f"{prefix}{name}", _CAPTIONS[name], f"Curves of {name}") for name in curves]
     pictures = {f"{prefix}{name}": _curve_figure(name, curve, pixels.shares) for name, curve in curves.items()}
     pictures[f"{prefix}weights"] = _cascade_figure(weights)
-    rows = [
-        [
-            name,
-            *(f"{short(i.mean)} {_bounds(i)}" for i in (c.area, c.random_area)),
-            f"{signed(c.gain.mean)} {_bounds(c.gain)}",
-        ]
-        for name, c in curves.items()
-    ]
+    rows = [[name, curve.area.text, curve.random_area.text, curve.gain.signed_text] for name, curve in curves.items()]
     stages = [
         [
             s.layer,
             f"{s.randomised} of {weights.layers}",
-            f"{short(s.correlation.mean)} {_bounds(s.correlation)}",
-            f"{short(s.ssim.mean)} {_bounds(s.ssim)}",
+            s.correlation.text,
+            s.ssim.text,
             percent(s.empty),
         ]
         for s in weights.stages

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from balancer.core.progress import bar
 from balancer.core.seeding import derive_seed
 from balancer.metrics.resampling import RESAMPLES, Groups, resample_groups
+from balancer.reporting.numbers import bounds, short, signed
 from classifier.analysis.statistics import crossed_estimate
 from classifier.explain.heatmaps import HeatMaps, relevance_of, shown
 from classifier.explain.methods import METHODS, PIXELS, mean_image
@@ -44,6 +45,21 @@ class Interval:
     mean: float
     low: float
     high: float
+
+    @property
+    def bounds(self) -> str:
+        """Return the interval in brackets."""
+        return bounds(self.low, self.high)
+
+    @property
+    def text(self) -> str:
+        """Return ``.42 [.31, .53]``."""
+        return f"{short(self.mean)} {self.bounds}"
+
+    @property
+    def signed_text(self) -> str:
+        """Return ``+.042 [.031, .053]``, of a difference."""
+        return f"{signed(self.mean)} {self.bounds}"
 
     @classmethod
     def of(cls, values: Array, groups: Groups | None = None, limit: float | None = None) -> Interval:

@@ -23,9 +23,9 @@ from balancer.core.files import JsonObject
 from balancer.core.saved_runs import read_environment, saved_config
 from balancer.core.settings import AblateConfig, ClassifierConfig, TrainConfig
 from balancer.data.dataset import Dataset, load_dataset
-from balancer.reporting.numbers import bounds, plural, short, signed
-from classifier.analysis.reading import RESULT, read_patients, read_result, read_trials, with_predictions
-from classifier.analysis.results import RESULTS, TrialResult
+from balancer.reporting.numbers import plural, short
+from classifier.analysis.reading import read_patients, read_run, with_predictions
+from classifier.analysis.results import TrialResult
 from classifier.analysis.statistics import FEWEST_TRIAL_SEEDS
 from classifier.explain.faithfulness import FEWEST_IMAGES, Interval
 from classifier.training.checkpoint import CHECKPOINT, SavedClassifier, load_classifier
@@ -92,8 +92,7 @@ class Comparison:
         """Return the verdict with its figures."""
         figures = (
             f"maps of one image agree by {short(self.between.mean)} between these regimes and by"
-            f" {short(self.within.mean)} between seeds of one regime, difference {signed(self.difference.mean)}"
-            f" {bounds(self.difference.low, self.difference.high)}"
+            f" {short(self.within.mean)} between seeds of one regime, difference {self.difference.signed_text}"
         )
         if self.verdict == "too few":
             return (
@@ -145,10 +144,7 @@ def read_study(run: Path, regimes: Sequence[str]) -> SavedStudy:
 
 
 def _main_trials(run: Path) -> list[TrialResult]:
-    trials = read_trials(run / RESULTS)
-    if not trials and (run / RESULT).exists():
-        trials = [read_result(run)]
-    trials = [trial for trial in trials if trial.is_main]
+    trials = [trial for trial in read_run(run) if trial.is_main]
     if not trials:
         raise BalancerError(f"{run} holds no finished trial; {GIVE}")
     return trials

@@ -8,9 +8,9 @@ from pathlib import Path
 from balancer.data.dataset import Dataset
 from balancer.data.folder import printable
 from balancer.reporting.document import Document, Figure, Section, Table
-from balancer.reporting.numbers import bounds, short, signed
+from balancer.reporting.numbers import short
 from classifier.explain.checks import METHOD_PIXELS, METHOD_WEIGHTS
-from classifier.explain.faithfulness import DRAWS, Interval, evenly
+from classifier.explain.faithfulness import DRAWS, evenly
 from classifier.explain.pictures import Tile, grid, overlay, png
 from classifier.explain.report import method_table, reading
 from classifier.explain.results import Example, RegimeView, RunExplanation, StudyMaps
@@ -61,9 +61,9 @@ def _comparison_table(result: RunExplanation) -> Table:
             f"{c.regime} beside {c.reference}",
             str(c.seeds),
             str(c.n),
-            _figure(c.within),
-            _figure(c.between),
-            f"{signed(c.difference.mean)} {bounds(c.difference.low, c.difference.high)}",
+            c.within.text,
+            c.between.text,
+            c.difference.signed_text,
             {"elsewhere": "other places", "not shown": "not shown", "too few": "too few to say"}[c.verdict],
         ]
         for c in result.comparisons
@@ -72,18 +72,14 @@ def _comparison_table(result: RunExplanation) -> Table:
     return Table(header, rows, words=True)
 
 
-def _figure(interval: Interval) -> str:
-    return f"{short(interval.mean)} {bounds(interval.low, interval.high)}"
-
-
 def _check_table(views: Sequence[RegimeView]) -> Table:
     rows = []
     for view in views:
         if view.checks is not None:
             pixels, weights = view.checks.pixels, view.checks.weights
-            gains = [f"{signed(g.mean)} {bounds(g.low, g.high)}" for g in (pixels.deletion.gain, pixels.insertion.gain)]
+            gains = [curve.gain.signed_text for curve in (pixels.deletion, pixels.insertion)]
             last = weights.stages[-1].correlation
-            rows.append([view.regime, *gains, pixels.verdict, _figure(last), weights.verdict])
+            rows.append([view.regime, *gains, pixels.verdict, last.text, weights.verdict])
     gains = ["gain in deletion [95 %]", "gain in insertion [95 %]", "than random maps"]
     return Table(["regime", *gains, "correlation, untrained [95 %]", "on the weights, they"], rows)
 

@@ -22,8 +22,8 @@ from balancer.data.folder import CLASSES, KIND_WORDS, TASKS, count_units, parse_
 from balancer.metrics.resampling import RESAMPLES
 from classifier.analysis.analyse import Analysis, ResampledStudy, analyse
 from classifier.analysis.reading import COMMANDS as RUN_COMMANDS
-from classifier.analysis.reading import RESULT, SPLIT, read_patients, read_result, read_trials, with_predictions
-from classifier.analysis.results import RESULTS, MetricSummary, StudyResults, TrialResult
+from classifier.analysis.reading import SPLIT, read_patients, read_run, with_predictions
+from classifier.analysis.results import MetricSummary, StudyResults, TrialResult
 from classifier.analysis.verdicts import answer
 from classifier.report.tables import RegimeRow, regime_rows
 from classifier.training.checkpoint import CHECKPOINT
@@ -167,8 +167,7 @@ def read_facts(run: Path) -> CardFacts:
         raise BalancerError(f"{run} holds a {command} run, which has no model card; give a train or an ablate run")
     config = validate(COMMANDS[command], saved_config(command, run))
     assert isinstance(config, ClassifierConfig), f"{command} trains classifiers"
-    trials = [read_result(run)] if (run / RESULT).exists() else read_trials(run / RESULTS)
-    trials = [with_predictions(trial, run) for trial in trials]
+    trials = [with_predictions(trial, run) for trial in read_run(run)]
     results = StudyResults.of(trials, read_patients(run, trials))
     notes = parse(CardData, environment.data, run / "env.json", where="data").notes
     sets = [f"`{path}`" for path in config.synthetic or ()] if any(t.synthetic_set for t in trials) else []
@@ -180,11 +179,13 @@ def analysed(results: StudyResults, seed: int) -> Analysis:
     try:
         return analyse(results, seed=seed)
     except BalancerError as error:
-        groups, y_true = results.groups("test"), results.y_true("test")
+        y_true = results.y_true("test")
         counts = {name: int((y_true == label).sum()) for label, name in enumerate(CLASSES)}
         seeds = sorted({trial.trial_seed for trial in results.trials})
         notes = [f"There are no intervals: {error}."]
-        return Analysis(len(groups), len(set(groups)), counts, seeds, 0, 0, [], [], answer([]), notes, results.unit)
+        return Analysis(
+            len(y_true), results.test_patients, counts, seeds, 0, 0, [], [], answer([]), notes, results.unit
+        )
 
 
 def subgroup_rows(results: StudyResults, kinds: Kinds, seed: int) -> list[SubgroupRow]:

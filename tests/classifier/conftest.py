@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from commands import done
 from PIL import Image
 
 from balancer.core.settings import DataConfig
@@ -77,6 +78,16 @@ def classifier() -> Callable[..., Result]:
         return CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=True)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def trained(small_args: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run directory of one small training. Not to be changed."""
+    from classifier.cli import main
+
+    out = tmp_path_factory.mktemp("trained") / "run"
+    done(CliRunner().invoke(main, ["train", *small_args, "--out", str(out)]))
+    return out
 
 
 @pytest.fixture

@@ -8,24 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
 from PIL import Image
 
 from balancer.core.sealed import load_tensors, tensor_bytes
 
 Run = Callable[..., Result]
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def trained(small_args: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run directory of one small training."""
-    from classifier.cli import main
-
-    out = tmp_path_factory.mktemp("trained") / "run"
-    result = CliRunner().invoke(main, ["train", *small_args, "--out", str(out)])
-    assert result.exit_code == 0, result.output
-    return out
 
 
 def answer(result: Result) -> dict[str, Any]:

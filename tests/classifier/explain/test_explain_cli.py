@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from commands import words
+from commands import refused, words
 from PIL import Image
 
 from balancer.core.sealed import load_tensors, read_json, save_tensors
@@ -66,14 +66,14 @@ def words_of(page: Path) -> str:
 def test_images_of_a_folder(classifier: Command, model: Path, images: Path, tmp_path: Path) -> None:
     result = classifier("explain", model, images, "--out", tmp_path / "out", "--device", "cpu", "-q", "--json")
     assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout)
+    answer = json.loads(result.stdout)
     files = sorted(images.iterdir())
-    assert [Path(image["file"]).name for image in told["images"]] == [file.name for file in files]
-    assert told["layer"] == "features.23"
-    assert told["checks"]["pixels"]["n"] == len(files)
-    assert told["verdict"]
+    assert [Path(image["file"]).name for image in answer["images"]] == [file.name for file in files]
+    assert answer["layer"] == "features.23"
+    assert answer["checks"]["pixels"]["n"] == len(files)
+    assert answer["verdict"]
     out = tmp_path / "out"
-    for image in told["images"]:
+    for image in answer["images"]:
         heat, overlay = (np.asarray(Image.open(out / image[key])) for key in ("heat", "overlay"))
         assert heat.shape == (16, 16)
         assert bool(heat.max() == 255) != image["empty"]
@@ -82,12 +82,12 @@ def test_images_of_a_folder(classifier: Command, model: Path, images: Path, tmp_
     assert {p.name for p in out.iterdir()} == words(files_made)
     page = words_of(out / "explain.html")
     assert all(file.name in page for file in files)
-    assert told["verdict"] in page
+    assert answer["verdict"] in page
     predicted = json.loads(classifier("predict", model, images, "--device", "cpu", "-q", "--json").stdout)[
         "predictions"
     ]
-    assert [p["label"] for p in predicted] == [image["label"] for image in told["images"]]
-    probabilities = [image["probability"] for image in told["images"]]
+    assert [p["label"] for p in predicted] == [image["label"] for image in answer["images"]]
+    probabilities = [image["probability"] for image in answer["images"]]
     assert [p["probability_pneumonia"] for p in predicted] == pytest.approx(probabilities)
 
 
@@ -139,15 +139,6 @@ def test_examples_are_what_the_trial_predicted(
         assert predicted["predictions"][0]["label"] == example["called"]
         assert predicted["predictions"][0]["probability_pneumonia"] == pytest.approx(example["probability"], abs=1e-5)
         assert example["file"].split("/")[1] == example["truth"]
-
-
-def refused(result: Result, code: int, *words: str) -> None:
-    assert result.exit_code == code, result.output + repr(result.exception)
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert not result.stdout
-    for word in words:
-        assert word in errors[0]
 
 
 def broken_image(kind: str, path: Path) -> Path:

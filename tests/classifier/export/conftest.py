@@ -1,20 +1,8 @@
-"""Shared by the tests of exports: one small training and its ONNX file. Neither is to be changed."""
+"""Shared by the tests of exports: the ONNX file of the small training. Not to be changed."""
 
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
-
-
-@pytest.fixture(scope="session")
-def trained(small_args: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run directory of one small training."""
-    from classifier.cli import main
-
-    out = tmp_path_factory.mktemp("trained") / "run"
-    result = CliRunner().invoke(main, ["train", *small_args, "--out", str(out)])
-    assert result.exit_code == 0, result.output
-    return out
 
 
 @pytest.fixture(scope="session")

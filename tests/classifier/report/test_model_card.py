@@ -21,7 +21,7 @@ from balancer.reporting.numbers import bounds, short
 from classifier.analysis.analyse import analyse
 from classifier.analysis.results import StudyResults
 from classifier.export.writing import export
-from classifier.report.card_facts import CardFacts, Kinds, facts_of
+from classifier.report.card_facts import CardFacts, Kinds, analysed, facts_of
 from classifier.report.model_card import CARD, CARD_DATA, RESEARCH_ONLY, about, model_card, write_model_card
 
 Run = Callable[..., Result]
@@ -161,22 +161,12 @@ def test_the_hash_is_that_of_the_file(tmp_path: Path) -> None:
 def test_too_few_images_for_an_interval(make_data: Callable[..., Dataset], tmp_path: Path) -> None:
     """One test patient of a class: the card has figures, no interval, and the reason."""
     data = make_data((9, 9), (6, 6), (1, 7))
+    assert analysed(fake_study(["baseline"], 1, 1, data.labels, data.folds, ["image-1"] * 38), 0).n_patients is None
     results = fake_study(["baseline"], 1, 1, data.labels, data.folds, data.groups)
     card = model_card(facts_of(start_run(tmp_path / "run", data), AblateConfig(), results, Kinds.of(data), [], []))
     rows = table(card, "Quantitative analyses: ranking and calibration").rows
     assert not any("[" in cell for row in rows for cell in row)
     assert any("an interval needs" in s for s in next(s.bullets for s in card.sections if s.title == "Caveats"))
-
-
-@pytest.fixture(scope="module")
-def trained(_chest_template: Path, small_args: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from click.testing import CliRunner
-
-    from classifier.cli import main
-
-    out = tmp_path_factory.mktemp("trained") / "run"
-    done(CliRunner().invoke(main, ["train", *small_args, "--out", str(out)]))
-    return out
 
 
 def test_a_training_writes_its_card(trained: Path) -> None:
