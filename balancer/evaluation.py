@@ -17,8 +17,9 @@ from balancer.core.run import RunDir
 from balancer.core.settings import EvaluateConfig
 from balancer.data.coding import read_coding
 from balancer.data.dataset import PHANTOM_NOTICE
-from balancer.data.image_folder import PHANTOM_FILE, Folder, Scan, decode_folder, images_folder, scan_folder
+from balancer.data.image_folder import Folder, Scan, decode_folder, images_folder, scan_folder
 from balancer.data.images import named
+from balancer.data.phantom import STAMP
 from balancer.data.split import merge_groups
 from balancer.metrics.features import inception_weights
 from balancer.quality import figures
@@ -118,7 +119,7 @@ def _notes(folders: dict[str, Folder]) -> list[str]:
     """Return what a reader must know before reading any figure."""
     notes = []
     parents = {parent for f in folders.values() for parent in (f.scan.path, *f.scan.path.parents)}
-    if any((parent / PHANTOM_FILE).is_file() for parent in parents):
+    if any((parent / STAMP).is_file() for parent in parents):
         notes.append(PHANTOM_NOTICE)
     notes += _ranges_note(folders)
     for flag, f in folders.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Iterator, Mapping
@@ -231,8 +230,8 @@ def export(config: SynthesizeConfig, source: Source, run: RunDir, device: torch.
                 i, content = len(rows), png_bytes(image)
                 file = file_name(cls, i)
                 (run / file).write_bytes(content)
-                digest = hashlib.sha256(content).hexdigest()
-                rows.append((file, i, derive_seed(config.seed, "z", i), digest, cls, source.data.split_hash))
+                seed = derive_seed(config.seed, "z", i)
+                rows.append((file, i, seed, digest(content), cls, source.data.split_hash))
             chunks.append(chunk)
             bar.update(len(chunk))
     images = np.concatenate(chunks)

@@ -1,7 +1,9 @@
 """What a user reads before a run: help with defaults, groups and an example, for every command."""
 
+import json
 import re
 import shlex
+from pathlib import Path
 
 import click
 import pytest
@@ -41,6 +43,32 @@ def test_every_option_stands_in_a_group_with_its_default(main: click.Group, name
     for line in lines:
         assert line.count("[default") == ("--help" not in line), line
         assert re.search(r"^-\S.* [A-Za-z].*\w.*\[default: [^\]]+\]|--help", line), f"no words on {line}"
+
+
+@pytest.mark.parametrize(("main", "name"), COMMANDS, ids=[name for _, name in COMMANDS])
+def test_every_option_is_read_from_the_variable_of_its_flag(main: click.Group, name: str) -> None:
+    program = "balancer" if main is balancer else "classifier"
+    for option in leaves(main)[name].params:
+        if isinstance(option, click.Option):
+            flag = max(option.opts, key=len).lstrip("-")
+            variable = re.sub(r"[- ]", "_", f"{program} {name} {flag}").upper()
+            context = click.Context(leaves(main)[name])
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv(variable, "x")
+                assert option.resolve_envvar_value(context) == "x", variable
+
+
+@pytest.mark.parametrize(
+    ("variable", "command"), [("BALANCER_SETTINGS_JSON", ["settings", "steps"]), ("BALANCER_RUNS_LIST_JSON", ["runs"])]
+)
+def test_a_variable_counts_for_its_command_and_disturbs_no_other(
+    variable: str, command: list[str], runs_cwd: Path
+) -> None:
+    result = CliRunner().invoke(balancer, command, env={variable: "1"})
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)
+    other = CliRunner().invoke(balancer, ["settings", "seed"], env={variable: "1"})
+    assert (other.exit_code, other.stdout[:1] == "{") == (0, "SETTINGS" in variable)
 
 
 @pytest.mark.parametrize(("main", "name"), COMMANDS, ids=[name for _, name in COMMANDS])

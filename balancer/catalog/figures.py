@@ -54,7 +54,6 @@ class _Trial:
 
 @dataclass(frozen=True)
 class _Best:
-    trial: int
     value: float
 
 

@@ -35,7 +35,7 @@ from balancer.core.saved_runs import resumed_or_new, threads_before
 from balancer.core.settings import COMMANDS, AblateConfig, Settings
 from balancer.core.threads import WAIT_POLICY, allowed_processors, choose_threads, thread_environment
 from balancer.core.tracking import NOT_TRACKED, Tracking
-from balancer.core.variables import check_variables, flag_variable
+from balancer.core.variables import check_variables, flag_variable, names_of
 
 SETTING = "setting__"  # options whose name begins so carry a setting's path, with __ for the dots
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -86,15 +86,6 @@ class CommandArgs:
         return resumed_or_new(model, self.command, self.resume, self.explicit, new)
 
 
-class _SettingOption(click.Option):
-    """Its environment variable is named after the flag (BALANCER_GAN_TRAIN_SEED), not after the parameter."""
-
-    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
-        prefix = ctx.auto_envvar_prefix
-        value = os.environ.get(flag_variable(prefix, self.opts[0])) if prefix else None
-        return value or super().resolve_envvar_value(ctx)
-
-
 def setting(flag: str, key: str = "", **attributes: Any) -> SettingOption:
     """Return an option that sets a setting of the command: help text, default and type are those of the settings model.
 
@@ -121,7 +112,7 @@ class SettingOption:
         attributes: dict[str, Any] = {"is_flag": True} if kind is bool else {"type": kind} if kind else {}
         attributes |= {"help": help_text(field), **self.attributes}
         name = SETTING + self.key.replace(".", "__")
-        return click.option(self.flag, name, cls=_SettingOption, default=None, **attributes)
+        return click.option(self.flag, name, default=None, **attributes)
 
 
 Option = SettingOption | Callable[[Any], Any]
@@ -154,7 +145,6 @@ SETTINGS = Options(
         click.option(
             "--config",
             "config_file",
-            cls=_SettingOption,
             type=click.Path(path_type=Path),
             metavar="FILE.yaml",
             help="Settings from a file.",
@@ -162,7 +152,6 @@ SETTINGS = Options(
         click.option(
             "--set",
             "assignments",
-            cls=_SettingOption,
             multiple=True,
             metavar="KEY=VALUE",
             help="Any setting by name, e.g. data.resize=pad. Repeatable. `balancer settings` explains them.",
@@ -311,9 +300,21 @@ def _registered(
             assert model is not None, "settings are for commands that make a run"
             option = option.option(model(option))
         callback = option(callback)
-        headings[str(callback.__click_params__[-1].name)] = heading
+        headings[_with_variable(callback.__click_params__[-1], group, name)] = heading
     texts = program.Help(headings, example)
     return group.command(name, cls=program.Command, context_settings=HELP, help_texts=texts)(callback)
+
+
+def _with_variable(parameter: click.Parameter, group: click.Group, command: str) -> str:
+    """Let an option be read from the variable of its flag too, before all others; return the parameter's name.
+
+    click itself makes variables of parameters' names, which users do not know.
+    """
+    prefix = group.context_settings.get("auto_envvar_prefix")
+    if isinstance(parameter, click.Option) and prefix:
+        flag = next(flag for flag in reversed(parameter.opts) if flag.startswith("--"))
+        parameter.envvar = [flag_variable(flag_variable(prefix, command), flag), *names_of(parameter.envvar)]
+    return str(parameter.name)
 
 
 def _explicit(

@@ -58,12 +58,12 @@ class MlflowRun:
             self._client = MlflowClient(tracking_uri=address)
             self._experiment = _experiment(self._client, run.command, None)
         _say_where(address)
-        known = run.identity is not None and _is_there(self._client, run.identity)
-        self.identity: str = run.identity if known and run.identity else self._begin(run.path.name, {})
+        known = run.identity if run.identity is not None and _is_there(self._client, run.identity) else None
+        self.identity = known or self._begin(run.path.name, {})
         self._client.update_run(self.identity, status="RUNNING")
         self._client.set_tag(self.identity, "folder", str(run.path))
         self._steps: dict[str, int] = {}  # the last step of each curve
-        self._resumed = known
+        self._resumed = known is not None
         self._trials: set[str] | None = None  # names of the finished ones; None: not looked up yet
 
     def _begin(self, name: str, tags: Mapping[str, str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import click
 
@@ -27,18 +27,14 @@ def check_variables(programs: Sequence[click.Group]) -> None:
     Raises:
         UsageError: naming the variable, and the nearest one that is read.
     """
+    prefixes = [str(program.context_settings["auto_envvar_prefix"]) for program in programs]
     documented, known = set(OWN), set[str]()
-    prefixes = []
-    for program in programs:
-        prefix = str(program.context_settings["auto_envvar_prefix"])
-        prefixes.append(f"{prefix}_")
-        for name, command in program.commands.items():
-            for option in command.params:
-                names = _names(option, f"{prefix}_{name.replace('-', '_').upper()}")
-                documented |= names[0]
-                known |= names[0] | names[1]
+    for program, prefix in zip(programs, prefixes, strict=True):
+        for option, inner in _options(program, prefix):
+            documented |= set(names_of(option.envvar))
+            known.add(flag_variable(inner, str(option.name)))  # click makes it of the parameter's name
     for name, value in sorted(os.environ.items()):
-        ours = name.startswith(tuple(prefixes)) and not SERVICE.fullmatch(f"{name}={value}")
+        ours = name.startswith(tuple(f"{prefix}_" for prefix in prefixes)) and not SERVICE.fullmatch(f"{name}={value}")
         if value and ours and name not in known | documented:
             raise UsageError(
                 f"environment variable {name} is {value!r}, but no command reads it; {nearest(name, documented)}"
@@ -46,14 +42,20 @@ def check_variables(programs: Sequence[click.Group]) -> None:
 
 
 def flag_variable(prefix: str, flag: str) -> str:
-    """Return the variable of a flag, as ``BALANCER_GAN_TRAIN_SEED`` for ``--seed``."""
+    """Return the variable of a flag, as ``BALANCER_GAN_TRAIN_SEED`` for ``--seed``; of a command, the prefix."""
     return f"{prefix}_{flag.lstrip('-').replace('-', '_').upper()}"
 
 
-def _names(option: click.Parameter, prefix: str) -> tuple[set[str], set[str]]:
-    """Return the variables of an option: those of its flags and its own, and the one that click makes of its name."""
-    if not isinstance(option, click.Option):
-        return set(), set()
-    flags = {flag_variable(prefix, flag) for flag in option.opts if flag.startswith("--")}
-    own = {option.envvar} if isinstance(option.envvar, str) else set(option.envvar or ())
-    return flags | own, {f"{prefix}_{str(option.name).upper()}"}
+def names_of(variables: str | Sequence[str] | None) -> list[str]:
+    """Return the variables of an option, which click keeps as a name, as names, or as None."""
+    return [variables] if isinstance(variables, str) else list(variables or ())
+
+
+def _options(program: click.Group, prefix: str) -> Iterator[tuple[click.Option, str]]:
+    """Yield the options of every command, of groups of commands too, with the prefix of the command's variables."""
+    for name, command in program.commands.items():
+        inner = flag_variable(prefix, name)
+        if isinstance(command, click.Group):
+            yield from _options(command, inner)
+        else:
+            yield from ((option, inner) for option in command.params if isinstance(option, click.Option))

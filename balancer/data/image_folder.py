@@ -20,13 +20,13 @@ from balancer.data.dataset import refuse_cache_inside
 from balancer.data.folder import SUFFIXES, is_clutter, parse_name
 from balancer.data.images import decode_image
 from balancer.data.manifest import MANIFEST, read_manifest
+from balancer.data.phantom import STAMP
 from balancer.data.split import merge_groups
 
 log = logging.getLogger("balancer")
 Array = np.ndarray
 COLOUR_SAMPLE = 16  # images of a folder that are checked for colour
 GREY = {"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"}
-PHANTOM_FILE = "phantom.json"  # marks a folder of drawings
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _walk(folder: Path) -> Iterator[Path]:
     """Yield all files below a folder, sorted, except what programs leave there."""
     for root, folders, files in os.walk(folder):
         folders[:] = sorted(f for f in folders if not is_clutter(f))
-        yield from (Path(root) / f for f in sorted(files) if f == PHANTOM_FILE or not is_clutter(f))
+        yield from (Path(root) / f for f in sorted(files) if f == STAMP or not is_clutter(f))
 
 
 def scan_folder(flag: str, path: Path) -> Scan:
@@ -120,7 +120,7 @@ def scan_folder(flag: str, path: Path) -> Scan:
                     if image.mode not in GREY:
                         colour.append(file)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            if file.name == PHANTOM_FILE:
+            if file.name == STAMP:
                 continue
             if file.suffix.lower() not in SUFFIXES:
                 strays[file.suffix.lower() or "no suffix"] += 1

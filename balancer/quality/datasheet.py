@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from balancer.core.files import write_text
-from balancer.data.dataset import Dataset
+from balancer.data.dataset import PHANTOM_NOTICE, Dataset
 from balancer.data.folder import KIND_WORDS, count_units
 from balancer.data.manifest import MANIFEST
 from balancer.quality.interpretation import verdict
@@ -46,7 +46,7 @@ def write_datasheet(folder: Path, report: Report, data: Dataset, label: int, man
 
 def datasheet(report: Report, data: Dataset, label: int, manifest_hash: str) -> Document:
     """Return the datasheet; arguments as for :func:`write_datasheet`."""
-    top = [note for note in data.notes if note.startswith("PHANTOM")]
+    top = [note for note in data.notes if note == PHANTOM_NOTICE]
     sections = [
         Section("Motivation", [_motivation(data, label)]),
         _composition(report, data, label, manifest_hash),
