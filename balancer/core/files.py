@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import logging
 import os
@@ -134,12 +135,27 @@ def sweep(folder: Path) -> None:
             path = Path(where, name)
             if name in folders:
                 folders.remove(name)
-            with contextlib.suppress(OSError):
-                if _is_left_over(path):
-                    remove(path)
-                    removed += 1
+            removed += _removed(path)
     if removed:
         log.info("removed %d temporary files of killed processes in %s", removed, folder)
+
+
+def sweep_beside(path: Path) -> None:
+    """Remove what killed processes left beside a file or folder that they were writing, as :func:`sweep` does.
+
+    Nothing else in the folder around it is looked at: that may be a home, or a disk.
+    """
+    for temporary in path.parent.glob(f".{glob.escape(path.name[:SHOWN])}.*.tmp"):
+        _removed(temporary)
+
+
+def _removed(path: Path) -> bool:
+    """Return whether a temporary file or folder was left over, and could be removed."""
+    with contextlib.suppress(OSError):
+        if _is_left_over(path):
+            remove(path)
+            return True
+    return False
 
 
 def _is_left_over(path: Path) -> bool:

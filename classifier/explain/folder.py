@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from balancer.core.errors import BalancerError
-from balancer.core.files import sweep, temporary_path
+from balancer.core.files import sweep_beside, temporary_path
 
 CONTENT = "explain.json"  # written last; names a folder an explanation
 
@@ -37,7 +37,7 @@ def replaced(folder: Path) -> Iterator[Path]:
     """
     check_replaceable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    sweep(folder.parent)
+    sweep_beside(folder)
     new = temporary_path(folder)
     new.mkdir()
     try:

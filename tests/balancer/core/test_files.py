@@ -11,7 +11,7 @@ from pathlib import Path
 import filelock
 import pytest
 
-from balancer.core.files import atomic_file, sweep, temporary_path, write_text
+from balancer.core.files import atomic_file, sweep, sweep_beside, temporary_path, write_text
 from balancer.core.jsonl import append_jsonl, keep_jsonl, read_jsonl
 from balancer.core.sealed import read_json, write_json
 
@@ -212,6 +212,24 @@ def test_the_leftovers_of_dead_processes_are_swept(tmp_path: Path) -> None:
     sweep(tmp_path)
     assert [p.name for p in gone if p.exists()] == []
     assert [p.name for p in kept if not p.exists()] == []
+
+
+def test_beside_a_folder_only_its_own_leftovers_are_swept(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", "pass"])
+    dead.wait()
+    here = temporary_path(tmp_path / "x").name.split(".")[-2].split("-")[0]
+    own, other, deep = (
+        tmp_path / name
+        for name in (
+            f".maps[1].{here}-{dead.pid}-7.tmp",
+            f".model.pt.{here}-{dead.pid}-7.tmp",
+            f"deep/.maps[1].{here}-{dead.pid}-7.tmp",
+        )
+    )
+    for folder in (own, other, deep):
+        folder.mkdir(parents=True)
+    sweep_beside(tmp_path / "maps[1]")
+    assert [folder.exists() for folder in (own, other, deep)] == [False, True, True]
 
 
 def test_a_name_as_long_as_the_disk_allows(tmp_path: Path) -> None:
