@@ -271,17 +271,28 @@ def predict_files(
         rule = f"the most likely of {len(classes)} classes"
         return _written(FilePredictions(str(checkpoint), 1, note, None, rule, predictions), out)
     cut = saved.threshold if threshold is None else threshold
-    rule = f"threshold {cut} ({'given' if cut != saved.threshold else 'chosen on validation'})"
     called = decide(uncalibrated, saved.temperature, saved.uncalibrated_threshold, threshold)
-    if (called != (scores >= cut)).any():
-        rule += f"; the temperature {saved.temperature:.2f} rounds probabilities near 1 together, the labels part them"
+    rule = _rule_of_two(predictor, cut, is_tied=bool((called != (scores >= cut)).any()))
     predictions = [
         ImagePrediction(str(file), CLASSES[int(positive)], None, float(score), away)
         for file, positive, score, away in zip(files, called, scores, novelty, strict=True)
     ]
-    if predictor.members > 1:
-        rule = f"the mean of {predictor.members} trials of {predictor.regime}; {rule}"
     return _written(FilePredictions(str(checkpoint), predictor.members, note, cut, rule, predictions), out)
+
+
+def _rule_of_two(predictor: Predictor, threshold: float, is_tied: bool) -> str:
+    """Return in words how the label of one of two classes is chosen.
+
+    Args:
+        predictor: what decides.
+        threshold: on calibrated probabilities.
+        is_tied: whether the temperature rounds probabilities together that the labels part.
+    """
+    saved = predictor.saved
+    rule = f"threshold {threshold} ({'given' if threshold != saved.threshold else 'chosen on validation'})"
+    if is_tied:
+        rule += f"; the temperature {saved.temperature:.2f} rounds probabilities near 1 together, the labels part them"
+    return f"the mean of {predictor.members} trials of {predictor.regime}; {rule}" if predictor.members > 1 else rule
 
 
 def _preview(predictor: Predictor, images: Sequence[Path], out: Path | None) -> Preview:

@@ -330,12 +330,11 @@ def run_search(
         facts = provenance(open_once(search.config))
         storage.check_data(study, {key: facts[key] for key in facts if key != "config_hash"})
     before, total = storage.read_trials(study), number_of_trials(search.config)
-    done = len(before)
+    missing = max(total - len(before), 0)
     for trial in before:
         on_trial(trial)
-    missing = max(total - done, 0)
-    if done:
-        log.info("%d of %d trials were done before", done, total)
+    if before:
+        log.info("%d of %d trials were done before", len(before), total)
 
     def starts() -> Iterator[int]:
         """Yield once for every trial to start; advanced when a process is free."""
@@ -349,9 +348,8 @@ def run_search(
         device = resolve_device(search.device)
         ended = run_in_this_process(lambda _, interrupt: run_next(search, study, device, interrupt), starts())
     else:
-        ended = run_in_processes(
-            (delayed(_attempt_next)(search) for _ in starts()), Workers(search.device, jobs, threads=search.threads)
-        )
+        workers = Workers(search.device, jobs, threads=search.threads)
+        ended = run_in_processes((delayed(_attempt_next)(search) for _ in starts()), workers)
     resume_note = (
         f"finished trials are kept in {search.folder / storage.JOURNAL}; continue with --resume {search.folder}"
     )
