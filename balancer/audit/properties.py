@@ -15,8 +15,7 @@ from PIL import Image
 
 from balancer.core.errors import BalancerError
 from balancer.data import cache
-from balancer.data.dataset import Dataset, phantom_folder
-from balancer.data.folder import find_root
+from balancer.data.dataset import Dataset, source_folder
 from balancer.data.images import Ranges, read_grey, resize_grey
 
 Array = np.ndarray
@@ -100,7 +99,7 @@ def folder_of(data: Dataset) -> Path | None:
     """Return the folder below which the records' names are files; None for an archive."""
     if Path(data.source).suffix.lower() == ".npz":
         return None
-    return phantom_folder() if data.is_phantom else find_root(Path(data.source))
+    return source_folder(data.source)
 
 
 def pixel_properties(images: Array) -> Array:

@@ -21,7 +21,6 @@ from balancer.data.folder import (
     SPLITS,
     TASKS,
     LeftOut,
-    Listing,
     Record,
     find_root,
     is_patient,
@@ -148,7 +147,6 @@ def load_dataset(config: DataConfig, require: Iterable[str] = ("train",), ranges
         BalancerError: the data are missing, of another layout, too damaged, or lack the classes of the task.
     """
     notes: list[str] = []
-    left_out: list[LeftOut] = []
     path = config.path or PHANTOM
     if printable(path) != path:
         raise BalancerError(f"data {printable(path)} has a name that is not plain UTF-8; rename the folder")
@@ -156,15 +154,10 @@ def load_dataset(config: DataConfig, require: Iterable[str] = ("train",), ranges
     if path == PHANTOM:
         log.warning(PHANTOM_NOTICE)
         notes.append(PHANTOM_NOTICE)
-        records, decoded = _from_folder(list_folder(phantom_folder()), phantom_folder(), config, ranges)
-    elif is_archive:
-        records, decoded = _from_npz(Path(path), config, notes, ranges)
+    if is_archive:
+        records, decoded, left_out = _from_npz(Path(path), config, notes, ranges)
     else:
-        root = find_root(Path(path))
-        refuse_cache_inside(root)
-        listing = list_folder(root)
-        left_out = listing.left_out
-        records, decoded = _from_folder(listing, root, config, ranges)
+        records, decoded, left_out = _from_folder(path, config, ranges)
     if not decoded.positions:
         raise BalancerError(
             f"none of the {len(records)} files of {path} can be read ({decoded.bad[0][1]}); check --data"
@@ -223,6 +216,11 @@ def refuse_cache_inside(folder: Path) -> None:
         raise BalancerError(f"the cache {root} lies inside the data {folder}; set BALANCER_CACHE to a folder elsewhere")
 
 
+def source_folder(path: str) -> Path:
+    """Return the folder with the splits of a data path that is no archive."""
+    return phantom_folder() if path == PHANTOM else find_root(Path(path))
+
+
 def phantom_folder() -> Path:
     """Return the folder of the drawn data set, which is drawn on first use (seconds) and kept in the cache."""
     spec = phantom.PhantomSpec()
@@ -247,8 +245,12 @@ def _is_as_drawn(folder: Path) -> bool:
 
 
 def _from_folder(
-    listing: Listing, root: Path, config: DataConfig, ranges: Ranges | None
-) -> tuple[list[Record], cache.Decoded]:
+    path: str, config: DataConfig, ranges: Ranges | None
+) -> tuple[list[Record], cache.Decoded, list[LeftOut]]:
+    root = source_folder(path)
+    if path != PHANTOM:
+        refuse_cache_inside(root)
+    listing = list_folder(root)
     names = [r.name for r in listing.records]
     decoded = cache.decode_all(
         names,
@@ -259,12 +261,12 @@ def _from_folder(
         config.max_bad,
         ranges,
     )
-    return listing.records, decoded
+    return listing.records, decoded, listing.left_out
 
 
 def _from_npz(
     path: Path, config: DataConfig, notes: list[str], ranges: Ranges | None
-) -> tuple[list[Record], cache.Decoded]:
+) -> tuple[list[Record], cache.Decoded, list[LeftOut]]:
     if config.task != "binary":
         raise BalancerError(
             f"{path} has two classes, {' and '.join(CLASSES)}, and no file names with the kind of pneumonia; leave out"
@@ -288,7 +290,7 @@ def _from_npz(
         config.max_bad,
         ranges,
     )
-    return records, decoded
+    return records, decoded, []
 
 
 def _folds(
