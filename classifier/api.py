@@ -105,7 +105,30 @@ def analyse(run: Path) -> analysis.Analysis:
     return analysis.analyse(study.results, seed=study.config.seed)
 
 
-export_model = writing.export  # `classifier export`
+def export_model(
+    model: Path,
+    to: str,
+    out: Path | None = None,
+    int8: bool = False,
+    data: str | None = None,
+    force: bool = False,
+    threads: int | None = None,
+) -> writing.Export:
+    """Write a saved classifier as a file for other programs, as `classifier export` does.
+
+    Args:
+        model: a model.pt, or the folder that holds one.
+        to: onnx, torch-export or safetensors.
+        out: the file; None for one beside the model.
+        int8: whether to write an 8-bit variant of the ONNX file too, with a report on both.
+        data: of the training, for the 8-bit variant; None: where they were.
+        force: whether to replace files that are there.
+        threads: that compute; None for OMP_NUM_THREADS, or one.
+
+    Raises:
+        BalancerError: the model cannot be read or exported, a file is there, or a package is missing.
+    """
+    return writing.export(model, to, out, int8, data, force, threads)
 
 
 def prepare_training(config: TrainConfig, device_name: str, threads: int | None = None) -> PreparedRun[TrialResult]:
