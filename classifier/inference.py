@@ -18,7 +18,7 @@ from balancer.core.config import data_path
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.files import JsonObject, write_text
 from balancer.core.preview import Preview
-from balancer.core.settings import PHANTOM, DataConfig
+from balancer.core.settings import DataConfig
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.folder import CLASSES, SUFFIXES, TASKS, image_files, left_out_note, strays
 from balancer.data.images import (
@@ -264,8 +264,7 @@ def predict_files(
     judged = predictor.judge(pixels)
     uncalibrated, novelty = judged.scores, [None] * len(files) if judged.novelty is None else judged.novelty.tolist()
     scores = with_temperature(uncalibrated, saved.temperature)
-    drawings = saved.data_source == PHANTOM
-    note = "trained on drawings, not X-rays" if drawings else "for research; not a medical device"
+    note = "trained on drawings, not X-rays" if saved.trained_on_drawings else "for research; not a medical device"
     if len(classes) > 2:
         predictions = [_of_classes(f, s, classes, away) for f, s, away in zip(files, scores, novelty, strict=True)]
         rule = f"the most likely of {len(classes)} classes"

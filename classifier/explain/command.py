@@ -10,7 +10,6 @@ import numpy as np
 
 from balancer.core.device import open_device
 from balancer.core.errors import UsageError
-from balancer.core.settings import PHANTOM
 from balancer.data.dataset import PHANTOM_NOTICE
 from balancer.reporting.numbers import plural
 from classifier.evaluation.thresholds import decide, with_temperature
@@ -124,7 +123,7 @@ def file_names(files: Sequence[Path]) -> list[str]:
 
 def data_notes(saved: SavedClassifier) -> list[str]:
     """Return what must be said of the data that a classifier was trained on."""
-    return [PHANTOM_NOTICE] if saved.data_source == PHANTOM else []
+    return [PHANTOM_NOTICE] if saved.trained_on_drawings else []
 
 
 def map_notes(heat: HeatMaps) -> list[str]:

@@ -12,7 +12,6 @@ from balancer.core.device import open_device
 from balancer.core.errors import lookup
 from balancer.core.progress import bar
 from balancer.core.sealed import write_json
-from balancer.data.dataset import PHANTOM_NOTICE
 from balancer.data.folder import count_units
 from balancer.reporting.pages import write_document
 from classifier.analysis.results import TrialResult
@@ -53,7 +52,6 @@ def explain_run(run: Path, regimes: Sequence[str], request: ExplainRequest) -> R
     groups = [study.patients[i] for i in maps.positions]
     compared = (compare(name, reference, maps.by_regime, groups) for name, reference in pairs_to_compare(study.trials))
     heat = views[0].heat
-    phantom = [PHANTOM_NOTICE] if study.data.is_phantom else []
     result = RunExplanation(
         str(run),
         study.data.source,
@@ -63,7 +61,7 @@ def explain_run(run: Path, regimes: Sequence[str], request: ExplainRequest) -> R
         heat.cells,
         [comparison for comparison in compared if comparison is not None],
         views,
-        list(dict.fromkeys([*phantom, *study.notes, *map_notes(heat)])),
+        [*study.notes, *map_notes(heat)],
         folder,
     )
     page, pictures = run_report.document(result, study.data, maps)

@@ -14,7 +14,7 @@ from balancer.core.config import validate
 from balancer.core.environment import Environment
 from balancer.core.errors import BalancerError
 from balancer.core.saved_runs import read_environment, saved_config
-from balancer.core.sealed import read_with_sum, zip_seal
+from balancer.core.sealed import DamagedFile, read_with_sum, zip_seal
 from balancer.core.settings import COMMANDS, ClassifierConfig
 from balancer.core.shapes import parse
 from balancer.data.dataset import Dataset
@@ -65,6 +65,8 @@ class Kinds:
             BalancerError: the file is missing or damaged.
         """
         rows = list(csv.DictReader(io.StringIO(read_with_sum(run / SPLIT))))
+        if unknown := {row.get("label") for row in rows} - set(classes):
+            raise DamagedFile(run / SPLIT, f"label is {unknown.pop()!r}", f"--resume {run} writes the file again")
         labels = [classes.index(row["label"]) for row in rows]
         stems = (Path(row["name"]).stem for row in rows)
         return cls(labels, [parse_name(stem, min(label, 1))[1] for stem, label in zip(stems, labels, strict=True)])

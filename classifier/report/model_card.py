@@ -16,7 +16,7 @@ from balancer.core.config import changed_keys, flatten
 from balancer.core.files import write_text
 from balancer.core.marker import MARKER
 from balancer.core.sealed import read_json, write_json
-from balancer.core.settings import PHANTOM, ClassifierConfig
+from balancer.core.settings import ClassifierConfig
 from balancer.core.shapes import parse
 from balancer.data.folder import TASKS, count_units
 from balancer.reporting.document import Document, Section, Table, to_markdown
@@ -316,7 +316,7 @@ def _of_checkpoint(path: Path) -> Document:
     if len(classes) == 2:
         rows.append(["threshold", f"{short(saved.threshold)}, chosen on validation, on the calibrated probability"])
     giving_away = [] if saved.reference is None else [GIVING_AWAY]
-    drawings = ["PHANTOM DATA: trained on drawings, not X-rays."] if saved.data_source == PHANTOM else []
+    drawings = ["PHANTOM DATA: trained on drawings, not X-rays."] if saved.trained_on_drawings else []
     return Document(
         f"Model card: a classifier of {' and '.join(classes)}",
         [*drawings, RESEARCH_ONLY],

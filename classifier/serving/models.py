@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from balancer.core.errors import BalancerError, UsageError
-from balancer.core.settings import PHANTOM
 from balancer.data.dataset import Dataset, load_dataset
 from classifier.analysis.reading import RESULT, read_result, read_trials
 from classifier.analysis.results import RESULTS, TrialResult
@@ -115,7 +114,7 @@ def _facts(name: str, saved: SavedClassifier, trial: TrialResult | None) -> Mode
         threshold_rule="" if several else config.threshold,
         threshold_purpose="the most likely class" if several else threshold_purpose(config.threshold),
         temperature=saved.temperature,
-        trained_on_drawings=saved.data_source == PHANTOM,
+        trained_on_drawings=saved.trained_on_drawings,
         knows_training_data=saved.reference is not None,
         test=None if trial is None else _test_figures(trial),
     )

@@ -51,6 +51,11 @@ class ClassifierRecord:
         return tuple(TASKS[self.config.data.task])
 
     @property
+    def trained_on_drawings(self) -> bool:
+        """Return whether the training data were the built-in drawings."""
+        return self.data_source == PHANTOM
+
+    @property
     def standalone(self) -> ClassifierConfig:
         """Return the settings that build the network without a file of weights, whose normalisation stays."""
         return self.config.model_copy(update={"weights": "none", "normalisation": self.config.input_normalisation})
@@ -62,7 +67,7 @@ class ClassifierRecord:
         """
         data = self.config.data.model_copy(update={"path": None})
         config = self.standalone.model_copy(update={"synthetic": None, "data": data})
-        source = self.data_source if self.data_source == PHANTOM else Path(self.data_source).name
+        source = self.data_source if self.trained_on_drawings else Path(self.data_source).name
         return {
             "kind": KIND,
             "format": FORMAT,

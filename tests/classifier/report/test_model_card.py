@@ -187,6 +187,15 @@ def test_a_run_of_an_earlier_version_has_the_same_card(trained: Path, tmp_path: 
     assert about(old) == about(trained)
 
 
+@pytest.mark.parametrize("change", [("NORMAL", "NORMAN"), ("label", "labels")])
+def test_a_split_without_known_labels_is_named(change: tuple[str, str], trained: Path, tmp_path: Path) -> None:
+    """As an earlier version wrote it, without a seal."""
+    text = (trained / "split.csv").read_text().partition("# sha256")[0]
+    (tmp_path / "split.csv").write_text(text.replace(*change))
+    with pytest.raises(DamagedFile, match=r"split\.csv.*label"):
+        Kinds.read(tmp_path, ("NORMAL", "PNEUMONIA"))
+
+
 def test_a_model_that_left_its_run_is_described_by_itself(trained: Path, tmp_path: Path) -> None:
     """Also where it lies in a run that did not make it: the card of that run is not about it."""
     shutil.copy(trained / "model.pt", tmp_path / "model.pt")

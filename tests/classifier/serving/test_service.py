@@ -29,7 +29,7 @@ TOKEN = "0123456789abcdef"
 def pixels_of(url: str) -> np.ndarray:
     kind, _, content = url.partition(",")
     assert kind == "data:image/png;base64"
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(content))))
+    return np.array(Image.open(io.BytesIO(base64.b64decode(content))))  # a copy, which can be written to
 
 
 def test_the_numbers_are_those_of_predict(
