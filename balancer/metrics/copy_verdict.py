@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from balancer.reporting.numbers import p_equals
@@ -9,34 +10,35 @@ from balancer.reporting.numbers import p_equals
 Status = Literal["copies", "closer", "none"]
 
 ALPHA = 0.01  # p-value below which a test counts
+FEW_PATIENTS = 16  # below this, up to 8 % of real sets held a "near copy" of other patients (docs/features.md)
 SHIFT_ALPHA = 0.05  # below which held-out images count as of another source: here, missing it would accuse wrongly
 
 
-def unsure(near: int, n_fake: int, units: int, unit: str) -> tuple[Status, str]:
-    """Return status and verdict where near copies are not known from images that are merely alike."""
-    return "closer", (
-        f"{near:,} of the {n_fake:,} synthetic images lie as near to a training image as a copy would, but {units} "
-        f"training {unit}s are too few to know how near unrelated images lie: look at the closest pairs."
-    )
+@dataclass(frozen=True)
+class Counts:
+    """How many copies there are, among how many images."""
+
+    exact: int  # synthetic images equal to a training image
+    near: int  # other synthetic images that are near copies of one
+    n_fake: int
+    units: int  # of training
+    unit: str  # "patient", or "image" where no patient is known
 
 
-def judge(
-    exact: int,
-    near: int,
-    n_fake: int,
-    p: float,
-    membership_p: float | None,
-    shift_p: float | None,
-    unit: str,
-    few: bool,
-) -> tuple[Status, str]:
-    """Return status and verdict; with held-out images, the membership test separates copying from mere likeness."""
-    if exact or near:
-        kinds = " and ".join(f"{n:,} {kind}" for n, kind in ((exact, "exact"), (near, "near")) if n)
-        advice = "do not use them" if exact else "look at the closest pairs before using any"
-        what = "copy of a training image" if exact + near == 1 else "copies of training images"
-        return "copies", f"{kinds} {what} among {n_fake:,} synthetic images: {advice}."
-    clean = f"no exact or near copy among {n_fake:,}"
+def judge(counts: Counts, p: float, membership_p: float | None, shift_p: float | None, few: bool) -> tuple[Status, str]:
+    """Return status and verdict; with held-out images, the membership test separates copying from mere likeness.
+
+    Args:
+        counts: copies and images.
+        p: that synthetic images are nearer to training images than the baseline is.
+        membership_p: that training patients are nearer to synthetic images than held-out ones; None without these.
+        shift_p: that held-out patients are farther from training than training patients are from one another.
+        few: whether there are too few images for the first test to show anything.
+    """
+    unit = counts.unit
+    if counts.exact or counts.near:
+        return _on_copies(counts)
+    clean = f"no exact or near copy among {counts.n_fake:,}"
     others = "other" if membership_p is None else "unseen"
     likeness = f"Closer to the training images than {others} {unit}s are ({p_equals(p)})"
     if membership_p is not None and membership_p < ALPHA:
@@ -51,6 +53,21 @@ def judge(
         return "closer", f"{likeness}: {doubt}; {clean}."
     even = f"not clearly closer to them than to unseen {unit}s ({p_equals(membership_p)})"
     return "none", f"{likeness}, but {even}: typical rather than copied; {clean}."
+
+
+def _on_copies(counts: Counts) -> tuple[Status, str]:
+    """Return status and verdict where there are copies, or images that near copies are not known from."""
+    exact, near, n_fake = counts.exact, counts.near, counts.n_fake
+    if not exact and counts.units < FEW_PATIENTS:
+        return "closer", (
+            f"{near:,} of the {n_fake:,} synthetic images lie as near to a training image as a copy would, but"
+            f" {counts.units} training {counts.unit}s are too few to know how near unrelated images lie: look at the"
+            " closest pairs."
+        )
+    kinds = " and ".join(f"{n:,} {kind}" for n, kind in ((exact, "exact"), (near, "near")) if n)
+    advice = "do not use them" if exact else "look at the closest pairs before using any"
+    what = "copy of a training image" if exact + near == 1 else "copies of training images"
+    return "copies", f"{kinds} {what} among {n_fake:,} synthetic images: {advice}."
 
 
 def _memorised_or_shifted(shift_p: float | None) -> str:

@@ -36,7 +36,7 @@ from scipy.stats import mannwhitneyu
 from balancer.core.errors import BalancerError
 from balancer.data.folder import sampling_unit
 from balancer.metrics.chance import FEWEST
-from balancer.metrics.copy_verdict import Status, judge, unsure
+from balancer.metrics.copy_verdict import Counts, Status, judge
 from balancer.metrics.resampling import group_numbers
 
 Array = np.ndarray
@@ -62,7 +62,6 @@ HASH_BITS = 2  # of 64 that may differ in a match
 HASH_SDS = 3.5
 HASH_MOST = 0.75
 PAIRS = 8  # closest pairs that a report shows
-FEW_PATIENTS = 16  # below this, up to 8 % of real sets held a "near copy" of other patients (docs/features.md)
 CHUNK = 256  # images compared at a time, which bounds the memory
 
 
@@ -156,21 +155,17 @@ def memorization(
     thresholds, exact = _thresholds(others, unit), identical(fake, train)
     near = _is_near(to_train, thresholds) & ~exact
     nearer_probability, nearer_p = _nearer(to_train.distance, baseline)
-    if near.any() and not exact.any() and len(others) < FEW_PATIENTS:
-        status, verdict = unsure(int(near.sum()), len(fake), len(others), unit)
-    else:
-        few = min(len(fake), len(baseline)) < FEWEST
-        status, verdict = judge(
-            int(exact.sum()), int(near.sum()), len(fake), nearer_p, membership_p, shift_p, unit, few
-        )
+    few = min(len(fake), len(baseline)) < FEWEST
+    counts = Counts(int(exact.sum()), int(near.sum()), len(fake), len(others), unit)
+    status, verdict = judge(counts, nearer_p, membership_p, shift_p, few)
     return Memorization(
         n_train=len(train),
         n_held_out=0 if held_out is None else len(held_out),
         n_fake=len(fake),
         baseline="training" if held_out is None else "held-out",
         n_baseline=len(baseline),
-        exact_copies=int(exact.sum()),
-        near_copies=int(near.sum()),
+        exact_copies=counts.exact,
+        near_copies=counts.near,
         near_threshold=thresholds[0],
         nearer_probability=nearer_probability,
         nearer_p=nearer_p,
