@@ -66,12 +66,12 @@ def _sentence(result: ContrastResult) -> str:
     seeds = seeds_to_settle(estimate)
     if seeds is not None:
         return (
-            f"{name}: {plural(seeds - estimate.n_trial_seeds, 'more trial seed')} would settle a difference of "
-            f"{short_margin()}, if seeds scatter as here."
+            f"{name}: with {plural(seeds - estimate.n_trial_seeds, 'more trial seed')}, expect an interval narrower than "
+            f"±{short_margin()}, if seeds scatter as here."
         )
     left, parts = planned_half_width(estimate, MOST_TRIAL_SEEDS), planned_variances(estimate, MOST_TRIAL_SEEDS)
     return (
-        f"{name}: more trial seeds alone would not settle a difference of {short_margin()}: "
+        f"{name}: more trial seeds alone would not make the interval narrower than ±{short_margin()}: "
         f"{LIMITS[parts.index(max(parts))]}. "
         f"With {MOST_TRIAL_SEEDS} trial seeds the interval would still be ±{short(left)}."
     )

@@ -82,7 +82,7 @@ def test_an_interaction_with_gan_seeds_shrinks_with_the_trial_seeds(k: int) -> N
 @pytest.mark.parametrize(
     ("variances", "seeds", "words"),
     [
-        ({"trial_seeds": 0.02**2 / 3}, 18, "15 more trial seeds would settle a difference of .01"),
+        ({"trial_seeds": 0.02**2 / 3}, 18, "with 15 more trial seeds, expect an interval narrower than ±.01"),
         ({"patients": 0.01**2, "trial_seeds": 1e-6}, None, "the test set is too small"),
         ({"gan_seeds": 0.01**2, "trial_seeds": 1e-6}, None, "it takes more GAN seeds"),
         ({"patients": 0.001**2, "trial_seeds": 0.1**2}, None, "trainings scatter too much"),
