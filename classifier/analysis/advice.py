@@ -66,8 +66,8 @@ def _sentence(result: ContrastResult) -> str:
     seeds = seeds_to_settle(estimate)
     if seeds is not None:
         return (
-            f"{name}: with {plural(seeds - estimate.n_trial_seeds, 'more trial seed')}, expect an interval narrower than "
-            f"±{short_margin()}, if seeds scatter as here."
+            f"{name}: with {plural(seeds - estimate.n_trial_seeds, 'more trial seed')}, expect an interval narrower "
+            f"than ±{short_margin()}, if seeds scatter as here."
         )
     left, parts = planned_half_width(estimate, MOST_TRIAL_SEEDS), planned_variances(estimate, MOST_TRIAL_SEEDS)
     return (
