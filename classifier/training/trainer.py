@@ -28,6 +28,7 @@ from classifier.evaluation.metrics import nll
 from classifier.evaluation.thresholds import fit_temperature, threshold_rule
 from classifier.models import build_model
 from classifier.models.backbones import Backbone
+from classifier.training.convolutions import zero_unread_gradients
 from classifier.training.frozen_features import FeatureInputs, can_cache_features
 from classifier.training.inputs import ImageInputs
 from classifier.training.losses import Loss, make_loss, with_penalty
@@ -100,6 +101,7 @@ def train(
     torch.manual_seed(derive_seed(seed, "init"))
     model = build_model(config).to(device).to(memory_format=memory_format(device))
     ema = exponential_average(model, config.ema_decay) if config.ema_decay else None
+    zero_unread_gradients(model)
     torch.manual_seed(derive_seed(seed, "dropout"))
     loss_of = make_loss(config, regime, train_set, device)
     if config.head_l2 and isinstance(model, Backbone):

@@ -10,6 +10,7 @@ values of the result files are the same in every run; a run that was killed and 
 import argparse
 import contextlib
 import csv
+import hashlib
 import importlib
 import json
 import os
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 TRAINING = "--image-size 16 --steps 6 --set evaluations=3 --set bn_statistics=running --device cpu -q"
@@ -49,6 +51,7 @@ COMMANDS = {
 # Two runs may agree by chance in times and in memory, and so in the seal of a row with them. How many steps this start
 # took, and the number that a search gives a trial that was tried again, tell of the kill itself.
 OF_ONE_START = re.compile(r"second|took|time|started|eta_s|memory_mb|steps_run|sha256$|\.trial$")
+CHECKPOINT_HASH = re.compile(r"^MODEL_CARD\.json:\.(models\.|document\.sections\..*\.table\.rows\.\d+\.6$)")
 RESUME = "{program} {command} --resume {out} --device cpu -q"
 
 
@@ -101,7 +104,10 @@ def wait(process: int) -> int:
 
 
 def values(run: Path) -> dict[str, Any]:
-    """Return every value of the JSON and CSV files of a run, by file and place in the file."""
+    """Return every value of the JSON and CSV files and of the checkpoints of a run, by file and place in the file.
+
+    A checkpoint's own SHA-256 is left out: the bytes of a pickle tell which equal texts were one object.
+    """
     made: dict[str, Any] = {}
     for file in sorted(p for p in run.rglob("*") if p.suffix in {".json", ".jsonl", ".csv"}):
         name = file.relative_to(run).as_posix()
@@ -111,14 +117,25 @@ def values(run: Path) -> dict[str, Any]:
             continue
         rows = [json.loads(line) for line in text.splitlines()] if file.suffix == ".jsonl" else [json.loads(text)]
         made |= {f"{name}:{place}": value for row in rows for place, value in flat(row, str(row.get("step", "")))}
-    return {place: value for place, value in made.items() if not OF_ONE_START.search(place)}
+    for file in sorted(p for p in run.rglob("*.pt") if not p.stem.endswith(".previous")):
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        made |= {f"{file.relative_to(run).as_posix()}:{place}": value for place, value in flat(content, "")}
+    return {
+        place: value
+        for place, value in made.items()
+        if not OF_ONE_START.search(place) and not CHECKPOINT_HASH.search(place)
+    }
 
 
 def flat(value: Any, place: str) -> Iterator[tuple[str, Any]]:
     """Yield the plain values within a JSON value, each with its place."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
     if items is None:
-        yield place, value
+        is_tensor = isinstance(value, torch.Tensor)
+        yield (
+            place,
+            hashlib.sha256(value.flatten().view(torch.uint8).numpy().tobytes()).hexdigest() if is_tensor else value,
+        )
         return
     for key, inner in items:
         yield from flat(inner, f"{place}.{key}")
