@@ -25,13 +25,14 @@ def zero_unread_gradients(model: nn.Module) -> None:
 
 def read_weights(convolution: nn.Conv2d, height: int, width: int) -> Tensor:
     """Return which weights of a kernel, (kernel height, kernel width) bool, meet a pixel of an input of this size."""
+    paddings = (0, 0) if isinstance(convolution.padding, str) else convolution.padding
     sides = [
-        _read_along(size, kernel, stride, int(padding), dilation)
+        _read_along(size, kernel, stride, padding, dilation)
         for size, kernel, stride, padding, dilation in zip(
             (height, width),
             convolution.kernel_size,
             convolution.stride,
-            convolution.padding,
+            paddings,
             convolution.dilation,
             strict=True,
         )
