@@ -2,9 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+DOCS := $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[docs]'
 export NO_ALBUMENTATIONS_UPDATE := 1
+export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: install test test-nightly lint format demo bench soak clean
+.PHONY: install test test-nightly lint format docs docs-serve demo bench soak clean
 
 install: $(READY)
 
@@ -23,15 +25,24 @@ lint: $(READY)
 test: lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-# All tests, also the long ones: simulations, real signals to whole processes, searches by two processes, MLflow; and the
-# page in a browser, if a chromium is on the PATH.
+# All tests, also the long ones: simulations, real signals to whole processes, searches by two processes, MLflow, the
+# documentation; and the pages in a browser, if a chromium is on the PATH.
 test-nightly: lint
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[mlflow,dev-browser]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[mlflow,docs,dev-browser]'
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m ""
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The documentation as a site, in site/: index.html opens from disk. Any warning is an error, a broken link too.
+docs: $(READY)
+	$(DOCS)
+	$(BIN)/mkdocs build --strict
+
+docs-serve: $(READY)
+	$(DOCS)
+	$(BIN)/mkdocs serve
 
 # The whole job on the built-in drawings: a GAN, its images, the ablation.
 demo: $(READY)
@@ -50,4 +61,4 @@ soak: $(READY)
 	$(BIN)/python benchmarks/soak.py
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

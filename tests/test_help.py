@@ -37,6 +37,7 @@ def test_every_option_stands_in_a_group_with_its_default(main: click.Group, name
     text = help_of(main, name)
     assert "\nOutput:\n" in text
     assert "\nOptions:\n" not in text
+    assert not re.search(r"^  \[?[A-Z].* \[default: none\]$", text, re.M), "an argument among the options"
     lines = [" ".join(entry.split("\n\n")[0].split()) for entry in re.split(r"\n  (?=-)", text)[1:]]
     options = [p for p in leaves(main)[name].params if isinstance(p, click.Option)]
     assert len(lines) == len(options) + 1, "and --help"

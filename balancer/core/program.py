@@ -46,14 +46,19 @@ class Command(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options in groups, each with its default."""
-        groups: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            if (record := parameter.get_help_record(ctx)) is not None:
-                heading = self.help_texts.headings.get(str(parameter.name), OUTPUT)
-                groups.setdefault(heading, []).append((record[0], _with_default(parameter, record[1])))
-        for heading, rows in groups.items():
+        for heading, rows in self.option_groups(ctx).items():
             with formatter.section(heading):
                 formatter.write_dl(rows)
+
+    def option_groups(self, ctx: click.Context) -> dict[str, list[tuple[str, str]]]:
+        """Return each option as typed and its help with the default, by the heading of its group."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record is not None:
+                heading = self.help_texts.headings.get(str(parameter.name), OUTPUT)
+                groups.setdefault(heading, []).append((record[0], _with_default(parameter, record[1])))
+        return groups
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the example."""

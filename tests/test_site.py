@@ -1,0 +1,94 @@
+"""The documentation as a site: built with every warning an error, then read in a real Chromium from disk."""
+
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("mkdocs", reason="needs mkdocs (extra: docs)")
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (extra: dev-browser)")
+REPOSITORY = Path(__file__).resolve().parents[1]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.nightly
+in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs a chromium on the PATH")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    built = subprocess.run(
+        command, cwd=REPOSITORY, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True
+    )
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["playwright.Browser"]:
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--no-proxy-server"])
+        yield chromium
+        chromium.close()
+
+
+def pages(site: Path) -> list[Path]:
+    return sorted(path for path in site.rglob("*.html") if path.name != "404.html")
+
+
+def test_nothing_is_loaded_from_another_host(site: Path) -> None:
+    for page in pages(site):
+        text = page.read_text(encoding="utf-8")
+        loaded = re.findall(r"<(?:script|img|iframe|source)[^>]* src=\"([^\"]+)|<link[^>]* href=\"([^\"]+)", text)
+        outside = [url for pair in loaded for url in pair if url.startswith(("http", "//"))]
+        assert outside == [], page
+        assert 'class="mermaid"' not in text, "the theme fetches what draws these"
+
+
+def test_no_docstring_is_left_unread(site: Path) -> None:
+    """A role or a doctest that Markdown does not know would show as it is typed."""
+    for page in (site / "reference").glob("*.html"):
+        text = re.sub(r"<(pre|code).*?</\1>", "", page.read_text(encoding="utf-8"), flags=re.S)
+        assert not re.search(r":(?:func|class|mod|data|meth|attr):|&gt;&gt;&gt;|<blockquote>", text), page
+
+
+def test_every_setting_and_every_public_name_has_an_anchor(site: Path) -> None:
+    settings = (site / "reference/settings.html").read_text(encoding="utf-8")
+    for section, values in yaml.safe_load((REPOSITORY / "configs/default.yaml").read_text(encoding="utf-8")).items():
+        for name in values:
+            assert re.search(rf'id="{section}\.{name}["\.]', settings), f"{section}.{name}"
+    public = (site / "reference/public.html").read_text(encoding="utf-8")
+    for package in ("balancer", "classifier"):
+        for name in importlib.import_module(package).__all__:
+            assert f'id="{package}.{name}"' in public
+
+
+@in_a_browser
+def test_a_phone_shows_every_page_without_sideways_scrolling(site: Path, browser: "playwright.Browser") -> None:
+    phone = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
+    complaints: list[str] = []
+    phone.on("pageerror", lambda error: complaints.append(str(error)))
+    phone.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else complaints.append(r.url))
+    for page in pages(site):
+        phone.goto(page.as_uri())
+        assert phone.evaluate("document.documentElement.scrollWidth") == 390, page
+        assert phone.evaluate("document.body.dataset.mdColorScheme") == "slate"
+    assert complaints == []
+    phone.close()
+
+
+@in_a_browser
+def test_search_finds_a_setting_in_pages_opened_from_disk(site: Path, browser: "playwright.Browser") -> None:
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto((site / "index.html").as_uri())
+    page.fill("input.md-search__input", "ema_decay")
+    page.click(".md-search-result a[href*='gan_train.ema_decay']")
+    assert page.url.partition("?")[0].endswith("reference/settings.html")
+    page.close()
