@@ -9,8 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from balancer.api import assess, audit_dataset, export_generator, load_dataset, synthesize, train_gan
+    from balancer.api import (
+        assess,
+        audit_dataset,
+        export_generator,
+        load_dataset,
+        show_images,
+        synthesize,
+        train_gan,
+    )
     from balancer.core.errors import BalancerError
+    from balancer.core.saved_page import read_page
     from balancer.core.settings import AuditConfig, DataConfig, EvaluateConfig, GanTrainConfig, SynthesizeConfig
 
 __version__ = "0.1.0"
@@ -25,15 +34,18 @@ __all__ = [
     "audit_dataset",
     "export_generator",
     "load_dataset",
+    "read_page",
+    "show_images",
     "synthesize",
     "train_gan",
 ]
+_HOMES = {"BalancerError": "core.errors", "read_page": "core.saved_page"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = "core.settings" if name.endswith("Config") else "core.errors" if name.endswith("Error") else "api"
+    home = _HOMES.get(name, "core.settings" if name.endswith("Config") else "api")
     return getattr(import_module(f"balancer.{home}"), name)
 
 

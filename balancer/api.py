@@ -15,13 +15,16 @@ from balancer.audit.report import write_audit
 from balancer.audit.results import Audit
 from balancer.core.config import data_path, explicit_values, resolve
 from balancer.core.device import describe_device, named_device, open_device
+from balancer.core.errors import BalancerError
 from balancer.core.run import FinishedRun, PreparedRun, RunDir, RunRequest, perform
 from balancer.core.sealed import write_json
 from balancer.core.settings import AuditConfig, DataConfig, EvaluateConfig, GanTrainConfig, SynthesizeConfig
 from balancer.core.tracking import NOT_TRACKED, Tracking
 from balancer.data import dataset
 from balancer.gan import trainer
+from balancer.metrics.features import random_subset
 from balancer.quality.report import Report
+from balancer.reporting.grids import Picture, side_by_side
 
 
 def load_dataset(config: DataConfig | None = None) -> dataset.Dataset:
@@ -36,6 +39,28 @@ def load_dataset(config: DataConfig | None = None) -> dataset.Dataset:
     """
     config = config or DataConfig()
     return dataset.load_dataset(config.model_copy(update={"path": data_path(config.path)}))
+
+
+def show_images(data: dataset.Dataset, fold: str = "train", n: int = 12, seed: int = 0) -> Picture:
+    """Return images of every class side by side, drawn at random, as a picture that notebooks show.
+
+    Args:
+        data: the images.
+        fold: train, val or test.
+        n: images of each class, or all if there are fewer.
+        seed: of the draw.
+
+    Raises:
+        BalancerError: the fold has no images.
+    """
+    panels = {}
+    for label, (name, count) in enumerate(zip(data.classes, data.counts(fold), strict=True)):
+        drawn = data.indices(fold, label)[random_subset(count, n, seed, "show", fold, name)]
+        if len(drawn):
+            panels[f"{name}: {count:,} images in {fold}"] = data.images[drawn]
+    if not panels:
+        raise BalancerError(f"{data.source} has no images in fold {fold!r}; expected one of train, val and test")
+    return Picture(side_by_side(panels))
 
 
 def train_gan(

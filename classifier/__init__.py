@@ -10,9 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from balancer.core.settings import AblateConfig, StageConfig, TrainConfig
-    from classifier.api import ablate, analyse, export_model, train
+    from classifier.api import ablate, analyse, explain_images, explain_run, export_model, predict, train
 
-__all__ = ["AblateConfig", "StageConfig", "TrainConfig", "ablate", "analyse", "export_model", "train"]
+__all__ = [
+    "AblateConfig",
+    "StageConfig",
+    "TrainConfig",
+    "ablate",
+    "analyse",
+    "explain_images",
+    "explain_run",
+    "export_model",
+    "predict",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from balancer.core.settings import (
 )
 from balancer.core.threads import choose_threads
 from balancer.core.tracking import NOT_TRACKED, Tracking
+from classifier import inference
 from classifier.analysis import analyse as analysis
 from classifier.analysis.results import TrialResult
 from classifier.experiments import ablation
@@ -40,6 +42,7 @@ from classifier.training.record import CHECKPOINT
 REPORT_FILES = ("config.yaml", "env.json", "report.*", "table.*", "analysis.json", "tune.json", "figures/*.png")
 
 if TYPE_CHECKING:
+    from classifier.explain.results import Explanation, RunExplanation
     from classifier.systems.reproduce import Reproduction
     from classifier.tuning.report import SearchSummary
 
@@ -103,6 +106,101 @@ def analyse(run: Path) -> analysis.Analysis:
     """
     study = read_substudy(run)
     return analysis.analyse(study.results, seed=study.config.seed)
+
+
+def predict(
+    model: Path,
+    images: Sequence[Path],
+    threshold: float | None = None,
+    regime: str | None = None,
+    out: Path | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+) -> inference.FilePredictions:
+    """Return label and calibrated probability of each image, as `classifier predict` does.
+
+    Args:
+        model: a model.pt, an exported file, or the folder of a training or of an ablation, whose trials decide
+            together.
+        images: files and folders.
+        threshold: on calibrated probabilities; None for the one chosen on validation.
+        regime: of an ablation; None for the best on validation.
+        out: a CSV file to write as well.
+        device: auto, cpu, cuda, cuda:N or mps.
+        threads: that compute; None for OMP_NUM_THREADS, or one.
+
+    Raises:
+        BalancerError: the model or an image cannot be read.
+    """
+    predictions = inference.predict_files(
+        model, images, threshold, device=device, threads=threads, regime=regime, out=out
+    )
+    assert isinstance(predictions, inference.FilePredictions), "only a dry run returns something else"
+    return predictions
+
+
+def explain_images(
+    model: Path,
+    images: Sequence[Path],
+    method: str = "gradcam",
+    explained_class: str | None = None,
+    layer: str | None = None,
+    check: bool = True,
+    out: Path | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+) -> Explanation:
+    """Write heat maps of images, with a test whether they mean something, as `classifier explain` does.
+
+    Args:
+        model: a model.pt, or the folder that holds one.
+        images: files and folders.
+        method: gradcam, gradcam++, scorecam, integrated_gradients or occlusion.
+        explained_class: that the maps speak for; None for what the classifier calls each image.
+        layer: whose maps are weighed; None for the last before pooling.
+        check: whether to test the maps. The tests need several images.
+        out: a folder for the page and the pictures; None for ``explain`` beside the model.
+        device: auto, cpu, cuda, cuda:N or mps.
+        threads: that compute; None for OMP_NUM_THREADS, or one.
+
+    Raises:
+        BalancerError: the model or an image cannot be read, or the folder holds other files.
+    """
+    from classifier.explain.command import explain_files
+    from classifier.explain.results import ExplainRequest
+
+    return explain_files(model, images, explained_class, ExplainRequest(method, layer, check, out, device, threads))
+
+
+def explain_run(
+    run: Path,
+    regimes: Sequence[str] = (),
+    method: str = "gradcam",
+    layer: str | None = None,
+    check: bool = True,
+    out: Path | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+) -> RunExplanation:
+    """Compare where the classifiers of a finished ablation look, as `classifier explain RUN` does.
+
+    Args:
+        run: the folder of an ablation or of a training.
+        regimes: names or groups; by default those of the 2 x 2 design.
+        method: as of :func:`explain_images`, like all further arguments.
+        layer: whose maps are weighed.
+        check: whether to test the maps.
+        out: a folder for the page and the pictures; None for ``explain`` in the run.
+        device: where to compute.
+        threads: that compute.
+
+    Raises:
+        BalancerError: the run, its models or its data cannot be read, or the folder holds other files.
+    """
+    from classifier.explain.results import ExplainRequest
+    from classifier.explain.run_command import explain_run as explain
+
+    return explain(run, regimes, ExplainRequest(method, layer, check, out, device, threads))
 
 
 def export_model(

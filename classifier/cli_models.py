@@ -190,6 +190,7 @@ def evaluate(checkpoint: Path, data: str | None, fold: str, dry: bool, device: s
     DRY_RUN,
     COMPUTING,
     example="classifier predict runs/ablate/latest images --regime combined",
+    closing="next: classifier explain MODEL IMAGE, to see where a model.pt looks",
 )
 def predict(
     paths: tuple[Path, ...],

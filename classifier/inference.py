@@ -31,8 +31,8 @@ from balancer.data.images import (
     is_off_range,
     shared_ranges,
 )
-from balancer.reporting.document import csv_text
-from balancer.reporting.numbers import plural
+from balancer.reporting.document import Table, csv_text
+from balancer.reporting.numbers import plural, short
 from classifier.evaluation.fold_metrics import BinaryMetrics, MulticlassMetrics
 from classifier.evaluation.thresholds import BOUND_NOTE, decide, is_at_bound, with_temperature
 from classifier.predictor import Predictor, open_predictor
@@ -79,15 +79,24 @@ class ImagePrediction:
         """Return whether the image lies farther from the training data than 99 of 100 validation images."""
         return self.novelty is not None and self.novelty > 1
 
+    @property
+    def likeness(self) -> str:
+        """Return whether the image is like the training data, in a word or two."""
+        return "not known" if self.novelty is None else "no" if self.is_unlike else "yes"
+
+    @property
+    def shown(self) -> dict[str, float]:
+        """Return the probabilities that are shown: of every class, or of the positive one of two."""
+        return self.probabilities or {"PNEUMONIA": self.probability_pneumonia}
+
     def to_json(self) -> JsonObject:
         """Return the prediction."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
     def describe(self) -> str:
         """Return the prediction as one line."""
-        shown = self.probabilities or {"PNEUMONIA": self.probability_pneumonia}
         unlike = f"  (unlike the training data: {self.novelty:.1f} times the limit)" if self.is_unlike else ""
-        return f"{self.label:<10} {'  '.join(f'p({c}) = {p:.4f}' for c, p in shown.items())}  {self.file}{unlike}"
+        return f"{self.label:<10} {'  '.join(f'p({c}) = {p:.4f}' for c, p in self.shown.items())}  {self.file}{unlike}"
 
 
 @dataclass(frozen=True)
@@ -123,6 +132,18 @@ class FilePredictions:
     def describe(self) -> str:
         """Return a line per image, and how the labels were chosen."""
         return "\n".join([*(prediction.describe() for prediction in self.predictions), f"{self.rule}; {self.note}"])
+
+    def _repr_markdown_(self) -> str:
+        """Return a table of the images, and how the labels were chosen, as a notebook shows them."""
+        first = self.predictions[0].shown
+        names = [Path(p.file).name.replace("`", "'") for p in self.predictions]
+        rows = [
+            [f"`{name}`", p.label, *(short(probability) for probability in p.shown.values()), p.likeness]
+            for name, p in zip(names, self.predictions, strict=True)
+        ]
+        header = ["image", "called", *(f"p({name})" for name in first), "like the training data"]
+        rule = self.rule if self.threshold is None else self.rule.replace(str(self.threshold), short(self.threshold))
+        return f"{Table(header, rows, numeric=2, words=True).to_markdown()}\n\n{rule}; {self.note}"
 
 
 def evaluate_checkpoint(

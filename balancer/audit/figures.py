@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from balancer.audit.properties import Measured, folder_of
+from balancer.audit.properties import Measured
 from balancer.audit.results import NearPair
 from balancer.data.dataset import Dataset
 from balancer.data.folder import CLASSES
@@ -135,7 +135,7 @@ def _show_row(panel: Axes, data: Dataset, values: Array, halves: tuple[Array, Ar
 
 def _pictures(data: Dataset, chosen: Sequence[int]) -> dict[int, Array]:
     """Return images at (SIDE, SIDE) uint8 by position, from their files where there are any."""
-    folder = folder_of(data)
+    folder = data.folder
     if folder is not None:
         return {i: read_image(folder / data.records[i].name, SIDE, "squash", data.ranges) for i in chosen}
     return {i: resize_grey(Image.fromarray(data.images[i]), SIDE, "squash") for i in chosen}

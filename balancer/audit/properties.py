@@ -15,7 +15,7 @@ from PIL import Image
 
 from balancer.core.errors import BalancerError
 from balancer.data import cache
-from balancer.data.dataset import Dataset, source_folder
+from balancer.data.dataset import Dataset
 from balancer.data.images import Ranges, read_grey, resize_grey
 
 Array = np.ndarray
@@ -70,7 +70,7 @@ def measure(data: Dataset) -> Measured:
     Raises:
         BalancerError: a file can no longer be read.
     """
-    folder = folder_of(data)
+    folder = data.folder
     if folder is None:
         small = [resize_grey(Image.fromarray(image), THUMBNAIL, "squash") for image in data.images]
         return Measured(OF_PIXELS, pixel_properties(data.images), np.stack(small), from_files=False)
@@ -92,14 +92,7 @@ def measure(data: Dataset) -> Measured:
 
 def is_measured(data: Dataset) -> bool:
     """Return whether the measurements are cached, so that :func:`measure` takes no time."""
-    return folder_of(data) is None or _cache_file(data).exists()
-
-
-def folder_of(data: Dataset) -> Path | None:
-    """Return the folder below which the records' names are files; None for an archive."""
-    if Path(data.source).suffix.lower() == ".npz":
-        return None
-    return source_folder(data.source)
+    return data.folder is None or _cache_file(data).exists()
 
 
 def pixel_properties(images: Array) -> Array:

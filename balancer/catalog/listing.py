@@ -49,7 +49,8 @@ class RunList:
             [f"{INDENT * depth}{record.name}", record.state, record.started[:16].replace("T", " "), _words(record)]
             for record, depth in by_descent(self.records)
         ]
-        return Table(["run, below what it came from", "state", "started", "main figure"], rows).to_text()
+        table = Table(["run, below what it came from", "state", "started", "main figure"], rows)
+        return f"{table.to_text()}\nnext: balancer runs show RUN"
 
 
 @dataclass(frozen=True)

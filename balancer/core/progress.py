@@ -1,8 +1,9 @@
-"""Progress with the time left: a bar on a terminal, lines in log files; neither with -q."""
+"""Progress with the time left: a bar on a terminal or in a notebook, lines in log files; neither with -q."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -10,10 +11,13 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from balancer.core.notebook import board
+
 log = logging.getLogger("balancer")
 T = TypeVar("T")
 FIRST_LINE = 2.0  # seconds; what is over before needs no line
 MOST_BETWEEN = 60.0  # seconds; before, the time between lines grows with the time that has passed
+NOTEBOOK = "{desc}: {n_fmt} of {total_fmt} {unit}s, {remaining} left"  # beside a bar in a notebook
 LINE = {"progress": True}  # marks a log line that a bar shows already
 
 
@@ -25,10 +29,30 @@ class Bar(tqdm):
         self.what, self.units, self.lines = what, f"{unit}s", lines and loud
         self.done, self.before = initial, initial
         self.begin = self.last = time.monotonic()
-        disable = None if show and loud else True  # None: tqdm itself looks for a terminal
+        # A notebook's program has asked for no lines, and looks at the cell; a level above INFO there means -q.
+        self.board = board() if show and log.level <= logging.INFO else None
+        in_cell = self.board is not None
         super().__init__(
-            total=total, desc=what, unit=unit, initial=initial, disable=disable, dynamic_ncols=True, leave=False
+            total=total,
+            desc=what,
+            unit=unit,
+            initial=initial,
+            disable=False if in_cell else None if show and loud else True,  # None: tqdm itself looks for a terminal
+            dynamic_ncols=True,
+            leave=False,
+            file=io.StringIO() if in_cell else None,  # None: stderr
+            bar_format=NOTEBOOK if in_cell else None,
+            delay=FIRST_LINE / 4 if in_cell else 0,
         )
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Draw the bar, in a notebook in the output of the cell. An empty ``msg`` takes the bar away."""
+        if self.board is None:
+            super().display(msg, pos)
+        elif msg == "":
+            self.board.remove(id(self))
+        else:
+            self.board.show(id(self), self.n, self.total, str(self))
 
     def update(self, n: float | None = 1) -> bool | None:
         """Advance by ``n``."""

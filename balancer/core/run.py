@@ -12,7 +12,7 @@ import logging
 import logging.handlers
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
@@ -25,6 +25,7 @@ from balancer.core.files import JsonObject, remove, sweep
 from balancer.core.jsonl import append_jsonl
 from balancer.core.marker import MARKER, check_stated, stated_files, write_marker
 from balancer.core.run_names import RUNS, point_latest
+from balancer.core.saved_page import Page, find_page, read_page
 from balancer.core.saved_runs import resumed_path, saved_config
 from balancer.core.sealed import write_json, write_yaml
 from balancer.core.settings import Settings
@@ -175,10 +176,25 @@ class PreparedRun(Generic[ResultT]):
 
 @dataclass(frozen=True)
 class FinishedRun(Generic[ResultT]):
-    """The folder of a run, and its result."""
+    """The folder of a run, and its result. Notebooks show the head of the run's page."""
 
     path: Path
-    result: ResultT
+    result: ResultT = field(repr=False)
+
+    @property
+    def page(self) -> Page:
+        """Return the report of the run, section by section.
+
+        Raises:
+            BalancerError: the run has no report, as a GAN's training.
+        """
+        return read_page(self.path)
+
+    def _repr_markdown_(self) -> str:
+        """Return the head of the page, else what the result says of itself, and where the run lies."""
+        page, describe = find_page(self.path), getattr(self.result, "describe", None)
+        text = page._repr_markdown_() if page else describe() if describe else ""
+        return f"{text}\n\nFolder of the run: `{self.path}`"
 
 
 class AlreadyFinished(BalancerError):

@@ -44,12 +44,12 @@ class Dataset:
     """Images and what is known of each, all in the same order."""
 
     source: str  # the path, or "phantom"
-    images: np.ndarray  # (n, size, size) uint8, a read-only memory map
-    labels: np.ndarray  # (n,) int64, indices into ``classes``
-    folds: np.ndarray  # (n,) of "train", "val", "test"
-    records: list[Record]
-    groups: list[str]  # patients; those with identical files are merged
-    digests: list[str]  # SHA-256 of each file
+    images: np.ndarray = field(repr=False)  # (n, size, size) uint8, a read-only memory map
+    labels: np.ndarray = field(repr=False)  # (n,) int64, indices into ``classes``
+    folds: np.ndarray = field(repr=False)  # (n,) of "train", "val", "test"
+    records: list[Record] = field(repr=False)
+    groups: list[str] = field(repr=False)  # patients; those with identical files are merged
+    digests: list[str] = field(repr=False)  # SHA-256 of each file
     split_hash: str
     fingerprint: str  # of names and contents of every file
     bad: list[tuple[str, str]] = field(default_factory=list)  # (name, reason) of every unreadable file
@@ -92,6 +92,38 @@ class Dataset:
     def is_phantom(self) -> bool:
         """Return whether the images are drawings."""
         return self.source == PHANTOM
+
+    @property
+    def folder(self) -> Path | None:
+        """Return the folder below which the records' names are files; None for an archive."""
+        return None if Path(self.source).suffix.lower() == ".npz" else source_folder(self.source)
+
+    def files(self, positions: Iterable[int]) -> list[Path]:
+        """Return the files of images.
+
+        Args:
+            positions: of the images, such as ``data.indices("test")[:4]``.
+
+        Raises:
+            BalancerError: the data are an archive, which has no file for an image.
+        """
+        folder = self.folder
+        if folder is None:
+            raise BalancerError(f"{self.source} is an archive, which has no file for an image; use `images`")
+        return [folder / self.records[i].name for i in positions]
+
+    def _repr_markdown_(self) -> str:
+        """Return the images of each class by fold, as a notebook shows them."""
+        rows = [["fold", *self.classes], ["---", *("---:" for _ in self.classes)]]
+        rows += [[fold, *(f"{n:,}" for n in self.counts(fold))] for fold in SPLITS]
+        size, lacking = self.images.shape[1], self.classes[self.minority_class]
+        return "\n".join(
+            [
+                *(f"| {' | '.join(row)} |" for row in rows),
+                f"\n{len(self.images):,} images of {size} x {size} px from `{self.source}`. The training fold lacks"
+                f" {self.deficit:,} {lacking} images to be balanced.",
+            ]
+        )
 
     def as_binary(self) -> Dataset:
         """Return the same images in the same folds with two classes: every pneumonia is PNEUMONIA."""

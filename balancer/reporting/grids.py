@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,21 @@ from balancer.core.files import atomic_file
 
 Array = np.ndarray
 GAP = 2
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG file in memory, which notebooks show."""
+
+    png: bytes = field(repr=False)
+
+    def save(self, path: Path) -> None:
+        """Write the file."""
+        with atomic_file(path) as handle:
+            handle.write(self.png)
+
+    def _repr_png_(self) -> bytes:
+        return self.png
 
 
 def to_uint8(images: Tensor) -> Array:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from balancer.core.files import JsonObject
+from balancer.core.saved_page import Page, read_page
 from balancer.reporting.numbers import plural
 from classifier.explain.checks import TOO_FEW, UNCHECKED, Checks
 from classifier.explain.faithfulness import FEWEST_IMAGES
@@ -60,9 +61,9 @@ class Explanation:
     method: str
     layer: str | None
     cells: tuple[int, int]
-    images: list[ExplainedImage]
+    images: list[ExplainedImage] = field(repr=False)
     notes: list[str]
-    checks: Checks | None
+    checks: Checks | None = field(repr=False)
     folder: Path
 
     @property
@@ -78,6 +79,15 @@ class Explanation:
         checks = None if self.checks is None else self.checks.to_json()
         images = [asdict(image) for image in self.images]
         return {**values, "cells": list(self.cells), "verdict": self.verdict, "checks": checks, "images": images}
+
+    @property
+    def page(self) -> Page:
+        """Return the page, section by section."""
+        return read_page(self.folder)
+
+    def _repr_markdown_(self) -> str:
+        """Return the head of the page, as a notebook shows it."""
+        return self.page._repr_markdown_()
 
     def to_json(self) -> JsonObject:
         """Return the folder and the content of explain.json."""
@@ -143,8 +153,8 @@ class RunExplanation:
     method: str
     layer: str | None
     cells: tuple[int, int]
-    comparisons: list[Comparison]
-    regimes: list[RegimeView]
+    comparisons: list[Comparison] = field(repr=False)
+    regimes: list[RegimeView] = field(repr=False)
     notes: list[str]
     folder: Path
 
@@ -179,6 +189,15 @@ class RunExplanation:
         comparisons = [comparison.to_json() for comparison in self.comparisons]
         regimes = {view.regime: view.to_json() for view in self.regimes}
         return {**values, "cells": list(self.cells), "comparisons": comparisons, "regimes": regimes}
+
+    @property
+    def page(self) -> Page:
+        """Return the page, section by section."""
+        return read_page(self.folder)
+
+    def _repr_markdown_(self) -> str:
+        """Return the head of the page, as a notebook shows it."""
+        return self.page._repr_markdown_()
 
     def to_json(self) -> JsonObject:
         """Return the folder and the content of explain.json."""

@@ -171,7 +171,8 @@ def test_predict_agrees_with_the_saved_scores(
 def test_predict_on_a_folder_reads_its_images_only(trained: Path, pictures: Path, classifier: Run) -> None:
     result = classifier("predict", trained, pictures)
     assert result.exit_code == 0, result.output
-    *rows, last = result.stdout.splitlines()
+    *rows, last, closing = result.stdout.splitlines()
+    assert "classifier explain" in closing
     assert [Path(r.split()[-1]).name for r in rows] == ["0.png", "1.jpg", "2.jpeg", "3.png", "4.bmp"]
     assert last.startswith("threshold ")
     assert "chosen on validation" in last

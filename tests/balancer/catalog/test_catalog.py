@@ -136,7 +136,8 @@ def test_the_list_tells_descent(chain: Path) -> None:
         "h": [],
     }
     assert Path(runs["t"]["sources"][0]) == Path("runs/synthesize/s"), "found by its name after a move"
-    text = done(balancer("runs")).stdout.splitlines()[2:]
+    *text, closing = done(balancer("runs")).stdout.splitlines()[2:]
+    assert "balancer runs show" in closing
     assert [(len(line) - len(line.lstrip())) // 2 for line in text] == [0, 1, 2, 2, 0]
     assert [line.split()[0] for line in text] == ["gan-train/g", "synthesize/s", "ablate/a", "train/t", "gan-train/h"]
     assert "unfinished" in text[-1]
