@@ -26,9 +26,9 @@ test: lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 # All tests, also the long ones: simulations, real signals to whole processes, searches by two processes, MLflow, the
-# documentation; and the pages in a browser, if a chromium is on the PATH.
+# documentation, the notebook; and the pages in a browser, if a chromium is on the PATH.
 test-nightly: lint
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[mlflow,docs,dev-browser]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[mlflow,docs,notebook,dev-browser]'
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m ""
 
 format: $(READY)
