@@ -6,6 +6,7 @@ on the site too, and no link is rewritten. Pages of docs/ stand at the top of th
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         made.append(_placed(config, name, page.lower(), root / name))
     for path in sorted(path for pattern in LISTINGS for path in root.glob(pattern)):
         made.append(_listing(config, path.relative_to(root).as_posix(), path.read_text(encoding="utf-8")))
+    for path in sorted(root.glob("notebooks/*.ipynb")):
+        made.append(_notebook(config, path.relative_to(root), json.loads(path.read_text(encoding="utf-8"))))
     for name, text in reference.pages().items():
         made.append(File.generated(config, f"docs/{name}.md", content=text))
         made.src_uris[f"docs/{name}.md"].dest_uri = f"reference/{name}.html"
@@ -94,7 +97,20 @@ def _placed(config: MkDocsConfig, source: str, place: str, path: Path) -> File:
 
 def _listing(config: MkDocsConfig, source: str, text: str) -> File:
     """Return a page that shows a YAML file."""
-    page = Listing(source, None, config.site_dir, use_directory_urls=False, dest_uri=f"{source}.html")
+    content = f"---\nsearch: {{exclude: true}}\n---\n\n# {source}\n\n```yaml\n{text.rstrip()}\n```\n"
+    return _made(config, source, f"{source}.html", content)
+
+
+def _notebook(config: MkDocsConfig, source: Path, notebook: dict[str, Any]) -> File:
+    """Return a page with the text and the code of a notebook; outputs are not kept in the repository."""
+    cells = [("".join(cell["source"]), cell["cell_type"]) for cell in notebook["cells"]]
+    blocks = [text if kind == "markdown" else f"```python\n{text}\n```" for text, kind in cells]
+    return _made(config, source.as_posix(), source.with_suffix(".html").as_posix(), "\n\n".join(blocks) + "\n")
+
+
+def _made(config: MkDocsConfig, source: str, place: str, content: str) -> File:
+    """Return a page of a file that is no Markdown."""
+    page = Listing(source, None, config.site_dir, use_directory_urls=False, dest_uri=place)
     page.generated_by = "docs/site/hooks.py"
-    page.content_string = f"---\nsearch: {{exclude: true}}\n---\n\n# {source}\n\n```yaml\n{text.rstrip()}\n```\n"
+    page.content_string = content
     return page
