@@ -160,12 +160,12 @@ def export_generator(
 
 
 def prepare_gan_training(
-    config: GanTrainConfig, device_name: str, threads: int | None = None
+    config: GanTrainConfig, device_name: str, threads: int | None = None, dry: bool = False
 ) -> PreparedRun[trainer.GanSummary]:
-    """Open the data of a GAN training."""
+    """Open the data of a GAN training; for a dry run, without decoding images that the cache does not hold."""
     device = open_device(device_name, threads)
     trainer.check(config)
-    data = dataset.load_dataset(config.data)
+    data = dataset.load_dataset(config.data, decode=not dry)
     trainer.target_label(config, data)
 
     def work(run: RunDir) -> trainer.GanSummary:
@@ -185,13 +185,16 @@ def prepare_gan_training(
         keep_environment=True,  # the data may have changed since the start
         tracked_files=("config.yaml", "env.json", "summary.json", "grids/*.png", "best.pt"),
         tracked_by=trainer.trackers(config),
+        undecoded=data.undecoded,
     )
 
 
-def prepare_synthesis(config: SynthesizeConfig, device_name: str, threads: int | None = None) -> PreparedRun[Report]:
-    """Open the generator and its data."""
+def prepare_synthesis(
+    config: SynthesizeConfig, device_name: str, threads: int | None = None, dry: bool = False
+) -> PreparedRun[Report]:
+    """Open the generator and its data; ``dry`` as for :func:`prepare_gan_training`."""
     device = open_device(device_name, threads)
-    source = synthesis.open_source(config, device)
+    source = synthesis.open_source(config, device, decode=not dry)
     synthesis.count(config, source)  # refused here, and not in a run that --resume could never finish
     return PreparedRun(
         "synthesize",
@@ -200,13 +203,16 @@ def prepare_synthesis(config: SynthesizeConfig, device_name: str, threads: int |
         source.data.describe(),
         lambda: synthesis.estimate_seconds(config, source, device),
         lambda run: synthesis.synthesize(config, source, run, device),
+        undecoded=source.data.undecoded,
     )
 
 
-def prepare_evaluation(config: EvaluateConfig, device_name: str, threads: int | None = None) -> PreparedRun[Report]:
-    """Open the folders of images."""
+def prepare_evaluation(
+    config: EvaluateConfig, device_name: str, threads: int | None = None, dry: bool = False
+) -> PreparedRun[Report]:
+    """Open the folders of images; ``dry`` as for :func:`prepare_gan_training`."""
     device = open_device(device_name, threads)
-    inputs = evaluation.open_inputs(config)
+    inputs = evaluation.open_inputs(config, decode=not dry)
     return PreparedRun(
         "evaluate",
         config,
@@ -214,14 +220,20 @@ def prepare_evaluation(config: EvaluateConfig, device_name: str, threads: int | 
         inputs.describe(),
         lambda: evaluation.estimate_seconds(config, inputs),
         lambda run: evaluation.evaluate(config, inputs, run, device),
+        undecoded=inputs.undecoded,
     )
 
 
-def prepare_audit(config: AuditConfig, device_name: str = "auto", threads: int | None = None) -> PreparedRun[Audit]:
-    """Open the data set of an audit, which needs no GPU; the name of a device is only checked."""
+def prepare_audit(
+    config: AuditConfig, device_name: str = "auto", threads: int | None = None, dry: bool = False
+) -> PreparedRun[Audit]:
+    """Open the data set of an audit, which needs no GPU; the name of a device is only checked.
+
+    ``dry`` as for :func:`prepare_gan_training`.
+    """
     named_device(device_name)
     device = open_device("cpu", threads)
-    data = dataset.load_dataset(config.data).as_binary()
+    data = dataset.load_dataset(config.data, decode=not dry).as_binary()
 
     def work(run: RunDir) -> Audit:
         result = auditing.audit(data, config.data, config.seed)
@@ -229,5 +241,11 @@ def prepare_audit(config: AuditConfig, device_name: str = "auto", threads: int |
         return result
 
     return PreparedRun(
-        "audit", config, describe_device(device), data.describe(), lambda: auditing.estimate_seconds(data), work
+        "audit",
+        config,
+        describe_device(device),
+        data.describe(),
+        lambda: auditing.estimate_seconds(data),
+        work,
+        undecoded=data.undecoded,
     )

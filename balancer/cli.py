@@ -10,6 +10,7 @@ import click
 from balancer import __version__
 from balancer.catalog.commands import runs
 from balancer.core.command import (
+    DRY_RUN,
     EXPORT,
     HELP,
     THREADS,
@@ -67,7 +68,8 @@ def gan_train(args: CommandArgs) -> CommandResult:
     """Train a DCGAN on the minority class of the training fold."""
     from balancer.api import prepare_gan_training
 
-    return execute(args, prepare_gan_training(args.settings(GanTrainConfig), args.device, args.threads), show_run)
+    prepared = prepare_gan_training(args.settings(GanTrainConfig), args.device, args.threads, args.dry_run)
+    return execute(args, prepared, show_run)
 
 
 @run_command(
@@ -85,7 +87,7 @@ def synthesize(args: CommandArgs) -> CommandResult:
     from balancer.api import prepare_synthesis
 
     config = args.settings(SynthesizeConfig, synthesis.configure)
-    return execute(args, prepare_synthesis(config, args.device, args.threads), show_run)
+    return execute(args, prepare_synthesis(config, args.device, args.threads, args.dry_run), show_run)
 
 
 @run_command(
@@ -104,7 +106,8 @@ def evaluate(args: CommandArgs) -> CommandResult:
     """Quality report on any folder of synthetic images beside a folder of real ones."""
     from balancer.api import prepare_evaluation
 
-    return execute(args, prepare_evaluation(args.settings(EvaluateConfig), args.device, args.threads), show_run)
+    prepared = prepare_evaluation(args.settings(EvaluateConfig), args.device, args.threads, args.dry_run)
+    return execute(args, prepared, show_run)
 
 
 @run_command(
@@ -128,7 +131,7 @@ def audit(args: CommandArgs) -> CommandResult:
             raise BalancerError(f"the data leak: {'; '.join(leaking)}; see {page}, or drop --strict")
         return CommandResult({"run": str(run), **to_json(result)}, summary(result))
 
-    return execute(args, prepare_audit(config, args.device, args.threads), show)
+    return execute(args, prepare_audit(config, args.device, args.threads, args.dry_run), show)
 
 
 @plain_command(
@@ -140,11 +143,12 @@ def audit(args: CommandArgs) -> CommandResult:
     example="balancer export runs/gan-train/latest --to onnx",
     closing="{file} makes images of latents; how: docs/export.md",
 )
-def export(gan_run: Path, to: str, out: Path | None, force: bool, threads: int) -> CommandResult:
+def export(gan_run: Path, to: str, out: Path | None, force: bool, dry: bool, threads: int) -> CommandResult:
     """Write the generator of a finished run as a file for other programs: from latents to grey levels."""
     from balancer import export as exporting
 
-    return CommandResult.of(exporting.export(find_run(gan_run, "gan-train"), to, out, force, threads))
+    work = exporting.preview if dry else exporting.export
+    return CommandResult.of(work(find_run(gan_run, "gan-train"), to, out, force, threads))
 
 
 @plain_command(
@@ -168,14 +172,15 @@ def settings(name: str | None) -> CommandResult:
     click.option("--size", type=int, help="Of PneumoniaMNIST: 28, 64, 128 or 224 px. [default: 28]"),
     click.option("--to", type=click.Path(path_type=Path), metavar="DIR", help="Folder to put it in. [default: data]"),
     click.option("--force", is_flag=True, help="Replace what is there."),
+    DRY_RUN,
     example="balancer fetch pneumoniamnist --size 64",
     closing="next: balancer audit --data {path}",
 )
-def fetch(source: str, size: int | None, to: Path | None, force: bool) -> CommandResult:
+def fetch(source: str, size: int | None, to: Path | None, force: bool, dry: bool) -> CommandResult:
     """Download a data set: PneumoniaMNIST from Zenodo, or the chest X-ray folder from Kaggle (extra: kaggle)."""
     from balancer.data import fetch as fetching
 
-    return CommandResult.of(fetching.fetch(source, size, to, force))
+    return CommandResult.of(fetching.fetch(source, size, to, force, dry))
 
 
 main.add_command(runs)

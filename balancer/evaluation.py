@@ -13,6 +13,7 @@ import torch
 
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.files import JsonObject
+from balancer.core.preview import Undecoded, together
 from balancer.core.run import RunDir
 from balancer.core.settings import EvaluateConfig
 from balancer.data.coding import read_coding
@@ -44,6 +45,11 @@ class Inputs:
     notes: list[str]
     caveat: str | None = None  # on classifiers, where file formats differ and were not brought together
 
+    @property
+    def undecoded(self) -> Undecoded | None:
+        """Return what a dry run has left to the run."""
+        return together(folder.undecoded for folder in self.folders.values())
+
     def describe(self) -> JsonObject:
         """Return the facts about the folders that env.json and report.json hold."""
         digests = "\n".join(d for folder in self.folders.values() for d in folder.digests)
@@ -60,8 +66,8 @@ class Inputs:
         }
 
 
-def open_inputs(config: EvaluateConfig) -> Inputs:
-    """Find, check and decode the folders; only the cache is written.
+def open_inputs(config: EvaluateConfig, decode: bool = True) -> Inputs:
+    """Find, check and decode the folders; only the cache is written. ``decode`` is False for a dry run.
 
     Raises:
         UsageError: no --real or no --fake.
@@ -75,7 +81,7 @@ def open_inputs(config: EvaluateConfig) -> Inputs:
     _check_apart(paths)
     scans = {flag: scan_folder(flag, path) for flag, path in paths.items()}
     size = working_size(list(scans.values()), config.image_size)
-    folders = {flag: decode_folder(scan, size, config.resize, config.max_bad) for flag, scan in scans.items()}
+    folders = {flag: decode_folder(scan, size, config.resize, config.max_bad, decode) for flag, scan in scans.items()}
     if len(folders["real"].images) < 2:
         raise BalancerError(f"--real {paths['real']} holds 1 image; a comparison needs at least 2")
     notes = _notes(folders)
@@ -168,7 +174,7 @@ def _bring_to_one_coding(folders: dict[str, Folder], size: int, notes: list[str]
         return "The file formats differ, too, and may be all that the classifier sees."
     source, coding = next(iter(seen.items()))
     plain = [flag for flag in folders if flag not in seen]
-    for flag in plain:
+    for flag in (flag for flag in plain if folders[flag].undecoded is None):
         folders[flag] = replace(folders[flag], images=coding.of(folders[flag].images))
     if plain:
         names = " and the ".join(ROLES[flag] for flag in plain)

@@ -20,7 +20,8 @@ from balancer.core.config import validate
 from balancer.core.device import limit_threads
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.exported import FACTS
-from balancer.core.files import JsonObject, write_bytes
+from balancer.core.files import JsonObject, refuse_unwritable, write_bytes
+from balancer.core.preview import Preview
 from balancer.core.sealed import DamagedFile, sealed_zip
 from balancer.core.seeding import generator
 from balancer.core.settings import PHANTOM, GanTrainConfig
@@ -87,6 +88,26 @@ def export(
         UsageError: the format is unknown.
         BalancerError: the run cannot be read or is not finished, a file is there already, or a package is missing.
     """
+    path, G, saved = _open(gan_run, to, out, force, threads)
+    content, images_of = WRITERS[to](G, saved.config, facts_of(saved), path)
+    difference = compare(G, saved.config, images_of, path)
+    write_bytes(path, content)
+    return GeneratorExport(path, to, len(content) / 1e6, difference, saved.class_name, saved.config.z_dim)
+
+
+def preview(gan_run: Path, to: str, out: Path | None, force: bool, threads: int | None = None) -> Preview:
+    """Return what :func:`export` would read and write; everything is checked but the exported file."""
+    path, G, saved = _open(gan_run, to, out, force, threads)
+    refuse_unwritable(path)
+    reads = f"the generator of {saved.class_name} at step {saved.step} of {gan_run}"
+    settings = {"format": to, "replaces a file": "yes" if path.exists() else None}
+    return Preview(reads, str(path), exported.estimate_seconds(G, to), settings, exported.UNCHECKED)
+
+
+def _open(
+    gan_run: Path, to: str, out: Path | None, force: bool, threads: int | None
+) -> tuple[Path, nn.Module, Checkpoint]:
+    """Return the file to write, the generator in evaluation mode and its checkpoint; raises as :func:`export`."""
     path = exported.target(gan_run / NAME, to, out)
     if to == "onnx":
         exported.require("onnx", "onnxscript", "onnxruntime")
@@ -95,10 +116,7 @@ def export(
     G = make_generator(config)
     saved = read_best(gan_run, CPU, config, G)
     exported.refuse_existing([path], force)
-    content, images_of = WRITERS[to](G.eval(), config, facts_of(saved), path)
-    difference = compare(G, config, images_of, path)
-    write_bytes(path, content)
-    return GeneratorExport(path, to, len(content) / 1e6, difference, saved.class_name, config.z_dim)
+    return path, G.eval(), saved
 
 
 def facts_of(saved: Checkpoint) -> JsonObject:

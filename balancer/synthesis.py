@@ -76,8 +76,8 @@ def configure(explicit: Mapping[str, Any]) -> SynthesizeConfig:
     return resolve(SynthesizeConfig, explicit, inherited)
 
 
-def open_source(config: SynthesizeConfig, device: torch.device) -> Source:
-    """Load the generator and its data.
+def open_source(config: SynthesizeConfig, device: torch.device, decode: bool = True) -> Source:
+    """Load the generator and its data; ``decode`` is False for a dry run, as for :func:`load_dataset`.
 
     Raises:
         BalancerError: the run is not finished, its checkpoint is of other settings, or the data now give another
@@ -94,7 +94,7 @@ def open_source(config: SynthesizeConfig, device: torch.device) -> Source:
         inception_weights(config.inception)  # a wrong file is refused before anything is written
     G = make_generator(gan)
     saved = read_best(run, device, gan, G)
-    data = load_dataset(config.data)
+    data = load_dataset(config.data, decode=decode, expected_split=saved.split_hash)
     if saved.split_hash != data.split_hash:
         raise BalancerError(
             f"{run} was trained on {saved.data_source} (split {saved.split_hash}), the data here are"
@@ -245,6 +245,7 @@ def estimate_seconds(config: SynthesizeConfig, source: Source, device: torch.dev
     """Return the estimated time of the export, from one chunk, and of the report."""
     n = count(config, source)
     begin = time.perf_counter()
-    next(images_of(source, config.seed, CHUNK, device))
+    for image in next(images_of(source, config.seed, CHUNK, device)):
+        digest(png_bytes(image))
     export_seconds = (time.perf_counter() - begin) * n / CHUNK
     return export_seconds + report_seconds(config, source.data.images.shape[1], n)

@@ -30,10 +30,10 @@ from classifier.analysis.results import TrialResult
 from classifier.experiments import ablation
 from classifier.experiments import components as switches
 from classifier.experiments import crossvalidation as crossval
+from classifier.experiments.estimates import estimate_seconds
 from classifier.experiments.jobs import Workers
 from classifier.experiments.study import configure, open_study
 from classifier.experiments.substudies import read_substudy
-from classifier.experiments.trial import estimate_seconds
 from classifier.export import writing
 from classifier.report.model_card import CARD
 from classifier.training.record import CHECKPOINT
@@ -229,10 +229,15 @@ def export_model(
     return writing.export(model, to, out, int8, data, force, threads)
 
 
-def prepare_training(config: TrainConfig, device_name: str, threads: int | None = None) -> PreparedRun[TrialResult]:
-    """Open the data and the synthetic images of one training."""
+def prepare_training(
+    config: TrainConfig, device_name: str, threads: int | None = None, dry: bool = False
+) -> PreparedRun[TrialResult]:
+    """Open the data and the synthetic images of one training.
+
+    For a dry run (``dry``), images that the cache does not hold are not decoded.
+    """
     device = open_device(device_name, threads)
-    study = open_study(config)
+    study = open_study(config, decode=not dry)
 
     def work(run: RunDir) -> TrialResult:
         study.data.write_split(run / "split.csv")
@@ -246,13 +251,14 @@ def prepare_training(config: TrainConfig, device_name: str, threads: int | None 
         lambda: estimate_seconds(study, device),
         work,
         tracked_files=("config.yaml", "env.json", "result.json", CARD, CHECKPOINT),
+        undecoded=study.data.undecoded,
     )
 
 
-def prepare_ablation(config: AblateConfig, workers: Workers) -> PreparedRun[ablation.AblationResult]:
-    """Open the data and the synthetic images of an ablation."""
+def prepare_ablation(config: AblateConfig, workers: Workers, dry: bool = False) -> PreparedRun[ablation.AblationResult]:
+    """Open the data and the synthetic images of an ablation; ``dry`` as for :func:`prepare_training`."""
     limit_threads(workers.threads)
-    study = open_study(config)
+    study = open_study(config, decode=not dry)
     ablation.check(study)
     parallel = workers.count()  # refuses a cluster out of reach before anything is written
 
@@ -269,15 +275,16 @@ def prepare_ablation(config: AblateConfig, workers: Workers) -> PreparedRun[abla
         work,
         if_finished="rewrite",
         tracked_files=(*REPORT_FILES, CARD, "audit/audit.html", "synthetic/*.html"),
+        undecoded=study.data.undecoded,
     )
 
 
 def prepare_crossvalidation(
-    config: CrossvalidateConfig, device_name: str, threads: int | None = None
+    config: CrossvalidateConfig, device_name: str, threads: int | None = None, dry: bool = False
 ) -> PreparedRun[crossval.Crossvalidation]:
-    """Read the data and make the folds."""
+    """Read the data and make the folds; ``dry`` as for :func:`prepare_training`."""
     device = open_device(device_name, threads)
-    folds = crossval.open_folds(config)
+    folds = crossval.open_folds(config, decode=not dry)
 
     def work(run: RunDir) -> crossval.Crossvalidation:
         if not run.finished:
@@ -292,13 +299,19 @@ def prepare_crossvalidation(
         lambda: estimate_seconds(folds.rotations[0], device) * config.folds,
         work,
         if_finished="rewrite",
+        undecoded=folds.data.undecoded,
     )
 
 
-def prepare_components(config: ComponentsConfig, workers: Workers) -> PreparedRun[switches.Components]:
-    """Open the study of the full system and of each system without one part, so that none is refused after hours."""
+def prepare_components(
+    config: ComponentsConfig, workers: Workers, dry: bool = False
+) -> PreparedRun[switches.Components]:
+    """Open the study of the full system and of each system without one part, so that none is refused after hours.
+
+    ``dry`` as for :func:`prepare_training`.
+    """
     limit_threads(workers.threads)
-    studies = [open_study(variant) for variant in switches.variants_of(config).values()]
+    studies = [open_study(variant, decode=not dry) for variant in switches.variants_of(config).values()]
     return PreparedRun(
         "components",
         config,
@@ -307,6 +320,7 @@ def prepare_components(config: ComponentsConfig, workers: Workers) -> PreparedRu
         lambda: sum(estimate_seconds(study, workers.local_device) for study in studies) / workers.count(),
         lambda run: switches.components(config, run, workers),
         if_finished="rewrite",
+        undecoded=studies[0].data.undecoded,
     )
 
 
@@ -316,6 +330,7 @@ def prepare_search(
     jobs: int = 1,
     timeout: float | None = None,
     threads: int | None = None,
+    dry: bool = False,
 ) -> PreparedRun[SearchSummary]:
     """Open the data of a search, the test fold cut off.
 
@@ -325,6 +340,7 @@ def prepare_search(
         jobs: processes of this machine.
         timeout: seconds after which no trial begins; None: no limit.
         threads: of each trial; None for OMP_NUM_THREADS, or one.
+        dry: as for :func:`prepare_training`.
 
     Raises:
         UsageError: the timeout is no number of seconds.
@@ -336,7 +352,7 @@ def prepare_search(
 
     workers = Workers(device_name, jobs, threads=choose_threads(threads))
     limit_threads(workers.threads)
-    study = tuning.open_once(config)
+    study = tuning.open_once(config, decode=not dry)
 
     def estimate() -> float:
         one = estimate_seconds(study, workers.local_device) * config.seeds  # without pruning, at the settings here
@@ -358,6 +374,7 @@ def prepare_search(
         if_finished="extend",  # --resume may ask for more trials
         is_complete=lambda summary: summary.is_complete,
         tracked_files=(*REPORT_FILES, "trials.csv", "best.yaml"),
+        undecoded=study.data.undecoded,
     )
 
 

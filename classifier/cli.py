@@ -82,7 +82,7 @@ def ablate(args: CommandArgs) -> CommandResult:
 
     workers = Workers(args.device, threads=args.threads, **args.options)
     config = args.settings(AblateConfig, partial(configure, AblateConfig))
-    return execute(args, prepare_ablation(config, workers), show_run)
+    return execute(args, prepare_ablation(config, workers, args.dry_run), show_run)
 
 
 @run_command(
@@ -110,7 +110,7 @@ def train(args: CommandArgs) -> CommandResult:
         return CommandResult({"run": str(run), **trial.to_json()}, text)
 
     config = args.settings(TrainConfig, partial(configure, TrainConfig))
-    return execute(args, prepare_training(config, args.device, args.threads), show)
+    return execute(args, prepare_training(config, args.device, args.threads, args.dry_run), show)
 
 
 @run_command(
@@ -136,9 +136,9 @@ def tune(args: CommandArgs) -> CommandResult:
     from classifier.tuning.search import configure
 
     config = configure(args.explicit, args.resume)
-    return execute(
-        args, prepare_search(config, args.device, args.options["jobs"], args.options["timeout"], args.threads), show_run
-    )
+    jobs, timeout = args.options["jobs"], args.options["timeout"]
+    prepared = prepare_search(config, args.device, jobs, timeout, args.threads, args.dry_run)
+    return execute(args, prepared, show_run)
 
 
 @run_command(
@@ -155,9 +155,8 @@ def crossvalidate(args: CommandArgs) -> CommandResult:
     """Train and evaluate on every fold of the images outside the test set, which is not looked at."""
     from classifier.api import prepare_crossvalidation
 
-    return execute(
-        args, prepare_crossvalidation(args.settings(CrossvalidateConfig), args.device, args.threads), show_run
-    )
+    config = args.settings(CrossvalidateConfig)
+    return execute(args, prepare_crossvalidation(config, args.device, args.threads, args.dry_run), show_run)
 
 
 @plain_command(main, "systems", example="classifier systems", closing="next: classifier reproduce NAME")
@@ -221,4 +220,4 @@ def components(args: CommandArgs) -> CommandResult:
 
     workers = Workers(args.device, threads=args.threads, **args.options)
     config = args.settings(ComponentsConfig, partial(configure, ComponentsConfig))
-    return execute(args, prepare_components(config, workers), show_run)
+    return execute(args, prepare_components(config, workers, args.dry_run), show_run)

@@ -124,6 +124,7 @@ def ensemble(
     click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Images per pass."),
     click.option("--repeats", type=click.IntRange(min=1), default=10, show_default=True, help="Passes that are timed."),
     CSV_FILE,
+    DRY_RUN,
     COMPUTING,
     example="classifier compare small_cnn resnet18 runs/train/latest/model.pt",
     closing="next: classifier ablate --model NAME",
@@ -134,6 +135,7 @@ def compare(
     batch_size: int,
     repeats: int,
     out: Path | None,
+    dry: bool,
     device: str,
     threads: int,
 ) -> CommandResult:
@@ -141,7 +143,8 @@ def compare(
     from classifier.systems import profile
 
     timing = profile.Timing(batch_size, repeats, 5 * repeats)
-    return CommandResult.of(profile.compare(names, image_size, device, timing, out, threads))
+    work = profile.preview if dry else profile.compare
+    return CommandResult.of(work(names, image_size, device, timing, out, threads))
 
 
 @plain_command(
@@ -255,12 +258,13 @@ def predict(
         metavar="DIR",
         help="Folder of the page and the pictures. [default: explain beside MODEL, or in RUN]",
     ),
+    DRY_RUN,
     COMPUTING,
     example="classifier explain runs/ablate/latest --regimes baseline,gan",
     closing="next: the same with another --method, such as occlusion, to see whether it agrees",
 )
 def explain(
-    paths: tuple[Path, ...], explained_class: str | None, regimes: tuple[str, ...], **values: Any
+    paths: tuple[Path, ...], explained_class: str | None, regimes: tuple[str, ...], dry: bool, **values: Any
 ) -> CommandResult:
     """Show where a classifier looks: heat maps of images, or of the test images of an ablation.
 
@@ -269,6 +273,7 @@ def explain(
     ones and against untrained networks. The folder that is written holds the images.
     """
     from classifier.explain.command import explain_files
+    from classifier.explain.preview import preview_files, preview_run
     from classifier.explain.results import ExplainRequest
     from classifier.explain.run_command import explain_run
 
@@ -277,10 +282,10 @@ def explain(
     if len(paths) > 1:
         if regimes:
             raise UsageError("--regimes is for a RUN without images; leave out one of the two")
-        return CommandResult.of(explain_files(source, paths[1:], explained_class, request))
+        return CommandResult.of((preview_files if dry else explain_files)(source, paths[1:], explained_class, request))
     if explained_class is not None:
         raise UsageError("--class is for a MODEL with images: of a RUN, maps speak for the class that was called")
-    return CommandResult.of(explain_run(source, regimes, request))
+    return CommandResult.of((preview_run if dry else explain_run)(source, regimes, request))
 
 
 @plain_command(
@@ -338,11 +343,19 @@ def explain(
             ),
         ),
     ),
+    DRY_RUN,
     COMPUTING,
     example="classifier serve runs/ablate/latest",
 )
 def serve(
-    models: tuple[Path, ...], host: str, port: int, token: str | None, device: str, threads: int, **page: Any
+    models: tuple[Path, ...],
+    host: str,
+    port: int,
+    token: str | None,
+    dry: bool,
+    device: str,
+    threads: int,
+    **page: Any,
 ) -> CommandResult:
     """Serve a page and a REST interface that show what models say of an image. Research only, not for clinical use.
 
@@ -351,12 +364,12 @@ def serve(
     from classifier.serving import require_packages
 
     require_packages()
-    from classifier.serving.server import Address, Sources
-    from classifier.serving.server import serve as run
+    from classifier.serving import server
 
     limits = Limits(page.pop("max_megabytes"), page.pop("max_megapixels"))
-    address = Address(host, port, token)
-    return CommandResult.of(run(Sources(_named(models, "ablate", "train"), **page), address, limits, device, threads))
+    address = server.Address(host, port, token)
+    sources = server.Sources(_named(models, "ablate", "train"), **page)
+    return CommandResult.of((server.preview if dry else server.serve)(sources, address, limits, device, threads))
 
 
 @plain_command(
@@ -373,7 +386,7 @@ def serve(
     closing="{file} was compared with the network; how to run it: docs/export.md",
 )
 def export(
-    model: Path, to: str, out: Path | None, force: bool, int8: bool, data: str | None, threads: int
+    model: Path, to: str, out: Path | None, force: bool, dry: bool, int8: bool, data: str | None, threads: int
 ) -> CommandResult:
     """Write a model as a file for other programs: from grey levels to calibrated probabilities and a label.
 
@@ -382,6 +395,7 @@ def export(
     and safetensors. model.pt holds features of training images, for the warning of unlike images; no exported file
     does. So give an export away, not the model.pt.
     """
-    from classifier.export import writing
+    from classifier.export import preview, writing
 
-    return CommandResult.of(writing.export(find_run(model, "train"), to, out, int8, data, force, threads))
+    work = preview.preview if dry else writing.export
+    return CommandResult.of(work(find_run(model, "train"), to, out, int8, data, force, threads))

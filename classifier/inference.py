@@ -16,9 +16,10 @@ import numpy as np
 from balancer.core import progress
 from balancer.core.config import data_path
 from balancer.core.errors import BalancerError, UsageError
-from balancer.core.files import JsonObject, write_text
+from balancer.core.files import JsonObject, refuse_unwritable, write_text
 from balancer.core.preview import Preview
 from balancer.core.settings import DataConfig
+from balancer.core.speed import seconds_each
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.folder import CLASSES, SUFFIXES, TASKS, image_files, left_out_note, strays
 from balancer.data.images import (
@@ -40,7 +41,7 @@ from classifier.training.record import ClassifierRecord
 
 Array = np.ndarray
 log = logging.getLogger("balancer")
-TRIED = 16  # images, for an estimate
+TRIED, BUDGET = 16, 1.0  # images, and seconds, of an estimate
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ def evaluate_checkpoint(
     if data is None and saved.config.data.path is None:
         raise UsageError(f"{checkpoint} names no data, since exported files hold no paths; give --data")
     path = {} if data is None else {"path": data_path(data)}
-    source = _in_ranges_of_training(saved, saved.config.data.model_copy(update=path), fold)
+    source = _in_ranges_of_training(saved, saved.config.data.model_copy(update=path), fold, decode=not dry)
     if source.fingerprint != saved.fingerprint:
         log.warning("these data are not exactly those of the training: some file differs")
     if source.split_hash != saved.split_hash:
@@ -179,18 +180,20 @@ def evaluate_checkpoint(
             )
     index = source.indices(fold)
     if dry:
-        begin = time.perf_counter()
-        predict(saved.model, source.images[index[:TRIED]], saved.config, where)
-        seconds = (time.perf_counter() - begin) / len(index[:TRIED]) * len(index)
-        return Preview(f"{len(index)} images of fold {fold} of {source.source}", "nothing", seconds)
+        some, left = source.images[index[:TRIED]], source.undecoded
+        an_image = seconds_each(lambda n: predict(saved.model, some[:n], saved.config, where), len(some), BUDGET)
+        seconds = an_image * len(index) + (left.seconds if left else 0)
+        reads = f"{checkpoint} and {len(index)} images of fold {fold} of {source.source}"
+        settings = {"network": saved.config.model, "threshold": saved.config.threshold, "split": source.split_hash}
+        return Preview(reads, "nothing", seconds, settings, left.describe() if left else "")
     score = predict(saved.model, source.images[index], saved.config, where)
     metrics = evaluation.evaluate(source.labels[index], score, saved.uncalibrated_threshold, saved.temperature)
     return Evaluation(str(checkpoint), saved.regime, saved.trial_seed, source.source, fold, metrics)
 
 
-def _in_ranges_of_training(saved: ClassifierRecord, config: DataConfig, fold: str) -> Dataset:
+def _in_ranges_of_training(saved: ClassifierRecord, config: DataConfig, fold: str, decode: bool) -> Dataset:
     """Return a data set whose images of more than 8 bits are as bright as they would have been in training."""
-    source = load_dataset(config, require=(fold,))
+    source = load_dataset(config, require=(fold,), decode=decode, expected_split=saved.split_hash)
     _warn_of_own_ranges(source.ranges, saved.ranges)
     trained = {kind: white for kind, white in (saved.ranges or {}).items() if kind in source.ranges}
     if all(source.ranges[kind] == white for kind, white in trained.items()):
@@ -280,7 +283,7 @@ def predict_files(
             f"{checkpoint} has {len(classes)} classes: the most likely is the label; leave out --threshold"
         )
     if dry:
-        return _preview(predictor, images, out)
+        return _preview(predictor, images, threshold, out)
     files, pixels = read_images(images, saved)
     judged = predictor.judge(pixels)
     uncalibrated, novelty = judged.scores, [None] * len(files) if judged.novelty is None else judged.novelty.tolist()
@@ -315,15 +318,26 @@ def _rule_of_two(predictor: Predictor, threshold: float, is_tied: bool) -> str:
     return f"the mean of {predictor.members} trials of {predictor.regime}; {rule}" if predictor.members > 1 else rule
 
 
-def _preview(predictor: Predictor, images: Sequence[Path], out: Path | None) -> Preview:
+def _preview(predictor: Predictor, images: Sequence[Path], threshold: float | None, out: Path | None) -> Preview:
     """Return what would be read; the time comes from a few of the images."""
-    files = [file for path in images for file in (image_files(path) if path.is_dir() else [path])]
+    files = [file for path in images for file in named_files(path)]
+    if out is not None:
+        refuse_unwritable(out)
+    some = [path for path in images if not path.is_dir()][:TRIED] or files[:TRIED]
     begin = time.perf_counter()
-    some = files[:TRIED]
-    if some:
-        predictor.judge(read_images(some, predictor.saved)[1])
-    seconds = (time.perf_counter() - begin) / max(len(some), 1) * len(files)
-    return Preview(f"{plural(len(files), 'image')} with {predictor.model}", str(out or "nothing"), seconds)
+    pixels = read_images(some, predictor.saved)[1]
+    reading = (time.perf_counter() - begin) / len(some)
+    an_image = reading + seconds_each(lambda n: predictor.judge(pixels[:n]), len(pixels), BUDGET)
+    saved, left = predictor.saved, len(files) - len(some)
+    settings = {
+        "network": saved.config.model,
+        "regime": predictor.regime,
+        "members": predictor.members,
+        "threshold": threshold if threshold is not None else None if len(saved.classes) > 2 else saved.threshold,
+    }
+    unchecked = f"the pixels of {plural(left, 'image')}" if left else ""
+    reads = f"{predictor.model} and {plural(len(files), 'image')}"
+    return Preview(reads, str(out or "nothing"), an_image * len(files), settings, unchecked)
 
 
 def _written(predictions: FilePredictions, out: Path | None) -> FilePredictions:
@@ -347,6 +361,17 @@ def _of_classes(file: Path, score: Array, classes: Sequence[str], novelty: float
     return ImagePrediction(str(file), classes[int(score.argmax())], probabilities, float(1 - score[0]), novelty)
 
 
+def named_files(path: Path) -> list[Path]:
+    """Return the files that a path names: itself, or the images in it."""
+    if not path.exists():
+        raise BalancerError(f"{path} does not exist; give an image or a folder of images")
+    if not path.is_dir():
+        return [path]
+    if files := image_files(path):
+        return files
+    raise BalancerError(f"{path} holds no image; expected files such as {' '.join(sorted(SUFFIXES))}")
+
+
 def read_images(images: Sequence[Path], saved: ClassifierRecord) -> tuple[list[Path], Array]:
     """Return the readable files and their pixels (n, size, size) uint8.
 
@@ -356,13 +381,9 @@ def read_images(images: Sequence[Path], saved: ClassifierRecord) -> tuple[list[P
     files: list[Path] = []
     decoded: list[Decoding] = []
     for path in images:
-        if not path.exists():
-            raise BalancerError(f"{path} does not exist; give an image or a folder of images")
-        candidates = image_files(path) if path.is_dir() else [path]
+        candidates = named_files(path)
         for note in left_out_note(strays(path, candidates, path)) if path.is_dir() else ():
             log.warning("%s: %s", path, note)
-        if not candidates:
-            raise BalancerError(f"{path} holds no image; expected files such as {' '.join(sorted(SUFFIXES))}")
         for file in progress.each(candidates, f"reading {path.name}", "image"):
             try:
                 decoded.append(decode_image(file, data.image_size, data.resize, trained))

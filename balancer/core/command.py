@@ -28,8 +28,9 @@ from balancer.core.defaults import find_field, help_text
 from balancer.core.errors import UsageError
 from balancer.core.exported import FORMATS
 from balancer.core.files import JsonObject
+from balancer.core.preview import duration
 from balancer.core.program import printing, reporting
-from balancer.core.run import AlreadyFinished, PreparedRun, ResultT, RunRequest, perform
+from balancer.core.run import AlreadyFinished, PreparedRun, ResultT, RunRequest, check_folder, perform
 from balancer.core.run_names import named_folder
 from balancer.core.saved_runs import resumed_or_new, threads_before
 from balancer.core.settings import COMMANDS, AblateConfig, Settings
@@ -166,13 +167,14 @@ THREADS = click.option(
     help="Threads that compute, of each trial. [default: OMP_NUM_THREADS, or 1]",
 )
 COMPUTING = Options("Computing", (DEVICE, THREADS))
+DRY_RUN = click.option(
+    "--dry-run", "dry", is_flag=True, help="Say what would be read and written, and the estimated cost, and stop."
+)
 EXPORT = (
     click.option("--to", type=click.Choice(FORMATS), required=True, help="Format of the file. [default: none]"),
     click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="File. [default: beside the model]"),
     click.option("--force", is_flag=True, help="Replace a file that is there."),
-)
-DRY_RUN = click.option(
-    "--dry-run", "dry", is_flag=True, help="Say what would be read and written, and the estimated cost, and stop."
+    DRY_RUN,
 )
 RUN = Options(
     "Run",
@@ -340,10 +342,12 @@ def execute(
         prepared: the run, with its inputs open.
         show: makes what the command says of the run's folder and result.
     """
-    if args.dry_run:
-        return dry_run(prepared, args.threads)
+    request = RunRequest(args.out, args.resume, args.force, args.tracking)
     try:
-        finished = perform(prepared, RunRequest(args.out, args.resume, args.force, args.tracking))
+        if args.dry_run:
+            check_folder(prepared, request)
+            return dry_run(prepared, args.threads, request)
+        finished = perform(prepared, request)
     except AlreadyFinished as done:
         return CommandResult({"run": str(done.run), "finished": True}, str(done))
     return show(finished.path, finished.result)
@@ -354,17 +358,22 @@ def show_run(run: Path, result: Described) -> CommandResult:
     return CommandResult.of(result, run=str(run))
 
 
-def dry_run(prepared: PreparedRun[Any], threads: int) -> CommandResult:
+def dry_run(prepared: PreparedRun[Any], threads: int, request: RunRequest) -> CommandResult:
     """Return the settings, the data, the threads and the estimated time of a run. Write nothing."""
     config, data, device = prepared.config, prepared.data or {}, prepared.device
-    seconds = prepared.estimate_seconds()
+    undecoded = prepared.undecoded
+    seconds = prepared.estimate_seconds() + (undecoded.seconds if undecoded else 0)
     split = f", split {data['split_hash']}" if "split_hash" in data else ""
     checked = f"# data checked: {data['counts']}{split}"
     waiting = os.environ.get(WAIT_POLICY, "as the environment says").lower()
     computing = f"# threads: {threads} of {allowed_processors()} processors; waiting: {waiting}"
-    text = f"{dump(config)}{checked}\n{computing}\n# estimated {seconds / 60:.1f} minutes on {device}"
+    left = [f"# not checked: {undecoded.describe()}"] if undecoded else []
+    resumed = ", from the start; a run that is resumed does only what is left" if request.resume else ""
+    cost = f"# estimated {duration(seconds)} on {device}{resumed}"
     values = {"config": config.model_dump(mode="json"), "data": data, "estimated_seconds": round(seconds, 1)}
-    return CommandResult({**values, "device": device, "threads": threads, "waiting": waiting}, text)
+    values |= {"device": device, "threads": threads, "waiting": waiting}
+    values |= {"undecoded": undecoded.images if undecoded else 0}
+    return CommandResult(values, "\n".join([dump(config).rstrip(), checked, *left, computing, cost]))
 
 
 def emit(outcome: CommandResult, as_json: bool, closing: str = "") -> None:

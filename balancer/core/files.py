@@ -20,6 +20,7 @@ from typing import IO, Any
 
 import filelock
 
+from balancer.core.errors import BalancerError
 from balancer.core.system_errors import naming
 
 JsonObject = dict[str, Any]  # what json.dumps takes; made and read at the edge of the program only
@@ -87,6 +88,19 @@ def encoded(text: str) -> bytes:
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, as UTF-8; see :func:`encoded`."""
     write_bytes(path, encoded(text))
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Refuse a file or folder to write that could not be made, as far as permissions tell; make nothing.
+
+    Raises:
+        BalancerError: naming the folder that refuses it.
+    """
+    place = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    if place != path.absolute() and not place.is_dir():
+        raise BalancerError(f"--out {path} cannot be written: {place} is a file; give another --out")
+    if not os.access(place, os.W_OK):
+        raise BalancerError(f"--out {path} cannot be written: Permission denied for {place}; give another --out")
 
 
 def remove(path: Path) -> None:

@@ -21,9 +21,10 @@ import filelock
 from balancer.core.config import config_hash, dump, flatten
 from balancer.core.environment import environment
 from balancer.core.errors import BalancerError
-from balancer.core.files import JsonObject, remove, sweep
+from balancer.core.files import JsonObject, refuse_unwritable, remove, sweep
 from balancer.core.jsonl import append_jsonl
 from balancer.core.marker import MARKER, check_stated, stated_files, write_marker
+from balancer.core.preview import Undecoded
 from balancer.core.run_names import RUNS, point_latest
 from balancer.core.saved_page import Page, find_page, read_page
 from balancer.core.saved_runs import resumed_path, saved_config
@@ -36,6 +37,7 @@ from balancer.core.tracking import NOT_TRACKED, Tracker, Tracking, tracked
 log = logging.getLogger("balancer")
 # What a run holds before its work has come to anything.
 START_FILES = {"config.yaml", "env.json", "log.txt", "split.csv", "split.csv.sha256", TRACKING_FILE}
+IN_USE = "{} is in use by another process; wait for it or choose another --out"
 ResultT = TypeVar("ResultT")
 
 
@@ -74,7 +76,7 @@ class RunDir:
             with naming(path, instead_of=self._lock.lock_file):
                 self._lock.acquire(timeout=0)
         except filelock.Timeout as error:
-            raise BalancerError(f"{path} is in use by another process; wait for it or choose another --out") from error
+            raise BalancerError(IN_USE.format(path)) from error
         self._handler: logging.Handler | None = None
 
     def __truediv__(self, name: str) -> Path:
@@ -172,6 +174,7 @@ class PreparedRun(Generic[ResultT]):
     is_complete: Callable[[ResultT], bool] = lambda _: True  # False: the run stays open for --resume
     tracked_files: tuple[str, ...] = ()  # patterns of the files that trackers keep at the end
     tracked_by: tuple[str, ...] = ()  # trackers that the settings name
+    undecoded: Undecoded | None = None  # images whose pixels a dry run has not read
 
 
 @dataclass(frozen=True)
@@ -247,16 +250,39 @@ def _perform(prepared: PreparedRun[ResultT], run: RunDir, tracking: Tracking) ->
 def _new_folder(command: str, config: Settings, request: RunRequest) -> Path:
     """Return the folder of a new run, of which only the parent is made."""
     path = request.out or _new_path(command, config)
-    if request.out is not None:
-        _refuse_inside_inputs(request.out, config)
-    if path.exists() and not path.is_dir():
-        raise BalancerError(f"--out {path} is a file; give a new folder")
-    if path.exists():
+    if path.is_dir():
         sweep(path)  # a process that was killed before it wrote config.yaml leaves no run, but its temporary file
-    if path.exists() and any(path.iterdir()):
-        _clear(command, path, request.force)
+    if _is_to_replace(command, path, config, request):
+        with RunDir(path, resumed=False):  # another process may be writing there
+            empty_run(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
+
+
+@explained()
+def check_folder(prepared: PreparedRun[Any], request: RunRequest) -> None:
+    """Refuse the folder of a run as :func:`perform` would. Nothing is made, removed or locked.
+
+    Raises:
+        AlreadyFinished: the run to resume has nothing left to do.
+        BalancerError: the folder holds something else, cannot be written to, or another process has it.
+    """
+    if request.resume is not None:
+        path = resumed_path(prepared.command, request.resume)
+        if (path / MARKER).exists() and prepared.if_finished == "stop":
+            raise AlreadyFinished(path)
+    else:
+        path = request.out or _new_path(prepared.command, prepared.config)
+        if path.is_dir():
+            sweep(path)
+        _is_to_replace(prepared.command, path, prepared.config, request)
+    if lock_file(path).exists():  # a lock is there for as long as somebody holds it, or was killed
+        try:
+            with filelock.FileLock(str(lock_file(path)), timeout=0):
+                pass
+        except filelock.Timeout as error:
+            raise BalancerError(IN_USE.format(path)) from error
+    refuse_unwritable(path)
 
 
 def _refuse_inside_inputs(out: Path, config: Settings) -> None:
@@ -279,18 +305,23 @@ def _new_path(command: str, config: Settings) -> Path:
     return path
 
 
-def _clear(command: str, path: Path, force: bool) -> None:
-    """Empty a folder that holds a run, if told to; never one that holds anything else."""
+def _is_to_replace(command: str, path: Path, config: Settings, request: RunRequest) -> bool:
+    """Return whether a folder must be emptied first; refuse a folder that holds anything but a run to replace."""
+    if request.out is not None:
+        _refuse_inside_inputs(request.out, config)
+    if path.exists() and not path.is_dir():
+        raise BalancerError(f"--out {path} is a file; give a new folder")
+    if not path.exists() or not any(path.iterdir()):
+        return False
     if not (path / "config.yaml").exists():
         raise BalancerError(f"--out {path} is not empty and holds no run; give a new or empty folder")
-    if not force and (path / "env.json").exists():  # without that file, the start of a run was killed
+    if not request.force and (path / "env.json").exists():  # without that file, the start of a run was killed
         raise BalancerError(
             f"--out {path} holds a run already; use --resume {path}, --force to replace it, or a new folder"
         )
     if (path / "env.json").exists():
         saved_config(command, path)  # refuses a run of another command: it may be the input of this one
-    with RunDir(path, resumed=False):  # another process may be writing there
-        empty_run(path)
+    return True
 
 
 def empty_run(path: Path) -> None:

@@ -1,14 +1,19 @@
-"""How fast this machine is, for estimates of work that would take too long to try."""
+"""How fast this machine is: tried on a part of the work, or compared with the machine on which constants were measured.
+
+A dry run has seconds. So what is tried grows until its share of the time is used up.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
 
 REFERENCE = 0.0105  # seconds of the probe on one core of an AMD EPYC, on which the constants of estimates were measured
 REPEATS = 5
+FIRST, GROWTH = 2, 4  # items of the first try, and how many times as many each later try takes
 
 
 @lru_cache(maxsize=1)
@@ -23,3 +28,19 @@ def slowness() -> float:
         np.sort(matrix, axis=1)
         seconds.append(time.perf_counter() - begin)
     return min(seconds) / REFERENCE
+
+
+def seconds_each(work: Callable[[int], object], most: int, budget: float) -> float:
+    """Return the seconds that an item takes, from ``work`` on 2, 8, 32, ... items, at most ``most``.
+
+    The first try also sets up what every try needs, so it counts only if no other fits into ``budget`` seconds.
+    """
+    items, each, used = min(FIRST, most), 0.0, 0.0
+    while True:
+        begin = time.perf_counter()
+        work(items)
+        seconds = time.perf_counter() - begin
+        each, used = seconds / items, used + seconds
+        if items == most or used + GROWTH * seconds > budget:
+            return each
+        items = min(items * GROWTH, most)

@@ -34,6 +34,7 @@ from balancer.core.sealed import DamagedFile, load_arrays, read_json, save_array
 from balancer.core.shapes import check_arrays, parse
 from balancer.core.system_errors import explained, naming
 from balancer.core.threads import allowed_processors
+from balancer.data.decoded import Decoded, Reader, by_headers, enlarged_note, refuse_too_many
 from balancer.data.images import Decoding, Ranges, Source, depth_notes, is_dim, is_off_range, shared_ranges
 
 FORMAT = 5  # raise when decoding changes, or what is stored of it
@@ -42,18 +43,6 @@ AGAIN = "tried again at the next start"
 UNREADABLE = "unreadable"  # in place of the digest of a file that cannot be opened
 ResultT = TypeVar("ResultT")
 log = logging.getLogger("balancer")
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """The readable images of a list of files, in the order of the list."""
-
-    images: np.ndarray  # (n, size, size) uint8, a read-only memory map
-    positions: list[int]  # (n,) of the readable files in the list
-    digests: list[str]  # (n,) SHA-256 of each file
-    bad: list[tuple[str, str]]  # (name, reason) of every unreadable file
-    ranges: dict[str, float]  # of deep samples, shared by the set; see :func:`balancer.data.images.white_level`
-    notes: list[str]  # what a reader must know of the decoding
 
 
 @dataclass(frozen=True)
@@ -98,10 +87,11 @@ def decode_all(
     names: Sequence[str],
     stamp: str,
     digest: Callable[[int], str],
-    decode: Callable[[int, Ranges | None], Decoding],
+    reader: Reader,
     settings: dict[str, str | int],
     max_bad: float,
     ranges: Ranges | None = None,
+    decode: bool = True,
 ) -> Decoded:
     """Return the decoded images of a data set, from the cache if they are there.
 
@@ -109,15 +99,16 @@ def decode_all(
         names: of the images, for messages.
         stamp: names the files as they are on disk; see :func:`stat_stamp`.
         digest: returns the SHA-256 of file ``i``; may raise OSError.
-        decode: returns file ``i`` as (size, size) uint8, deep samples in the ranges given, else in a range of its own;
-            may raise OSError.
+        reader: decodes file ``i`` to (size, size) uint8, and reads its header.
         settings: everything that decoding depends on, with ``size`` in pixels.
         max_bad: share of unreadable files above which the data set is refused.
         ranges: of deep samples, such as those of a training; other kinds have the range of this set.
+        decode: whether to decode what the cache does not hold. A dry run only reads the headers of such files.
 
     Raises:
         BalancerError: too many files are unreadable.
     """
+    size = int(settings["size"])
     with explained("or set BALANCER_CACHE to a folder of your own", OSError):
         root = cache_dir("stat").parent
         cache_dir("images")
@@ -126,25 +117,33 @@ def decode_all(
         key = _hash(json.dumps([FORMAT, digests, settings, *([ranges] if ranges else [])], sort_keys=True))
 
         def decode_hashed(i: int, ranges: Ranges | None) -> Decoding:
-            decoding = decode(i, ranges)
+            decoding = reader.decode(i, ranges)
             if digests[i] == UNREADABLE:  # its content is not in the key
                 raise OSError(errno.EIO, "it could not be read at first")
             return decoding
 
         folder = root / "images" / key
-        index, images = _open_or_decode(folder, names, decode_hashed, int(settings["size"]), ranges or {})
+        if not decode and not _is_there(folder, len(names), size):
+            decoded = by_headers(names, digests, Reader(decode_hashed, reader.side), size, ranges)
+            refuse_too_many(decoded.bad, len(names), max_bad)
+            return decoded
+        index, images = _open_or_decode(folder, names, decode_hashed, size, ranges or {})
     bad = [(names[i], reason) for i, reason in index.bad]
-    if len(bad) > max_bad * len(names):
-        raise BalancerError(
-            f"{len(bad)} of {len(names)} files cannot be read, more than --max-bad {max_bad:g} allows"
-            f" ({'; '.join(f'{name}: {reason}' for name, reason in bad[:5])}{'; ...' if len(bad) > 5 else ''});"
-            " repair or remove them, or raise --max-bad"
-        )
+    refuse_too_many(bad, len(names), max_bad)
     notes = [
         *depth_notes({k: w for k, w in index.ranges.items() if k not in (ranges or {})}, [names[i] for i in index.dim]),
-        *_enlarged(index, len(names), settings["size"]),
+        *enlarged_note(index.small, index.n_small, len(names), size),
     ]
     return Decoded(images, index.kept, [digests[i] for i in index.kept], bad, index.ranges, notes)
+
+
+def _is_there(folder: Path, n: int, size: int) -> bool:
+    """Return whether decoded images of n files are there, and are what was written."""
+    try:
+        _open(folder, n, size)
+    except (DamagedFile, FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def file_digests(names: Sequence[str], stamp: str, digest: Callable[[int], str]) -> list[str]:
@@ -337,16 +336,6 @@ def cached_arrays(
     arrays = make()
     save_arrays(path, arrays)
     return arrays
-
-
-def _enlarged(index: Index, n: int, size: str | int) -> list[str]:
-    if not index.small:
-        return []
-    sides = " to ".join(map(str, dict.fromkeys((index.small[0], index.small[-1]))))
-    return [
-        f"{index.n_small} of {n} images are {sides} px and were enlarged to {size} px, which adds no detail: figures"
-        f" are those of the smaller images. --image-size {index.small[0]} enlarges none."
-    ]
 
 
 def in_threads(work: Callable[[int], ResultT], n: int, what: str) -> list[ResultT]:

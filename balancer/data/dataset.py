@@ -13,9 +13,11 @@ from PIL import Image
 
 from balancer.core.errors import BalancerError
 from balancer.core.files import locked, remove
+from balancer.core.preview import Undecoded
 from balancer.core.settings import PHANTOM, DataConfig
 from balancer.data import cache, phantom
 from balancer.data.caveats import copies_note, patients_note, shared_numbers, unreadable_note
+from balancer.data.decoded import Decoded, Reader, file_reader
 from balancer.data.folder import (
     CLASSES,
     SPLITS,
@@ -29,7 +31,7 @@ from balancer.data.folder import (
     multiclass_records,
     printable,
 )
-from balancer.data.images import Decoding, Ranges, decode_image, resize_grey, to_grey
+from balancer.data.images import Decoding, Ranges, resize_grey, to_grey
 from balancer.data.npz import read_npz
 from balancer.data.split import carve_validation, merge_groups, split_hash, write_split
 
@@ -57,6 +59,7 @@ class Dataset:
     ranges: dict[str, float] = field(default_factory=dict)  # of samples of more than 8 bits; see balancer.data.images
     notes: list[str] = field(default_factory=list)  # caveats that a report of this data must state
     classes: tuple[str, ...] = CLASSES  # of the task
+    undecoded: Undecoded | None = None  # of a dry run: one image stands for all; see balancer.data.decoded
 
     def indices(self, fold: str, label: int | None = None) -> np.ndarray:
         """Return the positions of a fold's images, of all classes or of one."""
@@ -167,17 +170,34 @@ class Dataset:
         }
 
 
-def load_dataset(config: DataConfig, require: Iterable[str] = ("train",), ranges: Ranges | None = None) -> Dataset:
+def load_dataset(
+    config: DataConfig,
+    require: Iterable[str] = ("train",),
+    ranges: Ranges | None = None,
+    decode: bool = True,
+    expected_split: str | None = None,
+) -> Dataset:
     """Read, decode (or take from the cache) and split a data set.
 
     Args:
         config: its ``path`` is resolved; None stands for the phantom set.
         require: folds that must have images of every class.
         ranges: of samples of more than 8 bits, such as those of a training; None: those of this set.
+        decode: whether to decode what the cache does not hold; False, for a dry run, reads headers instead.
+        expected_split: hash of the split that the data should give. Where headers give another one, everything is
+            decoded after all: a damaged image changes the split.
 
     Raises:
         BalancerError: the data are missing, of another layout, too damaged, or lack the classes of the task.
     """
+    require = tuple(require)
+    data = _load(config, require, ranges, decode)
+    if data.undecoded and expected_split not in (None, data.split_hash):
+        return _load(config, require, ranges, decode=True)
+    return data
+
+
+def _load(config: DataConfig, require: Sequence[str], ranges: Ranges | None, decode: bool) -> Dataset:
     notes: list[str] = []
     path = config.path or PHANTOM
     if printable(path) != path:
@@ -187,9 +207,9 @@ def load_dataset(config: DataConfig, require: Iterable[str] = ("train",), ranges
         log.warning(PHANTOM_NOTICE)
         notes.append(PHANTOM_NOTICE)
     if is_archive:
-        records, decoded, left_out = _from_npz(Path(path), config, notes, ranges)
+        records, decoded, left_out = _from_npz(Path(path), config, notes, ranges, decode)
     else:
-        records, decoded, left_out = _from_folder(path, config, ranges)
+        records, decoded, left_out = _from_folder(path, config, ranges, decode)
     if not decoded.positions:
         raise BalancerError(
             f"none of the {len(records)} files of {path} can be read ({decoded.bad[0][1]}); check --data"
@@ -224,6 +244,7 @@ def load_dataset(config: DataConfig, require: Iterable[str] = ("train",), ranges
         ranges=decoded.ranges,
         notes=notes,
         classes=TASKS[config.task],
+        undecoded=decoded.undecoded,
     )
     _check_folds(data, require)
     notes += shared_numbers(records, folds)
@@ -277,8 +298,8 @@ def _is_as_drawn(folder: Path) -> bool:
 
 
 def _from_folder(
-    path: str, config: DataConfig, ranges: Ranges | None
-) -> tuple[list[Record], cache.Decoded, list[LeftOut]]:
+    path: str, config: DataConfig, ranges: Ranges | None, decode: bool
+) -> tuple[list[Record], Decoded, list[LeftOut]]:
     root = source_folder(path)
     if path != PHANTOM:
         refuse_cache_inside(root)
@@ -288,17 +309,18 @@ def _from_folder(
         names,
         cache.stat_stamp(root, names),
         lambda i: hashlib.sha256((root / names[i]).read_bytes()).hexdigest(),
-        lambda i, ranges: decode_image(root / names[i], config.image_size, config.resize, ranges),
+        file_reader([root / name for name in names], config.image_size, config.resize),
         {"size": config.image_size, "resize": config.resize},
         config.max_bad,
         ranges,
+        decode,
     )
     return listing.records, decoded, listing.left_out
 
 
 def _from_npz(
-    path: Path, config: DataConfig, notes: list[str], ranges: Ranges | None
-) -> tuple[list[Record], cache.Decoded, list[LeftOut]]:
+    path: Path, config: DataConfig, notes: list[str], ranges: Ranges | None, decode: bool
+) -> tuple[list[Record], Decoded, list[LeftOut]]:
     if config.task != "binary":
         raise BalancerError(
             f"{path} has two classes, {' and '.join(CLASSES)}, and no file names with the kind of pneumonia; leave out"
@@ -309,7 +331,7 @@ def _from_npz(
     log.warning(notes[-1])
     images = [image for split in arrays.values() for image in split]
 
-    def decode(i: int, ranges: Ranges | None) -> Decoding:
+    def decode_one(i: int, ranges: Ranges | None) -> Decoding:
         grey, source = to_grey(Image.fromarray(images[i]), ranges)
         return Decoding(resize_grey(grey, config.image_size, config.resize), source)
 
@@ -317,10 +339,11 @@ def _from_npz(
         [r.name for r in records],
         cache.stat_stamp(path.parent, [path.name]),
         lambda i: hashlib.sha256(images[i].tobytes()).hexdigest(),
-        decode,
+        Reader(decode_one, lambda i: min(images[i].shape[:2])),
         {"size": config.image_size, "resize": config.resize},
         config.max_bad,
         ranges,
+        decode,
     )
     return records, decoded, []
 

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 from balancer.core.download import download
 from balancer.core.errors import BalancerError, UsageError, lookup
 from balancer.core.extras import install
-from balancer.core.files import JsonObject
+from balancer.core.files import JsonObject, refuse_unwritable
+from balancer.core.preview import Preview
 from balancer.data.folder import CLASSES, SPLITS, find_root, read_folder
 
 FOLDER = Path("data")
@@ -80,17 +81,19 @@ class FetchedFolder:
         return f"{self.path}: {_listed(self.counts)} images ({' + '.join(CLASSES)}), as published\n{use}"
 
 
-def fetch(source: str, size: int | None, to: Path | None, force: bool) -> FetchedArchive | FetchedFolder:
-    """Download one of SOURCES into the folder ``to``, by default ``data``.
+def fetch(
+    source: str, size: int | None, to: Path | None, force: bool, dry: bool = False
+) -> FetchedArchive | FetchedFolder | Preview:
+    """Download one of SOURCES into the folder ``to``, by default ``data``; with ``dry``, only say what would be done.
 
     Raises:
         UsageError: no such source or size.
         BalancerError: the download fails, differs from what was published, or would overwrite other files.
     """
-    return lookup(SOURCES, source, "source")(size, to or FOLDER, force)
+    return lookup(SOURCES, source, "source")(size, to or FOLDER, force, dry)
 
 
-def fetch_pneumoniamnist(size: int | None, to: Path, force: bool) -> FetchedArchive:
+def fetch_pneumoniamnist(size: int | None, to: Path, force: bool, dry: bool = False) -> FetchedArchive | Preview:
     """Download PneumoniaMNIST at 28 (default), 64, 128 or 224 px, unless it is there with the right hash.
 
     Raises:
@@ -111,11 +114,14 @@ def fetch_pneumoniamnist(size: int | None, to: Path, force: bool) -> FetchedArch
                 " or another --to"
             )
         return FetchedArchive(path, archive, size, False)
+    if dry:
+        refuse_unwritable(path)
+        return _preview(archive.url, path, f"whether {archive.url} answers, and its MD5, expected {archive.md5}")
     download(archive.url, path, archive.md5, "md5")
     return FetchedArchive(path, archive, size, True)
 
 
-def fetch_kaggle(size: int | None, to: Path, force: bool) -> FetchedFolder:
+def fetch_kaggle(size: int | None, to: Path, force: bool, dry: bool = False) -> FetchedFolder | Preview:
     """Download the chest X-ray folder with kagglehub, which resumes downloads and knows the user's Kaggle account.
 
     The folder is always ``chest_xray`` below ``to``: with ``force``, kagglehub empties the folder that it is given.
@@ -133,6 +139,11 @@ def fetch_kaggle(size: int | None, to: Path, force: bool) -> FetchedFolder:
         kagglehub = import_module("kagglehub")
     except ImportError as error:
         raise BalancerError(f"fetching from Kaggle needs kagglehub; {install('kaggle')}, or {by_hand}") from error
+    if dry:
+        refuse_unwritable(folder)
+        if folder.is_dir() and any(folder.iterdir()) and not force:
+            raise BalancerError(f"{folder} holds files already; give --force to replace it, or another --to")
+        return _preview(page, folder, "whether Kaggle answers, your account there, and the numbers of images")
     try:
         downloaded = kagglehub.dataset_download(KAGGLE, output_dir=str(folder), force_download=force)
     except FileExistsError as error:
@@ -154,7 +165,12 @@ def fetch_kaggle(size: int | None, to: Path, force: bool) -> FetchedFolder:
     return FetchedFolder(root, counts)
 
 
-SOURCES: dict[str, Callable[[int | None, Path, bool], FetchedArchive | FetchedFolder]] = {
+def _preview(source: str, target: Path, unchecked: str) -> Preview:
+    """Return what would be downloaded. The network is not used: a dry run must end where there is none."""
+    return Preview(source, str(target), None, unchecked=unchecked)
+
+
+SOURCES: dict[str, Callable[[int | None, Path, bool, bool], FetchedArchive | FetchedFolder | Preview]] = {
     "pneumoniamnist": fetch_pneumoniamnist,
     "kaggle": fetch_kaggle,
 }

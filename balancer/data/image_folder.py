@@ -15,10 +15,11 @@ import numpy as np
 from PIL import Image
 
 from balancer.core.errors import BalancerError
+from balancer.core.preview import Undecoded
 from balancer.data import cache
 from balancer.data.dataset import refuse_cache_inside
+from balancer.data.decoded import file_reader
 from balancer.data.folder import SUFFIXES, is_clutter, parse_name
-from balancer.data.images import decode_image
 from balancer.data.manifest import MANIFEST, read_manifest
 from balancer.data.phantom import STAMP
 from balancer.data.split import merge_groups
@@ -69,6 +70,7 @@ class Folder:
     bad: list[tuple[str, str]]
     notes: list[str]  # what a reader must know of the decoding
     ranges: dict[str, float]  # of samples of more than 8 bits
+    undecoded: Undecoded | None = None  # of a dry run: one image stands for all; see balancer.data.decoded
 
 
 def images_folder(flag: str, path: Path) -> Path:
@@ -148,8 +150,8 @@ def _is_coloured(file: Path) -> bool:
     return bool((np.ptp(pixels, axis=2) > 8).any())
 
 
-def decode_folder(scan: Scan, size: int, resize: str, max_bad: float) -> Folder:
-    """Return the images of a folder at the working size.
+def decode_folder(scan: Scan, size: int, resize: str, max_bad: float, decode: bool = True) -> Folder:
+    """Return the images of a folder at the working size; ``decode`` as for :func:`balancer.data.cache.decode_all`.
 
     Raises:
         BalancerError: too many files are unreadable, or a synthesis run holds other images than its manifest lists.
@@ -160,9 +162,10 @@ def decode_folder(scan: Scan, size: int, resize: str, max_bad: float) -> Folder:
         names,
         cache.stat_stamp(scan.path, names),
         lambda i: hashlib.sha256(files[i].read_bytes()).hexdigest(),
-        lambda i, ranges: decode_image(files[i], size, resize, ranges),
+        file_reader(files, size, resize),
         {"size": size, "resize": resize},
         max_bad,
+        decode=decode,
     )
     for name, reason in decoded.bad:
         log.warning("left out: %s cannot be read (%s)", name, reason)
@@ -178,8 +181,10 @@ def decode_folder(scan: Scan, size: int, resize: str, max_bad: float) -> Folder:
     names = [files[i].relative_to(scan.path).as_posix() for i in decoded.positions]
     if scan.run:
         _check_listed(scan.run, dict(zip(names, decoded.digests, strict=True)))
-    images = np.array(decoded.images)  # in memory: torch takes no read-only arrays
-    return Folder(scan, names, images, groups, named, decoded.digests, decoded.bad, decoded.notes, decoded.ranges)
+    # In memory, since torch takes no read-only arrays; the images of a dry run are never looked at.
+    images = np.array(decoded.images) if decoded.undecoded is None else decoded.images
+    facts = decoded.digests, decoded.bad, decoded.notes, decoded.ranges, decoded.undecoded
+    return Folder(scan, names, images, groups, named, *facts)
 
 
 def _check_listed(run: Path, digests: Mapping[str, str]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from balancer.core.device import exact_float32
 from balancer.core.seeding import generator
 from balancer.core.settings import GanTrainConfig
+from balancer.core.speed import seconds_each
 from balancer.data.dataset import Dataset
 from balancer.data.split import patient_halves
 from balancer.gan.snapshot import SnapshotQuality
@@ -69,6 +70,16 @@ def measure(monitor: Monitor, G: nn.Module, device: torch.device) -> SnapshotQua
         frechet_real_baseline=monitor.frechet_real_baseline,
         diversity=float(variance / real_variance) if real_variance else 1.0,  # real images may all be alike
     )
+
+
+def seconds_an_image(config: GanTrainConfig, G: nn.Module, device: torch.device, budget: float) -> float:
+    """Return the time that an image of a snapshot takes: made, and its features computed."""
+    network, z = chest_xray(device), sample_z(config, CHUNK, generator(config.seed, "snapshot")).to(device)
+
+    def work(n: int) -> None:
+        extract(network, to_uint8(generate(G, z[:n])), device, "synthetic", show=False)
+
+    return seconds_each(work, CHUNK, budget)
 
 
 def _kid(real: np.ndarray, fake: np.ndarray) -> float:

@@ -35,7 +35,7 @@ from balancer.gan.checkpoint import (
     save_generator,
 )
 from balancer.gan.losses import loss_named
-from balancer.gan.monitor import generate, measure, open_monitor
+from balancer.gan.monitor import generate, measure, open_monitor, seconds_an_image
 from balancer.gan.networks import architecture
 from balancer.gan.snapshot import Snapshot, read_history
 from balancer.gan.step import GanState, build_state, sample_z, train_step
@@ -43,6 +43,7 @@ from balancer.reporting.grids import save_grid, tile, to_uint8
 
 log = logging.getLogger("balancer")
 GRID_IMAGES = 64
+TRIED_BATCH, TRIED_STEPS = 8, 3  # of an estimate
 
 
 @dataclass(frozen=True)
@@ -268,9 +269,9 @@ def check(config: GanTrainConfig) -> None:
         )
     check_policy(config.diffaugment)
     check_installed(trackers(config))
-    with torch.device("meta"):
-        nets = architecture(config.architecture)
-        nets.generator(config.data.image_size, config.z_dim, 1)
+    # Of width 1, which costs nothing. On the meta device, initial weights would import the compiler (2 s).
+    with torch.random.fork_rng(devices=[]):
+        architecture(config.architecture).generator(config.data.image_size, config.z_dim, 1)
 
 
 def scale(pixels: Tensor, device: torch.device) -> Tensor:
@@ -278,16 +279,28 @@ def scale(pixels: Tensor, device: torch.device) -> Tensor:
     return (pixels.float() / 127.5 - 1).contiguous(memory_format=memory_format(device))
 
 
-def estimate_seconds(config: GanTrainConfig, data: Dataset, device: torch.device, steps: int = 4) -> float:
-    """Return the seconds that the training will take, estimated from a few steps of throw-away networks."""
+def estimate_seconds(config: GanTrainConfig, data: Dataset, device: torch.device, budget: float = 1.5) -> float:
+    """Return the seconds that training and its snapshots will take, tried with networks that are thrown away.
+
+    Steps that would not fit into ``budget`` seconds are tried on a part of the batch.
+    """
     check(config)
-    images = training_images(data, target_label(config, data), device)
+    label = target_label(config, data)
+    images = training_images(data, label, device)
     state = build_state(config, device)
-    begin = 0.0
-    for i in range(steps + 2):
-        if i == 2:  # the first steps pay for set-up
-            synchronize(device)
-            begin = time.perf_counter()
-        train_step(config, state, next_batch(config, images, i, device))
-    synchronize(device)
-    return (time.perf_counter() - begin) / steps * config.steps
+
+    def seconds(batch: int) -> float:
+        changed = config.model_copy(update={"batch_size": batch})
+        begin = time.perf_counter()
+        train_step(changed, state, next_batch(changed, images, state.step, device))
+        synchronize(device)
+        return time.perf_counter() - begin
+
+    part = min(config.batch_size, TRIED_BATCH)
+    seconds(part)  # the first step pays for set-up
+    a_step = seconds(part) * config.batch_size / part
+    if TRIED_STEPS * a_step < budget:
+        a_step = min(seconds(config.batch_size) for _ in range(TRIED_STEPS))
+    snapshots = math.ceil(config.steps / config.snapshot_every)
+    shown = min(len(images) // 2, config.snapshot_images)
+    return a_step * config.steps + snapshots * shown * seconds_an_image(config, state.ema.module, device, budget / 3)

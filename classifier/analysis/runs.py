@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from balancer.core.errors import BalancerError, UsageError
-from balancer.core.files import JsonObject
+from balancer.core.files import JsonObject, refuse_unwritable
 from balancer.core.marker import MARKER
 from balancer.core.preview import Preview
 from balancer.core.speed import slowness
@@ -98,7 +98,9 @@ def read_runs(runs: Sequence[Path], regimes: Sequence[str] = ()) -> StudyResults
     )
 
 
-def preview(runs: Sequence[Path], regimes: Sequence[str], folder: Path, seconds_a_score: float) -> Preview:
+def preview(
+    runs: Sequence[Path], regimes: Sequence[str], folder: Path, seconds_a_score: float, settings: Mapping[str, str]
+) -> Preview:
     """Return what a report on runs would read and write, and how long it would take.
 
     Args:
@@ -106,6 +108,7 @@ def preview(runs: Sequence[Path], regimes: Sequence[str], folder: Path, seconds_
         regimes: as for :func:`read_runs`.
         folder: for the report.
         seconds_a_score: of the report, on the reference machine, for one image of one trial.
+        settings: to show.
 
     Raises:
         BalancerError: a run holds no trial of the regimes.
@@ -114,9 +117,11 @@ def preview(runs: Sequence[Path], regimes: Sequence[str], folder: Path, seconds_
     trials = [trial for run in runs for trial in _finished_trials(run) if trial.regime in names]
     if not trials:
         raise BalancerError(f"no trial of regime {', '.join(names)} in {', '.join(map(str, runs))}")
+    refuse_unwritable(folder)
     scores = sum(trial.val.n + trial.test.n for trial in trials)
     reads = f"{plural(len(trials), 'trial')} of {', '.join(map(str, runs))}"
-    return Preview(reads, str(folder), seconds_a_score * scores * slowness())
+    shown = {"regimes": ", ".join(dict.fromkeys(trial.regime for trial in trials)), **settings}
+    return Preview(reads, str(folder), seconds_a_score * scores * slowness(), shown)
 
 
 def _finished_trials(run: Path) -> list[TrialResult]:

@@ -124,8 +124,10 @@ def method(result: Crossvalidation) -> str:
     return METHOD[0].format(seen="seen neither the image nor its patient", unit="patient")
 
 
-def open_folds(config: CrossvalidateConfig) -> Folds:
+def open_folds(config: CrossvalidateConfig, decode: bool = True) -> Folds:
     """Read the data, make the folds, and check that they fit, before anything is written.
+
+    ``decode`` is False for a dry run, as for :func:`~balancer.data.dataset.load_dataset`.
 
     Raises:
         UsageError: if there are more than two classes, synthetic images or no inner validation, or settings do not fit.
@@ -145,7 +147,7 @@ def open_folds(config: CrossvalidateConfig) -> Folds:
             "val_fraction is 0; the threshold is chosen on a validation fold inside the others, so give one above 0"
         )
     trainer.check(config)
-    data = load_dataset(config.data)
+    data = load_dataset(config.data, decode=decode)
     number = fold_numbers(data, config.folds, config.data.split_seed)
     rotations = [rotation(data, number, k, fraction, config.data.split_seed) for k in range(config.folds)]
     return Folds(data, number, [Study(config, rotated, [], [regime]) for rotated in rotations])

@@ -117,7 +117,8 @@ class EnsembleResults:
 def preview(runs: Sequence[Path], regimes: Sequence[str], threshold: str, out: Path | None) -> Preview:
     """Return what :func:`ensemble` would read and write, and how long it would take."""
     threshold_rule(threshold)  # refuses an unknown one
-    return preview_of(runs, regimes, output_folder(out, runs, "ensemble"), SECONDS_A_SCORE)
+    settings = {"threshold": threshold}
+    return preview_of(runs, regimes, output_folder(out, runs, "ensemble"), SECONDS_A_SCORE, settings)
 
 
 def ensemble(runs: Sequence[Path], regimes: Sequence[str], threshold: str, out: Path | None) -> EnsembleResults:

@@ -22,7 +22,7 @@ from classifier.experiments.plan import Trial, plan_trials, regimes_of
 from classifier.models.weights import weights_hash
 from classifier.training import trainer
 from classifier.training.regimes import Regime
-from classifier.training.synthetic import SyntheticSet, join, load_sets
+from classifier.training.synthetic import SyntheticSet, join, load_sets, split_of
 from classifier.training.training_set import TrainingSet, training_set
 
 log = logging.getLogger("balancer")
@@ -198,8 +198,10 @@ def _data_settings(path: Path) -> dict[str, Any]:
     return saved_config("synthesize", path)["data"] if (path / "config.yaml").exists() else {}
 
 
-def open_study(config: ClassifierConfig) -> Study:
+def open_study(config: ClassifierConfig, decode: bool = True) -> Study:
     """Read the data and the synthetic images, and check that they fit, before anything is written.
+
+    ``decode`` is False for a dry run, as for :func:`~balancer.data.dataset.load_dataset`.
 
     Raises:
         UsageError: if an ablation has more than two classes, since its endpoint and its comparisons are of two.
@@ -209,7 +211,8 @@ def open_study(config: ClassifierConfig) -> Study:
         refuse_multiclass(config, "classifier ablate")
     regimes = regimes_of(config)
     trainer.check(config)
-    data = load_dataset(config.data, require=("train", "val", "test"))
+    made_under = None if decode else split_of(config.synthetic or ())
+    data = load_dataset(config.data, require=("train", "val", "test"), decode=decode, expected_split=made_under)
     synthetic = _synthetic_sets(config, data, regimes)
     notes = dict.fromkeys(s.coding for s in synthetic if s.coding)
     study = Study(config, replace(data, notes=[*data.notes, *notes]), synthetic, regimes)

@@ -165,7 +165,8 @@ def preview(runs: Sequence[Path], regimes: Sequence[str], rules: Sequence[str], 
     """Return what :func:`thresholds` would read and write, and how long it would take."""
     for name in rules:
         threshold_rule(name)  # refuses an unknown one
-    return preview_of(runs, regimes, output_folder(out, runs, "thresholds"), SECONDS_A_SCORE)
+    settings = {"rules": ", ".join(rules or THRESHOLD_RULES)}
+    return preview_of(runs, regimes, output_folder(out, runs, "thresholds"), SECONDS_A_SCORE, settings)
 
 
 def thresholds(

@@ -1,4 +1,4 @@
-"""Run one trial, write its files, and estimate how long the trials of a study take."""
+"""Run one trial, and write its files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ from classifier.training.checkpoint import CHECKPOINT, classifier_bytes
 from classifier.training.prediction import predict_with_features
 
 log = logging.getLogger("balancer")
-ESTIMATED_ON = 128  # validation images
 Interrupt = Callable[[], int | None]  # returns the number of a signal that came, or None
 
 
@@ -107,34 +106,3 @@ def save_trial(trained: TrainedTrial, run: Path, folder: Path) -> TrialResult:
     write_bytes(folder / PREDICTIONS, predictions_file(trained.result.predictions))
     write_bytes(folder / CHECKPOINT, trained.model)
     return replace(trained.result, folder=folder.relative_to(run).as_posix())
-
-
-def estimate_seconds(study: Study, device: torch.device, steps: int = 5) -> float:
-    """Return the time of all trials on one worker.
-
-    The estimate comes from a few steps, with and without augmentation, and from the prediction of some validation
-    images, on networks that are thrown away.
-    """
-    config, data = study.config, study.data
-    val = data.indices("val")
-    some = data.images[val[:ESTIMATED_ON]]
-    # As if all layers learnt, which is the slowest case.
-    brief = {"evaluations": 1, "threshold": "half", "exposure": "steps", "stages": (), "bn_statistics": "running"}
-    seen = len(val) + (trainer.BN_IMAGES if config.bn_statistics == "reestimated" else 0)  # images a validation
-    measured: dict[bool, tuple[float, float]] = {}  # seconds per step and per validation, by whether images change
-    total = 0.0
-    for trial in study.trials:
-        train = study.training_set(trial)
-        if trial.regime.augment not in measured:
-            fold = data.images[val[:1]], data.labels[val[:1]]
-            configs = (config.model_copy(update={**brief, "steps": n}) for n in (2, 2 + steps))
-            short, long = (trainer.train(changed, trial.regime, 0, train, fold, device) for changed in configs)
-            begin = time.perf_counter()
-            trainer.predict(long.model, some, config, device)
-            validation = (time.perf_counter() - begin) / len(some) * seen
-            measured[trial.regime.augment] = max(long.seconds - short.seconds, 0.0) / steps, validation
-        per_step, validation = measured[trial.regime.augment]
-        planned = trainer.stages(config, train)
-        validations = sum(stage.evaluations for stage in planned)
-        total += per_step * sum(stage.steps for stage in planned) + validation * (validations + 1)
-    return total

@@ -108,12 +108,13 @@ class Comparison:
         return {**asdict(self), "verdict": self.verdict}
 
 
-def read_study(run: Path, regimes: Sequence[str]) -> SavedStudy:
+def read_study(run: Path, regimes: Sequence[str], decode: bool = True) -> SavedStudy:
     """Read a finished ablation or training, its data and what its models predicted; load no model yet.
 
     Args:
         run: the folder.
         regimes: names or groups; if empty, those of the 2 x 2 design, or all if there is none.
+        decode: False for a dry run, as for :func:`~balancer.data.dataset.load_dataset`.
 
     Raises:
         UsageError: an unknown regime.
@@ -135,7 +136,7 @@ def read_study(run: Path, regimes: Sequence[str]) -> SavedStudy:
             " bring the model.pt files back, choose other --regimes, or run the ablation again"
         )
     predicted = {name: [with_predictions(t, run) for t in of_regime] for name, of_regime in trials.items()}
-    data = load_dataset(config.data, require=("test",))
+    data = load_dataset(config.data, require=("test",), decode=decode, expected_split=every[0].split_hash)
     notes = [*data.notes]
     if len({trial.synthetic_set for trial in _main_trials(run)} - {None}) > 1:
         notes.append("Of several synthetic sets, the classifiers of the first are shown.")

@@ -108,8 +108,8 @@ def files(path: Path) -> list[Path]:
     return [path.with_suffix(f".int8{suffix}") for suffix in (".onnx", ".json", ".md")]
 
 
-def open_data(record: ClassifierRecord, data: str | None) -> Dataset:
-    """Return the data that the classifier was trained on.
+def open_data(record: ClassifierRecord, data: str | None, decode: bool = True) -> Dataset:
+    """Return the data that the classifier was trained on; ``decode`` is False for a dry run.
 
     Raises:
         UsageError: no data are named, and the model does not know them.
@@ -118,7 +118,8 @@ def open_data(record: ClassifierRecord, data: str | None) -> Dataset:
     if data is None and record.config.data.path is None:
         raise UsageError("--int8 calibrates on training images, and this file names no data; give --data")
     path = record.config.data.path if data is None else data_path(data)
-    dataset = load_dataset(record.config.data.model_copy(update={"path": path}), require=("train", "val", "test"))
+    config = record.config.data.model_copy(update={"path": path})
+    dataset = load_dataset(config, require=("train", "val", "test"), decode=decode, expected_split=record.split_hash)
     if dataset.split_hash != record.split_hash:
         raise BalancerError(
             f"--int8 needs the data of the training (split {record.split_hash}); {dataset.source} gives split"

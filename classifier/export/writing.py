@@ -18,6 +18,7 @@ from balancer.core.errors import BalancerError, UsageError
 from balancer.core.exported import FACTS, PARITY
 from balancer.core.files import JsonObject, write_bytes
 from balancer.core.sealed import sealed_zip
+from balancer.data.dataset import Dataset
 from classifier.evaluation.thresholds import with_temperature
 from classifier.export import integers
 from classifier.export.graph import to_program
@@ -81,6 +82,29 @@ def export(
         UsageError: the format is unknown, or options exclude each other.
         BalancerError: the model cannot be read or exported, a file is there already, or a package is missing.
     """
+    saved, path, dataset = open_export(model, to, out, int8, data, force, threads)
+    content, probabilities = WRITERS[to](saved, path)
+    difference = compare(saved, probabilities)
+    write_bytes(path, content)
+    threads = torch.get_num_threads()
+    made = integers.write(saved, path, dataset, facts_of(saved), threads) if dataset is not None else None
+    return Export(path, to, len(content) / 1e6, difference, saved.classes, made)
+
+
+def open_export(
+    model: Path,
+    to: str,
+    out: Path | None,
+    int8: bool,
+    data: str | None,
+    force: bool,
+    threads: int | None,
+    decode: bool = True,
+) -> tuple[SavedClassifier, Path, Dataset | None]:
+    """Return the classifier, the file to write and, for 8-bit integers, the data of the training.
+
+    Arguments and errors are those of :func:`export`; ``decode`` is False for a dry run.
+    """
     if int8 and to != "onnx":
         raise UsageError(f"--int8 is for --to onnx; --to is {to!r}")
     if data is not None and not int8:
@@ -92,13 +116,7 @@ def export(
     limit_threads(threads)
     saved = load_classifier(model, CPU)
     exported.refuse_existing([path, *(integers.files(path) if int8 else ())], force)
-    dataset = integers.open_data(saved, data) if int8 else None
-    content, probabilities = WRITERS[to](saved, path)
-    difference = compare(saved, probabilities)
-    write_bytes(path, content)
-    threads = torch.get_num_threads()
-    made = integers.write(saved, path, dataset, facts_of(saved), threads) if dataset is not None else None
-    return Export(path, to, len(content) / 1e6, difference, saved.classes, made)
+    return saved, path, integers.open_data(saved, data, decode) if int8 else None
 
 
 Probabilities = Callable[[Array], Array]  # images (n, 1, H, W) uint8 -> calibrated probabilities (n, C)

@@ -128,12 +128,13 @@ def _test_figures(trial: TrialResult) -> TestFigures:
     )
 
 
-def training_images(models: Sequence[ServedModel], data: str | None) -> Dataset:
+def training_images(models: Sequence[ServedModel], data: str | None, decode: bool = True) -> Dataset:
     """Return the data set that the models were trained on, so that its images can be shown.
 
     Args:
         models: that are served.
         data: where the data lie now; None for where they lay in training.
+        decode: False for a dry run, as for :func:`~balancer.data.dataset.load_dataset`.
 
     Raises:
         BalancerError: if the data are missing, or not exactly those of every training.
@@ -141,7 +142,7 @@ def training_images(models: Sequence[ServedModel], data: str | None) -> Dataset:
     config = models[0].saved.config.data
     if data is not None:
         config = config.model_copy(update={"path": data})
-    source = load_dataset(config)
+    source = load_dataset(config, decode=decode, expected_split=models[0].saved.split_hash)
     for model in models:
         if model.saved.fingerprint != source.fingerprint:
             raise BalancerError(

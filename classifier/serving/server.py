@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,15 @@ from pathlib import Path
 from balancer.core.device import open_device
 from balancer.core.errors import UsageError
 from balancer.core.files import JsonObject
+from balancer.core.preview import Preview
+from balancer.core.speed import slowness
 from balancer.core.system_errors import naming
 from classifier.serving.answers import NOTICE
 from classifier.serving.guard import LEAST_TOKEN, is_loopback
 from classifier.serving.limits import Limits
 
 log = logging.getLogger("balancer")
+START = 1.5  # seconds of a preview: importing the server on the reference machine
 MOST_CONNECTIONS = 512  # beyond it uvicorn answers 503
 
 
@@ -114,6 +118,36 @@ def serve(
         logging.getLogger("uvicorn").setLevel(logging.CRITICAL + 1)  # a traceback may hold bytes of an upload
         uvicorn.Server(config).run(sockets=[listener])
     return Served(url, [model.name for model in models])
+
+
+def preview(
+    sources: Sources, address: Address, limits: Limits, device: str = "auto", threads: int | None = None
+) -> Preview:
+    """Return what :func:`serve` would read, and at which address; the port is tried and freed again.
+
+    The arguments and errors are those of :func:`serve`.
+    """
+    from classifier.serving.examples import drawings, from_folder
+    from classifier.serving.models import load_models, training_images
+
+    begin = time.perf_counter()
+    with _listen(address) as listener:
+        host, port = listener.getsockname()[:2]
+    models = load_models(sources.models, open_device(device, threads))
+    training = training_images(models, sources.data, decode=False) if sources.show_training else None
+    shown = drawings() if sources.examples is None else from_folder(sources.examples)
+    left = training.undecoded if training else None
+    settings = {
+        "address": f"http://{f'[{host}]' if ':' in host else host}:{port}, until Ctrl-C",
+        "who may ask": "this machine" if is_loopback(address.host) else "whoever reaches it and sends the token",
+        "models": ", ".join(model.name for model in models),
+        "examples": f"{len(shown)} {'drawings' if sources.examples is None else f'images of {sources.examples}'}",
+        "largest upload": f"{limits.megabytes:g} MB, {limits.megapixels:g} megapixels",
+        "training images": f"shown, from {training.source}" if training else "not shown",
+    }
+    seconds = time.perf_counter() - begin + START * slowness() + (left.seconds if left else 0)
+    reads = ", ".join(str(model.path) for model in models)
+    return Preview(reads, "nothing", seconds, settings, left.describe() if left else "")
 
 
 def _listen(address: Address) -> socket.socket:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from torch import Tensor, nn
 from balancer.core.config import validate
 from balancer.core.device import describe_device, memory_format, open_device, synchronize
 from balancer.core.errors import BalancerError, UsageError, nearest
-from balancer.core.files import JsonObject, write_text
+from balancer.core.files import JsonObject, refuse_unwritable, write_text
+from balancer.core.preview import Preview
 from balancer.core.settings import ClassifierConfig, DataConfig
+from balancer.core.speed import seconds_each
 from balancer.reporting.document import Table, csv_text
 from classifier.models import OWN_MODELS, build_model
 from classifier.models.backbones import backbone_names
@@ -26,6 +29,7 @@ from classifier.training.checkpoint import load_classifier
 from classifier.training.prediction import to_input
 
 log = logging.getLogger("balancer")
+TRYING = 3.0  # seconds, of a preview, for all networks
 
 
 @dataclass(frozen=True)
@@ -100,8 +104,7 @@ def compare(
         BalancerError: if a file is no checkpoint.
     """
     torch_device = open_device(device, threads)
-    if out is not None and not out.parent.is_dir():
-        raise UsageError(f"--out {out}: there is no folder {out.parent}; make it first")
+    _check_folder(out)
     profiles = []
     for name in names:
         log.info("%s", name)
@@ -112,6 +115,45 @@ def compare(
     if out is not None:
         write_text(out, comparison.to_csv())
     return comparison
+
+
+def preview(
+    names: Sequence[str],
+    image_size: int | None,
+    device: str,
+    timing: Timing,
+    out: Path | None,
+    threads: int | None = None,
+) -> Preview:
+    """Return what :func:`compare` would do. Every network is built; passes of a few images say how long it would take.
+
+    The arguments and errors are those of :func:`compare`.
+    """
+    torch_device = open_device(device, threads)
+    _check_folder(out)
+    passes = timing.batch_size * (timing.warm_up + timing.repeats) + timing.warm_up + timing.single_repeats
+    total = 0.0
+    for name in names:
+        model, config = network(name, image_size, torch_device)
+        with _too_small(name, config):
+            total += passes * _seconds_an_image(model, config, torch_device, timing.batch_size, TRYING / len(names))
+    settings = {**asdict(timing), "image size": image_size, "device": describe_device(torch_device)}
+    return Preview(", ".join(names), str(out or "nothing"), total, settings)
+
+
+def _seconds_an_image(
+    model: nn.Module, config: ClassifierConfig, device: torch.device, most: int, budget: float
+) -> float:
+    """Return the time of an image in batches of at most so many, from as many passes as fit into the budget."""
+    return seconds_each(lambda n: seconds(model, _images(config, n, device), device, 0, 1), most, budget)
+
+
+def _check_folder(out: Path | None) -> None:
+    """Refuse a file to write whose folder is not there, or cannot be written to."""
+    if out is not None and not out.parent.is_dir():
+        raise UsageError(f"--out {out}: there is no folder {out.parent}; make it first")
+    if out is not None:
+        refuse_unwritable(out)
 
 
 def network(name: str, image_size: int | None, device: torch.device) -> tuple[nn.Module, ClassifierConfig]:
@@ -151,14 +193,9 @@ def profile(name: str, model: nn.Module, config: ClassifierConfig, device: torch
     """
     sizes = {id(p): (p.numel(), p.requires_grad) for p in model.parameters()}
     state = [v for v in model.state_dict().values() if v.is_floating_point()]
-    try:
+    with _too_small(name, config):
         batch = seconds(model, _images(config, timing.batch_size, device), device, timing.warm_up, timing.repeats)
         single = seconds(model, _images(config, 1, device), device, timing.warm_up, timing.single_repeats)
-    except (RuntimeError, ValueError, AssertionError) as error:  # too small for a pooling or a patch
-        reason = str(error).splitlines()[0]
-        raise BalancerError(
-            f"{name} cannot take {config.data.image_size} px images ({reason}); give --image-size"
-        ) from error
     return Profile(
         name=name,
         model=config.model,
@@ -170,6 +207,18 @@ def profile(name: str, model: nn.Module, config: ClassifierConfig, device: torch
         latency_ms=1000 * float(np.median(single)),
         latency_p95_ms=1000 * float(np.percentile(single, 95)),
     )
+
+
+@contextlib.contextmanager
+def _too_small(name: str, config: ClassifierConfig) -> Iterator[None]:
+    """Turn what a network says of images too small for a pooling or a patch into one line."""
+    try:
+        yield
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise BalancerError(
+            f"{name} cannot take {config.data.image_size} px images ({reason}); give --image-size"
+        ) from error
 
 
 def _images(config: ClassifierConfig, count: int, device: torch.device) -> Tensor:

@@ -20,11 +20,11 @@ from balancer.core.saved_runs import resumed_config, resumed_path, saved_config
 from balancer.core.sealed import write_json
 from balancer.core.settings import AblateConfig, ReproduceConfig, StageConfig
 from balancer.reporting.document import to_markdown
+from classifier.experiments.estimates import BUDGET, estimate_seconds
 from classifier.experiments.jobs import Workers
 from classifier.experiments.study import configure as study_settings
 from classifier.experiments.study import open_study, refuse_multiclass
 from classifier.experiments.substudies import Substudy, check_same_data, resume_note_of, run_substudy
-from classifier.experiments.trial import estimate_seconds
 from classifier.systems import smoke
 from classifier.systems import tables as system_tables
 from classifier.systems.registry import System, select_systems
@@ -307,7 +307,8 @@ def estimate(systems: list[System], config: ReproduceConfig, workers: Workers) -
     for system in systems:
         try:
             settings = configured(system, config)
-            seconds = estimate_seconds(open_study(settings), workers.local_device) / workers.count()
+            study = open_study(settings, decode=False)
+            seconds = estimate_seconds(study, workers.local_device, BUDGET / len(systems)) / workers.count()
             estimates[system.name] = Estimate(settings, round(seconds, 1))
         except BalancerError as error:
             estimates[system.name] = Estimate(error=str(error))

@@ -22,6 +22,11 @@ Array = np.ndarray
 MOST_BYTES = 2 * 1024**3  # of features; beyond it they are computed at every step
 
 
+def learns_from_features(config: ClassifierConfig, stage: Stage, regime: Regime, n_train: int) -> bool:
+    """Return whether a stage of so many training images can learn from features computed once, if they fit."""
+    return stage.trainable == "head" and not regime.augment and stage.steps * config.batch_size > n_train
+
+
 def can_cache_features(
     config: ClassifierConfig, stage: Stage, regime: Regime, model: Backbone, images: ImageInputs
 ) -> bool:
@@ -29,10 +34,8 @@ def can_cache_features(
 
     Only the head may learn, images must be the same at every step, and some image must be drawn twice.
     """
-    if stage.trainable != "head" or regime.augment:
-        return False
     n_train = len(images.train_images)
-    if stage.steps * config.batch_size <= n_train:
+    if not learns_from_features(config, stage, regime, n_train):
         return False
     size = 4 * model.first_weight.shape[1] * (n_train + len(images.val_images))
     if size > MOST_BYTES:

@@ -78,6 +78,17 @@ def load_sets(
     return sets
 
 
+def split_of(paths: Sequence[str]) -> str | None:
+    """Return the hash of the split that the first of some sets was made under; None if there is none, or no manifest.
+
+    :func:`load_sets` says what is wrong with a manifest.
+    """
+    try:
+        return read_manifest(Path(paths[0]))[0].split_hash if paths else None
+    except BalancerError:
+        return None
+
+
 def join(sets: Sequence[SyntheticSet], data: Dataset) -> SyntheticSet:
     """Return sets of different classes as one set.
 

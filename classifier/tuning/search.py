@@ -68,13 +68,13 @@ class PointResult:
 
 
 @lru_cache(maxsize=1)
-def open_once(config: TuneConfig) -> Study:
-    """Return the study of a search without its test fold, opened once per process.
+def open_once(config: TuneConfig, decode: bool = True) -> Study:
+    """Return the study of a search without its test fold, opened once per process; ``decode`` as for open_study.
 
     Raises:
         BalancerError: if the data are missing or damaged, or the regime lacks its synthetic images.
     """
-    study = open_study(config)
+    study = open_study(config, decode)
     return replace(study, data=without_test(study.data))
 
 

@@ -21,6 +21,7 @@ from balancer.core.settings import DataConfig
 from balancer.data import cache, dataset, phantom
 from balancer.data.cache import cache_dir, decode_all, stat_stamp
 from balancer.data.dataset import load_dataset, phantom_folder
+from balancer.data.decoded import Reader
 from balancer.data.images import Decoding, Source
 
 SIZE = 4
@@ -64,7 +65,12 @@ class Files:
         self.decoded.clear()
         stamp = stat_stamp(self.root, self.names)
         return decode_all(
-            self.names, stamp, self.digest, sourced(decode or self.decode), {"size": SIZE, **settings}, max_bad
+            self.names,
+            stamp,
+            self.digest,
+            Reader(sourced(decode or self.decode), lambda _: SIZE),
+            {"size": SIZE, **settings},
+            max_bad,
         )
 
 
@@ -220,7 +226,8 @@ def test_a_killed_process_leaves_nothing_half_made(files: Files) -> None:
         f"root, names = Path({str(files.root)!r}), {files.names!r}\n"
         "def decode(i, _):\n    if i == 4: os._exit(9)\n    return Decoding(np.zeros((4, 4), np.uint8), Source(4))\n"
         "digest = lambda i: hashlib.sha256((root / names[i]).read_bytes()).hexdigest()\n"
-        "decode_all(names, stat_stamp(root, names), digest, decode, {'size': 4, 'resize': 'pad'}, 0.5)\n"
+        "reader = Reader(decode, lambda _: 4)\n"
+        "decode_all(names, stat_stamp(root, names), digest, reader, {'size': 4, 'resize': 'pad'}, 0.5)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, cwd=files.root)
     assert done.returncode == 9, done.stderr

@@ -278,7 +278,7 @@ def test_the_table_says_that_the_code_changed() -> None:
 
 
 def test_a_dry_run_says_what_it_would_cost(classifier, tiny, runs_cwd: Path, monkeypatch) -> None:
-    monkeypatch.setattr(reproduce, "estimate_seconds", lambda study, device: 60.0)
+    monkeypatch.setattr(reproduce, "estimate_seconds", lambda study, device, budget: 60.0)
     result = done(classifier("reproduce", "s1_cnn28", "s2_cnn_gan", *tiny, "--dry-run", "--json"))
     found = json.loads(result.stdout)
     assert found["estimated_seconds"] == 60
