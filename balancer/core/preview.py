@@ -43,7 +43,7 @@ class Preview:
     def to_json(self) -> JsonObject:
         """Return the facts."""
         seconds = self.estimated_seconds
-        rounded = None if seconds is None else round(seconds, 1)
+        rounded = None if seconds is None else round(seconds, 3)
         return {**asdict(self), "settings": dict(self.settings), "estimated_seconds": rounded}
 
     def describe(self) -> str:

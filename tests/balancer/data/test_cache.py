@@ -18,7 +18,8 @@ from balancer.core.errors import BalancerError
 from balancer.core.files import remove, temporary_path
 from balancer.core.sealed import read_json, save_arrays, write_json
 from balancer.core.settings import DataConfig
-from balancer.data import cache, dataset, phantom
+from balancer.data import cache, phantom
+from balancer.data import decoded as decoding
 from balancer.data.cache import cache_dir, decode_all, stat_stamp
 from balancer.data.dataset import load_dataset, phantom_folder
 from balancer.data.decoded import Reader
@@ -508,8 +509,8 @@ def test_a_whole_data_set(
     chest_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     decoded: list[Path] = []
-    read = dataset.decode_image
-    monkeypatch.setattr(dataset, "decode_image", lambda path, *a: (decoded.append(path), read(path, *a))[1])
+    read = decoding.decode_image
+    monkeypatch.setattr(decoding, "decode_image", lambda path, *a: (decoded.append(path), read(path, *a))[1])
     config = DataConfig(path=str(chest_folder), image_size=16, max_bad=0.05)
 
     def decodes(config: DataConfig) -> int:
