@@ -383,7 +383,8 @@ def serve(
     click.option("--data", metavar="PATH", help="Of --int8: the data of the training. [default: where they were]"),
     Options("Computing", (THREADS,)),
     example="classifier export runs/train/latest --to onnx --int8",
-    closing="{file} was compared with the network; how to run it: docs/export.md",
+    closing="{file} was compared with the network; next: classifier predict FILE IMAGE (not torch-export:"
+    " docs/export.md)",
 )
 def export(
     model: Path, to: str, out: Path | None, force: bool, dry: bool, int8: bool, data: str | None, threads: int

@@ -105,7 +105,7 @@ def remove_runs(names: tuple[str, ...], force: bool, yes: bool) -> CommandResult
     return CommandResult({"removed": removed}, f"removed {plural(len(removed), 'run')}")
 
 
-@plain_command(runs, "index", FOLDER, example="balancer runs index")
+@plain_command(runs, "index", FOLDER, example="balancer runs index", closing="next: balancer runs open RUN")
 def index(folder: Path) -> CommandResult:
     """Write an index of the runs in FOLDER with thumbnails: FOLDER/index.html. FOLDER is runs by default."""
     from balancer.catalog.page import write_index
