@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from PIL import Image
@@ -48,19 +48,32 @@ class Structure:
         return all(bit == 0 for component in self.lowest_bit.values() for bit in component)
 
 
-def read_structure(content: bytes) -> Structure:
-    """Return what the markers of a JPEG file say, up to its first end marker."""
-    structure, position = Structure(), 2
+def _segments(content: bytes) -> Iterator[tuple[int, bytes, int]]:
+    """Yield marker, body and place of each segment of a JPEG file, up to its first end marker."""
+    position = 2
     while match := _MARKER.search(content, position):
         marker, position = match[1][0], match.end()
-        if marker == _END:
-            structure.end = match.start()
-            break
         if marker in _WITHOUT_BODY:
             continue
         length = int.from_bytes(content[position : position + 2], "big")
-        body, position = content[position + 2 : position + length], position + length
-        if marker in (*_SEQUENTIAL, _PROGRESSIVE) and not structure.frame:
+        yield marker, content[position + 2 : position + length], match.start()
+        if marker == _END:
+            return
+        position += length
+
+
+def count_scans(content: bytes) -> int:
+    """Return how many scans a JPEG file has, whatever its coding; a decoder goes over all pixels for each."""
+    return sum(marker == _SCAN for marker, _, _ in _segments(content))
+
+
+def read_structure(content: bytes) -> Structure:
+    """Return what the markers of a JPEG file say, up to its first end marker."""
+    structure = Structure()
+    for marker, body, start in _segments(content):
+        if marker == _END:
+            structure.end = start
+        elif marker in (*_SEQUENTIAL, _PROGRESSIVE) and not structure.frame:
             structure.frame = marker
             structure.lowest_bit = {body[i]: [None] * COEFFICIENTS for i in range(6, 6 + 3 * body[5], 3)}
         elif marker == _SCAN and structure.frame:

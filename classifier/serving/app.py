@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -35,7 +35,7 @@ from classifier.serving.uploads import Refused, read_upload
 log = logging.getLogger("balancer")
 T = TypeVar("T")
 ModelName = Annotated[str | None, Query(description="Name of a model; all models without it.")]
-IN_MEMORY = 8  # uploads that are held at the same time; the others wait, their bytes still with the client
+LARGE = 8  # large uploads that are held at the same time; the others wait, their bytes still with the client
 PAGE = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/docs": ("docs.html", "text/html; charset=utf-8"),
@@ -49,7 +49,7 @@ STATUSES: dict[int | str, dict[str, Any]] = {
     for status, meaning in {
         401: "The token is missing or wrong.",
         404: "There is no such model.",
-        408: "The upload took too long.",
+        408: "The upload took too long, or the client sent too slowly.",
         413: "The upload has too many bytes or pixels.",
         415: "The upload is not an image.",
         422: "The image or a parameter cannot be used.",
@@ -89,29 +89,31 @@ class Work:
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="networks")
-        self._places = asyncio.Semaphore(IN_MEMORY)
+        self._large = asyncio.Semaphore(LARGE)
+        self._next = asyncio.Semaphore(2)  # one at work and one behind it: who waits may still go away
 
     def close(self) -> None:
         """Drop what waits."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def answer(self, request: Request, limits: Limits, make: Callable[[bytes], T]) -> T:
-        """Read the upload of a request in its turn, and return what ``make`` makes of it in the networks' thread.
+        """Read the upload of a request, and return what ``make`` makes of it in its turn in the networks' thread.
 
         Raises:
             Refused: if the upload cannot be used.
             ClientDisconnect: if the client went away before its turn came.
         """
-        async with self._places:
-            content = await read_upload(request, limits)
-            if await request.is_disconnected():
-                raise ClientDisconnect
-            try:
-                return await asyncio.get_running_loop().run_in_executor(self._thread, make, content)
-            except (Refused, BalancerError):
-                raise
-            except Exception as error:
-                raise _failure(error) from error
+        async with AsyncExitStack() as held:
+            content = await read_upload(request, limits, lambda: held.enter_async_context(self._large))
+            async with self._next:
+                if await request.is_disconnected():
+                    raise ClientDisconnect
+                try:
+                    return await asyncio.get_running_loop().run_in_executor(self._thread, make, content)
+                except (Refused, BalancerError):
+                    raise
+                except Exception as error:
+                    raise _failure(error) from error
 
 
 def _failure(error: Exception) -> Refused:

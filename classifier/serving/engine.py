@@ -70,10 +70,10 @@ def answer(
 
 def _check(wanted: HeatMapRequest, models: Sequence[ServedModel]) -> None:
     if wanted.method not in METHODS:
-        raise Refused(422, f"method is {wanted.method!r}; {nearest(wanted.method, METHODS)}")
+        raise Refused(422, f"method is {wanted.method[:80]!r}; {nearest(wanted.method[:80], METHODS)}")
     classes = models[0].classes
     if wanted.class_name is not None and wanted.class_name not in classes:
-        raise Refused(422, f"class is {wanted.class_name!r}; expected one of {', '.join(classes)}")
+        raise Refused(422, f"class is {wanted.class_name[:80]!r}; expected one of {', '.join(classes)}")
 
 
 def decoded(content: bytes, size: int, how: str, ranges: Ranges) -> Decoding:

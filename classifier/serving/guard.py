@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import json
@@ -47,7 +48,11 @@ class Guard:
             await self.app(scope, receive, send)
             return
 
+        begun = False
+
         async def with_headers(message: Message) -> None:
+            nonlocal begun
+            begun = True
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in SECURITY_HEADERS.items():
@@ -57,21 +62,36 @@ class Guard:
         status, line = self._refusal(scope["path"], Headers(scope=scope))
         if line:
             await _refuse(with_headers, status, line)
-        else:
+            return
+        try:
             await self.app(scope, receive, with_headers)
+        except asyncio.CancelledError:  # by uvicorn, which was told to end and has waited for some seconds
+            if not begun:
+                await _refuse(with_headers, 503, "the service is ending; ask again once it is back")
 
     def _refusal(self, path: str, headers: Headers) -> tuple[int, str]:
         """Return status and line of a refusal; an empty line lets the request pass."""
         # Another site could let its own name point at this machine (DNS rebinding) and read what the page can read.
         if self.loopback_only and not is_loopback(_host(headers.get("host", ""))):
             return 403, "this service answers on this machine alone; open it as http://127.0.0.1"
-        if headers.get("sec-fetch-site") == "cross-site" and path.startswith("/api/"):
+        if path.startswith("/api/") and self._is_foreign(headers):
             return 403, "another site sent this request; open the page of this service"
         if self.token is not None and path.startswith("/api/"):
             sent = headers.get("authorization", "").removeprefix("Bearer ")
             if not hmac.compare_digest(sent.encode(), self.token.encode()):
                 return 401, "the token is missing or wrong; send the header Authorization: Bearer TOKEN"
         return 0, ""
+
+    def _is_foreign(self, headers: Headers) -> bool:
+        """Return whether a browser sent the request for a page of another origin, such as another port's.
+
+        Browsers say so in Sec-Fetch-Site; old ones only name the page's origin. The rule is that of Go's
+        CrossOriginProtection. A token does without the second part: no other page can send it.
+        """
+        if site := headers.get("sec-fetch-site"):
+            return site not in ("same-origin", "none")
+        origin = headers.get("origin")
+        return self.token is None and origin is not None and origin.partition("://")[2] != headers.get("host")
 
 
 def _host(header: str) -> str:

@@ -21,7 +21,6 @@ from classifier.serving.limits import Limits
 
 log = logging.getLogger("balancer")
 START = 1.5  # seconds of a preview: importing the server on the reference machine
-MOST_CONNECTIONS = 512  # beyond it uvicorn answers 503
 
 
 @dataclass(frozen=True)
@@ -95,6 +94,7 @@ def serve(
     import uvicorn  # seconds of imports: only once the options are sound
 
     from classifier.serving.app import Options, create_app
+    from classifier.serving.connections import server_config
     from classifier.serving.examples import drawings, from_folder
     from classifier.serving.models import load_models, training_images
 
@@ -107,16 +107,7 @@ def serve(
         host, port = listener.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         _announce(url, [model.name for model in models], address, sources.show_training)
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,  # paths and names of uploads do not belong in a log
-            server_header=False,
-            limit_concurrency=MOST_CONNECTIONS,
-            timeout_graceful_shutdown=5,
-        )
-        logging.getLogger("uvicorn").setLevel(logging.CRITICAL + 1)  # a traceback may hold bytes of an upload
-        uvicorn.Server(config).run(sockets=[listener])
+        uvicorn.Server(server_config(app)).run(sockets=[listener])
     return Served(url, [model.name for model in models])
 
 

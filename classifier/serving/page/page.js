@@ -80,6 +80,7 @@ function fail(message) {
   $("cards").replaceChildren();
   $("controls").hidden = $("how").hidden = $("notes").hidden = true;
   current = null;
+  $("error").scrollIntoView({ block: "nearest" }); // on a phone it lies below the screen
 }
 
 // ---------------------------------------------------------------- words and numbers
@@ -195,7 +196,7 @@ function addUnlike(paragraph, familiarity) {
   add(paragraph, "strong", "Unlike the training data. ");
   paragraph.append(
     `99 of 100 validation images lie within a limit; this image lies ${times} times as far from the training data. ` +
-      "The figures below mean little for such an image.",
+      "The figures here mean little for such an image.",
   );
 }
 

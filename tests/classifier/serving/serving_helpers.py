@@ -15,6 +15,7 @@ from balancer.core.settings import ClassifierConfig
 from balancer.data.dataset import Dataset
 from classifier import novelty
 from classifier.serving.app import Options, create_app
+from classifier.serving.connections import server_config
 from classifier.serving.models import ServedModel
 from classifier.training.checkpoint import classifier_bytes
 from classifier.training.prediction import predict_with_features
@@ -41,7 +42,8 @@ def checkpoint(folder: Path, data: Dataset, config: ClassifierConfig, regime: st
 @contextlib.contextmanager
 def running(models: list[ServedModel], options: Options) -> Iterator[httpx.Client]:
     """Serve as `classifier serve` does, in a thread, and give a client of it."""
-    config = uvicorn.Config(create_app(models, options), "127.0.0.1", 0, log_config=None, access_log=False)
+    config = server_config(create_app(models, options))
+    config.port = 0
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -3,7 +3,6 @@
 import re
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import numpy as np
@@ -142,6 +141,17 @@ def test_everything_works_by_keyboard(page: "playwright.Page") -> None:
     assert page.evaluate("document.activeElement.id") == "class"
 
 
+def test_nothing_moves_where_motion_is_not_wanted(page: "playwright.Page", picture: bytes) -> None:
+    seconds = "e => getComputedStyle(e).transitionDuration"
+    assert page.locator("#cards").evaluate(seconds) != "0s"
+    page.emulate_media(reduced_motion="reduce")
+    upload(page, picture)
+    page.wait_for_selector(".card")
+    moving = """() => [...document.querySelectorAll('*')].map(e => getComputedStyle(e))
+        .filter(s => s.transitionDuration !== '0s' || s.animationName !== 'none' || s.scrollBehavior === 'smooth')"""
+    assert page.evaluate(f"({moving})().length") == 0
+
+
 def test_a_screen_reader_finds_names(page: "playwright.Page", picture: bytes) -> None:
     upload(page, picture)
     page.wait_for_selector(".card")
@@ -174,10 +184,14 @@ def test_a_token_is_asked_for_once(browser: "playwright.Browser", serve: Serve) 
         page.close()
 
 
+TEXTS = ("h1", ".quiet", ".banner", ".call", ".decision", ".neighbours li", "#controls label", "select", "figcaption")
+TEXTS += ("#examples button", ".drop-main", "summary", ".about a", ".card h3", ".bars .quiet")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_phone_and_dark(
-    browser: "playwright.Browser", shared: httpx.Client, scheme: str, width: int, picture: bytes, tmp_path: Path
+    browser: "playwright.Browser", shared: httpx.Client, scheme: str, width: int, picture: bytes, cat: bytes
 ) -> None:
     """Nothing is wider than the screen, and text stands out from what is behind it."""
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
@@ -187,20 +201,35 @@ def test_phone_and_dark(
     upload(page, picture)
     page.wait_for_selector(".card")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    for selector in ("h1", ".quiet", ".banner", ".decision", ".neighbours li"):
+    for selector in TEXTS:
         assert contrast(page, selector) > 4.5, selector
+    assert contrast(page, ".bar i", "backgroundColor", ".bar") > 3
+    assert contrast(page, "#drop", "borderTopColor") > 3
+    upload(page, cat)
+    page.wait_for_selector(".unlike:visible")
+    assert contrast(page, ".unlike") > 4.5
+    upload(page, b"no image")
+    page.wait_for_selector("#error:visible")
+    assert contrast(page, "#error") > 4.5
+    box = page.locator("#error").bounding_box()
+    assert box is not None
+    assert 0 <= box["y"] <= 800 - box["height"], "the error is on the screen"
     page.goto(f"{shared.base_url}/docs")
     page.wait_for_selector("#paths table")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     context.close()
 
 
-def contrast(page: "playwright.Page", selector: str) -> float:
-    """WCAG's contrast of an element's text with the nearest background behind it."""
+def contrast(page: "playwright.Page", selector: str, ink: str = "color", behind: str = "*") -> float:
+    """WCAG's contrast of an element's text with the nearest background behind it.
+
+    ``ink`` names another property of the element, ``behind`` the element around it whose background counts.
+    """
     colours = page.locator(selector).first.evaluate(
-        """e => { const ink = getComputedStyle(e).color;
+        """(e, [ink, behind]) => { ink = getComputedStyle(e)[ink]; e = e.closest(behind);
              while (e && /, 0\\)$|transparent/.test(getComputedStyle(e).backgroundColor)) e = e.parentElement;
-             return [ink, getComputedStyle(e || document.body).backgroundColor]; }"""
+             return [ink, getComputedStyle(e || document.body).backgroundColor]; }""",
+        [ink, behind],
     )
 
     def luminance(colour: str) -> float:

@@ -85,6 +85,9 @@ def test_unknown_names_are_refused(client: httpx.Client, picture: bytes) -> None
         answer = client.post("/api/explain", params=query, content=picture)
         assert answer.status_code == status
         assert next(iter(query.values())) in answer.json()["detail"]
+    for query in ("method", "class", "model"):
+        answer = client.post("/api/explain", params={query: "x" * 5000}, content=picture)
+        assert len(answer.text) < 400
     assert client.post("/api/explain", params={"values": "maybe"}, content=picture).status_code == 422
     assert client.get("/api/predict").status_code == 405
     assert client.get("/api/examples/99").status_code == 404
@@ -202,6 +205,7 @@ def test_a_token_is_asked_for(serve: Serve, picture: bytes) -> None:
     with serve(Options(token=TOKEN)) as client:
         assert client.get("/").status_code == 200
         assert client.get("/healthz").status_code == 200
+        assert client.get("/api/service", params={"token": TOKEN}).status_code == 401, "an address stays in histories"
         for sent in ("", "Bearer wrong", f"Bearer {TOKEN}x", TOKEN[:-1]):
             headers = {"authorization": sent} if sent else {}
             for answer in (
@@ -225,8 +229,20 @@ def test_another_name_for_this_machine_is_refused(client: httpx.Client, serve: S
     ):
         assert client.get("/api/service", headers={"host": host}).status_code == status, host
     assert client.get("/api/service", headers={"sec-fetch-site": "cross-site"}).status_code == 403
+    for site, origin, status in (
+        ("same-site", None, 403),  # another port of this machine
+        ("same-origin", None, 200),
+        ("none", None, 200),
+        (None, "http://evil.example", 403),  # as old browsers say it
+        (None, "http://127.0.0.1:1", 403),
+        (None, "null", 403),
+        (None, str(client.base_url).rstrip("/"), 200),
+    ):
+        headers = {"sec-fetch-site": site, "origin": origin}
+        sent = {name: value for name, value in headers.items() if value is not None}
+        assert client.get("/api/service", headers=sent).status_code == status, sent
     with serve(Options(token=TOKEN, loopback_only=False)) as reachable:
-        headers = {"host": "lab.example", "authorization": f"Bearer {TOKEN}"}
+        headers = {"host": "lab.example", "authorization": f"Bearer {TOKEN}", "origin": "https://proxy.example"}
         assert reachable.get("/api/service", headers=headers).status_code == 200
 
 

@@ -1,25 +1,29 @@
 """What may be sent: each kind of bad upload has its status and one line, and leaves no trace."""
 
 import asyncio
+import concurrent.futures
 import io
 import logging
+import re
 import socket
 import struct
 import tempfile
 import threading
 import time
-import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
+import hostile
 import httpx
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from serving_helpers import Serve
 
-from classifier.serving.app import Options
+from balancer.data.jpeg import count_scans
+from classifier.serving.app import LARGE, Options
 from classifier.serving.limits import Limits
-from classifier.serving.uploads import Refused, examine
+from classifier.serving.uploads import LIGHT, Refused, examine
 
 
 def encoded(kind: str, size: tuple[int, int] = (40, 30), mode: str = "L", **more: object) -> bytes:
@@ -30,15 +34,12 @@ def encoded(kind: str, size: tuple[int, int] = (40, 30), mode: str = "L", **more
     return buffer.getvalue()
 
 
-def png_of(width: int, height: int, rows: int) -> bytes:
-    """A PNG whose header claims a size; its data are ``rows`` black rows."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    data = zlib.compress(bytes(rows * (width + 1)), 9)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+def connected(client: httpx.Client, sent: bytes, length: int = 500) -> socket.socket:
+    """A client that has sent the first bytes of an upload."""
+    connection = socket.create_connection((client.base_url.host, client.base_url.port), timeout=20)
+    connection.sendall(f"POST /api/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\n\r\n".encode())
+    connection.sendall(sent)
+    return connection
 
 
 BAD = {
@@ -47,8 +48,8 @@ BAD = {
     "PDF": (lambda: b"%PDF-1.7\n" + bytes(500), 415),
     "1 x 1": (lambda: encoded("PNG", (1, 1)), 422),
     "cut": (lambda: encoded("PNG")[:200], 422),
-    "900 megapixels": (lambda: png_of(30_000, 30_000, 1), 413),
-    "zip bomb": (lambda: png_of(12_000, 12_000, 4_000), 413),
+    "900 megapixels": (lambda: hostile.png(30_000, 30_000, 1), 413),
+    "zip bomb": (lambda: hostile.png(12_000, 12_000, 4_000), 413),
     "animation": (
         lambda: encoded("GIF", save_all=True, append_images=[Image.fromarray(np.eye(30, 40, dtype=np.uint8) * 255)]),
         422,
@@ -66,6 +67,43 @@ def test_what_is_no_usable_image_is_refused(name: str, client: httpx.Client) -> 
         assert list(answer.json()) == ["detail"]
         assert "\n" not in answer.json()["detail"]
     assert client.get("/healthz").json()["status"] == "ok"
+
+
+COSTLY = [name for name in hostile.KINDS if re.search(r"MB|mega|000 (scans|fields)", name)]  # to make or to send
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(k, marks=[pytest.mark.nightly] if k in COSTLY else []) for k in hostile.KINDS]
+)
+def test_hostile_uploads_get_their_status(name: str, client: httpx.Client) -> None:
+    content, kind = hostile.upload(name)
+    answer = client.post("/api/explain", content=content, headers={"content-type": kind})
+    assert answer.status_code == hostile.KINDS[name][1], answer.text
+    assert answer.status_code == 200 or len(answer.json()["detail"].splitlines()) == 1
+
+
+def test_pixels_are_counted_before_any_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow looks for the EXIF data of a PNG by decoding the picture."""
+
+    def decoded(_image: object) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", decoded)
+    with pytest.raises(Refused) as error:
+        examine(hostile.png(12_000, 12_000, 1), Limits())
+    assert error.value.status == 413
+
+
+def test_scans_are_counted_as_the_decoder_does() -> None:
+    """A JPEG whose last scan stands there some times more; a thumbnail's scans in its EXIF data are not counted."""
+    assert count_scans(hostile.jpeg()) == 6
+    assert count_scans(hostile.jpeg(scans=58)) == 64
+    assert count_scans(encoded("JPEG", exif=b"Exif\0\0" + hostile.jpeg(scans=3))) == 1
+    assert examine(hostile.jpeg(scans=58), Limits()).format == "JPEG"
+    with pytest.raises(Refused) as error:
+        examine(hostile.jpeg(scans=59), Limits())
+    assert error.value.status == 422
+    assert "64 scans" in error.value.line
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM"])
@@ -102,18 +140,53 @@ def test_too_many_bytes_are_refused_whether_stated_or_not(serve: Serve) -> None:
         assert small.post("/api/predict", content=encoded("PNG")).status_code == 200
 
 
-@pytest.mark.nightly
-def test_fifty_megabytes_are_refused(client: httpx.Client) -> None:
-    assert client.post("/api/predict", content=bytes(50_000_000)).status_code == 413
-    assert client.get("/healthz").status_code == 200
-
-
-def test_a_slow_upload_ends(serve: Serve) -> None:
-    with serve(Options(Limits(seconds=0.2))) as impatient:
-        with socket.create_connection((impatient.base_url.host, impatient.base_url.port), timeout=20) as slow:
-            slow.sendall(b"POST /api/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 500\r\n\r\nabc")
+@pytest.mark.parametrize("limits", [Limits(seconds=0.2), Limits(patience=0.1, pace=30)])
+def test_a_slow_upload_ends(serve: Serve, limits: Limits) -> None:
+    with serve(Options(limits)) as impatient:
+        with connected(impatient, b"abc") as slow:
             assert b" 408 " in slow.recv(1000)
         assert impatient.post("/api/predict", content=encoded("PNG")).status_code == 200
+
+
+def test_a_steady_upload_may_take_its_time(serve: Serve) -> None:
+    """Longer than the patience, at more than the pace."""
+    image = encoded("PNG")
+
+    def parts() -> Iterator[bytes]:
+        for start in range(0, len(image), 100):
+            time.sleep(0.03)
+            yield image[start : start + 100]
+
+    with serve(Options(Limits(patience=0.1, pace=500))) as patient:
+        assert len(image) > 10 * 100
+        assert patient.post("/api/predict", content=parts()).status_code == 200
+
+
+@pytest.mark.parametrize("sent", [10, LIGHT])
+def test_slow_clients_do_not_hold_up_others(client: httpx.Client, sent: int) -> None:
+    """More of them than places for large uploads, each in the middle of its upload."""
+    slow = [connected(client, bytes(sent), 10**6) for _ in range(3 * LARGE)]
+    begin = time.perf_counter()
+    assert client.post("/api/predict", content=encoded("PNG")).status_code == 200
+    assert time.perf_counter() - begin < 5
+    for each in slow:
+        each.close()
+
+
+def test_large_uploads_take_turns(client: httpx.Client) -> None:
+    """As many as there are places are in the middle of theirs; the next one waits until one of them has gone."""
+    image = encoded("PNG", (600, 600))
+    assert len(image) > LIGHT
+    slow = [connected(client, bytes(LIGHT + 1), 10**6) for _ in range(LARGE)]
+    time.sleep(0.3)  # until their bytes have arrived
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        answer = thread.submit(client.post, "/api/predict", content=image)
+        with pytest.raises(concurrent.futures.TimeoutError):
+            answer.result(0.5)
+        slow.pop().close()
+        assert answer.result(20).status_code == 200
+    for each in slow:
+        each.close()
 
 
 # ---------------------------------------------------------------- forms and names
