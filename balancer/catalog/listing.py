@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from balancer.catalog.records import RunRecord, children, find_runs, is_run
+from balancer.catalog.records import RunRecord, children, distinct_names, find_runs, is_run
 from balancer.core.config import changed_keys, flatten
 from balancer.core.errors import BalancerError
 from balancer.core.files import JsonObject
@@ -45,8 +45,14 @@ class RunList:
         """Return a line a run, below the run that it came from."""
         if not self.records:
             return f"no run in {self.folder}; begin with `balancer gan-train`"
+        names = distinct_names(self.records)
         rows = [
-            [f"{INDENT * depth}{record.name}", record.state, record.started[:16].replace("T", " "), _words(record)]
+            [
+                f"{INDENT * depth}{names[record.place]}",
+                record.state,
+                record.started[:16].replace("T", " "),
+                _words(record),
+            ]
             for record, depth in by_descent(self.records)
         ]
         table = Table(["run, below what it came from", "state", "started", "main figure"], rows)

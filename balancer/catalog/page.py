@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from PIL import Image
 
-from balancer.catalog.records import RunRecord, children, find_runs
+from balancer.catalog.records import RunRecord, children, distinct_names, find_runs
 from balancer.core.files import JsonObject, write_text
 from balancer.core.settings import PHANTOM
 from balancer.reporting.numbers import plural
@@ -69,18 +69,18 @@ def write_index(folder: Path) -> WrittenIndex:
 
 def index_page(records: Sequence[RunRecord], folder: Path) -> str:
     """Return the page, the newest run first; links are relative to the folder."""
-    cards = [card(record, records, folder) for record in reversed(records)]
+    names = distinct_names(records)
+    cards = [card(record, records, names, folder) for record in reversed(records)]
     phantom = any(record.data == PHANTOM for record in records)
     page = template_environment().get_template("runs.html")
     return page.render(cards=cards, folder=folder.resolve().name, count=plural(len(cards), "run"), phantom=phantom)
 
 
-def card(record: RunRecord, records: Sequence[RunRecord], folder: Path) -> Card:
-    """Return what the page shows of a run."""
-    places = {other.place for other in records}
+def card(record: RunRecord, records: Sequence[RunRecord], names: Mapping[Path, str], folder: Path) -> Card:
+    """Return what the page shows of a run, for the names of all runs on the page by their place."""
     return Card(
-        _anchor(record.path),
-        record.name,
+        _anchor(names[record.place]),
+        names[record.place],
         record.command,
         record.state,
         record.started[:16].replace("T", " "),
@@ -88,8 +88,8 @@ def card(record: RunRecord, records: Sequence[RunRecord], folder: Path) -> Card:
         record.reason or record.figure,
         _link(record.page, folder),
         thumbnail(record.picture) if record.picture else None,
-        [_named(source, places) for source in record.sources],
-        [_named(child.path, places) for child in children(record, records)],
+        [_named(source, names) for source in record.sources],
+        [_named(child.path, names) for child in children(record, records)],
     )
 
 
@@ -108,14 +108,15 @@ def thumbnail(picture: Path) -> str | None:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _named(path: Path, places: Set[Path]) -> tuple[str, str | None]:
+def _named(path: Path, names: Mapping[Path, str]) -> tuple[str, str | None]:
     """Return a run's name, with its anchor if the page shows the run."""
-    return "/".join(path.parts[-2:]), _anchor(path) if path.resolve() in places else None
+    name = names.get(path.resolve())
+    return ("/".join(path.parts[-2:]), None) if name is None else (name, _anchor(name))
 
 
-def _anchor(path: Path) -> str:
-    """Return a name for a place on the page."""
-    return re.sub(r"[^\w-]", "-", "/".join(path.resolve().parts[-2:]))
+def _anchor(name: str) -> str:
+    """Return the name of a place on the page, for the name of a run; other names give other places."""
+    return re.sub(r"[^\w/.-]", lambda character: f"~{ord(character[0]):x}", name)
 
 
 def _link(page: Path | None, folder: Path) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -124,15 +125,30 @@ def named_run(name: str, folder: Path = RUNS) -> RunRecord:
         with _without_warnings():
             return read_run(path)
     records = find_runs(folder) if folder.is_dir() else []
-    fitting = [r for r in records if name in (r.name, r.path.name)] or [r for r in records if name in r.name]
+    names = distinct_names(records)
+    fitting = [r for r in records if name in (names[r.place], r.name, r.path.name)]
+    fitting = fitting or [r for r in records if name in names[r.place]]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        names = ", ".join(r.name for r in fitting[:3])
-        raise BalancerError(f"{name} fits {len(fitting)} runs ({names}); give more of the name")
+        first = ", ".join(names[r.place] for r in fitting[:3])
+        raise BalancerError(f"{name} fits {len(fitting)} runs ({first}); give more of the name")
     known = [r.path.name for r in records]
     hint = nearest(name, known) if known else f"there are none in {folder}"
     raise BalancerError(f"{name} is no run; {hint if len(hint) < 200 else 'see balancer runs list'}")
+
+
+def distinct_names(records: Sequence[RunRecord]) -> dict[Path, str]:
+    """Return a name for each run by its place: :attr:`RunRecord.name`, and more of the path where two have the same."""
+    names: dict[Path, str] = {}
+    depth, left = 2, {record.place for record in records}
+    while left:
+        tails = {place: place.parts[-depth:] for place in left}
+        counts = Counter(tails.values())
+        names |= {place: "/".join(tail) for place, tail in tails.items() if counts[tail] == 1}
+        left -= names.keys()
+        depth += 1
+    return names
 
 
 def is_run(path: Path) -> bool:

@@ -3,10 +3,11 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import filelock
 import numpy as np
@@ -17,6 +18,7 @@ from PIL import Image
 from balancer.catalog import page, records
 from balancer.catalog.figures import READERS
 from balancer.core.config import dump
+from balancer.core.files import remove
 from balancer.core.jsonl import append_jsonl
 from balancer.core.marker import write_marker
 from balancer.core.sealed import write_json, write_yaml
@@ -327,6 +329,47 @@ def test_the_index_shows_names_as_text(runs_cwd: Path) -> None:
     assert "<b>" not in text
     (link,) = (link for link in read.links if link.startswith("./"))
     assert "%3Cimg" in link
+
+
+def test_runs_of_several_people(chain: Path) -> None:
+    """The same name in two folders: the list, the page and the messages tell them apart."""
+    for owner in ("ada", "bob"):
+        shutil.copytree(chain / "ablate" / "a", chain / owner / "ablate" / "first")
+    lines = done(balancer("runs")).stdout
+    assert "ada/ablate/first" in lines
+    assert "bob/ablate/first" in lines
+    refused(balancer("runs", "show", "first"), 1, "ada/ablate/first", "bob/ablate/first")
+    assert "bob/ablate/first" in done(balancer("runs", "show", "bob/ablate/first")).stdout
+    done(balancer("runs", "index"))
+    read = _Links()
+    read.feed((chain / "index.html").read_text(encoding="utf-8"))
+    assert len(read.ids) == len(set(read.ids)) == 7
+    assert {unquote(link.removeprefix("#")) for link in read.links if link.startswith("#")} <= set(read.ids)
+    done(balancer("runs", "remove", "ada/ablate/first", "--yes"))
+    assert (chain / "bob" / "ablate" / "first" / "done").exists()
+
+
+def test_an_interrupted_removal_can_be_repeated(chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever has gone by then, the folder is a run, not a finished one, and is removed by the same command."""
+    run = chain / "ablate" / "a"
+    files = sum(1 for _ in run.iterdir())
+    for number in range(files - 1):
+        calls = iter(range(files))
+
+        def interrupt(path: Path, calls: Iterator[int] = calls, number: int = number) -> None:
+            if next(calls) == number:
+                raise KeyboardInterrupt
+            remove(path)
+
+        shutil.copytree(run, chain / "ablate" / f"cut{number}")
+        monkeypatch.setattr("balancer.core.run.remove", interrupt)
+        assert balancer("runs", "remove", f"cut{number}", "--yes").exit_code == 130
+        monkeypatch.undo()
+        monkeypatch.chdir(chain.parent)
+        assert listed()[f"cut{number}"]["state"] in ("unfinished", "damaged")
+        assert not (chain / "ablate" / f".cut{number}.lock").exists()
+        done(balancer("runs", "remove", f"cut{number}", "--yes"))
+        assert not (chain / "ablate" / f"cut{number}").exists()
 
 
 def test_tall_pictures_are_cut(tmp_path: Path) -> None:
