@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+PAGE = 2  # runs in one answer; MLflow's own are of 1,000
+
 
 @dataclass
 class FakeRun:
@@ -20,6 +22,12 @@ class FakeRun:
     params: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, list[tuple[int, float]]] = field(default_factory=lambda: defaultdict(list))
     files: list[str] = field(default_factory=list)
+
+
+class Page(list[Any]):
+    """Some of the runs that were searched for, and where the others begin."""
+
+    token: str | None = None
 
 
 class FakeMlflow:
@@ -61,7 +69,7 @@ class FakeMlflow:
                 return store.experiments[name]
 
             def create_run(self, _experiment: str, run_name: str, tags: dict[str, str]) -> Any:
-                identity = f"id{len(store.runs)}"
+                identity = f"id{store.calls.count('create_run') - 1}"
                 store.runs[identity] = FakeRun(run_name, tags=dict(tags))
                 return SimpleNamespace(info=SimpleNamespace(run_id=identity))
 
@@ -81,10 +89,18 @@ class FakeMlflow:
             def set_tag(self, identity: str, name: str, value: str) -> None:
                 store.runs[identity].tags[name] = value
 
-            def search_runs(self, _experiments: list[str], text: str) -> list[Any]:
-                parent = text.split("'")[1]
-                finished = [r for r in store.below(parent).values() if r.status == "FINISHED"]
-                return [SimpleNamespace(info=SimpleNamespace(run_name=r.name)) for r in finished]
+            def search_runs(self, _experiments: list[str], text: str, page_token: str | None) -> Any:
+                parent, start = text.split("'")[1], int(page_token or 0)
+                below = [(k, r) for k, r in store.runs.items() if r.tags.get("mlflow.parentRunId") == parent]
+                page = Page(
+                    SimpleNamespace(info=SimpleNamespace(run_id=key, run_name=r.name, status=r.status))
+                    for key, r in below[start : start + PAGE]
+                )
+                page.token = str(start + PAGE) if start + PAGE < len(below) else None
+                return page
+
+            def delete_run(self, identity: str) -> None:
+                del store.runs[identity]
 
             def get_metric_history(self, identity: str, name: str) -> list[Any]:
                 return [SimpleNamespace(step=step) for step, _ in store.runs[identity].metrics[name]]

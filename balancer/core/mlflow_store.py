@@ -106,10 +106,7 @@ class MlflowRun:
     def trial(self, trial: TrackedTrial) -> None:
         """Keep a trial as a run below this one."""
         if self._trials is None:
-            below = self._client.search_runs(
-                [self._experiment], f"tags.`{PARENT}` = '{self.identity}' and attributes.status = 'FINISHED'"
-            )
-            self._trials = {run.info.run_name for run in below}
+            self._trials = self._finished_trials()
         if trial.name in self._trials:
             return
         identity = self._begin(trial.name, {PARENT: self.identity})
@@ -118,6 +115,25 @@ class MlflowRun:
             self._client.log_artifact(identity, str(file))
         self._client.set_terminated(identity, "FINISHED")
         self._trials.add(trial.name)
+
+    def _finished_trials(self) -> set[str]:
+        """Return the names of the trials below this run; those that an earlier process left half-logged are deleted."""
+        finished: set[str] = set()
+        left: list[str] = []
+        token: str | None = None
+        while token != "":
+            page = self._client.search_runs(
+                [self._experiment], f"tags.`{PARENT}` = '{self.identity}'", page_token=token
+            )
+            for run in page:
+                if run.info.status == STATUS["finished"]:
+                    finished.add(run.info.run_name)
+                else:
+                    left.append(run.info.run_id)
+            token = page.token or ""
+        for identity in left:
+            self._client.delete_run(identity)
+        return finished
 
     def files(self, folder: Path, files: Sequence[Path]) -> None:
         """Keep files under their names relative to the folder."""

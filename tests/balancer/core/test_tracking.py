@@ -121,6 +121,24 @@ def test_trials_are_nested_and_kept_once(store: FakeMlflow, tmp_path: Path) -> N
         assert dict(run.metrics) == {"nll": [(5, 0.5)], "test.auroc": [(5, 0.75)]}
 
 
+def test_a_trial_that_was_left_half_logged_is_logged_anew(store: FakeMlflow, tmp_path: Path) -> None:
+    """By a process that was killed, or a store that was gone in the middle; finished ones stay, on every page."""
+    model = tmp_path / "model.pt"
+    model.touch()
+    for failing in ("log_artifact", ""):
+        store.failing = {failing}
+        with tracked(Path("run"), "ablate", {}, Tracking(("mlflow",)), ()) as tracker:
+            for name, files in (("a", []), ("b", []), ("c", []), ("d", [model])):
+                tracker.trial(TrackedTrial(name, {}, [], {"test.auroc": 0.75}, files))
+    trials = [r for r in store.runs.values() if "mlflow.parentRunId" in r.tags]
+    assert [(r.name, r.status, r.files) for r in trials] == [
+        ("a", "FINISHED", []),
+        ("b", "FINISHED", []),
+        ("c", "FINISHED", []),
+        ("d", "FINISHED", ["model.pt"]),
+    ]
+
+
 @pytest.mark.parametrize(
     "call", ["get_experiment_by_name", "create_run", "log_batch", "log_artifact", "set_terminated", "set_tag"]
 )
