@@ -8,6 +8,7 @@ which undoes a change of the grey scale.
 
 Measured on the 5,856 images of Kermany et al. 2018 at 224 px (tests/balancer/audit/test_audit.py repeats the main
 part):
+
 - Among the 585 candidates, pairs of different patients end at a correlation of .864, pairs of one patient at .891. A
   single pair of different numbers stands apart at .924 and looks like one child exposed twice.
 - All copies of 300 images are found, at .962 or more, when brightened, at gamma 1.6, blurred by 3 px, at JPEG quality
@@ -17,6 +18,7 @@ part):
   gamma .5 at .967 or more. Without, 63 % and 71 % are found. Of copies after local equalisation (CLAHE) 78 % are found.
   Equalised, pairs of different patients end at .861, but for the single pair at .912.
 - The built-in drawings are more alike than X-rays: there different patients end at .959, equalised at .943.
+
 COPY lies between. Pairs from SUSPECT to COPY are no copies; the report shows them, so that a person can look.
 """
 

@@ -6,7 +6,7 @@ on the site too, and no link is rewritten. Pages of docs/ stand at the top of th
 
 from __future__ import annotations
 
-import json
+import posixpath
 import re
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,13 @@ from mkdocs.structure.nav import Navigation
 from mkdocs.structure.pages import Page
 from mkdocs.utils.templates import TemplateContext
 
-PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "data/README.md")  # outside docs/
-LISTINGS = ("configs/*.yaml", "configs/seeds/*.yaml")  # files that pages link to, each shown on a page of its own
+PAGES = {  # outside docs/, and where they stand on the site
+    "README.md": "index.html",
+    "data/README.md": "data.html",
+    "CONTRIBUTING.md": "contributing.html",
+    "CHANGELOG.md": "changelog.html",
+}
+LISTINGS = ("configs/*.yaml", "configs/seeds/*.yaml", "notebooks/*.ipynb")  # pages link to them: each is shown on one
 FILE_NAME = re.compile(r"\[(?:[\w-]+/)*[\w-]+\.md\]\(([^)#]+)(#[^)]*)?\)")  # a link that shows a file name
 
 
@@ -44,13 +49,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for file in files:
         if file.src_dir == config.docs_dir and file.abs_src_path and not file.src_uri.endswith(".py"):
             made.append(_placed(config, f"docs/{file.src_uri}", file.dest_uri, Path(file.abs_src_path)))
-    for name in PAGES:
-        page = "index.html" if name == "README.md" else f"{name.removesuffix('/README.md').removesuffix('.md')}.html"
-        made.append(_placed(config, name, page.lower(), root / name))
+    for name, place in PAGES.items():
+        made.append(_placed(config, name, place, root / name))
     for path in sorted(path for pattern in LISTINGS for path in root.glob(pattern)):
         made.append(_listing(config, path.relative_to(root).as_posix(), path.read_text(encoding="utf-8")))
-    for path in sorted(root.glob("notebooks/*.ipynb")):
-        made.append(_notebook(config, path.relative_to(root), json.loads(path.read_text(encoding="utf-8"))))
     for name, text in reference.pages().items():
         made.append(File.generated(config, f"docs/{name}.md", content=text))
         made.src_uris[f"docs/{name}.md"].dest_uri = f"reference/{name}.html"
@@ -59,17 +61,21 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Return a page whose links to other pages show the names of these pages, not of their files."""
-    folder = Path(page.file.src_uri).parent
+    titles = _titles(config.nav or [])
 
     def named(link: re.Match[str]) -> str:
-        path = (Path("/") / folder / link[1]).resolve().relative_to("/").as_posix()
-        title = _titles(config.nav or []).get(path)
+        title = titles.get(posixpath.normpath(posixpath.join(posixpath.dirname(page.file.src_uri), link[1])))
         return f"[{title}]({link[1]}{link[2] or ''})" if title else link[0]
 
     markdown = FILE_NAME.sub(named, markdown)
     if page.file.src_uri == "docs/api.md":  # the first column leads to the functions
         markdown = re.sub(r"^\| (`[\w.]+`) \|", lambda cell: f"| [{cell[1]}][{cell[1][1:-1]}] |", markdown, flags=re.M)
     return markdown
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Return a page whose images lead to their files, which a phone shows at full size."""
+    return re.sub(r'<img [^>]*src="([^"]+)"[^>]*>', r'<a href="\1">\g<0></a>', html)
 
 
 def on_page_context(context: TemplateContext, page: Page, config: MkDocsConfig, nav: Navigation) -> None:
@@ -96,21 +102,9 @@ def _placed(config: MkDocsConfig, source: str, place: str, path: Path) -> File:
 
 
 def _listing(config: MkDocsConfig, source: str, text: str) -> File:
-    """Return a page that shows a YAML file."""
-    content = f"---\nsearch: {{exclude: true}}\n---\n\n# {source}\n\n```yaml\n{text.rstrip()}\n```\n"
-    return _made(config, source, f"{source}.html", content)
-
-
-def _notebook(config: MkDocsConfig, source: Path, notebook: dict[str, Any]) -> File:
-    """Return a page with the text and the code of a notebook; outputs are not kept in the repository."""
-    cells = [("".join(cell["source"]), cell["cell_type"]) for cell in notebook["cells"]]
-    blocks = [text if kind == "markdown" else f"```python\n{text}\n```" for text, kind in cells]
-    return _made(config, source.as_posix(), source.with_suffix(".html").as_posix(), "\n\n".join(blocks) + "\n")
-
-
-def _made(config: MkDocsConfig, source: str, place: str, content: str) -> File:
-    """Return a page of a file that is no Markdown."""
+    """Return a page that shows a file which is no Markdown."""
+    place = f"{source.removesuffix('.ipynb')}.html"
     page = Listing(source, None, config.site_dir, use_directory_urls=False, dest_uri=place)
     page.generated_by = "docs/site/hooks.py"
-    page.content_string = content
+    page.content_string = reference.listing_page(source, text)
     return page

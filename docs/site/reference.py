@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import pkgutil
 from collections.abc import Iterator
 from importlib import import_module
@@ -79,13 +80,20 @@ def public_page() -> str:
 
 
 def package_page(name: str) -> str:
-    """Return the modules of a package; of a whole program, those beside its packages."""
+    """Return the modules of a package; of a whole program, those beside its packages. Search ranks guides first."""
+    head = f"---\nsearch: {{boost: 0.001}}\n---\n\n# {name}\n\n"
     if "." in name:
-        return (
-            f"# {name}\n\n::: {name}\n    options:\n      show_root_heading: false\n      show_root_toc_entry: false\n"
-        )
+        return f"{head}::: {name}\n    options:\n      show_root_heading: false\n      show_root_toc_entry: false\n"
     modules = sorted(item.name for item in pkgutil.iter_modules(import_module(name).__path__) if not item.ispkg)
-    return f"# {name}\n\n" + "\n\n".join(f"::: {name}.{module}" for module in modules) + "\n"
+    return head + "\n\n".join(f"::: {name}.{module}" for module in modules) + "\n"
+
+
+def listing_page(name: str, text: str) -> str:
+    """Return a YAML file as it is, or the cells of a notebook without their outputs."""
+    if name.endswith(".ipynb"):
+        cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(text)["cells"]]
+        return "\n\n".join(cell if kind == "markdown" else f"```python\n{cell}\n```" for kind, cell in cells) + "\n"
+    return f"---\nsearch: {{exclude: true}}\n---\n\n# {name}\n\n```yaml\n{text.rstrip()}\n```\n"
 
 
 def _commands(group: click.Group, before: str) -> Iterator[tuple[str, click.Command]]:
