@@ -78,7 +78,7 @@ def test_a_phone_shows_every_page_without_sideways_scrolling(site: Path, browser
     phone.on("pageerror", lambda error: complaints.append(str(error)))
     phone.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else complaints.append(r.url))
     for page in pages(site):
-        phone.goto(page.as_uri())
+        phone.goto(page.as_uri(), wait_until="domcontentloaded")
         assert phone.evaluate("document.documentElement.scrollWidth") == 390, page
         assert phone.evaluate("document.body.dataset.mdColorScheme") == "slate"
     assert complaints == []
