@@ -16,6 +16,16 @@ TINY_GAN = ["--batch-size", "4", "--image-size", "16", *sets(generator_width=2, 
 QUICK_REPORT = ["--inception-weights", "off", *sets(kid_subsets=2, kid_subset_size=4, two_sample="false")]
 
 
+class Unreported:
+    """What stands for the report of an ablation, which takes longer than its trials."""
+
+    def to_json(self) -> dict[str, object]:
+        return {}
+
+    def describe(self) -> str:
+        return ""
+
+
 def words(text: str) -> set[str]:
     """The names of files or options that a text holds."""
     return set(text.split())

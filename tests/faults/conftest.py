@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from commands import Unreported
 from fault import ABLATE, GAN, SYNTHESIZE, TRAIN
 
 
@@ -14,16 +15,6 @@ def made(command: str, root: Path, **places: Path) -> Path:
     result = CliRunner().invoke(importlib.import_module(f"{program}.cli").main, words)
     assert result.exit_code == 0, result.output + repr(result.exception)
     return root / "run"
-
-
-class Unreported:
-    """What stands for the result of an ablation."""
-
-    def to_json(self) -> dict[str, object]:
-        return {}
-
-    def describe(self) -> str:
-        return ""
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from commands import refused, words
+from commands import Unreported, refused, words
 from PIL import Image
 
 from balancer.core.sealed import load_tensors, read_json, save_tensors
@@ -22,16 +22,6 @@ from classifier.explain.checks import UNCHECKED
 from classifier.explain.methods import METHODS
 
 Command = Callable[..., Result]
-
-
-class Unreported:
-    """What stands for the report of an ablation, which takes longer than its trials."""
-
-    def to_json(self) -> dict[str, object]:
-        return {}
-
-    def describe(self) -> str:
-        return ""
 
 
 @pytest.fixture(scope="module")
