@@ -271,7 +271,7 @@ def prepare_ablation(config: AblateConfig, workers: Workers, dry: bool = False) 
         config,
         workers.describe(),
         study.data.describe(),
-        lambda: estimate_seconds(study, workers.local_device) / parallel,
+        lambda: estimate_seconds(study, workers.local_device) / parallel + ablation.report_seconds(study),
         work,
         if_finished="rewrite",
         tracked_files=(*REPORT_FILES, CARD, "audit/audit.html", "synthetic/*.html"),

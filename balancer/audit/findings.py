@@ -44,7 +44,7 @@ from balancer.reporting.numbers import plural, short
 Array = np.ndarray
 CLOSEST = 8  # pairs below the threshold that are shown all the same
 IMAGE_LEVEL = 0.2  # share that a split at image level would take for validation, to show what it leaks
-SECONDS, SECONDS_A_FILE = 15.0, 0.005  # rough, on one core of the reference machine
+SECONDS, SECONDS_A_FILE = 11.0, 0.003  # rough, on one core of the reference machine
 
 
 FOLD_SIDES = {  # names and folds of two sides that must share nothing

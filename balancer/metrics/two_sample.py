@@ -148,8 +148,8 @@ def pixel_two_sample(
 
 
 def estimate_pixel_seconds(side: int) -> float:
-    """Return a rough time of :func:`pixel_two_sample` on two cores; above 128 px, batches shrink as images grow."""
-    return 15 * (min(side, FULL_BATCH_SIDE) / 64) ** 2
+    """Return a rough time of :func:`pixel_two_sample` on one core; above 128 px, batches shrink as images grow."""
+    return 26 * (min(side, FULL_BATCH_SIDE) / 64) ** 2
 
 
 def interpretation(result: TwoSample, control: TwoSample | None = None) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from balancer.audit.findings import audit, leaks_beyond_copies, strongest_shortcut
+from balancer.audit.findings import estimate_seconds as auditing_seconds
 from balancer.audit.report import read_audit, write_audit
 from balancer.audit.results import Audit
 from balancer.core.config import flatten
@@ -18,6 +19,7 @@ from balancer.core.marker import MARKER, check_stated
 from balancer.core.run import RunDir
 from balancer.core.sealed import DamagedFile, read_with_sum, write_json
 from balancer.core.signals import deferred_signals
+from balancer.core.speed import slowness
 from balancer.core.tracking import TrackedTrial
 from balancer.metrics.resampling import patient_weights
 from balancer.reporting.document import Link
@@ -35,6 +37,7 @@ from classifier.training.checkpoint import CHECKPOINT
 
 log = logging.getLogger("balancer")
 # Settings of a trial that trackers keep; the others are those of the run.
+SECONDS = 6.0  # of an estimate: the report, on one core of the reference machine
 TRACKED = ("regime", "trial_seed", "synthetic_set", "dose", "n_train", "added", "steps", "recipe_hash", "code_hash")
 
 
@@ -165,6 +168,11 @@ def write_ablation(results: StudyResults, study: Study, run: RunDir, findings: A
     report.write_outputs(results, analysis, data, run.path, note, notes, study.synthetic, links)
     write_model_card(run.path, facts_of(run.path, study.config, results, Kinds.of(data), notes, sources, analysis))
     return result
+
+
+def report_seconds(study: Study) -> float:
+    """Return the rough time of the audit beside an ablation and of the report."""
+    return auditing_seconds(study.data) + SECONDS * slowness()
 
 
 def write_data_audit(study: Study, run: RunDir) -> Audit:
