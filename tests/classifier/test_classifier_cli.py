@@ -97,14 +97,14 @@ def test_who_runs_the_trials_is_no_setting(
     options = (*small_args, "--dry-run", "--json", "--regimes", "baseline")
     one, four = (json.loads(classifier("ablate", *options, "--jobs", n).stdout) for n in (1, 4))
     assert one["config"] == four["config"]
-    assert (one["estimated_seconds"], four["estimated_seconds"]) == (120, 30)
+    assert (one["estimated_seconds"], four["estimated_seconds"]) == pytest.approx((120, 30), abs=5)
     assert four["device"].endswith(", 4 jobs")
     assert "unknown setting 'jobs'" in classifier("ablate", *options, "--set", "jobs=2").stderr
     assert classifier("train", *small_args, "--jobs", "2").exit_code == 2
     for count in ("0", "-1", "many"):
         assert classifier("ablate", *options, "--jobs", count).exit_code == 2
     monkeypatch.setenv("CLASSIFIER_ABLATE_JOBS", "4")
-    assert json.loads(classifier("ablate", *options).stdout)["estimated_seconds"] == 30
+    assert json.loads(classifier("ablate", *options).stdout)["estimated_seconds"] == pytest.approx(30, abs=5)
 
 
 def test_train_takes_one_synthetic_set(

@@ -570,8 +570,8 @@ def test_a_space_brings_its_settings_and_a_default_said_aloud_is_no_conflict(
     assert [grid[k] for k in asked] == ["s2_cnn", "adam", 1e-3, 0.0, "constant", 0.0, "unit", 32]
     assert dry("--space", "s2_grid", "--set", "lr=0.0005")["config"]["lr"] == 0.0005
     wide = ("--set", "lr=0.001", "--trials", 4, "--seeds", 3)
-    assert dry(*wide, "--jobs", 2)["estimated_seconds"] == 4 * 3 * 120 / 2
-    assert dry(*wide, "--timeout", 90)["estimated_seconds"] == 90
+    assert dry(*wide, "--jobs", 2)["estimated_seconds"] == pytest.approx(4 * 3 * 120 / 2, abs=5)
+    assert dry(*wide, "--timeout", 90)["estimated_seconds"] == pytest.approx(90, abs=5)
 
 
 def test_without_optuna_the_extra_is_named(
