@@ -55,6 +55,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/classifier_speed.py
 	$(BIN)/python benchmarks/threads.py
 	$(BIN)/python benchmarks/serve.py
+	$(BIN)/python benchmarks/dry_runs.py
 
 # 200 short runs, every fifth killed: nothing may be left behind. Some twenty minutes.
 soak: $(READY)

@@ -42,8 +42,12 @@ def estimate_seconds(study: Study, device: torch.device, budget: float = BUDGET)
     at_the_end = len(test) + sum(len(novelty.sample(data.indices(fold))) for fold in ("train", "val"))
     seen = len(val) + (trainer.BN_IMAGES if config.bn_statistics == "reestimated" else 0)  # images a validation
     a_step: dict[tuple[bool, Trainable], float] = {}
-    total = 0.0
+    a_trial: dict[tuple[str, int | None, float | None], float] = {}  # seeds take equally long
     for trial in study.trials:
+        arm = trial.regime.name, trial.synthetic_set, trial.dose
+        if arm in a_trial:
+            continue
+        seconds = 0.0
         train = study.training_set(trial)
         images = at_the_end
         for stage in trainer.stages(config, train):
@@ -53,11 +57,13 @@ def estimate_seconds(study: Study, device: torch.device, budget: float = BUDGET)
             kind = trial.regime.augment, stage.trainable
             if kind not in a_step:
                 fold = data.images[val[:1]], data.labels[val[:1]]
-                a_step[kind] = _seconds_a_step(fresh, stage.trainable, trial.regime, train, fold, device, an_image)
-            total += a_step[kind] * stage.steps
+                a_step[kind] = _seconds_a_step(
+                    fresh, stage.trainable, trial.regime, train, fold, device, an_image, budget / 4
+                )
+            seconds += a_step[kind] * stage.steps
             images += stage.evaluations * seen
-        total += an_image * images
-    return total
+        a_trial[arm] = seconds + an_image * images
+    return sum(a_trial[trial.regime.name, trial.synthetic_set, trial.dose] for trial in study.trials)
 
 
 def _seconds_an_image(config: ClassifierConfig, images: np.ndarray, device: torch.device, budget: float) -> float:
@@ -74,7 +80,7 @@ def _seconds_a_step(
     val_set: tuple[np.ndarray, np.ndarray],
     device: torch.device,
     an_image: float,
-    budget: float = BUDGET / 4,
+    budget: float,
 ) -> float:
     """Return the time of a step, the median of a few; a slow network is tried on a part of the batch.
 

@@ -1,0 +1,78 @@
+"""How long the trials of a study take, from the times of an image and of a step that are set here."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from balancer.core.settings import AblateConfig, DataConfig, StageConfig
+from classifier.experiments import estimates
+from classifier.experiments.estimates import estimate_seconds
+from classifier.experiments.study import Study, open_study
+
+CPU = torch.device("cpu")
+AN_IMAGE, A_STEP = 1.0, 1000.0
+
+
+def study(template: Path, **settings: Any) -> Study:
+    small = {"steps": 6, "batch_size": 8, "evaluations": 3, "bn_statistics": "running", "seeds": 1}
+    config = {**small, "regimes": ("baseline",), **settings}
+    return open_study(AblateConfig(data=DataConfig(path=str(template), image_size=16), **config))
+
+
+@pytest.fixture
+def speeds(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, bool]]:
+    """What a step was tried for: the layers that learn, and whether images are augmented."""
+    tried: list[tuple[object, bool]] = []
+
+    def a_step(_config: object, trainable: object, regime: Any, *_: object) -> float:
+        tried.append((trainable, regime.augment))
+        return A_STEP
+
+    monkeypatch.setattr(estimates, "_seconds_an_image", lambda *_: AN_IMAGE)
+    monkeypatch.setattr(estimates, "_seconds_a_step", a_step)
+    return tried
+
+
+def test_steps_and_predictions_are_counted(template: Path, speeds: list[tuple[object, bool]]) -> None:
+    opened = study(template)
+    train, val, test = (len(opened.data.indices(fold)) for fold in ("train", "val", "test"))
+    # Three validations; then the test fold, and both other folds for the reference of unlike images.
+    one = 6 * A_STEP + (3 * val + test + train + val) * AN_IMAGE
+    assert estimate_seconds(opened, CPU) == one
+    assert estimate_seconds(study(template, seeds=3, regimes=("baseline", "augment")), CPU) == 6 * one
+    assert speeds == [("all", False), ("all", False), ("all", True)], "seeds are not tried again"
+
+
+def test_a_stage_on_cached_features_costs_its_features(template: Path, speeds: list[tuple[object, bool]]) -> None:
+    stages = (StageConfig(trainable="head", steps=100), StageConfig(trainable="all", steps=2))
+    opened = study(template, model="resnet18", stages=stages)
+    train, val, test = (len(opened.data.indices(fold)) for fold in ("train", "val", "test"))
+    images = (train + val) + 3 * val + (test + train + val)
+    assert estimate_seconds(opened, CPU) == 2 * A_STEP + images * AN_IMAGE
+    assert speeds == [("all", False)]
+
+
+def test_a_slow_network_is_tried_on_a_part_of_the_batch(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of the step is that of the batch all the same."""
+    opened, batches = study(template), []
+    train = opened.training_set(opened.trials[0])
+    val = opened.data.indices("val")[:1]
+    fold = opened.data.images[val], opened.data.labels[val]
+    clock = iter(range(100))
+    monkeypatch.setattr("classifier.experiments.estimates.time.perf_counter", lambda: next(clock))
+
+    def fit(config: Any, *arguments: Any) -> None:
+        batches.append(config.batch_size)
+        for _ in range(config.steps):
+            if arguments[-1]() is not None:
+                break
+
+    monkeypatch.setattr(estimates.trainer, "train", fit)
+    times = [
+        estimates._seconds_a_step(opened.config, "all", opened.regimes[0], train, fold, CPU, an_image, 0.5)
+        for an_image in (1e-6, 1e6)
+    ]
+    assert batches == [8, 2]
+    assert times == [1, 4]
