@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,16 +27,18 @@ from balancer.data.manifest import MANIFEST, MANIFEST_COLUMNS
 from balancer.gan.checkpoint import finished_settings, read_best
 from balancer.gan.monitor import CHUNK, generate
 from balancer.gan.networks import make_generator
-from balancer.gan.snapshot import read_history
+from balancer.gan.snapshot import Snapshot, read_history
 from balancer.gan.step import sample_z
 from balancer.metrics.features import inception_weights
+from balancer.metrics.trend import Trend, last_third
 from balancer.quality import figures
 from balancer.quality.assess import assess, report_seconds
 from balancer.quality.datasheet import write_datasheet
 from balancer.quality.report import Report, closest_pairs, provenance, publish
 from balancer.quality.sides import ImageSet
-from balancer.reporting.document import csv_text
+from balancer.reporting.document import Link, csv_text
 from balancer.reporting.grids import png_bytes, to_uint8
+from balancer.reporting.links import link_to, run_on_same_data
 
 log = logging.getLogger("balancer")
 Array = np.ndarray
@@ -153,7 +155,8 @@ def synthesize(config: SynthesizeConfig, source: Source, run: RunDir, device: to
     coding = dataset_coding(data, source.label)
     shown = coding.of(fake) if coding.is_seen else fake
     quality = assess(config, train, val, shown, device, test=test)
-    history = [snapshot.to_json() for snapshot in read_history(source.run / "metrics.jsonl").snapshots]
+    snapshots = read_history(source.run / "metrics.jsonl").snapshots
+    history = [snapshot.to_json() for snapshot in snapshots]
     titles = f"Synthetic {cls}", f"{'Drawn' if data.is_phantom else 'Real'} {cls} (training fold)"
     drawn = figures.of_quality(quality, train.images, shown)
     drawn["grid"] = figures.beside(fake, train.images, titles, config.seed)
@@ -182,10 +185,28 @@ def synthesize(config: SynthesizeConfig, source: Source, run: RunDir, device: to
             "gan_config": source.config.model_dump(mode="json"),
             "gan_history": history,
         },
+        trend=kid_trend(snapshots),
+        links=links(run, source),
     )
     report = publish(run, report, drawn)
     write_datasheet(run.path, report, data, source.label, digest((run / MANIFEST).read_bytes()))
     return report
+
+
+def kid_trend(snapshots: Sequence[Snapshot]) -> Trend | None:
+    """Return how KID moved over the last third of a training; None if KID was not measured."""
+    measured = [(snapshot.step, snapshot.quality) for snapshot in snapshots if snapshot.quality]
+    if not measured:
+        return None
+    steps, figures = zip(*measured, strict=True)
+    return last_third(steps, [quality.kid for quality in figures], figures[-1].kid_real_baseline)
+
+
+def links(run: RunDir, source: Source) -> list[Link]:
+    """Return links to the GAN run, and to an audit of the same data, where these lie in the same folder of runs."""
+    audited = run_on_same_data("audit", source.data.fingerprint, run.path)
+    audit_page = link_to("audit of the data", audited / "audit.html", run.path) if audited else []
+    return [*link_to(f"GAN run `{source.run.name}`", source.run, run.path), *audit_page]
 
 
 def image_set(data: Dataset, fold: str, label: int, name: str) -> ImageSet:

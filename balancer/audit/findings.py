@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import norm
@@ -52,6 +53,29 @@ FOLD_SIDES = {  # names and folds of two sides that must share nothing
     Sides("train", "validation"): (("train",), ("val",)),
 }
 SPLIT_SIDES = {Sides(a, b): ((a,), (b,)) for a, b in (("train", "test"), ("train", "val"), ("val", "test"))}
+
+
+@dataclass(frozen=True)
+class Separation:
+    """How well the classes can be told without the lungs: AUROCs on the larger side, None where chance does as much.
+
+    Attributes:
+        measured: any property varies, or all together could be tested.
+        together: of all properties, by a logistic regression.
+        alone: of the strongest property, called ``words``.
+    """
+
+    measured: bool
+    together: float | None
+    alone: float | None
+    words: str
+
+    @property
+    def strongest(self) -> float | None:
+        """Return the larger AUROC; None if nothing separates the classes."""
+        return max((v for v in (self.together, self.alone) if v is not None), default=None)
+
+
 Folds = tuple[tuple[str, ...], tuple[str, ...]]
 
 
@@ -137,11 +161,8 @@ def open_questions(audit: Audit) -> list[str]:
     return questions
 
 
-def strongest_shortcut(audit: Audit) -> str | None:
-    """Return how well the classes can be told without the lungs, for a reader of a classifier's figures.
-
-    The figures are of the working images, which are all that a classifier sees. None if nothing separates the classes.
-    """
+def separation(audit: Audit) -> Separation:
+    """Return how well properties of the working images, which are all that a classifier sees, separate the classes."""
     result = audit.shortcuts
     alone = [(row, row.working if result.from_files else row.classes) for row in result.properties]
     tested = [(row.words, interval) for row, interval in alone if interval]
@@ -150,12 +171,24 @@ def strongest_shortcut(audit: Audit) -> str | None:
     together = result.together_working
     if together is None or not (together.low or 0.0) > 0.5:
         together = None
-    if not beyond and together is None:
+    words, best = max(beyond, key=lambda entry: entry[1], default=("", None))
+    measured = bool(tested) or result.together_working is not None
+    return Separation(measured, together.auroc if together else None, best, words)
+
+
+def strongest_shortcut(audit: Audit) -> str | None:
+    """Return how well the classes can be told without the lungs, for a reader of a classifier's figures.
+
+    None if nothing separates the classes.
+    """
+    s = separation(audit)
+    if s.strongest is None:
         return None
-    words, best = max(beyond, key=lambda entry: entry[1], default=("", 0.0))
-    sentence = f"The classes can be told without a look at the lungs, on the {result.image_size} px images of train: "
-    parts = [f"AUROC {short(together.auroc)} from sharpness, brightness, contrast and border"] if together else []
-    parts += [f"{'the strongest alone is' if together else 'from'} {words}, {short(best)}"] if beyond else []
+    size = audit.shortcuts.image_size
+    sentence = f"The classes can be told without a look at the lungs, on the {size} px images of train: "
+    joint = s.together is not None
+    parts = [f"AUROC {short(s.together)} from sharpness, brightness, contrast and border"] if joint else []
+    parts += [f"{'the strongest alone is' if joint else 'from'} {s.words}, {short(s.alone)}"] if s.words else []
     return sentence + "; ".join(parts) + ". A network can use this."
 
 

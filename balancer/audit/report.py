@@ -8,6 +8,7 @@ from pathlib import Path
 
 from balancer.audit import figures as audit_figures
 from balancer.audit.findings import caveats, leaks, open_questions
+from balancer.audit.grade import DOCS, grade
 from balancer.audit.properties import measure
 from balancer.audit.results import (
     Audit,
@@ -28,9 +29,11 @@ from balancer.data.dataset import PHANTOM_NOTICE, Dataset
 from balancer.data.folder import CLASSES
 from balancer.metrics.resampling import AurocInterval
 from balancer.reporting.document import Document, Figure, Section, Table
+from balancer.reporting.links import documentation
 from balancer.reporting.numbers import DASH, percent, plural, short, with_interval
 from balancer.reporting.pages import write_document
 
+FOLLOWING = ("leaks", "caveats", "grade")  # keys of audit.json that follow from the others
 LISTED = 10  # groups and pairs that are named; audit.json has all
 FIGURES = {  # name: how to read it, what it shows
     "closest": (
@@ -80,7 +83,7 @@ def write_audit(folder: Path, data: Dataset, config: Settings, audit: Audit) -> 
 
 def to_json(audit: Audit) -> JsonObject:
     """Return the content of audit.json: what follows from the audit, leaks first, and all of it."""
-    return {"leaks": leaks(audit), "caveats": caveats(audit), **asdict(audit)}
+    return {"leaks": leaks(audit), "caveats": caveats(audit), "grade": grade(audit).to_json(), **asdict(audit)}
 
 
 def read_audit(folder: Path) -> Audit:
@@ -94,7 +97,7 @@ def read_audit(folder: Path) -> Audit:
         content = read_json(file)
     except OSError as error:
         raise DamagedFile(file, str(error.strerror)) from error
-    return parse(Audit, {key: value for key, value in content.items() if key not in ("leaks", "caveats")}, file)
+    return parse(Audit, {key: value for key, value in content.items() if key not in FOLLOWING}, file)
 
 
 def draw(data: Dataset, audit: Audit) -> dict[str, bytes]:
@@ -120,8 +123,8 @@ def verdict(audit: Audit) -> str:
 
 
 def summary(audit: Audit) -> str:
-    """Return the verdict and the caveats, for the terminal."""
-    return "\n".join([verdict(audit), *(f"  - {caveat}" for caveat in caveats(audit))])
+    """Return grade, verdict and caveats, for the terminal."""
+    return "\n".join([f"{grade(audit).words} {verdict(audit)}", *(f"  - {caveat}" for caveat in caveats(audit))])
 
 
 def as_document(audit: Audit, config: Settings, shown: set[str]) -> Document:
@@ -131,6 +134,7 @@ def as_document(audit: Audit, config: Settings, shown: set[str]) -> Document:
     hashes = f"fingerprint `{audit.data['fingerprint']}`, split `{audit.data['split_hash']}`"
     unit = "patient" if audit.patients.named else "image"
     sections = [
+        grade(audit).section(DOCS),
         Section("What to know before using any figure", bullets=caveats(audit)),
         _counts(audit),
         _patients(audit.patients),
@@ -146,6 +150,9 @@ def as_document(audit: Audit, config: Settings, shown: set[str]) -> Document:
         f"Audit of {audit.data['source']}",
         [note for note in audit.data["notes"] if note == PHANTOM_NOTICE],
         verdict(audit),
+        grade(audit).advice,
+        grade=grade(audit).words,
+        links=documentation("ablation"),
         sections=[section for section in sections if not section.is_empty],
         alarm=bool(leaks(audit)),
     )

@@ -200,29 +200,11 @@ def load_dataset(
 def _load(config: DataConfig, require: Sequence[str], ranges: Ranges | None, decode: bool) -> Dataset:
     notes: list[str] = []
     path = config.path or PHANTOM
-    if printable(path) != path:
-        raise BalancerError(f"data {printable(path)} has a name that is not plain UTF-8; rename the folder")
-    is_archive = Path(path).suffix.lower() == ".npz"
-    if path == PHANTOM:
-        log.warning(PHANTOM_NOTICE)
-        notes.append(PHANTOM_NOTICE)
-    if is_archive:
-        records, decoded, left_out = _from_npz(Path(path), config, notes, ranges, decode)
-    else:
-        records, decoded, left_out = _from_folder(path, config, ranges, decode)
-    if not decoded.positions:
-        raise BalancerError(
-            f"none of the {len(records)} files of {path} can be read ({decoded.bad[0][1]}); check --data"
-        )
-    records = [records[i] for i in decoded.positions]
-    if config.task == "multiclass":
-        records = multiclass_records(records)
-    for name, reason in decoded.bad:
-        log.warning("left out: %s cannot be read (%s)", name, reason)
+    records, decoded, left_out = _readable(path, config, notes, ranges, decode)
     groups = merge_groups([r.patient for r in records], decoded.digests)
     facts = [*left_out_note(left_out), *unreadable_note(decoded.bad), *decoded.notes, *patients_note(records)]
     notes += facts
-    folds = _folds(records, groups, config, is_archive, notes)
+    folds = _folds(records, groups, config, _is_archive(path), notes)
     copies = copies_note(records, folds, decoded.digests)
     notes += copies
     for note in (*facts, *copies):
@@ -256,6 +238,39 @@ def _load(config: DataConfig, require: Sequence[str], ranges: Ranges | None, dec
         data.split_hash,
     )
     return data
+
+
+def _is_archive(path: str) -> bool:
+    return Path(path).suffix.lower() == ".npz"
+
+
+def _readable(
+    path: str, config: DataConfig, notes: list[str], ranges: Ranges | None, decode: bool
+) -> tuple[list[Record], cache.Decoded, list[LeftOut]]:
+    """Return the records of the images that can be read, these images, and what was left out of a folder.
+
+    Raises:
+        BalancerError: the name of the data is no text, or no image can be read.
+    """
+    if printable(path) != path:
+        raise BalancerError(f"data {printable(path)} has a name that is not plain UTF-8; rename the folder")
+    if path == PHANTOM:
+        log.warning(PHANTOM_NOTICE)
+        notes.append(PHANTOM_NOTICE)
+    if _is_archive(path):
+        records, decoded, left_out = _from_npz(Path(path), config, notes, ranges, decode)
+    else:
+        records, decoded, left_out = _from_folder(path, config, ranges, decode)
+    if not decoded.positions:
+        raise BalancerError(
+            f"none of the {len(records)} files of {path} can be read ({decoded.bad[0][1]}); check --data"
+        )
+    records = [records[i] for i in decoded.positions]
+    if config.task == "multiclass":
+        records = multiclass_records(records)
+    for name, reason in decoded.bad:
+        log.warning("left out: %s cannot be read (%s)", name, reason)
+    return records, decoded, left_out
 
 
 def refuse_cache_inside(folder: Path) -> None:

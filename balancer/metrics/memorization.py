@@ -133,8 +133,7 @@ def memorization(
         pairs: number of closest pairs to return.
 
     Raises:
-        BalancerError: If images are not uint8 of one size or too few, if a patient is on both sides, or if half the
-            training patients look alike.
+        BalancerError: If images are not uint8 of one size, too few, share a patient, or half of training look alike.
     """
     _check({"training": train, "synthetic": fake} | ({} if held_out is None else {"held-out": held_out}))
     patients, each_fake = _patients(train, train_groups, "training"), np.arange(len(fake))
@@ -142,46 +141,73 @@ def memorization(
     to_train, within = _nearest(fake_prints, train_prints), _nearest(fake_prints, fake_prints, (each_fake, each_fake))
     unit = "image" if train_groups is None else sampling_unit(map(str, train_groups))
     apart = _nearest(train_prints.at(first), train_prints, (patients[first], patients))
-    others = apart.distance
-    if held_out is None:
-        baseline, membership_auroc, membership_p, shift_p = others, None, None, None
-    else:
-        _check_apart(train_groups, held_groups)
-        held_prints = _prints(held_out[_first_of_each(_patients(held_out, held_groups, "held-out"))])
+    baseline, held = apart.distance, _HeldOut()
+    if held_out is not None:
+        held_prints = _held_prints(held_out, train_groups, held_groups)
         baseline = _nearest(held_prints, train_prints).distance
-        shift_p = _nearer(others, baseline)[1]
-        # from the patients' side: training and held-out patients face the same synthetic images
-        membership_auroc, membership_p = _nearer(to_train.back[first], _nearest(fake_prints, held_prints).back)
-    thresholds, exact = _thresholds(others, unit), identical(fake, train)
-    near = _is_near(to_train, thresholds) & ~exact
-    nearer_probability, nearer_p = _nearer(to_train.distance, baseline)
+        membership = _membership(to_train.back[first], fake_prints, held_prints)
+        held = _HeldOut(len(held_out), "held-out", *membership, _nearer(apart.distance, baseline)[1])
+    thresholds, nearer = _thresholds(apart.distance, unit), _nearer(to_train.distance, baseline)
+    exact, near = identical(fake, train), _is_near(to_train, thresholds)
+    counts = Counts(int(exact.sum()), int((near & ~exact).sum()), len(fake), len(first), unit)
     few = min(len(fake), len(baseline)) < FEWEST
-    counts = Counts(int(exact.sum()), int(near.sum()), len(fake), len(others), unit)
-    status, verdict = judge(counts, nearer_p, membership_p, shift_p, few)
+    status, verdict = judge(counts, nearer[1], held.membership_p, held.shift_p, few)
     return Memorization(
+        **held._asdict(),
         n_train=len(train),
-        n_held_out=0 if held_out is None else len(held_out),
         n_fake=len(fake),
-        baseline="training" if held_out is None else "held-out",
         n_baseline=len(baseline),
         exact_copies=counts.exact,
         near_copies=counts.near,
         near_threshold=thresholds[0],
-        nearer_probability=nearer_probability,
-        nearer_p=nearer_p,
+        nearer_probability=nearer[0],
+        nearer_p=nearer[1],
         median_fake=float(np.median(to_train.distance)),
         median_baseline=float(np.median(baseline)),
-        membership_auroc=membership_auroc,
-        membership_p=membership_p,
-        shift_p=shift_p,
-        train_patients=len(others) if unit == "patient" else None,
-        train_units=len(others),
-        train_duplicates=int(_is_near(apart, thresholds).sum()),
         duplicates_within=int(_is_near(within, thresholds).sum()),
+        train_duplicates=int(_is_near(apart, thresholds).sum()),
+        train_units=counts.units,
+        train_patients=counts.units if unit == "patient" else None,
         closest=_closest(to_train, pairs),
         status=status,
         verdict=verdict,
     )
+
+
+class _HeldOut(NamedTuple):
+    """What held-out images tell: fields of :class:`Memorization`."""
+
+    n_held_out: int = 0
+    baseline: Literal["held-out", "training"] = "training"
+    membership_auroc: float | None = None
+    membership_p: float | None = None
+    shift_p: float | None = None
+
+
+def _duplicates(within: _Nearest, apart: _Nearest, thresholds: tuple[float, float], unit: str) -> dict[str, int | None]:
+    """Return how many synthetic images repeat another, and how many training patients do: fields of Memorization."""
+    units = len(apart.distance)
+    return {
+        "duplicates_within": int(_is_near(within, thresholds).sum()),
+        "train_duplicates": int(_is_near(apart, thresholds).sum()),
+        "train_units": units,
+        "train_patients": units if unit == "patient" else None,
+    }
+
+
+def _held_prints(held_out: Array, train_groups: Sequence[str] | None, held_groups: Sequence[str] | None) -> _Prints:
+    """Return the print of each held-out patient's first image."""
+    _check_apart(train_groups, held_groups)
+    return _prints(held_out[_first_of_each(_patients(held_out, held_groups, "held-out"))])
+
+
+def _membership(seen: Array, fake: _Prints, held_out: _Prints) -> tuple[float, float]:
+    """Return P(a training patient is nearer to the synthetic images than a held-out one) and its p-value.
+
+    The test is from the patients' side: training and held-out patients face the same synthetic images. ``seen`` are the
+    distances of training patients.
+    """
+    return _nearer(seen, _nearest(fake, held_out).back)
 
 
 def perceptual_hash(images: Array, side: int = 8) -> Array:

@@ -166,7 +166,13 @@ def interpretation(result: TwoSample, control: TwoSample | None = None) -> str:
         if result.high < 0.5:
             beside = ", less than a coin, as where images of one side are copies of the other's"
         if control and result.low > 0.5:
-            beside = f", and in {percent(control.auroc)} {bounds(control.low, control.high, 2)} with two real sets"
+            scatter = f" {bounds(control.low, control.high, 2)}" if control.low < control.high else ""
+            beside = f", and in {percent(control.auroc)}{scatter} with two real sets"
+            if control.low > 0.5:
+                return (
+                    f"a classifier ({result.classifier}) tells the images from real ones in {share}{beside}: what parts"
+                    f" real sets may part these sides ({sizes})"
+                )
         return (
             f"a classifier ({result.classifier}) is not shown to tell them apart at this n ({sizes}): {share}{beside}"
         )

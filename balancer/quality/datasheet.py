@@ -1,6 +1,6 @@
 """The datasheet of a synthesis (Gebru et al. 2021, doi:10.1145/3458723): what the images are, and what they are for.
 
-The datasheet says no more than the report on the images: its verdict and figures are those of the report.
+The datasheet says no more than the report on the images: its grade, verdict and figures are those of the report.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from balancer.core.files import write_text
 from balancer.data.dataset import PHANTOM_NOTICE, Dataset
 from balancer.data.folder import KIND_WORDS, count_units
 from balancer.data.manifest import MANIFEST
+from balancer.quality.grade import DOCS, grade
 from balancer.quality.interpretation import verdict
 from balancer.quality.report import CAVEATS, Report, findings_section
 from balancer.reporting.document import Document, Section, Table, to_markdown
@@ -52,6 +53,7 @@ def datasheet(report: Report, data: Dataset, label: int, manifest_hash: str) -> 
         _composition(report, data, label, manifest_hash),
         Section("How the images were made", [*report.about, *_kinds(data, label)]),
         Section("Preprocessing", [_preprocessing(data, label)]),
+        grade(report.quality).section(DOCS),
         findings_section(report.quality),
         Section("Uses", bullets=[*USES, *NOT_USES]),
         Section("Distribution", [_distribution(data)]),
@@ -63,7 +65,14 @@ def datasheet(report: Report, data: Dataset, label: int, manifest_hash: str) -> 
         Section("References", bullets=[REFERENCE]),
     ]
     shown = [section for section in sections if not section.is_empty]
-    return Document(f"Datasheet: {report.title}", [*top, RESEARCH_ONLY], verdict(report.quality), sections=shown)
+    return Document(
+        f"Datasheet: {report.title}",
+        [*top, RESEARCH_ONLY],
+        verdict(report.quality),
+        report.advice,
+        shown,
+        grade=grade(report.quality).words,
+    )
 
 
 def _motivation(data: Dataset, label: int) -> str:

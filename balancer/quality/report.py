@@ -16,9 +16,12 @@ from balancer.core.sealed import write_json
 from balancer.core.settings import Settings
 from balancer.metrics.manifold import NEIGHBOURS, Manifold
 from balancer.metrics.memorization import PAIRS, Memorization
+from balancer.metrics.trend import Trend
+from balancer.quality.grade import DOCS, grade, training_advice
 from balancer.quality.interpretation import interpret, verdict
 from balancer.quality.results import DistanceRow, QualityReport, ShiftRow, SpectrumComparison, TwoSampleRow
-from balancer.reporting.document import Document, Figure, Section, Table
+from balancer.reporting.document import Document, Figure, Link, Section, Table, part_notes
+from balancer.reporting.links import documentation
 from balancer.reporting.numbers import (
     decibels,
     fixed,
@@ -94,6 +97,8 @@ class Report:
         made: how to make the report again, by heading.
         generator: facts on the generator by key, empty where it is not known.
         figures: names of the pictures beside the report.
+        trend: how KID moved at the end of training; None where the training is not known.
+        links: pages of the runs that the images came from.
     """
 
     title: str
@@ -107,23 +112,34 @@ class Report:
     made: dict[str, str]
     generator: JsonObject = field(default_factory=dict)
     figures: list[str] = field(default_factory=list)
+    trend: Trend | None = None
+    links: list[Link] = field(default_factory=list)
+
+    @property
+    def advice(self) -> list[str]:
+        """Return what to do next: for the images, then for the training."""
+        return [*grade(self.quality).advice, *training_advice(self.trend)]
 
     def to_json(self) -> JsonObject:
         """Return the content of report.json, the generator's facts at its top level."""
-        facts = asdict(self)
+        facts = asdict(replace(self, links=[]))
+        del facts["links"]  # these stand on the page alone
         quality = facts["quality"] | {
             "interpretation": [asdict(finding) for finding in interpret(self.quality)],
             "verdict": verdict(self.quality),
+            "grade": {**grade(self.quality).to_json(), "advice": self.advice},
         }
         return facts | facts.pop("generator") | {"quality": quality}
 
     def describe(self) -> str:
-        """Return the verdict and a line per finding, for the terminal."""
+        """Return grade, verdict and advice, then a line per finding, for the terminal."""
         findings = [
             f"  {f.metric}: {f.figure} ({BASELINE} {f.real_baseline}; n = {f.n_real}, {f.n_fake}). {f.interpretation}"
             for f in interpret(self.quality)
         ]
-        return "\n".join([self.title, verdict(self.quality), *findings, *self.quality.notes])
+        advice = [f"  - {sentence}" for sentence in self.advice]
+        answer = [grade(self.quality).words, verdict(self.quality), *advice]
+        return "\n".join([self.title, *answer, *findings, *self.quality.notes])
 
 
 def provenance(run: RunDir, config: Settings, device: torch.device, took: dict[str, float]) -> dict[str, str]:
@@ -161,8 +177,10 @@ def publish(run: RunDir, report: Report, figures: Mapping[str, bytes]) -> Report
 def as_document(report: Report) -> Document:
     """Return the report as it is shown; sections with no content are left out."""
     quality = report.quality
+    warnings, caveats = part_notes(report.data["notes"])
     figures = {name: Figure(name, *FIGURES[name]) for name in report.figures}
     sections = [
+        grade(quality).section(DOCS),
         findings_section(quality),
         Section("Synthetic beside real", figure=figures.get("grid")),
         _copies(quality.memorization, quality.unit, report.closest, figures.get("closest")),
@@ -179,9 +197,14 @@ def as_document(report: Report) -> Document:
     ]
     return Document(
         report.title,
-        report.data["notes"],
+        warnings,
         verdict(quality),
+        report.advice,
+        grade=grade(quality).words,
+        caveats=caveats,
         introduction=report.about,
+        links=[*report.links, *documentation("gan")],
+        alarm=grade(quality).is_unfit,
         sections=[section for section in sections if section and not section.is_empty],
     )
 

@@ -13,6 +13,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+PHANTOM = "PHANTOM"  # how the notice begins that the images are drawings
+
 
 @dataclass(frozen=True)
 class Table:
@@ -96,7 +98,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Link:
-    """A page beside the document: what stands there, and its path relative to the document."""
+    """A page beside the document: what stands there, and its path; a page with an empty path is named alone."""
 
     text: str
     path: str
@@ -104,14 +106,17 @@ class Link:
 
 @dataclass(frozen=True)
 class Document:
-    """A report: what to know first, the verdict, its reasons, and the sections.
+    """A report: what the images are, the answer, what limits the answer, and the sections.
 
     Attributes:
-        warnings: shown first. The phantom notice, which begins with ``PHANTOM``, is shown largest.
-        headline: sentences that give the verdict's reasons, as a list.
-        links: pages beside the document, after the headline.
+        warnings: what no reader may miss, shown above the answer: drawings, research only. The phantom notice, which
+            begins with ``PHANTOM``, is shown largest.
+        headline: sentences that give the verdict's reasons, or what to do next, as a list.
+        links: pages beside the document, after the caveats.
         introduction: paragraphs between the links and the first section.
         alarm: show the verdict in red.
+        grade: a line before the verdict; empty where nothing is graded.
+        caveats: what limits the answer, shown below it.
     """
 
     title: str
@@ -122,14 +127,29 @@ class Document:
     introduction: list[str] = field(default_factory=list)
     alarm: bool = False
     links: list[Link] = field(default_factory=list)
+    grade: str = ""
+    caveats: list[str] = field(default_factory=list)
+
+    @property
+    def answer(self) -> str:
+        """Return grade and verdict as one paragraph."""
+        return f"{self.grade} {self.verdict}".strip()
+
+
+def part_notes(notes: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the notes that belong above the answer, which is the phantom notice, and the caveats below the answer."""
+    top = [note for note in notes if note.startswith(PHANTOM)]
+    return top, [note for note in notes if note not in top]
 
 
 def to_markdown(document: Document, picture_folder: str = "") -> str:
     """Return the document as Markdown, with pictures as PNG files in ``picture_folder``, relative to the document."""
-    blocks = [f"# {document.title}", *(f"> **{warning}**" for warning in document.warnings), f"**{document.verdict}**"]
+    blocks = [f"# {document.title}", *(f"> **{warning}**" for warning in document.warnings), f"**{document.answer}**"]
     blocks += _bullets(document.headline)
+    blocks += [f"> {caveat}" for caveat in document.caveats]
     if document.links:
-        blocks.append(f"Beside this page: {', '.join(f'[{link.text}]({link.path})' for link in document.links)}.")
+        links = (f"[{link.text}]({link.path})" if link.path else link.text for link in document.links)
+        blocks.append(f"Beside this page: {', '.join(links)}.")
     blocks += document.introduction
     for section in document.sections:
         blocks += [f"## {section.title}", *section.paragraphs]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from balancer.core.files import atomic_file, write_text
-from balancer.reporting.document import Document, to_markdown
+from balancer.reporting.document import PHANTOM, Document, to_markdown
 
 if TYPE_CHECKING:
     import jinja2
@@ -49,7 +49,7 @@ def to_html(document: Document, pictures: Mapping[str, bytes], files: Mapping[st
     environment.filters["inline"] = inline
     encoded = {name: base64.b64encode(png).decode() for name, png in pictures.items()}
     return environment.get_template("document.html").render(
-        document=document, pictures=encoded, files=files or {}, anchors=anchors(document)
+        document=document, pictures=encoded, files=files or {}, anchors=anchors(document), phantom=PHANTOM
     )
 
 
@@ -62,6 +62,12 @@ def anchors(document: Document) -> list[str]:
             name = f"{name}-{len(names)}"
         names.append(name)
     return names
+
+
+def without_links(page: str) -> str:
+    """Return a page without its links to files beside it, for a copy that lies elsewhere."""
+    page = re.sub(r'<p class="links">.*?</p>\n', "", page, flags=re.DOTALL)
+    return re.sub(r'<a href="[^#"][^"]*">[^<]*</a>\n?', "", page)
 
 
 def write_document(

@@ -13,7 +13,7 @@ from balancer.audit.findings import estimate_seconds as auditing_seconds
 from balancer.audit.report import read_audit, write_audit
 from balancer.audit.results import Audit
 from balancer.core.config import flatten
-from balancer.core.files import JsonObject, remove_other_kind, write_bytes
+from balancer.core.files import JsonObject, remove_other_kind, write_text
 from balancer.core.jsonl import append_jsonl
 from balancer.core.marker import MARKER, check_stated
 from balancer.core.run import RunDir
@@ -23,6 +23,8 @@ from balancer.core.speed import slowness
 from balancer.core.tracking import TrackedTrial
 from balancer.metrics.resampling import patient_weights
 from balancer.reporting.document import Link
+from balancer.reporting.links import link_to
+from balancer.reporting.pages import without_links
 from classifier.analysis.analyse import Analysis, analyse
 from classifier.analysis.reading import SPLIT, recover_trials
 from classifier.analysis.results import PREDICTIONS, RESULTS, StudyResults, TrialResult
@@ -166,7 +168,9 @@ def write_ablation(results: StudyResults, study: Study, run: RunDir, findings: A
         Link("model card", CARD),
     ]
     report.write_outputs(results, analysis, data, run.path, note, notes, study.synthetic, links)
-    write_model_card(run.path, facts_of(run.path, study.config, results, Kinds.of(data), notes, sources, analysis))
+    write_model_card(
+        run.path, facts_of(run.path, study.config, results, Kinds.of(data), notes, study.graded_sources, analysis)
+    )
     return result
 
 
@@ -194,16 +198,18 @@ def write_data_audit(study: Study, run: RunDir) -> Audit:
 def copy_synthesis_reports(study: Study, run: RunDir) -> list[Link]:
     """Copy the report of each synthetic set into the run, so that the page's links hold wherever the run goes.
 
-    A set without a report, such as one of another generator, has no link.
+    The copy has no links of its own, which would end nowhere. The run that it was copied from is linked as well where
+    it lies in the same folder of runs. A set without a report, such as one of another generator, has no link.
     """
     links = []
     for i, synthetic in enumerate(study.synthetic):
         copy, original = run / "synthetic" / f"set-{i}.html", synthetic.path / "report.html"
         if not copy.exists() and original.exists():
             copy.parent.mkdir(exist_ok=True)
-            write_bytes(copy, original.read_bytes())
+            write_text(copy, without_links(original.read_text(encoding="utf-8")))
         if copy.exists():
             links.append(Link(f"report on synthetic set {i}", f"synthetic/set-{i}.html"))
+        links += link_to(f"run of synthetic set {i}", original, run.path)
     return links
 
 
@@ -217,5 +223,5 @@ def train_one(study: Study, run: RunDir, device: torch.device) -> TrialResult:
     run.tracker.figures(tracked(trial, run.path).figures)
     results = StudyResults.of([trial], study.data.groups)
     kinds, notes = Kinds.of(study.data), study.data.notes
-    write_model_card(run.path, facts_of(run.path, study.config, results, kinds, notes, study.synthetic_sources))
+    write_model_card(run.path, facts_of(run.path, study.config, results, kinds, notes, study.graded_sources))
     return trial

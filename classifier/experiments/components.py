@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,12 @@ from balancer.core.run import RunDir
 from balancer.core.sealed import write_json
 from balancer.core.settings import AblateConfig, ComponentsConfig
 from balancer.metrics.resampling import RESAMPLES
-from balancer.reporting.document import Document, Section, Table, csv_text
+from balancer.reporting.document import Document, Section, Table, csv_text, part_notes
 from balancer.reporting.numbers import DASH, bounds, mean_sd, plural, signed
 from balancer.reporting.pages import write_document
 from classifier.analysis.analyse import ResampledStudy, was_tested
 from classifier.analysis.results import MetricSummary, StudyResults, TrialResult
+from classifier.analysis.statistics import FEWEST_TRIAL_SEEDS
 from classifier.analysis.verdicts import over_seeds
 from classifier.experiments.jobs import Workers
 from classifier.experiments.study import code_notes, thread_notes
@@ -151,13 +152,37 @@ def components(config: ComponentsConfig, run: RunDir, workers: Workers) -> Compo
         }
     entries = compare(config, substudies)
     result = Components(entries, left_out(config), _notes(config, entries, substudies), run / "table.md")
-    verdict = f"{config.model}, regime {config.regime}, without one component at a time."
-    section = Section("Test metrics", table=metric_table(entries), bullets=result.notes)
-    page = Document("What each component brings", [], verdict, sections=[section])
+    system = f"{config.model}, regime {config.regime}, without one component at a time."
+    warnings, notes = part_notes(result.notes)
+    section = Section("Test metrics", table=metric_table(entries), bullets=notes)
+    page = Document("What each component brings", warnings, verdict(entries), headlines(entries), [section], [system])
     write_document(page, run.path, result.path.stem, {})
     write_text(run / "table.csv", _csv(entries))
     write_json(run / "table.json", {**result.to_json(), "notes": result.notes})
     return result
+
+
+def verdict(entries: Sequence[VariantResult]) -> str:
+    """Return which components change the test AUROC, as far as the intervals tell."""
+    changes = {e.variant: e.full_minus_this["auroc"] for e in entries if e.full_minus_this}
+    scattering = {name: d for name, d in changes.items() if d.low < d.high}  # a threshold changes no AUROC
+    if not scattering:
+        return "No component of this system could be compared by AUROC."
+    seeds = min(entry.trial_seeds for entry in entries)
+    if any(d.p is None for d in scattering.values()):
+        return f"Not settled: no claim can rest on {plural(seeds, 'trial seed')}, a verdict takes {FEWEST_TRIAL_SEEDS}."
+    helping = [name for name, d in scattering.items() if d.low > 0]
+    hurting = [name for name, d in scattering.items() if d.high < 0]
+    shown = [f"{', '.join(of)} {does}" for of, does in ((helping, "raises"), (hurting, "lowers")) if of]
+    if not shown:
+        return "No component is shown to change the test AUROC at this n."
+    return f"Test AUROC: {'; '.join(shown)} it, by intervals that are not adjusted for their number."
+
+
+def headlines(entries: Sequence[VariantResult]) -> list[str]:
+    """Return for each component what the full system has more of test AUROC than the system without it."""
+    changes = [(e.variant, e.full_minus_this["auroc"]) for e in entries if e.full_minus_this]
+    return [f"{name}: {signed(d.value)} AUROC {bounds(d.low, d.high)}" for name, d in changes if d.low < d.high]
 
 
 def variants_of(config: ComponentsConfig) -> dict[str, AblateConfig]:

@@ -26,7 +26,7 @@ from balancer.data.dataset import DEFAULT_VAL_FRACTION, Dataset, load_dataset
 from balancer.data.folder import sampling_unit
 from balancer.data.split import carve_validation, split_hash
 from balancer.metrics.resampling import FEWER_RESAMPLES, patient_weights, patients_per_class, stratified_folds
-from balancer.reporting.document import Document, Section, Table, csv_text
+from balancer.reporting.document import Document, Section, Table, csv_text, part_notes
 from balancer.reporting.numbers import bounds, mean_sd, plural, short
 from balancer.reporting.pages import write_document
 from classifier.analysis.reading import recover_trials
@@ -273,12 +273,14 @@ def write_crossvalidation(trials: Sequence[TrialResult], folds: Folds, run: RunD
     result = summarise(trials, folds.data, run / "table.md")
     table = metric_table(result)
     _, over_folds, pooled = table.rows[0]
+    warnings, caveats = part_notes(result.notes)
     page = Document(
         f"Cross-validation of {result.regime}, {len(trials)} folds",
-        result.notes,
+        warnings,
         f"AUROC {over_folds} over folds, {pooled} pooled.",
         [result.counts],
         [Section("Metrics", [method(result), METHOD[1]], table), Section("Folds", table=fold_table(trials))],
+        caveats=caveats,
     )
     rows = [[key, m.mean, m.sd, m.pooled, m.low, m.high] for key, m in result.figures.items()]
     write_document(page, run.path, result.table.stem, {})

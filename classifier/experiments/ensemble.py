@@ -17,8 +17,8 @@ from balancer.core.files import JsonObject, write_text
 from balancer.core.preview import Preview
 from balancer.core.sealed import write_json
 from balancer.metrics.resampling import RESAMPLES, patient_weights, patients_per_class
-from balancer.reporting.document import Document, Section, Table, csv_text
-from balancer.reporting.numbers import bounds, mean_sd, short, signed
+from balancer.reporting.document import Document, Section, Table, csv_text, part_notes
+from balancer.reporting.numbers import bounds, mean_sd, plural, short, signed
 from balancer.reporting.pages import write_document
 from classifier.analysis.analyse import resample
 from classifier.analysis.averaging import choose_on_validation, mean_score
@@ -249,6 +249,25 @@ def metric_table(results: EnsembleResults) -> Table:
     return Table(header, rows, numeric=3)
 
 
+def verdict(ensembles: Sequence[EnsembleResult]) -> str:
+    """Return in how many ensembles averaging changes the test AUROC, as far as the intervals tell."""
+    gains = [e.metrics["auroc"] for e in ensembles]
+    higher, lower = sum(m.gain_low > 0 for m in gains), sum(m.gain_high < 0 for m in gains)
+    of = f"of {plural(len(gains), 'ensemble')}"
+    if not higher and not lower:
+        return f"Averaging is not shown to change the test AUROC in any {of}."
+    parts = [f"{does} the test AUROC in {n} {of}" for does, n in (("raises", higher), ("lowers", lower)) if n]
+    return f"Averaging {' and '.join(parts)}, by intervals that are not adjusted for their number."
+
+
+def headline(result: EnsembleResult) -> str:
+    """Return the test AUROC of an ensemble beside that of its members."""
+    m = result.metrics["auroc"]
+    gain = f"{signed(m.gain)} {bounds(m.gain_low, m.gain_high)}"
+    members = f"single members {mean_sd(m.members_mean, m.members_sd)}"
+    return f"{result.ensemble}: AUROC {short(m.mean)} {bounds(m.low, m.high)}, {members}, gain {gain}."
+
+
 def write_ensembles(results: EnsembleResults) -> None:
     """Write ensemble.md, .csv and .json into the folder of the results."""
     folder, runs = results.runs.folder, results.runs
@@ -258,15 +277,19 @@ def write_ensembles(results: EnsembleResults) -> None:
         for e in results.ensembles
     ]
     head = ["ensemble", "members", "of", "temperature", "threshold"]
+    rule = f"Rule of the threshold: {results.rule}, on validation."
+    warnings, caveats = part_notes(runs.notes)
     page = Document(
         "Ensembles beside their members",
-        runs.notes,
-        f"Rule of the threshold: {results.rule}, on validation.",
-        [runs.counts],
+        warnings,
+        verdict(results.ensembles),
+        [headline(e) for e in results.ensembles],
         [
             Section("Test metrics", [METHOD], metric_table(results)),
-            Section("What was averaged and chosen", table=Table(head, chosen, numeric=3)),
+            Section("What was averaged and chosen", [rule], Table(head, chosen, numeric=3)),
         ],
+        [f"{runs.counts}."],
+        caveats=caveats,
     )
     rows = [
         [e.ensemble, len(e.members), metric, *astuple(values)]

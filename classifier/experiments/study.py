@@ -20,6 +20,7 @@ from balancer.data.dataset import Dataset, load_dataset
 from classifier.analysis.results import TrialResult
 from classifier.experiments.plan import Trial, plan_trials, regimes_of
 from classifier.models.weights import weights_hash
+from classifier.report.samples import with_grade
 from classifier.training import trainer
 from classifier.training.regimes import Regime
 from classifier.training.synthetic import SyntheticSet, join, load_sets, split_of
@@ -47,6 +48,11 @@ class Study:
     def synthetic_sources(self) -> list[str]:
         """Return the folder and the digest of each synthetic set, for a report in Markdown."""
         return [f"`{s.path}` ({s.digest})" for s in self.synthetic]
+
+    @property
+    def graded_sources(self) -> list[str]:
+        """Return the same, each with the grade that its report gives the images."""
+        return [with_grade(words, s.path) for words, s in zip(self.synthetic_sources, self.synthetic, strict=True)]
 
     @property
     def duplicate_count(self) -> int | tuple[int, ...]:

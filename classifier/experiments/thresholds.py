@@ -10,9 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from balancer.core import progress
 from balancer.core.files import JsonObject, write_text
@@ -21,24 +18,21 @@ from balancer.core.sealed import write_json
 from balancer.core.settings import THRESHOLD_RULES
 from balancer.metrics.classification import threshold_sweep
 from balancer.metrics.resampling import CURVE_RESAMPLES, RESAMPLES, patient_weights, patients_per_class
-from balancer.reporting import document
-from balancer.reporting.document import Document, Section, Table, csv_text
+from balancer.reporting.document import Document, Figure, Section, Table, csv_text, part_notes
+from balancer.reporting.links import documentation
 from balancer.reporting.numbers import DASH, bounds, mean_sd, short, signed
 from balancer.reporting.pages import write_document
-from balancer.reporting.plots import BLUE, GREY, PALETTE, save_figure, subplots
+from balancer.reporting.plots import save_figure
 from classifier.analysis.results import FOLDS, MetricSummary, StudyResults, TrialPredictions, TrialResult
 from classifier.analysis.runs import RunFacts, output_folder, read_runs
 from classifier.analysis.runs import preview as preview_of
 from classifier.analysis.statistics import crossed_estimate, share_interval
 from classifier.analysis.verdicts import over_seeds
 from classifier.evaluation.thresholds import ThresholdRule, calibrated_threshold, threshold_rule, with_temperature
-from classifier.report.axes import annotate, fix_ticks
+from classifier.experiments.threshold_figure import GRID, METRICS, draw
 
 Array = np.ndarray
-GRID = np.arange(5, 96) / 100
 SECONDS_A_SCORE = 0.0025  # of an estimate; on the reference machine
-METRICS = {"balanced_accuracy": "balanced accuracy", "sensitivity": "sensitivity", "specificity": "specificity"}
-MARKERS = "os^vDP*X"
 WARNING = (
     "The test curves show what a threshold would have given. Do not take a threshold from them, and do not choose a "
     "rule by its test columns: the choice would be judged on the images that it was made on. Fix the rule first, then "
@@ -294,12 +288,34 @@ def rule_table(results: ThresholdResults) -> Table:
     return Table(header, rows, numeric=2)
 
 
+AIMING = ("balanced_accuracy", "youden")  # the rules that aim at balanced accuracy
+
+
+def verdict(results: ThresholdResults) -> str:
+    """Return how much balanced accuracy a threshold from the test curve would claim too much, at most."""
+    claims = [
+        (arm.hindsight.balanced_accuracy.mean - r.test["balanced_accuracy"].mean, arm.arm)
+        for arm in results.arms
+        for r in arm.rules
+        if r.rule in AIMING
+    ]
+    if not claims:
+        return "No rule here aims at balanced accuracy, so nothing is said of thresholds from the test curve."
+    most, arm = max(claims)
+    if most < 0.0005:  # no digit of what is shown
+        return "A threshold from the test curve would claim no more balanced accuracy than one from validation gives."
+    return (
+        f"A threshold from the test curve would claim up to {short(most)} balanced accuracy too much ({arm}); the "
+        "sentences below say what thresholds from validation give."
+    )
+
+
 def headlines(results: ThresholdResults) -> list[str]:
     """Return a sentence per arm: validation's promise, test's result, and the claim of a threshold taken from test."""
     sentences = []
     for arm in results.arms:
         best = arm.hindsight.balanced_accuracy.mean
-        for r in (r for r in arm.rules if r.rule in ("balanced_accuracy", "youden")):
+        for r in (r for r in arm.rules if r.rule in AIMING):
             promised, reached = r.val["balanced_accuracy"].mean, r.test["balanced_accuracy"].mean
             sentences.append(
                 f"{arm.arm}: the threshold with the best balanced accuracy on validation promises {short(promised)} "
@@ -314,16 +330,19 @@ def write_thresholds(results: ThresholdResults) -> None:
     folder, runs = results.runs.folder, results.runs
     folder.mkdir(parents=True, exist_ok=True)
     seeds = over_seeds(min(arm.trial_seeds for arm in results.arms))
-    picture = document.Figure("thresholds", CAPTION, "Decisions against the threshold")
+    picture = Figure("thresholds", CAPTION, "Decisions against the threshold")
+    warnings, caveats = part_notes(runs.notes)
     page = Document(
         "How thresholds carry over from validation to test",
-        runs.notes,
-        WARNING,
+        warnings,
+        verdict(results),
         headlines(results),
         [
             Section("Rules", [f"{runs.counts}. {seeds[0].upper()}{seeds[1:]}."], rule_table(results)),
             Section("Every threshold", figure=picture),
         ],
+        links=documentation("thresholds"),
+        caveats=[WARNING, *caveats],
     )
     write_text(folder / "thresholds.csv", _rules_csv(results))
     write_text(folder / "sweep.csv", _sweep_csv(results))
@@ -352,50 +371,3 @@ def _sweep_csv(results: ThresholdResults) -> str:
         for k, threshold in enumerate(results.thresholds)
     ]
     return csv_text(["arm", "fold", "metric", "threshold", "mean", "low", "high"], rows)
-
-
-def draw(results: ThresholdResults) -> Figure:
-    """Return the sweep of every arm, a row each, with the rules at their thresholds."""
-    arms = results.arms
-    figure, grid = subplots(len(arms), len(METRICS), 10.4, 2.3 * len(arms) + 1.1)
-    lowest = {m: min(min(arm.sweep[fold][m].low) for arm in arms for fold in FOLDS) for m in METRICS}
-    for arm, line in zip(arms, grid, strict=True):
-        for (metric, title), axes in zip(METRICS.items(), line, strict=True):
-            for fold, colour in (("val", GREY), ("test", BLUE)):
-                curve = arm.sweep[fold][metric]
-                axes.fill_between(GRID, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
-                axes.plot(GRID, curve.mean, color=colour, linewidth=1.4)
-            for k, r in enumerate(arm.rules):
-                _mark(axes, k, r.threshold.mean, r.val[metric].mean, "white")
-                _mark(axes, k, r.threshold.mean, r.test[metric].mean, None)
-            axes.set(xlim=(0, 1), ylim=(min(lowest[metric], 0.9) - 0.03, 1.02))
-            axes.tick_params(labelsize=7)
-            axes.grid(alpha=0.2)
-            fix_ticks(axes.yaxis, 5)
-            axes.set_title(f"{arm.arm}: {title}" if metric == "balanced_accuracy" else title, fontsize=8.5)
-    for axes in grid[-1]:
-        axes.set_xlabel("threshold", fontsize=8)
-    names = [r.rule for r in arms[0].rules]
-    figure.legend(handles=_legend(names), loc="outside upper center", ncols=5, fontsize=7.5, frameon=False)
-    annotate(figure, results.runs.counts)
-    return figure
-
-
-def _mark(axes: Axes, k: int, x: float, y: float, face: str | None) -> None:
-    colour, marker = _style(k)
-    axes.plot(x, y, marker, color=colour, markerfacecolor=face or colour, markersize=4.5, clip_on=False, zorder=3)
-
-
-def _style(k: int) -> tuple[str, str]:
-    """Return colour and marker of the k-th rule."""
-    return PALETTE[(k + 2) % len(PALETTE)], MARKERS[k % len(MARKERS)]
-
-
-def _legend(rules: Sequence[str]) -> list[Line2D]:
-    folds = [Line2D([], [], color=c, linewidth=1.6, label=n) for n, c in (("validation", GREY), ("test", BLUE))]
-    styles = [_style(k) for k in range(len(rules))]
-    marks = [
-        Line2D([], [], marker=marker, color=colour, linestyle="", label=rule)
-        for rule, (colour, marker) in zip(rules, styles, strict=True)
-    ]
-    return folds + marks

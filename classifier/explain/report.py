@@ -9,7 +9,8 @@ import numpy as np
 
 from balancer.core.sealed import write_json
 from balancer.data.folder import printable
-from balancer.reporting.document import Document, Figure, Section, Table
+from balancer.reporting.document import Document, Figure, Section, Table, part_notes
+from balancer.reporting.links import documentation
 from balancer.reporting.numbers import short
 from balancer.reporting.pages import write_document
 from classifier.explain import checks as checking
@@ -66,8 +67,18 @@ def document(result: Explanation, pixels: Array, overlays: Sequence[Array]) -> t
     headline = result.checks.headline() if result.checks else []
     title = f"Where the classifier looks: {Path(result.checkpoint).name}"
     fails = result.checks is not None and result.checks.fails
-    notes, how = [*result.notes, RESEARCH_ONLY], [reading(result.method)]
-    page = Document(title, notes, result.verdict, headline, sections, how, fails)
+    warnings, caveats = part_notes(result.notes)
+    page = Document(
+        title,
+        [*warnings, RESEARCH_ONLY],
+        result.verdict,
+        headline,
+        sections,
+        [reading(result.method)],
+        fails,
+        documentation("explain"),
+        caveats=caveats,
+    )
     return page, pictures | more
 
 

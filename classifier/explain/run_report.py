@@ -7,7 +7,8 @@ from pathlib import Path
 
 from balancer.data.dataset import Dataset
 from balancer.data.folder import printable
-from balancer.reporting.document import Document, Figure, Section, Table
+from balancer.reporting.document import Document, Figure, Section, Table, part_notes
+from balancer.reporting.links import documentation
 from balancer.reporting.numbers import short
 from classifier.explain.checks import METHOD_PIXELS, METHOD_WEIGHTS
 from classifier.explain.faithfulness import DRAWS, evenly
@@ -51,8 +52,19 @@ def document(result: RunExplanation, data: Dataset, maps: StudyMaps) -> tuple[Do
     sections.append(Section("How the maps were made", table=method_table(result.method, result.layer, result.cells)))
     title = f"Where the classifiers look: {Path(result.run).name}"
     headline = [*result.check_sentences, result.counts]
-    notes, how = [*result.notes, RESEARCH_ONLY], [reading(result.method)]
-    return Document(title, notes, result.verdict, headline, sections, how, result.fails), pictures
+    warnings, caveats = part_notes(result.notes)
+    page = Document(
+        title,
+        [*warnings, RESEARCH_ONLY],
+        result.verdict,
+        headline,
+        sections,
+        [reading(result.method)],
+        result.fails,
+        documentation("explain"),
+        caveats=caveats,
+    )
+    return page, pictures
 
 
 def _comparison_table(result: RunExplanation) -> Table:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from balancer.reporting.plots import PALETTE, subplots
 from classifier.training.regimes import REGIMES
 
-MARGIN_BAND = {"color": "#009e73", "alpha": 0.13, "linewidth": 0}
+MARGIN_BAND: dict[str, Any] = {"color": "#009e73", "alpha": 0.13, "linewidth": 0}
 SET_MARKERS = "osDv^P*Xh<>"  # one per synthetic set
 WIDTH = 7.4  # inches: a page
 _GRID_WIDTHS = {1: 5.0, 2: WIDTH, 3: 8.6, 4: 10.4}  # inches, by the number of columns
@@ -143,6 +144,32 @@ def mark_outside(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str
         if not low <= value <= high:
             edge, arrow = (low, "<") if value < low else (high, ">")
             axes.plot(edge, height, arrow, color=colour, markersize=5, clip_on=False, zorder=3)
+
+
+def compared_with(regime: str) -> str | None:
+    """Return the regime that a regime is drawn beside: the reference, or the baseline for its own reference."""
+    reference = REGIMES[regime].reference
+    if reference == regime:
+        return None if regime == "baseline" else "baseline"
+    return reference
+
+
+def margin_bands(axes: Axes, means: Mapping[str, float], margin: float) -> list[float]:
+    """Draw the margin around the mean of each regime's reference, in the regime's row; return the bands' ends.
+
+    Args:
+        axes: with a row per regime, as :func:`rows_axes` makes them.
+        means: by regime, in the order of the rows.
+        margin: below which a difference is of no use.
+    """
+    ends = []
+    for y, name in enumerate(means):
+        reference = compared_with(name)
+        if reference is not None and reference in means:
+            low, high = means[reference] - margin, means[reference] + margin
+            axes.fill_between([low, high], y - 0.42, y + 0.42, **MARGIN_BAND)
+            ends += [low, high]
+    return ends
 
 
 def spread(count: int, width: float) -> np.ndarray:

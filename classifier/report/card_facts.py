@@ -25,6 +25,7 @@ from classifier.analysis.reading import COMMANDS as RUN_COMMANDS
 from classifier.analysis.reading import SPLIT, read_patients, read_run, with_predictions
 from classifier.analysis.results import MetricSummary, StudyResults, TrialResult
 from classifier.analysis.verdicts import answer
+from classifier.report.samples import with_grade
 from classifier.report.tables import RegimeRow, regime_rows
 from classifier.training.checkpoint import CHECKPOINT
 
@@ -172,7 +173,11 @@ def read_facts(run: Path) -> CardFacts:
     trials = [with_predictions(trial, run) for trial in read_run(run)]
     results = StudyResults.of(trials, read_patients(run, trials))
     notes = parse(CardData, environment.data, run / "env.json", where="data").notes
-    sets = [f"`{path}`" for path in config.synthetic or ()] if any(t.synthetic_set for t in trials) else []
+    sets = (
+        [with_grade(f"`{path}`", Path(path)) for path in config.synthetic or ()]
+        if any(t.synthetic_set for t in trials)
+        else []
+    )
     return facts_of(run, config, results, Kinds.read(run, TASKS[config.data.task]), notes, sets)
 
 

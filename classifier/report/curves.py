@@ -21,8 +21,7 @@ from classifier.analysis.results import StudyResults, TrialPredictions
 from classifier.analysis.statistics import crossed_estimate
 from classifier.evaluation.metrics import decision_metrics
 from classifier.evaluation.thresholds import with_temperature
-from classifier.report.axes import COLOURS, grid, grid_with_strips, outer_labels
-from classifier.training.regimes import REGIMES
+from classifier.report.axes import COLOURS, compared_with, grid, grid_with_strips, outer_labels
 
 Array = np.ndarray
 Curve = Callable[[Array, Array, Array, Array], Array]  # of the grid, y_true, y_score and weights
@@ -99,20 +98,12 @@ def _with_bands(results: StudyResults, curve: Curve, key: str, title: str) -> tu
         axes.fill_between(GRID, own.low, own.high, color=colour, alpha=0.2, linewidth=0)
         axes.plot(GRID, own.mean, color=colour, linewidth=1.6)
         note = f"{title} {short(float(np.mean(list(results.values(name, f'test.{key}').values()))))}"
-        reference = _compared_with(name)
+        reference = compared_with(name)
         if reference in bands:
             axes.plot(GRID, bands[reference].mean, color="black", linewidth=0.8, linestyle="--")
             note += f"\ndashed: {reference}"
         axes.text(0.97, 0.05, note, transform=axes.transAxes, ha="right", va="bottom", fontsize=7)
     return figure, by_name
-
-
-def _compared_with(regime: str) -> str | None:
-    """Return the regime whose curve is drawn beside: the reference, or the baseline for its own reference."""
-    reference = REGIMES[regime].reference
-    if reference == regime:
-        return None if regime == "baseline" else "baseline"
-    return reference
 
 
 def reliability(results: StudyResults) -> Figure:

@@ -100,6 +100,7 @@ def dose_response(results: StudyResults, analysis: Analysis) -> Figure | None:
     right.axhline(0, color="#555555", linewidth=0.8)
     for name, shift in zip(regimes, spread(len(regimes), 0.02 * doses[-1]), strict=True):
         _dose_trials(left, results, name, doses, shift)
+        _reference_band(left, results, name, analysis.margin)
         _dose_differences(right, analysis, name, doses, shift)
     left.set_ylabel("test AUROC", fontsize=8)
     right.set_ylabel("difference in test AUROC, 95 % interval", fontsize=8)
@@ -112,6 +113,14 @@ def dose_response(results: StudyResults, analysis: Analysis) -> Figure | None:
         axes.grid(alpha=0.2)
         axes.legend(frameon=False, fontsize=8)
     return figure
+
+
+def _reference_band(axes: Axes, results: StudyResults, regime: str, margin: float) -> None:
+    """Draw the margin around the mean test AUROC of the regime without synthetic images."""
+    values = [trial.metric(AUROC) for trial in results.arms.get(REGIMES[regime].reference, [])]
+    if values:
+        mean = float(np.mean(values))
+        axes.axhspan(mean - margin, mean + margin, **MARGIN_BAND)
 
 
 def _dose_trials(axes: Axes, results: StudyResults, regime: str, doses: Sequence[float], shift: float) -> None:

@@ -16,6 +16,7 @@ from balancer.reporting.numbers import short, signed
 from balancer.reporting.plots import subplots
 from classifier.analysis.analyse import Analysis
 from classifier.analysis.results import StudyResults, TrialResult
+from classifier.analysis.verdicts import short_margin
 from classifier.report import curves, effects, tables
 from classifier.report.axes import (
     COLOURS,
@@ -25,6 +26,7 @@ from classifier.report.axes import (
     fix_ticks,
     grid,
     limits,
+    margin_bands,
     mark_outside,
     outer_labels,
     rows_axes,
@@ -32,6 +34,8 @@ from classifier.report.axes import (
 )
 from classifier.report.failures import Failures, contact_sheet
 from classifier.report.tables import AUROC
+
+BAND_WORDS = f"; band: reference's mean ±{short_margin()}"
 
 
 def draw_all(results: StudyResults, analysis: Analysis, data: Dataset, failures: Failures) -> dict[str, Figure]:
@@ -43,7 +47,7 @@ def draw_all(results: StudyResults, analysis: Analysis, data: Dataset, failures:
         "dose": effects.dose_response(results, analysis),
         "roc": curves.roc(main),
         "precision_recall": curves.precision_recall(main),
-        "gap": validation_gap(main),
+        "gap": validation_gap(main, analysis.margin),
         "thresholds": curves.threshold_transfer(main),
         "reliability": curves.reliability(main),
         "confusion": confusion(main),
@@ -69,11 +73,13 @@ def seeds(results: StudyResults, analysis: Analysis) -> Figure:
     names = results.regimes
     figure, (axes,) = rows_axes(names)
     by_seed = {name: results.values(name, AUROC) for name in names}
+    means = {name: float(np.mean(list(by_seed[name].values()))) for name in names}
     intervals = {name: m.interval for name in names if (m := analysis.metric(name, "auroc")) and m.interval}
     every = [trial.metric(AUROC) for trial in results.trials]
     covered = [trial.metric(AUROC) for name in competitive(names) for trial in results.arms[name]]
     covered += [end for name in competitive(names) for end in intervals.get(name, ())]
-    axes.set_xlim(limits(covered, every, 0.02))
+    bands = margin_bands(axes, means, analysis.margin)
+    axes.set_xlim(limits([*covered, *bands], every, 0.02))
     for seed in sorted(set().union(*by_seed.values())):
         line = np.array([by_seed[name].get(seed, np.nan) for name in names])
         line[(line < axes.get_xlim()[0]) | (line > axes.get_xlim()[1])] = np.nan
@@ -85,7 +91,7 @@ def seeds(results: StudyResults, analysis: Analysis) -> Figure:
             axes.plot(
                 intervals[name], [y, y], color=COLOURS[name], linewidth=7, alpha=0.22, solid_capstyle="butt", zorder=1.5
             )
-        mean = float(np.mean(list(by_seed[name].values())))
+        mean = means[name]
         axes.plot([mean, mean], [y - 0.32, y + 0.32], color=COLOURS[name], linewidth=2.2, zorder=2)
         if mean < axes.get_xlim()[0]:
             place = axes.get_yaxis_transform()
@@ -94,7 +100,7 @@ def seeds(results: StudyResults, analysis: Analysis) -> Figure:
         _set_legend(axes, sets)
     fix_ticks(axes.xaxis, 7)
     joined = " (a line joins the trials of one seed)" if len(every) > len(names) else ""
-    axes.set_xlabel(f"test AUROC{joined}", fontsize=8)
+    axes.set_xlabel(f"test AUROC{joined}{BAND_WORDS * bool(bands)}", fontsize=8)
     return figure
 
 
@@ -123,8 +129,11 @@ def _trials_of_regime(axes: Axes, y: int, trials: Sequence[TrialResult], sets: S
         mark_outside(axes, values, [y + offset] * len(values), colour)
 
 
-def validation_gap(results: StudyResults) -> Figure:
-    """Draw the metrics on validation (hollow) and on test (filled), trial by trial."""
+def validation_gap(results: StudyResults, margin: float) -> Figure:
+    """Draw the metrics on validation (hollow) and on test (filled), trial by trial.
+
+    The band around the test AUROC of a regime's reference is ``margin`` wide on either side.
+    """
     names = results.regimes
     figure, (left, right) = rows_axes(names, columns=2)
     for axes, metric, title in (
@@ -137,6 +146,9 @@ def validation_gap(results: StudyResults) -> Figure:
         }
         every = [value for of_regime in pairs.values() for pair in of_regime for value in pair]
         covered = [value for name in competitive(names) for pair in pairs[name] for value in pair]
+        if metric == "auroc":
+            means = {name: float(np.mean([test for _, test in pairs[name]])) for name in names}
+            covered += margin_bands(axes, means, margin)
         axes.set_xlim(limits(covered, every, 0.02))
         for y, name in enumerate(names):
             colour = COLOURS[name]

@@ -112,6 +112,7 @@ def model_card(facts: CardFacts) -> Document:
         _details(facts),
         *([_regimes(facts)] if facts.analysis else []),
         Section("Intended use", bullets=[*INTENDED, *NOT_INTENDED]),
+        *([Section("What would settle it", bullets=facts.analysis.advice)] if facts.analysis else []),
         _factors(facts),
         Section("Metrics", bullets=[*METHODS, *_method(facts)]),
         _evaluation_data(facts),
@@ -221,7 +222,7 @@ def _training_data(facts: CardFacts) -> Section:
         f"`{facts.data.fingerprint}`."
     )
     if facts.synthetic:
-        text += f" Synthetic images: {', '.join(facts.synthetic)}; the datasheet of each set lies in its folder."
+        text += f" Synthetic images: {'; '.join(facts.synthetic)}. The datasheet of each set lies in its folder."
     return Section("Training data", [text])
 
 

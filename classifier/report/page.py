@@ -11,7 +11,8 @@ from balancer.core.files import write_bytes, write_text
 from balancer.core.sealed import write_json
 from balancer.data.dataset import Dataset
 from balancer.data.folder import CLASSES
-from balancer.reporting.document import Document, Figure, Link, Section, Table, to_markdown
+from balancer.reporting.document import Document, Figure, Link, Section, Table, part_notes, to_markdown
+from balancer.reporting.links import documentation
 from balancer.reporting.numbers import p_value, plural, short, signed
 from balancer.reporting.pages import to_html
 from balancer.reporting.plots import save_figure
@@ -38,13 +39,15 @@ _CAPTIONS = {
         "seeds",
         "Test AUROC of every trial by regime",
         "A point is a trial, the bar the mean, the pale bar its 95 % interval. Look at how far trials of one regime "
-        "lie apart before believing any single run. Overlapping bars do not mean that nothing differs: trials of one "
-        "seed are pairs, and the forest plot compares pairs.",
+        "lie apart before believing any single run. The green band is the mean of the regime's reference, with the "
+        "margin within which a difference is of no use. Overlapping bars do not mean that nothing differs: trials of "
+        "one seed are pairs, and the forest plot compares pairs.",
     ),
     "Dose of synthetic images": (
         "dose",
         "Test AUROC against the number of synthetic images",
         "Left: test AUROC, a point per trial. Right: the difference from the same regime without synthetic images. "
+        "Inside the bands a difference is of no use. "
         "These doses were not planned as tests: a peak here is a lead, no finding.",
     ),
     "ROC": (
@@ -63,7 +66,8 @@ _CAPTIONS = {
     "Validation against test": (
         "gap",
         "Metrics on validation beside those on test, trial by trial",
-        "Each line joins a trial's metric on validation (hollow) and on test (filled). A long line means that "
+        "Each line joins a trial's metric on validation (hollow) and on test (filled). Green: the mean test AUROC of "
+        "the regime's reference, with the margin within which a difference is of no use. A long line means that "
         "validation, carved from train, is easier than test. It does not say whether children, machines or labels "
         "differ.",
     ),
@@ -128,7 +132,7 @@ def write_outputs(
         data: what the trials were trained and tested on.
         run: the folder.
         note: how all this was made, in a sentence or two.
-        notes: what a reader must know. Caveats of the analysis stand below, all other notes on top.
+        notes: what a reader must know. Caveats of the analysis stand at the end, all others below the answer.
         synthetic: the sets of synthetic images, of which the page shows the first images.
         links: pages in the run's folder.
     """
@@ -143,14 +147,16 @@ def write_outputs(
     if synthetic:
         pictures[samples.NAME] = samples.draw(synthetic, data)
         write_bytes(run / PICTURES / f"{samples.NAME}.png", pictures[samples.NAME])
-    caveats = [n for n in notes if n in analysis.notes]
+    of_analysis = [n for n in notes if n in analysis.notes]
+    warnings, caveats = part_notes([n for n in notes if n not in analysis.notes])
     document = Document(
         f"Did balancing help? {plural(len(rows), 'regime')} on {figures.data_name(data)}",
-        [n for n in notes if n not in analysis.notes],
+        warnings,
         analysis.verdict,
         analysis.headline,
-        [*first, *sections(results, rows, analysis, failures, set(pictures), note, caveats)],
-        links=list(links),
+        [*first, *sections(results, rows, analysis, failures, set(pictures), note, of_analysis)],
+        links=[*links, *documentation("ablation", "statistics")],
+        caveats=caveats,
     )
     write_text(run / "report.md", to_markdown(document, PICTURES))
     files = {name: f"{PICTURES}/{name}.{'svg' if name in drawn else 'png'}" for name in pictures}
@@ -204,8 +210,8 @@ def sections(
         if name in shown or paragraphs:
             illustrated[name] = Section(title, paragraphs, table, figure if name in shown else None)
     return [
-        first,
         *([Section("What would settle it", bullets=analysis.advice)] if analysis.advice else []),
+        first,
         *(illustrated.pop(name) for name in ("forest", "seeds", "dose") if name in illustrated),
         *blocks,
         *illustrated.values(),

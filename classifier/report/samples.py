@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+from pydantic import ValidationError
 
+from balancer.core.sealed import read_json
 from balancer.data.dataset import Dataset
+from balancer.quality.grade import grade
+from balancer.quality.results import from_json
 from balancer.reporting.document import Figure, Section
 from balancer.reporting.grids import png_bytes, tile
 from balancer.reporting.numbers import plural
@@ -28,6 +33,24 @@ def draw(sets: Sequence[SyntheticSet], data: Dataset) -> bytes:
     return png_bytes(tile(np.concatenate(padded), SHOWN).repeat(factor, 0).repeat(factor, 1))
 
 
+def set_grade(folder: Path) -> str:
+    """Return the grade that the report of a synthetic set gives its images; empty if there is no such report."""
+    file = folder / "report.json"
+    if not file.is_file():
+        return ""
+    quality = read_json(file).get("quality")
+    try:
+        return grade(from_json(quality)).brief if isinstance(quality, dict) else ""
+    except ValidationError:  # of another program
+        return ""
+
+
+def with_grade(source: str, folder: Path) -> str:
+    """Return the words on a synthetic set with its grade, where there is one."""
+    brief = set_grade(folder)
+    return f"{source}, grade {brief}" if brief else source
+
+
 def section(sets: Sequence[SyntheticSet], data: Dataset) -> Section:
     """Return the section with the figure of :func:`draw`."""
     name = data.classes[int(sets[0].labels[0])]
@@ -37,4 +60,8 @@ def section(sets: Sequence[SyntheticSet], data: Dataset) -> Section:
         f"Top row: real {name} images of the training fold; {below}. Each row holds the first {SHOWN} images of its "
         "set, unselected, at the size at which the classifiers saw them."
     )
-    return Section("Real and synthetic images", figure=Figure(NAME, caption, f"Real and synthetic {name} images"))
+    graded = [(i, set_grade(s.path)) for i, s in enumerate(sets)]
+    grades = [f"Grade of the images of set {i}: {brief}." for i, brief in graded if brief]
+    return Section(
+        "Real and synthetic images", grades, figure=Figure(NAME, caption, f"Real and synthetic {name} images")
+    )

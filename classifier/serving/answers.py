@@ -176,7 +176,7 @@ class Card:
             )
             for part in document.sections
         ]
-        first = [*document.warnings, document.verdict, *document.headline, *document.introduction]
+        first = [*document.warnings, document.answer, *document.headline, *document.caveats, *document.introduction]
         return cls(document.title, [sentence for sentence in first if sentence], sections)
 
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from balancer.core.device import peak_memory_mb, resolve_device
 from balancer.core.files import JsonObject
-from balancer.reporting.document import Document, Section, Table, csv_text
-from balancer.reporting.numbers import DASH, bounds, mean_sd, plural
+from balancer.reporting.document import Document, Section, Table, csv_text, part_notes
+from balancer.reporting.links import documentation
+from balancer.reporting.numbers import DASH, bounds, fixed, mean_sd, plural
 from classifier.analysis.analyse import analyse
 from classifier.analysis.results import MetricSummary
 from classifier.analysis.verdicts import too_few_seeds
@@ -71,7 +72,7 @@ class RunEntry(Entry):
 class SmokeEntry(RunEntry):
     """A regime of a smoke run: no metric."""
 
-    peak_mb: int  # most memory so far
+    peak_mb: int | None  # most memory so far; None where the platform does not tell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,9 +125,10 @@ def result_entries(system: System, substudy: Substudy, changed: list[str]) -> li
 
 def smoke_entries(system: System, substudy: Substudy) -> list[SmokeEntry]:
     """Return an entry per regime: that the regime ran, how long it took, and the most memory so far."""
-    peak, run = round(peak_memory_mb(resolve_device("auto")) or 0), _run(system, substudy)
+    peak, run = peak_memory_mb(resolve_device("auto")), _run(system, substudy)
+    rounded = None if peak is None else round(peak)
     return [
-        SmokeEntry(**run, regime=trial.regime, steps=[trial.steps], seconds=trial.seconds, peak_mb=peak)
+        SmokeEntry(**run, regime=trial.regime, steps=[trial.steps], seconds=trial.seconds, peak_mb=rounded)
         for trial in substudy.results.trials
     ]
 
@@ -164,11 +166,13 @@ def document(entries: Sequence[Entry]) -> Document:
     notes += code_notes(code for e in done for code in e.code_hashes)
     notes += [f"{e.system} was not run: {e.error}" for e in entries if e.error]
     ran = len({e.system for e in done})
+    warnings, others = part_notes(list(dict.fromkeys(notes)))
     return Document(
         "Published systems under one protocol",
-        [],
+        warnings,
         f"{plural(ran, 'system')} ran on our protocol.",
-        sections=[Section("Results", measured, table, bullets=list(dict.fromkeys(notes)))],
+        sections=[Section("Results", measured, table, bullets=others)],
+        links=documentation("systems"),
     )
 
 
@@ -189,7 +193,7 @@ def _cells(entry: ResultEntry) -> list[str]:
 def smoke_document(entries: Sequence[Entry]) -> Document:
     """Return what ran in a smoke run."""
     rows = [
-        [e.system, str(e.regime), e.model, str(e.steps[0]), str(e.seconds), str(e.peak_mb)]
+        [e.system, str(e.regime), e.model, str(e.steps[0]), str(e.seconds), fixed(e.peak_mb, 0)]
         if isinstance(e, SmokeEntry)
         else [e.system, DASH, DASH, "failed", DASH, DASH]
         for e in entries

@@ -16,7 +16,8 @@ from balancer.core.sealed import write_json, write_yaml
 from balancer.core.settings import ClassifierConfig, TuneConfig
 from balancer.core.tracking import TrackedTrial
 from balancer.data.dataset import Dataset
-from balancer.reporting.document import Document, Figure, Section, Table, csv_text
+from balancer.reporting.document import Document, Figure, Section, Table, csv_text, part_notes
+from balancer.reporting.links import documentation
 from balancer.reporting.numbers import plural, short
 from balancer.reporting.pages import write_document
 from balancer.reporting.plots import png
@@ -173,10 +174,11 @@ def document(summary: SearchSummary, trials: Sequence[SearchTrial], search: Sear
         [str(t.trial), short(t.value or 0.0, DIGITS), *(_cell(t.params[name]) for name in names), f"{t.seconds:.0f}"]
         for t in complete_trials(trials)[:TABLE_ROWS]
     ]
+    warnings, others = part_notes(summary.notes)
     few = [f"Importances need {MIN_TRIALS} complete trials that differ."] if summary.importances is None else []
     return Document(
         f"Search: {summary.space}",
-        [OPTIMISM],
+        warnings,
         _verdict(summary.best, trials),
         introduction=[
             f"Space `{summary.space}`: {search.space.about}. Sampler {summary.sampler}, pruner {summary.pruner}, "
@@ -185,8 +187,10 @@ def document(summary: SearchSummary, trials: Sequence[SearchTrial], search: Sear
         sections=[
             Section("The best trials", table=Table(["trial", "validation NLL", *names, "seconds"], rows, numeric=0)),
             *(Section(name.capitalize(), figure=FIGURES[name]) for name in figures),
-            Section("Notes", few, bullets=[*summary.notes, FAIRNESS]),
+            Section("Notes", few, bullets=[*others, FAIRNESS]),
         ],
+        links=documentation("tuning"),
+        caveats=[OPTIMISM],
     )
 
 

@@ -117,7 +117,7 @@ def test_strict_fails_after_the_report_is_written(chest_folder: Path, runs_cwd: 
 
 def test_strict_is_content_with_a_clean_set(chest_folder: Path, runs_cwd: Path, undrawn: None) -> None:
     result = done(balancer("audit", "--data", chest_folder, "--image-size", 16, "--strict", "--out", "out"))
-    assert result.stdout.startswith("No proven leak: ")
+    assert result.stdout.startswith("Grade: good (folds good, shortcuts good). No proven leak: ")
     assert result.stdout.splitlines()[-1].startswith("out/audit.html")
     assert "No pair of files was found to show one exposure twice" in Path("out/audit.md").read_text()
 

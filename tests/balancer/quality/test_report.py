@@ -13,6 +13,7 @@ from balancer.core.settings import QualityConfig
 from balancer.data.dataset import PHANTOM_NOTICE
 from balancer.metrics import two_sample
 from balancer.quality.assess import assess
+from balancer.quality.grade import grade
 from balancer.quality.interpretation import interpret, verdict
 from balancer.quality.report import FIGURES, Report, as_document, closest_pairs
 from balancer.quality.results import OLD_KEYS, QualityReport, from_json
@@ -61,6 +62,7 @@ def section(text: str, title: str) -> list[str]:
 def test_sections_in_order(report: Report) -> None:
     document = as_document(report)
     assert [s.title for s in document.sections] == [
+        "Grade",
         "Main figures",
         "Synthetic beside real",
         "Copies",
@@ -76,6 +78,7 @@ def test_sections_in_order(report: Report) -> None:
         "References",
     ]
     assert (document.title, document.verdict) == (report.title, verdict(report.quality))
+    assert (document.grade, document.headline) == (grade(report.quality).words, report.advice)
     assert document.introduction == report.about
     assert {s.figure.name for s in document.sections if s.figure} == set(FIGURES)
     to_html(document, PICTURES)
@@ -104,7 +107,7 @@ def test_names_from_outside_stand_in_the_document(report: Report) -> None:
     pair = replace(report.closest[0], synthetic=nasty)
     changed = replace(report, closest=[pair], data={"notes": [PHANTOM_NOTICE, nasty]}, about=[nasty])
     document = as_document(changed)
-    assert document.warnings == [PHANTOM_NOTICE, nasty]
+    assert (document.warnings, document.caveats) == ([PHANTOM_NOTICE], [nasty])
     assert nasty in next(s for s in document.sections if s.title == "Copies").bullets[0]
     assert nasty not in to_html(document, PICTURES)
 
@@ -119,7 +122,7 @@ def test_no_figure_is_called_fid_without_inception(report: Report) -> None:
 def test_sections_without_content_are_left_out(report: Report) -> None:
     empty = replace(report, quality=QualityReport(30), figures=["grid"], closest=[])
     titles = [s.title for s in as_document(empty).sections]
-    assert titles == ["Synthetic beside real", "How this was made", "Caveats", "References"]
+    assert titles == ["Grade", "Synthetic beside real", "How this was made", "Caveats", "References"]
 
 
 def test_no_real_baseline_is_a_dash(report: Report) -> None:
@@ -139,8 +142,8 @@ def test_every_subset_size_is_given(report: Report) -> None:
 
 def test_summary(report: Report) -> None:
     lines = report.describe().splitlines()
-    assert lines[:2] == [report.title, verdict(report.quality)]
-    assert len(lines) == 2 + len(interpret(report.quality)) + len(report.quality.notes)
+    assert lines[:3] == [report.title, grade(report.quality).words, verdict(report.quality)]
+    assert len(lines) == 3 + len(report.advice) + len(interpret(report.quality)) + len(report.quality.notes)
 
 
 def test_json_holds_every_figure_and_is_read_back(report: Report) -> None:
@@ -148,6 +151,9 @@ def test_json_holds_every_figure_and_is_read_back(report: Report) -> None:
     assert (content["class"], content["gan_step"]) == ("NORMAL", 30)
     assert "generator" not in content
     assert content["quality"]["verdict"] == verdict(report.quality)
+    assert content["quality"]["grade"]["step"] == grade(report.quality).step
+    assert content["quality"]["grade"]["advice"] == report.advice
+    assert "links" not in content
     assert [row["metric"] for row in content["quality"]["interpretation"]] == [
         f.metric for f in interpret(report.quality)
     ]

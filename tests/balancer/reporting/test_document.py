@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from balancer.reporting.document import Document, Figure, Section, Table, csv_text, latex, to_markdown
+from balancer.reporting.document import Document, Figure, Section, Table, csv_text, latex, part_notes, to_markdown
 from balancer.reporting.pages import anchors, to_html, write_document
 
 NASTY = "<script>alert(1)</script> & `<b>code</b>` | bar"
@@ -66,7 +66,10 @@ def test_the_contents_lead_to_every_section_of_a_long_page() -> None:
     ends = re.findall(r'<section id="([^"]*)">', page)
     assert re.findall(r'<li><a href="#([^"]*)">', page) == ends
     assert len(set(ends)) == len(titles)
-    assert page.count("<details open>") == len(titles), "the contents and every section but the folded one"
+    assert page.count("<details open>") == len(titles) - 1, "every section but the folded one"
+    contents = re.search(r'<nav class="contents".*?</nav>', page, re.DOTALL)
+    assert contents, "a phone folds the list by the switch before it; a wide page shows the list always"
+    assert re.search(r"<details><summary>Contents</summary></details>\s*<ul>", contents[0])
     assert 'class="contents"' not in to_html(DOCUMENT, {"grid": PNG}), "a short page needs no contents"
 
 
@@ -86,6 +89,26 @@ def test_warnings_and_alarms_stand_out() -> None:
     assert '<p class="note" role="note">Another' in page
     assert '<p class="verdict">' in page
     assert '<p class="verdict alarm">' in to_html(Document("t", [], "v", alarm=True), {})
+
+
+def test_the_answer_stands_before_what_limits_it() -> None:
+    document = Document(
+        "t", ["PHANTOM: drawings"], "Verdict.", ["Reason."], grade="Grade: poor.", caveats=["A caveat."]
+    )
+    for text in (to_html(document, {}), to_markdown(document)):
+        places = [
+            text.index(part) for part in ("PHANTOM: drawings", "Grade: poor.", "Verdict.", "Reason.", "A caveat.")
+        ]
+        assert places == sorted(places)
+    assert "<strong>Grade: poor.</strong> Verdict." in to_html(document, {})
+    assert "<strong>" not in to_html(Document("t", [], "Verdict."), {})
+    assert document.answer == "Grade: poor. Verdict."
+    assert Document("t", [], "Verdict.").answer == "Verdict."
+
+
+def test_the_phantom_notice_alone_belongs_above_the_answer() -> None:
+    assert part_notes(["a", "PHANTOM DATA: drawings", "b"]) == (["PHANTOM DATA: drawings"], ["a", "b"])
+    assert part_notes(["a PHANTOM"]) == ([], ["a PHANTOM"])
 
 
 def test_an_interval_and_a_number_with_its_unit_stay_on_one_line() -> None:
