@@ -125,12 +125,18 @@ def _show_row(panel: Axes, data: Dataset, values: Array, halves: tuple[Array, Ar
         for k, (i, picture) in enumerate(_pictures(data, chosen.tolist()).items()):
             left = start + k * (SIDE + GAP)
             strip[:, left : left + SIDE] = picture
-            ticks[left + SIDE / 2] = f"{values[i]:.2f}" if abs(values[i]) < 1 else f"{values[i]:.3g}"
+            ticks[left + SIDE / 2] = _three_digits(float(values[i]))
     panel.imshow(strip, cmap="gray", vmin=0, vmax=255)
     panel.set_xticks(list(ticks), list(ticks.values()), fontsize=7)
     panel.set_yticks([])
     panel.tick_params(length=0, pad=1)
     panel.spines[:].set_visible(False)
+
+
+def _three_digits(value: float) -> str:
+    """Return ``0.05``, ``9.87``, ``98.7`` or ``1,390``: a value below an image."""
+    decimals = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    return f"{value:,.{decimals}f}"
 
 
 def _pictures(data: Dataset, chosen: Sequence[int]) -> dict[int, Array]:

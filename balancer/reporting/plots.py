@@ -71,10 +71,10 @@ def pair_figure(pairs: Sequence[ImagePair], rows: tuple[str, str, str]) -> bytes
             panel.axis("on")
             panel.set(xticks=[], yticks=[])
             panel.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            panel.set_xlabel(label, fontsize=7.5)
-        axes[0, column].set_title(pair.title, fontsize=8)
+            panel.set_xlabel(label, fontsize=9)
+        axes[0, column].set_title(pair.title, fontsize=9.5)
     for panel, label in zip(axes[:, 0], rows, strict=True):
-        panel.set_ylabel(label, fontsize=9)
+        panel.set_ylabel(label, fontsize=10.5)
     return png(figure)
 
 

@@ -114,7 +114,7 @@ class Crossvalidation:
     def counts(self) -> str:
         """Return the numbers of images, patients and folds, in words."""
         of = "" if self.patients is None else f" of {plural(self.patients, 'patient')}"
-        return f"{self.source}; {self.n} images{of} in {len(self.trials)} folds; regime {self.regime}"
+        return f"{self.source}; {self.n:,} images{of} in {len(self.trials)} folds; regime {self.regime}"
 
 
 def method(result: Crossvalidation) -> str:

@@ -249,6 +249,9 @@ def metric_table(results: EnsembleResults) -> Table:
     return Table(header, rows, numeric=3)
 
 
+MOST_SENTENCES = 5  # at the head of the page: the table below has the same figures
+
+
 def verdict(ensembles: Sequence[EnsembleResult]) -> str:
     """Return in how many ensembles averaging changes the test AUROC, as far as the intervals tell."""
     gains = [e.metrics["auroc"] for e in ensembles]
@@ -277,13 +280,14 @@ def write_ensembles(results: EnsembleResults) -> None:
         for e in results.ensembles
     ]
     head = ["ensemble", "members", "of", "temperature", "threshold"]
+    sentences = [headline(e) for e in results.ensembles]
     rule = f"Rule of the threshold: {results.rule}, on validation."
     warnings, caveats = part_notes(runs.notes)
     page = Document(
         "Ensembles beside their members",
         warnings,
         verdict(results.ensembles),
-        [headline(e) for e in results.ensembles],
+        sentences if len(sentences) <= MOST_SENTENCES else [],
         [
             Section("Test metrics", [METHOD], metric_table(results)),
             Section("What was averaged and chosen", [rule], Table(head, chosen, numeric=3)),

@@ -288,6 +288,7 @@ def rule_table(results: ThresholdResults) -> Table:
     return Table(header, rows, numeric=2)
 
 
+MOST_SENTENCES = 5  # at the head of the page
 AIMING = ("balanced_accuracy", "youden")  # the rules that aim at balanced accuracy
 
 
@@ -305,8 +306,8 @@ def verdict(results: ThresholdResults) -> str:
     if most < 0.0005:  # no digit of what is shown
         return "A threshold from the test curve would claim no more balanced accuracy than one from validation gives."
     return (
-        f"A threshold from the test curve would claim up to {short(most)} balanced accuracy too much ({arm}); the "
-        "sentences below say what thresholds from validation give."
+        f"A threshold from the test curve would claim up to {short(most)} balanced accuracy too much ({arm}), next to "
+        "what a threshold from validation gives."
     )
 
 
@@ -330,14 +331,17 @@ def write_thresholds(results: ThresholdResults) -> None:
     folder, runs = results.runs.folder, results.runs
     folder.mkdir(parents=True, exist_ok=True)
     seeds = over_seeds(min(arm.trial_seeds for arm in results.arms))
+    sentences = headlines(results)
+    is_short = len(sentences) <= MOST_SENTENCES
     picture = Figure("thresholds", CAPTION, "Decisions against the threshold")
     warnings, caveats = part_notes(runs.notes)
     page = Document(
         "How thresholds carry over from validation to test",
         warnings,
         verdict(results),
-        headlines(results),
+        sentences if is_short else [],
         [
+            *([] if is_short else [Section("What each arm gives", bullets=sentences)]),
             Section("Rules", [f"{runs.counts}. {seeds[0].upper()}{seeds[1:]}."], rule_table(results)),
             Section("Every threshold", figure=picture),
         ],

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from balancer.reporting.plots import PALETTE, subplots
@@ -167,7 +168,7 @@ def margin_bands(axes: Axes, means: Mapping[str, float], margin: float) -> list[
         reference = compared_with(name)
         if reference is not None and reference in means:
             low, high = means[reference] - margin, means[reference] + margin
-            axes.fill_between([low, high], y - 0.42, y + 0.42, **MARGIN_BAND)
+            axes.add_patch(Rectangle((low, y - 0.42), high - low, 0.84, **MARGIN_BAND))
             ends += [low, high]
     return ends
 

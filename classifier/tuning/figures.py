@@ -39,11 +39,15 @@ def draw_all(search: optuna.Study, space: Space, seed: int, with_importance: boo
     history = _draw(partial(plots.plot_optimization_history, search, target_name=VALUE), 7.4, 3.8)
     if max(values) > edge:
         history.axes[0].set_ylim(0, edge)
-    slices = _draw(partial(plots.plot_slice, search, names, target=value, target_name=VALUE), 1.9 * len(names) + 1, 4.2)
+    slices = _draw(partial(plots.plot_slice, search, names, target=value, target_name=VALUE), 1.3 * len(names) + 1, 4.2)
     for axes in slices.axes[: len(names)]:
-        axes.tick_params(axis="x", rotation=60)
+        axes.tick_params(axis="x", rotation=60, labelsize=7.5)
+        axes.xaxis.label.set_fontsize(7.5)
     parallel = partial(plots.plot_parallel_coordinate, search, names, target=value, target_name=VALUE)
-    figures = {"history": history, "slices": slices, "parallel": _draw(parallel, 1.5 * len(names) + 3, 5, False)}
+    lines = _draw(parallel, 1.5 * len(names) + 3, 5, False)
+    for axes in lines.axes:  # names of categories must not run into the next axis
+        axes.tick_params(axis="y", labelsize=7, labelrotation=30)
+    figures = {"history": history, "slices": slices, "parallel": lines}
     if with_importance:
         importance = partial(
             plots.plot_param_importances, search, evaluator=importance_evaluator(seed), target=log_value
@@ -65,6 +69,9 @@ def _draw(plot: Callable[[], Any], width: float, height: float, constrained: boo
             "ignore"
         )  # Optuna's, that the plots are experimental, and of axes that hold a single value
         figure: Figure = np.ravel(plot())[0].figure
+    for axes in figure.axes:
+        axes.set_title("")  # the section has one
+    figure.suptitle("")
     figure.set_size_inches(width, height)
     if constrained:
         figure.set_layout_engine("constrained")

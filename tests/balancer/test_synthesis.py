@@ -123,6 +123,11 @@ def test_report(hundred_and_thirty: Path, chest: Path, gan_run: Path) -> None:
     assert (content["class"], content["n"], content["seed"], content["gan_step"]) == ("NORMAL", 130, 0, 3)
     assert content["gan_run"] == str(gan_run)
     assert content["data"]["split_hash"] == data.split_hash
+    snapshots = [row for row in content["gan_history"] if "kid" in row]
+    late = [row["kid"] for row in snapshots if row["step"] > 2 / 3 * snapshots[-1]["step"]]
+    assert (content["trend"]["n"], content["trend"]["last"]) == (len(late), late[-1])
+    assert content["trend"]["direction"] == "too few"
+    assert content["quality"]["grade"]["step"] in (*STEPS, UNKNOWN)
     assert content["quality"]["distances"]
     for row in content["quality"]["distances"]:
         assert row["n_real"] == row["n_fake"] >= 2
@@ -144,6 +149,7 @@ def test_report(hundred_and_thirty: Path, chest: Path, gan_run: Path) -> None:
         f"run `{gan_run.name}`",
         "step 3",
         content["quality"]["verdict"],
+        *content["quality"]["grade"]["advice"],
     ):
         assert fact in text
     names = {r.name for r in data.records}
@@ -176,6 +182,13 @@ def test_the_newest_finished_run_is_taken_and_said(gan_run: Path, runs_cwd: Path
     assert "taking the newest finished GAN run: runs/gan-train/newer" in result.stderr
     (made,) = (p for p in (runs_cwd / "runs" / "synthesize").glob("*/") if not p.is_symlink())
     assert len(pngs(made)) == 2
+    page = (made / "report.html").read_text()
+    assert '<a href="../../gan-train/newer/">' in page
+    assert "audit of the data" not in page, "there is none"
+    audited = runs_cwd / "runs" / "audit" / "one"
+    done(balancer("audit", "--data", chest, "--image-size", SIZE, "--out", audited))
+    done(balancer("synthesize", "--n", 2, *QUICK_REPORT, "--name", "after"))
+    assert '<a href="../../audit/one/audit.html">' in (runs_cwd / "runs/synthesize/after/report.html").read_text()
     assert json.loads((made / "report.json").read_text())["data"]["source"] == str(chest), "the GAN run's data"
 
 

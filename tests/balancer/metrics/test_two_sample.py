@@ -322,6 +322,18 @@ def test_interpretations() -> None:
         of(0.83, 0.79, 0.87)
         == "a classifier (small CNN) tells them apart in 83 % of pairs [.79, .87]: expect a shortcut"
     )
+
+    def beside(result: tuple[float, float, float], control: tuple[float, float, float]) -> str:
+        return interpretation(*(TwoSample("small CNN", *figures, 202, 202, 5) for figures in (result, control)))
+
+    apart = beside((1.0, 1.0, 1.0), (1.0, 1.0, 1.0))
+    assert "[" not in apart
+    assert "not shown" not in apart, "the classifier tells the sides apart, and real ones as well"
+    assert "and in 100 % with two real sets: what parts real sets may part these sides" in apart
+    assert "in 70 % [.60, .80] with two real sets: what parts" in beside((0.75, 0.7, 0.8), (0.7, 0.6, 0.8))
+    open_question = beside((0.66, 0.61, 0.7), (0.5, 0.4, 0.72))
+    assert "not shown to tell them apart" in open_question
+    assert open_question.endswith("and in 50 % [.40, .72] with two real sets")
     assert of(0.58, 0.51, 0.65).endswith("close to real, but not the same")
     assert of(0.7, 0.65, 0.75).endswith("a moderate difference")
     assert "in over 99 % of pairs [.99, 1.00]: the synthetic" in of(0.998, 0.991, 1.0)

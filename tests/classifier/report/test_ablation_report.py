@@ -143,7 +143,7 @@ def test_the_verdict_comes_first(written: Written) -> None:
     for text in (written.read("report.md"), plain(written.read("report.html")), written.read("table.md")):
         places = [
             text.index(t)
-            for t in ("A note on the data.", "A leak.", written.analysis.verdict, *written.analysis.headline)
+            for t in (written.analysis.verdict, *written.analysis.headline, "A note on the data.", "A leak.")
         ]
         assert places == sorted(places)
         assert places[-1] < text.index("Ranking and calibration") < text.index("Differences")

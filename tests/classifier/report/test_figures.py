@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
 from scipy.stats import norm
@@ -198,6 +199,26 @@ def test_the_gap_joins_validation_to_test(four: Drawn) -> None:
         joined = [tuple(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 2 and line.get_alpha()]
         main = four.results.main.trials
         assert sorted(joined) == sorted((t.metric(f"val.{metric}"), t.metric(f"test.{metric}")) for t in main)
+
+
+def test_the_margin_lies_around_the_mean_of_the_reference(four: Drawn) -> None:
+    """In the row of each regime that has a reference, on every axis of test AUROC, and on no other axis."""
+    means = {n: np.mean([t.test.auroc for t in four.results.arms[n]]) for n in FOUR}
+    compared = {"augment": "baseline", "gan": "baseline", "combined": "augment"}
+    expected = [(FOUR.index(n), means[r] - 0.01, means[r] + 0.01) for n, r in compared.items()]
+    for axes in (four.figures["seeds"].axes[0], four.figures["gap"].axes[0]):
+        bands = [p for p in axes.patches if isinstance(p, Rectangle)]
+        drawn = [(p.get_y() + p.get_height() / 2, p.get_x(), p.get_x() + p.get_width()) for p in bands]
+        assert sorted(drawn) == [pytest.approx(e) for e in sorted(expected)]
+        low, high = axes.get_xlim()
+        assert all(low <= left and right <= high for _, left, right in drawn)
+    assert not four.figures["gap"].axes[1].patches, "of balanced accuracy no margin is known"
+    (left, _) = four.figures["dose"].axes
+    edges = sorted(
+        tuple(np.round(p.get_extents().transformed(left.transData.inverted()).intervaly, 6)) for p in left.patches
+    )
+    at_zero = sorted((round(means[r] - 0.01, 6), round(means[r] + 0.01, 6)) for r in ("baseline", "augment"))
+    assert edges == [pytest.approx(e) for e in at_zero]
 
 
 def test_the_dose_response_begins_at_the_reference(four: Drawn) -> None:

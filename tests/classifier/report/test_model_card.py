@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,8 @@ from balancer.core.sealed import DamagedFile, array_bytes, digest, read_json, wr
 from balancer.core.settings import AblateConfig
 from balancer.data.dataset import PHANTOM_NOTICE, Dataset
 from balancer.data.folder import Record
+from balancer.quality.grade import grade
+from balancer.quality.results import QualityReport
 from balancer.reporting.document import Document, Table, to_markdown
 from balancer.reporting.numbers import bounds, short
 from classifier.analysis.analyse import analyse
@@ -23,6 +25,7 @@ from classifier.analysis.results import StudyResults
 from classifier.export.writing import export
 from classifier.report.card_facts import CardFacts, Kinds, analysed, facts_of
 from classifier.report.model_card import CARD, CARD_DATA, RESEARCH_ONLY, about, model_card, write_model_card
+from classifier.report.samples import with_grade
 
 Run = Callable[..., Result]
 KINDS = ("IM", "bacteria", "virus")
@@ -234,3 +237,23 @@ def test_names_of_kinds(make_data: Callable[..., Dataset]) -> None:
         "NORMAL (IM files)": [0],
         "NORMAL (NORMAL2-IM files)": [1],
     }
+
+
+def test_the_grade_of_a_synthetic_set_is_that_of_its_report(facts: CardFacts, tmp_path: Path) -> None:
+    assert with_grade("`set`", tmp_path) == "`set`", "a set of another generator has no report"
+    quality = QualityReport(3)
+    write_json(tmp_path / "report.json", {"gan_config": {}, "quality": asdict(quality)})
+    words = with_grade("`set`", tmp_path)
+    assert words == f"`set`, grade {grade(quality).brief}"
+    text = to_markdown(model_card(replace(facts, synthetic=[words])))
+    assert f"Synthetic images: {words}." in text
+    assert "grade" not in to_markdown(model_card(replace(facts, synthetic=["`set`"])))
+    write_json(tmp_path / "report.json", {"gan_config": {}, "quality": {"of": "another program"}})
+    assert with_grade("`set`", tmp_path) == "`set`"
+
+
+def test_the_card_says_what_would_settle_an_open_question(facts: CardFacts) -> None:
+    assert facts.analysis is not None
+    for advice in (["Five more seeds."], []):
+        card = model_card(replace(facts, analysis=replace(facts.analysis, advice=advice)))
+        assert [s.bullets for s in card.sections if s.title == "What would settle it"] == ([advice] if advice else [])

@@ -21,7 +21,7 @@ from classifier.experiments import ablation, jobs
 from classifier.systems import reproduce, smoke
 from classifier.systems import tables as system_tables
 from classifier.systems.registry import SYSTEMS
-from classifier.systems.tables import ResultEntry
+from classifier.systems.tables import ResultEntry, RunEntry, SmokeEntry
 
 TINY = sets(batch_size=8, stages="[{steps: 3}]", evaluations=1)
 
@@ -275,6 +275,14 @@ def entry(code_hash: str) -> ResultEntry:
 def test_the_table_says_that_the_code_changed() -> None:
     tables = [to_markdown(system_tables.document([entry("1"), entry(code)])) for code in "12"]
     assert ["more than one version of the code" in table for table in tables] == [False, True]
+
+
+def test_a_smoke_run_whose_memory_is_not_known_shows_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It printed 0 MB."""
+    shared = {name: getattr(entry("1"), name) for name in RunEntry.__dataclass_fields__ if name != "regime"}
+    for memory, cell in ((None, "–"), (1234, "1234")):
+        made = SmokeEntry(**shared, regime="gan", peak_mb=memory)
+        assert f"| {cell} |\n" in to_markdown(system_tables.smoke_document([made]))
 
 
 def test_a_dry_run_says_what_it_would_cost(classifier, tiny, runs_cwd: Path, monkeypatch) -> None:
