@@ -669,10 +669,13 @@ def test_the_report_of_a_synthesis_is_copied_into_the_run(
     """The run may be moved, and the synthesis removed."""
     set_ = tmp_path / "set"
     shutil.copytree(small_synthesis, set_)
-    (set_ / "report.html").write_text("<p>the report</p>")
+    (set_ / "report.html").write_text('<p class="links"><a href="../g/">GAN run</a></p>\n<p>the report</p>')
     options = ("--regimes", "gan", "--seeds", "1", "--synthetic", set_)
     done(classifier("ablate", *small_args, *options, "--out", tmp_path / "r"))
     assert (tmp_path / "r" / "synthetic" / "set-0.html").read_text() == "<p>the report</p>"
+    page = (tmp_path / "r" / "report.html").read_text()
+    assert '<a href="synthetic/set-0.html">' in page
+    assert '<a href="../set/report.html">' in page, "the run, while it lies in the same folder of runs"
 
 
 def test_without_validation_images(small_args: Args, chest_folder: Path, classifier: Run, runs_cwd: Path) -> None:
