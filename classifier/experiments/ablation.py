@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -164,7 +165,7 @@ def write_ablation(results: StudyResults, study: Study, run: RunDir, findings: A
     run.tracker.text("verdict", analysis.verdict)
     links = [
         Link("audit of the data", "audit/audit.html"),
-        *copy_synthesis_reports(study, run),
+        *copy_synthesis_reports([s.path for s in study.synthetic], run.path),
         Link("model card", CARD),
     ]
     report.write_outputs(results, analysis, data, run.path, note, notes, study.synthetic, links)
@@ -195,21 +196,21 @@ def write_data_audit(study: Study, run: RunDir) -> Audit:
     return findings
 
 
-def copy_synthesis_reports(study: Study, run: RunDir) -> list[Link]:
+def copy_synthesis_reports(sets: Sequence[Path], run: Path) -> list[Link]:
     """Copy the report of each synthetic set into the run, so that the page's links hold wherever the run goes.
 
     The copy has no links of its own, which would end nowhere. The run that it was copied from is linked as well where
     it lies in the same folder of runs. A set without a report, such as one of another generator, has no link.
     """
     links = []
-    for i, synthetic in enumerate(study.synthetic):
-        copy, original = run / "synthetic" / f"set-{i}.html", synthetic.path / "report.html"
+    for i, synthetic in enumerate(sets):
+        copy, original = run / "synthetic" / f"set-{i}.html", synthetic / "report.html"
         if not copy.exists() and original.exists():
             copy.parent.mkdir(exist_ok=True)
             write_text(copy, without_links(original.read_text(encoding="utf-8")))
         if copy.exists():
             links.append(Link(f"report on synthetic set {i}", f"synthetic/set-{i}.html"))
-        links += link_to(f"run of synthetic set {i}", original, run.path)
+        links += link_to(f"run of synthetic set {i}", original, run)
     return links
 
 

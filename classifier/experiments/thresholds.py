@@ -306,8 +306,8 @@ def verdict(results: ThresholdResults) -> str:
     if most < 0.0005:  # no digit of what is shown
         return "A threshold from the test curve would claim no more balanced accuracy than one from validation gives."
     return (
-        f"A threshold from the test curve would claim up to {short(most)} balanced accuracy too much ({arm}), next to "
-        "what a threshold from validation gives."
+        f"A threshold from the test curve would claim up to {short(most)} balanced accuracy too much ({arm}), compared "
+        "with a threshold from validation."
     )
 
 
