@@ -69,7 +69,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
     markdown = FILE_NAME.sub(named, markdown)
     if page.file.src_uri == "docs/api.md":  # the first column leads to the functions
-        markdown = re.sub(r"^\| (`[\w.]+`) \|", lambda cell: f"| [{cell[1]}][{cell[1][1:-1]}] |", markdown, flags=re.M)
+        markdown = re.sub(r"^\| `((?:balancer|classifier)\.\w+)` \|", r"| [`\1`][\1] |", markdown, flags=re.M)
     return markdown
 
 
