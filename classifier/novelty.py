@@ -141,14 +141,6 @@ def penultimate(model: nn.Module) -> Iterator[list[Tensor]]:
         hook.remove()
 
 
-def sample(positions: Array) -> Array:
-    """Return at most :data:`MOST` of some positions, evenly spread, so that classes keep their shares."""
-    if len(positions) <= MOST:
-        return positions
-    spread: Array = positions[np.linspace(0, len(positions) - 1, MOST).round().astype(int)]
-    return spread
-
-
 def fit(train: Array, val: Array, labels: Array, positions: Array) -> Reference:
     """Return the reference of training features (n, F), with the limit that validation features (m, F) give.
 

@@ -51,8 +51,8 @@ class Session(Protocol):
 
 
 @dataclass(frozen=True)
-class Port:
-    """An input or output of a graph. The first dimension is the batch."""
+class TensorSpec:
+    """An input or output of a graph: a tensor whose first dimension is the batch."""
 
     name: str
     kind: str  # of its elements, as onnxruntime writes it: float, uint8, int64
@@ -167,7 +167,9 @@ def running(path: Path, remedy: str) -> Iterator[None]:
         raise DamagedFile(path, f"onnxruntime cannot run it ({type(error).__name__})", remedy) from error
 
 
-def check_ports(path: Path, session: Session, inputs: Sequence[Port], outputs: Sequence[Port], remedy: str) -> None:
+def check_signature(
+    path: Path, session: Session, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], remedy: str
+) -> None:
     """Refuse a graph whose inputs and outputs are not those expected.
 
     Raises:
@@ -177,11 +179,11 @@ def check_ports(path: Path, session: Session, inputs: Sequence[Port], outputs: S
         ("input", inputs, session.get_inputs()),
         ("output", outputs, session.get_outputs()),
     ):
-        ports = {port.name: port for port in present}
-        for port in expected:
-            if port.name not in ports:
-                raise DamagedFile(path, f"its graph has no {what} {port.name}", remedy)
-            wanted = f"tensor({port.kind}) {[BATCH, *port.shape]}"
-            got = f"{ports[port.name].type} {ports[port.name].shape}"
+        tensors = {tensor.name: tensor for tensor in present}
+        for spec in expected:
+            if spec.name not in tensors:
+                raise DamagedFile(path, f"its graph has no {what} {spec.name}", remedy)
+            wanted = f"tensor({spec.kind}) {[BATCH, *spec.shape]}"
+            got = f"{tensors[spec.name].type} {tensors[spec.name].shape}"
             if got != wanted:
-                raise DamagedFile(path, f"{what} {port.name} is {got}; expected {wanted}", remedy)
+                raise DamagedFile(path, f"{what} {spec.name} is {got}; expected {wanted}", remedy)

@@ -1,4 +1,4 @@
-"""The images of a batch as a pure function of the step: a resumed run needs no sampler state."""
+"""Which images are taken: a batch as a pure function of the step, so that no sampler has a state; a few of many."""
 
 from __future__ import annotations
 
@@ -27,3 +27,9 @@ def batch_indices(n: int, batch_size: int, step: int, seed: int) -> np.ndarray:
         parts.append(_permutation(n, seed, epoch)[offset : offset + end - position])
         position += len(parts[-1])
     return np.concatenate(parts)
+
+
+def evenly(n: int, most: int) -> np.ndarray:
+    """Return at most so many of n positions, evenly spread, so that no chosen part of a folder is looked at."""
+    positions: np.ndarray = np.linspace(0, n - 1, min(n, most)).round().astype(int)
+    return positions

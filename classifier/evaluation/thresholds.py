@@ -95,6 +95,17 @@ def decide(y_score: Array, temperature: float, chosen: float, threshold: float |
     return called
 
 
+def labels_of(y_score: Array, chosen: float) -> Array:
+    """Return the label (n,) int64 by the network's own probabilities.
+
+    Args:
+        y_score: (n, C), whose most likely class is the label; or (n,), where ``chosen`` decides as in :func:`decide`.
+        chosen: the threshold chosen on validation.
+    """
+    labels: Array = y_score.argmax(axis=1) if y_score.ndim == 2 else (y_score >= chosen).astype(np.int64)
+    return labels
+
+
 def _logits(y_score: Array) -> Array:
     logits: Array = logit(np.clip(y_score, MIN_PROBABILITY, 1 - MIN_PROBABILITY))
     return logits

@@ -15,6 +15,7 @@ from balancer.core.environment import git_commit
 from balancer.core.files import remove_other_kind, write_bytes
 from balancer.core.settings import ClassifierConfig
 from balancer.data.dataset import Dataset
+from balancer.data.sampling import evenly
 from classifier import novelty
 from classifier.analysis.reading import predictions_file
 from classifier.analysis.results import PREDICTIONS, TrialPredictions, TrialResult
@@ -90,7 +91,8 @@ def run_trial(study: Study, trial: Trial, device: torch.device, interrupt: Inter
 
 def _reference(model: nn.Module, data: Dataset, config: ClassifierConfig, device: torch.device) -> Reference:
     """Return the real training images as the classifier's features, with the limit that validation gives."""
-    positions = {fold: novelty.sample(data.indices(fold)) for fold in ("train", "val")}
+    folds = {fold: data.indices(fold) for fold in ("train", "val")}
+    positions = {fold: index[evenly(len(index), novelty.MOST)] for fold, index in folds.items()}
     train, val = (predict_with_features(model, data.images[index], config, device)[1] for index in positions.values())
     return novelty.fit(train, val, data.labels[positions["train"]], positions["train"])
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from balancer.core.device import exact_float32
 from balancer.core.files import JsonObject
+from balancer.data.sampling import evenly
 from balancer.reporting.document import Figure, Section, Table
 from balancer.reporting.numbers import percent, plural, short
 from balancer.reporting.plots import BLUE, GREY, VERMILION, png, subplots
@@ -96,7 +97,7 @@ def check(saved: SavedClassifier, inputs: Tensor, heat: HeatMaps, groups: list[s
     """
 
     def some(most: int) -> tuple[Tensor, HeatMaps, list[str] | None]:
-        index = faithfulness.evenly(len(inputs), most)
+        index = evenly(len(inputs), most)
         return inputs[index], heat.at(index), None if groups is None else [groups[i] for i in index]
 
     with exact_float32(inputs.device):

@@ -12,7 +12,7 @@ from balancer.core.device import open_device
 from balancer.core.errors import UsageError
 from balancer.data.dataset import PHANTOM_NOTICE
 from balancer.reporting.numbers import plural
-from classifier.evaluation.thresholds import decide, with_temperature
+from classifier.evaluation.thresholds import labels_of, with_temperature
 from classifier.explain import checks as checking
 from classifier.explain.faithfulness import FEWEST_IMAGES
 from classifier.explain.folder import check_replaceable, replaced
@@ -107,11 +107,8 @@ def called(saved: SavedClassifier, pixels: Array) -> tuple[Array, Array]:
     """
     score = predict(saved.model, pixels, saved.config, next(saved.model.parameters()).device)
     calibrated = with_temperature(score, saved.temperature)
-    if score.ndim == 2:
-        labels = score.argmax(axis=1)
-        return labels, calibrated[np.arange(len(labels)), labels]
-    positive = decide(score, saved.temperature, saved.uncalibrated_threshold)
-    return positive.astype(np.int64), calibrated
+    labels = labels_of(score, saved.uncalibrated_threshold)
+    return labels, calibrated if score.ndim == 1 else calibrated[np.arange(len(labels)), labels]
 
 
 def file_names(files: Sequence[Path]) -> list[str]:

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import ndimage, stats
 from torch import Tensor, nn
 
 from balancer.core.progress import bar
@@ -28,6 +27,7 @@ from balancer.reporting.numbers import bounds, short, signed
 from classifier.analysis.statistics import crossed_estimate
 from classifier.explain.heatmaps import HeatMaps, relevance_of, shown
 from classifier.explain.methods import METHODS, PIXELS, mean_image
+from classifier.explain.similarity import rank_correlation, ssim, unit_ranks
 
 Array = np.ndarray
 CHECKED = 32  # images of deletion and insertion
@@ -261,6 +261,7 @@ def randomise_weights(
     method = METHODS[heat.method]
     counts = sorted({round(c) for c in np.linspace(1, len(names), method.stages)})
     target = torch.from_numpy(heat.target).to(images.device)
+    trained_ranks = unit_ranks(heat.maps)
     correlations, ssims, empty = np.empty((3, len(counts), len(images), DRAWS))
     with bar(len(counts) * DRAWS, "randomised weights", "network") as progress:
         for draw in range(DRAWS):
@@ -271,7 +272,7 @@ def randomise_weights(
                 place = network.get_submodule(heat.layer) if heat.layer else network
                 relevance = np.nan_to_num(relevance_of(method, network, images, target, place))  # it may overflow
                 maps = shown(relevance, method.white)
-                correlations[step, :, draw] = rank_correlation(heat.maps, maps)
+                correlations[step, :, draw] = rank_correlation(trained_ranks, unit_ranks(maps))
                 ssims[step, :, draw] = ssim(heat.maps, maps)
                 empty[step, :, draw] = maps.max(axis=(1, 2)) == 0
                 progress.update()
@@ -294,40 +295,3 @@ def _take_own_state(module: nn.Module, source: nn.Module) -> None:
         fresh = {**dict(source.named_parameters(recurse=False)), **dict(source.named_buffers(recurse=False))}
         for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
             tensor.copy_(fresh[name])
-
-
-def rank_correlation(one: Array, other: Array) -> Array:
-    """Return Spearman's correlation (N,) of maps (N, H, W) with maps of the same images; 0 if a map is constant."""
-    ranks = [stats.rankdata(maps.reshape(len(maps), -1), axis=1) for maps in (one, other)]
-    centred = [r - r.mean(axis=1, keepdims=True) for r in ranks]
-    lengths = np.sqrt((centred[0] ** 2).sum(axis=1) * (centred[1] ** 2).sum(axis=1))
-    products = (centred[0] * centred[1]).sum(axis=1)
-    correlation: Array = np.divide(products, lengths, out=np.zeros(len(one)), where=lengths > 0)
-    return correlation
-
-
-def ssim(one: Array, other: Array) -> Array:
-    """Return the structural similarity (N,) of maps (N, H, W) in [0, 1] (Wang et al. 2004, IEEE TIP 13).
-
-    With the paper's Gaussian window of SD 1.5 and its constants .01 and .03.
-    """
-
-    def blurred(maps: Array) -> Array:
-        values: Array = ndimage.gaussian_filter(maps.astype(np.float64), (0, 1.5, 1.5), truncate=5 / 1.5)
-        return values
-
-    means = blurred(one), blurred(other)
-    variances = [
-        blurred(maps.astype(np.float64) ** 2) - mean**2 for maps, mean in zip((one, other), means, strict=True)
-    ]
-    covariance = blurred(one.astype(np.float64) * other) - means[0] * means[1]
-    c1, c2 = 0.01**2, 0.03**2
-    top = (2 * means[0] * means[1] + c1) * (2 * covariance + c2)
-    bottom = (means[0] ** 2 + means[1] ** 2 + c1) * (variances[0] + variances[1] + c2)
-    similarity: Array = (top / bottom).mean(axis=(1, 2))
-    return similarity
-
-
-def evenly(n: int, most: int) -> list[int]:
-    """Return at most so many of n positions, evenly spread, so that a check looks at no chosen part of a folder."""
-    return sorted({int(i) for i in np.linspace(0, n - 1, min(n, most)).round()})

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from balancer.core.device import exact_float32
 from balancer.core.errors import BalancerError, UsageError, lookup
 from balancer.core.progress import bar
+from classifier.evaluation.thresholds import labels_of
 from classifier.explain.layers import MapLayer, choose_layer
 from classifier.explain.methods import METHODS, PIXELS, Method
 from classifier.training.checkpoint import SavedClassifier
-from classifier.training.prediction import to_input
+from classifier.training.prediction import predict_inputs, to_input
 
 Array = np.ndarray
 MOST_IMAGES = 32  # in one pass of a method
@@ -130,16 +131,12 @@ def _network_inputs(model: SavedClassifier | nn.Module, images: Array | Tensor) 
     )
 
 
-@torch.no_grad()
 def _called(model: SavedClassifier | nn.Module, inputs: Tensor) -> Tensor:
     """Return the class (N,) int64 that the classifier calls; a bare network of two classes has the threshold .5."""
     net = model.model if isinstance(model, SavedClassifier) else model
-    size = max(1, PIXELS // inputs[0, 0].numel())
-    logits = torch.cat([net(inputs[i : i + size]) for i in range(0, len(inputs), size)])
-    if logits.ndim > 1:
-        return logits.argmax(dim=1)
     threshold = model.uncalibrated_threshold if isinstance(model, SavedClassifier) else 0.5
-    return (logits.cpu().double().sigmoid() >= threshold).long().to(inputs.device)
+    scores = predict_inputs(net, inputs.split(max(1, PIXELS // inputs[0, 0].numel())), inputs.device)
+    return torch.from_numpy(labels_of(scores, threshold)).to(inputs.device)
 
 
 def _targets(model: SavedClassifier | nn.Module, inputs: Tensor, target: int | Sequence[int] | Array | None) -> Tensor:

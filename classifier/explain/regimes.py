@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy import stats
 
 from balancer.core.config import validate
 from balancer.core.errors import BalancerError, UsageError
@@ -28,6 +27,7 @@ from classifier.analysis.reading import read_patients, read_run, with_prediction
 from classifier.analysis.results import TrialResult
 from classifier.analysis.statistics import FEWEST_TRIAL_SEEDS
 from classifier.explain.faithfulness import FEWEST_IMAGES, Interval
+from classifier.explain.similarity import rank_correlation, unit_ranks
 from classifier.training.checkpoint import CHECKPOINT, SavedClassifier, load_classifier
 from classifier.training.regimes import REGIMES, select_regimes
 
@@ -193,30 +193,16 @@ def compare(
     seeds = sorted(set(maps[regime]) & set(maps[reference]))
     if len(seeds) < 2:
         return None
-    ranks = {name: {seed: _unit_ranks(maps[name][seed]) for seed in seeds} for name in (regime, reference)}
+    ranks = {name: {seed: unit_ranks(maps[name][seed]) for seed in seeds} for name in (regime, reference)}
     own, other = ranks[regime], ranks[reference]
     inside = {
-        (s, t): (_agreement(own[s], own[t]) + _agreement(other[s], other[t])) / 2 for s, t in combinations(seeds, 2)
+        (s, t): (rank_correlation(own[s], own[t]) + rank_correlation(other[s], other[t])) / 2
+        for s, t in combinations(seeds, 2)
     }
-    across = {(s, t): _agreement(own[s], other[t]) for s, t in permutations(seeds, 2)}
+    across = {(s, t): rank_correlation(own[s], other[t]) for s, t in permutations(seeds, 2)}
     within, between = _pseudo_values(inside, seeds), _pseudo_values(across, seeds)
     intervals = [Interval.of(v, list(groups), most) for v, most in ((within, 1), (between, 1), (within - between, 2))]
     return Comparison(regime, reference, len(seeds), len(groups), *intervals)
-
-
-def _unit_ranks(maps: Array) -> Array:
-    """Return the ranks of the pixels of each map (n, H W), centred and of length 1; a constant map becomes 0."""
-    ranks = stats.rankdata(maps.reshape(len(maps), -1), axis=1)
-    ranks -= ranks.mean(axis=1, keepdims=True)
-    length = np.linalg.norm(ranks, axis=1, keepdims=True)
-    unit: Array = np.divide(ranks, length, out=np.zeros_like(ranks), where=length > 0)
-    return unit
-
-
-def _agreement(one: Array, other: Array) -> Array:
-    """Return the rank correlation (n,) of the maps of each image."""
-    agreement: Array = np.einsum("np,np->n", one, other)
-    return agreement
 
 
 def _pseudo_values(pairs: Mapping[tuple[int, int], Array], seeds: Sequence[int]) -> Array:

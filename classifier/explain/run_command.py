@@ -13,12 +13,13 @@ from balancer.core.errors import lookup
 from balancer.core.progress import bar
 from balancer.core.sealed import write_json
 from balancer.data.folder import count_units
+from balancer.data.sampling import evenly
 from balancer.reporting.pages import write_document
 from classifier.analysis.results import TrialResult
 from classifier.explain import checks as checking
 from classifier.explain import run_report
 from classifier.explain.command import map_notes
-from classifier.explain.faithfulness import CHECKED, FEWEST_IMAGES, evenly
+from classifier.explain.faithfulness import CHECKED, FEWEST_IMAGES
 from classifier.explain.folder import CONTENT, check_replaceable, replaced
 from classifier.explain.heatmaps import explain
 from classifier.explain.methods import METHODS
@@ -117,7 +118,7 @@ def choose_examples(study: SavedStudy, trial: TrialResult) -> list[Example]:
         wrong = np.flatnonzero((predicted.y_true == label) & (calls != label))
         right = np.flatnonzero((predicted.y_true == label) & (calls == label))
         wrong = wrong[np.argsort(-of_call[wrong], kind="stable")][:EXAMPLES]
-        right = right[evenly(len(right), EXAMPLES)] if len(right) else right
+        right = right[evenly(len(right), EXAMPLES)]
         for i in (*wrong, *right):
             position = int(predicted.index[i])
             name = study.data.records[position].name

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from balancer.data.dataset import Dataset
 from balancer.data.folder import printable
+from balancer.data.sampling import evenly
 from balancer.reporting.document import Document, Figure, Section, Table, part_notes
 from balancer.reporting.links import documentation
 from balancer.reporting.numbers import short
 from classifier.explain.checks import METHOD_PIXELS, METHOD_WEIGHTS
-from classifier.explain.faithfulness import DRAWS, evenly
+from classifier.explain.faithfulness import DRAWS
 from classifier.explain.pictures import Tile, grid, overlay, png
 from classifier.explain.report import method_table, reading
 from classifier.explain.results import Example, RegimeView, RunExplanation, StudyMaps

@@ -21,7 +21,7 @@ from balancer.data.dataset import Dataset, load_dataset
 from balancer.reporting.document import Document, Section, Table, to_markdown
 from balancer.reporting.numbers import fixed, plural, short
 from classifier.evaluation.metrics import multiclass_ranking, ranking_metrics
-from classifier.evaluation.thresholds import decide, with_temperature
+from classifier.evaluation.thresholds import labels_of, with_temperature
 from classifier.export.quantise import METHODS
 from classifier.export.runtime import logits_of, scores
 from classifier.training.record import ClassifierRecord, check_scores
@@ -180,7 +180,8 @@ def measure(record: ClassifierRecord, contents: dict[str, bytes], data: Dataset,
     for i, (name, session) in enumerate(sessions.items()):
         log.info("%s: %d validation and %d test images", name, len(images["val"]), len(images["test"]))
         of_fold = {fold: check_scores(scores(logits_of(session, pixels))) for fold, pixels in images.items()}
-        calibrated, called = with_temperature(of_fold["test"], record.temperature), labels_of(record, of_fold["test"])
+        calibrated = with_temperature(of_fold["test"], record.temperature)
+        called = labels_of(of_fold["test"], record.uncalibrated_threshold)
         reference = reference or (calibrated, called)
         variant = Variant(
             name=name,
@@ -214,11 +215,3 @@ def seconds(passes: Sequence[Callable[[], object]]) -> list[float]:
 def auroc(labels: Array, score: Array) -> float:
     """Return the AUROC of scores (n,), or of (n, C) the mean over classes, each against the rest."""
     return (ranking_metrics if score.ndim == 1 else multiclass_ranking)(labels, score)["auroc"]
-
-
-def labels_of(record: ClassifierRecord, score: Array) -> Array:
-    """Return the label (n,) of uncalibrated probabilities (n,) or (n, C)."""
-    if score.ndim == 2:
-        most: Array = score.argmax(axis=1)
-        return most
-    return decide(score, record.temperature, record.uncalibrated_threshold)

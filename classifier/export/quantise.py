@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classifier.export.ports import INPUT
+from classifier.export.signature import INPUT
 
 if TYPE_CHECKING:
     import onnx

@@ -11,7 +11,7 @@ from scipy.special import expit, softmax
 from balancer.core import onnx_file
 from balancer.core.errors import UsageError
 from balancer.core.threads import choose_threads
-from classifier.export.ports import INPUT, ports
+from classifier.export.signature import INPUT, signature
 from classifier.training.record import EXPORT, ClassifierRecord, check_scores, parse_record
 
 Array = np.ndarray
@@ -39,7 +39,7 @@ def open_onnx(path: Path, device: str, threads: int | None = None) -> tuple[Clas
         raise UsageError(f"--device is {device!r}, but ONNX files run on the CPU here; give auto or cpu")
     session, facts = onnx_file.open_session(path, EXPORT, REMEDY, threads or choose_threads())
     record = parse_record(facts, path, REMEDY)
-    onnx_file.check_ports(path, session, *ports(record), REMEDY)
+    onnx_file.check_signature(path, session, *signature(record), REMEDY)
 
     def predict(images: Array) -> Array:
         with onnx_file.running(path, REMEDY):

@@ -23,7 +23,7 @@ from classifier.evaluation.thresholds import with_temperature
 from classifier.export import integers
 from classifier.export.graph import to_program
 from classifier.export.integers import Integers
-from classifier.export.ports import INPUT, OUTPUTS
+from classifier.export.signature import INPUT, OUTPUTS
 from classifier.training.checkpoint import CHECKPOINT, SavedClassifier, load_classifier, parse_classifier
 from classifier.training.prediction import predict
 from classifier.training.record import EXPORT, REMEDY

@@ -9,7 +9,7 @@ from torch import nn
 
 from balancer.core.sealed import DamagedFile
 from classifier import novelty
-from classifier.novelty import Reference, fit, from_tensors, penultimate, sample
+from classifier.novelty import Reference, fit, from_tensors, penultimate
 
 
 def features(n: int, seed: int = 0, width: int = 6) -> np.ndarray:
@@ -112,11 +112,3 @@ def test_wide_features_are_averaged() -> None:
     with penultimate(model) as collected:
         model(x)
     assert torch.allclose(collected[0], x.reshape(1, -1, 3).mean(dim=2))
-
-
-def test_a_sample_keeps_the_shares_of_the_classes() -> None:
-    positions = np.arange(5000)
-    taken = sample(positions)
-    assert len(taken) == len(set(taken.tolist())) == novelty.MOST
-    assert (taken < 1250).mean() == pytest.approx(0.25, abs=0.01)
-    assert sample(positions[:30]).tolist() == list(range(30))

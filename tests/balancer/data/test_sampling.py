@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balancer.data import sampling
-from balancer.data.sampling import batch_indices
+from balancer.data.sampling import batch_indices, evenly
 
 
 @given(n=st.integers(1, 40), batch_size=st.integers(1, 100), seed=st.integers(0, 5), passes=st.integers(1, 4))
@@ -50,3 +50,19 @@ def test_numpy_integers_give_the_same_batches(kind: type) -> None:
     with_numpy = batch_indices(kind(10), kind(4), kind(7), kind(3))
     sampling._permutation.cache_clear()
     assert np.array_equal(with_numpy, batch_indices(10, 4, 7, 3))
+
+
+@given(n=st.integers(0, 5000), most=st.integers(1, 1000))
+def test_a_few_are_evenly_spread(n: int, most: int) -> None:
+    """As a sample of an ordered fold they keep the shares of the classes."""
+    positions = evenly(n, most)
+    assert len(set(positions.tolist())) == len(positions) == min(n, most)
+    if len(positions) > 1:
+        assert positions[[0, -1]].tolist() == [0, n - 1]
+        assert np.ptp(np.diff(positions)) <= 1
+
+
+def test_where_a_few_lie() -> None:
+    assert evenly(9, 3).tolist() == [0, 4, 8]
+    assert evenly(5, 24).tolist() == [0, 1, 2, 3, 4]
+    assert evenly(1, 3).tolist() == evenly(7, 1).tolist() == [0]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from balancer.core.settings import ClassifierConfig, DataConfig
 from classifier.evaluation.thresholds import decide, with_temperature
 from classifier.export.graph import ClassifierGraph
-from classifier.export.ports import INPUT, OUTPUTS
+from classifier.export.signature import INPUT, OUTPUTS
 from classifier.training.checkpoint import SavedClassifier
 
 

@@ -12,7 +12,7 @@ from balancer.core.errors import BalancerError
 from balancer.core.settings import ClassifierConfig, DataConfig
 from classifier.evaluation.thresholds import with_temperature
 from classifier.export import writing
-from classifier.export.ports import INPUT
+from classifier.export.signature import INPUT
 from classifier.models import OWN_MODELS, build_model
 from classifier.models.backbones import backbone_names
 from classifier.systems.registry import SYSTEMS
