@@ -30,11 +30,16 @@ PIXEL_WORDS = {
     "too few": f"Whether these maps do better than random ones takes {FEWEST_IMAGES} images or more.",
 }
 WEIGHT_WORDS = {
-    "depend": "They change when the network forgets what it has learnt, as they must.",
-    "do not depend": "They hardly change when the network forgets all that it has learnt: they show the image, not what"
-    " the network makes of it.",
-    "not settled": "Whether they depend on what the network has learnt is not settled at this number of images.",
-    "too few": f"Whether they depend on what the network has learnt takes {FEWEST_IMAGES} images or more.",
+    "depend": "They change when the weights of the network give way to untrained ones, as they must.",
+    "do not depend": "They hardly change when the weights of the network give way to untrained ones: they show the"
+    " image, not what the network makes of it.",
+    "not settled": "Whether they depend on the weights of the network is not settled at this number of images.",
+    "too few": f"Whether they depend on the weights of the network takes {FEWEST_IMAGES} maps with evidence, or more.",
+}
+OTHERS_WORDS = {
+    True: "They also do better than the maps of other images.",
+    False: "That they do better than the maps of other images is not shown: they may mark a place that matters in most"
+    " images.",
 }
 UNCHECKED = "Whether these maps mean something was not checked."
 TOO_FEW = f"{UNCHECKED[:-1]}: that takes {FEWEST_IMAGES} images or more."
@@ -49,10 +54,10 @@ class Checks:
 
     @property
     def verdict(self) -> str:
-        """Return what both checks come to, in two sentences."""
+        """Return what both checks come to, in two or three sentences."""
         if self.pixels.verdict == "too few":
             return TOO_FEW
-        return f"{PIXEL_WORDS[self.pixels.verdict]} {WEIGHT_WORDS[self.weights.verdict]}"
+        return " ".join([*pixel_words(self.pixels), WEIGHT_WORDS[self.weights.verdict]])
 
     @property
     def fails(self) -> bool:
@@ -66,6 +71,8 @@ class Checks:
         return [
             f"Area gained over random maps: deletion {deletion}, insertion {insertion};"
             f" n = {plural(self.pixels.n, 'image')}.",
+            f"Area gained over maps of other images: deletion {self.pixels.deletion.gain_over_others.signed_text},"
+            f" insertion {self.pixels.insertion.gain_over_others.signed_text}.",
             f"Rank correlation with the maps of untrained networks: {last.correlation.text}.",
         ]
 
@@ -73,6 +80,7 @@ class Checks:
         """Return all figures."""
         pixels = {
             "verdict": self.pixels.verdict,
+            "better_than_maps_of_other_images": self.pixels.is_specific,
             "n": self.pixels.n,
             "shares": self.pixels.shares.tolist(),
             "deletion": _curve_json(self.pixels.deletion),
@@ -82,12 +90,21 @@ class Checks:
         return {"pixels": pixels, "weights": weights}
 
 
+def pixel_words(pixels: PixelTest) -> list[str]:
+    """Return what deletion and insertion come to; beside other images' maps only where random maps are surpassed."""
+    specific = [OTHERS_WORDS[pixels.is_specific]] if pixels.verdict == "better" else []
+    return [PIXEL_WORDS[pixels.verdict], *specific]
+
+
 def _curve_json(curve: Curve) -> JsonObject:
     return {key: v.tolist() if isinstance(v, np.ndarray) else asdict(v) for key, v in vars(curve).items()}
 
 
 def check(saved: SavedClassifier, inputs: Tensor, heat: HeatMaps, groups: list[str] | None = None) -> Checks:
     """Check the maps of some images, evenly spread; of a slow method, fewer go through the cascade.
+
+    Only maps that show evidence go through the cascade: an empty map stays empty or not, whatever the weights are. If
+    all maps are empty, the cascade gives figures of 0 and no verdict.
 
     Args:
         saved: the classifier.
@@ -96,15 +113,19 @@ def check(saved: SavedClassifier, inputs: Tensor, heat: HeatMaps, groups: list[s
         groups: patient (N,) of each image, whose images stay together in the intervals; None: every image by itself.
     """
 
-    def some(most: int) -> tuple[Tensor, HeatMaps, list[str] | None]:
-        index = evenly(len(inputs), most)
+    def some(positions: Array, most: int) -> tuple[Tensor, HeatMaps, list[str] | None]:
+        index = positions[evenly(len(positions), most)]
         return inputs[index], heat.at(index), None if groups is None else [groups[i] for i in index]
+
+    every, filled = np.arange(len(inputs)), np.flatnonzero(~heat.empty)
 
     with exact_float32(inputs.device):
         return Checks(
-            faithfulness.deletion_and_insertion(saved.model, *some(CHECKED)),
+            faithfulness.deletion_and_insertion(saved.model, *some(every, CHECKED)),
             faithfulness.randomise_weights(
-                saved.model, lambda seed: untrained(saved, seed), *some(METHODS[heat.method].cascaded)
+                saved.model,
+                lambda seed: untrained(saved, seed),
+                *some(filled if len(filled) else every, METHODS[heat.method].cascaded),
             ),
         )
 
@@ -124,7 +145,11 @@ def sections(checks: Checks, prefix: str = "") -> tuple[list[Section], dict[str,
     figures = [Figure(f"{prefix}{name}", _CAPTIONS[name], f"Curves of {name}") for name in curves]
     pictures = {f"{prefix}{name}": _curve_figure(name, curve, pixels.shares) for name, curve in curves.items()}
     pictures[f"{prefix}weights"] = _cascade_figure(weights)
-    rows = [[name, curve.area.text, curve.random_area.text, curve.gain.signed_text] for name, curve in curves.items()]
+    rows = [
+        [name, c.area.text, c.random_area.text, c.gain.signed_text, c.gain_over_others.signed_text]
+        for name, c in curves.items()
+    ]
+    header = ["", "area, these maps [95 %]", "area, random maps [95 %]", "gain [95 %]", "gain over others' maps [95 %]"]
     stages = [
         [
             s.layer,
@@ -139,12 +164,12 @@ def sections(checks: Checks, prefix: str = "") -> tuple[list[Section], dict[str,
     return [
         Section(
             "Do the maps find the pixels that matter?",
-            [PIXEL_WORDS[pixels.verdict], METHOD_PIXELS],
-            Table(["", "area, these maps [95 %]", "area, random maps [95 %]", "gain [95 %]"], rows),
+            [" ".join(pixel_words(pixels)), METHOD_PIXELS],
+            Table(header, rows),
             gallery=figures,
         ),
         Section(
-            "Do the maps depend on what the network has learnt?",
+            "Do the maps depend on the weights of the network?",
             [WEIGHT_WORDS[weights.verdict], METHOD_WEIGHTS.format(draws=weights.draws)],
             Table(["untrained down to", "layers", "rank correlation [95 %]", "SSIM [95 %]", "empty maps"], stages),
             gallery=[cascade],
@@ -157,13 +182,15 @@ METHOD_PIXELS = (
     " explained class should fall fast, so a small area is good. Insertion shows the pixels on grey in the same order,"
     " and a large area is good. A random map is the same map laid elsewhere: mirrored, and shifted around the edges."
     " The test: maps do better than random ones if the 95 % interval of the gain lies above 0, in deletion and in"
-    " insertion. The intervals resample images."
+    " insertion. Radiographs are alike, so a map of one image may do better than random on another. So the same is"
+    " measured against maps of other images for the same class. The intervals resample images."
 )
 METHOD_WEIGHTS = (
     "From the output down, layers get the weights of an untrained network ({draws} of them), until nothing trained is"
     " left. The maps are then compared with those of the trained network, by Spearman's rank correlation and by SSIM."
     f" The test: maps depend on the weights if the rank correlation at the end lies below {short(ALIKE, 1)}, interval"
-    " and all. The intervals resample images, and hold the scatter over untrained networks."
+    " and all. A network that has learnt nothing passes this test too: the test is of the maps. The intervals"
+    " resample images, and hold the scatter over untrained networks."
 )
 _CAPTIONS = {
     "deletion": "Deletion: lower is better.",
@@ -175,6 +202,7 @@ _CAPTIONS = {
 def _curve_figure(name: str, curve: Curve, shares: Array) -> bytes:
     figure, ((axes,),) = subplots(1, 1, 4.0, 3.0)
     axes.plot(shares, curve.random, color=GREY, linestyle="--", marker="s", markersize=3, label="random maps")
+    axes.plot(shares, curve.others, color=BLUE, linestyle=":", marker="^", markersize=3, label="maps of other images")
     axes.plot(shares, curve.maps, color=VERMILION, marker="o", markersize=3, label="these maps")
     axes.set(xlabel=f"share of the pixels {'greyed out' if name == 'deletion' else 'shown'}", ylim=(0, 1))
     axes.set_ylabel("probability of the class")

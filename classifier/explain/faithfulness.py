@@ -5,9 +5,10 @@ Two checks, each with a verdict by a stated test:
 - Deletion and insertion (Petsiuk et al. 2018, arXiv:1806.07421). Pixels give way to the image's mean grey, the
   brightest of the map first; or they appear on mean grey in the same order. The probability of the explained class
   should fall fast, or rise fast. The reference is the same map laid elsewhere: mirrored, and shifted at random around
-  the edges. Such a random map is as smooth and as concentrated, so that only the place can make the difference.
+  the edges. Such a random map is as smooth and as concentrated, so that only the place can make the difference. The
+  second reference is the maps of other images: radiographs are alike, so a map may do better than random on any.
 - Randomised weights (Adebayo et al. 2018, arXiv:1810.03292). From the output down, layers get the weights of an
-  untrained network. A map that stays as it was shows the image, not what the network has learnt.
+  untrained network. A map that stays as it was shows the image, not the network.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ Array = np.ndarray
 CHECKED = 32  # images of deletion and insertion
 STEPS = 10  # points of a curve after the first
 RANDOM_MAPS = 3  # for each image
+OTHER_MAPS = 2  # of other images, for each image
 FEWEST_IMAGES = 10  # fewer give curves, but no verdict
 DRAWS = 5  # untrained networks
 ALIKE = 0.5  # rank correlation: maps that agree more show the image rather than the weights
@@ -90,9 +92,11 @@ class Curve:
 
     maps: Array  # (STEPS + 1,), mean over images, pixels in the order of the maps
     random: Array  # the same, pixels in the order of random maps
+    others: Array  # the same, pixels in the order of the maps of other images
     area: Interval
     random_area: Interval
     gain: Interval  # of the area, over random maps; positive is better: for deletion the area below them
+    gain_over_others: Interval  # the same over the maps of other images
 
     @property
     def is_better(self) -> bool:
@@ -130,6 +134,11 @@ class PixelTest:
             return "partly"
         return "worse" if all(curve.is_worse for curve in curves) else "no better"
 
+    @property
+    def is_specific(self) -> bool:
+        """Return whether the maps do better than those of other images, in deletion and in insertion."""
+        return all(curve.gain_over_others.low > 0 for curve in (self.deletion, self.insertion))
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -146,7 +155,7 @@ class Stage:
 class WeightTest:
     """The cascade of randomised weights, from the output down."""
 
-    n: int
+    n: int  # images whose maps show any evidence
     draws: int
     layers: int
     stages: tuple[Stage, ...]
@@ -183,10 +192,26 @@ def moved_maps(relevance: Array, rng: np.random.Generator) -> Array:
     return np.stack(moved)
 
 
+def maps_of_others(relevance: Array, target: Array, step: int) -> Array:
+    """Return for each image the map of another one, for the same class; its own where no other image has this class.
+
+    Args:
+        relevance: maps (N, H, W).
+        target: the class (N,) that each map speaks for.
+        step: from 1 to OTHER_MAPS. Images far apart are taken, since neighbours in a folder may be of one patient.
+    """
+    other = np.arange(len(target))
+    for label in np.unique(target):
+        alike = np.flatnonzero(target == label)
+        other[alike] = np.roll(alike, max(1, step * len(alike) // (OTHER_MAPS + 1)))
+    swapped: Array = relevance[other]
+    return swapped
+
+
 def deletion_and_insertion(
     model: nn.Module, images: Tensor, heat: HeatMaps, groups: Groups | None = None, seed: int = 0
 ) -> PixelTest:
-    """Measure deletion and insertion against random maps.
+    """Measure deletion and insertion against random maps, and against maps of other images.
 
     Args:
         model: the network, in evaluation mode.
@@ -197,7 +222,8 @@ def deletion_and_insertion(
     """
     rng = np.random.default_rng(derive_seed(seed, "random maps"))
     orders = [heat.relevance, *(moved_maps(heat.relevance, rng) for _ in range(RANDOM_MAPS))]
-    curves = np.empty((2, 1 + RANDOM_MAPS, len(images), STEPS + 1))  # deletion and insertion
+    orders += [maps_of_others(heat.relevance, heat.target, step) for step in range(1, OTHER_MAPS + 1)]
+    curves = np.empty((2, len(orders), len(images), STEPS + 1))  # deletion and insertion
     target = torch.from_numpy(heat.target).to(images.device)
     nothing = torch.zeros_like(images[:, 0], dtype=torch.bool)
     shown_all, hidden_all = (_probabilities(model, images, covered, target) for covered in (nothing, ~nothing))
@@ -216,12 +242,14 @@ def deletion_and_insertion(
 
 
 def _curve(curves: Array, sign: int, groups: Groups | None) -> Curve:
-    """Compare curves (1 + RANDOM_MAPS, N, STEPS + 1), those of the maps first."""
+    """Compare curves (K, N, STEPS + 1): those of the maps, of RANDOM_MAPS random maps, and of others' maps."""
     areas = (curves[:, :, 1:] + curves[:, :, :-1]).mean(axis=2) / 2
-    own, random = areas[0], areas[1:].mean(axis=0)
+    random, others = slice(1, 1 + RANDOM_MAPS), slice(1 + RANDOM_MAPS, None)
+    own, by_chance, of_others = areas[0], areas[random].mean(axis=0), areas[others].mean(axis=0)
     mean = curves.mean(axis=1)
-    intervals = (Interval.of(values, groups, 1.0) for values in (own, random, sign * (own - random)))
-    return Curve(mean[0], mean[1:].mean(axis=0), *intervals)
+    compared = (own, by_chance, sign * (own - by_chance), sign * (own - of_others))
+    intervals = (Interval.of(values, groups, 1.0) for values in compared)
+    return Curve(mean[0], mean[random].mean(axis=0), mean[others].mean(axis=0), *intervals)
 
 
 @torch.no_grad()
@@ -286,7 +314,7 @@ def randomise_weights(
         )
         for step, count in enumerate(counts)
     )
-    return WeightTest(len(images), DRAWS, len(names), stages)
+    return WeightTest(int((~heat.empty).sum()), DRAWS, len(names), stages)
 
 
 def _take_own_state(module: nn.Module, source: nn.Module) -> None:

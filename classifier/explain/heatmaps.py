@@ -39,9 +39,9 @@ class HeatMaps:
         blank: Array = self.maps.max(axis=(1, 2)) == 0
         return blank
 
-    def at(self, positions: Sequence[int]) -> HeatMaps:
+    def at(self, positions: Sequence[int] | Array) -> HeatMaps:
         """Return the maps of some images."""
-        index = list(positions)
+        index = np.asarray(positions)
         maps, target, relevance = self.maps[index], self.target[index], self.relevance[index]
         return replace(self, maps=maps, target=target, relevance=relevance)
 

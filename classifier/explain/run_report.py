@@ -92,8 +92,9 @@ def _check_table(views: Sequence[RegimeView]) -> Table:
             pixels, weights = view.checks.pixels, view.checks.weights
             gains = [curve.gain.signed_text for curve in (pixels.deletion, pixels.insertion)]
             last = weights.stages[-1].correlation
-            rows.append([view.regime, *gains, pixels.verdict, last.text, weights.verdict])
-    gains = ["gain in deletion [95 %]", "gain in insertion [95 %]", "than random maps"]
+            others = "better" if pixels.is_specific else "not shown"
+            rows.append([view.regime, *gains, pixels.verdict, others, last.text, weights.verdict])
+    gains = ["gain in deletion [95 %]", "gain in insertion [95 %]", "than random maps", "than other images' maps"]
     return Table(["regime", *gains, "correlation, untrained [95 %]", "on the weights, they"], rows)
 
 

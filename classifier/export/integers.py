@@ -18,8 +18,11 @@ from balancer.core.files import JsonObject, write_bytes, write_text
 from balancer.core.sealed import write_json
 from balancer.core.seeding import derive_seed
 from balancer.data.dataset import Dataset, load_dataset
+from balancer.metrics.classification import weighted_auroc
+from balancer.metrics.resampling import RESAMPLES, patient_weights, patients_per_class, resample_groups
 from balancer.reporting.document import Document, Section, Table, to_markdown
-from balancer.reporting.numbers import fixed, plural, short
+from balancer.reporting.numbers import DASH, bounds, fixed, plural, short, signed
+from classifier.analysis.statistics import crossed_estimate
 from classifier.evaluation.metrics import multiclass_ranking, ranking_metrics
 from classifier.evaluation.thresholds import labels_of, with_temperature
 from classifier.export.quantise import METHODS
@@ -34,6 +37,21 @@ TIMED, REPEATS = 32, 20  # images per timed pass, and passes
 
 
 @dataclass(frozen=True)
+class Change:
+    """The test AUROC of a variant less that of float32 on the same images, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def text(self) -> str:
+        """Return ``-.0008 [-.0021, .0005]``; the value alone where no resample differs: that is no interval."""
+        interval = "" if self.low == self.high else f" {bounds(self.low, self.high, 4)}"
+        return f"{signed(self.value, 4)}{interval}"
+
+
+@dataclass(frozen=True)
 class Variant:
     """What one ONNX file costs and gives, on this machine."""
 
@@ -43,6 +61,7 @@ class Variant:
     latency_ms: float  # of one image
     val_auroc: float  # over classes, each against the rest, if there are more than two
     test_auroc: float
+    test_change: Change | None  # None: a class has fewer than two patients
     largest_change: float  # of a calibrated probability on test, against float32
     changed_labels: int  # on test, against float32
 
@@ -57,6 +76,7 @@ class Integers:
     variants: list[Variant]  # float32 first
     calibration_images: int
     test_images: int
+    patients_known: bool
     processor: str
     threads: int
 
@@ -66,7 +86,7 @@ class Integers:
 
     def table(self) -> Table:
         """Return a row for each variant."""
-        header = ["variant", "MB", "images/s", "ms", "AUROC val", "AUROC test", "largest change", "labels changed"]
+        columns = ["MB", "images/s", "ms", "AUROC val", "AUROC test", "less float32 [95 %]"]
         rows = [
             [
                 v.name,
@@ -75,12 +95,13 @@ class Integers:
                 fixed(v.latency_ms),
                 short(v.val_auroc, 4),
                 short(v.test_auroc, 4),
+                DASH if v is self.variants[0] or v.test_change is None else v.test_change.text,
                 short(v.largest_change),
                 f"{v.changed_labels} of {self.test_images}",
             ]
             for v in self.variants
         ]
-        return Table(header, rows)
+        return Table(["variant", *columns, "largest change", "labels changed"], rows)
 
     def describe(self) -> str:
         """Return the comparison as text."""
@@ -96,10 +117,14 @@ class Integers:
             f" {self.processor}, {plural(self.threads, 'thread')}, with onnxruntime.",
             "The temperature and the threshold are those of the float32 network, chosen on validation. Largest change:"
             " of a calibrated probability on test.",
+            "Less float32: the difference of the test AUROCs on the same images, with a 95 % interval that resamples"
+            f" {'patients' if self.patients_known else 'images'}. An interval around 0 does not show that nothing is"
+            " lost; its ends say how much may be.",
         ]
         gain = f"{self.variants[0].megabytes / chosen.megabytes:.1f} times smaller"
         speed = f"{chosen.images_per_second / self.variants[0].images_per_second:.1f} times as fast"
-        verdict = f"{self.chosen.capitalize()} 8-bit integers: {gain}, {speed}."
+        lost = "" if chosen.test_change is None else f", test AUROC {chosen.test_change.text}"
+        verdict = f"{self.chosen.capitalize()} 8-bit integers: {gain}, {speed}{lost}."
         return Document(self.file.name, [], verdict, sections=[Section("Beside float32", notes, self.table())])
 
 
@@ -151,7 +176,8 @@ def write(record: ClassifierRecord, path: Path, data: Dataset, facts: JsonObject
     chosen = better(variants[1], variants[2])
     write_bytes(file, contents[chosen.name])
     test = len(data.indices("test"))
-    made = Integers(file, as_markdown, chosen.name, variants, len(images), test, processor_name(), threads)
+    known = data.patients_known
+    made = Integers(file, as_markdown, chosen.name, variants, len(images), test, known, processor_name(), threads)
     write_json(as_json, made.to_json())
     write_text(as_markdown, to_markdown(made.document()))
     return made
@@ -176,13 +202,14 @@ def measure(record: ClassifierRecord, contents: dict[str, bytes], data: Dataset,
     labels = {fold: data.labels[data.indices(fold)] for fold in images}
     variants: list[Variant] = []
     speeds = {n: seconds([_pass(s, images["val"][:n]) for s in sessions.values()]) for n in (TIMED, 1)}
-    reference: tuple[Array, Array] | None = None
+    groups = [data.groups[i] for i in data.indices("test")]
+    reference: tuple[Array, Array, Array] | None = None  # scores, calibrated probabilities and labels on test
     for i, (name, session) in enumerate(sessions.items()):
         log.info("%s: %d validation and %d test images", name, len(images["val"]), len(images["test"]))
         of_fold = {fold: check_scores(scores(logits_of(session, pixels))) for fold, pixels in images.items()}
         calibrated = with_temperature(of_fold["test"], record.temperature)
         called = labels_of(of_fold["test"], record.uncalibrated_threshold)
-        reference = reference or (calibrated, called)
+        reference = reference or (of_fold["test"], calibrated, called)
         variant = Variant(
             name=name,
             megabytes=len(contents[name]) / 1e6,
@@ -190,8 +217,9 @@ def measure(record: ClassifierRecord, contents: dict[str, bytes], data: Dataset,
             latency_ms=1000 * speeds[1][i],
             val_auroc=auroc(labels["val"], of_fold["val"]),
             test_auroc=auroc(labels["test"], of_fold["test"]),
-            largest_change=float(np.abs(calibrated - reference[0]).max()),
-            changed_labels=int((called != reference[1]).sum()),
+            test_change=auroc_change(labels["test"], groups, of_fold["test"], reference[0]),
+            largest_change=float(np.abs(calibrated - reference[1]).max()),
+            changed_labels=int((called != reference[2]).sum()),
         )
         variants.append(variant)
     return variants
@@ -215,3 +243,38 @@ def seconds(passes: Sequence[Callable[[], object]]) -> list[float]:
 def auroc(labels: Array, score: Array) -> float:
     """Return the AUROC of scores (n,), or of (n, C) the mean over classes, each against the rest."""
     return (ranking_metrics if score.ndim == 1 else multiclass_ranking)(labels, score)["auroc"]
+
+
+def auroc_change(labels: Array, groups: Sequence[str], score: Array, reference: Array) -> Change | None:
+    """Return the AUROC of scores less that of a reference on the same images, with an interval over patients.
+
+    Args:
+        labels: (n,) of the images.
+        groups: patient (n,) of each image.
+        score: (n,) or (n, C), as for :func:`auroc`.
+        reference: of the same shape.
+
+    Returns:
+        The difference; None if a class has fewer than two patients.
+    """
+    several = score.ndim == 2
+    fewest = min(patients_per_class(labels, groups, score.shape[1] if several else 2))
+    if fewest < 2:
+        return None
+    if several:
+        drawn = resample_groups(groups, RESAMPLES, np.random.default_rng(derive_seed(0, "patients")))
+        weights = np.concatenate([np.ones((1, len(labels))), drawn])
+    else:
+        weights = patient_weights(labels, groups, RESAMPLES, seed=0)
+
+    def under_weights(of: Array) -> Array:
+        columns = of.T if several else of[None]
+        classes = range(len(columns)) if several else (1,)
+        aurocs = [weighted_auroc(labels == k, column, weights) for k, column in zip(classes, columns, strict=True)]
+        mean: Array = np.mean(aurocs, axis=0)
+        return mean
+
+    change = under_weights(score) - under_weights(reference)
+    change = change[np.isfinite(change)]  # a resample may lack a class
+    estimate = crossed_estimate(change[:, None, None], fewest)
+    return Change(estimate.value, estimate.low, estimate.high)

@@ -35,6 +35,13 @@ class Weighted(nn.Module):
         return (images[:, 0] * self.weights).sum(dim=(1, 2)) + self.bias
 
 
+class Strongest(nn.Module):
+    """The logit is the mean of the brightest pixels, less a constant."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1).topk(9).values.mean(dim=1) * 2 - 3
+
+
 def two_stages(seed: int, **sizes: int) -> TwoStages:
     torch.manual_seed(seed)
     net = TwoStages(**sizes).eval()

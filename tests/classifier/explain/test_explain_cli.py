@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,12 @@ from PIL import Image
 from balancer.core.sealed import load_tensors, read_json, save_tensors
 from balancer.core.settings import DataConfig
 from balancer.data.dataset import Dataset
-from classifier.explain.checks import UNCHECKED
+from classifier.explain import explain, faithfulness
+from classifier.explain.checks import UNCHECKED, check
+from classifier.explain.heatmaps import shown
 from classifier.explain.methods import METHODS
+from classifier.training.checkpoint import load_classifier
+from classifier.training.prediction import to_input
 
 Command = Callable[..., Result]
 
@@ -263,3 +268,19 @@ def test_every_method_of_other_networks(
     assert json.loads(result.stdout)["method"] == method
     of_run = classifier("explain", tmp_path / "run", "--method", method, "--out", tmp_path / "of_run", "-q")
     assert of_run.exit_code == 0, of_run.output
+
+
+def test_maps_without_evidence_are_not_held_against_the_weights(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty map has a rank correlation of 0 with every other map, so it would seem to depend on the weights."""
+    monkeypatch.setattr(faithfulness, "DRAWS", 2)
+    saved, rng = load_classifier(model, torch.device("cpu")), np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (14, 16, 16), dtype=np.uint8)
+    inputs = to_input(pixels, saved.config, torch.device("cpu"))
+    relevance = rng.random((14, 16, 16)).astype(np.float32)
+    relevance[:3] = 0
+    heat = replace(explain(saved, pixels), relevance=relevance, maps=shown(relevance))
+    some = check(saved, inputs, heat)
+    assert (some.pixels.n, some.weights.n) == (14, 11)
+    none = check(saved, inputs, replace(heat, relevance=0 * relevance, maps=0 * relevance))
+    assert (none.weights.n, none.weights.verdict) == (0, "too few")
+    assert none.pixels.verdict == "no better"

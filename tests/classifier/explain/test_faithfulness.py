@@ -52,6 +52,27 @@ def test_maps_of_the_right_place_are_better(images: Tensor) -> None:
     assert result.insertion.gain.mean == pytest.approx(gain)
     gain = result.deletion.random_area.mean - result.deletion.area.mean
     assert result.deletion.gain.mean == pytest.approx(gain)
+    assert not result.is_specific, "all images have the same map"
+
+
+def test_maps_of_each_image_do_better_than_those_of_others() -> None:
+    rng = np.random.default_rng(0)
+    places = np.stack([np.roll(PLACE, rng.integers(0, SIDE, 2), (0, 1)) for _ in range(14)])
+    images = nets.noise(14, side=SIDE) * 0.2 + 3 * torch.tensor(places[:, None], dtype=torch.float32)
+    brightest = nets.Strongest()  # the brightest pixels decide, wherever they lie
+    own = faithfulness.deletion_and_insertion(brightest, images, heat_of(places))
+    assert (own.verdict, own.is_specific) == ("better", True)
+    swapped = faithfulness.deletion_and_insertion(brightest, images, heat_of(np.roll(places, 3, axis=0)))
+    assert not swapped.is_specific
+
+
+def test_other_maps_are_for_the_same_class() -> None:
+    target = np.array([0, 1, 0, 1, 0, 2, 0, 0])
+    for step in range(1, faithfulness.OTHER_MAPS + 1):
+        other = faithfulness.maps_of_others(np.arange(8.0)[:, None, None], target, step)[:, 0, 0].astype(int)
+        assert (target[other] == target).all()
+        assert sorted(other) == list(range(8))
+        assert np.flatnonzero(other == np.arange(8)).tolist() == [5], "the only one of its class"
 
 
 def test_maps_of_any_other_place_are_worse_and_few_images_are_too_few(images: Tensor) -> None:

@@ -40,6 +40,9 @@ def test_what_is_written(variant: Path) -> None:
     report = read_json(variant.with_suffix(".json"))
     assert [row["name"] for row in report["variants"]] == ["float32", "static", "dynamic"]
     assert report["variants"][0]["largest_change"] == 0 == report["variants"][0]["changed_labels"]
+    rows = {row["name"]: row["test_change"] for row in report["variants"]}
+    assert all(rows[name]["low"] <= rows[name]["value"] <= rows[name]["high"] for name in ("static", "dynamic"))
+    assert "less float32" in variant.with_suffix(".md").read_text()
     assert "| static |" in variant.with_suffix(".md").read_text()
     assert variant.stat().st_size < 0.5 * (variant.parent / "model.onnx").stat().st_size
 
@@ -80,10 +83,43 @@ def test_calibration_images_are_of_the_training_fold(small_data: Dataset, monkey
 
 
 def test_the_choice_looks_at_validation_alone() -> None:
-    static = integers.Variant("static", 1, 1, 1, val_auroc=0.98, test_auroc=0.9, largest_change=0, changed_labels=0)
+    static = integers.Variant(
+        "static", 1, 1, 1, 0.98, test_auroc=0.9, test_change=None, largest_change=0, changed_labels=0
+    )
     dynamic = replace(static, name="dynamic", test_auroc=0.99)
     assert integers.better(static, replace(dynamic, val_auroc=0.9805)) is static
     assert integers.better(static, replace(dynamic, val_auroc=0.982)).name == "dynamic"
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_change_of_the_auroc_has_an_interval_over_patients(classes: int) -> None:
+    """Beside a bootstrap by hand: whole patients are drawn, and both scores are judged on the same draw."""
+    rng = np.random.default_rng(0)
+    labels, groups = np.repeat(np.arange(120) % classes, 3), np.repeat([f"p{i}" for i in range(120)], 3)
+    strength = rng.normal(size=(360, classes)) + 1.5 * np.eye(classes)[labels]
+    worse = strength + np.repeat(rng.normal(size=(120, classes)), 3, axis=0)
+    scores = [s[:, 1] - s[:, 0] if classes == 2 else s for s in (worse, strength)]
+    made = integers.auroc_change(labels, list(groups), *scores)
+
+    def by_pairs(index: np.ndarray) -> float:
+        """The mean over classes of the shares of pairs in the right order, less the same of the other scores."""
+        aurocs = []
+        for score in scores:
+            for k in [1] if classes == 2 else range(classes):
+                values, of_class = score[index] if classes == 2 else score[index, k], labels[index] == k
+                aurocs.append((values[of_class][:, None] > values[~of_class]).mean())
+        return float(np.mean(aurocs[: len(aurocs) // 2]) - np.mean(aurocs[len(aurocs) // 2 :]))
+
+    assert made is not None
+    assert made.value == pytest.approx(by_pairs(np.arange(360)))
+    patients = [rng.integers(0, 120, 120) for _ in range(200)]
+    draws = [by_pairs((3 * p[:, None] + np.arange(3)).ravel()) for p in patients]
+    assert (made.high - made.low) / 4 == pytest.approx(np.std(draws), rel=0.2)
+    assert made.low < made.value < made.high < 0
+    assert integers.auroc_change(labels[:6], list(groups[:6]), *(s[:6] for s in scores)) is None
+    same = integers.auroc_change(labels, list(groups), scores[1], scores[1])
+    assert same is not None
+    assert (same.value, same.low, same.high, same.text) == (0, 0, 0, "+.0000")
 
 
 def test_other_data_are_refused(trained: Path, chest_folder: Path, classifier: Run, tmp_path: Path) -> None:
