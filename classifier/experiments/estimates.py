@@ -39,7 +39,7 @@ def estimate_seconds(study: Study, device: torch.device, budget: float = BUDGET)
     # Weights do not change the speed; loading them would take long, and normalisation must not follow them.
     fresh = config.model_copy(update={"weights": "none", "normalisation": config.input_normalisation})
     an_image = _seconds_an_image(fresh, data.images[val[:ESTIMATED_ON]], device, budget / 4)
-    at_the_end = len(test) + sum(len(novelty.sample(data.indices(fold))) for fold in ("train", "val"))
+    at_the_end = len(test) + sum(min(len(data.indices(fold)), novelty.MOST) for fold in ("train", "val"))
     seen = len(val) + (trainer.BN_IMAGES if config.bn_statistics == "reestimated" else 0)  # images a validation
     a_step: dict[tuple[bool, Trainable], float] = {}
     a_trial: dict[tuple[str, int | None, float | None], float] = {}  # seeds take equally long
