@@ -252,6 +252,13 @@ def test_a_real_local_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             TrackedTrial("gan@0.5-set1-0", {"regime": "gan"}, [{"step": 5, "nll": 0.5}], {"test.auroc": 0.75})
         )
         raise Interrupted(2, "stopped")
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'runs' / 'mlflow' / 'mlflow.db'}")
+    parent = read_json(Path("run") / FILE)["identities"]["mlflow"]
+    assert client.get_run(parent).info.status == "KILLED"
+    number = client.get_run(parent).info.experiment_id
+    client.create_run(number, run_name="gan-1", tags={"mlflow.parentRunId": parent})  # as a killed process leaves it
     with tracked(Path("run"), "ablate", {**SETTINGS, "steps": 9}, NOT_TRACKED, ("*.txt", "grids/*.png")) as tracker:
         for step in (2, 4):
             tracker.scalars({"step": step, "loss": step / 8})
@@ -259,9 +266,6 @@ def test_a_real_local_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             tracker.trial(TrackedTrial(name, {"regime": "gan"}, [], {"test.auroc": 0.5}))
         tracker.figures({"gan - baseline": -0.125})
         tracker.text("verdict", "No.")
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'runs' / 'mlflow' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("xray-balancer ablate")
     runs = client.search_runs([experiment.experiment_id])
     (top,) = (r for r in runs if "mlflow.parentRunId" not in r.data.tags)
@@ -273,6 +277,8 @@ def test_a_real_local_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (tmp_path / "runs" / "mlflow" / "files").is_dir()
     below = {r.info.run_name: r for r in runs if r.data.tags.get("mlflow.parentRunId") == top.info.run_id}
     assert below.keys() == {"gan@0.5-set1-0", "gan-1"}
+    assert {r.info.status for r in runs} == {"FINISHED"}
+    assert len(runs) == 3, "none twice"
     assert below["gan@0.5-set1-0"].data.metrics == {"nll": 0.5, "test.auroc": 0.75}
 
 
