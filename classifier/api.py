@@ -30,7 +30,7 @@ from classifier.analysis.results import TrialResult
 from classifier.experiments import ablation
 from classifier.experiments import components as switches
 from classifier.experiments import crossvalidation as crossval
-from classifier.experiments.estimates import estimate_seconds
+from classifier.experiments.estimates import BUDGET, estimate_seconds
 from classifier.experiments.jobs import Workers
 from classifier.experiments.study import configure, open_study
 from classifier.experiments.substudies import read_substudy
@@ -317,7 +317,9 @@ def prepare_components(
         config,
         workers.describe(),
         studies[0].data.describe(),
-        lambda: sum(estimate_seconds(study, workers.local_device) for study in studies) / workers.count(),
+        lambda: (
+            sum(estimate_seconds(s, workers.local_device, BUDGET / len(studies)) for s in studies) / workers.count()
+        ),
         lambda run: switches.components(config, run, workers),
         if_finished="rewrite",
         undecoded=studies[0].data.undecoded,

@@ -176,6 +176,6 @@ def test_the_command(classifier, small_args, tmp_path: Path, monkeypatch) -> Non
     again = classifier("components", "--resume", tmp_path / "r", "--device", "cpu", "-q", "--json")
     assert json.loads(again.stdout)["entries"] == found["entries"]
     assert len(trained) == 8
-    monkeypatch.setattr("classifier.api.estimate_seconds", lambda study, device: 30.0)
+    monkeypatch.setattr("classifier.api.estimate_seconds", lambda study, device, budget: 30.0)
     dry = classifier("components", *small_args, *options, "--dry-run", "--json")
     assert json.loads(dry.stdout)["estimated_seconds"] == pytest.approx(120, abs=5)
