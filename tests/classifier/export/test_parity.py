@@ -73,6 +73,11 @@ def untrained(config: ClassifierConfig) -> SavedClassifier:
 
 
 def check(name: str) -> None:
+    """Compare ONNX with PyTorch.
+
+    A ResNet-152 with random weights makes rounding errors large: PyTorch in float32 is 2e-4 off PyTorch in float64. In
+    such a case ONNX is compared with float64. ONNX may be off by what PyTorch is off, and by the bar.
+    """
     saved = untrained(config_of(name))
     images = noise(saved.config.data.image_size)
     logits = predict(saved.model, images, saved.config, CPU, 20)
@@ -82,7 +87,18 @@ def check(name: str) -> None:
     session = onnx_file.session_of(content, 1)
     chunks = [images[:1], *np.array_split(images[1:], 5)]
     got = np.concatenate([session.run(["probabilities"], {INPUT: chunk[:, None]})[0][:, 1] for chunk in chunks])
-    assert np.abs(got - expected).max() < PARITY
+    if np.abs(got - expected).max() >= PARITY:
+        exact = with_temperature(in_float64(saved, images), saved.temperature)
+        rounding = np.abs(expected - exact).max()
+        assert rounding > PARITY, "PyTorch is exact, so ONNX is not"
+        assert np.abs(got - exact).max() < PARITY + rounding
+
+
+@torch.no_grad()
+def in_float64(saved: SavedClassifier, images: np.ndarray) -> np.ndarray:
+    model, inputs = saved.model.double(), to_input(images, saved.config, CPU).double()
+    scores: np.ndarray = torch.cat([model(chunk) for chunk in inputs.split(20)]).sigmoid().numpy()
+    return scores
 
 
 @pytest.mark.nightly
@@ -108,10 +124,9 @@ def test_torchvision_networks(name: str) -> None:
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", OVER_2_GB)
 def test_networks_that_no_onnx_file_holds(name: str) -> None:
-    with torch.device("meta"):
-        model = build_model(config_of(name))
+    """Built in full: torchvision cannot build a RegNet on the meta device."""
     with pytest.raises(BalancerError, match="2 GB"):
-        onnx_file.refuse_large(model, name)
+        onnx_file.refuse_large(build_model(config_of(name)), name)
 
 
 def test_the_small_network(trained: Path, onnx_file: Path) -> None:
