@@ -141,7 +141,10 @@ def _is_there(folder: Path, n: int, size: int) -> bool:
     """Return whether decoded images of n files are there, and are what was written."""
     try:
         _open(folder, n, size)
-    except (DamagedFile, FileNotFoundError, NotADirectoryError):
+    except DamagedFile as damage:
+        log.warning("%s; the run decodes the images again", damage)
+        return False
+    except (FileNotFoundError, NotADirectoryError):
         return False
     return True
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 READ = f"balancer gan-train --data {{chest}} {TINY_GAN} --dry-run"
 ARCHIVE = f"balancer gan-train --data {{here}}/data.npz {TINY_GAN} --dry-run"
+DECODE = f"balancer gan-train --data {{chest}} {TINY_GAN} --out {{here}}/run"
 PREDICT = "classifier predict {trained} {here}/x.png"
 EVALUATE = f"balancer evaluate --real {{here}}/a --fake {{here}}/b {QUICK_REPORT} --out {{here}}/run"
 FEW = ("data.npz",)
@@ -117,7 +118,7 @@ DATA = [
     Fault("image empty", READ, image(lambda file: file.write_bytes(b"")), 0, ("IM-0001-0001.png",)),
     Fault("image of one pixel", READ, image(lambda file: noise(1, 1).save(file)), 0, ("IM-0001-0001.png", "1 x 1 px")),
     Fault("several pictures in a file", READ, image(two_pictures), 0, ("IM-0001-0001.png", "2 pictures")),
-    Fault("twelve bits in sixteen", READ, all_images(twelve_bits), 0, ("4095",)),
+    Fault("twelve bits in sixteen", DECODE, all_images(twelve_bits), 0, ("4095",), leaves=("run",)),
     Fault("odd EXIF", READ, image(odd_exif), 0),
     Fault("every image cut", READ, all_images(cut), 1, ("114",)),
     Fault("predict a text", PREDICT, new("x.png", lambda file: file.write_text("text")), 1, ("x.png",), ("x.png",)),

@@ -79,7 +79,10 @@ def test_a_silent_client_is_sent_away(
     with connect(client) as connection:
         for _ in range(answered):
             connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-            assert b" 200 " in connection.recv(10_000)
+            answer = connection.recv(10_000)
+            while not answer.endswith(b"}"):  # the body may come in a segment of its own
+                answer += connection.recv(10_000)
+            assert b" 200 " in answer
         connection.sendall(sent)
         begin = time.perf_counter()
         assert everything(connection) == b""
