@@ -37,7 +37,7 @@ from balancer.core.threads import allowed_processors
 from balancer.data.decoded import Decoded, Reader, by_headers, enlarged_note, refuse_too_many
 from balancer.data.images import Decoding, Ranges, Source, depth_notes, is_dim, is_off_range, shared_ranges
 
-FORMAT = 5  # raise when decoding changes, or what is stored of it
+FORMAT = 6  # raise when decoding changes, or what is stored of it
 HEADER, CHUNK = 128, 1 << 20  # bytes: of an npy file's header, and written at a time
 AGAIN = "tried again at the next start"
 UNREADABLE = "unreadable"  # in place of the digest of a file that cannot be opened

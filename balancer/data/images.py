@@ -16,6 +16,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from balancer.core.errors import BalancerError
 from balancer.data.jpeg import may_be_cut, refuse_cut
+from balancer.data.png import may_be_short, refuse_short
 
 Array = np.ndarray
 log = logging.getLogger("balancer")
@@ -323,11 +324,18 @@ def _reduce(image: Image.Image, size: int) -> tuple[float, float] | None:
 def _check_end(
     source: Path | IO[bytes], image: Image.Image, prepare: Callable[[Image.Image], object] = lambda _: None
 ) -> None:
-    """Refuse a JPEG file whose missing end the decoder has filled with grey."""
+    """Refuse a file whose missing end the decoder has filled: that of a JPEG with grey, that of a PNG with 0."""
     if image.format == "JPEG" and may_be_cut(image):
-        if not isinstance(source, Path):
-            source.seek(0)
-        refuse_cut(source.read_bytes() if isinstance(source, Path) else source.read(), image, prepare)
+        refuse_cut(_content(source), image, prepare)
+    if image.format == "PNG" and may_be_short(image):
+        refuse_short(_content(source))
+
+
+def _content(source: Path | IO[bytes]) -> bytes:
+    if isinstance(source, Path):
+        return source.read_bytes()
+    source.seek(0)
+    return source.read()
 
 
 def read_image(path: Path, size: int, how: str, ranges: Ranges | None = None) -> Array:
