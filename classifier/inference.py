@@ -20,8 +20,8 @@ from balancer.core.files import JsonObject, refuse_unwritable, write_text
 from balancer.core.preview import Preview
 from balancer.core.settings import DataConfig
 from balancer.core.speed import seconds_each
+from balancer.data.chest import CLASSES, TASKS
 from balancer.data.dataset import Dataset, load_dataset
-from balancer.data.folder import CLASSES, SUFFIXES, TASKS, image_files, left_out_note, strays
 from balancer.data.images import (
     Decoding,
     Ranges,
@@ -32,6 +32,7 @@ from balancer.data.images import (
     is_off_range,
     shared_ranges,
 )
+from balancer.data.listing import SUFFIXES, image_files, left_out_note, strays
 from balancer.reporting.document import Table, csv_text
 from balancer.reporting.numbers import plural, short
 from classifier.evaluation.fold_metrics import BinaryMetrics, MulticlassMetrics

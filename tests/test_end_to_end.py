@@ -17,9 +17,10 @@ from planted import fields
 from balancer.cli import main as balancer
 from balancer.core.jsonl import read_jsonl
 from balancer.core.settings import AblateConfig, DataConfig
+from balancer.data.chest import CLASSES, read_folder
 from balancer.data.dataset import Dataset
-from balancer.data.folder import CLASSES, Record, read_folder
 from balancer.data.phantom import PhantomSpec, write_phantom
+from balancer.data.records import Record
 from classifier.analysis.analyse import Analysis, analyse
 from classifier.analysis.contrasts import ContrastResult
 from classifier.analysis.results import StudyResults

@@ -10,8 +10,8 @@ from PIL import Image
 
 from balancer.audit.properties import Measured
 from balancer.audit.results import NearPair
+from balancer.data.chest import CLASSES
 from balancer.data.dataset import Dataset
-from balancer.data.folder import CLASSES
 from balancer.data.images import read_image, resize_grey
 from balancer.reporting.numbers import short
 from balancer.reporting.plots import BLUE, VERMILION, ImagePair, pair_figure, png, subplots

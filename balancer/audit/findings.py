@@ -37,8 +37,9 @@ from balancer.audit.results import (
 from balancer.audit.shortcuts import shortcuts
 from balancer.core.settings import DataConfig
 from balancer.core.speed import slowness
+from balancer.data.chest import CLASSES
 from balancer.data.dataset import PHANTOM_NOTICE, Dataset
-from balancer.data.folder import CLASSES, SPLITS
+from balancer.data.records import SPLITS, is_patient
 from balancer.metrics.resampling import AurocInterval
 from balancer.reporting.numbers import plural, short
 
@@ -275,13 +276,13 @@ def _counts(folds: Array, labels: Array) -> dict[str, ByClass]:
 
 def _patients(data: Dataset, splits: Array) -> Patients:
     """Count the images whose names tell a patient, under both keys."""
-    named = np.array([bool(record.kind) for record in data.records])
+    named = np.array([is_patient(record.patient) for record in data.records])
 
     def of_key(names: Iterable[str]) -> PatientKey | None:
         keys = np.array(list(names))[named]
         return _of_key(keys, data.labels[named], splits[named], data.folds[named]) if named.any() else None
 
-    narrow = of_key(f"{record.kind} {record.patient}" for record in data.records)
+    narrow = of_key(f"{record.source} {record.patient}" for record in data.records)
     return Patients(len(named), int(named.sum()), narrow, of_key(record.patient for record in data.records))
 
 
@@ -367,12 +368,12 @@ def _near(data: Dataset, thumbnails: Array) -> NearDuplicates:
 
 def _named(data: Dataset, pair: SimilarPair) -> NearPair:
     first, second = data.records[pair.first], data.records[pair.second]
-    same = (first.kind, first.patient) == (second.kind, second.patient)
+    same = (first.source, first.patient) == (second.source, second.patient)
     return NearPair(
         names=(first.name, second.name),
         folds=(str(data.folds[pair.first]), str(data.folds[pair.second])),
         classes=(CLASSES[first.label], CLASSES[second.label]),
-        same_patient=same if first.kind and second.kind else None,
+        same_patient=same if is_patient(first.patient) and is_patient(second.patient) else None,
         correlation=round(pair.correlation, 4),
         bits=pair.bits,
     )

@@ -25,8 +25,8 @@ from balancer.core.files import JsonObject
 from balancer.core.sealed import DamagedFile, read_json, write_json
 from balancer.core.settings import Settings
 from balancer.core.shapes import parse
+from balancer.data.chest import CLASSES
 from balancer.data.dataset import PHANTOM_NOTICE, Dataset
-from balancer.data.folder import CLASSES
 from balancer.metrics.resampling import AurocInterval
 from balancer.reporting.document import Document, Figure, Section, Table
 from balancer.reporting.links import documentation

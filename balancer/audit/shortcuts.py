@@ -18,8 +18,8 @@ import numpy as np
 from balancer.audit.properties import OF_PIXELS, Measured, Property, pixel_properties
 from balancer.audit.results import JointResult, PropertyResult, Shortcuts
 from balancer.core.seeding import derive_seed
+from balancer.data.chest import CLASSES
 from balancer.data.dataset import Dataset
-from balancer.data.folder import CLASSES
 from balancer.metrics.resampling import FEWER_RESAMPLES as RESAMPLES
 from balancer.metrics.resampling import AurocInterval, auroc_interval, patients_per_class, stratified_folds
 

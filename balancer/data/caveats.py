@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from balancer.data.folder import CLASSES, Record, is_patient
+from balancer.data.chest import CLASSES
 from balancer.data.images import named
+from balancer.data.records import Record, is_patient
 
 SHOWN_COPIES = 3  # names of equal files in a sentence
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from balancer.data.chest import find_root
 from balancer.data.dataset import Dataset
-from balancer.data.folder import find_root
 
 Array = np.ndarray
 Table = tuple[int, ...]  # 64 steps of quantisation of the grey level

@@ -17,22 +17,12 @@ from balancer.core.preview import Undecoded
 from balancer.core.settings import PHANTOM, DataConfig
 from balancer.data import cache, phantom
 from balancer.data.caveats import copies_note, patients_note, shared_numbers, unreadable_note
+from balancer.data.chest import CLASSES, TASKS, find_root, list_folder, multiclass_records
 from balancer.data.decoded import Decoded, Reader, file_reader
-from balancer.data.folder import (
-    CLASSES,
-    SPLITS,
-    TASKS,
-    LeftOut,
-    Record,
-    find_root,
-    is_patient,
-    left_out_note,
-    list_folder,
-    multiclass_records,
-    printable,
-)
 from balancer.data.images import Decoding, Ranges, resize_grey, to_grey
+from balancer.data.listing import LeftOut, left_out_note, printable
 from balancer.data.npz import read_npz
+from balancer.data.records import SPLITS, Record, is_patient
 from balancer.data.split import carve_validation, merge_groups, split_hash, write_split
 
 log = logging.getLogger("balancer")

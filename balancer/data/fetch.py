@@ -14,7 +14,8 @@ from balancer.core.errors import BalancerError, UsageError, lookup
 from balancer.core.extras import install
 from balancer.core.files import JsonObject, refuse_unwritable
 from balancer.core.preview import Preview
-from balancer.data.folder import CLASSES, SPLITS, find_root, read_folder
+from balancer.data.chest import CLASSES, find_root, read_folder
+from balancer.data.records import SPLITS
 
 FOLDER = Path("data")
 

@@ -17,9 +17,10 @@ from PIL import Image
 from balancer.core.errors import BalancerError
 from balancer.core.preview import Undecoded
 from balancer.data import cache
+from balancer.data.chest import parse_name
 from balancer.data.dataset import refuse_cache_inside
 from balancer.data.decoded import file_reader
-from balancer.data.folder import SUFFIXES, is_clutter, parse_name
+from balancer.data.listing import SUFFIXES, is_clutter
 from balancer.data.manifest import MANIFEST, read_manifest
 from balancer.data.phantom import STAMP
 from balancer.data.split import merge_groups

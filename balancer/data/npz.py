@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from balancer.core.errors import BalancerError
-from balancer.data.folder import CLASSES, SPLITS, Record
+from balancer.data.chest import CLASSES
 from balancer.data.images import SMALLEST
+from balancer.data.records import SPLITS, Record
 
 Array = np.ndarray
 log = logging.getLogger("balancer")

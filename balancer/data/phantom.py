@@ -24,8 +24,9 @@ from PIL import Image
 from balancer.core import progress
 from balancer.core.files import JsonObject, temporary_path
 from balancer.core.sealed import DamagedFile, read_json, write_json
+from balancer.data.chest import CLASSES
 from balancer.data.drawing import draw_image, draw_patient
-from balancer.data.folder import CLASSES, SPLITS
+from balancer.data.records import SPLITS
 
 FORMAT = 1  # raise it whenever the pixels or the file names of a given spec change
 STAMP = "phantom.json"

@@ -22,8 +22,8 @@ from balancer.core.seeding import generator
 from balancer.core.settings import GanTrainConfig
 from balancer.core.signals import deferred_signals
 from balancer.core.tracking import check_installed
+from balancer.data.chest import TASKS
 from balancer.data.dataset import Dataset
-from balancer.data.folder import TASKS
 from balancer.data.sampling import batch_indices
 from balancer.gan.checkpoint import (
     BEST,

@@ -34,7 +34,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import mannwhitneyu
 
 from balancer.core.errors import BalancerError
-from balancer.data.folder import sampling_unit
+from balancer.data.records import sampling_unit
 from balancer.metrics.chance import FEWEST
 from balancer.metrics.copy_verdict import Counts, Status, judge
 from balancer.metrics.resampling import group_numbers

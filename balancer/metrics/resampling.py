@@ -9,7 +9,7 @@ import numpy as np
 
 from balancer.core.errors import BalancerError
 from balancer.core.seeding import derive_seed
-from balancer.data.folder import sampling_unit
+from balancer.data.records import sampling_unit
 from balancer.metrics.classification import weighted_auroc
 
 Array = np.ndarray

@@ -19,7 +19,7 @@ from balancer.core import progress
 from balancer.core.device import exact_float32, memory_format
 from balancer.core.errors import BalancerError
 from balancer.core.seeding import derive_seed, generator
-from balancer.data.folder import sampling_unit
+from balancer.data.records import sampling_unit
 from balancer.data.sampling import batch_indices
 from balancer.metrics.classification import ordered_pairs
 from balancer.metrics.features import check_finite

@@ -18,7 +18,7 @@ from balancer.core.errors import BalancerError
 from balancer.core.seeding import derive_seed
 from balancer.core.settings import QualityConfig
 from balancer.core.speed import slowness
-from balancer.data.folder import sampling_unit
+from balancer.data.records import sampling_unit
 from balancer.metrics import spectrum, two_sample
 from balancer.metrics.features import (
     INCEPTION_FILE,

@@ -9,9 +9,10 @@ from collections import Counter
 from pathlib import Path
 
 from balancer.core.files import write_text
+from balancer.data.chest import KIND_WORDS
 from balancer.data.dataset import PHANTOM_NOTICE, Dataset
-from balancer.data.folder import KIND_WORDS, count_units
 from balancer.data.manifest import MANIFEST
+from balancer.data.records import count_units
 from balancer.quality.grade import DOCS, grade
 from balancer.quality.interpretation import verdict
 from balancer.quality.report import CAVEATS, Report, findings_section
@@ -103,7 +104,7 @@ def _composition(report: Report, data: Dataset, label: int, manifest_hash: str) 
 def _kinds(data: Dataset, label: int) -> list[str]:
     """Return which subgroups the generator learnt from, where file names tell them."""
     index = data.indices("train", label)
-    counts = Counter(data.records[i].kind for i in index)
+    counts = Counter(data.records[i].source for i in index)
     if len(counts) < 2:
         return []
     words = [f"{KIND_WORDS.get(kind, kind) or 'unknown'} ({n:,})" for kind, n in sorted(counts.items())]

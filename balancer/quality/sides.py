@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from balancer.core.settings import QualityConfig
-from balancer.data.folder import sampling_unit
+from balancer.data.records import sampling_unit
 from balancer.data.split import patient_halves
 from balancer.metrics.features import random_subset
 from balancer.metrics.memorization import identical, pixel_hashes

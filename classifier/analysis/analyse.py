@@ -10,7 +10,7 @@ import numpy as np
 from balancer.core import progress
 from balancer.core.errors import BalancerError
 from balancer.core.files import JsonObject
-from balancer.data.folder import CLASSES
+from balancer.data.chest import CLASSES
 from balancer.metrics.resampling import CONFIDENCE, RESAMPLES, patient_weights, patients_per_class
 from classifier.analysis import statistics, verdicts
 from classifier.analysis.advice import advice

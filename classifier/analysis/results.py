@@ -19,7 +19,7 @@ from pydantic import ConfigDict
 from balancer.core.errors import BalancerError
 from balancer.core.files import JsonObject
 from balancer.core.shapes import parse
-from balancer.data.folder import count_units, sampling_unit
+from balancer.data.records import count_units, sampling_unit
 from classifier.evaluation.fold_metrics import AnyMetrics, BinaryMetrics, MulticlassMetrics, Validation
 from classifier.evaluation.thresholds import with_temperature
 from classifier.training.regimes import REGIMES

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from balancer.core.sealed import write_json
-from balancer.data.folder import printable
+from balancer.data.listing import printable
 from balancer.reporting.document import Document, Figure, Section, Table, part_notes
 from balancer.reporting.links import documentation
 from balancer.reporting.numbers import short

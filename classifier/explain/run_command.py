@@ -12,7 +12,7 @@ from balancer.core.device import open_device
 from balancer.core.errors import lookup
 from balancer.core.progress import bar
 from balancer.core.sealed import write_json
-from balancer.data.folder import count_units
+from balancer.data.records import count_units
 from balancer.data.sampling import evenly
 from balancer.reporting.pages import write_document
 from classifier.analysis.results import TrialResult

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from balancer.data.dataset import Dataset
-from balancer.data.folder import printable
+from balancer.data.listing import printable
 from balancer.data.sampling import evenly
 from balancer.reporting.document import Document, Figure, Section, Table, part_notes
 from balancer.reporting.links import documentation

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from balancer.core.errors import UsageError
 from balancer.core.settings import ClassifierConfig
-from balancer.data.folder import TASKS
+from balancer.data.chest import TASKS
 
 
 @dataclass(frozen=True)

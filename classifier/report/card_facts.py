@@ -17,8 +17,9 @@ from balancer.core.saved_runs import read_environment, saved_config
 from balancer.core.sealed import DamagedFile, read_with_sum, zip_seal
 from balancer.core.settings import COMMANDS, ClassifierConfig
 from balancer.core.shapes import parse
+from balancer.data.chest import CLASSES, KIND_WORDS, TASKS, parse_name
 from balancer.data.dataset import Dataset
-from balancer.data.folder import CLASSES, KIND_WORDS, TASKS, count_units, parse_name
+from balancer.data.records import count_units
 from balancer.metrics.resampling import RESAMPLES
 from classifier.analysis.analyse import Analysis, ResampledStudy, analyse
 from classifier.analysis.reading import COMMANDS as RUN_COMMANDS
@@ -56,7 +57,7 @@ class Kinds:
     @classmethod
     def of(cls, data: Dataset) -> Kinds:
         """Return the kinds that the file names of a data set tell."""
-        return cls([record.label for record in data.records], [record.kind for record in data.records])
+        return cls([record.label for record in data.records], [record.source for record in data.records])
 
     @classmethod
     def read(cls, run: Path, classes: Sequence[str]) -> Kinds:

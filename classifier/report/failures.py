@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 import numpy as np
 from matplotlib.figure import Figure
 
+from balancer.data.chest import CLASSES
 from balancer.data.dataset import Dataset
-from balancer.data.folder import CLASSES
 from balancer.reporting.numbers import short
 from balancer.reporting.plots import subplots
 from classifier.analysis.results import StudyResults

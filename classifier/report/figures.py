@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
+from balancer.data.chest import CLASSES
 from balancer.data.dataset import Dataset
-from balancer.data.folder import CLASSES
 from balancer.reporting.numbers import short, signed
 from balancer.reporting.plots import subplots
 from classifier.analysis.analyse import Analysis

@@ -18,7 +18,8 @@ from balancer.core.marker import MARKER
 from balancer.core.sealed import read_json, write_json
 from balancer.core.settings import ClassifierConfig
 from balancer.core.shapes import parse
-from balancer.data.folder import TASKS, count_units
+from balancer.data.chest import TASKS
+from balancer.data.records import count_units
 from balancer.reporting.document import Document, Section, Table, to_markdown
 from balancer.reporting.numbers import DASH, plural, short
 from classifier.analysis.results import MetricSummary, StudyResults, TrialResult

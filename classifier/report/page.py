@@ -9,8 +9,8 @@ from pathlib import Path
 from balancer.core import progress
 from balancer.core.files import write_bytes, write_text
 from balancer.core.sealed import write_json
+from balancer.data.chest import CLASSES
 from balancer.data.dataset import Dataset
-from balancer.data.folder import CLASSES
 from balancer.reporting.document import Document, Figure, Link, Section, Table, part_notes, to_markdown
 from balancer.reporting.links import documentation
 from balancer.reporting.numbers import p_value, plural, short, signed

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from balancer.core.files import JsonObject
-from balancer.data.folder import CLASSES
+from balancer.data.chest import CLASSES
 from balancer.reporting.document import Table, csv_text
 from balancer.reporting.numbers import DASH, bounds, mean_sd, p_value, plural, short, signed
 from classifier.analysis.analyse import Analysis

@@ -10,8 +10,9 @@ from itertools import islice, zip_longest
 from pathlib import Path
 
 from balancer.core.errors import BalancerError
-from balancer.data.folder import CLASSES, image_files
+from balancer.data.chest import CLASSES
 from balancer.data.images import decode_image
+from balancer.data.listing import image_files
 from balancer.data.phantom import PhantomSpec, drawn_images
 from balancer.reporting.grids import png_bytes
 from classifier.serving.answers import Example

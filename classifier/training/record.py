@@ -15,7 +15,7 @@ from balancer.core.errors import BalancerError, UsageError
 from balancer.core.sealed import DamagedFile
 from balancer.core.settings import PHANTOM, ClassifierConfig
 from balancer.core.shapes import check_format, parse
-from balancer.data.folder import TASKS
+from balancer.data.chest import TASKS
 from classifier.evaluation.thresholds import calibrated_threshold
 
 Array = np.ndarray

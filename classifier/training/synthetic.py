@@ -20,9 +20,9 @@ from balancer.core.sealed import read_json
 from balancer.core.settings import DataConfig
 from balancer.data.coding import coding_note, dataset_coding, read_coding
 from balancer.data.dataset import Dataset
-from balancer.data.folder import sampling_unit
 from balancer.data.images import read_image
 from balancer.data.manifest import ManifestRow, read_manifest
+from balancer.data.records import sampling_unit
 
 log = logging.getLogger("balancer")
 Array = np.ndarray

@@ -13,8 +13,9 @@ from commands import done
 from PIL import Image
 
 from balancer.core.settings import DataConfig
+from balancer.data.chest import CLASSES
 from balancer.data.dataset import Dataset, load_dataset
-from balancer.data.folder import CLASSES, Record
+from balancer.data.records import Record
 
 COLUMNS = ("file", "index", "seed", "sha256", "class", "split_hash")
 SIZE = 16

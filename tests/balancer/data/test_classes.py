@@ -13,8 +13,9 @@ from commands import TINY_GAN, balancer, done, refused, sets
 from balancer.audit.findings import audit
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.settings import DataConfig, GanTrainConfig
+from balancer.data.chest import CLASSES, TASKS, find_root, multiclass_records, read_folder
 from balancer.data.dataset import Dataset, load_dataset
-from balancer.data.folder import CLASSES, TASKS, Record, find_root, multiclass_records, read_folder
+from balancer.data.records import Record
 from balancer.data.split import carve_validation
 from balancer.gan.checkpoint import read_checkpoint
 from balancer.gan.trainer import target_label

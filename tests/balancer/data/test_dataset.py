@@ -13,8 +13,8 @@ import pytest
 from balancer.core.errors import BalancerError
 from balancer.core.settings import DataConfig
 from balancer.data import dataset
+from balancer.data.chest import CLASSES, find_root, parse_name, read_folder
 from balancer.data.dataset import PHANTOM_NOTICE, Dataset, load_dataset
-from balancer.data.folder import CLASSES, find_root, parse_name, read_folder
 from balancer.data.images import read_image
 from balancer.data.phantom import PhantomSpec
 

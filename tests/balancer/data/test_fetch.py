@@ -13,8 +13,8 @@ from loopback import serving
 from PIL import Image
 
 from balancer.data import fetch
+from balancer.data.chest import CLASSES
 from balancer.data.fetch import KAGGLE_COUNTS, PNEUMONIAMNIST, Archive
-from balancer.data.folder import CLASSES
 
 
 def test_the_published_files() -> None:

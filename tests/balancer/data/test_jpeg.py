@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from balancer.data import images
-from balancer.data.folder import find_root, read_folder
+from balancer.data.chest import find_root, read_folder
 from balancer.data.images import decode_image, read_grey
 
 RNG = np.random.default_rng(0)

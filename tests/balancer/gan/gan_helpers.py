@@ -13,8 +13,9 @@ from balancer.core.config import PRESETS, resolve
 from balancer.core.run import RunDir, RunRequest, open_run
 from balancer.core.settings import GanTrainConfig
 from balancer.core.tracking import NOT_TRACKED, tracked
+from balancer.data.chest import CLASSES
 from balancer.data.dataset import Dataset
-from balancer.data.folder import CLASSES, Record
+from balancer.data.records import Record
 from balancer.gan import trainer
 from balancer.gan.step import train_step
 from balancer.metrics.features import FeatureNetwork

@@ -35,7 +35,7 @@ from balancer.core.presets import PRESETS
 from balancer.core.seeding import generator
 from balancer.core.settings import GanTrainConfig
 from balancer.core.tensorboard_events import EventFiles
-from balancer.data.folder import CLASSES
+from balancer.data.chest import CLASSES
 from balancer.gan import trainer
 from balancer.gan.checkpoint import BEST, CHECKPOINT
 from balancer.gan.snapshot import Snapshot, SnapshotQuality

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from balancer.data.dataset import PHANTOM_NOTICE, Dataset
-from balancer.data.folder import LeftOut, Record
+from balancer.data.listing import LeftOut
+from balancer.data.records import Record
 from balancer.quality.datasheet import RESEARCH_ONLY, datasheet
 from balancer.quality.report import Report
 from balancer.quality.results import QualityReport

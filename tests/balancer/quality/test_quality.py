@@ -13,8 +13,9 @@ from planted import fields
 from scipy.ndimage import gaussian_filter
 
 from balancer.core.settings import QualityConfig
-from balancer.data.folder import Record, find_root, read_folder
+from balancer.data.chest import find_root, read_folder
 from balancer.data.images import read_image
+from balancer.data.records import Record
 from balancer.metrics.features import FeatureNetwork
 from balancer.metrics.kernel import KernelDistance
 from balancer.metrics.manifold import Manifold

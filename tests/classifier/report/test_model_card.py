@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from balancer.core.sealed import DamagedFile, array_bytes, digest, read_json, write_json, zip_seal
 from balancer.core.settings import AblateConfig
 from balancer.data.dataset import PHANTOM_NOTICE, Dataset
-from balancer.data.folder import Record
+from balancer.data.records import Record
 from balancer.quality.grade import grade
 from balancer.quality.results import QualityReport
 from balancer.reporting.document import Document, Table, to_markdown
@@ -103,7 +103,7 @@ def test_subgroups(facts: CardFacts, data: Dataset, results: StudyResults, kind:
         aurocs, hits = [], []
         for trial in results.arms[regime]:
             p = trial.predictions["test"]
-            own = np.array([data.records[i].kind == kind for i in p.index])
+            own = np.array([data.records[i].source == kind for i in p.index])
             keep = own | (p.y_true == 0)
             aurocs.append(roc_auc_score(p.y_true[keep], p.y_score[keep]))
             hits.append(np.mean(p.y_score[own] >= p.threshold))

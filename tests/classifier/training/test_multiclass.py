@@ -17,8 +17,8 @@ from balancer.core.errors import BalancerError, UsageError
 from balancer.core.sealed import read_json
 from balancer.core.settings import AblateConfig, ClassifierConfig, DataConfig, TrainConfig
 from balancer.core.shapes import parse
+from balancer.data.chest import TASKS
 from balancer.data.dataset import Dataset, load_dataset
-from balancer.data.folder import TASKS
 from classifier.evaluation.fold_metrics import AnyMetrics, MulticlassMetrics
 from classifier.evaluation.metrics import MULTICLASS_RANKING, evaluate, multiclass_decision, nll
 from classifier.experiments.study import Study, open_study

@@ -12,18 +12,10 @@ from PIL import Image
 
 from balancer.core.errors import BalancerError
 from balancer.core.settings import DataConfig
+from balancer.data.chest import find_root, list_folder, parse_name, read_folder
 from balancer.data.dataset import load_dataset
-from balancer.data.folder import (
-    count_units,
-    find_root,
-    image_files,
-    is_patient,
-    left_out_note,
-    list_folder,
-    parse_name,
-    read_folder,
-    sampling_unit,
-)
+from balancer.data.listing import image_files, left_out_note
+from balancer.data.records import count_units, is_patient, sampling_unit
 
 
 def count(root: Path) -> Counter:
@@ -296,14 +288,14 @@ def test_the_real_set_has_the_published_counts(real_data: Path) -> None:
         ("test", 0): 234,
         ("test", 1): 390,
     }
-    assert all(r.kind for r in records), "a name does not parse"
+    assert all(r.source for r in records), "a name does not parse"
     assert not any("-file-" in r.patient for r in records)
 
 
 @pytest.mark.realdata
 def test_the_real_set_has_the_published_patients(real_data: Path) -> None:
     records = read_folder(find_root(real_data))
-    by_split = {s: Counter((r.kind, r.patient) for r in records if r.split == s) for s in ("train", "val", "test")}
+    by_split = {s: Counter((r.source, r.patient) for r in records if r.split == s) for s in ("train", "val", "test")}
     assert len(set().union(*by_split.values())) == 4097
     several = [n for n in by_split["train"].values() if n > 1]
     assert (len(several), max(several)) == (643, 30)
