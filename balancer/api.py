@@ -233,7 +233,7 @@ def prepare_audit(
     """
     named_device(device_name)
     device = open_device("cpu", threads)
-    data = dataset.load_dataset(config.data, decode=not dry).as_binary()
+    data = dataset.load_dataset(config.data, decode=not dry)
 
     def work(run: RunDir) -> Audit:
         result = auditing.audit(data, config.data, config.seed)

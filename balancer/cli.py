@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +17,7 @@ from balancer.core.command import (
     CommandArgs,
     CommandResult,
     Options,
+    data_command,
     execute,
     plain_command,
     run_command,
@@ -44,6 +45,7 @@ def main() -> None:
       balancer gan-train               a DCGAN on the minority class -> runs/gan-train/
       balancer synthesize --n 2534     images, manifest and report   -> runs/synthesize/
       balancer evaluate --real DIR --fake DIR   the report on any images   -> runs/evaluate/
+      balancer inspect DATA            what is understood of some data, and how to go on
       balancer audit                   leaks, copies and shortcuts in the data -> runs/audit/
       balancer export GAN_RUN --to onnx  the generator for other programs
       balancer fetch pneumoniamnist    a data set, its hash checked -> data/
@@ -134,6 +136,25 @@ def audit(args: CommandArgs) -> CommandResult:
     return execute(args, prepare_audit(config, args.device, args.threads, args.dry_run), show)
 
 
+@data_command(
+    main,
+    "inspect",
+    "audit",
+    click.argument("data", required=False),
+    example="balancer inspect metadata.csv --images scans --where modality=X-ray",
+)
+def inspect(explicit: dict[str, Any], data: str | None) -> CommandResult:
+    """Say what is understood of some data: classes, folds, patients, sizes, what is left out, and how to go on.
+
+    DATA is a folder, a table or an archive. Options put wrong guesses right; the commands that are shown repeat them.
+    """
+    from balancer.core.config import absolute_paths, merge, resolve
+    from balancer.data import inspection
+
+    path = absolute_paths({"data": {"path": data}}) if data is not None else {}
+    return CommandResult.of(inspection.inspect(resolve(AuditConfig, merge(explicit, path)).data))
+
+
 @plain_command(
     main,
     "export",
@@ -168,8 +189,8 @@ def settings(name: str | None) -> CommandResult:
 @plain_command(
     main,
     "fetch",
-    click.argument("source", metavar="pneumoniamnist|kaggle"),
-    click.option("--size", type=int, help="Of PneumoniaMNIST: 28, 64, 128 or 224 px. [default: 28]"),
+    click.argument("source", metavar="SET"),
+    click.option("--size", type=int, help="Of MedMNIST: 28, 64, 128 or 224 px. [default: 28]"),
     click.option("--to", type=click.Path(path_type=Path), metavar="DIR", help="Folder to put it in. [default: data]"),
     click.option("--force", is_flag=True, help="Replace what is there."),
     DRY_RUN,
@@ -177,7 +198,10 @@ def settings(name: str | None) -> CommandResult:
     closing="next: balancer audit --data {path}",
 )
 def fetch(source: str, size: int | None, to: Path | None, force: bool, dry: bool) -> CommandResult:
-    """Download a data set: PneumoniaMNIST from Zenodo, or the chest X-ray folder from Kaggle (extra: kaggle)."""
+    """Download a data set, its hash checked: a set of MedMNIST from Zenodo, or the chest X-rays from Kaggle.
+
+    SET is pneumoniamnist, breastmnist or another set of images of MedMNIST, or kaggle (extra: kaggle).
+    """
     from balancer.data import fetch as fetching
 
     return CommandResult.of(fetching.fetch(source, size, to, force, dry))

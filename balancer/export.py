@@ -121,7 +121,7 @@ def _open(
 
 def facts_of(saved: Checkpoint) -> JsonObject:
     """Return what an exported file says of itself; no path of a folder is among them."""
-    config = saved.config.model_copy(update={"data": saved.config.data.model_copy(update={"path": None})})
+    config = saved.config.model_copy(update={"data": saved.config.data.without_paths()})
     side = config.data.image_size
     drawn = "N(0, 1)" if config.z_distribution == "normal" else "U(-1, 1)"
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,17 +11,17 @@ from PIL import Image
 
 from balancer.audit.properties import Measured
 from balancer.audit.results import NearPair
-from balancer.data.chest import CLASSES
 from balancer.data.dataset import Dataset
 from balancer.data.images import read_image, resize_grey
 from balancer.reporting.numbers import short
-from balancer.reporting.plots import BLUE, VERMILION, ImagePair, pair_figure, png, subplots
+from balancer.reporting.plots import BLUE, PALETTE, VERMILION, ImagePair, pair_figure, png, subplots
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Array = np.ndarray
-COLOURS = (BLUE, VERMILION)  # NORMAL, PNEUMONIA
+COLOURS = (BLUE, VERMILION, *PALETTE[3:], PALETTE[0])  # of the classes, in label order
+MOST_CLASSES = 6  # whose extremes are shown: a row an extreme and class
 SIDE = 128  # pixels of a picture
 PAIRS, EXTREMES = 8, 6
 SHOWN_EXTREMES = ("sharpness", "brightness", "contrast", "border_black")
@@ -41,16 +42,25 @@ def histograms(data: Dataset, measured: Measured) -> bytes:
         panel.axis("off")
     for panel, i in zip(axes.flat, varying, strict=False):
         prop, values = measured.properties[i], measured.values[:, i]
-        _histogram(panel, [values[train & (data.labels == label)] for label in range(len(CLASSES))], prop.skewed)
+        _histogram(
+            panel,
+            [values[train & (data.labels == label)] for label in range(len(data.classes))],
+            data.classes,
+            prop.skewed,
+        )
         panel.set_title(prop.words, fontsize=9)
     if varying:
         figure.legend(
-            *axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=9
+            *axes.flat[0].get_legend_handles_labels(),
+            loc="outside upper center",
+            ncols=min(len(data.classes), 4),
+            frameon=False,
+            fontsize=9,
         )
     return png(figure)
 
 
-def _histogram(panel: Axes, by_class: Sequence[Array], skewed: bool) -> None:
+def _histogram(panel: Axes, by_class: Sequence[Array], classes: Sequence[str], skewed: bool) -> None:
     """Draw the shares of each class's images; skewed values over a range of WIDE and more get a logarithmic scale."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -60,7 +70,7 @@ def _histogram(panel: Axes, by_class: Sequence[Array], skewed: bool) -> None:
         low, high = together.min(), together.max()
     logarithmic = skewed and high > WIDE * low > 0
     edges = np.geomspace(low, high, BINS + 1) if logarithmic else np.linspace(low, high, BINS + 1)
-    for values, cls, colour in zip(by_class, CLASSES, COLOURS, strict=True):
+    for values, cls, colour in zip(by_class, classes, cycle(COLOURS), strict=False):
         share = np.histogram(values, edges)[0] / max(1, len(values))
         panel.stairs(100 * share, edges, fill=True, color=colour, alpha=0.3)
         panel.stairs(100 * share, edges, color=colour, linewidth=1.2, label=f"{cls}, n = {len(values):,}")
@@ -103,14 +113,14 @@ def extremes(data: Dataset, measured: Measured) -> bytes:
     """Return, for each class in the official training split, the images with the least and the most of a property."""
     train = np.array([record.split == "train" for record in data.records])
     keys = [prop.key for prop in measured.properties]
-    rows = [(key, label) for key in SHOWN_EXTREMES for label in range(len(CLASSES))]
+    rows = [(key, label) for key in SHOWN_EXTREMES for label in range(min(len(data.classes), MOST_CLASSES))]
     figure, axes = subplots(len(rows), 1, 11, 1.1 * len(rows) + 0.3)
     for panel, (key, label) in zip(axes.flat, rows, strict=True):
         values = measured.values[:, keys.index(key)]
         members = np.flatnonzero(train & (data.labels == label))
         order = members[np.argsort(values[members], kind="stable")]
         _show_row(panel, data, values, (order[:EXTREMES], order[EXTREMES:][-EXTREMES:]))
-        panel.set_ylabel(f"{key.replace('_', ' ')}\n{CLASSES[label]}", fontsize=8)
+        panel.set_ylabel(f"{key.replace('_', ' ')}\n{data.classes[label]}", fontsize=8)
     axes[0, 0].set_title("least", loc="left", fontsize=9)
     axes[0, 0].set_title("most", loc="right", fontsize=9)
     return png(figure)

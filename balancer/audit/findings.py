@@ -3,19 +3,19 @@
 Two keys stand for a patient, since file names restart their numbers. Under the narrow key, kind and number
 (``bacteria``, ``virus``, or the source prefix of a normal image), images are of one patient. Under the cautious key,
 the number within the class, images may be of one patient, so splits are grouped by it. Images of one narrow key in two
-folds are a leak; images that share the cautious key alone are a caveat.
+folds are a leak; images that share the cautious key alone are a caveat. Where a table or a pattern names the patients,
+their keys are of the whole data set, and the narrow key is the only one.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import norm
 
-from balancer.audit.duplicates import COPY, SUSPECT, SimilarPair, identical_files, near_duplicates
 from balancer.audit.properties import is_measured, measure
 from balancer.audit.results import (
     Audit,
@@ -28,17 +28,20 @@ from balancer.audit.results import (
     NearPair,
     PatientKey,
     Patients,
+    PropertyResult,
     SharedFiles,
     SharedPairs,
     SharedPatients,
     Shortcuts,
     Sides,
+    Sources,
 )
 from balancer.audit.shortcuts import shortcuts
+from balancer.audit.sources import sources
 from balancer.core.settings import DataConfig
 from balancer.core.speed import slowness
-from balancer.data.chest import CLASSES
 from balancer.data.dataset import PHANTOM_NOTICE, Dataset
+from balancer.data.near_duplicates import COPY, SUSPECT, SimilarPair, identical_files, near_duplicates
 from balancer.data.records import SPLITS, is_patient
 from balancer.metrics.resampling import AurocInterval
 from balancer.reporting.numbers import plural, short
@@ -95,11 +98,12 @@ def audit(data: Dataset, config: DataConfig, seed: int = 0) -> Audit:
     splits = np.array([record.split for record in data.records])
     return Audit(
         data={**data.describe(), "resize": config.resize, "split_seed": config.split_seed},
-        counts=Counts(_counts(splits, data.labels), _counts(data.folds, data.labels)),
+        counts=Counts(_counts(splits, data), _counts(data.folds, data)),
         patients=_patients(data, splits),
         identical=_identical(data, splits),
         near=_near(data, measured.thumbnails),
         shortcuts=shortcuts(data, measured, seed),
+        sources=sources(data, seed),
     )
 
 
@@ -121,7 +125,9 @@ def leaks(audit: Audit) -> list[str]:
     ]
     phrases += leaks_beyond_copies(audit)
     if conflicts := audit.identical.label_conflicts:
-        phrases.append(f"{plural(conflicts, 'identical file')} under both classes")
+        phrases.append(
+            f"{plural(conflicts, 'identical file')} under {'both' if len(audit.classes) == 2 else 'several'} classes"
+        )
     return phrases
 
 
@@ -165,10 +171,8 @@ def open_questions(audit: Audit) -> list[str]:
 def separation(audit: Audit) -> Separation:
     """Return how well properties of the working images, which are all that a classifier sees, separate the classes."""
     result = audit.shortcuts
-    alone = [(row, row.working if result.from_files else row.classes) for row in result.properties]
-    tested = [(row.words, interval) for row, interval in alone if interval]
-    images = list(result.n.values())
-    beyond = [(words, _larger_side(one)) for words, one in tested if _separates(one, images, len(tested))]
+    tested = [entry for row in result.properties for entry in _tested(row, result)]
+    beyond = [(words, _larger_side(one)) for words, one, sides in tested if _separates(one, sides, len(tested))]
     together = result.together_working
     if together is None or not (together.low or 0.0) > 0.5:
         together = None
@@ -186,11 +190,23 @@ def strongest_shortcut(audit: Audit) -> str | None:
     if s.strongest is None:
         return None
     size = audit.shortcuts.image_size
-    sentence = f"The classes can be told without a look at the lungs, on the {size} px images of train: "
+    sentence = f"The classes can be told without a look at the anatomy, on the {size} px images of train: "
     joint = s.together is not None
     parts = [f"AUROC {short(s.together)} from sharpness, brightness, contrast and border"] if joint else []
     parts += [f"{'the strongest alone is' if joint else 'from'} {s.words}, {short(s.alone)}"] if s.words else []
     return sentence + "; ".join(parts) + ". A network can use this."
+
+
+def _tested(row: PropertyResult, result: Shortcuts) -> list[tuple[str, AurocInterval, list[int]]]:
+    """Return each AUROC of a property on what a classifier sees: in words, the AUROC, and the images on its sides."""
+    n, total = result.n, sum(result.n.values())
+    of_two = row.working if result.from_files else row.classes
+    by_class = row.working_against_rest if result.from_files else row.one_against_rest
+    entries = [(row.words, of_two, list(n.values()))] if len(n) == 2 else []
+    entries += [
+        (f"{row.words}, {cls} against the rest", one, [total - n[cls], n[cls]]) for cls, one in by_class.items()
+    ]
+    return [(words, one, sides) for words, one, sides in entries if one]
 
 
 def _separates(interval: AurocInterval, images: Sequence[int], tests: int) -> bool:
@@ -225,6 +241,7 @@ def caveats(audit: Audit) -> list[str]:
         *sentences,
         *_near_caveats(audit.near, PHANTOM_NOTICE in audit.data["notes"]),
         *_shortcut_caveats(audit.shortcuts),
+        *_source_caveats(audit.sources),
     ]
 
 
@@ -267,26 +284,32 @@ def image_level_overlap(keys: Sequence[str], fraction: float) -> float:
     return 1 - alone / n
 
 
-def _counts(folds: Array, labels: Array) -> dict[str, ByClass]:
+def _counts(folds: Array, data: Dataset) -> dict[str, ByClass]:
     return {
-        fold: {cls: int(((folds == fold) & (labels == label)).sum()) for label, cls in enumerate(CLASSES)}
+        fold: {cls: int(((folds == fold) & (data.labels == label)).sum()) for label, cls in enumerate(data.classes)}
         for fold in SPLITS
     }
 
 
 def _patients(data: Dataset, splits: Array) -> Patients:
-    """Count the images whose names tell a patient, under both keys."""
+    """Count the images whose patients are known, under both keys; under one where numbers do not restart."""
     named = np.array([is_patient(record.patient) for record in data.records])
 
     def of_key(names: Iterable[str]) -> PatientKey | None:
         keys = np.array(list(names))[named]
-        return _of_key(keys, data.labels[named], splits[named], data.folds[named]) if named.any() else None
+        return _of_key(data, named, keys, splits[named]) if named.any() else None
 
+    keys = [record.patient for record in data.records]
+    if not data.numbers_restart:
+        return Patients(len(named), int(named.sum()), of_key(keys), None)
     narrow = of_key(f"{record.source} {record.patient}" for record in data.records)
-    return Patients(len(named), int(named.sum()), narrow, of_key(record.patient for record in data.records))
+    return Patients(len(named), int(named.sum()), narrow, of_key(keys))
 
 
-def _of_key(keys: Array, labels: Array, splits: Array, folds: Array) -> PatientKey:
+def _of_key(data: Dataset, named: Array, keys: Array, splits: Array) -> PatientKey:
+    def shared(folds: Array, by: Mapping[Sides, Folds]) -> list[SharedPatients]:
+        return [_shared(data, data.labels[named], keys, folds, names, sides) for names, sides in by.items()]
+
     train = Counter(keys[splits == "train"].tolist())
     several = [n for n in train.values() if n > 1]
     return PatientKey(
@@ -298,18 +321,24 @@ def _of_key(keys: Array, labels: Array, splits: Array, folds: Array) -> PatientK
         image_level=ImageLevelSplit(
             IMAGE_LEVEL, image_level_overlap(keys[splits == "train"].tolist(), IMAGE_LEVEL) if train else None
         ),
-        splits=[_shared(keys, labels, splits, names, sides) for names, sides in SPLIT_SIDES.items()],
-        folds=[_shared(keys, labels, folds, names, sides) for names, sides in FOLD_SIDES.items()],
+        splits=shared(splits, SPLIT_SIDES),
+        folds=shared(data.folds[named], FOLD_SIDES),
     )
 
 
-def _shared(keys: Array, labels: Array, folds: Array, names: Sides, sides: Folds) -> SharedPatients:
+def _shared(data: Dataset, labels: Array, keys: Array, folds: Array, names: Sides, sides: Folds) -> SharedPatients:
+    """Count the patients on both sides. A key of the whole set counts once, with the class that its first image has."""
     left, right = (np.isin(folds, side) for side in sides)
     patients, images = {}, {}
-    for label, cls in enumerate(CLASSES):
+    of_all = np.intersect1d(keys[left], keys[right])
+    first = {key: labels[i] for i, key in reversed(list(enumerate(keys.tolist())))}
+    for label, cls in enumerate(data.classes):
         of_class = labels == label
-        both = np.intersect1d(keys[left & of_class], keys[right & of_class])
-        concerned = of_class & np.isin(keys, both)
+        if data.numbers_restart:
+            both = np.intersect1d(keys[left & of_class], keys[right & of_class])
+        else:
+            both = np.array([key for key in of_all.tolist() if first[key] == label], dtype=keys.dtype)
+        concerned = of_class & np.isin(keys, both if data.numbers_restart else of_all)
         patients[cls] = len(both)
         images[cls] = int((concerned & left).sum()), int((concerned & right).sum())
     return SharedPatients(**vars(names), patients=patients, images=images)
@@ -321,7 +350,7 @@ def _identical(data: Dataset, splits: Array) -> IdenticalFiles:
             names=[data.records[i].name for i in group],
             splits=splits[group].tolist(),
             folds=data.folds[group].tolist(),
-            classes=[CLASSES[data.labels[i]] for i in group],
+            classes=[data.classes[data.labels[i]] for i in group],
             patients=sorted({data.records[i].patient for i in group}),
         )
         for group in identical_files(data.digests)
@@ -368,11 +397,11 @@ def _near(data: Dataset, thumbnails: Array) -> NearDuplicates:
 
 def _named(data: Dataset, pair: SimilarPair) -> NearPair:
     first, second = data.records[pair.first], data.records[pair.second]
-    same = (first.source, first.patient) == (second.source, second.patient)
+    same = first.patient == second.patient and (first.source == second.source or not data.numbers_restart)
     return NearPair(
         names=(first.name, second.name),
         folds=(str(data.folds[pair.first]), str(data.folds[pair.second])),
-        classes=(CLASSES[first.label], CLASSES[second.label]),
+        classes=(data.classes[first.label], data.classes[second.label]),
         same_patient=same if is_patient(first.patient) and is_patient(second.patient) else None,
         correlation=round(pair.correlation, 4),
         bits=pair.bits,
@@ -387,6 +416,16 @@ def _shortcut_caveats(result: Shortcuts) -> list[str]:
     if not figures:
         return []
     return [
-        "Sharpness, border and similar properties separate the classes without a look at the lungs: AUROC "
+        "Sharpness, border and similar properties separate the classes without a look at the anatomy: AUROC "
         f"{' and '.join(figures)} (train, cross-validated)."
+    ]
+
+
+def _source_caveats(sources: Sources | None) -> list[str]:
+    if sources is None or sources.told is None or (sources.told.low or 0.0) <= 0.5:
+        return []
+    return [
+        f"Where an image comes from ({sources.name}) tells its class without the image: AUROC "
+        f"{short(sources.told.auroc)} (train, cross-validated). `--split-by source` tests on sources"
+        " that training never sees."
     ]

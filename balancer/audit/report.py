@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,18 +14,20 @@ from balancer.audit.results import (
     Audit,
     IdenticalFiles,
     NearDuplicates,
+    PatientKey,
     Patients,
+    PropertyResult,
     SharedFiles,
     SharedPairs,
     SharedPatients,
     Shortcuts,
+    Sources,
 )
 from balancer.core.config import flatten
 from balancer.core.files import JsonObject
 from balancer.core.sealed import DamagedFile, read_json, write_json
 from balancer.core.settings import Settings
 from balancer.core.shapes import parse
-from balancer.data.chest import CLASSES
 from balancer.data.dataset import PHANTOM_NOTICE, Dataset
 from balancer.metrics.resampling import AurocInterval
 from balancer.reporting.document import Document, Figure, Section, Table
@@ -34,15 +36,16 @@ from balancer.reporting.numbers import DASH, percent, plural, short, with_interv
 from balancer.reporting.pages import write_document
 
 FOLLOWING = ("leaks", "caveats", "grade")  # keys of audit.json that follow from the others
+LISTED_SOURCES = 30  # rows of a table; audit.json has all
 LISTED = 10  # groups and pairs that are named; audit.json has all
 FIGURES = {  # name: how to read it, what it shows
     "closest": (
         "The most similar pairs, without identical files, the most similar on the left. Bottom: where the two "
-        "differ once brightness and contrast are removed, black where they agree. In a copy every rib fits.",
+        "differ once brightness and contrast are removed, black where they agree. In a copy every detail fits.",
         "The most similar pairs of images.",
     ),
     "histograms": (
-        "Properties that need no look at the lungs, by class, in the official training split. Where the two "
+        "Properties that need no look at the anatomy, by class, in the official training split. Where the two "
         "outlines part, a classifier can tell the classes without knowing any medicine.",
         "Histograms of image properties by class.",
     ),
@@ -137,11 +140,12 @@ def as_document(audit: Audit, config: Settings, shown: set[str]) -> Document:
         grade(audit).section(DOCS),
         Section("What to know before using any figure", bullets=caveats(audit)),
         _counts(audit),
+        *([_sources(audit.sources, unit)] if audit.sources else []),
         _patients(audit.patients),
         _identical(audit.identical, unit),
         _near(audit.near, unit, figures.get("closest")),
-        _shortcuts(audit.shortcuts, unit, figures.get("histograms")),
-        _shift(audit.shortcuts),
+        _shortcuts(audit.shortcuts, audit.classes, unit, figures.get("histograms")),
+        _shift(audit.shortcuts, audit.classes),
         Section("Extremes", figure=figures.get("extremes")),
         Section("How this was made", table=Table(["", ""], [["settings", settings], ["data", hashes]], numeric=2)),
         Section("References", bullets=list(REFERENCES), folded=True),
@@ -159,32 +163,65 @@ def as_document(audit: Audit, config: Settings, shown: set[str]) -> Document:
 
 
 def _counts(audit: Audit) -> Section:
-    bad = audit.data["unreadable"]
+    bad, classes = audit.data["unreadable"], audit.classes
+    carved = bool(audit.data.get("carved"))
     rows = [
-        [f"{name} {fold}", *(f"{n:,}" for n in classes.values()), f"{sum(classes.values()):,}"]
+        [f"{name} {fold}", *(f"{n:,}" for n in of_class.values()), f"{sum(of_class.values()):,}"]
         for name, folds in (("official", audit.counts.splits), ("in use:", audit.counts.folds))
-        for fold, classes in folds.items()
+        for fold, of_class in folds.items()
+        if name != "official" or not carved
     ]
-    text = (
+    unit = "patient" if audit.patients.named else "image"
+    on_disk = (
         "The official splits are those on disk. For the folds in use, validation is carved out of train and val by "
-        f"{'patient' if audit.patients.named else 'image'}, and test stays as it is. {len(bad)} files are unreadable."
+        f"{unit}, and test stays as it is."
     )
+    here = f"Test and validation are carved by {unit}. Below, the official train split means all images but test."
+    text = f"{here if carved else on_disk} {len(bad)} files are unreadable."
     bullets = [f"unreadable: `{name}` ({reason})" for name, reason in bad[:LISTED]]
-    return Section("Counts", [text], Table(["", *CLASSES, "both"], rows), bullets=bullets)
+    return Section(
+        "Counts", [text], Table(["", *classes, "both" if len(classes) == 2 else "all"], rows), bullets=bullets
+    )
+
+
+def _sources(sources: Sources, unit: str) -> Section:
+    """Say where the images come from, and whether that alone tells the class."""
+    classes = list(next(iter(sources.counts.values())))
+    text = f"Where the images of the official train split come from, by {sources.name}. "
+    if sources.told is None:
+        text += f"Whether the source tells the class cannot be measured: there is one source, or too few {unit}s."
+    else:
+        text += (
+            f"The class by the source alone, without the image ({sources.folds}-fold cross-validation by {unit}): "
+            f"AUROC {_interval(sources.told)}. An interval that holds .5 shows no such shortcut. Above .5, a network "
+            "that knows the source knows more of the class than the image tells."
+        )
+    rows = [
+        [source, *(f"{n:,}" for n in of.values()), f"{sum(of.values()):,}"] for source, of in sources.counts.items()
+    ]
+    return Section("Sources", [text], Table(["", *classes, "all"], rows[:LISTED_SOURCES]))
 
 
 def _patients(patients: Patients) -> Section:
     narrow, cautious = patients.narrow, patients.cautious
-    if narrow is None or cautious is None:
+    if narrow is None:
         return Section(
             "Patients", ["No file name tells a patient. Leaks by patient cannot be checked; splits are by image."]
         )
+    if cautious is None:
+        known = f"{patients.named:,} of {patients.images:,}"
+        text = f"The patients of {known} images are known. Splits that are carved keep patients together."
+        return Section("Patients", [text], Table(["", "patients"], _patient_rows([narrow])))
     text = (
         f"Patients are read off {patients.named:,} of {patients.images:,} file names. The narrow key is kind and "
         "number (`bacteria`, `virus`, or the source prefix of a normal image): the same child. The cautious key is "
         "the number within the class: perhaps the same child, since numbers restart. Splits are grouped by the "
         "cautious key."
     )
+    return Section("Patients", [text], Table(["", "narrow key", "cautious key"], _patient_rows([narrow, cautious])))
+
+
+def _patient_rows(keys: Sequence[PatientKey]) -> list[list[str]]:
     names = {
         "patients": "patients",
         "train_patients": "patients in the official train split",
@@ -192,21 +229,19 @@ def _patients(patients: Patients) -> Section:
         "train_images_of_several": "images of those",
         "train_most": "most images of one patient",
     }
-    rows = [[text, *(f"{getattr(key, name):,}" for key in (narrow, cautious))] for name, text in names.items()]
-    for name, pairs in (
-        ("official:", zip(narrow.splits, cautious.splits, strict=True)),
-        ("in use:", zip(narrow.folds, cautious.folds, strict=True)),
-    ):
-        rows += [[f"{name} both in {a.left} and in {a.right}", _shared(a), _shared(b)] for a, b in pairs]
-    split = f"if images of train were split at random: share of the {percent(narrow.image_level.fraction)} held out"
-    expected = [key.image_level.expected for key in (narrow, cautious)]
+    rows = [[text, *(f"{getattr(key, name):,}" for key in keys)] for name, text in names.items()]
+    for name, columns in (("official:", [key.splits for key in keys]), ("in use:", [key.folds for key in keys])):
+        for row in zip(*columns, strict=True):
+            rows.append([f"{name} both in {row[0].left} and in {row[0].right}", *map(_shared, row)])
+    split = f"if images of train were split at random: share of the {percent(keys[0].image_level.fraction)} held out"
+    expected = [key.image_level.expected for key in keys]
     rows.append(
         [
             f"{split} that lie beside an image of the same patient",
             *(DASH if e is None else percent(e, 1) for e in expected),
         ]
     )
-    return Section("Patients", [text], Table(["", "narrow key", "cautious key"], rows))
+    return rows
 
 
 def _shared(shared: SharedPatients) -> str:
@@ -222,7 +257,7 @@ def _identical(identical: IdenticalFiles, unit: str) -> Section:
     text = (
         f"{identical.groups} groups of identical files, {identical.files} files in all: {within}, "
         f"{identical.across_splits} across official splits; in the folds in use {_crossing(identical.folds)}. "
-        f"{identical.label_conflicts} groups lie under both classes{numbers}. "
+        f"{identical.label_conflicts} groups lie under two classes{numbers}. "
         "Copies are kept together when validation is carved."
     )
     groups = sorted(identical.list, key=lambda group: not group.crosses)  # stable: those that cross a border first
@@ -242,7 +277,7 @@ def _near(near: NearDuplicates, unit: str, figure: Figure | None) -> Section:
         of_one = f"{near.same_patient} of one patient, " if unit == "patient" else ""
         copies = (
             f"{plural(len(near.copies), 'pair')} of files {verb} one exposure twice: {of_one}"
-            f"{near.across_classes} under both classes, {_crossing(near.folds)}"
+            f"{near.across_classes} under two classes, {_crossing(near.folds)}"
         )
     blank = f"; {near.blank} blank ones left out" if near.blank else ""
     text = [
@@ -277,8 +312,8 @@ def _crossing(folds: Sequence[SharedFiles | SharedPairs]) -> str:
     )
 
 
-def _shortcuts(result: Shortcuts, unit: str, figure: Figure | None) -> Section:
-    size, n = result.image_size, " and ".join(f"{result.n[cls]:,} {cls}" for cls in CLASSES)
+def _shortcuts(result: Shortcuts, classes: Sequence[str], unit: str, figure: Figure | None) -> Section:
+    size, n = result.image_size, " and ".join(f"{result.n[cls]:,} {cls}" for cls in classes)
     of = f", {result.patients:,} patients" if unit == "patient" else ""
     where = "the files at their own size" if result.from_files else f"the {size} px images, since there are no files"
     text = [
@@ -288,18 +323,34 @@ def _shortcuts(result: Shortcuts, unit: str, figure: Figure | None) -> Section:
         f"resamples of {unit}s. A network uses whatever separates the classes, so read its figures beside these.",
         *_joint(result, unit),
     ]
-    header = ["", *(f"median {cls}" for cls in CLASSES), "separates the classes"]
+    medians = [f"median {cls}" for cls in classes]
+    if len(classes) > 2:
+        text.insert(1, "Each class is compared with all others; the table names the classes that stand out most.")
+    header = ["", *medians, "separates the classes"]
     rows = [
         [
             row.words,
             *(DASH if median is None else f"{median:.4g}" for median in row.medians.values()),
-            _auroc(row.classes, CLASSES),
-            *([_auroc(row.working, CLASSES)] if result.from_files else []),
+            _most(row.one_against_rest) if len(classes) > 2 else _auroc(row.classes, classes),
+            *([_on_working(row, classes)] if result.from_files else []),
         ]
         for row in result.properties
     ]
     table = Table([*header, f"the same at {size} px"] if result.from_files else header, rows)
     return Section("Shortcuts", text, table, figure)
+
+
+def _on_working(row: PropertyResult, classes: Sequence[str]) -> str:
+    return _most(row.working_against_rest) if len(classes) > 2 else _auroc(row.working, classes)
+
+
+def _most(by_class: Mapping[str, AurocInterval | None]) -> str:
+    """Return the AUROC of the class that stands out most from the rest, with its name; a dash where nothing varies."""
+    present = {cls: interval for cls, interval in by_class.items() if interval}
+    if not present:
+        return DASH
+    cls = max(present, key=lambda name: abs(present[name].auroc - 0.5))
+    return _auroc(present[cls], (f"all but {cls}", cls))
 
 
 def _joint(result: Shortcuts, unit: str) -> list[str]:
@@ -311,7 +362,7 @@ def _joint(result: Shortcuts, unit: str) -> list[str]:
     meaning = "An interval that holds .5 shows no shortcut."
     if (on_working.low or 0.0) > 0.5:
         meaning = (
-            "This much needs no look at the lungs, and a network can make more of it than a linear model. "
+            "This much needs no look at the anatomy, and a network can make more of it than a linear model. "
             "Standardising each image removes brightness and contrast, not sharpness or border."
         )
     return [
@@ -321,8 +372,8 @@ def _joint(result: Shortcuts, unit: str) -> list[str]:
     ]
 
 
-def _shift(result: Shortcuts) -> Section:
-    n, n_test = (" and ".join(f"{counts[cls]:,} {cls}" for cls in CLASSES) for counts in (result.n, result.n_test))
+def _shift(result: Shortcuts, classes: Sequence[str]) -> Section:
+    n, n_test = (" and ".join(f"{counts[cls]:,} {cls}" for cls in classes) for counts in (result.n, result.n_test))
     if not any(result.n_test.values()):
         return Section("From train to test", ["There are no test images."])
     text = (
@@ -330,8 +381,8 @@ def _shift(result: Shortcuts) -> Section:
         "the split in which the property is larger. This reads test images; no test label and no figure from here "
         "chooses anything."
     )
-    rows = [[row.words, *(_auroc(row.shift[cls], ("train", "test")) for cls in CLASSES)] for row in result.properties]
-    return Section("From train to test", [text], Table(["", *CLASSES], rows))
+    rows = [[row.words, *(_auroc(row.shift[cls], ("train", "test")) for cls in classes)] for row in result.properties]
+    return Section("From train to test", [text], Table(["", *classes], rows))
 
 
 def _auroc(interval: AurocInterval | None, names: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from balancer.core.files import JsonObject
 from balancer.metrics.resampling import AurocInterval
@@ -72,10 +72,13 @@ class PatientKey:
 
 @dataclass(frozen=True)
 class Patients:
-    """Patients read off file names, under both keys of :mod:`balancer.audit.findings`; None where no name tells one."""
+    """The patients that are known, under both keys of :mod:`balancer.audit.findings`; None where none is known.
+
+    Where numbers do not restart, an image has one patient for certain, and the cautious key is None.
+    """
 
     images: int
-    named: int  # images whose file name tells the patient
+    named: int  # images whose patient is known
     narrow: PatientKey | None
     cautious: PatientKey | None
 
@@ -105,7 +108,7 @@ class IdenticalFiles:
     in_split: dict[str, int]  # groups that lie within one official split
     across_splits: int
     across_patients: int
-    label_conflicts: int  # groups under both classes
+    label_conflicts: int  # groups under two classes or more
     folds: tuple[SharedFiles, ...]
     list: tuple[IdenticalGroup, ...]
 
@@ -134,7 +137,7 @@ class NearDuplicates:
     suspect_threshold: float  # correlation from which a pair of different patients is to be looked at
     copies: list[NearPair]
     same_patient: int  # copies of one patient
-    across_classes: int  # copies under both classes
+    across_classes: int  # copies under two classes
     folds: list[SharedPairs]
     suspects: list[NearPair]
     unrelated_most: float | None  # highest correlation of different patients below the suspects
@@ -152,11 +155,17 @@ class PropertyResult:
     classes: AurocInterval | None  # for the class; None where the property does not vary
     working: AurocInterval | None  # the same on the working images; None where they have no such property
     shift: dict[str, AurocInterval | None]  # for test against train, by class
+    # Of more than two classes, each against the rest; on the files or, without files, on the working images.
+    one_against_rest: dict[str, AurocInterval | None] = field(default_factory=dict)
+    working_against_rest: dict[str, AurocInterval | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class JointResult(AurocInterval):
-    """AUROC of a logistic regression on all properties, cross-validated by patient."""
+    """AUROC of a logistic regression on all properties, cross-validated by patient.
+
+    Of more than two classes this is the mean over the classes, each against the rest.
+    """
 
     folds: int
     properties: list[str]
@@ -178,6 +187,18 @@ class Shortcuts:
 
 
 @dataclass(frozen=True)
+class Sources:
+    """Where the images of the official training split come from, and how well that alone tells the class."""
+
+    name: str  # such as "column site"
+    counts: dict[str, ByClass]  # by source, the largest first
+    told: (
+        AurocInterval | None
+    )  # AUROC of the class by its share in the source; None with too few patients or one source
+    folds: int  # of the cross-validation by patient; 0 without it
+
+
+@dataclass(frozen=True)
 class Audit:
     """What in a data set can make a result look better than it is."""
 
@@ -187,3 +208,9 @@ class Audit:
     identical: IdenticalFiles
     near: NearDuplicates
     shortcuts: Shortcuts
+    sources: Sources | None = None  # None where the data name none
+
+    @property
+    def classes(self) -> list[str]:
+        """Return the classes in label order."""
+        return list(self.counts.folds["train"])

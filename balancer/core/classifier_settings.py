@@ -147,7 +147,7 @@ class ClassifierConfig(Settings):
 
     @model_validator(mode="after")
     def _refuse_what_excludes_each_other(self) -> Self:
-        if self.class_weights == "positive" and self.data.task != "binary":
+        if self.class_weights == "positive" and self.data.task == "multiclass":
             raise UsageError(
                 "class_weights is 'positive', which is for two classes;"
                 f" of {self.data.task} give balanced or complement"

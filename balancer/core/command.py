@@ -127,15 +127,44 @@ class Options:
     options: tuple[Option, ...]
 
 
+def columns(text: str) -> dict[str, str]:
+    """Return ``path=imagename,label=finding`` as settings of the columns.
+
+    Raises:
+        UsageError: a part is no pair.
+    """
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    if not pairs or not all(role.strip() and name.strip() for role, _, name in pairs):
+        raise UsageError(f"--columns is {text!r}; expected role=column, as in path=imagename,label=finding")
+    return {role.strip(): name.strip() for role, _, name in pairs}
+
+
 MAIN = "Main options"  # heading of the options that a command adds one by one
 DATA = Options(
     "Data",
     (
         setting("--data", "data.path", envvar="BALANCER_DATA", metavar="PATH"),
-        setting("--task", "data.task", metavar="binary|multiclass"),
+        setting("--format", "data.format", metavar="NAME"),
+        setting(
+            "--columns",
+            "data.columns",
+            metavar="ROLE=NAME,...",
+            callback=lambda _context, _option, text: None if text is None else columns(text),
+            help="Columns of a table: path, label, patient, split, source. [default: by their usual names]",
+        ),
+        setting("--images", "data.images", metavar="DIR"),
+        setting("--where", "data.where", metavar="COLUMN=VALUE", multiple=True),
+        setting("--classes", "data.classes", metavar="OLD=NEW,..."),
+        setting("--task", "data.task", metavar="auto|binary|multiclass"),
+        setting("--positive", "data.positive", metavar="CLASS"),
+        setting("--patients", "data.patients", metavar="FILE"),
+        setting("--patient-pattern", "data.patient_pattern", metavar="REGEX|NAME"),
         setting("--image-size", "data.image_size"),
+        setting("--test-fraction", "data.test_fraction"),
         setting("--val-fraction", "data.val_fraction"),
         setting("--split-seed", "data.split_seed"),
+        setting("--split-by", "data.split_by", metavar="patient|source"),
+        setting("--strict", "data.strict"),
         setting("--max-bad", "data.max_bad"),
     ),
 )
@@ -219,7 +248,7 @@ def run_command(
             braces are keys of the result.
     """
     section = name.replace("-", "_")
-    data = (DATA,) if reads_data(section) or section == "reproduce" else ()
+    data = (_without(DATA, own),) if reads_data(section) or section == "reproduce" else ()
 
     def register(body: Callable[[CommandArgs], CommandResult]) -> click.Command:
         @functools.wraps(body)
@@ -237,6 +266,13 @@ def run_command(
         return _registered(group, name, callback, (*own, *data, SETTINGS, COMPUTING, RUN, OUTPUT), example, model)
 
     return register
+
+
+def _without(options: Options, own: Sequence[Option | Options]) -> Options:
+    """Return shared options without those that a command has itself, such as ``--strict`` of the audit."""
+    flags = {option.flag for option in own if isinstance(option, SettingOption)}
+    kept = (o for o in options.options if not (isinstance(o, SettingOption) and o.flag in flags))
+    return Options(options.heading, tuple(kept))
 
 
 def _arguments(name: str, section: str, typed: dict[str, Any]) -> CommandArgs:
@@ -278,6 +314,36 @@ def plain_command(
                 emit(body(**values), as_json, "" if values.get("dry") else closing)
 
         return _registered(group, name, callback, (*own, OUTPUT), example)
+
+    return register
+
+
+def data_command(
+    group: click.Group, name: str, like: str, *own: Callable[[Any], Any], example: str = "", closing: str = ""
+) -> Callable[[Callable[..., CommandResult]], Any]:
+    """Register a command that makes no run directory and takes the settings of the data.
+
+    Args:
+        group: the program.
+        name: as typed.
+        like: the command whose section of a config file holds too.
+        own: arguments of this command; its body gets them after what the user set.
+        example: a command line for ``--help``.
+        closing: the last line.
+    """
+
+    def register(body: Callable[..., CommandResult]) -> click.Command:
+        @functools.wraps(body)
+        def callback(as_json: bool, quiet: bool, verbose: bool, **values: Any) -> None:
+            with reporting(as_json, quiet, verbose):
+                check_variables((group, *getattr(group, "beside", ())))
+                flags = {key: values.pop(key) for key in [*values] if key.startswith(SETTING)}
+                file, assignments = values.pop("config_file"), values.pop("assignments")
+                emit(body(_explicit(like, file, flags, assignments, False), **values), as_json, closing)
+
+        data = Options(DATA.heading, DATA.options[1:])  # without --data, which is the argument
+        settings = Options(SETTINGS.heading, SETTINGS.options[1:])  # without --seed
+        return _registered(group, name, callback, (*own, data, settings, OUTPUT), example, lambda _: COMMANDS[like])
 
     return register
 

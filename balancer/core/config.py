@@ -34,6 +34,7 @@ from balancer.core.settings import (
     Settings,
     StageConfig,
 )
+from balancer.core.settings_base import ADDED_LATER, PATHS_OF_DATA, DataConfig
 from balancer.core.yaml_reader import read_yaml
 
 DEFAULT_FOLDER = Path("data/chest_xray")
@@ -188,8 +189,10 @@ def absolute_paths(values: dict[str, Any]) -> dict[str, Any]:
     """Return settings with absolute paths, so that ``--resume`` finds the files from anywhere."""
     values = dict(values)
     data = values.get("data")
-    if isinstance(data, Mapping) and isinstance(data.get("path"), str):
-        values["data"] = {**data, "path": data_path(data["path"])}
+    if isinstance(data, Mapping):
+        files = {key: data[key] for key in PATHS_OF_DATA if isinstance(data.get(key), str)}
+        absolute = {key: data_path(v) if key == "path" else _absolute(f"data.{key}", v) for key, v in files.items()}
+        values["data"] = {**data, **absolute}
     for key in values.keys() & PATHS:
         value = values[key]
         if key != "weights" or value not in (None, "imagenet", "none"):
@@ -266,7 +269,7 @@ def data_path(path: str | None) -> str:
     A folder is made absolute, so that a later command finds it from wherever it is started.
     """
     if path is not None and not path.strip():
-        raise UsageError("setting 'data.path' is empty; give a folder, a MedMNIST .npz or 'phantom'")
+        raise UsageError("setting 'data.path' is empty; give a folder, a table, a MedMNIST .npz or 'phantom'")
     if path is None:
         path = str(DEFAULT_FOLDER) if DEFAULT_FOLDER.is_dir() else PHANTOM
     return path if path == PHANTOM else _resolved("data.path", path)
@@ -371,7 +374,14 @@ def dump(section: Settings) -> str:
 def config_hash(section: Settings, exclude: set[str] | None = None) -> str:
     """Return the first 8 hex digits of the settings' SHA-256, leaving out ``exclude``."""
     to_old = {(name, new): old for (name, old), new in OLD_SETTINGS.items()}
-    text = json.dumps(_renamed(section.model_dump(mode="json", exclude=exclude), to_old), sort_keys=True)
+    values = section.model_dump(mode="json", exclude=exclude)
+    if isinstance(values.get("data"), dict):
+        usual = DataConfig().model_dump(mode="json")
+        data = values["data"].items()
+        values["data"] = {key: v for key, v in data if key not in ADDED_LATER or v != usual[key]}
+        if values["data"].get("task") == usual["task"]:
+            values["data"]["task"] = "binary"  # the default of earlier versions, and the same on their data
+    text = json.dumps(_renamed(values, to_old), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -41,6 +42,46 @@ def _folders(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _pairs(value: Any) -> Any:
+    """Return ``a=x,b`` as a list of names with their new names; the last ``=`` parts the two, or a name stays."""
+    parts = _listed(value)
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+        return parts
+    if empty := next((part for part in parts if not all(side.strip() for side in part.rsplit("=", 1))), None):
+        raise PydanticCustomError("no_pair", "{part!r} lacks a name; expected name=name here", {"part": empty})
+    return parts
+
+
+def _conditions(value: Any) -> Any:
+    """Return ``a=x,b!=y`` as a list of conditions. A comma belongs to a value if no condition follows the comma."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        return texts
+    conditions: list[str] = []
+    for text in texts:
+        parts = text.split(",")
+        conditions += parts if all("=" in part for part in parts) else [text]
+    for condition in conditions:
+        if not condition.partition("=")[0].removesuffix("!").strip():
+            raise PydanticCustomError("no_condition", "expected column=value or column!=value")
+    return [condition.strip() for condition in conditions]
+
+
+def _pattern(value: Any) -> Any:
+    """Refuse a pattern that is none, or has no group ``patient``; a preset's name stays."""
+    if not isinstance(value, str) or value in PATIENT_PATTERNS:
+        return value
+    try:
+        groups = re.compile(value).groupindex
+    except re.error as error:
+        reason = str(error)
+        raise PydanticCustomError("no_pattern", "it is no regular expression ({reason})", {"reason": reason}) from error
+    if "patient" not in groups:
+        known = ", ".join(PATIENT_PATTERNS)
+        raise PydanticCustomError("no_group", "expected (?P<patient>...) in it, or one of {known}", {"known": known})
+    return value
+
+
 def refuse_booleans(model: Any, value: Any, info: ValidationInfo) -> Any:
     """Refuse true and false where a setting of a model is no switch; pydantic would read them as 1 and 0."""
     if any(isinstance(v, bool) for v in (value if isinstance(value, list | tuple) else [value])):
@@ -55,7 +96,18 @@ def off(value: Any) -> Any:
     return "off" if value is False else value
 
 
+# Patients in the file names of published sets, as a pattern searched for in the path; `folder`: a folder per patient.
+PATIENT_PATTERNS = {
+    "nih": r"(?:^|/)(?P<patient>\d{8})_\d{3}(?!\d)",  # ChestX-ray14: 00000013_005.png
+    "chexpert": r"(?:^|/)(?P<patient>patient\d+)/study\d+/",  # patient00001/study1/view1_frontal.jpg
+    "kaggle": r"(?:^|/)(?:NORMAL2-)?(?P<patient>person\d+_|IM-\d+)",  # person23_bacteria_86, NORMAL2-IM-0995-0001
+    "mendeley": r"(?:^|/)(?:NORMAL|BACTERIA|VIRUS)-(?P<patient>\d+)-\d{4}(?!\d)",  # BACTERIA-1008087-0001
+    "folder": r"(?:^|/)(?P<patient>[^/]+)/[^/]+$",
+}
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Pairs = Annotated[tuple[str, ...], BeforeValidator(_pairs)]
+Conditions = Annotated[tuple[str, ...], BeforeValidator(_conditions)]
+Pattern = Annotated[str, BeforeValidator(_pattern)]
 Folders = Annotated[tuple[str, ...], BeforeValidator(_folders)]
 # Numbers have a highest value, far above any use. Beyond it a run would end for want of memory, not of time.
 MOST_IMAGES = 10_000_000

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from balancer.core.setting_types import Resize, Unset, refuse_booleans
+from balancer.core.errors import UsageError
+from balancer.core.setting_types import Conditions, Pairs, Pattern, Resize, Unset, refuse_booleans
 
 PHANTOM = "phantom"  # the data path that means "the built-in drawings"
 
@@ -18,19 +19,74 @@ class Settings(BaseModel):
     _no_switch = field_validator("*", mode="before")(classmethod(refuse_booleans))
 
 
+class ColumnsConfig(Settings):
+    """Which column of a table holds what; columns that are not named are known by their usual names."""
+
+    path: Annotated[str | None, Unset("by its usual names")] = Field(None, description="Column of the image files.")
+    label: Annotated[str | None, Unset("by its usual names")] = Field(None, description="Column of the classes.")
+    patient: Annotated[str | None, Unset("by its usual names")] = Field(None, description="Column of the patients.")
+    split: Annotated[str | None, Unset("by its usual names")] = Field(
+        None, description="Column that says train, val or test."
+    )
+    source: Annotated[str | None, Unset("by its usual names")] = Field(
+        None, description="Column of the site or device that an image comes from."
+    )
+
+
 class DataConfig(Settings):
-    """Which images, how they are resized, and how validation is carved out."""
+    """Which images, how they are resized, and how test and validation are carved out."""
 
     path: Annotated[str | None, Unset("BALANCER_DATA, data/chest_xray, or phantom")] = Field(
-        None, description="Kaggle-layout folder, MedMNIST .npz, or phantom."
+        None, description="Folder of images, table (.csv, .tsv, .parquet), MedMNIST .npz, or phantom."
+    )
+    format: str = Field("auto", description="Reader: auto, chest, splits, classes, table or medmnist.")
+    columns: ColumnsConfig = ColumnsConfig()
+    images: Annotated[str | None, Unset("the folder of the table")] = Field(
+        None, description="Folder below which a table's files lie."
+    )
+    where: Conditions = Field((), description="Rows of a table to read, such as modality=X-ray or view!=lateral.")
+    classes: Pairs = Field((), description="Classes to read and their names here, such as COVID-19=positive.")
+    task: Literal["auto", "binary", "multiclass"] = Field(
+        "auto", description="auto: binary for two classes. The chest set has NORMAL, BACTERIAL and VIRAL in multiclass."
+    )
+    positive: Annotated[str | None, Unset("the class with fewer training images, or PNEUMONIA")] = Field(
+        None, description="Positive class; of more than two classes, against the rest."
+    )
+    patients: Annotated[str | None, Unset("by the file names or the table")] = Field(
+        None, description="Table of the patient of each file (.csv: path, patient)."
+    )
+    patient_pattern: Pattern | None = Field(
+        None, description="Pattern with (?P<patient>...) in file names, or nih, chexpert, kaggle, mendeley, folder."
     )
     image_size: int = Field(64, ge=16, le=1024, description="Working size in pixels, square.")
     resize: Resize = Field("squash", description="squash, pad or crop images that are not square.")
-    task: Literal["binary", "multiclass"] = Field(
-        "binary", description="NORMAL and PNEUMONIA, or NORMAL, BACTERIAL and VIRAL by the file names."
+    test_fraction: Annotated[float | None, Unset("0.2 if the data name no split")] = Field(
+        None, ge=0, lt=1, description="Share carved out for test, by patient."
     )
-    val_fraction: Annotated[float | None, Unset("0.15, or the split of an .npz")] = Field(
+    val_fraction: Annotated[float | None, Unset("0.15, or the validation of the data")] = Field(
         None, ge=0, lt=1, description="Share of train carved out for validation, by patient."
     )
-    split_seed: int = Field(0, description="Seed of that split, apart from --seed.")
+    split_seed: int = Field(0, description="Seed of these splits, apart from --seed.")
+    split_by: Literal["patient", "source"] = Field(
+        "patient", description="source: the test images are those of sources that training never sees."
+    )
+    strict: bool = Field(False, description="End with an error where patients or files cross splits or classes.")
     max_bad: float = Field(0.01, ge=0, le=1, description="Share of unreadable files above which the run stops.")
+
+    @model_validator(mode="after")
+    def _refuse_what_excludes_each_other(self) -> Self:
+        if self.positive is not None and self.task == "multiclass":
+            raise UsageError(
+                f"positive is {self.positive!r}, which makes two classes, and task is multiclass; leave out one of them"
+            )
+        return self
+
+    def without_paths(self) -> DataConfig:
+        """Return these settings without the places of files, for what leaves this machine."""
+        return self.model_copy(update=dict.fromkeys(PATHS_OF_DATA))
+
+
+# Hashes of settings leave these out while they have their default, so that runs of before them stay the same runs.
+ADDED_LATER = {"format", "columns", "images", "where", "classes", "positive", "patients", "patient_pattern"}
+ADDED_LATER |= {"test_fraction", "split_by", "strict"}
+PATHS_OF_DATA = ("path", "images", "patients")  # settings of the data that are paths

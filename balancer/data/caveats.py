@@ -9,6 +9,8 @@ import numpy as np
 
 from balancer.data.chest import CLASSES
 from balancer.data.images import named
+from balancer.data.listing import Listing
+from balancer.data.patients import suggested_pattern
 from balancer.data.records import Record, is_patient
 
 SHOWN_COPIES = 3  # names of equal files in a sentence
@@ -24,19 +26,38 @@ def unreadable_note(bad: Sequence[tuple[str, str]]) -> list[str]:
     ]
 
 
-def patients_note(records: Sequence[Record]) -> list[str]:
-    """Return a caveat if some or all names tell no patient."""
+def patients_note(listing: Listing, records: Sequence[Record]) -> list[str]:
+    """Return a caveat if the patients of some or all images are not known; the note of an archive has said so."""
     unknown, n = [r for r in records if not is_patient(r.patient)], len(records)
-    if not unknown or unknown[0].patient.startswith("image-"):  # an archive's note has said so
+    if not unknown or listing.images is not None:
         return []
+    preset = suggested_pattern(records)
+    how = f"--patient-pattern {preset} fits these names" if preset else "give --patients or --patient-pattern"
+    whose = "child" if listing.plain_split else "patient"
+    remedy = "" if listing.plain_split else f" If names or a table tell the patients, {how}."
     if len(unknown) == n:
         return [
             f"No file name tells a patient (such as {unknown[0].name}): every image counts by itself, so images of one"
-            " child may lie in two folds, and intervals are over images."
+            f" {whose} may lie in two folds, and intervals are over images.{remedy}"
         ]
     return [
         f"{len(unknown):,} of {n:,} file names tell no patient (such as {unknown[0].name}): each of these images counts"
-        " as a patient of its own."
+        f" as a patient of its own.{remedy}"
+    ]
+
+
+def parted_patients(records: Sequence[Record], folds: np.ndarray) -> list[str]:
+    """Return a caveat if the images of a patient lie in two folds, as only a split that was given can do."""
+    of_patient: dict[str, set[str]] = defaultdict(set)
+    for record, fold in zip(records, folds, strict=True):
+        if is_patient(record.patient):
+            of_patient[record.patient].add(str(fold))
+    parted = sorted(patient for patient, of in of_patient.items() if len(of) > 1)
+    if not parted:
+        return []
+    return [
+        f"{len(parted):,} patient{'s lie' if len(parted) > 1 else ' lies'} in two folds of the given split"
+        f" ({named(parted, SHOWN_COPIES)}): a network may know them from training, and figures are too good."
     ]
 
 

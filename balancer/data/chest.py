@@ -26,7 +26,8 @@ from balancer.data.listing import (
 from balancer.data.records import Record
 
 CLASSES = ("NORMAL", "PNEUMONIA")  # the folders; a label is an index into them, PNEUMONIA is the positive class
-TASKS = {"binary": CLASSES, "multiclass": ("NORMAL", "BACTERIAL", "VIRAL")}  # the classes of a task; 0 is always NORMAL
+# The classes of a task; 0 is always NORMAL.
+TASKS = {"binary": CLASSES, "multiclass": ("NORMAL", "BACTERIAL", "VIRAL"), "auto": CLASSES}
 # What makes the chest set's splits those of earlier versions: see the fields of Listing.
 RULES: dict[str, Any] = {
     "positive": "PNEUMONIA",

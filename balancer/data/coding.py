@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from balancer.data.chest import find_root
 from balancer.data.dataset import Dataset
 
 Array = np.ndarray
@@ -75,11 +74,9 @@ def read_coding(files: Sequence[Path], size: int) -> Coding:
 
 def dataset_coding(data: Dataset, label: int) -> Coding:
     """Return the coding of the training fold's files of a class; archives and drawings have no files."""
-    folder = Path(data.source)
-    if data.is_phantom or not folder.is_dir():
+    if data.is_phantom or data.folder is None:
         return Coding(())
-    root = find_root(folder)
-    files = [root / data.records[i].name for i in data.indices("train", label)]
+    files = [data.folder / data.records[i].name for i in data.indices("train", label)]
     return read_coding(files, data.images.shape[1])
 
 

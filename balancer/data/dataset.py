@@ -9,24 +9,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from balancer.core.errors import BalancerError
 from balancer.core.files import locked, remove
 from balancer.core.preview import Undecoded
 from balancer.core.settings import PHANTOM, DataConfig
 from balancer.data import cache, phantom
-from balancer.data.caveats import copies_note, patients_note, shared_numbers, unreadable_note
-from balancer.data.chest import CLASSES, TASKS, find_root, list_folder, multiclass_records
-from balancer.data.decoded import Decoded, Reader, file_reader
-from balancer.data.images import Decoding, Ranges, resize_grey, to_grey
-from balancer.data.listing import LeftOut, left_out_note, printable
-from balancer.data.npz import read_npz
+from balancer.data.caveats import copies_note, parted_patients, patients_note, shared_numbers, unreadable_note
+from balancer.data.chest import CLASSES
+from balancer.data.decoded import Decoded
+from balancer.data.decoding import decode_listing
+from balancer.data.folds import assign_folds, carved_folds
+from balancer.data.grouping import groups_of
+from balancer.data.images import Ranges
+from balancer.data.listing import LeftOut, Listing, left_out_note, printable
+from balancer.data.readers import read_listing
 from balancer.data.records import SPLITS, Record, is_patient
-from balancer.data.split import carve_validation, merge_groups, split_hash, write_split
+from balancer.data.split import split_hash, write_split
 
 log = logging.getLogger("balancer")
-DEFAULT_VAL_FRACTION = 0.15
 LISTED = 100  # names of files that are not read, in env.json
 PHANTOM_NOTICE = "PHANTOM DATA: drawings, not X-rays. No figure from them says anything about patients."
 
@@ -49,6 +50,11 @@ class Dataset:
     ranges: dict[str, float] = field(default_factory=dict)  # of samples of more than 8 bits; see balancer.data.images
     notes: list[str] = field(default_factory=list)  # caveats that a report of this data must state
     classes: tuple[str, ...] = CLASSES  # of the task
+    folder: Path | None = None  # the folder below which the records' names are files; None if there are no files
+    numbers_restart: bool = False  # one patient number under two sources may be of two patients
+    source_name: str = ""  # what the records' sources are called; empty: they are no sites
+    reader: str = "chest"  # which of balancer.data.readers read the data
+    carved: bool = False  # test was chosen here, and the source has no split of its own
     undecoded: Undecoded | None = None  # of a dry run: one image stands for all; see balancer.data.decoded
 
     def indices(self, fold: str, label: int | None = None) -> np.ndarray:
@@ -86,11 +92,6 @@ class Dataset:
         """Return whether the images are drawings."""
         return self.source == PHANTOM
 
-    @property
-    def folder(self) -> Path | None:
-        """Return the folder below which the records' names are files; None for an archive."""
-        return None if Path(self.source).suffix.lower() == ".npz" else source_folder(self.source)
-
     def files(self, positions: Iterable[int]) -> list[Path]:
         """Return the files of images.
 
@@ -118,18 +119,6 @@ class Dataset:
             ]
         )
 
-    def as_binary(self) -> Dataset:
-        """Return the same images in the same folds with two classes: every pneumonia is PNEUMONIA."""
-        if self.classes == CLASSES:
-            return self
-        note = (
-            f"The split is that of {len(self.classes)} classes ({', '.join(self.classes)});"
-            f" {' and '.join(self.classes[1:])} are PNEUMONIA here."
-        )
-        labels = np.minimum(self.labels, 1)
-        records = [replace(r, label=min(r.label, 1)) for r in self.records]
-        return replace(self, labels=labels, records=records, classes=CLASSES, notes=[*self.notes, note])
-
     def write_split(self, path: Path) -> None:
         """Write ``split.csv``: the fold, class, patient and hash of every image."""
         write_split(
@@ -139,12 +128,16 @@ class Dataset:
             [self.classes[r.label] for r in self.records],
             [r.patient for r in self.records],
             self.digests,
+            [r.source for r in self.records],
         )
 
     def describe(self) -> dict[str, object]:
         """Return the facts about the data that reports and env.json hold."""
         return {
             "source": self.source,
+            "reader": self.reader,
+            "classes": list(self.classes),
+            "carved": self.carved,
             "counts": {f: dict(zip(self.classes, self.counts(f), strict=True)) for f in SPLITS},
             "patients": len(set(self.groups)) if self.patients_known else None,
             "image_size": int(self.images.shape[1]),
@@ -188,38 +181,44 @@ def load_dataset(
 
 
 def _load(config: DataConfig, require: Sequence[str], ranges: Ranges | None, decode: bool) -> Dataset:
-    notes: list[str] = []
     path = config.path or PHANTOM
-    records, decoded, left_out = _readable(path, config, notes, ranges, decode)
-    groups = merge_groups([r.patient for r in records], decoded.digests)
-    facts = [*left_out_note(left_out), *unreadable_note(decoded.bad), *decoded.notes, *patients_note(records)]
-    notes += facts
-    folds = _folds(records, groups, config, _is_archive(path), notes)
-    copies = copies_note(records, folds, decoded.digests)
-    notes += copies
-    for note in (*facts, *copies):
+    listing = read_data(config)
+    notes = [PHANTOM_NOTICE, *listing.notes] if path == PHANTOM else list(listing.notes)
+    for note in notes:
         log.warning(note)
-    names = [r.name for r in records]
-    contents = "\n".join(f"{n}\t{d}" for n, d in zip(names, decoded.digests, strict=True))
-    data = Dataset(
-        source=path,
-        images=decoded.images,
-        labels=np.array([r.label for r in records], dtype=np.int64),
-        folds=folds,
-        records=records,
-        groups=groups,
-        digests=decoded.digests,
-        split_hash=split_hash(names, folds.tolist(), decoded.digests),
-        fingerprint=hashlib.sha256(contents.encode(errors="surrogateescape")).hexdigest()[:16],
-        bad=decoded.bad,
-        left_out=left_out,
-        ranges=decoded.ranges,
-        notes=notes,
-        classes=TASKS[config.task],
-        undecoded=decoded.undecoded,
-    )
+    decoded = decode_listing(listing, config.image_size, config.resize, config.max_bad, ranges, decode)
+    if not decoded.positions:
+        raise BalancerError(
+            f"none of the {len(listing.records)} files of {path} can be read ({decoded.bad[0][1]}); check --data"
+        )
+    records = [listing.records[i] for i in decoded.positions]
+    for name, reason in decoded.bad:
+        log.warning("left out: %s cannot be read (%s)", name, reason)
+    shares = carved_folds(records, config, listing)
+    groups, grouping = groups_of(listing, records, decoded, config, any(shares))
+    facts = [
+        *left_out_note(listing.left_out),
+        *unreadable_note(decoded.bad),
+        *decoded.notes,
+        *patients_note(listing, records),
+    ]
+    folds, folding = assign_folds(records, groups, shares, config, listing)
+    copies = copies_note(records, folds, decoded.digests)
+    parted = [] if listing.numbers_restart else parted_patients(records, folds)
+    if config.strict and (copies or parted):
+        raise BalancerError(f"{path} is not strictly split: {' '.join([*copies, *parted])} Or leave out --strict.")
+    for note in (*facts, *grouping, *copies, *parted):
+        log.warning(note)
+    for note in folding:
+        log.info(note)
+    shared = shared_numbers(records, folds) if listing.numbers_restart else []
+    notes += [*facts, *grouping, *folding, *copies, *parted, *shared]
+    if shares[0] > 0:  # the split of the data is the one that was carved
+        records = [
+            replace(r, split="test" if fold == "test" else "train") for r, fold in zip(records, folds, strict=True)
+        ]
+    data = _put_together(path, listing, records, decoded, groups, folds, notes, shares[0] > 0)
     _check_folds(data, require)
-    notes += shared_numbers(records, folds)
     log.info(
         "data: %s; train %s, val %s, test %s (%s); split %s",
         path,
@@ -230,37 +229,58 @@ def _load(config: DataConfig, require: Sequence[str], ranges: Ranges | None, dec
     return data
 
 
-def _is_archive(path: str) -> bool:
-    return Path(path).suffix.lower() == ".npz"
+def _put_together(
+    path: str,
+    listing: Listing,
+    records: list[Record],
+    decoded: Decoded,
+    groups: list[str],
+    folds: np.ndarray,
+    notes: list[str],
+    carved: bool,
+) -> Dataset:
+    """Return the data set with its hashes, which change with a name, a file's content, a fold or a label."""
+    names = [r.name if listing.names_tell_class else f"{listing.classes[r.label]}/{r.name}" for r in records]
+    contents = "\n".join(f"{n}\t{d}" for n, d in zip(names, decoded.digests, strict=True))
+    return Dataset(
+        source=path,
+        images=decoded.images,
+        labels=np.array([r.label for r in records], dtype=np.int64),
+        folds=folds,
+        records=records,
+        groups=groups,
+        digests=decoded.digests,
+        split_hash=split_hash(names, folds.tolist(), decoded.digests),
+        fingerprint=hashlib.sha256(contents.encode(errors="surrogateescape")).hexdigest()[:16],
+        bad=decoded.bad,
+        left_out=listing.left_out,
+        ranges=decoded.ranges,
+        notes=notes,
+        classes=listing.classes,
+        folder=None if listing.images is not None else listing.root,
+        numbers_restart=listing.numbers_restart,
+        source_name=listing.source_name,
+        reader=listing.reader,
+        carved=carved,
+        undecoded=decoded.undecoded,
+    )
 
 
-def _readable(
-    path: str, config: DataConfig, notes: list[str], ranges: Ranges | None, decode: bool
-) -> tuple[list[Record], cache.Decoded, list[LeftOut]]:
-    """Return the records of the images that can be read, these images, and what was left out of a folder.
+def read_data(config: DataConfig) -> Listing:
+    """Return what the settings name, before an image is decoded; the phantom set is drawn if need be.
 
     Raises:
-        BalancerError: the name of the data is no text, or no image can be read.
+        BalancerError: the data are missing, or of a layout that no reader knows.
     """
+    path = config.path or PHANTOM
     if printable(path) != path:
         raise BalancerError(f"data {printable(path)} has a name that is not plain UTF-8; rename the folder")
     if path == PHANTOM:
-        log.warning(PHANTOM_NOTICE)
-        notes.append(PHANTOM_NOTICE)
-    if _is_archive(path):
-        records, decoded, left_out = _from_npz(Path(path), config, notes, ranges, decode)
-    else:
-        records, decoded, left_out = _from_folder(path, config, ranges, decode)
-    if not decoded.positions:
-        raise BalancerError(
-            f"none of the {len(records)} files of {path} can be read ({decoded.bad[0][1]}); check --data"
-        )
-    records = [records[i] for i in decoded.positions]
-    if config.task == "multiclass":
-        records = multiclass_records(records)
-    for name, reason in decoded.bad:
-        log.warning("left out: %s cannot be read (%s)", name, reason)
-    return records, decoded, left_out
+        return read_listing(phantom_folder(), config)
+    listing = read_listing(Path(path), config)
+    if listing.images is None:
+        refuse_cache_inside(listing.root)
+    return listing
 
 
 def refuse_cache_inside(folder: Path) -> None:
@@ -272,11 +292,6 @@ def refuse_cache_inside(folder: Path) -> None:
     root = cache.cache_dir()
     if root.resolve().is_relative_to(folder.resolve()):
         raise BalancerError(f"the cache {root} lies inside the data {folder}; set BALANCER_CACHE to a folder elsewhere")
-
-
-def source_folder(path: str) -> Path:
-    """Return the folder with the splits of a data path that is no archive."""
-    return phantom_folder() if path == PHANTOM else find_root(Path(path))
 
 
 def phantom_folder() -> Path:
@@ -302,83 +317,6 @@ def _is_as_drawn(folder: Path) -> bool:
     return phantom.content_hash(names, digests) == phantom.stated_content(folder)
 
 
-def _from_folder(
-    path: str, config: DataConfig, ranges: Ranges | None, decode: bool
-) -> tuple[list[Record], Decoded, list[LeftOut]]:
-    root = source_folder(path)
-    if path != PHANTOM:
-        refuse_cache_inside(root)
-    listing = list_folder(root)
-    names = [r.name for r in listing.records]
-    decoded = cache.decode_all(
-        names,
-        cache.stat_stamp(root, names),
-        lambda i: hashlib.sha256((root / names[i]).read_bytes()).hexdigest(),
-        file_reader([root / name for name in names], config.image_size, config.resize),
-        {"size": config.image_size, "resize": config.resize},
-        config.max_bad,
-        ranges,
-        decode,
-    )
-    return listing.records, decoded, listing.left_out
-
-
-def _from_npz(
-    path: Path, config: DataConfig, notes: list[str], ranges: Ranges | None, decode: bool
-) -> tuple[list[Record], Decoded, list[LeftOut]]:
-    if config.task != "binary":
-        raise BalancerError(
-            f"{path} has two classes, {' and '.join(CLASSES)}, and no file names with the kind of pneumonia; leave out"
-            f" --task {config.task}, or give a folder of files such as person23_bacteria_86.jpeg"
-        )
-    records, arrays = read_npz(path)
-    notes.append("The archive names no patients: the split is at image level and may part images of one patient.")
-    log.warning(notes[-1])
-    images = [image for split in arrays.values() for image in split]
-
-    def decode_one(i: int, ranges: Ranges | None) -> Decoding:
-        grey, source = to_grey(Image.fromarray(images[i]), ranges)
-        return Decoding(resize_grey(grey, config.image_size, config.resize), source)
-
-    decoded = cache.decode_all(
-        [r.name for r in records],
-        cache.stat_stamp(path.parent, [path.name]),
-        lambda i: hashlib.sha256(images[i].tobytes()).hexdigest(),
-        Reader(decode_one, lambda i: min(images[i].shape[:2])),
-        {"size": config.image_size, "resize": config.resize},
-        config.max_bad,
-        ranges,
-        decode,
-    )
-    return records, decoded, []
-
-
-def _folds(
-    records: Sequence[Record], groups: Sequence[str], config: DataConfig, is_archive: bool, notes: list[str]
-) -> np.ndarray:
-    """Carve validation out of train and val together and return the folds (n,); test is never touched.
-
-    The source's own train and val stay as they are if the fraction is 0, and in archives that have val unless a
-    fraction is set.
-    """
-    folds = np.array([r.split for r in records])
-    has_val = bool((folds == "val").any())
-    fraction = config.val_fraction
-    if fraction is None:
-        fraction = 0.0 if is_archive and has_val else DEFAULT_VAL_FRACTION
-    if fraction > 0:
-        pool = np.flatnonzero(folds != "test").tolist()
-        chosen = carve_validation(
-            [records[i].label for i in pool], [groups[i] for i in pool], fraction, config.split_seed
-        )
-        folds[pool] = np.where(chosen, "val", "train")
-    elif has_val and not is_archive:
-        notes.append(
-            f"No validation was carved: the source's own {int((folds == 'val').sum())} validation images are used."
-        )
-    return folds
-
-
 def _check_folds(data: Dataset, require: Iterable[str]) -> None:
     if not any(data.counts("test")):
         log.warning("%s has no test images: a classifier cannot be evaluated on it", data.source)
@@ -390,7 +328,9 @@ def _check_folds(data: Dataset, require: Iterable[str]) -> None:
         counts = data.counts(fold)
         if not any(counts):
             advice = (
-                "raise --val-fraction above 0" if fold == "val" else f"add a {fold} folder with {' and '.join(CLASSES)}"
+                "raise --val-fraction above 0"
+                if fold == "val"
+                else f"add a {fold} split with {' and '.join(data.classes)}, or give --test-fraction"
             )
             raise BalancerError(f"{data.source} has no {fold} images; {advice}")
         if not all(counts):

@@ -1,9 +1,9 @@
-"""Data sets from where they are published: PneumoniaMNIST from Zenodo, the chest X-ray folder from Kaggle."""
+"""Data sets from where they are published: those of MedMNIST from Zenodo, the chest X-ray folder from Kaggle."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +15,7 @@ from balancer.core.extras import install
 from balancer.core.files import JsonObject, refuse_unwritable
 from balancer.core.preview import Preview
 from balancer.data.chest import CLASSES, find_root, read_folder
+from balancer.data.medmnist import MULTI_LABEL, SETS, SIZES, VOLUMES
 from balancer.data.records import SPLITS
 
 FOLDER = Path("data")
@@ -33,21 +34,24 @@ class Archive:
         return Path(urlsplit(self.url).path).name
 
 
-# MedMNIST v2 and MedMNIST+ (Yang et al. 2023, doi:10.1038/s41597-022-01721-8; CC BY 4.0), hashes as in its info.py.
 ZENODO = "https://zenodo.org/records/10519652/files"
-PNEUMONIAMNIST = {
-    28: Archive(f"{ZENODO}/pneumoniamnist.npz?download=1", "28209eda62fecd6e6a2d98b1501bb15f"),
-    64: Archive(f"{ZENODO}/pneumoniamnist_64.npz?download=1", "8f4eceb4ccffa70c672198ea285246c6"),
-    128: Archive(f"{ZENODO}/pneumoniamnist_128.npz?download=1", "05b46931834c231683c68f40c47b2971"),
-    224: Archive(f"{ZENODO}/pneumoniamnist_224.npz?download=1", "d6a3c71de1b945ea11211b03746c1fe1"),
+# By set and size, px; the smallest has no size in its name.
+ARCHIVES = {
+    name: {
+        size: Archive(f"{ZENODO}/{name}{'' if size == min(SIZES) else f'_{size}'}.npz?download=1", one.md5_of(size))
+        for size in SIZES
+    }
+    for name, one in SETS.items()
 }
 KAGGLE = "paultimothymooney/chest-xray-pneumonia"
+KAGGLE_SOURCE = "kaggle"
+SOURCES = (*ARCHIVES, KAGGLE_SOURCE)
 KAGGLE_COUNTS = {"train": (1341, 3875), "val": (8, 8), "test": (234, 390)}  # NORMAL, PNEUMONIA
 
 
 @dataclass(frozen=True)
 class FetchedArchive:
-    """PneumoniaMNIST on this machine."""
+    """A set of MedMNIST on this machine."""
 
     path: Path
     archive: Archive
@@ -88,23 +92,32 @@ def fetch(
     """Download one of SOURCES into the folder ``to``, by default ``data``; with ``dry``, only say what would be done.
 
     Raises:
-        UsageError: no such source or size.
+        UsageError: no such source or size, or a set of MedMNIST that cannot be read.
         BalancerError: the download fails, differs from what was published, or would overwrite other files.
     """
-    return lookup(SOURCES, source, "source")(size, to or FOLDER, force, dry)
+    if source == KAGGLE_SOURCE:
+        return fetch_kaggle(size, to or FOLDER, force, dry)
+    if source == MULTI_LABEL:
+        raise UsageError(
+            f"source is {source!r}, whose images have several labels each (multi-label); expected one label"
+        )
+    if source in VOLUMES:
+        raise UsageError(f"source is {source!r}, a set of volumes; expected a set of images: {', '.join(ARCHIVES)}")
+    return fetch_medmnist(lookup({name: name for name in SOURCES}, source, "source"), size, to or FOLDER, force, dry)
 
 
-def fetch_pneumoniamnist(size: int | None, to: Path, force: bool, dry: bool = False) -> FetchedArchive | Preview:
-    """Download PneumoniaMNIST at 28 (default), 64, 128 or 224 px, unless it is there with the right hash.
+def fetch_medmnist(name: str, size: int | None, to: Path, force: bool, dry: bool = False) -> FetchedArchive | Preview:
+    """Download a set of MedMNIST at 28 (default), 64, 128 or 224 px, unless it is there with the right hash.
 
     Raises:
         UsageError: another size.
         BalancerError: another file has its name and ``force`` is off, or the download fails.
     """
-    size = size or min(PNEUMONIAMNIST)
-    if size not in PNEUMONIAMNIST:
-        raise UsageError(f"--size is {size}; PneumoniaMNIST comes at {', '.join(map(str, PNEUMONIAMNIST))} px")
-    archive = PNEUMONIAMNIST[size]
+    sizes = ARCHIVES[name]
+    size = size or min(sizes)
+    if size not in sizes:
+        raise UsageError(f"--size is {size}; {name} comes at {', '.join(map(str, sizes))} px")
+    archive = sizes[size]
     path = to / archive.name
     if path.exists() and not force:
         with path.open("rb") as handle:
@@ -132,7 +145,7 @@ def fetch_kaggle(size: int | None, to: Path, force: bool, dry: bool = False) -> 
         BalancerError: kagglehub is missing or fails, or the numbers of images are not the published ones.
     """
     if size is not None:
-        raise UsageError("--size is of pneumoniamnist; the Kaggle images come at their own sizes")
+        raise UsageError("--size is of the sets of MedMNIST; the Kaggle images come at their own sizes")
     folder = to / "chest_xray"
     page = f"https://www.kaggle.com/datasets/{KAGGLE}"
     by_hand = f"download {page} by hand, unzip it and move its chest_xray folder to {folder}"
@@ -169,12 +182,6 @@ def fetch_kaggle(size: int | None, to: Path, force: bool, dry: bool = False) -> 
 def _preview(source: str, target: Path, unchecked: str) -> Preview:
     """Return what would be downloaded. The network is not used: a dry run must end where there is none."""
     return Preview(source, str(target), None, unchecked=unchecked)
-
-
-SOURCES: dict[str, Callable[[int | None, Path, bool, bool], FetchedArchive | FetchedFolder | Preview]] = {
-    "pneumoniamnist": fetch_pneumoniamnist,
-    "kaggle": fetch_kaggle,
-}
 
 
 def _listed(counts: Mapping[str, Sequence[int]]) -> str:

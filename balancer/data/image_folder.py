@@ -20,6 +20,7 @@ from balancer.data import cache
 from balancer.data.chest import parse_name
 from balancer.data.dataset import refuse_cache_inside
 from balancer.data.decoded import file_reader
+from balancer.data.images import is_coloured
 from balancer.data.listing import SUFFIXES, is_clutter
 from balancer.data.manifest import MANIFEST, read_manifest
 from balancer.data.phantom import STAMP
@@ -142,13 +143,11 @@ def scan_folder(flag: str, path: Path) -> Scan:
 
 
 def _is_coloured(file: Path) -> bool:
-    """Return whether the channels differ by more than a JPEG's rounding: many grey radiographs are stored as RGB."""
     try:
         with Image.open(file) as image:
-            pixels = np.asarray(image.convert("RGB").resize((32, 32)), dtype=int)
+            return is_coloured(image)
     except (OSError, SyntaxError, ValueError):
         return False  # decoding will say what is wrong with it
-    return bool((np.ptp(pixels, axis=2) > 8).any())
 
 
 def decode_folder(scan: Scan, size: int, resize: str, max_bad: float, decode: bool = True) -> Folder:

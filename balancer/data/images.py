@@ -121,6 +121,12 @@ def named(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
+def is_coloured(image: Image.Image) -> bool:
+    """Return whether the channels differ by more than a JPEG's rounding: many grey radiographs are stored as RGB."""
+    pixels = np.asarray(image.convert("RGB").resize((32, 32)), dtype=int)
+    return bool((np.ptp(pixels, axis=2) > 8).any())
+
+
 def is_image(path: Path) -> bool:
     """Return whether a file's content, not its name, is that of an image; its pixels may still be damaged."""
     try:

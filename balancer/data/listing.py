@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -56,6 +57,7 @@ class Listing:
     names_tell_class: bool = False  # a record's name holds its class, so that hashes of names change with a label
     numbers_restart: bool = False  # one patient number under two sources may be of two patients
     source_name: str = ""  # what the sources are called, such as "column site"; empty: they are no sites
+    reader: str = "chest"
 
 
 def left_out_note(left_out: Sequence[LeftOut]) -> list[str]:
@@ -136,6 +138,16 @@ def _is_image(path: Path) -> bool:
     if path.name.startswith(".") or not path.is_file() or printable(path.name) != path.name:
         return False
     return path.suffix.lower() in SUFFIXES or is_image(path)
+
+
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """Return the key by which people sort names: upper and lower case alike, numbers by their value.
+
+    >>> sorted(["grade 10", "Grade 2", "grade 1"], key=natural)
+    ['grade 1', 'Grade 2', 'grade 10']
+    """
+    parts = re.split(r"(\d+)", name.casefold())
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part] + [(2, 0, name)]
 
 
 def child(folder: Path, *names: str) -> Path | None:

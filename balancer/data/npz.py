@@ -1,110 +1,168 @@
-"""MedMNIST archives (``pneumoniamnist*.npz``; Yang et al. 2023, doi:10.1038/s41597-022-01721-8)."""
+"""MedMNIST archives (Yang et al. 2023, doi:10.1038/s41597-022-01721-8): images and labels by split, nothing else."""
 
 from __future__ import annotations
 
 import logging
+import re
+import shutil
+import tempfile
+import threading
 import zipfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from balancer.core.errors import BalancerError
-from balancer.data.chest import CLASSES
+from balancer.core.settings_base import DataConfig
+from balancer.data.cache import cache_dir
 from balancer.data.images import SMALLEST
+from balancer.data.listing import Listing
+from balancer.data.medmnist import MULTI_LABEL, SETS, VOLUMES, MedMnistSet
 from balancer.data.records import SPLITS, Record
 
 Array = np.ndarray
 log = logging.getLogger("balancer")
 _MAX_RATIO = 1032  # the limit of deflate: a header that claims more is forged
-_MAX_BYTES = 4 << 30  # unpacked; the largest published archive has .3 GB
-PUBLISHED = {"train": (1214, 3494), "val": (135, 389), "test": (234, 390)}  # NORMAL, PNEUMONIA at every size
-# Of the binary sets of MedMNIST only this one could be taken for it: 0 is malignant, 1 is normal or benign.
-_BREASTMNIST = {"train": (147, 399), "val": (21, 57), "test": (42, 114)}
+_MAX_BYTES = 20 << 30  # unpacked; the largest published archive, PathMNIST at 224 px, has 16 GB
+_IN_MEMORY = 1 << 29  # bytes: a larger archive is unpacked to disk and mapped
+_NAME = re.compile(r"[a-z]+mnist(?:3d)?(?![a-z])")
+NO_PATIENTS = "The archive names no patients: the split is at image level and may part images of one patient."
 
 
-def read_npz(path: Path) -> tuple[list[Record], dict[str, Array]]:
-    """Return the records, and the images by split as (N, H, W) or (N, H, W, 3) uint8.
+def recognises(path: Path) -> bool:
+    """Return whether a path has the suffix of an archive."""
+    return path.suffix.lower() == ".npz"
 
-    The archive names no patients: every image is a patient of its own, and a split is at image level. It names no
-    classes either: so it must be PneumoniaMNIST, by its name or by its numbers of images.
+
+def read(path: Path, config: DataConfig) -> Listing:
+    """Return the images of a MedMNIST archive, which the records name by split, class and number.
 
     Raises:
-        BalancerError: not an archive, truncated, pickled, a key missing, shapes, types or labels that do not fit, or
-            another data set.
+        BalancerError: as in :func:`read_npz`, or PneumoniaMNIST is to tell kinds of pneumonia.
     """
-    arrays = _read_arrays(path)
-    records, images = [], {}
-    for split in SPLITS:
-        if f"{split}_images" not in arrays and split != "train":
-            continue
-        pixels, labels = _pair(path, arrays, split)
-        images[split] = pixels
-        for i, label in enumerate(labels):
-            # The class is part of the name, so that the split hash changes when a label does.
-            name = f"{split}/{CLASSES[int(label)]}/{i:05d}"
-            records.append(Record(name, int(label), split, f"image-{split}-{i}", ""))
-    counts = {
-        split: tuple(sum(r.split == split and r.label == label for r in records) for label in range(len(CLASSES)))
-        for split in images
-    }
-    _check_identity(path, counts)
-    return records, images
-
-
-def _check_identity(path: Path, counts: Mapping[str, Sequence[int]]) -> None:
-    """Refuse an archive that is not PneumoniaMNIST: labels 0 and 1 mean something else in every other one."""
-    is_breast = counts == _BREASTMNIST
-    if all(PUBLISHED[split] == of for split, of in counts.items()):
-        return
-    sizes = ", ".join(f"{split} {' + '.join(map(str, of))}" for split, of in counts.items())
-    published = ", ".join(f"{split} {' + '.join(map(str, of))}" for split, of in PUBLISHED.items())
-    if path.name.lower().startswith("pneumoniamnist") and not is_breast:
-        log.warning("%s holds %s images, not the published %s: a part of PneumoniaMNIST?", path, sizes, published)
-        return
-    what = "is BreastMNIST, whose 0 is malignant" if is_breast else "names no classes"
-    raise BalancerError(
-        f"{path} {what} (images of 0 + 1: {sizes}); expected PneumoniaMNIST, a name such as pneumoniamnist_64.npz or"
-        f" {published}; `balancer fetch pneumoniamnist` downloads it"
+    records, images, known = read_npz(path)
+    if known is not None and known.name == "pneumoniamnist" and config.task == "multiclass":
+        raise BalancerError(
+            f"{path} has two classes, {' and '.join(known.classes)}, and no file names with the kind of pneumonia;"
+            " leave out --task multiclass, or give a folder of files such as person23_bacteria_86.jpeg"
+        )
+    notes = [NO_PATIENTS]
+    classes = known.classes if known else tuple(str(k) for k in range(1 + max(r.label for r in records)))
+    if known is None:
+        notes.append(f"The archive names no classes: they are called by their labels, {', '.join(classes[:12])}.")
+    return Listing(
+        path,
+        classes,
+        records,
+        notes=notes,
+        images=_Joined(images),
+        positive=known.positive if known else None,
+        plain_split=True,
+        names_tell_class=True,
     )
 
 
-def _pair(path: Path, arrays: dict[str, Array], split: str) -> tuple[Array, Array]:
+def read_npz(path: Path) -> tuple[list[Record], dict[str, Array | _Unpacked], MedMnistSet | None]:
+    """Return the records, the images by split as (N, H, W) or (N, H, W, 3) uint8, and which set this is.
+
+    The archive names no patients: every image is a patient of its own, and a split is at image level. It names no
+    classes either: the set is known by the name of the archive, else by its numbers of images.
+
+    Raises:
+        BalancerError: not an archive, truncated, pickled, a key missing, or shapes, types or labels that do not fit.
+    """
+    if (name := _named_set(path)) in (MULTI_LABEL, *VOLUMES):
+        what = "images with several labels each (multi-label)" if name == MULTI_LABEL else "volumes, not images"
+        raise BalancerError(f"{path} is {name}, a set of {what}; expected images with one label each")
+    arrays = _read_arrays(path)
+    pairs = {split: _pair(path, arrays, split) for split in SPLITS if f"{split}_images" in arrays or split == "train"}
+    known = _identity(path, {split: labels for split, (_, labels) in pairs.items()})
+    n = len(known.classes) if known else 1 + max(int(labels.max()) for _, labels in pairs.values())
+    classes = known.classes if known else tuple(map(str, range(n)))
+    records = []
+    for split, (_, labels) in pairs.items():
+        present = set(np.unique(labels).tolist())
+        if not present <= set(range(n)) or (split == "train" and len(present) < max(n, 2)):
+            expected = " and ".join(f"{k} ({cls})" for k, cls in enumerate(classes[:12])) if n > 1 else "two classes"
+            raise BalancerError(f"{path}: {split}_labels holds {sorted(present)[:8]}; expected {expected}")
+        for i, label in enumerate(labels.tolist()):
+            # The class is part of the name, so that the split hash changes when a label does.
+            records.append(Record(f"{split}/{classes[label]}/{i:05d}", label, split, f"image-{split}-{i}", ""))
+    return records, {split: images for split, (images, _) in pairs.items()}, known
+
+
+def _named_set(path: Path) -> str:
+    match = _NAME.match(path.name.lower())
+    return match[0] if match else ""
+
+
+def _identity(path: Path, labels: Mapping[str, Array]) -> MedMnistSet | None:
+    """Return the set by the archive's name, else by its numbers of images; None for an archive of another origin.
+
+    Raises:
+        BalancerError: the name is that of one set and the numbers are those of another, whose labels mean other things.
+    """
+    sizes = {split: len(of) for split, of in labels.items()}
+    by_size = {s.name for s in SETS.values() if all(s.images[SPLITS.index(k)] == n for k, n in sizes.items())}
+    name = _named_set(path)
+    if name not in SETS:
+        return SETS[by_size.pop()] if len(by_size) == 1 and len(sizes) == len(SPLITS) else None
+    if by_size and name not in by_size:
+        raise BalancerError(
+            f"{path} has the name of {name} and the numbers of images of {min(by_size)}; give the file its own name"
+        )
+    if not by_size:
+        counts = {k: [n for _, n in sorted(Counter(of.tolist()).items())] for k, of in labels.items()}
+        held = ", ".join(f"{k} {' + '.join(map(str, n))}" for k, n in counts.items())
+        published = ", ".join(f"{k} {n}" for k, n in zip(SPLITS, SETS[name].images, strict=True))
+        log.warning("%s holds %s images, not the published %s: a part of %s?", path, held, published, name)
+    return SETS[name]
+
+
+def _pair(path: Path, arrays: Mapping[str, Array | _Unpacked], split: str) -> tuple[Array | _Unpacked, Array]:
     for key in (f"{split}_images", f"{split}_labels"):
         if key not in arrays:
             raise BalancerError(
                 f"{path} has no array {key!r} (it has {', '.join(sorted(arrays)) or 'none'}); expected MedMNIST keys"
             )
     pixels, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
-    shaped = pixels.ndim == 3 or (pixels.ndim == 4 and pixels.shape[3] == 3)
-    if pixels.dtype != np.uint8 or not shaped or not pixels.size or min(pixels.shape[1:3]) < SMALLEST:
+    shape = pixels.shape
+    shaped = len(shape) == 3 or (len(shape) == 4 and shape[3] == 3)
+    if pixels.dtype != np.uint8 or not shaped or not all(shape) or min(shape[1:3]) < SMALLEST:
         raise BalancerError(
-            f"{path}: {split}_images is {pixels.dtype} {pixels.shape}; expected uint8 (N, H, W) or (N, H, W, 3) of"
+            f"{path}: {split}_images is {pixels.dtype} {shape}; expected uint8 (N, H, W) or (N, H, W, 3) of"
             f" {SMALLEST} px or more a side"
         )
-    if labels.size != len(pixels) or labels.dtype.kind not in "iu":
-        raise BalancerError(f"{path}: {split}_labels is {labels.dtype} {labels.shape}; expected {len(pixels)} integers")
-    labels = labels.reshape(-1)
-    if set(np.unique(labels)) != set(range(len(CLASSES))):
-        raise BalancerError(
-            f"{path}: {split}_labels holds {np.unique(labels)[:8].tolist()};"
-            f" expected 0 ({CLASSES[0]}) and 1 ({CLASSES[1]})"
+    n = shape[0]
+    if not isinstance(labels, np.ndarray) or labels.size != n or labels.dtype.kind not in "iu":
+        several = (
+            ", several labels an image (multi-label)" if labels.shape[:1] == (n,) and len(labels.shape) > 1 else ""
         )
-    return pixels, labels
+        raise BalancerError(
+            f"{path}: {split}_labels is {labels.dtype} {labels.shape}{several}; expected {n} integers, one an image"
+        )
+    return pixels, labels.reshape(-1)
 
 
-def _read_arrays(path: Path) -> dict[str, Array]:
+def _read_arrays(path: Path) -> dict[str, Array | _Unpacked]:
     """Return every array of the archive, after checking that each header claims no more bytes than are there."""
     try:
         with zipfile.ZipFile(path) as archive:
-            claimed = sum(_check_header(path, archive, member) for member in archive.infolist())
+            members = {member.filename: _check_header(path, archive, member) for member in archive.infolist()}
+        claimed = sum(claim.claimed for claim in members.values())
         if claimed > _MAX_BYTES:
             raise BalancerError(
                 f"{path} unpacks to {claimed:,} bytes, more than the {_MAX_BYTES:,} that are read; expected a MedMNIST"
                 " archive"
             )
         with np.load(path, allow_pickle=False) as loaded:
-            return {key: loaded[key] for key in loaded.files}
+            large = {key for key in loaded.files if claimed > _IN_MEMORY and key.endswith("_images")}
+            small = {key: loaded[key] for key in loaded.files if key not in large}
+        return {**small, **{key: _Unpacked(path, key, members[f"{key}.npy"]) for key in large}}
     except FileNotFoundError as error:
         raise BalancerError(
             f"data file {path} does not exist; give --data a MedMNIST .npz;"
@@ -113,10 +171,76 @@ def _read_arrays(path: Path) -> dict[str, Array]:
     except (BalancerError, MemoryError):
         raise
     except Exception as error:  # zipfile and numpy raise many kinds on damaged, encrypted or forged archives
-        reason = "a web page" if _is_page(path) else (str(error).splitlines() or [type(error).__name__])[0]
-        raise BalancerError(
-            f"{path} is not a readable MedMNIST archive ({reason}); fetch it again (`balancer fetch pneumoniamnist`)"
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> BalancerError:
+    reason = "a web page" if _is_page(path) else (str(error).splitlines() or [type(error).__name__])[0]
+    name = _named_set(path)
+    fetch = f"`balancer fetch {name if name in SETS else 'pneumoniamnist'}`"
+    return BalancerError(f"{path} is not a readable MedMNIST archive ({reason}); fetch it again ({fetch})")
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """What the header of an array says."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    claimed: int  # bytes
+
+
+class _Unpacked:
+    """Images of an archive too large for memory: unpacked to a file without a name when the first is asked for."""
+
+    def __init__(self, path: Path, key: str, claim: _Claim) -> None:
+        self.path, self.key, self.shape, self.dtype = path, key, claim.shape, claim.dtype
+        self._bytes, self._lock = claim.claimed, threading.Lock()
+        self._images: Array | None = None
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, i: int) -> Array:
+        with self._lock:
+            if self._images is None:
+                self._images = self._unpack()
+        return np.asarray(self._images[i])
+
+    def _unpack(self) -> Array:
+        folder = cache_dir("images")
+        if (free := shutil.disk_usage(folder).free) < self._bytes:
+            raise BalancerError(
+                f"{self.path} needs {self._bytes:,} bytes of space in {folder} to be unpacked, and {free:,} are free;"
+                " set BALANCER_CACHE to a folder with more space"
+            )
+        try:
+            with (
+                zipfile.ZipFile(self.path) as archive,
+                archive.open(f"{self.key}.npy") as source,
+                tempfile.TemporaryFile(dir=folder) as target,
+            ):
+                shutil.copyfileobj(source, target, 1 << 22)
+                start = target.tell() - int(np.prod(self.shape))
+                return np.memmap(target, np.uint8, "r", start, self.shape)
+        except (BalancerError, MemoryError):
+            raise
+        except Exception as error:
+            raise _unreadable(self.path, error) from error
+
+
+class _Joined(Sequence[Array]):
+    """The images of all splits, one after the other."""
+
+    def __init__(self, images: Mapping[str, Array | _Unpacked]) -> None:
+        self._places = [(of_split, i) for of_split in images.values() for i in range(len(of_split))]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, i: Any) -> Any:
+        of_split, k = self._places[i]
+        return of_split[k]
 
 
 def _is_page(path: Path) -> bool:
@@ -127,8 +251,8 @@ def _is_page(path: Path) -> bool:
         return handle.read(64).lstrip().lower().startswith((b"<!doctype", b"<html"))
 
 
-def _check_header(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
-    """Return the bytes of an array, which its header claims and the archive has."""
+def _check_header(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> _Claim:
+    """Return what the header of an array says, once the archive is known to have that many bytes."""
     with archive.open(member) as handle:
         version = np.lib.format.read_magic(handle)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -141,4 +265,4 @@ def _check_header(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo)
     available = min(member.file_size, _MAX_RATIO * path.stat().st_size)
     if claimed != available:
         raise BalancerError(f"{path}: {member.filename} claims {claimed} bytes and has {available}; fetch it again")
-    return claimed
+    return _Claim(shape, dtype, claimed)

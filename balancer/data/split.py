@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +15,14 @@ from balancer.core.sealed import write_with_sum
 from balancer.core.seeding import derive_seed
 
 
-def carve_validation(labels: Sequence[int], groups: Sequence[str], fraction: float, seed: int) -> np.ndarray:
+def carve_validation(
+    labels: Sequence[int],
+    groups: Sequence[str],
+    fraction: float,
+    seed: int,
+    left: int | None = None,
+    stream: str = "split",
+) -> np.ndarray:
     """Choose groups for validation, class by class.
 
     Args:
@@ -23,6 +30,9 @@ def carve_validation(labels: Sequence[int], groups: Sequence[str], fraction: flo
         groups: patient of each image; a group stays on one side. See :func:`merge_groups` for duplicates.
         fraction: share of each class's images for validation, in [0, 1).
         seed: the split seed.
+        left: groups of a class that are not chosen, at least, if it has more than these; then at least one is chosen.
+            None: the share alone decides, and a small class may have no group on one of the sides.
+        stream: name of the random stream.
 
     Returns:
         Boolean mask (n,), true for validation. Groups are taken in random order as long as they bring a class's count
@@ -36,16 +46,39 @@ def carve_validation(labels: Sequence[int], groups: Sequence[str], fraction: flo
         for i in np.flatnonzero(labels_ == label).tolist():
             members[groups[i]].append(i)
         target = fraction * sum(map(len, members.values()))
-        order = np.random.default_rng(derive_seed(seed, "split", int(label))).permutation(len(members))
+        order = np.random.default_rng(derive_seed(seed, stream, int(label))).permutation(len(members))
         names = sorted(members)
         count = sum(len(group) for name, group in members.items() if settled.get(name))
-        for k in order:
-            group = members[names[k]]
-            if names[k] not in settled:
-                settled[names[k]] = abs(count + len(group) - target) < abs(count - target)
-                count += len(group) * settled[names[k]]
-            chosen[group] = settled[names[k]]
+        free = len(members) - (left or 0) - sum(bool(settled.get(name)) for name in members)
+        open_ = [names[k] for k in order if names[k] not in settled]
+        for name in open_:
+            size = len(members[name])
+            settled[name] = free > 0 and abs(count + size - target) < abs(count - target)
+            count, free = count + size * settled[name], free - settled[name]
+        if left is not None and count == 0 and free > 0 and open_:
+            settled[min(open_, key=lambda name: len(members[name]))] = True
+        for name, group in members.items():
+            chosen[group] = settled[name]
     return chosen
+
+
+def hold_out_sources(sources: Sequence[str], fraction: float, seed: int) -> np.ndarray:
+    """Choose whole sources for test: the mask (n,) of their images, as near to a share of the images as sources allow.
+
+    Sources are taken in random order as long as they bring the count nearer to the share. If each is larger than that
+    allows, the smallest is taken. One source at least stays on either side.
+    """
+    counts = Counter(sources)
+    names = sorted(counts)
+    target, count, chosen = fraction * len(sources), 0, set[str]()
+    for k in np.random.default_rng(derive_seed(seed, "sources")).permutation(len(names)):
+        name = names[k]
+        if len(chosen) < len(names) - 1 and abs(count + counts[name] - target) < abs(count - target):
+            chosen.add(name)
+            count += counts[name]
+    if not chosen and len(names) > 1:
+        chosen.add(min(names, key=lambda name: (counts[name], name)))
+    return np.array([source in chosen for source in sources])
 
 
 def patient_halves(groups: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -57,10 +90,11 @@ def patient_halves(groups: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(first), np.flatnonzero(~first)
 
 
-def merge_groups(patients: Sequence[str], digests: Sequence[str]) -> list[str]:
-    """Return the group (n,) of each image: patients that share a byte-identical file become one group.
+def merge_groups(patients: Sequence[str], *shared: Sequence[str]) -> list[str]:
+    """Return the group (n,) of each image: patients whose images share anything become one group.
 
-    The data set has 24 such groups of files inside train; without merging, copies could lie on both sides of the split.
+    What is shared is the digest of a file, or the number of a near duplicate's group: the chest set has 24 groups of
+    byte-identical files inside train, and without merging, copies could lie on both sides of the split.
     """
     parent = {p: p for p in patients}
 
@@ -70,10 +104,11 @@ def merge_groups(patients: Sequence[str], digests: Sequence[str]) -> list[str]:
             p = parent[p]
         return p
 
-    first: dict[str, str] = {}
-    for patient, digest in zip(patients, digests, strict=True):
-        a, b = find(patient), find(first.setdefault(digest, patient))
-        parent[max(a, b)] = min(a, b)
+    for keys in shared:
+        first: dict[str, str] = {}
+        for patient, key in zip(patients, keys, strict=True):
+            a, b = find(patient), find(first.setdefault(key, patient))
+            parent[max(a, b)] = min(a, b)
     return [find(p) for p in patients]
 
 
@@ -92,10 +127,11 @@ def write_split(
     labels: Sequence[str],
     patients: Sequence[str],
     digests: Sequence[str],
+    sources: Sequence[str],
 ) -> None:
     """Write ``split.csv``, one row per image, and its SHA-256 beside it."""
     buffer = io.StringIO()
     rows = csv.writer(buffer, lineterminator="\n")
-    rows.writerow(["name", "fold", "label", "patient", "sha256"])
-    rows.writerows(zip(names, folds, labels, patients, digests, strict=True))
+    rows.writerow(["name", "fold", "label", "patient", "sha256", "source"])
+    rows.writerows(zip(names, folds, labels, patients, digests, sources, strict=True))
     write_with_sum(path, buffer.getvalue())

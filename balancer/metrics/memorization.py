@@ -28,12 +28,11 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import Image
-from scipy.fft import dctn
 from scipy.ndimage import gaussian_filter
 from scipy.stats import mannwhitneyu
 
 from balancer.core.errors import BalancerError
+from balancer.data.perceptual_hash import perceptual_hash, shrink
 from balancer.data.records import sampling_unit
 from balancer.metrics.chance import FEWEST
 from balancer.metrics.copy_verdict import Counts, Status, judge
@@ -210,17 +209,6 @@ def _membership(seen: Array, fake: _Prints, held_out: _Prints) -> tuple[float, f
     return _nearer(seen, _nearest(fake, held_out).back)
 
 
-def perceptual_hash(images: Array, side: int = 8) -> Array:
-    """Return Zauner's DCT hash of grey images (n, H, W): (n, side^2) bool.
-
-    An image is averaged down to 32 x 32 pixels. The hash says which of the ``side`` x ``side`` lowest frequencies of
-    its DCT lie above their median, without the row and the column of frequency zero. So brightness and contrast cancel.
-    """
-    low = dctn(_area(images, 32), axes=(1, 2))[:, 1 : side + 1, 1 : side + 1].reshape(len(images), -1)
-    bits: Array = low > np.median(low, axis=1, keepdims=True)
-    return bits
-
-
 @dataclass(frozen=True)
 class _Prints:
     """What images are compared by."""
@@ -244,14 +232,8 @@ class _Nearest:
 
 
 def _prints(images: Array) -> _Prints:
-    blurred = gaussian_filter(_area(images, SIDE), (0, BLUR, BLUR))
+    blurred = gaussian_filter(shrink(images, SIDE), (0, BLUR, BLUR))
     return _Prints(blurred, np.where(perceptual_hash(images), np.float32(1), np.float32(-1)))
-
-
-def _area(images: Array, side: int) -> Array:
-    """Return images (n, H, W) as (n, side, side) float32, each pixel the mean of the area that it covers."""
-    box = Image.Resampling.BOX
-    return np.stack([np.asarray(Image.fromarray(i.astype(np.float32)).resize((side, side), box)) for i in images])
 
 
 def _standardised(crops: Array) -> Array:

@@ -116,6 +116,31 @@ def auroc_interval(y_true: Array, y_score: Array, groups: Groups, resamples: int
     return AurocInterval(auroc, float(low), float(high))
 
 
+def macro_auroc_interval(
+    labels: Array, scores: Array, groups: Groups, resamples: int, seed: int
+) -> AurocInterval | None:
+    """Return the mean of the AUROCs of each class against the rest, with an interval as in :func:`auroc_interval`.
+
+    Args:
+        labels: (n,) in 0 to C - 1.
+        scores: (n, C), larger where the class is likelier.
+        groups: patient (n,) of each image.
+        resamples: number of resamples; a class that one lacks is left out of its mean.
+        seed: seed of the resamples.
+    """
+    present = [k for k in range(scores.shape[1]) if (labels == k).any()]
+    if len(present) < 2:
+        return None
+    sample = np.ones((1, len(labels)))
+    auroc = float(np.mean([weighted_auroc(labels == k, scores[:, k], sample)[0] for k in present]))
+    if min(patients_per_class(labels, groups, scores.shape[1])[k] for k in present) < 2:
+        return AurocInterval(auroc, None, None)
+    weights = resample_groups(groups, resamples, np.random.default_rng(seed), one_fewer=False)
+    means = np.nanmean([weighted_auroc(labels == k, scores[:, k], weights) for k in present], axis=0)
+    low, high = np.nanquantile(means, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
+    return AurocInterval(auroc, float(low), float(high))
+
+
 def stratified_folds(y_true: Array, groups: Groups, folds: int, seed: int) -> Array:
     """Return the fold (n,) of each image; patients stay together, and folds hold each class equally where possible.
 

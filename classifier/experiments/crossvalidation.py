@@ -22,7 +22,8 @@ from balancer.core.sealed import write_json
 from balancer.core.seeding import derive_seed
 from balancer.core.settings import CrossvalidateConfig
 from balancer.core.signals import deferred_signals
-from balancer.data.dataset import DEFAULT_VAL_FRACTION, Dataset, load_dataset
+from balancer.data.dataset import Dataset, load_dataset
+from balancer.data.folds import DEFAULT_VAL_FRACTION
 from balancer.data.records import sampling_unit
 from balancer.data.split import carve_validation, split_hash
 from balancer.metrics.resampling import FEWER_RESAMPLES, patient_weights, patients_per_class, stratified_folds

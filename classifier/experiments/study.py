@@ -154,7 +154,7 @@ def refuse_multiclass(config: ClassifierConfig, command: str) -> None:
     Raises:
         UsageError: if the task is not binary.
     """
-    if config.data.task != "binary":
+    if config.data.task == "multiclass":
         raise UsageError(
             f"task is {config.data.task}; {command} compares two classes, so leave --task out, or train on all classes "
             f"with `classifier train --task {config.data.task}`"

@@ -151,7 +151,7 @@ def facts_of(
     """
     environment = read_environment(run)
     data = parse(CardData, environment.data, run / "env.json", where="data")
-    if config.data.task == "binary":
+    if config.data.task != "multiclass":
         analysis = analysis or analysed(results, config.seed)
     rows = subgroup_rows(results.main, kinds, config.seed) if analysis and analysis.regimes else []
     caveats = list(dict.fromkeys([*data.notes, *notes, *(analysis.notes if analysis else [])]))

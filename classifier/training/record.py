@@ -65,7 +65,7 @@ class ClassifierRecord:
 
         :func:`parse_record` reads them.
         """
-        data = self.config.data.model_copy(update={"path": None})
+        data = self.config.data.without_paths()
         config = self.standalone.model_copy(update={"synthetic": None, "data": data})
         source = self.data_source if self.trained_on_drawings else Path(self.data_source).name
         return {

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter, ImageOps
 
 from balancer.audit import shortcuts as data_shortcuts
-from balancer.audit.duplicates import BITS, COPY, HASH_SIDE, SUSPECT, _aligned, _bands, equalise
 from balancer.audit.findings import audit, caveats, estimate_seconds, image_level_overlap, leaks
 from balancer.audit.properties import measure
 from balancer.audit.report import to_json
@@ -24,8 +23,9 @@ from balancer.audit.results import Audit
 from balancer.core.settings import DataConfig
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.images import resize_grey
+from balancer.data.near_duplicates import BITS, COPY, HASH_SIDE, SUSPECT, _aligned, _bands, equalise
+from balancer.data.perceptual_hash import perceptual_hash
 from balancer.data.phantom import draw_image, draw_patient
-from balancer.metrics.memorization import perceptual_hash
 
 SETTINGS = {"image_size": 16}
 
@@ -324,7 +324,7 @@ def test_the_real_set_has_the_published_findings(real: tuple[Dataset, Audit]) ->
 @pytest.mark.realdata
 @pytest.mark.nightly
 def test_on_the_real_set_the_threshold_parts_copies_from_patients(real: tuple[Dataset, Audit], real_data: Path) -> None:
-    """What the docstring of balancer.audit.duplicates says, with fewer copies."""
+    """What the docstring of balancer.data.near_duplicates says, with fewer copies."""
     data, found = real
     assert found.near.copies == []
     assert [{Path(n).name for n in p.names} for p in found.near.suspects] == [

@@ -12,7 +12,7 @@ from balancer.audit import properties
 from balancer.audit.findings import audit, strongest_shortcut
 from balancer.audit.properties import BLACK, OF_PIXELS, measure, pixel_properties
 from balancer.audit.results import PropertyResult, Shortcuts
-from balancer.audit.shortcuts import _folds, shortcuts
+from balancer.audit.shortcuts import patient_folds, shortcuts
 from balancer.core.errors import BalancerError
 from balancer.core.settings import DataConfig
 from balancer.data.dataset import Dataset, load_dataset
@@ -209,4 +209,4 @@ def test_the_same_seed_gives_the_same_figures(chest_folder: Path) -> None:
 
 @pytest.mark.parametrize("patients", [[0, 0, 1, 2], [0, 1, 2, 2]])
 def test_a_class_of_one_patient_cannot_be_cross_validated(patients: list[int]) -> None:
-    assert _folds(np.array([0, 0, 1, 1]), np.array(patients), seed=0) is None
+    assert patient_folds(np.array([0, 0, 1, 1]), np.array(patients), 2, seed=0) is None

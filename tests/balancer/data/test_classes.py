@@ -13,7 +13,7 @@ from commands import TINY_GAN, balancer, done, refused, sets
 from balancer.audit.findings import audit
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.settings import DataConfig, GanTrainConfig
-from balancer.data.chest import CLASSES, TASKS, find_root, multiclass_records, read_folder
+from balancer.data.chest import TASKS, find_root, multiclass_records, read_folder
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.records import Record
 from balancer.data.split import carve_validation
@@ -86,24 +86,11 @@ def test_patients_stay_whole_over_both_kinds(chest_folder: Path) -> None:
         assert all(len(sides) == 1 for sides in folds.values())
 
 
-def test_two_classes_are_as_they_were(chest_folder: Path) -> None:
-    """Told apart and put together again, the labels are those of two classes; the folds are those of three."""
-    three, two = load(chest_folder), load(chest_folder, task="binary")
-    merged = three.as_binary()
-    assert merged.classes == two.classes == CLASSES
-    assert np.array_equal(merged.labels, two.labels)
-    assert [r.label for r in merged.records] == two.labels.tolist()
-    assert np.array_equal(merged.folds, three.folds)
-    assert merged.split_hash == three.split_hash
-    assert two.as_binary() is two
-    assert any("BACTERIAL and VIRAL are PNEUMONIA here" in note for note in merged.notes)
-    assert not any("PNEUMONIA here" in note for note in three.notes)
-
-
-def test_the_audit_asks_about_the_split_of_three(chest_folder: Path) -> None:
-    data = load(chest_folder).as_binary()
+def test_the_audit_counts_the_three_classes(chest_folder: Path) -> None:
+    data = load(chest_folder)
     findings = audit(data, DataConfig(path=str(chest_folder), image_size=16, task="multiclass"))
-    assert findings.counts.folds["train"] == dict(zip(CLASSES, data.counts("train"), strict=True))
+    assert findings.classes == list(THREE)
+    assert findings.counts.folds["train"] == dict(zip(THREE, data.counts("train"), strict=True))
 
 
 def test_a_name_that_does_not_say(chest_folder: Path) -> None:

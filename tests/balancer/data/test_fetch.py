@@ -14,28 +14,34 @@ from PIL import Image
 
 from balancer.data import fetch
 from balancer.data.chest import CLASSES
-from balancer.data.fetch import KAGGLE_COUNTS, PNEUMONIAMNIST, Archive
+from balancer.data.fetch import ARCHIVES, KAGGLE_COUNTS, Archive
+from balancer.data.medmnist import SETS
 
 
 def test_the_published_files() -> None:
     """Names as MedMNIST gives them, one hash each, from one record of one host."""
-    assert [a.name for a in PNEUMONIAMNIST.values()] == [
+    assert [a.name for a in ARCHIVES["pneumoniamnist"].values()] == [
         "pneumoniamnist.npz",
         "pneumoniamnist_64.npz",
         "pneumoniamnist_128.npz",
         "pneumoniamnist_224.npz",
     ]
-    assert list(PNEUMONIAMNIST) == [28, 64, 128, 224]
-    assert all(a.url.startswith("https://zenodo.org/records/10519652/files/") for a in PNEUMONIAMNIST.values())
-    assert all(len(bytes.fromhex(a.md5)) == 16 for a in PNEUMONIAMNIST.values())
-    assert len({a.md5 for a in PNEUMONIAMNIST.values()}) == 4
+    assert list(ARCHIVES["pneumoniamnist"]) == [28, 64, 128, 224]
+    assert all(
+        a.url.startswith("https://zenodo.org/records/10519652/files/") for a in ARCHIVES["pneumoniamnist"].values()
+    )
+    assert all(len(bytes.fromhex(a.md5)) == 16 for a in ARCHIVES["pneumoniamnist"].values())
+    assert len({a.md5 for sizes in ARCHIVES.values() for a in sizes.values()}) == 4 * 11
+    assert ARCHIVES["pneumoniamnist"][28].md5 == "28209eda62fecd6e6a2d98b1501bb15f"  # as info.py of medmnist 3.0.2
+    assert ARCHIVES["organsmnist"][224].md5 == "b354719e553fbbb2513d5533f52a4cb1"
+    assert {len(one.classes) for one in SETS.values()} == {2, 4, 5, 7, 8, 9, 11}
 
 
 def test_fetch_as_a_user_types_it(runs_cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Downloaded once; then its hash is checked; another file in its place is replaced with --force alone."""
     path, md5 = Path("data/set.npz"), hashlib.md5(b"images").hexdigest()
     with serving(b"images") as site:
-        monkeypatch.setitem(PNEUMONIAMNIST, 64, Archive(f"{site.url}?download=1", md5))
+        monkeypatch.setitem(ARCHIVES["pneumoniamnist"], 64, Archive(f"{site.url}?download=1", md5))
         text = done(balancer("fetch", "pneumoniamnist", "--size", "64")).stdout
         assert path.read_bytes() == b"images"
         assert f"--data {path} --image-size 64" in text
@@ -53,8 +59,10 @@ def test_fetch_as_a_user_types_it(runs_cwd: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_what_cannot_be_asked_for(runs_cwd: Path) -> None:
     refused(balancer("fetch", "pneumoniamnist", "--size", "32"), 2, "--size is 32", "28, 64, 128, 224")
+    refused(balancer("fetch", "chestmnist"), 2, "multi-label")
+    refused(balancer("fetch", "organmnist3d"), 2, "volumes")
     refused(balancer("fetch", "pneumonianist"), 2, "did you mean 'pneumoniamnist'?")
-    refused(balancer("fetch", "kaggle", "--size", "28"), 2, "--size is of pneumoniamnist")
+    refused(balancer("fetch", "kaggle", "--size", "28"), 2, "--size is of the sets of MedMNIST")
     assert list(runs_cwd.iterdir()) == []
 
 

@@ -50,7 +50,7 @@ def refusal(path: Path) -> str:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_good_archive(tmp_path: Path, channels: int, compressed: bool) -> None:
     content = arrays(channels)
-    records, images = read_npz(saved(tmp_path / "pneumoniamnist_x.npz", compressed, **content))
+    records, images, _ = read_npz(saved(tmp_path / "pneumoniamnist_x.npz", compressed, **content))
     assert list(images) == ["train", "val", "test"]
     start = 0
     for split, (normal, pneumonia) in COUNTS.items():
@@ -117,7 +117,7 @@ def test_without_validation_some_is_carved(tmp_path: Path) -> None:
 
 def test_labels_in_a_row_or_a_column_of_any_integer_type(tmp_path: Path) -> None:
     flat = arrays()["train_labels"].reshape(-1).astype(np.int64)
-    records, _ = read_npz(saved(tmp_path / "pneumoniamnist_x.npz", train_labels=flat))
+    records, *_ = read_npz(saved(tmp_path / "pneumoniamnist_x.npz", train_labels=flat))
     assert [r.label for r in records[:20]] == flat.tolist()
 
 
@@ -282,7 +282,7 @@ def test_a_huge_header_is_one_line(tmp_path: Path) -> None:
 
 
 def test_the_hand_made_archive_is_read_when_honest(tmp_path: Path) -> None:
-    _, images = read_npz(forged(tmp_path / "pneumoniamnist_x.npz", member((2, 28, 28), b"x" * 2 * 28 * 28)))
+    _, images, _ = read_npz(forged(tmp_path / "pneumoniamnist_x.npz", member((2, 28, 28), b"x" * 2 * 28 * 28)))
     assert (images["train"] == ord("x")).all()
 
 
@@ -299,19 +299,27 @@ def of_counts(path: Path, counts: dict[str, tuple[int, int]]) -> Path:
     return path
 
 
+def test_the_labels_of_another_set_are_not_taken_for_those_of_its_name(tmp_path: Path) -> None:
+    """In BreastMNIST 0 is malignant, in PneumoniaMNIST 0 is normal."""
+    message = refusal(of_counts(tmp_path / "pneumoniamnist.npz", BREAST))
+    assert "breastmnist" in message
+
+
 @pytest.mark.parametrize(
-    ("name", "counts"),
-    [
-        ("breastmnist.npz", BREAST),
-        ("pneumoniamnist.npz", BREAST),
-        ("data.npz", COUNTS),
-        ("breastmnist_64.npz", COUNTS),
-    ],
+    ("name", "counts"), [("breastmnist.npz", BREAST), ("b.npz", BREAST), ("breastmnist_64.npz", COUNTS)]
 )
-def test_another_data_set_is_refused(tmp_path: Path, name: str, counts: dict) -> None:
-    message = refusal(of_counts(tmp_path / name, counts))
-    assert "PneumoniaMNIST" in message
-    assert ("BreastMNIST" in message) == (counts is BREAST)
+def test_classes_have_the_published_names(tmp_path: Path, name: str, counts: dict) -> None:
+    data = load_dataset(DataConfig(path=str(of_counts(tmp_path / name, counts)), image_size=16))
+    assert data.classes == ("normal or benign", "malignant"), "the rarer class is the positive one"
+    assert {fold: data.counts(fold)[::-1] for fold in counts} == counts
+
+
+def test_an_archive_of_another_origin_has_its_labels_for_names(tmp_path: Path) -> None:
+    data = load_dataset(DataConfig(path=str(of_counts(tmp_path / "mine.npz", COUNTS)), image_size=16))
+    assert data.classes == ("1", "0")
+    assert any("names no classes" in note for note in data.notes)
+    named = DataConfig(path=str(tmp_path / "mine.npz"), image_size=16, classes="0=well,1=ill", positive="ill")
+    assert load_dataset(named).classes == ("well", "ill")
 
 
 @pytest.mark.parametrize("name", ["pneumoniamnist_224.npz", "renamed.npz"])

@@ -165,10 +165,10 @@ def test_the_split_hash_names_train_and_validation() -> None:
 
 def test_split_csv(tmp_path: Path) -> None:
     patients = ["p,1", 'p"2', "p 3", "é"]
-    write_split(tmp_path / "split.csv", NAMES, FOLDS, ["NORMAL"] * 4, patients, DIGESTS)
+    write_split(tmp_path / "split.csv", NAMES, FOLDS, ["NORMAL"] * 4, patients, DIGESTS, list("abcd"))
     with (tmp_path / "split.csv").open(encoding="utf-8", newline="") as handle:
         rows = list(csv.DictReader(handle))
     assert [row["patient"] for row in rows] == patients
-    assert rows[2] == {"name": "c", "fold": "val", "label": "NORMAL", "patient": "p 3", "sha256": "3"}
+    assert rows[2] == {"name": "c", "fold": "val", "label": "NORMAL", "patient": "p 3", "sha256": "3", "source": "c"}
     with pytest.raises(ValueError, match="shorter"):
-        write_split(tmp_path / "split.csv", NAMES, FOLDS, ["NORMAL"] * 3, patients, DIGESTS)
+        write_split(tmp_path / "split.csv", NAMES, FOLDS, ["NORMAL"] * 3, patients, DIGESTS, list("abcd"))

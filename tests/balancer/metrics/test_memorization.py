@@ -15,8 +15,9 @@ from scipy.stats import kstest, mannwhitneyu
 from balancer.core.errors import BalancerError
 from balancer.core.settings import DataConfig
 from balancer.data.dataset import Dataset, load_dataset
+from balancer.data.perceptual_hash import perceptual_hash
 from balancer.data.phantom import draw_image, draw_patient
-from balancer.metrics.memorization import PAIRS, memorization, perceptual_hash
+from balancer.metrics.memorization import PAIRS, memorization
 
 
 @pytest.fixture(autouse=True)

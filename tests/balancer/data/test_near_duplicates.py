@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter, ImageOps
 
-from balancer.audit import duplicates
-from balancer.audit.duplicates import BITS, COPY, identical_files, near_duplicates
+from balancer.data import near_duplicates as duplicates
 from balancer.data.images import resize_grey
+from balancer.data.near_duplicates import BITS, COPY, identical_files, near_duplicates
 from balancer.data.phantom import draw_image, draw_patient
 
 SIZE = 128

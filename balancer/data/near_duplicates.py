@@ -33,7 +33,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from balancer.core import progress
-from balancer.metrics.memorization import perceptual_hash
+from balancer.data.perceptual_hash import perceptual_hash
 
 Array = np.ndarray
 HASH_SIDE = 16  # frequencies a side, so 256 bits

@@ -1,0 +1,246 @@
+"""`balancer inspect`: what was understood of some data, what was left out and why, and how to go on."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from balancer.core.errors import UsageError
+from balancer.core.files import JsonObject
+from balancer.core.settings import PHANTOM, DataConfig
+from balancer.data import table
+from balancer.data.caveats import unreadable_note
+from balancer.data.dataset import Dataset, load_dataset, phantom_folder, read_data
+from balancer.data.images import is_coloured, open_image
+from balancer.data.listing import SUFFIXES, LeftOut, Listing, few, left_out_note
+from balancer.data.patients import suggested_pattern
+from balancer.data.readers import READERS, choose_reader
+from balancer.data.records import SPLITS, is_patient
+from balancer.data.spreadsheet import read_spreadsheet
+from balancer.data.table import Columns
+
+SAMPLED = 500  # files whose headers are read, evenly spread
+COLOUR_SAMPLE = 16  # of these, stored in colour, that are looked at for colour
+SHOWN = 12  # names in a line
+DEFAULT_SIDE = DataConfig().image_size
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The images as they are stored, by the headers of some."""
+
+    looked_at: int
+    smallest: tuple[int, int]  # width and height, px
+    median: tuple[int, int]
+    largest: tuple[int, int]
+    stored: dict[str, int]  # format and depth in words
+    coloured: int  # of those stored in colour whose pixels were looked at
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `balancer inspect` says."""
+
+    data: str
+    reader: str
+    reads: str  # what this reader reads, in words
+    root: str
+    columns: dict[str, str] = field(default_factory=dict)  # of a table: role -> column
+    other_columns: dict[str, int] = field(default_factory=dict)  # with few values, and how many
+    problem: str = ""  # why a table cannot be read yet; all below is empty then
+    images: int = 0
+    classes: dict[str, dict[str, int]] = field(default_factory=dict)  # class -> fold -> images
+    patients: str = ""
+    sources: dict[str, int] = field(default_factory=dict)
+    pictures: Pictures | None = None
+    left_out: list[LeftOut] = field(default_factory=list)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    next: list[str] = field(default_factory=list)  # command lines
+
+    def to_json(self) -> JsonObject:
+        """Return all of it for ``--json``."""
+        return asdict(self)
+
+    def describe(self) -> str:
+        """Return all of it as text."""
+        lines = [f"data        {self.data}", f"read as     {self.reader}: {self.reads}"]
+        lines += [f"below       {self.root}"] if self.root != self.data else []
+        if self.columns:
+            lines.append(f"columns     {', '.join(f'{role}={name}' for role, name in self.columns.items())}")
+        if self.other_columns:
+            others = ", ".join(f"{name} ({n} values)" for name, n in self.other_columns.items())
+            lines.append(f"            not read: {others}")
+        if self.problem:
+            return "\n".join([*lines, f"problem     {self.problem}", *self._going_on()])
+        lines += [f"images      {self.images:,}, {self._pictures()}", f"patients    {self.patients}"]
+        if self.sources:
+            lines.append(f"sources     {', '.join(f'{name} {n:,}' for name, n in list(self.sources.items())[:SHOWN])}")
+        lines += self._classes()
+        lines += [f"left out    {few(self.left_out)}"] if self.left_out else []
+        lines += [f"unreadable  {name}: {reason}" for name, reason in self.unreadable[:5]]
+        return "\n".join([*lines, *(f"note        {note}" for note in self.notes), *self._going_on()])
+
+    def _pictures(self) -> str:
+        if self.pictures is None:
+            return "none looked at"
+        p = self.pictures
+        sizes = " to ".join(dict.fromkeys(f"{w} x {h}" for w, h in (p.smallest, p.largest)))
+        stored = ", ".join(p.stored)
+        colour = f"; {p.coloured} of {COLOUR_SAMPLE} looked at are coloured" if p.coloured else ""
+        return f"{sizes} px ({stored}){colour}"
+
+    def _classes(self) -> list[str]:
+        width = max(map(len, self.classes), default=0)
+        rows = [f"{'classes':<12}{'':<{width}}  {'train':>8} {'val':>8} {'test':>8}"]
+        for name, counts in self.classes.items():
+            rows.append(f"{'':<12}{name:<{width}}  " + " ".join(f"{counts[fold]:>8,}" for fold in SPLITS))
+        return rows
+
+    def _going_on(self) -> list[str]:
+        return ["", "go on with:", *(f"  {line}" for line in self.next)] if self.next else []
+
+
+def inspect(config: DataConfig) -> Inspection:
+    """Return what the settings name, once all images were read; they are in the cache for the next command then.
+
+    Raises:
+        BalancerError: the data cannot be read.
+    """
+    data = config.path or PHANTOM
+    path = phantom_folder() if data == PHANTOM else Path(data)
+    reader = choose_reader(path, config.format)
+    columns: dict[str, str] = {}
+    others: dict[str, int] = {}
+    if reader.name == "table":
+        try:
+            columns, others = _columns(path, config)
+        except UsageError as error:
+            return _not_yet(data, path, config, str(error))
+    listing = read_data(config)
+    loaded = load_dataset(config, require=())
+    pattern = suggested_pattern(loaded.records)
+    pictures = _pictures(listing)
+    above = [*left_out_note(loaded.left_out), *unreadable_note(loaded.bad)]
+    return Inspection(
+        data,
+        reader.name,
+        reader.words,
+        str(listing.root),
+        columns,
+        others,
+        images=len(loaded.records),
+        classes={
+            cls: {fold: loaded.counts(fold)[label] for fold in SPLITS} for label, cls in enumerate(loaded.classes)
+        },
+        patients=_patients(loaded),
+        sources=dict(Counter(r.source for r in loaded.records if r.source).most_common()),
+        pictures=pictures,
+        left_out=loaded.left_out,
+        unreadable=loaded.bad,
+        notes=[note for note in loaded.notes if note not in above],
+        next=command_lines(config, pattern, pictures),
+    )
+
+
+def command_lines(config: DataConfig, pattern: str | None, pictures: Pictures | None) -> list[str]:
+    """Return the commands that go on with these data, with the settings that were given here."""
+    flags = ["--data", config.path or PHANTOM]
+    for name, value in config.model_dump(mode="json", exclude_defaults=True, exclude={"path", "columns"}).items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, list):
+            flags += [text for one in value for text in (flag, one)] if name == "where" else [flag, ",".join(value)]
+        elif value is True:
+            flags.append(flag)
+        else:
+            flags += ["--set", f"data.resize={value}"] if name == "resize" else [flag, str(value)]
+    given = {role: name for role, name in config.columns.model_dump().items() if name}
+    flags += ["--columns", ",".join(f"{role}={name}" for role, name in given.items())] if given else []
+    flags += ["--patient-pattern", pattern] if pattern and config.patients is None else []
+    if pictures and max(pictures.largest) < DEFAULT_SIDE == config.image_size and min(pictures.smallest) >= 16:
+        flags += ["--image-size", str(min(pictures.smallest))]
+    shared = " ".join(map(shlex.quote, flags))
+    audit = " ".join(map(shlex.quote, [flag for flag in flags if flag != "--strict"]))
+    return [
+        f"balancer audit {audit}",
+        f"balancer gan-train {shared}",
+        "balancer synthesize",
+        "classifier ablate --regimes all",
+    ]
+
+
+def _columns(path: Path, config: DataConfig) -> tuple[dict[str, str], dict[str, int]]:
+    """Return the columns by role, and the others with few values, of a table."""
+    file = table.table_file(path)
+    opened = read_spreadsheet(file)
+    columns = table.choose_columns(opened, config.columns)
+    named_columns = {
+        role: opened.header[column]
+        for role in Columns.__annotations__
+        if (column := getattr(columns, role)) is not None
+    }
+    few_values = table.label_candidates(opened)
+    return named_columns, {name: n for name, n in few_values.items() if name not in named_columns.values()}
+
+
+def _not_yet(data: str, path: Path, config: DataConfig, problem: str) -> Inspection:
+    """Return what is known of a table whose columns somebody must name."""
+    file = table.table_file(path)
+    candidates = table.label_candidates(read_spreadsheet(file))
+    opened = read_spreadsheet(file)
+    first = next(opened.rows, [])
+    files = [name for name, cell in zip(opened.header, first, strict=False) if _looks_like_file(cell)]
+    path_column = config.columns.path or next(iter(files), "NAME")
+    label = config.columns.label or min(candidates, key=lambda name: candidates[name], default="NAME")
+    line = f"balancer inspect {shlex.quote(data)} --columns {shlex.quote(f'path={path_column},label={label}')}"
+    reads = READERS["table"].words
+    return Inspection(data, "table", reads, str(file.parent), {}, candidates, problem=problem, next=[line])
+
+
+def _looks_like_file(cell: str) -> bool:
+    return "/" in cell or "\\" in cell or Path(cell).suffix.lower() in SUFFIXES
+
+
+def _patients(data: Dataset) -> str:
+    keys = [record.patient for record in data.records if is_patient(record.patient)]
+    if not keys:
+        return "not known: every image counts by itself"
+    of = "" if len(keys) == len(data.records) else f" of {len(keys):,} of {len(data.records):,} images"
+    return f"{len(set(keys)):,}{of}"
+
+
+def _pictures(listing: Listing) -> Pictures | None:
+    """Return the sizes and kinds of at most SAMPLED images; None if none of them can be opened."""
+    sizes: list[tuple[int, int]] = []
+    stored, coloured, looked = Counter[str](), 0, 0
+    for image in _opened(listing):
+        sizes.append(image.size)
+        bits = 16 if image.mode.startswith("I") else 32 if image.mode == "F" else 8
+        grey = image.mode in ("1", "L", "LA", "La") or bits > 8
+        stored[f"{image.format or 'array'}, {bits}-bit {'grey' if grey else 'RGB'}"] += 1
+        if not grey and looked < COLOUR_SAMPLE:
+            looked, coloured = looked + 1, coloured + is_coloured(image)
+    if not sizes:
+        return None
+    by_area = sorted(sizes, key=lambda size: size[0] * size[1])
+    middle = by_area[len(by_area) // 2]
+    return Pictures(len(sizes), by_area[0], middle, by_area[-1], dict(stored.most_common()), coloured)
+
+
+def _opened(listing: Listing) -> Iterator[Image.Image]:
+    n = len(listing.records)
+    for i in np.unique(np.linspace(0, n - 1, min(SAMPLED, n)).astype(int)).tolist():
+        if listing.images is not None:
+            yield Image.fromarray(listing.images[i])
+            continue
+        try:
+            with open_image(listing.root / listing.records[i].name) as image:
+                yield image
+        except OSError:
+            continue  # the note on unreadable files has the reason

@@ -1,0 +1,92 @@
+"""Patients that a reader cannot know: from a table beside the data, or by a pattern in the file names."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from balancer.core.errors import BalancerError
+from balancer.core.setting_types import PATIENT_PATTERNS
+from balancer.core.settings_base import DataConfig
+from balancer.data.images import named
+from balancer.data.listing import Listing
+from balancer.data.records import Record, image_key, is_patient, patient_key
+from balancer.data.spreadsheet import ROLES, find_column, read_spreadsheet
+
+
+def with_patients(listing: Listing, config: DataConfig) -> Listing:
+    """Return the listing with the patients that the settings tell; without such settings it stays as it is.
+
+    Raises:
+        BalancerError: the settings tell the patient of no image.
+    """
+    if config.patients is not None:
+        return _from_file(listing, Path(config.patients))
+    if config.patient_pattern is not None:
+        return _from_names(listing, config.patient_pattern)
+    return listing
+
+
+def suggested_pattern(records: Sequence[Record]) -> str | None:
+    """Return the preset that fits the names of all images of unknown patients, if one does."""
+    names = [record.name for record in records if not is_patient(record.patient)]
+    presets = [name for name in PATIENT_PATTERNS if name != "folder"]
+    return next((p for p in presets if names and all(re.search(PATIENT_PATTERNS[p], n) for n in names)), None)
+
+
+def _from_names(listing: Listing, setting: str) -> Listing:
+    pattern = re.compile(PATIENT_PATTERNS.get(setting, setting))
+    records, unknown = [], []
+    for record in listing.records:
+        match = pattern.search(record.name)
+        if match is None or not match["patient"]:
+            unknown.append(record.name)
+            records.append(replace(record, patient=image_key(record.name)))
+        else:
+            records.append(replace(record, patient=patient_key(match["patient"].rstrip("_"))))
+    if len(unknown) == len(records):
+        raise BalancerError(
+            f"patient_pattern {setting!r} fits no file name of {listing.root} (such as {unknown[0]});"
+            " mend the pattern, or leave it out"
+        )
+    return replace(listing, records=records, numbers_restart=False)
+
+
+def _from_file(listing: Listing, file: Path) -> Listing:
+    table = read_spreadsheet(file)
+    path, patient = (find_column(table, role, ROLES[role]) for role in ("path", "patient"))
+    if len(table.header) == 2:  # two columns: whichever is known tells which the other is
+        path, patient = (0 if patient == 1 else 1 if patient == 0 else path, patient)
+        patient = 1 - path if path is not None else patient
+    if path is None or patient is None:
+        raise BalancerError(
+            f"patients file {file} has the columns {named(table.header, 12)}; expected path and patient"
+        )
+    keys: dict[str, str] = {}
+    for row in table.rows:
+        if row[path] and row[patient]:
+            name = PurePosixPath(row[path].replace("\\", "/")).as_posix()
+            if keys.setdefault(name, row[patient]) != row[patient]:
+                raise BalancerError(f"patients file {file} gives {name} to two patients; mend the file")
+    by_name = _unique_names(keys)
+    records, unknown = [], []
+    for record in listing.records:
+        file_name = PurePosixPath(record.name)
+        known = keys.get(record.name) or by_name.get(file_name.name) or by_name.get(file_name.stem)
+        if known is None:
+            unknown.append(record.name)
+        records.append(replace(record, patient=image_key(record.name) if known is None else patient_key(known)))
+    if len(unknown) == len(records):
+        raise BalancerError(f"patients file {file} names no image of {listing.root} (such as {unknown[0]}); check it")
+    return replace(listing, records=records, notes=[*listing.notes, *table.notes], numbers_restart=False)
+
+
+def _unique_names(keys: dict[str, str]) -> dict[str, str]:
+    """Return the patients by file name alone, without the names that stand in several folders for several patients."""
+    by_name: dict[str, set[str]] = defaultdict(set)
+    for path, patient in keys.items():
+        by_name[PurePosixPath(path).name].add(patient)
+    return {name: patients.pop() for name, patients in by_name.items() if len(patients) == 1}
