@@ -1,0 +1,87 @@
+"""`balancer inspect`: what is understood is said, and the commands that it shows run as they stand."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+from commands import TINY_GAN, balancer, done, refused
+from layouts import LAYOUTS, as_classes, made, write_table
+
+from balancer.core.settings import DataConfig
+from balancer.data.inspection import command_lines, inspect
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout(tmp_path: Path, layout: str) -> None:
+    path = LAYOUTS[layout][1](made(), tmp_path / "data")
+    facts = inspect(DataConfig(path=str(path), image_size=16))
+    images = sum(sum(of.values()) for of in facts.classes.values())
+    assert facts.images == images == len(made())
+    assert set(facts.classes) == {"NORMAL", "PNEUMONIA"}
+    assert facts.pictures.smallest == facts.pictures.largest == (16, 16)
+    assert "16 x 16 px" in facts.describe()
+    assert facts.next[0].startswith("balancer audit --data")
+
+
+def test_a_table_never_seen_before(runs_cwd: Path) -> None:
+    """From a spreadsheet to a running training in two commands, the second as the first one shows it."""
+    for i, image in enumerate(made({"train": (30, 20)}, "ab")):
+        image.save(runs_cwd / "export" / "pictures" / f"{i:03d}.png")
+    rows = [
+        {
+            "Study": f"S{i:04d}",
+            "Picture": f"D:\\pacs\\pictures\\{i:03d}.png",
+            "Result": "ill" if i % 3 else "well",
+            "Sex": "MF"[i % 2],
+        }
+        for i in range(50)
+    ]
+    write_table(runs_cwd / "export" / "list.csv", rows, ";")
+    first = done(balancer("inspect", "export/list.csv")).stdout
+    assert "--columns label=NAME" in first
+    assert "Result (2 values)" in first
+    facts = done(balancer("inspect", "export", "--columns", "label=Result", "--json"))
+    shown = json.loads(facts.stdout)
+    assert shown["columns"] == {"path": "Picture", "label": "Result"}
+    assert shown["other_columns"] == {"Sex": 2}
+    line = next(line for line in shown["next"] if "gan-train" in line)
+    assert line.endswith("--image-size 16"), "the working size is not that of the images"
+    small = [str(text) for text in TINY_GAN]
+    at = small.index("--image-size")
+    done(balancer(*shlex.split(line)[1:], *small[:at], *small[at + 2 :], "--steps", 1, "-q"))
+    assert list((runs_cwd / "runs" / "gan-train").glob("*/done"))
+
+
+def test_what_is_left_out_and_why(runs_cwd: Path) -> None:
+    root = as_classes(made({"train": (30, 20)}, "ab"), runs_cwd / "data")
+    (root / "a" / "scan.dcm").touch()
+    (root / "a" / "bad.png").write_bytes(b"no picture")
+    shown = done(balancer("inspect", "data", "--max-bad", ".1", "-q")).stdout
+    for words in ("a/scan.dcm", "a/bad.png", "not known: every image counts by itself", "--max-bad 0.1"):
+        assert words in shown
+    refused(balancer("inspect", "gone"), 1, "does not exist")
+    refused(balancer("inspect", "data", "--positive", "c"), 2, "positive is 'c'")
+
+
+def test_the_settings_are_repeated() -> None:
+    config = DataConfig(
+        path="/data/t.csv",
+        columns={"path": "my file", "label": "x"},
+        where=["view=PA", "age!=3"],
+        classes="a=b,c",
+        positive="b",
+        strict=True,
+        resize="pad",
+    )
+    audit, train, *_ = command_lines(config, "nih", None)
+    parts = shlex.split(train)
+    for flags in (
+        ("--data", "/data/t.csv", "--where", "view=PA", "--where", "age!=3", "--classes", "a=b,c", "--positive", "b"),
+        ("--columns", "path=my file,label=x"),
+        ("--strict",),
+        ("--set", "data.resize=pad"),
+        ("--patient-pattern", "nih"),
+    ):
+        assert any(tuple(parts[i : i + len(flags)]) == flags for i in range(len(parts))), flags
+    assert "--strict" not in audit, "the audit has a strictness of its own"
