@@ -61,7 +61,7 @@ SPLIT_SIDES = {Sides(a, b): ((a,), (b,)) for a, b in (("train", "test"), ("train
 
 @dataclass(frozen=True)
 class Separation:
-    """How well the classes can be told without the lungs: AUROCs on the larger side, None where chance does as much.
+    """How well the classes can be told without the anatomy: AUROCs on the larger side, None where chance does as much.
 
     Attributes:
         measured: any property varies, or all together could be tested.
@@ -182,7 +182,7 @@ def separation(audit: Audit) -> Separation:
 
 
 def strongest_shortcut(audit: Audit) -> str | None:
-    """Return how well the classes can be told without the lungs, for a reader of a classifier's figures.
+    """Return how well the classes can be told without the anatomy, for a reader of a classifier's figures.
 
     None if nothing separates the classes.
     """

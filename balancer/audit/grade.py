@@ -1,4 +1,4 @@
-"""The grade of a data set: whether folds leak, and whether the classes can be told without the lungs.
+"""The grade of a data set: whether folds leak, and whether the classes can be told without the anatomy.
 
 The rules stand in RULES and in docs/ablation.md; what they rest on is found in :mod:`balancer.audit.findings`.
 """
@@ -65,7 +65,7 @@ RULES: tuple[Rule[Audit], ...] = (
     Rule(
         SHORTCUTS,
         "poor",
-        f"an AUROC of {short(STRONG, 2)} or more without a look at the lungs",
+        f"an AUROC of {short(STRONG, 2)} or more without a look at the anatomy",
         lambda audit: _strongest(audit) >= STRONG,
         _shortcut,
         _BESIDE,

@@ -173,7 +173,7 @@ class JointResult(AurocInterval):
 
 @dataclass(frozen=True)
 class Shortcuts:
-    """How well the classes can be separated without looking at the lungs, in the official training split."""
+    """How well the classes can be separated without looking at the anatomy, in the official training split."""
 
     from_files: bool  # measured on the files at their own size, else on the working images
     image_size: int  # pixels a side of the working images

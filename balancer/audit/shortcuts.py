@@ -1,4 +1,4 @@
-"""How well the classes can be separated without looking at the lungs.
+"""How well the classes can be separated without looking at the anatomy.
 
 A network uses whatever separates the classes, also the sharpness of an image or the black of its border (Geirhos et al.
 2020, "Shortcut learning in deep neural networks", doi:10.1038/s42256-020-00257-z; on radiographs DeGrave et al. 2021,
