@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 import torch
 from commands import TINY_GAN, balancer, done, sets
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pyarrow import parquet
 
 from balancer.core.config import read_config_file, resolve
 from balancer.core.errors import BalancerError
@@ -26,6 +28,7 @@ from balancer.core.settings import DataConfig, GanTrainConfig
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.images import read_image
 from balancer.data.npz import read_npz
+from balancer.data.spreadsheet import read_spreadsheet
 from balancer.gan.checkpoint import BEST, CHECKPOINT, load_checkpoint, read_checkpoint
 from balancer.gan.step import build_state
 from classifier.analysis.reading import read_trials
@@ -185,6 +188,29 @@ def test_archives(
     path.write_bytes(edited(content, edits))
     result = check(lambda: read_npz(path), path, BalancerError)
     assert result is None or {r.label for r in result[0]} <= {0, 1}
+
+
+def table(kind: str) -> bytes:
+    rows = {"file": ["a.png", "b.png"] * 6, "label": ["x", "y"] * 6, "patient": [f"{i:03d}" for i in range(12)]}
+    if kind == "csv":
+        return "\r\n".join(";".join(row) for row in zip(*([name, *of] for name, of in rows.items()))).encode()
+    buffer = io.BytesIO()
+    parquet.write_table(pyarrow.table(rows), buffer)
+    return buffer.getvalue()
+
+
+@MANY
+@given(kind=st.sampled_from(["csv", "parquet"]), edits=EDITS)
+def test_tables(kind: str, edits: list[tuple[str, float, int]], tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.getbasetemp() / f"table.{kind}"
+    path.write_bytes(edited(table(kind), edits))
+
+    def read() -> list[list[str]]:
+        opened = read_spreadsheet(path)
+        return [opened.header, *opened.rows]
+
+    result = check(read, path, BalancerError)
+    assert result is None or all(len(row) == len(result[0]) for row in result)
 
 
 CONFIG = b"""data:
