@@ -193,7 +193,9 @@ def test_archives(
 def table(kind: str) -> bytes:
     rows = {"file": ["a.png", "b.png"] * 6, "label": ["x", "y"] * 6, "patient": [f"{i:03d}" for i in range(12)]}
     if kind == "csv":
-        return "\r\n".join(";".join(row) for row in zip(*([name, *of] for name, of in rows.items()))).encode()
+        return "\r\n".join(
+            ";".join(row) for row in zip(*([name, *of] for name, of in rows.items()), strict=True)
+        ).encode()
     buffer = io.BytesIO()
     parquet.write_table(pyarrow.table(rows), buffer)
     return buffer.getvalue()
