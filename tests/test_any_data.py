@@ -1,13 +1,14 @@
 """The whole job on a made example of each kind of data: GAN, synthesis with report, ablation of one seed."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 from commands import QUICK_REPORT, balancer, classifier, done, sets
 from layouts import LAYOUTS, made
 
-SMALL_GAN = ["--batch-size", 8, "--image-size", 16, *sets(generator_width=4, discriminator_width=4, z_dim=8)]
+SMALL_GAN = ["--batch-size", 8, *sets(generator_width=4, discriminator_width=4, z_dim=8)]
 SMALL = ["--steps", 4, "--batch-size", 8, "--seeds", 1, *sets(evaluations=1, bn_statistics="running")]
 COUNTS = {"train": (40, 24), "val": (6, 5), "test": (12, 10)}
 
@@ -17,10 +18,10 @@ COUNTS = {"train": (40, 24), "val": (6, 5), "test": (12, 10)}
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "splits"])
 def test_the_job(layout: str, runs_cwd: Path) -> None:
     path = LAYOUTS[layout][1](made(COUNTS), runs_cwd / "data")
-    given = ["--data", path, "-q"]
-    done(balancer("inspect", path, "-q"))
-    done(balancer("audit", *given, "--image-size", 16))
-    done(balancer("gan-train", *given, *SMALL_GAN, "--steps", 200, *sets(snapshot_every=100, snapshot_images=8)))
+    shown = json.loads(done(balancer("inspect", path, "--json")).stdout)["next"]
+    audit, train = (shlex.split(line)[1:] for line in shown[:2])
+    done(balancer(*audit, "-q"))
+    done(balancer(*train, *SMALL_GAN, "--steps", 200, *sets(snapshot_every=100, snapshot_images=8), "-q"))
     done(balancer("synthesize", "-q", *QUICK_REPORT, "--n", 8))
     result = done(classifier("ablate", "-q", *SMALL, "--regimes", "baseline,gan", "--json"))
     assert json.loads(result.stdout)

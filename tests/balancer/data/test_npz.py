@@ -198,6 +198,33 @@ def test_truncated(tmp_path: Path, share: float) -> None:
     assert "fetch it again" in refusal(path)
 
 
+def test_encrypted(tmp_path: Path) -> None:
+    path = saved(tmp_path / "pneumoniamnist_x.npz")
+    content = bytearray(path.read_bytes())
+    for mark, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # of each member, in its own header and in the directory
+        at = content.find(mark)
+        while at >= 0:
+            content[at + flags] |= 1
+            at = content.find(mark, at + 4)
+    path.write_bytes(content)
+    assert "encrypted" in refusal(path)
+
+
+def test_a_large_archive_is_mapped_from_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = arrays()
+    path = saved(tmp_path / "pneumoniamnist_x.npz", **content)
+    small = load_dataset(DataConfig(path=str(path), image_size=28))
+    monkeypatch.setenv("BALANCER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(npz, "_IN_MEMORY", 0)
+    large = load_dataset(DataConfig(path=str(path), image_size=28))
+    assert np.array_equal(small.images, large.images)
+    assert (small.split_hash, small.fingerprint) == (large.split_hash, large.fingerprint)
+    assert not list((tmp_path / "cache").rglob("*.npy.tmp")), "the unpacked file has a name"
+    monkeypatch.setattr(npz.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
+    with pytest.raises(BalancerError, match="BALANCER_CACHE"):
+        read_npz(path)[1]["train"][0]
+
+
 def test_a_folder_or_a_text_inside(tmp_path: Path) -> None:
     (tmp_path / "folder.npz").mkdir()
     refusal(tmp_path / "folder.npz")

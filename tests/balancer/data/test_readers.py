@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from layouts import CLASSES, COUNTS, LAYOUTS, as_classes, as_splits, made
+from commands import balancer
+from layouts import CLASSES, COUNTS, LAYOUTS, as_classes, as_splits, made, write_table
 from PIL import Image
 
 from balancer.core.errors import BalancerError, UsageError
@@ -181,3 +182,31 @@ def test_equal_sets_count_the_same_whatever_the_order_of_reading(tmp_path: Path)
     second = load(as_classes(list(reversed(made({"train": (30, 20)}, "ab"))), tmp_path / "two"))
     assert first.split_hash == second.split_hash
     assert Counter(first.folds.tolist()) == Counter(second.folds.tolist())
+
+
+BAD = {
+    "an empty table": lambda root: (root / "t.csv").touch(),
+    "no column that is known": lambda root: write_table(root / "t.csv", [{"a": "1", "b": "2"}]),
+    "a path that climbs out": lambda root: write_table(root / "t.csv", [{"file": "../x.png", "label": "a"}]),
+    "files that are missing": lambda root: write_table(root / "t.csv", [{"file": f, "label": f} for f in "ab"]),
+    "one class": lambda root: as_classes(made({"train": (9, 9)}, "aa"), root),
+    "a class of one image": lambda root: as_classes(made({"train": (9, 1)}, "ab"), root),
+    "nothing that is read": lambda root: (root / "notes.docx").touch(),
+    "several labels an image": lambda root: np.savez(
+        root / "x.npz", train_images=np.zeros((2, 9, 9), np.uint8), train_labels=np.zeros((2, 3), np.uint8)
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_a_dry_run_finds_what_is_bad(fault: str, runs_cwd: Path) -> None:
+    """One line with a remedy, nothing trained, nothing written."""
+    root = runs_cwd / "data"
+    root.mkdir()
+    BAD[fault](root)
+    data = next(iter([*root.glob("*.csv"), *root.glob("*.npz")]), root)
+    result = balancer("gan-train", "--data", data, "--dry-run", "-q")
+    assert result.exit_code in (1, 2)
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert result.stdout == ""
+    assert [path.name for path in runs_cwd.iterdir()] == ["data"]
