@@ -5,7 +5,8 @@ import shlex
 from pathlib import Path
 
 import pytest
-from commands import QUICK_REPORT, balancer, classifier, done, sets
+from click.testing import CliRunner
+from commands import QUICK_REPORT, balancer, done, sets
 from layouts import LAYOUTS, made
 
 SMALL_GAN = ["--batch-size", 8, *sets(generator_width=4, discriminator_width=4, z_dim=8)]
@@ -17,11 +18,13 @@ COUNTS = {"train": (40, 24), "val": (6, 5), "test": (12, 10)}
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "splits"])
 def test_the_job(layout: str, runs_cwd: Path) -> None:
+    from classifier.cli import main
+
     path = LAYOUTS[layout][1](made(COUNTS), runs_cwd / "data")
     shown = json.loads(done(balancer("inspect", path, "--json")).stdout)["next"]
     audit, train = (shlex.split(line)[1:] for line in shown[:2])
     done(balancer(*audit, "-q"))
     done(balancer(*train, *SMALL_GAN, "--steps", 200, *sets(snapshot_every=100, snapshot_images=8), "-q"))
     done(balancer("synthesize", "-q", *QUICK_REPORT, "--n", 8))
-    result = done(classifier("ablate", "-q", *SMALL, "--regimes", "baseline,gan", "--json"))
-    assert json.loads(result.stdout)
+    arguments = ["ablate", "-q", *map(str, SMALL), "--regimes", "baseline,gan", "--json"]
+    assert json.loads(done(CliRunner().invoke(main, arguments)).stdout)

@@ -33,12 +33,10 @@ def sources(data: Dataset, seed: int = 0) -> Sources | None:
         return None
     train = np.array([record.split == "train" for record in data.records])
     names = [record.source or "unknown" for record in data.records]
-    counts = Counter(name for name, is_train in zip(names, train, strict=True) if is_train)
+    counts = Counter(names[i] for i in np.flatnonzero(train).tolist())
+    pairs = Counter((names[i], int(data.labels[i])) for i in np.flatnonzero(train).tolist())
     table = {
-        source: {
-            cls: sum(t and n == source and k == label for t, n, k in zip(train, names, data.labels, strict=True))
-            for label, cls in enumerate(data.classes)
-        }
+        source: {cls: pairs[source, label] for label, cls in enumerate(data.classes)}
         for source, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     }
     groups = np.unique(np.asarray(data.groups), return_inverse=True)[1][train]
