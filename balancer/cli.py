@@ -39,7 +39,7 @@ INCEPTION = setting("--inception-weights", "inception", metavar="auto|off|FILE")
 @click.group(cls=CommandGroup, context_settings={**HELP, "auto_envvar_prefix": "BALANCER"})
 @click.version_option(__version__, "-V", "--version")
 def main() -> None:
-    """Balance an imbalanced chest X-ray set with a GAN.
+    """Balance an imbalanced set of medical images with a GAN.
 
     \b
       balancer gan-train               a DCGAN on the minority class -> runs/gan-train/

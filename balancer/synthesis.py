@@ -236,7 +236,7 @@ def about(config: SynthesizeConfig, source: Source) -> list[str]:
 
 def file_name(cls: str, index: int) -> str:
     """Return the path of an image, relative to the run."""
-    return f"images/{cls}/synthetic_{index:05d}.png"
+    return f"images/{folder_name(cls)}/synthetic_{index:05d}.png"
 
 
 def export(config: SynthesizeConfig, source: Source, run: RunDir, device: torch.device) -> Array:

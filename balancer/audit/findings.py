@@ -163,7 +163,7 @@ def open_questions(audit: Audit) -> list[str]:
         ]
     if n := len(audit.near.suspects):
         questions.append(
-            f"whether {plural(n, 'pair')} under different patient numbers {'is' if n == 1 else 'are'} one child"
+            f"whether {plural(n, 'pair')} under different patient numbers {'is' if n == 1 else 'are'} one patient"
         )
     return questions
 
@@ -252,7 +252,7 @@ def _near_caveats(near: NearDuplicates, is_phantom: bool) -> list[str]:
         folds = " and ".join(dict.fromkeys(first.folds))
         verb, rank = ("looks", "") if n == 1 else ("look", "the most similar ")
         sentences.append(
-            f"{plural(n, 'pair')} of images under different patient numbers {verb} like one child: "
+            f"{plural(n, 'pair')} of images under different patient numbers {verb} like one patient: "
             f"{rank}`{first.names[0]}` and `{first.names[1]}` ({folds}; correlation {short(first.correlation)})."
         )
     if near.blank:

@@ -49,7 +49,7 @@ RULES: tuple[Rule[Audit], ...] = (
     Rule(
         FOLDS,
         "fair",
-        "a patient number is in two folds, or two images look like one child",
+        "a patient number is in two folds, or two images look like one patient",
         lambda audit: bool(open_questions(audit)),
         _questions,
         "Say so beside every figure, and look at the pairs that are named in the section on near duplicates.",

@@ -61,6 +61,7 @@ CALIBRATION = (
     "trimmed by 2 % a side reach .96. Mirrored, rotated or inverted copies are not found, nor a fifth of those after "
     "local equalisation (CLAHE)."
 )
+ELSEWHERE = " On images of another kind these limits were not measured: look at the pairs."
 REFERENCES = (
     "Shortcuts: Geirhos et al. 2020, doi:10.1038/s42256-020-00257-z; on radiographs: DeGrave et al. 2021, "
     "doi:10.1038/s42256-021-00338-7.",
@@ -143,7 +144,7 @@ def as_document(audit: Audit, config: Settings, shown: set[str]) -> Document:
         *([_sources(audit.sources, unit)] if audit.sources else []),
         _patients(audit.patients),
         _identical(audit.identical, unit),
-        _near(audit.near, unit, figures.get("closest")),
+        _near(audit.near, audit.data.get("reader", "chest") == "chest", unit, figures.get("closest")),
         _shortcuts(audit.shortcuts, audit.classes, unit, figures.get("histograms")),
         _shift(audit.shortcuts, audit.classes),
         Section("Extremes", figure=figures.get("extremes")),
@@ -270,7 +271,7 @@ def _identical(identical: IdenticalFiles, unit: str) -> Section:
     return Section("Identical files", [text], Table(["files", "fold"], rows, numeric=2))
 
 
-def _near(near: NearDuplicates, unit: str, figure: Figure | None) -> Section:
+def _near(near: NearDuplicates, is_chest: bool, unit: str, figure: Figure | None) -> Section:
     copies = "No pair of files was found to show one exposure twice"
     if near.copies:
         verb = "shows" if len(near.copies) == 1 else "show"
@@ -284,7 +285,7 @@ def _near(near: NearDuplicates, unit: str, figure: Figure | None) -> Section:
         f"{copies} (correlation of {short(near.threshold, 2)} or more once aligned).",
         f"Of {near.compared:,} images (one of each group of identical files{blank}), the perceptual hashes "
         f"of {plural(near.candidates, 'pair')} are similar; {near.verified:,} of these were compared by their pixels. "
-        f"{CALIBRATION}",
+        f"{CALIBRATION}{'' if is_chest else ELSEWHERE}",
     ]
     if near.unrelated_most is not None:
         n, least = len(near.suspects), short(near.suspect_threshold, 2)

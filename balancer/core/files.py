@@ -192,3 +192,13 @@ def _is_alive(process: int) -> bool:
     except (PermissionError, OverflowError):
         return True
     return True
+
+
+def folder_name(text: str) -> str:
+    """Return a text as the name of a folder: what a path could take for more is written as in an address.
+
+    >>> folder_name("NORMAL"), folder_name("mass/nodule"), folder_name("..")
+    ('NORMAL', 'mass%2Fnodule', '%2E.')
+    """
+    name = "".join(c if c.isalnum() or c in " _-.,+()&=" else "".join(f"%{b:02X}" for b in c.encode()) for c in text)
+    return f"%2E{name[1:]}" if name.startswith(".") else name

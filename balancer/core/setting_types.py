@@ -100,7 +100,7 @@ def off(value: Any) -> Any:
 PATIENT_PATTERNS = {
     "nih": r"(?:^|/)(?P<patient>\d{8})_\d{3}(?!\d)",  # ChestX-ray14: 00000013_005.png
     "chexpert": r"(?:^|/)(?P<patient>patient\d+)/study\d+/",  # patient00001/study1/view1_frontal.jpg
-    "kaggle": r"(?:^|/)(?:NORMAL2-)?(?P<patient>person\d+_|IM-\d+)",  # person23_bacteria_86, NORMAL2-IM-0995-0001
+    "kaggle": r"(?:^|/)(?:NORMAL2-)?(?P<patient>person\d+(?=_)|IM-\d+)",  # person23_bacteria_86, NORMAL2-IM-0995-0001
     "mendeley": r"(?:^|/)(?:NORMAL|BACTERIA|VIRUS)-(?P<patient>\d+)-\d{4}(?!\d)",  # BACTERIA-1008087-0001
     "folder": r"(?:^|/)(?P<patient>[^/]+)/[^/]+$",
 }

@@ -1,1 +1,1 @@
-"""Reading, cleaning, splitting and caching of chest X-ray data sets."""
+"""Reading, cleaning, splitting and caching of data sets of any layout."""

@@ -111,7 +111,9 @@ def list_folder(root: Path) -> Listing:
         if folder is None:
             continue
         of_class = {cls: child(folder, cls) for cls in CLASSES}
-        left_out += others(root, folder, of_class.values(), f"no {' or '.join(CLASSES)} folder")
+        left_out += others(
+            root, folder, of_class.values(), f"no {' or '.join(CLASSES)} folder; --format splits reads all"
+        )
         for label, (cls, class_folder) in enumerate(of_class.items()):
             if class_folder is None:
                 raise BalancerError(f"{folder} has no {cls} folder; expected both of {', '.join(CLASSES)}")

@@ -94,4 +94,5 @@ def _relabelled(listing: Listing, names: dict[str, str], positive: str | None) -
     if dropped := len(listing.records) - len(records):
         without = [cls for cls in listing.classes if cls not in names]
         notes.append(f"{dropped:,} images of other classes are left out by --classes: {named(without, SHOWN)}.")
-    return replace(listing, classes=tuple(new), records=records, notes=notes, positive=positive)
+    kept = positive if positive in new else None
+    return replace(listing, classes=tuple(new), records=records, notes=notes, positive=kept)

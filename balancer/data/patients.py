@@ -46,7 +46,7 @@ def _from_names(listing: Listing, setting: str) -> Listing:
             unknown.append(record.name)
             records.append(replace(record, patient=image_key(record.name)))
         else:
-            records.append(replace(record, patient=patient_key(match["patient"].rstrip("_"))))
+            records.append(replace(record, patient=patient_key(match["patient"])))
     if len(unknown) == len(records):
         raise BalancerError(
             f"patient_pattern {setting!r} fits no file name of {listing.root} (such as {unknown[0]});"

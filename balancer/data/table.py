@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from balancer.core.errors import BalancerError, UsageError, nearest
@@ -125,7 +126,7 @@ def column_named(table: Spreadsheet, name: str, setting: str) -> int:
 def _rows(table: Spreadsheet, columns: Columns, where: Sequence[str]) -> Rows:
     """Return the cells that count of the rows that are read; of each row only these stay in memory."""
     keeps = _filters(table, where)
-    rows, texts = Rows(), sys.intern
+    rows, texts, plain = Rows(), sys.intern, lru_cache(maxsize=None)(_one_line)
     for row in table.rows:
         rows.read += 1
         if not all(keep(row) for keep in keeps):
@@ -136,7 +137,7 @@ def _rows(table: Spreadsheet, columns: Columns, where: Sequence[str]) -> Rows:
             rows.without_path += 1
         else:
             rows.paths.append(row[columns.path])
-            rows.labels.append(texts(row[columns.label]))
+            rows.labels.append(plain(row[columns.label]))
             rows.patients.append(texts(row[columns.patient]) if columns.patient is not None else "")
             rows.splits.append(texts(row[columns.split]) if columns.split is not None else "")
             rows.sources.append(texts(row[columns.source]) if columns.source is not None else "")
@@ -154,6 +155,11 @@ def _rows(table: Spreadsheet, columns: Columns, where: Sequence[str]) -> Rows:
     if columns.split is not None:
         _refuse_unknown_splits(table, rows, table.header[columns.split])
     return rows
+
+
+def _one_line(label: str) -> str:
+    """Return a label as one line of text without control characters, as messages and tables show it."""
+    return printable(" ".join(label.split()))
 
 
 def _filters(table: Spreadsheet, where: Sequence[str]) -> list[Callable[[list[str]], bool]]:

@@ -102,11 +102,14 @@ def _composition(report: Report, data: Dataset, label: int, manifest_hash: str) 
 
 
 def _kinds(data: Dataset, label: int) -> list[str]:
-    """Return which subgroups the generator learnt from, where file names tell them."""
+    """Return which kinds, by their file names, or which sources the generator learnt from."""
     index = data.indices("train", label)
     counts = Counter(data.records[i].source for i in index)
     if len(counts) < 2:
         return []
+    if data.source_name:
+        sources = " and ".join(f"{source or 'unknown'} ({n:,})" for source, n in counts.most_common())
+        return [f"By {data.source_name} these come from {sources}. A synthetic image comes from none of these."]
     words = [f"{KIND_WORDS.get(kind, kind) or 'unknown'} ({n:,})" for kind, n in sorted(counts.items())]
     return [f"By their file names these are of the kinds {' and '.join(words)}. A synthetic image is of no kind."]
 

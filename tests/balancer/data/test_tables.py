@@ -197,6 +197,11 @@ def test_one_file_under_two_labels(scans: Path) -> None:
     assert "scans/003.png" in refused(table, strict=True)
 
 
+def test_labels_are_one_line(scans: Path) -> None:
+    table = write_table(scans / "t.csv", rows(label=lambda i: "mass/\n nodule\x07" if i % 3 else "../well"))
+    assert set(listing(table).classes) == {"mass/ nodule\\x07", "../well"}
+
+
 def test_labels_that_differ_by_case(scans: Path) -> None:
     table = write_table(scans / "t.csv", rows(label=lambda i: ("ill", "Ill", "well")[i % 3]))
     assert any("--classes Ill=Ill,ill=Ill" in note for note in listing(table).notes)

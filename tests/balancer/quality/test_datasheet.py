@@ -66,3 +66,8 @@ def test_notes_and_drawings(report: Report) -> None:
     assert "- A note." in text
     assert "5 files of the folder were not read" in text
     assert "| seed | 7;" in text
+
+
+def test_the_sites_of_the_training_images(report: Report) -> None:
+    real = replace(data("patient-", ["a", "b", "b"], []), source_name="column site")
+    assert "By column site these come from b (4) and a (2)." in sheet(report, real)
