@@ -140,7 +140,7 @@ def audit(args: CommandArgs) -> CommandResult:
     main,
     "inspect",
     "audit",
-    click.argument("data", required=False),
+    click.argument("data", required=False, envvar="BALANCER_DATA"),
     example="balancer inspect metadata.csv --images scans --where modality=X-ray",
 )
 def inspect(explicit: dict[str, Any], data: str | None) -> CommandResult:

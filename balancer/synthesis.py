@@ -16,6 +16,7 @@ from torch import nn
 from balancer.core import progress
 from balancer.core.config import recipe_changes, resolve
 from balancer.core.errors import BalancerError
+from balancer.core.files import folder_name
 from balancer.core.run import RunDir
 from balancer.core.saved_runs import latest_run, saved_config
 from balancer.core.sealed import digest, write_with_sum

@@ -25,6 +25,6 @@ def test_the_job(layout: str, runs_cwd: Path) -> None:
     audit, train = (shlex.split(line)[1:] for line in shown[:2])
     done(balancer(*audit, "-q"))
     done(balancer(*train, *SMALL_GAN, "--steps", 200, *sets(snapshot_every=100, snapshot_images=8), "-q"))
-    done(balancer("synthesize", "-q", *QUICK_REPORT, "--n", 8))
+    done(balancer("synthesize", "-q", *QUICK_REPORT))
     arguments = ["ablate", "-q", *map(str, SMALL), "--regimes", "baseline,gan", "--json"]
     assert json.loads(done(CliRunner().invoke(main, arguments)).stdout)

@@ -111,9 +111,8 @@ def list_folder(root: Path) -> Listing:
         if folder is None:
             continue
         of_class = {cls: child(folder, cls) for cls in CLASSES}
-        left_out += others(
-            root, folder, of_class.values(), f"no {' or '.join(CLASSES)} folder; --format splits reads all"
-        )
+        reason = f"no {' or '.join(CLASSES)} folder; --format splits reads all"
+        left_out += others(root, folder, of_class.values(), reason)
         for label, (cls, class_folder) in enumerate(of_class.items()):
             if class_folder is None:
                 raise BalancerError(f"{folder} has no {cls} folder; expected both of {', '.join(CLASSES)}")

@@ -22,6 +22,7 @@ from balancer.data.listing import (
     visible,
 )
 from balancer.data.records import SPLITS, Record, image_key
+from balancer.data.spreadsheet import TABLES
 
 SPLIT_NAMES = {  # of folders, and of the cells of a table
     "train": ("train", "training"),
@@ -105,7 +106,11 @@ def _class_folders(folder: Path, root: Path, left_out: list[LeftOut], deep: bool
     of_class: dict[str, list[Path]] = {}
     for entry in visible(folder):
         if not entry.is_dir():
-            left_out.append(left_out_entry(root, entry, "a file beside the folders"))
+            is_table = entry.suffix.lower() in TABLES
+            reason = (
+                "a table beside the folders; --data with its name reads it" if is_table else "a file beside the folders"
+            )
+            left_out.append(left_out_entry(root, entry, reason))
             continue
         if entry.name.startswith(".") or printable(entry.name) != entry.name:
             left_out.append(left_out_entry(root, entry, "a hidden name, or one that is not plain UTF-8"))

@@ -59,11 +59,12 @@ def assign_folds(
     test, val = shares
     folds = np.array([r.split or "train" for r in records], dtype="<U5")
     has_val = bool((folds == "val").any())
-    if not listing.plain_split:
-        _refuse_rare_classes(records, groups, folds, shares, listing)
-    if config.split_by == "source":
+    by_source = config.split_by == "source"
+    if by_source:
         folds[:] = np.where(_sources_for_test(records, groups, test, config.split_seed, listing), "test", "train")
-    elif test > 0:
+    if not listing.plain_split:
+        _refuse_rare_classes(records, groups, folds, (0.0 if by_source else test, val), listing)
+    if test > 0 and not by_source:
         _carve(folds, "test", records, groups, test, config.split_seed, listing, left=2, stream=TEST_STREAM)
     if val > 0:
         _carve(folds, "val", records, groups, val, config.split_seed, listing, left=1, stream="split")

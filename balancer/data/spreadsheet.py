@@ -20,6 +20,7 @@ from balancer.core.extras import install
 TEXT = {".csv", ".tsv", ".txt"}
 PARQUET = {".parquet", ".pq"}
 SUFFIXES = TEXT | PARQUET
+TABLES = SUFFIXES - {".txt"}  # of files that are tables without anybody saying so
 _DELIMITERS = (",", ";", "\t", "|")
 _LONGEST = 1 << 20  # characters of a cell: a quote that is never closed would take the file for one cell
 _CHUNK = 1 << 20  # bytes read at a time to learn the encoding

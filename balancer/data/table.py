@@ -16,7 +16,7 @@ from balancer.data.folders import SPLIT_NAMES
 from balancer.data.images import named
 from balancer.data.listing import LeftOut, Listing, natural, printable, visible
 from balancer.data.records import Record, image_key, patient_key
-from balancer.data.spreadsheet import PARQUET, ROLES, SUFFIXES, Spreadsheet, find_column, read_spreadsheet
+from balancer.data.spreadsheet import ROLES, SUFFIXES, TABLES, Spreadsheet, find_column, read_spreadsheet
 
 NO_LABEL = {"", "na", "n/a", "nan", "null", "#n/a", "<na>"}  # in lower case: how programs write an empty cell
 SHOWN = 12  # names in a message
@@ -62,7 +62,7 @@ def table_file(path: Path) -> Path:
 def _tables_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return [p for p in visible(folder) if p.is_file() and p.suffix.lower() in (*PARQUET, ".csv", ".tsv")]
+    return [p for p in visible(folder) if p.is_file() and p.suffix.lower() in TABLES]
 
 
 def read(path: Path, config: DataConfig) -> Listing:
@@ -193,6 +193,12 @@ def _row_notes(file: Path, rows: Rows, config: DataConfig) -> list[str]:
         notes.append(f"{rows.without_label:,} rows of {file.name} have no label and are left out.")
     if rows.without_path:
         notes.append(f"{rows.without_path:,} rows of {file.name} name no file and are left out.")
+    if several := sorted({label for label in rows.labels if "|" in label}):
+        n = sum("|" in label for label in rows.labels)
+        notes.append(
+            f"{n:,} rows of {file.name} name several labels (such as {several[0]}): each combination is a class of its"
+            " own; --classes chooses and merges."
+        )
     by_case: dict[str, set[str]] = {}
     for label in set(rows.labels):
         by_case.setdefault(label.casefold(), set()).add(label)

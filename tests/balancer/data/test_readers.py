@@ -162,6 +162,14 @@ def test_all_that_lies_in_class_folders_is_read_or_named(tmp_path: Path) -> None
     assert any("7 files are not read" in note for note in data.notes)
 
 
+def test_a_table_beside_folders_is_said(tmp_path: Path) -> None:
+    """As HAM10000 is published: two folders of images that are no classes, and a table that has the classes."""
+    root = as_classes(made({"train": (9, 8)}, ("part_1", "part_2")), tmp_path / "data")
+    write_table(root / "metadata.csv", [{"image_id": "x", "dx": "y"}])
+    (item,) = load(root).left_out
+    assert (item.name, "--data" in item.reason) == ("metadata.csv", True)
+
+
 def test_a_class_that_train_lacks_is_named(tmp_path: Path) -> None:
     root = as_splits(made(classes=("cat", "dog")), tmp_path / "data")
     (root / "test" / "bird").mkdir()

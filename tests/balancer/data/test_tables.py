@@ -197,6 +197,12 @@ def test_one_file_under_two_labels(scans: Path) -> None:
     assert "scans/003.png" in refused(table, strict=True)
 
 
+def test_several_labels_in_a_cell_are_said(scans: Path) -> None:
+    table = write_table(scans / "t.csv", rows(label=lambda i: ("mass", "mass|nodule", "none")[i % 3]))
+    assert any("8 rows of t.csv name several labels (such as mass|nodule)" in note for note in listing(table).notes)
+    assert load(table, classes="none=well,mass=ill,mass|nodule=ill").classes == ("ill", "well")
+
+
 def test_labels_are_one_line(scans: Path) -> None:
     table = write_table(scans / "t.csv", rows(label=lambda i: "mass/\n nodule\x07" if i % 3 else "../well"))
     assert set(listing(table).classes) == {"mass/ nodule\\x07", "../well"}
