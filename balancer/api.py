@@ -20,7 +20,7 @@ from balancer.core.run import FinishedRun, PreparedRun, RunDir, RunRequest, perf
 from balancer.core.sealed import write_json
 from balancer.core.settings import AuditConfig, DataConfig, EvaluateConfig, GanTrainConfig, SynthesizeConfig
 from balancer.core.tracking import NOT_TRACKED, Tracking
-from balancer.data import dataset
+from balancer.data import dataset, inspection
 from balancer.gan import trainer
 from balancer.metrics.features import random_subset
 from balancer.quality.report import Report
@@ -61,6 +61,16 @@ def show_images(data: dataset.Dataset, fold: str = "train", n: int = 12, seed: i
     if not panels:
         raise BalancerError(f"{data.source} has no images in fold {fold!r}; expected one of train, val and test")
     return Picture(side_by_side(panels))
+
+
+def inspect_data(config: DataConfig | None = None) -> inspection.Inspection:
+    """Return what is understood of some data, as `balancer inspect` does; the argument is that of :func:`load_dataset`.
+
+    Raises:
+        BalancerError: the data are missing, of no layout that is read, or too damaged.
+    """
+    config = config or DataConfig()
+    return inspection.inspect(config.model_copy(update={"path": data_path(config.path)}))
 
 
 def train_gan(

@@ -148,11 +148,11 @@ def inspect(explicit: dict[str, Any], data: str | None) -> CommandResult:
 
     DATA is a folder, a table or an archive. Options put wrong guesses right; the commands that are shown repeat them.
     """
+    from balancer.api import inspect_data
     from balancer.core.config import absolute_paths, merge, resolve
-    from balancer.data import inspection
 
     path = absolute_paths({"data": {"path": data}}) if data is not None else {}
-    return CommandResult.of(inspection.inspect(resolve(AuditConfig, merge(explicit, path)).data))
+    return CommandResult.of(inspect_data(resolve(AuditConfig, merge(explicit, path)).data))
 
 
 @plain_command(

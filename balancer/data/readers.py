@@ -81,5 +81,8 @@ def listed_by(reader: Reader, path: Path, config: DataConfig) -> Listing:
     """Return what one reader understands of a path, with the patients and the classes of the settings."""
     listing = replace(with_patients(reader.read(path, config), config), reader=reader.name)
     if not listing.records:
-        raise BalancerError(f"{path} holds no image that can be read; expected {reader.words}")
+        raise BalancerError(
+            f"{path} holds no image that can be read; expected {reader.words}; if each class has a folder a patient,"
+            " give --patient-pattern folder"
+        )
     return settle_classes(listing, config)

@@ -75,6 +75,12 @@ def test_names_that_look_like_a_scheme_are_said(tmp_path: Path) -> None:
     assert not any("fits these names" in note for note in load(root, patient_pattern="nih").notes)
 
 
+def test_folders_of_patients_that_nobody_told_of(tmp_path: Path) -> None:
+    root = written(tmp_path / "data", SCHEMES["folder"][0])
+    with pytest.raises(BalancerError, match="--patient-pattern folder"):
+        load(root)
+
+
 def test_a_pattern_that_fits_some(tmp_path: Path) -> None:
     root = written(tmp_path / "data", lambda _, i: f"case{i}.png" if i < 15 else f"other{i}.png")
     data = load(root, patient_pattern=r"case(?P<patient>\d+)")
