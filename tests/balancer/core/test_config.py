@@ -551,6 +551,29 @@ def test_the_hash_names_the_settings() -> None:
     assert len(config_hash(one)) == 8
 
 
+def test_settings_of_the_data_that_came_later_leave_hashes_as_they_were() -> None:
+    """Hashes that the commit before these settings gave: a run of that time is resumed and compared as before."""
+    data = DataConfig(path="/x")
+    assert config_hash(GanTrainConfig(data=data)) == "08d8ef19"
+    assert config_hash(AblateConfig(data=data)) == config_hash(AblateConfig(data=DataConfig(path="/x", task="binary")))
+    assert config_hash(AblateConfig(data=data)) == "d28f6cc1"
+    assert config_hash(AblateConfig(data=DataConfig(path="/x", task="multiclass"))) == "2e832985"
+    assert config_hash(GanTrainConfig(data=DataConfig(path="/x", positive="ill"))) != "08d8ef19"
+
+
+def test_columns_conditions_and_paths_of_a_table(tmp_path: Path) -> None:
+    """As flags, as assignments and from YAML; what lies beside the table is named absolutely, for --resume."""
+    (tmp_path / "c.yaml").write_text("data:\n  columns: {path: imagename, label: finding}\n  where: view=PA\n")
+    read = read_config_file(tmp_path / "c.yaml", "gan_train")
+    set_ = parse_assignment("data.columns.label=dx")
+    config = resolve(GanTrainConfig, absolute_paths(merge(read, set_, {"data": {"path": "t.csv", "images": "scans"}})))
+    assert (config.data.columns.path, config.data.columns.label, config.data.where) == ("imagename", "dx", ("view=PA",))
+    assert Path(config.data.images) == Path("scans").resolve()
+    assert config.data.without_paths().images is None
+    with pytest.raises(UsageError, match="data.columns.pth.*did you mean 'data.columns.path'"):
+        resolve(GanTrainConfig, parse_assignment("data.columns.pth=x"))
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_what_is_dumped_is_read_back(command: str) -> None:
     folders = {"evaluate": {"real": "/a", "image_size": 32}}
