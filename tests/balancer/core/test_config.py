@@ -570,7 +570,7 @@ def test_columns_conditions_and_paths_of_a_table(tmp_path: Path) -> None:
     assert (config.data.columns.path, config.data.columns.label, config.data.where) == ("imagename", "dx", ("view=PA",))
     assert Path(config.data.images) == Path("scans").resolve()
     assert config.data.without_paths().images is None
-    with pytest.raises(UsageError, match="data.columns.pth.*did you mean 'data.columns.path'"):
+    with pytest.raises(UsageError, match=r"data.columns.pth.*did you mean 'data.columns.path'"):
         resolve(GanTrainConfig, parse_assignment("data.columns.pth=x"))
 
 
