@@ -16,15 +16,14 @@ from balancer.core.command import (
     THREADS,
     CommandArgs,
     CommandResult,
-    Options,
     data_command,
     execute,
     plain_command,
     run_command,
-    setting,
     show_run,
 )
 from balancer.core.errors import BalancerError
+from balancer.core.options import Options, setting
 from balancer.core.program import CommandGroup
 from balancer.core.run_names import find_run
 from balancer.core.settings import AuditConfig, EvaluateConfig, GanTrainConfig, SynthesizeConfig

@@ -7,17 +7,9 @@ from pathlib import Path
 
 import click
 
-from balancer.core.command import (
-    CommandArgs,
-    CommandResult,
-    Options,
-    execute,
-    plain_command,
-    run_command,
-    setting,
-    show_run,
-)
+from balancer.core.command import CommandArgs, CommandResult, execute, plain_command, run_command, show_run
 from balancer.core.errors import UsageError
+from balancer.core.options import Options, setting
 from balancer.core.settings import AblateConfig, ComponentsConfig, CrossvalidateConfig, TrainConfig
 from balancer.core.tracking_options import TRACKING
 from classifier import cli_models  # noqa: F401  # registers its commands

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from balancer.core.command import COMPUTING, DRY_RUN, EXPORT, THREADS, CommandResult, Options, plain_command
+from balancer.core.command import COMPUTING, DRY_RUN, EXPORT, THREADS, CommandResult, plain_command
 from balancer.core.errors import UsageError
+from balancer.core.options import Options
 from balancer.core.run_names import find_run
 from balancer.core.saved_runs import newest_run
 from balancer.core.settings import THRESHOLD_RULES, ClassifierConfig

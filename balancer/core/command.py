@@ -24,10 +24,10 @@ from balancer.core.config import (
     read_config_file,
     reads_data,
 )
-from balancer.core.defaults import find_field, help_text
 from balancer.core.errors import UsageError
 from balancer.core.exported import FORMATS
 from balancer.core.files import JsonObject
+from balancer.core.options import DATA, MAIN, SETTING, SETTINGS, Option, Options, SettingOption
 from balancer.core.preview import duration
 from balancer.core.program import printing, reporting
 from balancer.core.run import AlreadyFinished, PreparedRun, ResultT, RunRequest, check_folder, perform
@@ -38,7 +38,6 @@ from balancer.core.threads import WAIT_POLICY, allowed_processors, choose_thread
 from balancer.core.tracking import NOT_TRACKED, Tracking
 from balancer.core.variables import check_variables, flag_variable, names_of
 
-SETTING = "setting__"  # options whose name begins so carry a setting's path, with __ for the dots
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -87,107 +86,6 @@ class CommandArgs:
         return resumed_or_new(model, self.command, self.resume, self.explicit, new)
 
 
-def setting(flag: str, key: str = "", **attributes: Any) -> SettingOption:
-    """Return an option that sets a setting of the command: help text, default and type are those of the settings model.
-
-    Args:
-        flag: as in ``--batch-size``.
-        key: the setting, dotted for a nested one; by default the flag's name.
-        attributes: of the click option.
-    """
-    return SettingOption(flag, key or flag.lstrip("-").replace("-", "_"), attributes)
-
-
-@dataclass(frozen=True)
-class SettingOption:
-    """A click option for a setting. It is made when the command is registered, since the command knows the model."""
-
-    flag: str
-    key: str
-    attributes: dict[str, Any]
-
-    def option(self, model: type[Settings]) -> Callable[[Any], Any]:
-        """Return the click option, described by the settings model."""
-        field = find_field(model, self.key)
-        kind = next((kind for kind in (bool, int, float) if field.annotation in (kind, kind | None)), None)
-        attributes: dict[str, Any] = {"is_flag": True} if kind is bool else {"type": kind} if kind else {}
-        attributes |= {"help": help_text(field), **self.attributes}
-        name = SETTING + self.key.replace(".", "__")
-        return click.option(self.flag, name, default=None, **attributes)
-
-
-Option = SettingOption | Callable[[Any], Any]
-
-
-@dataclass(frozen=True)
-class Options:
-    """Options that stand together in ``--help``."""
-
-    heading: str
-    options: tuple[Option, ...]
-
-
-def columns(text: str) -> dict[str, str]:
-    """Return ``path=imagename,label=finding`` as settings of the columns.
-
-    Raises:
-        UsageError: a part is no pair.
-    """
-    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
-    if not pairs or not all(role.strip() and name.strip() for role, _, name in pairs):
-        raise UsageError(f"--columns is {text!r}; expected role=column, as in path=imagename,label=finding")
-    return {role.strip(): name.strip() for role, _, name in pairs}
-
-
-MAIN = "Main options"  # heading of the options that a command adds one by one
-DATA = Options(
-    "Data",
-    (
-        setting("--data", "data.path", envvar="BALANCER_DATA", metavar="PATH"),
-        setting("--format", "data.format", metavar="NAME"),
-        setting(
-            "--columns",
-            "data.columns",
-            metavar="ROLE=NAME,...",
-            callback=lambda _context, _option, text: None if text is None else columns(text),
-            help="Columns of a table: path, label, patient, split, source. [default: by their usual names]",
-        ),
-        setting("--images", "data.images", metavar="DIR"),
-        setting("--where", "data.where", metavar="COLUMN=VALUE", multiple=True),
-        setting("--classes", "data.classes", metavar="OLD=NEW,..."),
-        setting("--task", "data.task", metavar="auto|binary|multiclass"),
-        setting("--positive", "data.positive", metavar="CLASS"),
-        setting("--patients", "data.patients", metavar="FILE"),
-        setting("--patient-pattern", "data.patient_pattern", metavar="REGEX|NAME"),
-        setting("--image-size", "data.image_size"),
-        setting("--test-fraction", "data.test_fraction"),
-        setting("--val-fraction", "data.val_fraction"),
-        setting("--split-seed", "data.split_seed"),
-        setting("--split-by", "data.split_by", metavar="patient|source"),
-        setting("--strict", "data.strict"),
-        setting("--max-bad", "data.max_bad"),
-    ),
-)
-SETTINGS = Options(
-    "Settings",
-    (
-        setting("--seed"),
-        click.option(
-            "--config",
-            "config_file",
-            type=click.Path(path_type=Path),
-            metavar="FILE.yaml",
-            help="Settings from a file.",
-        ),
-        click.option(
-            "--set",
-            "assignments",
-            multiple=True,
-            metavar="KEY=VALUE",
-            help="Any setting by name, e.g. data.resize=pad. Repeatable. `balancer settings` explains them.",
-        ),
-    ),
-)
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 THREADS = click.option(
     "--threads",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from balancer.core.command import Options
+from balancer.core.options import Options
 from balancer.core.tracking import BACKENDS, OFF
 
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter, ImageOps
 
 from balancer.audit import shortcuts as data_shortcuts
-from balancer.audit.findings import audit, caveats, estimate_seconds, image_level_overlap, leaks
+from balancer.audit.findings import audit, caveats, estimate_seconds, leaks
+from balancer.audit.patients import image_level_overlap
 from balancer.audit.properties import measure
 from balancer.audit.report import to_json
 from balancer.audit.results import Audit

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balancer.core.command import HELP, CommandArgs, CommandResult, plain_command, run_command, setting
+from balancer.core.command import HELP, CommandArgs, CommandResult, plain_command, run_command
 from balancer.core.config import (
     DEMO,
     PRESETS,
@@ -36,6 +36,7 @@ from balancer.core.config import (
 )
 from balancer.core.defaults import find_field
 from balancer.core.errors import BalancerError, Interrupted, UsageError, nearest
+from balancer.core.options import setting
 from balancer.core.program import CommandGroup
 from balancer.core.settings import (
     COMMANDS,
