@@ -105,6 +105,14 @@ def real_data() -> Path:
     return REAL_DATA
 
 
+@pytest.fixture(scope="session")
+def busi() -> Path:
+    """The breast ultrasound set of Al-Dhabyani et al. 2020, beside the chest X-rays; mark such a test ``realdata``."""
+    if not (folder := REAL_DATA.parent / "busi").is_dir():
+        pytest.skip(f"no ultrasound images at {folder}")
+    return folder
+
+
 @pytest.fixture
 def five_pixel_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train the two-sample test's pixel network for 5 steps a fold, not 200: this test is not about its power."""

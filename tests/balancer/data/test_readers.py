@@ -218,3 +218,20 @@ def test_a_dry_run_finds_what_is_bad(fault: str, runs_cwd: Path) -> None:
     assert len(result.stderr.strip().splitlines()) == 1, result.stderr
     assert result.stdout == ""
     assert [path.name for path in runs_cwd.iterdir()] == ["data"]
+
+
+@pytest.mark.realdata
+def test_breast_ultrasound(busi: Path) -> None:
+    """780 images of three classes, one of them twice, under two labels (its README; the literature has more pairs)."""
+    data = load_dataset(DataConfig(path=str(busi)), require=("train", "val", "test"))
+    assert (data.reader, data.classes) == ("classes", ("benign", "malignant", "normal"))
+    assert np.bincount(data.labels).tolist() == [437, 210, 133]
+    assert data.bad == []
+    assert any("benign (433).png" in note and "malignant (145).png" in note for note in data.notes)
+    twice = [i for i, digest in enumerate(data.digests) if data.digests.count(digest) > 1]
+    assert len({str(data.folds[i]) for i in twice}) == 1
+    assert not data.patients_known
+    two = load_dataset(DataConfig(path=str(busi), positive="malignant"), require=("train", "val", "test"))
+    assert (two.classes, np.bincount(two.labels).tolist()) == (("not malignant", "malignant"), [570, 210])
+    with pytest.raises(BalancerError, match="benign"):
+        load(busi, strict=True)
