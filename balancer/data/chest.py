@@ -131,13 +131,15 @@ def list_folder(root: Path) -> Listing:
 
 
 def recognises(path: Path) -> bool:
-    """Return whether a folder has the chest set's layout: both class folders of train, or one of them and no other."""
+    """Return whether a folder has the chest set's layout: both class folders among the splits, or one and no other."""
     for candidate in (path, path / "chest_xray", path / "chest_xray" / "chest_xray"):
-        train = child(candidate, "train")
-        if train is not None:
-            folders = [p.name.lower() for p in train.iterdir() if p.is_dir() and not is_clutter(p.name)]
-            present = {cls.lower() for cls in CLASSES} & set(folders)
-            return len(present) == len(CLASSES) or len(present) == len(folders) == 1
+        if child(candidate, "train") is not None:
+            splits = [folder for names in SPLIT_FOLDERS.values() if (folder := child(candidate, *names)) is not None]
+            inside = {
+                p.name.lower() for split in splits for p in split.iterdir() if p.is_dir() and not is_clutter(p.name)
+            }
+            present = {cls.lower() for cls in CLASSES} & inside
+            return len(present) == len(CLASSES) or len(present) == len(inside) == 1
     return False
 
 

@@ -139,8 +139,16 @@ DATA = [
     Fault("one image to compare", EVALUATE, two_folders(1, 3), 1, ("--real", "here/a"), ("a", "b")),
     Fault("other data absent", "classifier evaluate {trained} --data {here}/x", words=("here/x",)),
     # Archives
-    Fault("BreastMNIST", ARCHIVE, new("data.npz", BREAST), 1, ("data.npz", "PneumoniaMNIST"), FEW),
-    Fault("unknown archive", ARCHIVE, new("data.npz", archive({"train": (9, 20)})), 1, ("data.npz",), FEW),
+    Fault("BreastMNIST", ARCHIVE, new("data.npz", BREAST), 0, ("normal or benign + malignant",), FEW),
+    Fault(
+        "BreastMNIST under another name",
+        ARCHIVE.replace("data.npz", "pneumoniamnist.npz"),
+        new("pneumoniamnist.npz", BREAST),
+        1,
+        ("pneumoniamnist.npz", "breastmnist"),
+        ("pneumoniamnist.npz",),
+    ),
+    Fault("unknown archive", ARCHIVE, new("data.npz", archive({"train": (9, 20)})), 0, ("names no classes",), FEW),
     Fault("archive of objects", ARCHIVE, new("data.npz", pickled), 1, ("data.npz",), FEW),
     Fault("archive is a page", ARCHIVE, new("data.npz", lambda path: path.write_text("<html>")), 1, ("data.npz",), FEW),
     Fault("archive empty", ARCHIVE, new("data.npz", Path.touch), 1, ("data.npz",), FEW),
