@@ -32,7 +32,7 @@ from classifier.experiments import components as switches
 from classifier.experiments import crossvalidation as crossval
 from classifier.experiments.estimates import BUDGET, estimate_seconds
 from classifier.experiments.jobs import Workers
-from classifier.experiments.study import configure, open_study
+from classifier.experiments.study import configure, open_study, refuse_several_classes
 from classifier.experiments.substudies import read_substudy
 from classifier.export import writing
 from classifier.report.model_card import CARD
@@ -312,6 +312,7 @@ def prepare_components(
     """
     limit_threads(workers.threads)
     studies = [open_study(variant, decode=not dry) for variant in switches.variants_of(config).values()]
+    refuse_several_classes(studies[0].data, "classifier components")
     return PreparedRun(
         "components",
         config,

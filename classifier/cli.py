@@ -98,7 +98,7 @@ def train(args: CommandArgs) -> CommandResult:
     from classifier.experiments.study import configure
 
     def show(run: Path, trial: TrialResult) -> CommandResult:
-        text = inference.describe(trial.test, trial.regime, trial.trial_seed, "test")
+        text = inference.describe(trial.test, trial.classes, trial.regime, trial.trial_seed, "test")
         return CommandResult({"run": str(run), **trial.to_json()}, text)
 
     config = args.settings(TrainConfig, partial(configure, TrainConfig))

@@ -205,7 +205,7 @@ def predict(
     device: str,
     threads: int,
 ) -> CommandResult:
-    """Predict label and probability of PNEUMONIA for images or whole folders. For research: no medical device.
+    """Predict label and probabilities for images or whole folders. For research: no medical device.
 
     MODEL is a model.pt or an exported file, or the folder or the name of a training or an ablation; by default that of
     the newest. All trials of an ablation's regime decide together: their mean, with its own temperature and threshold.

@@ -20,7 +20,7 @@ from balancer.core.files import JsonObject, refuse_unwritable, write_text
 from balancer.core.preview import Preview
 from balancer.core.settings import DataConfig
 from balancer.core.speed import seconds_each
-from balancer.data.chest import CLASSES, TASKS
+from balancer.data.chest import is_chest
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.images import (
     Decoding,
@@ -54,6 +54,7 @@ class Evaluation:
     trial_seed: int
     data: str
     fold: str
+    classes: tuple[str, ...]
     metrics: BinaryMetrics | MulticlassMetrics
 
     def to_json(self) -> JsonObject:
@@ -63,7 +64,7 @@ class Evaluation:
 
     def describe(self) -> str:
         """Return the metrics as text."""
-        return describe(self.metrics, self.regime, self.trial_seed, self.fold)
+        return describe(self.metrics, self.classes, self.regime, self.trial_seed, self.fold)
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,7 @@ class ImagePrediction:
 
     file: str
     label: str
-    probabilities: dict[str, float] | None  # by class; None if there are two classes
-    probability_pneumonia: float
+    probabilities: dict[str, float]  # by class
     novelty: float | None = None  # distance from the training data, in limits; None: the classifier does not know
 
     @property
@@ -89,11 +89,22 @@ class ImagePrediction:
     @property
     def shown(self) -> dict[str, float]:
         """Return the probabilities that are shown: of every class, or of the positive one of two."""
-        return self.probabilities or {"PNEUMONIA": self.probability_pneumonia}
+        return dict(list(self.probabilities.items())[1:]) if len(self.probabilities) == 2 else self.probabilities
+
+    @property
+    def probability_pneumonia(self) -> float | None:
+        """Return the probability of any pneumonia, where the classes are those of the chest set."""
+        first, *others = self.probabilities
+        if not is_chest((first, *others)):
+            return None
+        return self.probabilities[others[0]] if len(others) == 1 else 1 - self.probabilities[first]
 
     def to_json(self) -> JsonObject:
-        """Return the prediction."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
+        """Return the prediction; of two classes of the chest set, the one probability of pneumonia says it all."""
+        values = {**asdict(self), "probability_pneumonia": self.probability_pneumonia}
+        if self.probability_pneumonia is not None and len(self.probabilities) == 2:
+            del values["probabilities"]
+        return {key: value for key, value in values.items() if value is not None}
 
     def describe(self) -> str:
         """Return the prediction as one line."""
@@ -121,15 +132,16 @@ class FilePredictions:
 
     def to_csv(self) -> str:
         """Return a line per image, with every digit."""
-        classes = list(self.predictions[0].probabilities or ())
-        header = ["file", "label", "probability_pneumonia", *(f"probability_{name}" for name in classes)]
-        rows = [
-            [p.file, p.label, p.probability_pneumonia, *(p.probabilities or {}).values(), self.threshold, p.novelty]
-            for p in self.predictions
-        ]
-        return csv_text(
-            [*header, "threshold", "novelty"], [[None if cell is None else str(cell) for cell in row] for row in rows]
-        )
+        shown = [p.to_json() for p in self.predictions]
+        classes = list(shown[0].get("probabilities", ()))
+        single = ["probability_pneumonia"] if "probability_pneumonia" in shown[0] else []
+        header = ["file", "label", *single, *(f"probability_{name}" for name in classes)]
+        rows = []
+        for p in self.predictions:
+            scores = [*(p.probability_pneumonia for _ in single), *(p.probabilities[name] for name in classes)]
+            cells = [p.file, p.label, *scores, self.threshold, p.novelty]
+            rows.append([None if cell is None else str(cell) for cell in cells])
+        return csv_text([*header, "threshold", "novelty"], rows)
 
     def describe(self) -> str:
         """Return a line per image, and how the labels were chosen."""
@@ -188,8 +200,14 @@ def evaluate_checkpoint(
         settings = {"network": saved.config.model, "threshold": saved.config.threshold, "split": source.split_hash}
         return Preview(reads, "nothing", seconds, settings, left.describe() if left else "")
     score = predict(saved.model, source.images[index], saved.config, where)
-    metrics = evaluation.evaluate(source.labels[index], score, saved.uncalibrated_threshold, saved.temperature)
-    return Evaluation(str(checkpoint), saved.regime, saved.trial_seed, source.source, fold, metrics)
+    if source.classes != saved.classes:
+        raise BalancerError(
+            f"{checkpoint} decides between {', '.join(saved.classes)}, {source.source} has"
+            f" {', '.join(source.classes)}; give --data of the same classes"
+        )
+    chosen = saved.uncalibrated_threshold, saved.temperature
+    metrics = evaluation.evaluate(source.labels[index], score, *chosen, is_chest(saved.classes))
+    return Evaluation(str(checkpoint), saved.regime, saved.trial_seed, source.source, fold, saved.classes, metrics)
 
 
 def _in_ranges_of_training(saved: ClassifierRecord, config: DataConfig, fold: str, decode: bool) -> Dataset:
@@ -217,7 +235,9 @@ def _as_text(ranges: Ranges) -> str:
     return ", ".join(f"0 to {white:.0f} ({kind})" for kind, white in ranges.items())
 
 
-def describe(metrics: BinaryMetrics | MulticlassMetrics, regime: str, trial_seed: int, fold: str) -> str:
+def describe(
+    metrics: BinaryMetrics | MulticlassMetrics, classes: Sequence[str], regime: str, trial_seed: int, fold: str
+) -> str:
     """Return the metrics of a fold as text."""
     from classifier.evaluation import metrics as evaluation  # takes scikit-learn, which `predict` does without
 
@@ -225,13 +245,14 @@ def describe(metrics: BinaryMetrics | MulticlassMetrics, regime: str, trial_seed
     if is_at_bound(metrics.temperature):
         lines.append(f"Temperature {metrics.temperature:.2f}: {BOUND_NOTE}.")
     if isinstance(metrics, MulticlassMetrics):
-        decisions, names = metrics.most_likely, TASKS["multiclass"]
-        table = [["truth", *names, "sensitivity"]]
-        for name, row, sensitivity in zip(names, decisions.confusion, decisions.sensitivity, strict=True):
-            table.append([name, *map(str, row), f"{sensitivity:.4f}"])
+        decisions, width = metrics.most_likely, max(11, *(len(name) for name in classes))
+        table = [["truth", *classes, "sensitivity", "AUROC"]]
+        each = zip(classes, decisions.confusion, decisions.sensitivity, metrics.auroc_of_class, strict=True)
+        for name, row, sensitivity, auroc in each:
+            table.append([name, *map(str, row), f"{sensitivity:.4f}", f"{auroc:.4f}"])
         lines.append(_figures(metrics, evaluation.MULTICLASS_RANKING))
         lines.append(f"most likely class: {_figures(decisions, evaluation.MULTICLASS_DECISION)}")
-        return "\n".join([*lines, *("  " + " ".join(f"{cell:>11}" for cell in row) for row in table)])
+        return "\n".join([*lines, *("  " + " ".join(f"{cell:>{width}}" for cell in row) for row in table)])
     lines.append(_figures(metrics, evaluation.RANKING))
     for threshold, at in ((0.5, metrics.at_half), (metrics.threshold, metrics.at_threshold)):
         lines.append(f"threshold {threshold}: {_figures(at, evaluation.DECISION)}")
@@ -241,7 +262,8 @@ def describe(metrics: BinaryMetrics | MulticlassMetrics, regime: str, trial_seed
 
 
 def _figures(metrics: object, keys: Sequence[str]) -> str:
-    return "  ".join(f"{key} {getattr(metrics, key):.4f}" for key in keys)
+    values = {key: getattr(metrics, key) for key in keys}
+    return "  ".join(f"{key} {value:.4f}" for key, value in values.items() if value is not None)
 
 
 def predict_files(
@@ -294,12 +316,16 @@ def predict_files(
     if len(classes) > 2:
         predictions = [_of_classes(f, s, classes, away) for f, s, away in zip(files, scores, novelty, strict=True)]
         rule = f"the most likely of {len(classes)} classes"
-        return _written(FilePredictions(str(checkpoint), 1, note, None, rule, predictions), out)
+        if predictor.members > 1:
+            rule = f"the mean of {predictor.members} trials of {predictor.regime}; {rule}"
+        return _written(FilePredictions(str(checkpoint), predictor.members, note, None, rule, predictions), out)
     cut = saved.threshold if threshold is None else threshold
     called = decide(uncalibrated, saved.temperature, saved.uncalibrated_threshold, threshold)
     rule = _rule_of_two(predictor, cut, is_tied=bool((called != (scores >= cut)).any()))
     predictions = [
-        ImagePrediction(str(file), CLASSES[int(positive)], None, float(score), away)
+        ImagePrediction(
+            str(file), classes[int(positive)], {classes[0]: 1 - float(score), classes[1]: float(score)}, away
+        )
         for file, positive, score, away in zip(files, called, scores, novelty, strict=True)
     ]
     return _written(FilePredictions(str(checkpoint), predictor.members, note, cut, rule, predictions), out)
@@ -358,9 +384,9 @@ def _written(predictions: FilePredictions, out: Path | None) -> FilePredictions:
 
 
 def _of_classes(file: Path, score: Array, classes: Sequence[str], novelty: float | None) -> ImagePrediction:
-    """Return the most likely class, with the probability of each and of any pneumonia, for a score (C,)."""
+    """Return the most likely class, with the probability of each, for a score (C,)."""
     probabilities = dict(zip(classes, score.tolist(), strict=True))
-    return ImagePrediction(str(file), classes[int(score.argmax())], probabilities, float(1 - score[0]), novelty)
+    return ImagePrediction(str(file), classes[int(score.argmax())], probabilities, novelty)
 
 
 def named_files(path: Path) -> list[Path]:

@@ -100,7 +100,7 @@ def _of_ablation(run: Path, regime: str | None, device: torch.device) -> Predict
     from classifier.analysis.runs import read_runs
     from classifier.training.checkpoint import load_classifier
 
-    study = read_runs([run])
+    study = read_runs([run], several_classes=True)
     name = regime or _best_on_validation(study)
     if name not in study.arms:
         raise UsageError(f"--regime is {name!r}; {nearest(name, study.arms)}")
@@ -109,8 +109,9 @@ def _of_ablation(run: Path, regime: str | None, device: torch.device) -> Predict
     first = members[0]
     if len(members) == 1:
         return Predictor(run, first, lambda images: _judge(first, images, device), 1, name)
-    y_true, score = study.y_true("val"), mean_score(trials, "val")
-    temperature, threshold = choose_on_validation(y_true, score, first.config.threshold)
+    temperature, threshold = choose_on_validation(
+        study.y_true("val"), mean_score(trials, "val"), first.config.threshold
+    )
     log.info("%s of %s: the mean of %d trials decides", name, run, len(members))
 
     def judge(images: Array) -> Judgement:

@@ -147,11 +147,6 @@ class ClassifierConfig(Settings):
 
     @model_validator(mode="after")
     def _refuse_what_excludes_each_other(self) -> Self:
-        if self.class_weights == "positive" and self.data.task == "multiclass":
-            raise UsageError(
-                "class_weights is 'positive', which is for two classes;"
-                f" of {self.data.task} give balanced or complement"
-            )
         if 0 < self.focal_gamma < 1:
             raise UsageError(
                 f"focal_gamma is {self.focal_gamma:g}: between 0 and 1 the gradient of a certain prediction is"

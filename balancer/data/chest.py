@@ -27,7 +27,7 @@ from balancer.data.records import Record
 
 CLASSES = ("NORMAL", "PNEUMONIA")  # the folders; a label is an index into them, PNEUMONIA is the positive class
 # The classes of a task; 0 is always NORMAL.
-TASKS = {"binary": CLASSES, "multiclass": ("NORMAL", "BACTERIAL", "VIRAL"), "auto": CLASSES}
+TASKS = {"binary": CLASSES, "multiclass": ("NORMAL", "BACTERIAL", "VIRAL")}
 # What makes the chest set's splits those of earlier versions: see the fields of Listing.
 RULES: dict[str, Any] = {
     "positive": "PNEUMONIA",
@@ -44,6 +44,26 @@ _NORMAL = re.compile(r"(?P<kind>NORMAL2-IM|IM)-(?P<number>\d+)-\d+", re.IGNORECA
 # Mendeley Data, edition 3: "(disease)-(randomized patient ID)-(image number by this patient)".
 _MENDELEY = re.compile(r"(?P<kind>NORMAL|BACTERIA|VIRUS)-(?P<number>\d+)-\d{4}(?!\d)", re.IGNORECASE)
 _MENDELEY_KINDS = (("normal",), ("bacteria", "virus"))  # of each class
+
+
+def is_chest(classes: Sequence[str]) -> bool:
+    """Return whether classes are those of the chest set: the first is NORMAL, and every other is a pneumonia."""
+    return tuple(classes) in TASKS.values()
+
+
+def earlier_classes(task: str) -> tuple[str, ...]:
+    """Return the classes that a file of an earlier version means, which names no classes but a task.
+
+    >>> earlier_classes("binary")
+    ('NORMAL', 'PNEUMONIA')
+    """
+    return TASKS.get(task, CLASSES)
+
+
+def other_task(name: str, classes: Sequence[str]) -> str | None:
+    """Return the task of the chest set that has a class of that name, where ``classes`` are those of its other task."""
+    tasks = [task for task, of_task in TASKS.items() if is_chest(classes) and name.upper() in of_task]
+    return tasks[0] if tasks else None
 
 
 def parse_name(stem: str, label: int) -> tuple[str, str]:

@@ -22,7 +22,7 @@ from balancer.core.seeding import generator
 from balancer.core.settings import GanTrainConfig
 from balancer.core.signals import deferred_signals
 from balancer.core.tracking import check_installed
-from balancer.data.chest import TASKS
+from balancer.data.chest import other_task
 from balancer.data.dataset import Dataset
 from balancer.data.sampling import batch_indices
 from balancer.gan.checkpoint import (
@@ -79,10 +79,12 @@ def target_label(config: GanTrainConfig, data: Dataset) -> int:
     """
     if config.target_class is None:
         return data.minority_class
+    if config.target_class in data.classes:
+        return data.classes.index(config.target_class)
     names = [c.lower() for c in data.classes]
-    if config.target_class.lower() not in names:
-        others = [task for task, classes in TASKS.items() if config.target_class.upper() in classes]
-        other = f", or --task {others[0]}, which has that class" if others else ""
+    if names.count(config.target_class.lower()) != 1:  # two names may differ in nothing but case
+        task = other_task(config.target_class, data.classes)
+        other = f", or --task {task}, which has that class" if task else ""
         raise UsageError(f"--class is {config.target_class!r}; expected {' or '.join(data.classes)}{other}")
     return names.index(config.target_class.lower())
 

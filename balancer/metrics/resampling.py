@@ -59,18 +59,19 @@ def resample_groups(groups: Groups, resamples: int, rng: np.random.Generator, on
     return counts
 
 
-def patient_weights(y_true: Array, groups: Groups, resamples: int, seed: int) -> Array:
+def patient_weights(y_true: Array, groups: Groups, resamples: int, seed: int, classes: int = 2) -> Array:
     """Return how often each test image counts in each resample of patients, the same for every regime and trial seed.
 
-    Patients are drawn with replacement within their class pattern: only class 0, only class 1, or both. Of the m
-    patients of a pattern, m - 1 are drawn and weighted by m / (m - 1) (:func:`resample_groups`). A pattern of one
-    patient stays as it is.
+    Patients are drawn with replacement within their class pattern, which is the set of classes that a patient has
+    images of. Of the m patients of a pattern, m - 1 are drawn and weighted by m / (m - 1) (:func:`resample_groups`). A
+    pattern of one patient stays as it is.
 
     Args:
-        y_true: (n,) in {0, 1}.
+        y_true: (n,) in 0 to ``classes`` - 1.
         groups: patient (n,) of each image.
         resamples: number of resamples.
         seed: seed of the resamples.
+        classes: number of classes.
 
     Returns:
         (1 + resamples, n) float64. The first row is all ones: the sample itself. Each column has mean 1.
@@ -78,20 +79,25 @@ def patient_weights(y_true: Array, groups: Groups, resamples: int, seed: int) ->
     Raises:
         BalancerError: If a class has fewer than two patients.
     """
-    counts = patients_per_class(y_true, groups)
+    counts = patients_per_class(y_true, groups, classes)
     if min(counts) < 2:
+        first, *others = (f"{n} of class {label}" for label, n in enumerate(counts))
+        first = first.replace(" of", f" {sampling_unit(map(str, groups))}(s) of", 1)
         raise BalancerError(
-            f"the test set has {counts[0]} {sampling_unit(map(str, groups))}(s) of class 0 and {counts[1]} of class 1;"
-            " an interval needs two or more of each"
+            f"the test set has {', '.join([first, *others[:-1]])} and {others[-1]}; an interval needs two or more of"
+            " each"
         )
     patient = group_numbers(groups)
-    has = [np.bincount(patient[y_true == label], minlength=patient.max() + 1) > 0 for label in (0, 1)]
+    has = np.stack([np.bincount(patient[y_true == label], minlength=patient.max() + 1) > 0 for label in range(classes)])
+    # Patients of one class come first, class by class: the order decides which draws a pattern gets.
+    patterns = sorted(set(map(tuple, has.T.tolist())), key=lambda p: (sum(p), [not held for held in p]))
     rng = np.random.default_rng(derive_seed(seed, "patients"))
-    drawn = np.ones((1 + resamples, len(has[0])))
-    for pattern in (has[0] & ~has[1], has[1] & ~has[0], has[0] & has[1]):
-        m = int(pattern.sum())
+    drawn = np.ones((1 + resamples, has.shape[1]))
+    for pattern in patterns:
+        members = (has == np.array(pattern)[:, None]).all(axis=0)
+        m = int(members.sum())
         if m > 1:
-            drawn[1:, pattern] = resample_groups(np.arange(m), resamples, rng) * (m / (m - 1))
+            drawn[1:, members] = resample_groups(np.arange(m), resamples, rng) * (m / (m - 1))
     return drawn[:, patient]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from balancer.core import progress
 from balancer.core.errors import BalancerError
 from balancer.core.files import JsonObject
-from balancer.data.chest import CLASSES
+from balancer.data.chest import is_chest
 from balancer.metrics.resampling import CONFIDENCE, RESAMPLES, patient_weights, patients_per_class
 from classifier.analysis import statistics, verdicts
 from classifier.analysis.advice import advice
@@ -24,7 +24,7 @@ from classifier.analysis.contrasts import (
 )
 from classifier.analysis.results import MetricSummary, StudyResults, TrialPredictions, TrialResult, check_same_images
 from classifier.analysis.statistics import FEWEST_TRIAL_SEEDS, DeLong, Estimate, McNemar, SeedScatter
-from classifier.evaluation.metrics import weighted_metrics
+from classifier.evaluation.metrics import weighted_metrics, weighted_multiclass_metrics
 from classifier.training.regimes import REGIMES
 
 Array = np.ndarray
@@ -61,6 +61,11 @@ class Analysis:
     advice: list[str] = field(default_factory=list)  # what would settle each open confirmatory contrast
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the classes, in the order of the labels."""
+        return tuple(self.test_counts)
+
+    @property
     def headline(self) -> list[str]:
         """Return a sentence per confirmatory contrast."""
         return [verdicts.sentence(c) for c in self.contrasts if c.contrast.is_confirmatory]
@@ -76,12 +81,24 @@ class Analysis:
         return {**vars(self), "regimes": regimes, "contrasts": contrasts, "headline": self.headline}
 
 
-def resample(predictions: TrialPredictions, weights: Array) -> dict[str, Array]:
+def endpoint_of(classes: Sequence[str]) -> str:
+    """Return the primary endpoint in words: of more than two classes the mean of their AUROCs, each against the rest.
+
+    >>> endpoint_of(["benign", "malignant"]), endpoint_of(["normal", "benign", "malignant"])
+    ('AUROC', 'macro AUROC')
+    """
+    return "macro AUROC" if len(classes) > 2 else "AUROC"
+
+
+def resample(predictions: TrialPredictions, weights: Array, classes: Sequence[str]) -> dict[str, Array]:
     """Return every test metric of a trial (b,) under each row of ``weights`` (b, n).
 
     NLL, Brier score and ECE are of the calibrated probabilities.
     """
     p = predictions
+    if len(classes) > 2:
+        chest = is_chest(classes)
+        return weighted_multiclass_metrics(p.y_true, p.y_score, p.calibrated, weights, classes, chest)
     return weighted_metrics(p.y_true, p.y_score, p.calibrated, p.threshold, weights)
 
 
@@ -99,7 +116,8 @@ class ResampledStudy:
 
     def __init__(self, results: StudyResults, resamples: int, seed: int) -> None:
         y_true, patients = results.y_true("test"), results.groups("test")
-        weights = patient_weights(y_true, patients, resamples, seed)
+        classes = results.classes
+        weights = patient_weights(y_true, patients, resamples, seed, len(classes))
         for trial in results.trials:
             if not np.isfinite(trial.predictions["test"].y_score).all():
                 raise BalancerError(
@@ -107,10 +125,10 @@ class ResampledStudy:
                     "trial out"
                 )
         self.results = results
-        self.patients = min(patients_per_class(y_true, patients))  # of the class that has fewer
+        self.patients = min(patients_per_class(y_true, patients, len(classes)))  # of the class that has fewest
         trials = [(arm, trial) for arm, of_arm in results.arms.items() for trial in of_arm]
         self._metrics = {
-            (arm, trial.trial_seed, trial.synthetic_set): resample(trial.predictions["test"], weights)
+            (arm, trial.trial_seed, trial.synthetic_set): resample(trial.predictions["test"], weights, classes)
             for arm, trial in progress.each(trials, "resampling test patients", "trial")
         }
         self._scatters: dict[str, SeedScatter] = {}  # by metric
@@ -143,14 +161,16 @@ class ResampledStudy:
         values = self._values(list(coefficients), metric)
         if not values:
             return None
-        return estimate_sum(coefficients, values, self.patients, self._scatter(metric), limited=metric != "nll")
+        most = statistics.largest_value(metric, len(self.results.classes))
+        return estimate_sum(coefficients, values, self.patients, self._scatter(metric), most)
 
     def summary(self, arm: str, metric: str) -> MetricSummary | None:
         """Return mean, SD over trial seeds and 95 % interval of a metric; None if no trial seed is complete."""
         e = self.estimate({arm: 1.0}, metric)
         if e is None:
             return None
-        return MetricSummary(e.value, e.seed_sd, *statistics.metric_interval(metric, e, self.patients))
+        interval = statistics.metric_interval(metric, e, self.patients, len(self.results.classes))
+        return MetricSummary(e.value, e.seed_sd, *interval)
 
 
 def analyse(results: StudyResults, resamples: int = RESAMPLES, seed: int = 0) -> Analysis:
@@ -181,7 +201,7 @@ def analyse(results: StudyResults, resamples: int = RESAMPLES, seed: int = 0) ->
     return Analysis(
         n_test=len(patients),
         n_patients=results.test_patients,
-        test_counts={name: int((y_true == label).sum()) for label, name in enumerate(CLASSES)},
+        test_counts=counts_of(y_true, results.classes),
         trial_seeds=seeds,
         gan_seeds=len(sets),
         resamples=resamples,
@@ -192,6 +212,11 @@ def analyse(results: StudyResults, resamples: int = RESAMPLES, seed: int = 0) ->
         advice=advice(contrasts),
         unit=results.unit,
     )
+
+
+def counts_of(y_true: Array, classes: Sequence[str]) -> dict[str, int]:
+    """Return the number of images of each class by its name, for labels (n,)."""
+    return {name: int((y_true == label).sum()) for label, name in enumerate(classes)}
 
 
 def was_tested(estimate: Estimate) -> bool:
@@ -221,18 +246,31 @@ def _result(
         verdict=verdicts.verdict_of(estimate, p_holm if contrast.is_confirmatory else p),
         delong=delong,
         mcnemar=mcnemar,
+        endpoint=endpoint_of(results.classes),
     )
 
 
 def _references(contrast: Contrast, results: StudyResults) -> tuple[DeLong, McNemar]:
-    """Return DeLong's test of the scores averaged over trials, and McNemar's test of the trials' majority decision."""
+    """Return DeLong's test of the scores averaged over trials, and McNemar's test of the trials' majority decision.
+
+    With more than two classes the decision is the class that most trials call, and of a tie the first such class.
+    """
     cells, y_true = results.cells(*contrast.coefficients), results.y_true("test")
     scores, right = [], []
     for arm in contrast.coefficients:  # left, then right
         trials = {trial.key: trial.predictions["test"] for cell in cells for trial in cell[arm]}.values()
         scores.append(np.mean([p.y_score for p in trials], axis=0))
-        right.append((np.mean([p.decisions for p in trials], axis=0) >= 0.5) == y_true)
+        right.append(_majority(trials, len(results.classes)) == y_true)
     return statistics.delong(y_true, *scores), statistics.mcnemar(*right)
+
+
+def _majority(trials: Iterable[TrialPredictions], classes: int) -> Array:
+    """Return the class (n,) that most trials call; of two classes, a tie is called positive."""
+    decisions = [p.decisions for p in trials]
+    if classes == 2:
+        return np.mean(decisions, axis=0) >= 0.5
+    votes: Array = np.sum([np.eye(classes)[d] for d in decisions], axis=0)
+    return votes.argmax(axis=1)
 
 
 def _summary(regime: str, study: ResampledStudy) -> RegimeSummary:

@@ -18,17 +18,20 @@ Array = np.ndarray
 
 
 def mean_score(trials: Sequence[TrialResult], fold: str) -> Array:
-    """Return the mean of the trials' own probabilities of PNEUMONIA (n,) in a fold."""
+    """Return the mean of the trials' own probabilities in a fold: (n,) of class 1, or (n, C)."""
     mean: Array = np.mean([trial.predictions[fold].y_score for trial in trials], axis=0)
     return mean
 
 
 def choose_on_validation(y_true: Array, score: Array, rule: str) -> tuple[float, float]:
-    """Return the temperature of mean probabilities (n,) and the threshold on them, both chosen on validation.
+    """Return the temperature of mean probabilities and the threshold on them, both chosen on validation.
+
+    With more than two classes there is no threshold: .5 stands for it.
 
     Args:
         y_true: (n,) the labels of validation.
-        score: (n,) the mean probabilities on validation.
+        score: the mean probabilities on validation, (n,) or (n, C).
         rule: as :func:`~classifier.evaluation.thresholds.threshold_rule` takes it.
     """
-    return fit_temperature(y_true, score), threshold_rule(rule)(y_true, score)
+    threshold = threshold_rule(rule)(y_true, score) if score.ndim == 1 else 0.5
+    return fit_temperature(y_true, score), threshold

@@ -34,7 +34,7 @@ FACTORIAL = {
 
 @dataclass(frozen=True)
 class Contrast:
-    """The definition of a contrast: a weighted sum of the test AUROCs of arms."""
+    """The definition of a contrast: a weighted sum of the endpoint of arms, which is the test AUROC."""
 
     name: str
     family: str  # confirmatory, factorial, exploratory, check, dose
@@ -66,6 +66,7 @@ class ContrastResult:
     verdict: str
     delong: DeLong | None = None  # image-level references; None for sums of more than two arms
     mcnemar: McNemar | None = None
+    endpoint: str = "AUROC"  # what the contrast is of, in words: macro AUROC with more than two classes
 
     @property
     def name(self) -> str:
@@ -114,7 +115,7 @@ def estimate_sum(
     values: Mapping[str, Array],
     patients: int,
     scatter: SeedScatter = UNPOOLED,
-    limited: bool = True,
+    most: float | None = 1.0,
 ) -> Estimate:
     """Estimate a weighted sum of arms.
 
@@ -126,7 +127,8 @@ def estimate_sum(
         values: a metric of each arm, (1 + resamples, trial seeds, synthetic sets).
         patients: number in the class that has fewer.
         scatter: of :func:`scatter_over_seeds`.
-        limited: whether the metric lies in [0, 1]; the sum then lies within its coefficients of one sign.
+        most: the largest value of the metric, whose smallest is 0; the sum then lies within its coefficients of one
+            sign. None: there is no largest value.
     """
     total = sum(coefficients.values())
     gains = sum(weight for weight in coefficients.values() if weight > 0)
@@ -138,7 +140,8 @@ def estimate_sum(
     else:
         scatter = UNPOOLED
     first, *others = [weight * values[arm] for arm, weight in coefficients.items()]
-    return crossed_estimate(sum(others, first), patients, scatter, max(gains, gains - total) if limited else None)
+    limit = None if most is None else most * max(gains, gains - total)
+    return crossed_estimate(sum(others, first), patients, scatter, limit)
 
 
 def possible_contrasts(results: StudyResults) -> list[Contrast]:

@@ -22,8 +22,8 @@ from balancer.core.sealed import DamagedFile, array_bytes, check_archive, load_a
 from balancer.core.shapes import parse
 from balancer.data.split import merge_groups, split_hash
 from classifier.analysis.results import FOLDS, PREDICTIONS, RESULTS, TrialPredictions, TrialResult
-from classifier.evaluation.fold_metrics import MulticlassMetrics
-from classifier.evaluation.metrics import nll
+from classifier.evaluation.fold_metrics import AnyMetrics, MulticlassMetrics
+from classifier.evaluation.metrics import aurocs_of_classes, nll
 
 log = logging.getLogger("balancer")
 Array = np.ndarray
@@ -174,7 +174,15 @@ def with_predictions(trial: TrialResult, run: Path) -> TrialResult:
         metrics = getattr(trial, fold)
         threshold = getattr(metrics, "uncalibrated_threshold", 0.5)
         predictions[fold] = TrialPredictions(true, score.astype(np.float64), threshold, metrics.temperature, index)
-    return replace(trial, predictions=predictions)
+    val, test = (_completed(getattr(trial, fold), predictions[fold]) for fold in FOLDS)
+    return replace(trial, val=val, test=test, predictions=predictions)
+
+
+def _completed(metrics: AnyMetrics, predictions: TrialPredictions) -> AnyMetrics:
+    """Return the metrics of a fold with the AUROC of each class, which earlier versions did not store."""
+    if not isinstance(metrics, MulticlassMetrics) or metrics.auroc_of_class:
+        return metrics
+    return replace(metrics, auroc_of_class=aurocs_of_classes(predictions.y_true, predictions.y_score))
 
 
 def _checked_arrays(

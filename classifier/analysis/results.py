@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -49,8 +48,8 @@ class TrialPredictions:
 
     @property
     def decisions(self) -> Array:
-        """Return whether each image is called PNEUMONIA: (n,) bool."""
-        decisions: Array = self.y_score >= self.threshold
+        """Return whether each image is called class 1, (n,) bool; of more than two classes the most likely, (n,)."""
+        decisions: Array = self.y_score.argmax(axis=1) if self.y_score.ndim == 2 else self.y_score >= self.threshold
         return decisions
 
     def same_images(self, other: TrialPredictions) -> bool:
@@ -100,6 +99,11 @@ class TrialResult:
         return self.regime, self.trial_seed, self.synthetic_set, self.dose
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the classes, in the order of the labels; of two the second is the positive one."""
+        return tuple(self.n_train)
+
+    @property
     def is_main(self) -> bool:
         """Return whether the trial belongs to the study proper, not to the dose response alone."""
         return self.dose in (None, 1.0)
@@ -110,8 +114,11 @@ class TrialResult:
         return self.regime if self.is_main else f"{self.regime}@{self.dose:g}"
 
     def metric(self, path: str) -> float:
-        """Return one metric, such as ``test.auroc`` or ``val.at_threshold.f1``."""
-        return float(attrgetter(path)(self))
+        """Return one metric, such as ``test.auroc`` or, of class 2, ``test.auroc_of_class.2``."""
+        value: Any = self
+        for part in path.split("."):
+            value = value[int(part)] if part.isdecimal() else getattr(value, part)
+        return float(value)
 
     def binary(self, fold: str) -> BinaryMetrics:
         """Return the metrics of a fold.
@@ -122,7 +129,7 @@ class TrialResult:
         metrics: BinaryMetrics | MulticlassMetrics = getattr(self, fold)
         if isinstance(metrics, MulticlassMetrics):
             raise BalancerError(
-                f"trial {self.folder} decides between several classes, without a threshold; give runs with task binary"
+                f"trial {self.folder} decides between several classes, without a threshold; give a run of two classes"
             )
         return metrics
 
@@ -195,12 +202,17 @@ class StudyResults:
         return [name for name in REGIMES if name in self.arms]
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the classes, in the order of the labels."""
+        return self.trials[0].classes
+
+    @property
     def main(self) -> StudyResults:
         """Return the study proper: other doses than the deficit belong to the dose response alone."""
         return replace(self, arms={arm: trials for arm, trials in self.arms.items() if trials[0].is_main})
 
     def y_true(self, fold: str) -> Array:
-        """Return the labels of a fold: (n,) in {0, 1}."""
+        """Return the labels of a fold: (n,), indices into :attr:`classes`."""
         return self.trials[0].predictions[fold].y_true
 
     def groups(self, fold: str) -> list[str]:

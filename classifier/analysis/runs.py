@@ -64,22 +64,23 @@ def output_folder(out: Path | None, runs: Sequence[Path], name: str) -> Path:
     return folder
 
 
-def read_runs(runs: Sequence[Path], regimes: Sequence[str] = ()) -> StudyResults:
+def read_runs(runs: Sequence[Path], regimes: Sequence[str] = (), several_classes: bool = False) -> StudyResults:
     """Read the study proper of finished or interrupted ablations and trainings.
 
     Args:
         runs: folders of `classifier ablate` or `classifier train`, each once.
         regimes: names or groups of the regimes to read; all that are there if empty.
+        several_classes: whether runs of more than two classes are read too.
 
     Raises:
         BalancerError: a run holds no trial, cannot be read or is a smoke run; no run has a named regime; the runs
-            differ in data or split, or have more than two classes.
+            differ in data or split, or have more than two classes and may not.
         UsageError: an unknown regime.
     """
     if len({run.resolve() for run in runs}) < len(runs):
         raise BalancerError(f"{plural(len(runs), 'run')} named, some of them the same; give each once")
     chosen = [r.name for r in select_regimes(regimes)] if regimes else list(REGIMES)
-    trials = {run: _finished_trials(run) for run in runs}
+    trials = {run: _finished_trials(run, several_classes) for run in runs}
     environments = [_comparable(run, trials[run]) for run in runs]
     there = {trial.regime for of_run in trials.values() for trial in of_run}
     if regimes and (missing := [name for name in chosen if name not in there]):
@@ -114,7 +115,7 @@ def preview(
         BalancerError: a run holds no trial of the regimes.
     """
     names = [r.name for r in select_regimes(regimes)] if regimes else list(REGIMES)
-    trials = [trial for run in runs for trial in _finished_trials(run) if trial.regime in names]
+    trials = [trial for run in runs for trial in _finished_trials(run, False) if trial.regime in names]
     if not trials:
         raise BalancerError(f"no trial of regime {', '.join(names)} in {', '.join(map(str, runs))}")
     refuse_unwritable(folder)
@@ -124,7 +125,7 @@ def preview(
     return Preview(reads, str(folder), seconds_a_score * scores * slowness(), shown)
 
 
-def _finished_trials(run: Path) -> list[TrialResult]:
+def _finished_trials(run: Path, several_classes: bool) -> list[TrialResult]:
     """Return the trials of the study proper of a run."""
     trials = [trial for trial in read_run(run) if trial.is_main]
     if not trials:
@@ -134,7 +135,7 @@ def _finished_trials(run: Path) -> list[TrialResult]:
         )
     if not (run / MARKER).exists():
         log.warning("%s is not finished: only the %s there so far", run, plural(len(trials), "trial"))
-    for trial in trials:
+    for trial in trials if not several_classes else ():
         for fold in FOLDS:
             trial.binary(fold)  # refuses more than two classes
     return trials

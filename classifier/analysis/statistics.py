@@ -265,25 +265,26 @@ def t_test(value: float, se: float, df: float) -> float:
     return float(2 * stats.t.sf(abs(value) / se, df))
 
 
-def share_interval(estimate: Estimate, patients: int) -> tuple[float, float]:
-    """Return the 95 % interval of a metric in [0, 1], by the delta method on the logit scale, so that it stays inside.
+def share_interval(estimate: Estimate, patients: int, most: float = 1.0) -> tuple[float, float]:
+    """Return the 95 % interval of a metric in [0, most], by the delta method on the logit scale: it stays inside.
 
     At exactly 0 or 1 resamples show no scatter. There the bound is exact for ``patients`` patients with one outcome
     (Clopper & Pearson 1934).
 
     Args:
         estimate: of the metric.
-        patients: number in the class that has fewer.
+        patients: number in the class that has fewest.
+        most: the largest value of the metric.
     """
-    value = estimate.value
+    value, se = estimate.value / most, estimate.se / most
     open_end = (ALPHA / 2) ** (1 / patients)
     if value <= 0:
-        return 0.0, 1 - open_end
+        return 0.0, most * (1 - open_end)
     if value >= 1:
-        return open_end, 1.0
+        return most * open_end, most
     odds = value / (1 - value)
-    factor = float(np.exp(critical_value(estimate.shares) * estimate.se / (value * (1 - value))))
-    return odds / (odds + factor), odds * factor / (odds * factor + 1)
+    factor = float(np.exp(critical_value(estimate.shares) * se / (value * (1 - value))))
+    return most * (odds / (odds + factor)), most * (odds * factor / (odds * factor + 1))
 
 
 def positive_interval(estimate: Estimate) -> tuple[float, float]:
@@ -294,9 +295,17 @@ def positive_interval(estimate: Estimate) -> tuple[float, float]:
     return estimate.value / factor, estimate.value * factor
 
 
-def metric_interval(metric: str, estimate: Estimate, patients: int) -> tuple[float, float]:
-    """Return the 95 % interval of a regime's metric; the NLL has no upper end, every other metric lies in [0, 1]."""
-    return positive_interval(estimate) if metric == "nll" else share_interval(estimate, patients)
+def largest_value(metric: str, classes: int = 2) -> float | None:
+    """Return the largest value of a test metric; None for the NLL, which has none."""
+    if metric == "nll":
+        return None
+    return 2.0 if metric == "brier" and classes > 2 else 1.0  # summed over several classes, the Brier score reaches 2
+
+
+def metric_interval(metric: str, estimate: Estimate, patients: int, classes: int = 2) -> tuple[float, float]:
+    """Return the 95 % interval of a regime's metric, from 0 to its largest value."""
+    most = largest_value(metric, classes)
+    return positive_interval(estimate) if most is None else share_interval(estimate, patients, most)
 
 
 def detectable_effect(estimate: Estimate, family: int | None = None) -> float:
@@ -327,25 +336,56 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def delong(y_true: Array, left: Array, right: Array) -> DeLong:
-    """Return DeLong's test of the difference of two AUROCs.
+    """Return DeLong's test of the difference of two AUROCs; of more than two classes, of two macro AUROCs.
 
-    DeLong, DeLong & Clarke-Pearson 1988, Biometrics 44; by midranks as in Sun & Xu 2014, IEEE Sig. Proc. Lett. 21.
+    DeLong, DeLong & Clarke-Pearson 1988, Biometrics 44; by midranks as in Sun & Xu 2014, IEEE Sig. Proc. Lett. 21. The
+    macro AUROC is a mean of U-statistics of C samples. As DeLong's, its variance is that of the images' parts.
 
     Args:
-        y_true: (n,) in {0, 1}, two or more of each.
-        left: scores (n,).
-        right: scores (n,).
+        y_true: (n,) in {0, 1}, or in 0 to C - 1, two or more of each.
+        left: scores (n,) of class 1, or (n, C).
+        right: scores in the same shape.
     """
+    if left.ndim == 2:
+        return _macro_delong(y_true, left, right)
     positive = y_true == 1
+    (above, below), (above_right, below_right) = (placements(positive, score) for score in (left, right))
+    above, below = above - above_right, below - below_right
+    value, se = float(above.mean()), float((above.var(ddof=1) / len(above) + below.var(ddof=1) / len(below)) ** 0.5)
+    return DeLong(value, se, t_test(value, se, np.inf))
+
+
+def placements(positive: Array, score: Array) -> tuple[Array, Array]:
+    """Return for each positive (m,) and each negative image (n,) the share of the others in the right order with it."""
     m, n = int(positive.sum()), int((~positive).sum())
-    sides = []  # per image, the share of the other class in the right order with it
-    for score in (left, right):
-        ranks = stats.rankdata(score)
-        above = (ranks[positive] - stats.rankdata(score[positive])) / n
-        below = 1 - (ranks[~positive] - stats.rankdata(score[~positive])) / m
-        sides.append((above, below))
-    above, below = (a - b for a, b in zip(*sides, strict=True))
-    value, se = float(above.mean()), float((above.var(ddof=1) / m + below.var(ddof=1) / n) ** 0.5)
+    ranks = stats.rankdata(score)
+    above = (ranks[positive] - stats.rankdata(score[positive])) / n
+    below = 1 - (ranks[~positive] - stats.rankdata(score[~positive])) / m
+    return above, below
+
+
+def macro_parts(y_true: Array, y_score: Array) -> Array:
+    """Return the part (n,) of each image in the AUROCs of scores (n, C), each class against the rest.
+
+    An image is a positive of its own class and a negative of every other class. The means of the parts over the images
+    of a class add up to twice the sum of the AUROCs: each AUROC is there by its positives and by its negatives.
+    """
+    counts = np.bincount(y_true, minlength=y_score.shape[1])
+    parts = np.zeros(len(y_true))
+    for k in range(y_score.shape[1]):
+        positive = y_true == k
+        above, below = placements(positive, y_score[:, k])
+        parts[positive] += above
+        parts[~positive] += below * (counts[y_true[~positive]] / (len(y_true) - counts[k]))
+    return parts
+
+
+def _macro_delong(y_true: Array, left: Array, right: Array) -> DeLong:
+    classes = range(left.shape[1])
+    difference = (macro_parts(y_true, left) - macro_parts(y_true, right)) / len(classes)
+    of_class = [difference[y_true == k] for k in classes]
+    value = float(sum(parts.mean() for parts in of_class)) / 2
+    se = float(sum(parts.var(ddof=1) / len(parts) for parts in of_class) ** 0.5)
     return DeLong(value, se, t_test(value, se, np.inf))
 
 

@@ -8,7 +8,7 @@ from balancer.reporting.numbers import bounds, p_equals, plural, short, signed
 from classifier.analysis.contrasts import INTERACTION, ContrastResult
 from classifier.analysis.statistics import ALPHA, FEWEST_GAN_SEEDS, FEWEST_TRIAL_SEEDS, Estimate
 
-MARGIN = 0.01  # AUROC; a smaller effect is of no use
+MARGIN = 0.01  # of the endpoint, an AUROC; a smaller effect is of no use
 UNSETTLED = "not settled"
 NO_SCATTER = "the trials show no scatter"
 # What the checks of a study must find, and what to say otherwise: a second run of the same must differ by nothing,
@@ -79,7 +79,7 @@ def over_seeds(trial_seeds: int) -> str:
 
 def _effect(result: ContrastResult) -> str:
     e = result.estimate
-    return f"{signed(e.value)} AUROC {bounds(e.low, e.high)}"
+    return f"{signed(e.value)} {result.endpoint} {bounds(e.low, e.high)}"
 
 
 def _in_words(result: ContrastResult) -> str:

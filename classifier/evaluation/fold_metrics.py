@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, TypeAlias
 
 from pydantic import BeforeValidator, Discriminator, Tag
@@ -76,8 +76,9 @@ class BinaryMetrics(FoldMetrics):
 class MulticlassMetrics(FoldMetrics):
     """Metrics of a task with more than two classes."""
 
-    auroc_pneumonia: float  # any pneumonia against NORMAL
     most_likely: MulticlassDecision
+    auroc_of_class: list[float] = field(default_factory=list)  # (C,) each against the rest; earlier versions lack it
+    auroc_pneumonia: float | None = None  # any pneumonia against NORMAL; None but for the chest set
 
 
 @dataclass(frozen=True)

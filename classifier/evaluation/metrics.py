@@ -1,10 +1,12 @@
 """Metrics of a classifier: pure functions of ``y_true`` (n,) and ``y_score``.
 
-With two classes, ``y_true`` is in {0, 1} and ``y_score`` (n,) is the probability of PNEUMONIA. With C classes, of which
-0 is NORMAL, ``y_score`` is (n, C) and each row is a distribution; the functions for C classes are at the end.
+With two classes, ``y_true`` is in {0, 1} and ``y_score`` (n,) is the probability of class 1, the positive one. With C
+classes, ``y_score`` is (n, C) and each row is a distribution; the functions for C classes are at the end.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from sklearn import metrics
@@ -58,7 +60,7 @@ def decision_metrics(y_true: Array, y_score: Array, threshold: float) -> dict[st
 
 
 def confusion(y_true: Array, y_score: Array, threshold: float) -> tuple[int, int, int, int]:
-    """Return (TN, FP, FN, TP) of the decision ``y_score >= threshold``; PNEUMONIA is positive."""
+    """Return (TN, FP, FN, TP) of the decision ``y_score >= threshold``; class 1 is positive."""
     matrix = metrics.confusion_matrix(y_true, y_score >= threshold, labels=[0, 1])
     tn, fp, fn, tp = (int(v) for v in matrix.ravel())
     return tn, fp, fn, tp
@@ -99,7 +101,9 @@ def weighted_metrics(
     return values
 
 
-def evaluate(y_true: Array, y_score: Array, threshold: float, temperature: float) -> BinaryMetrics | MulticlassMetrics:
+def evaluate(
+    y_true: Array, y_score: Array, threshold: float, temperature: float, chest: bool = False
+) -> BinaryMetrics | MulticlassMetrics:
     """Return every metric of one fold.
 
     Args:
@@ -108,11 +112,14 @@ def evaluate(y_true: Array, y_score: Array, threshold: float, temperature: float
         threshold: of the decisions at_threshold, on ``y_score``. Multiclass decisions are for the most likely class
             and ignore it.
         temperature: of NLL, Brier score and ECE; the metrics under ``uncalibrated`` are without it.
+        chest: whether the classes are NORMAL and kinds of pneumonia (:func:`balancer.data.chest.is_chest`).
     """
     if y_score.ndim == 2:
         return MulticlassMetrics(
             n=len(y_true),
             **multiclass_ranking(y_true, y_score),
+            auroc_of_class=aurocs_of_classes(y_true, y_score),
+            auroc_pneumonia=auroc_pneumonia(y_true, y_score) if chest else None,
             **multiclass_calibration(y_true, with_temperature(y_score, temperature)),
             uncalibrated=CalibrationMetrics(**multiclass_calibration(y_true, y_score)),
             most_likely=multiclass_decision(y_true, y_score),
@@ -138,16 +145,22 @@ def _decide(y_true: Array, y_score: Array, threshold: float) -> DecisionMetrics:
 
 
 def multiclass_ranking(y_true: Array, y_score: Array) -> dict[str, float]:
-    """Return AUROC and AUPRC, each class against the rest, averaged over classes (macro), and ``auroc_pneumonia``.
-
-    ``auroc_pneumonia`` is of any pneumonia against NORMAL, by the probability of not being NORMAL. It is comparable
-    with the AUROC of a two-class network.
-    """
+    """Return AUROC and AUPRC, each class against the rest, averaged over classes (macro)."""
     of_class = [ranking_metrics(y_true == k, y_score[:, k]) for k in range(y_score.shape[1])]
-    return {
-        **{key: float(np.mean([figures[key] for figures in of_class])) for key in ("auroc", "auprc")},
-        "auroc_pneumonia": ranking_metrics(y_true > 0, 1 - y_score[:, 0])["auroc"],
-    }
+    return {key: float(np.mean([figures[key] for figures in of_class])) for key in ("auroc", "auprc")}
+
+
+def aurocs_of_classes(y_true: Array, y_score: Array) -> list[float]:
+    """Return the AUROC of each class against the rest, by the probability of the class."""
+    return [ranking_metrics(y_true == k, y_score[:, k])["auroc"] for k in range(y_score.shape[1])]
+
+
+def auroc_pneumonia(y_true: Array, y_score: Array) -> float:
+    """Return the AUROC of any pneumonia against NORMAL, by the probability of not being NORMAL.
+
+    It is comparable with the AUROC of a two-class network.
+    """
+    return ranking_metrics(y_true > 0, 1 - y_score[:, 0])["auroc"]
 
 
 def multiclass_calibration(y_true: Array, y_score: Array) -> dict[str, float]:
@@ -181,3 +194,60 @@ def multiclass_decision(y_true: Array, y_score: Array) -> MulticlassDecision:
         sensitivity=sensitivity.tolist(),
         confusion=matrix.tolist(),
     )
+
+
+def of_class(metric: str, name: str) -> str:
+    """Return the key of a metric of one class, such as ``recall[benign]``."""
+    return f"{metric}[{name}]"
+
+
+def weighted_multiclass_metrics(
+    y_true: Array, y_score: Array, calibrated: Array, weights: Array, classes: Sequence[str], chest: bool = False
+) -> dict[str, Array]:
+    """Return the test metrics (b,) of C classes under each row of ``weights`` (b, n).
+
+    The metrics are those of :func:`evaluate`, and AUROC and recall of each class (:func:`of_class`). NLL, Brier score
+    and ECE are of ``calibrated`` (n, C), the probabilities with the temperature. All else is of ``y_score`` (n, C).
+    """
+    labels = range(len(classes))
+    aurocs = [weighted_auroc((y_true == k).astype(int), y_score[:, k], weights) for k in labels]
+    areas = [weighted_average_precision((y_true == k).astype(int), y_score[:, k], weights) for k in labels]
+    decisions = weighted_multiclass_decisions(y_true, y_score.argmax(axis=1), weights, len(classes))
+    recalls = decisions.pop("recalls")
+    return {
+        "auroc": np.mean(aurocs, axis=0),
+        "auprc": np.mean(areas, axis=0),
+        **({"auroc_pneumonia": weighted_auroc(np.minimum(y_true, 1), 1 - y_score[:, 0], weights)} if chest else {}),
+        **weighted_multiclass_calibration(y_true, calibrated, weights),
+        **decisions,
+        **{of_class("auroc", name): auroc for name, auroc in zip(classes, aurocs, strict=True)},
+        **{of_class("recall", name): recalls[:, k] for k, name in enumerate(classes)},
+    }
+
+
+def weighted_multiclass_calibration(y_true: Array, probability: Array, weights: Array) -> dict[str, Array]:
+    """Return ``brier``, ``nll`` and ``ece`` (b,) as :func:`multiclass_calibration` defines them."""
+    hit = (probability.argmax(axis=1) == y_true).astype(float)
+    distances = ((probability - np.eye(probability.shape[1])[y_true]) ** 2).sum(axis=1)
+    of_truth = np.clip(probability[np.arange(len(y_true)), y_true], EPSILON, 1 - EPSILON)
+    brier, nlls = (weights @ np.stack([distances, -np.log(of_truth)], axis=1)).T / weights.sum(axis=1)
+    return {"brier": brier, "nll": nlls, "ece": weighted_calibration(hit, probability.max(axis=1), weights)["ece"]}
+
+
+def weighted_multiclass_decisions(y_true: Array, decided: Array, weights: Array, classes: int) -> dict[str, Array]:
+    """Return the metrics (b,) of decisions (n,) for one of C classes, and ``recalls`` (b, C).
+
+    The metrics are those of :func:`multiclass_decision`; a ratio with a denominator of 0 is 0.
+    """
+    cells = np.eye(classes * classes)[y_true * classes + decided]
+    matrix = (weights @ cells).reshape(-1, classes, classes)  # true class, decided class
+    hits, of_truth = np.diagonal(matrix, axis1=1, axis2=2), matrix.sum(axis=2)
+    both = of_truth + matrix.sum(axis=1)
+    recalls = np.divide(hits, of_truth, out=np.zeros(hits.shape), where=of_truth > 0)
+    f1s = np.divide(2 * hits, both, out=np.zeros(hits.shape), where=both > 0)
+    return {
+        "accuracy": hits.sum(axis=1) / matrix.sum(axis=(1, 2)),
+        "balanced_accuracy": recalls.mean(axis=1),
+        "f1": f1s.mean(axis=1),
+        "recalls": recalls,
+    }

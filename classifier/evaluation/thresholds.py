@@ -164,7 +164,7 @@ def balanced_accuracy(y_true: Array, y_score: Array) -> float:
 
 
 def f1(y_true: Array, y_score: Array) -> float:
-    """Return the threshold with the best F1 of PNEUMONIA; the highest if several tie."""
+    """Return the threshold with the best F1 of class 1; the highest if several tie."""
     points = operating_points(y_true, y_score)
     return float(points.threshold[int(np.argmax(2 * points.tp / (points.tp + points.fp + points.tp[-1])))])
 
@@ -185,7 +185,7 @@ def at_specificity(y_true: Array, y_score: Array, least: float) -> float:
 
 
 def at_cost(y_true: Array, y_score: Array, ratio: float) -> float:
-    """Return the cheapest threshold if a missed PNEUMONIA costs ``ratio`` false alarms; the highest if several tie.
+    """Return the cheapest threshold if a miss of class 1 costs ``ratio`` false alarms; the highest if several tie.
 
     Assumes the class prevalence of these images. For calibrated probabilities the cheapest threshold would be 1 / (1 +
     ratio) (Elkan 2001, IJCAI); this one needs no calibration.
@@ -199,7 +199,8 @@ class RuleEntry:
     """A way to choose a threshold. A rule that takes a value is written with the value: ``sensitivity=0.95``."""
 
     choose: Callable[..., float]  # (y_true, y_score), and the value if the rule takes one -> threshold
-    purpose: str  # what the threshold is chosen for, as the rest of a sentence; {} stands for the value
+    # What the threshold is chosen for, as the rest of a sentence; {} stands for the value, {positive} for class 1.
+    purpose: str
     highest: float | None = None  # the value is above 0 and at most this; None: the rule takes no value
 
 
@@ -210,7 +211,7 @@ THRESHOLD_RULES = {
     "f1": RuleEntry(f1, "the best F1 on validation"),
     "sensitivity": RuleEntry(at_sensitivity, "the best specificity on validation at a sensitivity of {} or more", 1.0),
     "specificity": RuleEntry(at_specificity, "the best sensitivity on validation at a specificity of {} or more", 1.0),
-    "cost": RuleEntry(at_cost, "the lowest cost on validation, if a missed pneumonia costs {} false alarms", math.inf),
+    "cost": RuleEntry(at_cost, "the lowest cost on validation, if a missed {positive} costs {} false alarms", math.inf),
 }
 
 
@@ -237,11 +238,11 @@ def threshold_rule(name: str) -> ThresholdRule:
     return lambda y_true, y_score: rule.choose(y_true, y_score, value)
 
 
-def threshold_purpose(name: str) -> str:
-    """Return what a rule chooses the threshold for, in words.
+def threshold_purpose(name: str, positive: str) -> str:
+    """Return what a rule chooses the threshold for, in words; ``positive`` is the name of class 1.
 
-    >>> threshold_purpose("cost=5")
-    'the lowest cost on validation, if a missed pneumonia costs 5 false alarms'
+    >>> threshold_purpose("cost=5", "malignant")
+    'the lowest cost on validation, if a missed malignant costs 5 false alarms'
     """
     kind, _, value = (part.strip() for part in name.partition("="))
-    return lookup(THRESHOLD_RULES, kind, "threshold").purpose.format(value)
+    return lookup(THRESHOLD_RULES, kind, "threshold").purpose.format(value, positive=positive)

@@ -68,8 +68,9 @@ def check(study: Study) -> None:
     Raises:
         BalancerError: if a class of the test set has fewer than two patients.
     """
-    test = study.data.indices("test")
-    patient_weights(study.data.labels[test], [study.data.groups[i] for i in test], resamples=0, seed=0)
+    test, classes = study.data.indices("test"), len(study.data.classes)
+    groups = [study.data.groups[i] for i in test]
+    patient_weights(study.data.labels[test], groups, resamples=0, seed=0, classes=classes)
 
 
 def finished_trials(study: Study, run: RunDir) -> list[TrialResult]:

@@ -36,7 +36,7 @@ from classifier.analysis.statistics import crossed_estimate, metric_interval
 from classifier.evaluation.metrics import weighted_metrics
 from classifier.experiments.jobs import with_resume_note
 from classifier.experiments.plan import Trial, regimes_of
-from classifier.experiments.study import Study, check_provenance, refuse_multiclass
+from classifier.experiments.study import Study, check_provenance, refuse_several_classes
 from classifier.experiments.trial import run_trial, save_trial
 from classifier.report.tables import COLUMNS
 from classifier.training import trainer
@@ -134,7 +134,6 @@ def open_folds(config: CrossvalidateConfig, decode: bool = True) -> Folds:
         UsageError: if there are more than two classes, synthetic images or no inner validation, or settings do not fit.
         BalancerError: if a class has too few patients for the number of folds.
     """
-    refuse_multiclass(config, "classifier crossvalidate")
     (regime,) = regimes_of(config)
     if regime.synthetic or config.synthetic:
         named = f"regime {regime.name}" if regime.synthetic else "synthetic"
@@ -149,6 +148,7 @@ def open_folds(config: CrossvalidateConfig, decode: bool = True) -> Folds:
         )
     trainer.check(config)
     data = load_dataset(config.data, decode=decode)
+    refuse_several_classes(data, "classifier crossvalidate")
     number = fold_numbers(data, config.folds, config.data.split_seed)
     rotations = [rotation(data, number, k, fraction, config.data.split_seed) for k in range(config.folds)]
     return Folds(data, number, [Study(config, rotated, [], [regime]) for rotated in rotations])

@@ -61,7 +61,7 @@ class Ensemble:
         return [trial for trials in self.arms.values() for trial in trials]
 
     def mean_score(self, fold: str) -> Array:
-        """Return the mean probabilities of PNEUMONIA (n,)."""
+        """Return the mean probabilities of class 1 (n,)."""
         mean: Array = np.mean([mean_score(trials, fold) for trials in self.arms.values()], axis=0)
         return mean
 
@@ -183,7 +183,7 @@ def compare(ensembles: Sequence[Ensemble], study: StudyResults, rule: str) -> li
     weights = patient_weights(y_true, groups, RESAMPLES, seed=0)
     fewest = min(patients_per_class(y_true, groups))
     single = {
-        arm: [resample(t.predictions["test"], weights) for t in trials]
+        arm: [resample(t.predictions["test"], weights, study.classes) for t in trials]
         for arm, trials in progress.each(list(study.arms.items()), "resampling test patients", "regime")
     }
     results = []

@@ -19,6 +19,7 @@ from balancer.core.settings import AblateConfig, ClassifierConfig, TrainConfig
 from balancer.data.dataset import Dataset, load_dataset
 from classifier.analysis.results import TrialResult
 from classifier.experiments.plan import Trial, plan_trials, regimes_of
+from classifier.models.heads import number_of_outputs
 from classifier.models.weights import weights_hash
 from classifier.report.samples import with_grade
 from classifier.training import trainer
@@ -148,16 +149,30 @@ def check_provenance(trials: Sequence[TrialResult], study: Study, where: str) ->
             )
 
 
-def refuse_multiclass(config: ClassifierConfig, command: str) -> None:
-    """Refuse a task of more than two classes, for a command that compares two.
+def refuse_several_classes(data: Dataset, command: str) -> None:
+    """Refuse data of more than two classes, for a command that compares two.
 
     Raises:
-        UsageError: if the task is not binary.
+        UsageError: naming the classes.
     """
-    if config.data.task == "multiclass":
+    if len(data.classes) > 2:
         raise UsageError(
-            f"task is {config.data.task}; {command} compares two classes, so leave --task out, or train on all classes "
-            f"with `classifier train --task {config.data.task}`"
+            f"{data.source} has the classes {', '.join(data.classes)}; {command} compares two classes, so give --task"
+            " binary, or take `classifier ablate`, which compares any number"
+        )
+
+
+def check_classes(config: ClassifierConfig, data: Dataset) -> None:
+    """Refuse settings that do not fit the number of classes.
+
+    Raises:
+        UsageError: the settings are for two classes, and the data have more.
+    """
+    number_of_outputs(config, len(data.classes))
+    if config.class_weights == "positive" and len(data.classes) > 2:
+        raise UsageError(
+            f"class_weights is 'positive', which is for two classes; {data.source} has {len(data.classes)}: give"
+            " balanced or complement"
         )
 
 
@@ -172,8 +187,6 @@ def configure(model: type[ClassifierT], explicit: Mapping[str, Any]) -> Classifi
         UsageError: if the settings do not fit the command.
     """
     config = resolve(model, explicit)
-    if isinstance(config, AblateConfig):
-        refuse_multiclass(config, "classifier ablate")
     if not any(r.synthetic for r in regimes_of(config)):
         return config
     folders = [Path(path) for path in config.synthetic or ()]
@@ -210,15 +223,14 @@ def open_study(config: ClassifierConfig, decode: bool = True) -> Study:
     ``decode`` is False for a dry run, as for :func:`~balancer.data.dataset.load_dataset`.
 
     Raises:
-        UsageError: if an ablation has more than two classes, since its endpoint and its comparisons are of two.
+        UsageError: if settings do not fit the number of classes.
         BalancerError: if a fold is empty, or a synthetic set is of another split or too small.
     """
-    if isinstance(config, AblateConfig):
-        refuse_multiclass(config, "classifier ablate")
     regimes = regimes_of(config)
     trainer.check(config)
     made_under = None if decode else split_of(config.synthetic or ())
     data = load_dataset(config.data, require=("train", "val", "test"), decode=decode, expected_split=made_under)
+    check_classes(config, data)
     synthetic = _synthetic_sets(config, data, regimes)
     notes = dict.fromkeys(s.coding for s in synthetic if s.coding)
     study = Study(config, replace(data, notes=[*data.notes, *notes]), synthetic, regimes)

@@ -23,7 +23,7 @@ from classifier.analysis.reading import read_environment, read_patients, read_tr
 from classifier.analysis.results import StudyResults, check_same_images
 from classifier.experiments import ablation
 from classifier.experiments.jobs import Workers, with_resume_note
-from classifier.experiments.study import open_study
+from classifier.experiments.study import open_study, refuse_several_classes
 
 log = logging.getLogger("balancer")
 
@@ -64,6 +64,7 @@ def run_substudy(
     started = (folder / "env.json").exists()
     config = resumed_config("ablate", AblateConfig, folder, {}) if started else configure()
     study = open_study(config)
+    refuse_several_classes(study.data, "a comparison of systems or of their parts")
     ablation.check(study)
     request = RunRequest(resume=str(folder)) if started else RunRequest(out=folder, force=True)
     notes = [*([smoke_notice] if smoke_notice else []), *study.data.notes]

@@ -14,6 +14,7 @@ from torch import nn
 from balancer.core.environment import git_commit
 from balancer.core.files import remove_other_kind, write_bytes
 from balancer.core.settings import ClassifierConfig
+from balancer.data.chest import is_chest
 from balancer.data.dataset import Dataset
 from balancer.data.sampling import evenly
 from classifier import novelty
@@ -59,6 +60,7 @@ def run_trial(study: Study, trial: Trial, device: torch.device, interrupt: Inter
     if is_at_bound(fitted.temperature):
         log.warning("%s: the temperature %.2f lies %s", trial.name, fitted.temperature, BOUND_NOTE)
     name, seed, synthetic_set, dose = trial.key
+    chest = is_chest(data.classes)
     predictions = {
         fold: TrialPredictions(data.labels[index], y_score, fitted.threshold, fitted.temperature, index)
         for fold, index, y_score in (("val", val, fitted.val_score), ("test", test, score))
@@ -74,8 +76,8 @@ def run_trial(study: Study, trial: Trial, device: torch.device, interrupt: Inter
         passes_over_real=round(fitted.passes_over_real, 2),
         selected_step=fitted.selected_step,
         history=fitted.history,
-        val=evaluate(data.labels[val], fitted.val_score, fitted.threshold, fitted.temperature),
-        test=evaluate(data.labels[test], score, fitted.threshold, fitted.temperature),
+        val=evaluate(data.labels[val], fitted.val_score, fitted.threshold, fitted.temperature, chest),
+        test=evaluate(data.labels[test], score, fitted.threshold, fitted.temperature, chest),
         seconds=round(time.perf_counter() - begin, 1),
         **provenance(study),
         recipe_hash=recipe_hash(config),

@@ -99,7 +99,7 @@ def caption(image: ExplainedImage) -> str:
 
 
 def probability(image: ExplainedImage) -> str:
-    """Return ``p(PNEUMONIA) = .93``."""
+    """Return ``p(malignant) = .93``."""
     return f"p({image.probability_of}) = {short(image.probability)}"
 
 

@@ -22,10 +22,10 @@ OWN_MODELS: dict[str, Callable[[ClassifierConfig, int], nn.Module]] = {
 FOR_BACKBONES = ("weights", "trainable", "head", "head_width", "head_dropout", "head_l2")
 
 
-def build_model(config: ClassifierConfig) -> nn.Module:
-    """Return the network that the settings name: images (B, 1 or 3, H, W) to logits.
+def build_model(config: ClassifierConfig, classes: int = 2) -> nn.Module:
+    """Return the network that the settings name, for a number of classes: images (B, 1 or 3, H, W) to logits.
 
-    Logits are (B,), positive for PNEUMONIA, if there are two classes, with one output or two
+    Logits are (B,), positive for class 1, if there are two classes, with one output or two
     (:func:`~classifier.models.heads.as_logits`); else (B, C).
 
     Raises:
@@ -40,10 +40,10 @@ def build_model(config: ClassifierConfig) -> nn.Module:
         _refuse(config, FOR_BACKBONES, "torchvision backbones")
         if config.normalisation == "imagenet":
             raise UsageError(f"normalisation imagenet is for torchvision backbones; model is {config.model!r}")
-        return OWN_MODELS[config.model](config, number_of_outputs(config))
+        return OWN_MODELS[config.model](config, number_of_outputs(config, classes))
     _refuse(config, ("batch_norm",), "built-in networks")
     rescaled = config.input_normalisation == "imagenet"
-    model = Backbone(config.model, config.data.image_size, config.weights, HeadDesign.of(config), rescaled)
+    model = Backbone(config.model, config.data.image_size, config.weights, HeadDesign.of(config, classes), rescaled)
     model.set_trainable(config.trainable)
     return model
 

@@ -1,4 +1,4 @@
-"""Small CNNs for grey images (B, 1, H, W): logits (B,), positive for PNEUMONIA, or (B, C) of more than two classes."""
+"""Small CNNs for grey images (B, 1, H, W): logits (B,), positive for class 1, or (B, C) of more than two classes."""
 
 from __future__ import annotations
 

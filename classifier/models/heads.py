@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from balancer.core.errors import UsageError
 from balancer.core.settings import ClassifierConfig
-from balancer.data.chest import TASKS
 
 
 @dataclass(frozen=True)
@@ -23,31 +22,28 @@ class HeadDesign:
     dropout: float = 0.0
 
     @classmethod
-    def of(cls, config: ClassifierConfig) -> HeadDesign:
-        """Return the design that the settings name.
+    def of(cls, config: ClassifierConfig, classes: int) -> HeadDesign:
+        """Return the design that the settings name, for a number of classes.
 
         Raises:
-            UsageError: if outputs do not fit the task, or a setting is of a dense layer that the head lacks.
+            UsageError: if outputs do not fit the classes, or a setting is of a dense layer that the head lacks.
         """
         for name, neutral in (("head_l2", 0.0), ("head_width", cls.width)):
             if (value := getattr(config, name)) != neutral and config.head != "dense":
                 raise UsageError(f"{name} is {value:g}, but a {config.head} head has no dense layer; use head dense")
-        return cls(config.head, number_of_outputs(config), config.head_width, config.head_dropout)
+        return cls(config.head, number_of_outputs(config, classes), config.head_width, config.head_dropout)
 
 
-def number_of_outputs(config: ClassifierConfig) -> int:
+def number_of_outputs(config: ClassifierConfig, classes: int) -> int:
     """Return 1, or the number of classes.
 
     Raises:
         UsageError: if outputs is sigmoid and there are more than two classes.
     """
-    classes = TASKS[config.data.task]
-    if config.outputs == "softmax" or (config.outputs is None and len(classes) > 2):
-        return len(classes)
-    if len(classes) > 2:
-        raise UsageError(
-            f"outputs is 'sigmoid', which is for two classes; {', '.join(classes)} are {len(classes)}: use softmax"
-        )
+    if config.outputs == "softmax" or (config.outputs is None and classes > 2):
+        return classes
+    if classes > 2:
+        raise UsageError(f"outputs is 'sigmoid', which is for two classes, and the data have {classes}; use softmax")
     return 1
 
 

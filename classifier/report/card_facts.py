@@ -17,11 +17,11 @@ from balancer.core.saved_runs import read_environment, saved_config
 from balancer.core.sealed import DamagedFile, read_with_sum, zip_seal
 from balancer.core.settings import COMMANDS, ClassifierConfig
 from balancer.core.shapes import parse
-from balancer.data.chest import CLASSES, KIND_WORDS, TASKS, parse_name
+from balancer.data.chest import KIND_WORDS, is_chest, parse_name
 from balancer.data.dataset import Dataset
 from balancer.data.records import count_units
 from balancer.metrics.resampling import RESAMPLES
-from classifier.analysis.analyse import Analysis, ResampledStudy, analyse
+from classifier.analysis.analyse import Analysis, ResampledStudy, analyse, counts_of
 from classifier.analysis.reading import COMMANDS as RUN_COMMANDS
 from classifier.analysis.reading import SPLIT, read_patients, read_run, with_predictions
 from classifier.analysis.results import MetricSummary, StudyResults, TrialResult
@@ -31,7 +31,7 @@ from classifier.report.tables import RegimeRow, regime_rows
 from classifier.training.checkpoint import CHECKPOINT
 
 Array = np.ndarray
-# What the decisions on a class are called: PNEUMONIA is the positive class.
+# What the decisions on a class are called, of two classes: the second is the positive one.
 DECIDED = ("specificity_val_threshold", "sensitivity_val_threshold")
 
 
@@ -51,13 +51,14 @@ class CardData:
 class Kinds:
     """The class and the kind of every image of the data set, such as 1 and ``virus``; an unknown kind is empty."""
 
+    classes: Sequence[str]
     labels: Sequence[int]
     kinds: Sequence[str]
 
     @classmethod
     def of(cls, data: Dataset) -> Kinds:
         """Return the kinds that the file names of a data set tell."""
-        return cls([record.label for record in data.records], [record.source for record in data.records])
+        return cls(data.classes, [record.label for record in data.records], [record.source for record in data.records])
 
     @classmethod
     def read(cls, run: Path, classes: Sequence[str]) -> Kinds:
@@ -70,14 +71,19 @@ class Kinds:
         if unknown := {row.get("label") for row in rows} - set(classes):
             raise DamagedFile(run / SPLIT, f"label is {unknown.pop()!r}", f"--resume {run} writes the file again")
         labels = [classes.index(row["label"]) for row in rows]
+        if "source" in (rows[0] if rows else ()):
+            return cls(classes, labels, [row["source"] for row in rows])
+        if not is_chest(classes):  # the names of other sets tell no kind
+            return cls(classes, labels, [""] * len(labels))
         stems = (Path(row["name"]).stem for row in rows)
-        return cls(labels, [parse_name(stem, min(label, 1))[1] for stem, label in zip(stems, labels, strict=True)])
+        kinds = [parse_name(stem, min(label, 1))[1] for stem, label in zip(stems, labels, strict=True)]
+        return cls(classes, labels, kinds)
 
     def subgroups(self) -> dict[str, Array]:
         """Return the images of each kind by its name, as ``viral PNEUMONIA``; a class of one kind has no subgroups."""
         labels, kinds = np.asarray(self.labels), np.asarray(self.kinds)
         groups = {}
-        for label, name in enumerate(CLASSES):
+        for label, name in enumerate(self.classes):
             of_class = sorted({str(kind) for kind in kinds[labels == label]} - {""})
             for kind in of_class if len(of_class) > 1 else ():
                 words = f"{KIND_WORDS[kind]} {name}" if kind in KIND_WORDS else f"{name} ({kind} files)"
@@ -102,7 +108,7 @@ class CardFacts:
     """Everything that a model card says.
 
     Attributes:
-        analysis: of the trials; None for more than two classes, of which no report gives intervals.
+        analysis: of the trials.
         notes: what every reader must know of the data and of the study.
         synthetic: the sets of synthetic images, in words.
         models: SHA-256 by file, relative to the run; empty where a file carries none.
@@ -112,7 +118,7 @@ class CardFacts:
     config: ClassifierConfig
     data: CardData
     results: StudyResults
-    analysis: Analysis | None
+    analysis: Analysis
     notes: list[str]
     synthetic: list[str]
     subgroups: list[SubgroupRow]
@@ -121,12 +127,12 @@ class CardFacts:
     @property
     def classes(self) -> tuple[str, ...]:
         """Return the names of the classes."""
-        return TASKS[self.config.data.task]
+        return self.results.classes
 
     @property
     def rows(self) -> list[RegimeRow]:
-        """Return the rows of the report's tables; none for more than two classes."""
-        return regime_rows(self.results, self.analysis) if self.analysis else []
+        """Return the rows of the report's tables."""
+        return regime_rows(self.results, self.analysis)
 
 
 def facts_of(
@@ -151,10 +157,10 @@ def facts_of(
     """
     environment = read_environment(run)
     data = parse(CardData, environment.data, run / "env.json", where="data")
-    if config.data.task != "multiclass":
-        analysis = analysis or analysed(results, config.seed)
-    rows = subgroup_rows(results.main, kinds, config.seed) if analysis and analysis.regimes else []
-    caveats = list(dict.fromkeys([*data.notes, *notes, *(analysis.notes if analysis else [])]))
+    analysis = analysis or analysed(results, config.seed)
+    two = len(results.classes) == 2
+    rows = subgroup_rows(results.main, kinds, config.seed) if two and analysis.regimes else []
+    caveats = list(dict.fromkeys([*data.notes, *notes, *analysis.notes]))
     models = model_files(run, results.trials)
     return CardFacts(environment, config, data, results, analysis, caveats, list(synthetic), rows, models)
 
@@ -179,7 +185,7 @@ def read_facts(run: Path) -> CardFacts:
         if any(t.synthetic_set for t in trials)
         else []
     )
-    return facts_of(run, config, results, Kinds.read(run, TASKS[config.data.task]), notes, sets)
+    return facts_of(run, config, results, Kinds.read(run, results.classes), notes, sets)
 
 
 def analysed(results: StudyResults, seed: int) -> Analysis:
@@ -188,7 +194,7 @@ def analysed(results: StudyResults, seed: int) -> Analysis:
         return analyse(results, seed=seed)
     except BalancerError as error:
         y_true = results.y_true("test")
-        counts = {name: int((y_true == label).sum()) for label, name in enumerate(CLASSES)}
+        counts = counts_of(y_true, results.classes)
         seeds = sorted({trial.trial_seed for trial in results.trials})
         notes = [f"There are no intervals: {error}."]
         return Analysis(

@@ -17,6 +17,7 @@ from scipy.stats import binomtest
 from balancer.metrics.classification import precision_at, roc_at, threshold_sweep
 from balancer.metrics.resampling import CURVE_RESAMPLES, patient_weights, patients_per_class
 from balancer.reporting.numbers import short
+from balancer.reporting.plots import PALETTE
 from classifier.analysis.results import StudyResults, TrialPredictions
 from classifier.analysis.statistics import crossed_estimate
 from classifier.evaluation.metrics import decision_metrics
@@ -85,6 +86,25 @@ def precision_recall(results: StudyResults) -> Figure:
     return figure
 
 
+def roc_of_classes(results: StudyResults) -> Figure:
+    """Draw the test ROC of each class against the rest, by regime: the mean curve over the trials."""
+    figure, by_name = grid(results.regimes, 2.9)
+    y_true = results.y_true("test")
+    once = np.ones((1, len(y_true)))
+    for name, axes in by_name.items():
+        for k, cls in enumerate(results.classes):
+            scores = [trial.predictions["test"].y_score[:, k] for trial in results.arms[name]]
+            curves = [roc_at(GRID, (y_true == k).astype(int), score, once)[0] for score in scores]
+            auroc = float(np.mean(list(results.values(name, f"test.auroc_of_class.{k}").values())))
+            label, colour = f"{cls} {short(auroc)}", PALETTE[k % len(PALETTE)]
+            axes.plot(GRID, np.mean(curves, axis=0), color=colour, linewidth=1.4, label=label)
+        axes.plot([0, 1], [0, 1], color=CHANCE, linewidth=0.7, linestyle=":")
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+        axes.legend(frameon=False, fontsize=6.5, loc="lower right", title="AUROC", title_fontsize=6.5)
+    outer_labels(by_name, "1 - specificity", "sensitivity")
+    return figure
+
+
 def _with_bands(results: StudyResults, curve: Curve, key: str, title: str) -> tuple[Figure, dict[str, Axes]]:
     names, groups = results.regimes, results.groups("test")
     figure, by_name = grid(names, 2.9)
@@ -107,17 +127,17 @@ def _with_bands(results: StudyResults, curve: Curve, key: str, title: str) -> tu
 
 
 def reliability(results: StudyResults) -> Figure:
-    """Draw the observed against the stated share of PNEUMONIA, before (grey) and after the temperature.
+    """Draw the observed against the stated share of class 1, before (grey) and after the temperature.
 
-    The strip below shows the number of images per bin.
+    With more than two classes, the probability is of the most likely class, and the share that of right calls. The
+    strip below shows the number of images per bin.
     """
     figure, by_name, strips = grid_with_strips(results.regimes, 3.3)
     for name, axes in by_name.items():
         trials = [trial.predictions["test"] for trial in results.arms[name]]
-        y_true = [p.y_true for p in trials]
         before, after = [p.y_score for p in trials], [p.calibrated for p in trials]
         for scores, colour, label in ((before, "#b0b0b0", "before"), (after, COLOURS[name], "after")):
-            stated, observed, low, high, count = binned(y_true, scores)
+            stated, observed, low, high, count = binned(*_as_events([p.y_true for p in trials], scores))
             axes.plot(stated, observed, color=colour, linewidth=1, marker="o", markersize=3, label=label)
             if label == "after":
                 axes.vlines(stated, low, high, color=colour, linewidth=0.9)
@@ -129,6 +149,14 @@ def reliability(results: StudyResults) -> Figure:
     outer_labels(by_name, "", "observed share")
     outer_labels(strips, "stated probability", "images")
     return figure
+
+
+def _as_events(y_true: Sequence[Array], scores: Sequence[Array]) -> tuple[Sequence[Array], Sequence[Array]]:
+    """Return what may be true of each image, and its probability (n,): class 1, or that the most likely is right."""
+    if scores[0].ndim == 1:
+        return y_true, scores
+    hits = [(s.argmax(axis=1) == y).astype(np.int64) for s, y in zip(scores, y_true, strict=True)]
+    return hits, [s.max(axis=1) for s in scores]
 
 
 def binned(y_true: Sequence[Array], scores: Sequence[Array]) -> tuple[Array, Array, Array, Array, Array]:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from balancer.reporting.numbers import bounds, p_value, signed
 from balancer.reporting.plots import BLUE, GREY, VERMILION, subplots
-from classifier.analysis.analyse import Analysis
+from classifier.analysis.analyse import Analysis, endpoint_of
 from classifier.analysis.contrasts import ContrastResult
 from classifier.analysis.results import StudyResults
 from classifier.analysis.verdicts import short_margin
@@ -23,7 +23,7 @@ COLUMNS = {"estimate [95 %]": 8, "p": 118, "verdict": 190}  # of text beside the
 
 
 def forest(analysis: Analysis) -> Figure | None:
-    """Draw every difference in test AUROC with its 95 % interval, family by family; the band is the margin."""
+    """Draw every difference in the test endpoint with its 95 % interval, family by family; the band is the margin."""
     shown = [c for c in by_family(analysis) if c.contrast.family != "dose"]
     if not shown:
         return None
@@ -48,7 +48,7 @@ def forest(analysis: Analysis) -> Figure | None:
     fix_ticks(axes.xaxis, 7)
     axes.spines[["left", "right", "top"]].set_visible(False)
     words = f"above 0 the first named is better (band: ±{short_margin()}, too small to matter)"
-    axes.set_xlabel(f"difference in test AUROC: {words}", fontsize=8)
+    axes.set_xlabel(f"difference in test {endpoint_of(analysis.classes)}: {words}", fontsize=8)
     return figure
 
 
@@ -102,8 +102,9 @@ def dose_response(results: StudyResults, analysis: Analysis) -> Figure | None:
         _dose_trials(left, results, name, doses, shift)
         _reference_band(left, results, name, analysis.margin)
         _dose_differences(right, analysis, name, doses, shift)
-    left.set_ylabel("test AUROC", fontsize=8)
-    right.set_ylabel("difference in test AUROC, 95 % interval", fontsize=8)
+    endpoint = endpoint_of(results.classes)
+    left.set_ylabel(f"test {endpoint}", fontsize=8)
+    right.set_ylabel(f"difference in test {endpoint}, 95 % interval", fontsize=8)
     right.set_xlim(left.get_xlim())
     for axes in (left, right):
         axes.set_xlabel("synthetic images / deficit (0: none)", fontsize=8)

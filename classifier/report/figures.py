@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,13 +11,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
-from balancer.data.chest import CLASSES
 from balancer.data.dataset import Dataset
 from balancer.reporting.numbers import short, signed
-from balancer.reporting.plots import subplots
-from classifier.analysis.analyse import Analysis
+from balancer.reporting.plots import PALETTE, subplots
+from classifier.analysis.analyse import Analysis, endpoint_of
 from classifier.analysis.results import StudyResults, TrialResult
 from classifier.analysis.verdicts import short_margin
+from classifier.evaluation.fold_metrics import BinaryMetrics, MulticlassMetrics
+from classifier.evaluation.metrics import of_class
 from classifier.report import curves, effects, tables
 from classifier.report.axes import (
     COLOURS,
@@ -41,15 +43,17 @@ BAND_WORDS = f"; band: reference's mean ±{short_margin()}"
 def draw_all(results: StudyResults, analysis: Analysis, data: Dataset, failures: Failures) -> dict[str, Figure]:
     """Return every figure that has something to show, by name, each with data and n below it."""
     main = results.main
+    several = len(results.classes) > 2
     figures = {
         "forest": effects.forest(analysis),
         "seeds": seeds(main, analysis),
         "dose": effects.dose_response(results, analysis),
-        "roc": curves.roc(main),
-        "precision_recall": curves.precision_recall(main),
+        "roc": curves.roc_of_classes(main) if several else curves.roc(main),
+        "precision_recall": None if several else curves.precision_recall(main),
         "gap": validation_gap(main, analysis.margin),
-        "thresholds": curves.threshold_transfer(main),
+        "thresholds": None if several else curves.threshold_transfer(main),
         "reliability": curves.reliability(main),
+        "recall": recall(main, analysis) if several else None,
         "confusion": confusion(main),
         "failures": contact_sheet(failures, data),
         "training": training(main),
@@ -100,7 +104,7 @@ def seeds(results: StudyResults, analysis: Analysis) -> Figure:
         _set_legend(axes, sets)
     fix_ticks(axes.xaxis, 7)
     joined = " (a line joins the trials of one seed)" if len(every) > len(names) else ""
-    axes.set_xlabel(f"test AUROC{joined}{BAND_WORDS * bool(bands)}", fontsize=8)
+    axes.set_xlabel(f"test {endpoint_of(results.classes)}{joined}{BAND_WORDS * bool(bands)}", fontsize=8)
     return figure
 
 
@@ -136,10 +140,10 @@ def validation_gap(results: StudyResults, margin: float) -> Figure:
     """
     names = results.regimes
     figure, (left, right) = rows_axes(names, columns=2)
-    for axes, metric, title in (
-        (left, "auroc", "AUROC"),
-        (right, "at_threshold.balanced_accuracy", "balanced accuracy, threshold of validation"),
-    ):
+    decided = ("at_threshold.balanced_accuracy", "balanced accuracy, threshold of validation")
+    if len(results.classes) > 2:
+        decided = ("most_likely.balanced_accuracy", "balanced accuracy, most likely class")
+    for axes, metric, title in ((left, "auroc", endpoint_of(results.classes)), (right, *decided)):
         pairs = {
             name: [(t.metric(f"val.{metric}"), t.metric(f"test.{metric}")) for t in results.arms[name]]
             for name in names
@@ -166,35 +170,69 @@ def validation_gap(results: StudyResults, margin: float) -> Figure:
 
 
 def confusion(results: StudyResults) -> Figure:
-    """Draw the test confusion matrices at 0.5 and at validation's threshold, counts averaged over trials."""
-    names = results.regimes
-    columns = min(len(names), 4)
+    """Draw the test confusion matrices, counts averaged over trials.
+
+    With two classes there is one at 0.5 and one at validation's threshold, else one for the most likely class.
+    """
+    names, classes = results.regimes, results.classes
+    columns, kinds, side = min(len(names), 4), 2 if len(classes) == 2 else 1, 0.75 * len(classes)
     rows = -(-len(names) // columns)
-    figure, array = subplots(2 * rows, columns, max(2.3 * columns, 5), 4.9 * rows + 0.5)
+    size = (2.3, 4.9) if len(classes) == 2 else (0.9 + side, 1.1 + side)
+    figure, array = subplots(kinds * rows, columns, max(size[0] * columns, 5), size[1] * rows + 0.5)
     for unused in array.flat:
         unused.axis("off")
     for i, regime in enumerate(names):
-        tests = [trial.binary("test") for trial in results.arms[regime]]
-        at = (("threshold .5", [t.at_half for t in tests]), ("validation's threshold", [t.at_threshold for t in tests]))
-        for row, (title, decisions) in enumerate(at):
-            axes = array[2 * (i // columns) + row, i % columns]
+        for row, (title, matrices) in enumerate(_confusions(results.arms[regime])):
+            axes = array[kinds * (i // columns) + row, i % columns]
             axes.axis("on")
             axes.set_title(f"{regime}\n{title}", fontsize=8)
             axes.set_ylabel("true" if i % columns == 0 else "", fontsize=8)
-            _matrix(axes, np.mean([d.confusion for d in decisions], axis=0).reshape(2, 2))
+            _matrix(axes, np.mean(matrices, axis=0).reshape(len(classes), -1), classes)
     return figure
 
 
-def _matrix(axes: Axes, counts: np.ndarray) -> None:
+def _confusions(trials: Sequence[TrialResult]) -> list[tuple[str, list[Any]]]:
+    """Return the confusion matrices of the trials on test, by how they decided, in words."""
+    tests = [trial.test for trial in trials]
+    two = [test for test in tests if isinstance(test, BinaryMetrics)]
+    several = [test for test in tests if isinstance(test, MulticlassMetrics)]
+    if several:
+        return [("most likely class", [test.most_likely.confusion for test in several])]
+    return [
+        ("threshold .5", [test.at_half.confusion for test in two]),
+        ("validation's threshold", [test.at_threshold.confusion for test in two]),
+    ]
+
+
+def recall(results: StudyResults, analysis: Analysis) -> Figure:
+    """Draw the recall of each class on test by regime, with its 95 % interval."""
+    names, classes = results.regimes, results.classes
+    figure, (axes,) = rows_axes(names)
+    for k, (name, offset) in enumerate(zip(classes, spread(len(classes), 0.5), strict=True)):
+        colour = PALETTE[k % len(PALETTE)]
+        for y, regime in enumerate(names):
+            summary = analysis.metric(regime, of_class("recall", name))
+            if summary is not None:
+                axes.plot(summary.interval or (summary.mean,) * 2, [y + offset] * 2, color=colour, linewidth=1.4)
+                axes.plot(summary.mean, y + offset, "o", color=colour, markersize=4)
+        axes.plot([], [], "o-", color=colour, markersize=4, label=name)
+    axes.set_xlim(-0.02, 1.02)
+    axes.legend(fontsize=7, frameon=False, loc="lower center", ncols=min(len(classes), 5), bbox_to_anchor=(0.5, 1.0))
+    axes.set_xlabel("recall on test, 95 % interval", fontsize=8)
+    return figure
+
+
+def _matrix(axes: Axes, counts: np.ndarray, classes: Sequence[str]) -> None:
     """Draw counts (true, predicted) over their share of the true class."""
+    places = range(len(classes))
     share = counts / counts.sum(axis=1, keepdims=True)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (i, j), value in np.ndenumerate(counts):
         text = f"{value:.1f}".removesuffix(".0") + f"\n({share[i, j]:.0%})"
         colour = "white" if share[i, j] > 0.6 else "black"
         axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=8)
-    axes.set_xticks([0, 1], CLASSES, fontsize=7)
-    axes.set_yticks([0, 1], CLASSES, fontsize=7, rotation=90, va="center")
+    axes.set_xticks(places, classes, fontsize=7)
+    axes.set_yticks(places, classes, fontsize=7, rotation=90, va="center")
     axes.set_xlabel("predicted", fontsize=8)
 
 

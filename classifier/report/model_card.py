@@ -18,12 +18,10 @@ from balancer.core.marker import MARKER
 from balancer.core.sealed import read_json, write_json
 from balancer.core.settings import ClassifierConfig
 from balancer.core.shapes import parse
-from balancer.data.chest import TASKS
 from balancer.data.records import count_units
 from balancer.reporting.document import Document, Section, Table, to_markdown
 from balancer.reporting.numbers import DASH, plural, short
-from classifier.analysis.results import MetricSummary, StudyResults, TrialResult
-from classifier.evaluation.fold_metrics import MulticlassMetrics
+from classifier.analysis.results import MetricSummary, StudyResults
 from classifier.report import tables
 from classifier.report.card_facts import CardFacts, is_model_of, read_facts
 from classifier.training.checkpoint import CHECKPOINT, load_classifier
@@ -43,10 +41,15 @@ NOT_INTENDED = (
     "were not tested, unless a table below says so.",
     "Not as a label for new data: labels by this model carry its errors on.",
 )
-METHODS = (
+OF_TWO = (  # in braces: the classes
     "AUROC is the share of pairs of one image of each class that the model orders correctly. Sensitivity is the share "
-    "of PNEUMONIA images that are called so, specificity the share of NORMAL images.",
+    "of {1} images that are called so, specificity the share of {0} images.",
     "Temperature and threshold were chosen on validation. The test set was opened once, afterwards.",
+)
+OF_SEVERAL = (
+    "The AUROC of a class is the share of pairs of an image of the class and an image of another class that the model "
+    "orders correctly, by its probability of the class. The macro AUROC is the mean over classes.",
+    "The temperature was chosen on validation. The test set was opened once, afterwards.",
 )
 ETHICS = (
     "Labels are those of the data set. Nobody read the images again.",
@@ -108,17 +111,16 @@ def model_card(facts: CardFacts) -> Document:
     several = len(facts.results.trials) > 1
     subject = plural(len(facts.results.trials), "classifier") if several else "a classifier"
     top = [note for note in facts.data.notes if note.startswith("PHANTOM")]
-    verdict = facts.analysis.verdict if facts.analysis else "No comparison was made: one model of several classes."
     sections = [
         _details(facts),
-        *([_regimes(facts)] if facts.analysis else []),
+        _regimes(facts),
         Section("Intended use", bullets=[*INTENDED, *NOT_INTENDED]),
         *([Section("What would settle it", bullets=facts.analysis.advice)] if facts.analysis else []),
         _factors(facts),
-        Section("Metrics", bullets=[*METHODS, *_method(facts)]),
+        Section("Metrics", bullets=_methods(facts)),
         _evaluation_data(facts),
         _training_data(facts),
-        *(_binary_figures(facts) if facts.analysis else [_multiclass_figures(facts.results.trials[0])]),
+        *_figures(facts),
         _calibration(facts.results),
         Section("Ethical considerations", bullets=[*ETHICS, GIVING_AWAY, FOLDER]),
         Section("Caveats", bullets=[note for note in facts.notes if note not in top]),
@@ -128,8 +130,8 @@ def model_card(facts: CardFacts) -> Document:
     return Document(
         f"Model card: {subject} of {' and '.join(facts.classes)}",
         [*top, RESEARCH_ONLY],
-        verdict,
-        facts.analysis.headline if facts.analysis else [],
+        facts.analysis.verdict,
+        facts.analysis.headline,
         [section for section in sections if not section.is_empty],
     )
 
@@ -191,18 +193,16 @@ def _factors(facts: CardFacts) -> Section:
     names = list(dict.fromkeys(row.subgroup for row in facts.subgroups))
     if names:
         return Section("Factors", [f"File names tell these subgroups: {', '.join(names)}. No other subgroup is known."])
-    if facts.analysis is None:
+    if len(facts.classes) > 2:
         return Section("Factors", ["The classes are the subgroups that are known."])
     return Section("Factors", ["No subgroup of a class is known, so the figures are of all test images together."])
 
 
-def _method(facts: CardFacts) -> list[str]:
-    """Return what the intervals are over."""
-    if facts.analysis is None:
-        return ["The figures have no intervals: these are computed for two classes."]
-    if not facts.analysis.regimes:
-        return []
-    return [tables.caption(facts.rows, facts.analysis)]
+def _methods(facts: CardFacts) -> list[str]:
+    """Return what the metrics are, and what the intervals are over."""
+    methods = OF_TWO if len(facts.classes) == 2 else OF_SEVERAL
+    how = [tables.caption(facts.rows, facts.analysis)] if facts.analysis.regimes else []
+    return [*(text.format(*facts.classes) for text in methods), *how]
 
 
 def _evaluation_data(facts: CardFacts) -> Section:
@@ -232,11 +232,11 @@ def _counted(facts: CardFacts, fold: str) -> str:
     return " and ".join(f"{n:,} {name}" for name, n in facts.data.counts.get(fold, {}).items())
 
 
-def _binary_figures(facts: CardFacts) -> list[Section]:
-    """Return the figures of two-class models: all test images, then by subgroup."""
+def _figures(facts: CardFacts) -> list[Section]:
+    """Return the figures of the models: all test images, then by subgroup."""
     made = [
         Section(f"Quantitative analyses: {title[0].lower()}{title[1:]}", [], tables.regime_table(facts.rows, columns))
-        for title, columns in tables.BLOCKS.items()
+        for title, columns in facts.rows[0].layout.blocks.items()
     ]
     if facts.subgroups:
         text = (
@@ -254,24 +254,6 @@ def _binary_figures(facts: CardFacts) -> list[Section]:
 
 def _cell(summary: MetricSummary | None) -> str:
     return DASH if summary is None else tables.cell(summary)
-
-
-def _multiclass_figures(trial: TrialResult) -> Section:
-    """Return the figures of a model of several classes, as `classifier train` prints them."""
-    test = trial.test
-    assert isinstance(test, MulticlassMetrics), "without an analysis there are several classes"
-    decisions = test.most_likely
-    text = (
-        f"On {test.n:,} test images: AUROC {short(test.auroc)} and AUPRC {short(test.auprc)}, each class against the "
-        f"rest, averaged over classes. AUROC of any pneumonia against NORMAL {short(test.auroc_pneumonia)}. Most "
-        f"likely class: accuracy {short(decisions.accuracy)}, balanced accuracy {short(decisions.balanced_accuracy)}, "
-        f"F1 {short(decisions.f1)}."
-    )
-    rows = [
-        [name, f"{sum(row):,}", short(sensitivity)]
-        for name, row, sensitivity in zip(TASKS["multiclass"], decisions.confusion, decisions.sensitivity, strict=True)
-    ]
-    return Section("Quantitative analyses", [text], Table(["class", "test images", "sensitivity"], rows))
 
 
 def _calibration(results: StudyResults) -> Section:

@@ -9,35 +9,34 @@ from pathlib import Path
 from balancer.core import progress
 from balancer.core.files import write_bytes, write_text
 from balancer.core.sealed import write_json
-from balancer.data.chest import CLASSES
 from balancer.data.dataset import Dataset
 from balancer.reporting.document import Document, Figure, Link, Section, Table, part_notes, to_markdown
 from balancer.reporting.links import documentation
 from balancer.reporting.numbers import p_value, plural, short, signed
 from balancer.reporting.pages import to_html
 from balancer.reporting.plots import save_figure
-from classifier.analysis.analyse import Analysis
+from classifier.analysis.analyse import Analysis, endpoint_of
 from classifier.analysis.contrasts import ContrastResult
 from classifier.analysis.results import StudyResults
 from classifier.analysis.verdicts import short_margin
 from classifier.evaluation.thresholds import BOUND_NOTE, is_at_bound
 from classifier.report import figures, samples, tables
-from classifier.report.failures import SHOWN, Failures, find_failures
+from classifier.report.failures import SHOWN, Failure, Failures, find_failures
 from classifier.training.synthetic import SyntheticSet
 
 PICTURES = "figures"  # folder
-# Figures by title: the file, what it shows, how to read it.
+# Figures by title: the file, what it shows, how to read it. In braces: the endpoint, and the positive class of two.
 _CAPTIONS = {
     "Differences": (
         "forest",
-        "Forest plot of the differences in test AUROC with their 95 % intervals",
+        "Forest plot of the differences in test {endpoint} with their 95 % intervals",
         "A square is an estimate, its line the 95 % interval. A line inside the band says that no effect matters. A "
         "line that clears 0 shows a difference, which chance does to one line in twenty, and not why. An arrow: the "
         "line goes on outside.",
     ),
     "Every trial": (
         "seeds",
-        "Test AUROC of every trial by regime",
+        "Test {endpoint} of every trial by regime",
         "A point is a trial, the bar the mean, the pale bar its 95 % interval. Look at how far trials of one regime "
         "lie apart before believing any single run. The green band is the mean of the regime's reference, with the "
         "margin within which a difference is of no use. Overlapping bars do not mean that nothing differs: trials of "
@@ -45,9 +44,9 @@ _CAPTIONS = {
     ),
     "Dose of synthetic images": (
         "dose",
-        "Test AUROC against the number of synthetic images",
-        "Left: test AUROC, a point per trial. Right: the difference from the same regime without synthetic images. "
-        "Inside the bands a difference is of no use. "
+        "Test {endpoint} against the number of synthetic images",
+        "Left: test {endpoint}, a point per trial. Right: the difference from the same regime without synthetic "
+        "images. Inside the bands a difference is of no use. "
         "These doses were not planned as tests: a peak here is a lead, no finding.",
     ),
     "ROC": (
@@ -60,15 +59,15 @@ _CAPTIONS = {
     "Precision and recall": (
         "precision_recall",
         "Precision against recall on test by regime",
-        "Drawn as ROC; the dotted line is the share of PNEUMONIA in test. Precision depends on that share. Precision "
-        "would be lower in a clinic where fewer children are ill.",
+        "Drawn as ROC; the dotted line is the share of {positive} in test. Precision depends on that share. Precision "
+        "would be lower where the share is.",
     ),
     "Validation against test": (
         "gap",
         "Metrics on validation beside those on test, trial by trial",
-        "Each line joins a trial's metric on validation (hollow) and on test (filled). Green: the mean test AUROC of "
-        "the regime's reference, with the margin within which a difference is of no use. A long line means that "
-        "validation, carved from train, is easier than test. It does not say whether children, machines or labels "
+        "Each line joins a trial's metric on validation (hollow) and on test (filled). Green: the mean test {endpoint} "
+        "of the regime's reference, with the margin within which a difference is of no use. A long line means that "
+        "validation, carved from train, is easier than test. It does not say whether patients, machines or labels "
         "differ.",
     ),
     "How the threshold carries over": (
@@ -79,10 +78,17 @@ _CAPTIONS = {
     ),
     "Reliability": (
         "reliability",
-        "Observed against stated share of PNEUMONIA by regime",
+        "Observed against stated share of {positive} by regime",
         "On the diagonal a stated probability is true. Vertical lines: Wilson's 95 % interval for the images of one "
         "trial, taken as independent. Below: images per bin. A temperature chosen on validation cannot mend a shift "
         "between validation and test.",
+    ),
+    "Recall by class": (
+        "recall",
+        "Recall of each class on test by regime, with 95 % intervals",
+        "Recall is the share of the images of a class that are called so, by the most likely class. A point is the "
+        "mean over trials, its line the 95 % interval. Regimes differ in class prior, which by itself moves recall "
+        "from one class to another.",
     ),
     "Confusion matrices": (
         "confusion",
@@ -93,8 +99,8 @@ _CAPTIONS = {
     "What goes wrong": (
         "failures",
         "Test images that most trials get wrong",
-        "Look for what a person would see: a tube, a turned child, a faint opacity, a wrong label. The images are "
-        "few and no radiologist has read them. They raise questions about the classifier, and answer none.",
+        "Look for what a person would see: a tube, a turned patient, a faint finding, a wrong label. The images are "
+        "few and no physician has read them. They raise questions about the classifier, and answer none.",
     ),
     "Training": (
         "training",
@@ -103,7 +109,43 @@ _CAPTIONS = {
         "that training was too short. Losses of weighted and focal regimes are on scales of their own.",
     ),
 }
-FIGURES = {name: (title, Figure(name, caption, alt)) for title, (name, alt, caption) in _CAPTIONS.items()}
+# The same where there are more than two classes, as far as it is another.
+_SEVERAL = {
+    "ROC": (
+        "roc",
+        "ROC curves of each class against the rest, on test, by regime",
+        "A line is the mean over trials for one class against the rest, by the probability of the class. The dotted "
+        "diagonal is what a blind classifier gives.",
+    ),
+    "Reliability": (
+        "reliability",
+        "Share of right calls against the stated probability of the most likely class, by regime",
+        "On the diagonal a stated probability is true. Vertical lines: Wilson's 95 % interval for the images of one "
+        "trial, taken as independent. Below: images per bin. A temperature chosen on validation cannot mend a shift "
+        "between validation and test.",
+    ),
+    "Confusion matrices": (
+        "confusion",
+        "Confusion matrices on test by regime",
+        "Counts averaged over trials, in brackets the share of the true class. The decision is for the most likely "
+        "class.",
+    ),
+}
+_OF_TWO, _OF_SEVERAL = ("Precision and recall", "How the threshold carries over"), ("Recall by class",)
+
+
+def figures_of(classes: Sequence[str]) -> dict[str, tuple[str, Figure]]:
+    """Return the title of each figure, and how to read it, by the name of its file."""
+    several = len(classes) > 2
+    left_out = _OF_TWO if several else _OF_SEVERAL
+    captions = {title: c for title, c in _CAPTIONS.items() if title not in left_out} | (_SEVERAL if several else {})
+    words = {"endpoint": endpoint_of(classes), "positive": classes[1]}
+    return {
+        name: (title, Figure(name, caption.format(**words), alt.format(**words)))
+        for title, (name, alt, caption) in captions.items()
+    }
+
+
 REFERENCES = (
     "Several tests: Holm 1979, Scand. J. Stat. 6; crossed random factors: Owen 2007, Ann. Appl. Stat. 1; clusters: "
     "Cameron, Gelbach & Miller 2011, JBES 29.",
@@ -170,8 +212,7 @@ def write_outputs(
 
 def _tables_of(document: Document) -> Document:
     """Return the document without figures and the sections that illustrate them."""
-    forest, _ = FIGURES["forest"]
-    sections = [replace(s, figure=None) for s in document.sections if s.figure is None or s.title == forest]
+    sections = [replace(s, figure=None) for s in document.sections if s.figure is None or s.figure.name == "forest"]
     return replace(document, sections=sections, links=[])
 
 
@@ -196,16 +237,16 @@ def sections(
         notes: caveats.
     """
     first, *blocks = [
-        Section(title, [], tables.regime_table(rows, columns)) for title, columns in tables.BLOCKS.items()
+        Section(title, [], tables.regime_table(rows, columns)) for title, columns in rows[0].layout.blocks.items()
     ]
     first.paragraphs.append(tables.caption(rows, analysis))
     more = {
         "forest": _differences(analysis),
         "reliability": (_at_bound(results), tables.calibration_table(results, results.regimes)),
-        "failures": _failures(failures),
+        "failures": _failures(failures, results.classes),
     }
     illustrated = {}
-    for name, (title, figure) in FIGURES.items():
+    for name, (title, figure) in figures_of(results.classes).items():
         paragraphs, table = more.get(name, ([], None))
         if name in shown or paragraphs:
             illustrated[name] = Section(title, paragraphs, table, figure if name in shown else None)
@@ -228,9 +269,9 @@ def _differences(analysis: Analysis) -> tuple[list[str], Table | None]:
     if not analysis.contrasts:
         return ["No two regimes here make a pair that would answer a question."], None
     text = (
-        "Differences in test AUROC, paired by trial seed. Only the confirmatory family is adjusted for several tests "
-        f"(Holm). Detectable: the effect that such a study finds in 80 % of cases. Margin: ±{short_margin()}, below "
-        "which an effect is of no use."
+        f"Differences in test {endpoint_of(analysis.classes)}, paired by trial seed. Only the confirmatory family is "
+        "adjusted for several tests (Holm). Detectable: the effect that such a study finds in 80 % of cases. Margin: "
+        f"±{short_margin()}, below which an effect is of no use."
     )
     return [text], tables.contrast_table(analysis)
 
@@ -246,21 +287,27 @@ def _at_bound(results: StudyResults) -> list[str]:
     ]
 
 
-def _failures(failures: Failures) -> tuple[list[str], Table | None]:
+def _failures(failures: Failures, classes: Sequence[str]) -> tuple[list[str], Table | None]:
     """Return how many test images most trials get wrong, and the names of the images that the figure shows."""
-    false, missed = map(len, failures.of_class)
+    counts, two = [len(of_class) for of_class in failures.of_class], len(classes) == 2
     who = "its only trial gets" if failures.trials == 1 else f"more than half of its {failures.trials} trials get"
-    text = (
-        f"Regime `{failures.regime}`: {who} {false + missed} of {failures.tested} test images wrong at validation's "
-        f"threshold: {false} {CLASSES[0]} called {CLASSES[1]}, {missed} the other way round."
-    )
+    where = f"at validation's threshold: {counts[0]} {classes[0]} called {classes[1]}, {counts[1]} the other way round."
+    if not two:
+        where = f"by the most likely class: {', '.join(f'{n} {c}' for n, c in zip(counts, classes, strict=True))}."
+    text = f"Regime `{failures.regime}`: {who} {sum(counts)} of {failures.tested} test images wrong {where}"
     rows = [
-        [f"`{f.name}`", CLASSES[f.label], short(f.probability), f"{f.wrong} of {failures.trials}"]
+        [f"`{f.name}`", classes[f.label], *([] if two else [f.called]), short(f.probability), _of_trials(f, failures)]
         for of_class in failures.of_class
         for f in of_class[:SHOWN]
     ]
-    header = ["file", "true class", f"mean probability of {CLASSES[1]}", "trials that err"]
-    return [text], Table(header, rows, numeric=2) if rows else None
+    header = ["file", "true class", f"mean probability of {classes[1]}", "trials that err"]
+    if not two:
+        header[2:3] = ["called", "its mean probability"]
+    return [text], Table(header, rows, numeric=2 if two else 3) if rows else None
+
+
+def _of_trials(failure: Failure, failures: Failures) -> str:
+    return f"{failure.wrong} of {failures.trials}"
 
 
 def _references(contrasts: Sequence[ContrastResult], unit: str) -> list[Section]:

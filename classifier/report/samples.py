@@ -24,9 +24,11 @@ SIDE = 128  # pixels a side to which small images are enlarged, without smoothin
 
 
 def draw(sets: Sequence[SyntheticSet], data: Dataset) -> bytes:
-    """Return a PNG file: a row of real images of the set's class, then a row of each set, unselected."""
-    label = int(sets[0].labels[0])
-    rows = [data.images[data.indices("train", label)[:SHOWN]], *(s.images[:SHOWN] for s in sets[:MOST_SETS])]
+    """Return a PNG file: for each class a row of real images, then a row of each set, unselected."""
+    rows = []
+    for label in _labels(sets):
+        rows.append(data.images[data.indices("train", label)[:SHOWN]])
+        rows += [s.images[s.labels == label][:SHOWN] for s in sets[:MOST_SETS]]
     size = sets[0].images.shape[1]
     padded = [np.concatenate([row, np.full((SHOWN - len(row), size, size), 255, np.uint8)]) for row in rows]
     factor = max(1, SIDE // size)
@@ -53,11 +55,12 @@ def with_grade(source: str, folder: Path) -> str:
 
 def section(sets: Sequence[SyntheticSet], data: Dataset) -> Section:
     """Return the section with the figure of :func:`draw`."""
-    name = data.classes[int(sets[0].labels[0])]
+    name = " and ".join(data.classes[label] for label in _labels(sets))
     more = f" of {plural(len(sets), 'set')}, the first {MOST_SETS} of which are shown" if len(sets) > MOST_SETS else ""
     below = "below it synthetic ones" if len(sets) == 1 else f"below it synthetic ones, a row a set{more}"
+    top = "Top row" if len(_labels(sets)) == 1 else "From top to bottom, class by class"
     caption = (
-        f"Top row: real {name} images of the training fold; {below}. Each row holds the first {SHOWN} images of its "
+        f"{top}: real {name} images of the training fold; {below}. Each row holds the first {SHOWN} images of its "
         "set, unselected, at the size at which the classifiers saw them."
     )
     graded = [(i, set_grade(s.path)) for i, s in enumerate(sets)]
@@ -65,3 +68,8 @@ def section(sets: Sequence[SyntheticSet], data: Dataset) -> Section:
     return Section(
         "Real and synthetic images", grades, figure=Figure(NAME, caption, f"Real and synthetic {name} images")
     )
+
+
+def _labels(sets: Sequence[SyntheticSet]) -> list[int]:
+    """Return the classes that the sets hold images of."""
+    return sorted({int(label) for s in sets for label in s.labels})

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 
 from balancer.core.files import JsonObject
-from balancer.data.chest import CLASSES
+from balancer.data.chest import is_chest
 from balancer.reporting.document import Table, csv_text
 from balancer.reporting.numbers import DASH, bounds, mean_sd, p_value, plural, short, signed
-from classifier.analysis.analyse import Analysis
+from classifier.analysis.analyse import Analysis, endpoint_of
 from classifier.analysis.contrasts import ContrastResult
 from classifier.analysis.results import MetricSummary, StudyResults, summarise_seeds
 from classifier.analysis.statistics import FEWEST_GAN_SEEDS
 from classifier.analysis.verdicts import over_seeds
-from classifier.evaluation.metrics import DECISION
+from classifier.evaluation.metrics import DECISION, MULTICLASS_DECISION, of_class
 
 AUROC = "test.auroc"
 
@@ -27,6 +28,17 @@ class Column:
     title: str
     path: str  # in a TrialResult
     short: str = ""  # title in the table for a terminal, which leaves the column out if empty
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The columns of the tables."""
+
+    columns: dict[str, Column]  # by key, in the order of table.csv
+    blocks: dict[str, tuple[Column, ...]]  # the same by the title of their table
+    printed: dict[str, str]  # columns of table.tex by their key, which must fit the width of a page; with titles
+    printed_note: str  # on the columns of table.tex
+    reading: str  # what a reader must know of the columns
 
 
 def _decisions(suffix: str, at: str, words: str, short: dict[str, str]) -> tuple[Column, ...]:
@@ -55,18 +67,77 @@ _AT_THRESHOLD = _decisions(
     {"sensitivity": "sens @val", "specificity": "spec @val", "balanced_accuracy": "bal.acc @val"},
 )
 _CHOSEN = Column("threshold", "threshold", "test.threshold")  # on the calibrated probability
-COLUMNS = {column.key: column for column in (*_OVERALL, *_AT_HALF, *_AT_THRESHOLD, _CHOSEN)}
-BLOCKS = {
-    "Ranking and calibration": _OVERALL,
-    "Decisions at the threshold chosen on validation": (_CHOSEN, *_AT_THRESHOLD),
-    "Decisions at .5": _AT_HALF,
-}
-PRINTED = {  # columns of table.tex, which must fit the width of a page
-    "val_auroc": "val. AUROC",
-    "auroc": "test AUROC [95 %]",
-    "sensitivity_val_threshold": "sensitivity",
-    "specificity_val_threshold": "specificity",
-}
+COLUMNS = {column.key: column for column in (*_OVERALL, *_AT_HALF, *_AT_THRESHOLD, _CHOSEN)}  # of two classes
+TWO_CLASSES = Layout(
+    COLUMNS,
+    {
+        "Ranking and calibration": _OVERALL,
+        "Decisions at the threshold chosen on validation": (_CHOSEN, *_AT_THRESHOLD),
+        "Decisions at .5": _AT_HALF,
+    },
+    {
+        "val_auroc": "val. AUROC",
+        "auroc": "test AUROC [95 %]",
+        "sensitivity_val_threshold": "sensitivity",
+        "specificity_val_threshold": "specificity",
+    },
+    "Sensitivity and specificity are at the threshold chosen on validation.",
+    "@val: at the threshold chosen on validation; @.5: at .5. Regimes differ in class prior, which by itself moves "
+    "every metric @.5 and Brier, ECE and NLL. So compare AUROC, and metrics @val. Thresholds are on the calibrated "
+    "probability, as `classifier predict` takes them.",
+)
+
+
+@lru_cache(maxsize=8)
+def layout_of(classes: tuple[str, ...]) -> Layout:
+    """Return the columns for these classes."""
+    if len(classes) == 2:
+        return TWO_CLASSES
+    endpoint = endpoint_of(classes)
+    pneumonia = (Column("auroc_pneumonia", "AUROC, any pneumonia", "test.auroc_pneumonia"),)
+    overall = (
+        Column("auroc", endpoint, AUROC, endpoint),
+        Column("auprc", "macro AUPRC", "test.auprc"),
+        *(pneumonia if is_chest(classes) else ()),
+        Column("val_auroc", f"validation {endpoint}", "val.auroc", f"val {endpoint}"),
+        Column("val_balanced_accuracy", "validation balanced accuracy", "val.most_likely.balanced_accuracy"),
+        *_OVERALL[-3:],
+    )
+    titles, short = {"f1": "macro F1"}, {"accuracy": "accuracy", "balanced_accuracy": "bal.acc"}
+    decisions = tuple(
+        Column(m, titles.get(m, m.replace("_", " ")), f"test.most_likely.{m}", short.get(m, ""))
+        for m in MULTICLASS_DECISION
+    )
+    by_class = {
+        (metric, words): tuple(
+            Column(of_class(metric, name), f"{words} of {name}", f"test.{path}.{k}") for k, name in enumerate(classes)
+        )
+        for metric, words, path in (
+            ("auroc", "AUROC", "auroc_of_class"),
+            ("recall", "recall", "most_likely.sensitivity"),
+        )
+    }
+    blocks = {
+        "Ranking and calibration": overall,
+        "AUROC by class, each against the rest": by_class["auroc", "AUROC"],
+        "Decisions for the most likely class": (*decisions, *by_class["recall", "recall"]),
+    }
+    return Layout(
+        {column.key: column for block in blocks.values() for column in block},
+        blocks,
+        {
+            "val_auroc": f"val. {endpoint}",
+            "auroc": f"test {endpoint} [95 %]",
+            "balanced_accuracy": "balanced accuracy",
+            "f1": "macro F1",
+        },
+        "Macro: each class against the rest, averaged over classes. Decisions are for the most likely class.",
+        "Macro: each class against the rest, averaged over classes. Decisions are for the most likely class, and the "
+        "recall of a class is the share of its images that are called so. Regimes differ in class prior, which by "
+        f"itself moves decisions and Brier, ECE and NLL. So compare {endpoint}.",
+    )
+
+
 FAMILIES = {
     "confirmatory": "Confirmatory, Holm-adjusted",
     "factorial": "2 x 2 design: main effects and interaction",
@@ -88,7 +159,17 @@ class RegimeRow:
     passes_over_real: float
     n_val: int  # images
     n_test: int  # images
-    metrics: dict[str, MetricSummary]  # by the keys of COLUMNS; validation metrics have no interval
+    metrics: dict[str, MetricSummary]  # by the keys of the layout's columns; validation metrics have no interval
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the classes."""
+        return tuple(self.n_train)
+
+    @property
+    def layout(self) -> Layout:
+        """Return the columns of the tables."""
+        return layout_of(self.classes)
 
     def to_json(self) -> JsonObject:
         """Return the row as it stands in ``table.json``."""
@@ -102,7 +183,7 @@ def regime_rows(results: StudyResults, analysis: Analysis) -> list[RegimeRow]:
     for regime in results.regimes:
         first = results.arms[regime][0]
         metrics = {}
-        for key, column in COLUMNS.items():
+        for key, column in layout_of(results.classes).columns.items():
             summary = summarise_seeds(list(results.values(regime, column.path).values()))
             interval = analysis.metric(regime, key) or summary
             metrics[key] = MetricSummary(summary.mean, summary.sd, interval.low, interval.high)
@@ -127,11 +208,12 @@ def regime_table(rows: Sequence[RegimeRow], columns: Sequence[Column]) -> Table:
 
 def training_table(rows: Sequence[RegimeRow]) -> Table:
     """Return what each regime was trained on."""
-    header = ["regime", *(f"train {c}" for c in CLASSES), "added", "passes over real images", "trial seeds", "sets"]
+    classes = rows[0].classes
+    header = ["regime", *(f"train {c}" for c in classes), "added", "passes over real images", "trial seeds", "sets"]
     cells = [
         [
             row.regime,
-            *(str(row.n_train[c]) for c in CLASSES),
+            *(str(row.n_train[c]) for c in classes),
             str(row.added),
             f"{row.passes_over_real:.1f}",
             str(row.seeds),
@@ -156,7 +238,8 @@ def calibration_table(results: StudyResults, arms: Sequence[str]) -> Table:
 
 def contrast_table(analysis: Analysis) -> Table:
     """Return every contrast, family by family."""
-    header = ["family", "difference in test AUROC", "estimate", "95 % interval", "p", "Holm p", "detectable", "verdict"]
+    difference = f"difference in test {endpoint_of(analysis.classes)}"
+    header = ["family", difference, "estimate", "95 % interval", "p", "Holm p", "detectable", "verdict"]
     cells = [[c.contrast.family, c.name, *_cells(c)] for c in by_family(analysis)]
     return Table(header, cells, numeric=2, words=True)
 
@@ -173,15 +256,17 @@ def by_family(analysis: Analysis) -> list[ContrastResult]:
 
 
 def text_table(rows: Sequence[RegimeRow]) -> str:
-    """Return the short table for a terminal; AUROC with its 95 % interval."""
-    columns = [c for c in COLUMNS.values() if c.short]
+    """Return the short table for a terminal; the first metric with its 95 % interval."""
+    classes, columns = rows[0].classes, [c for c in rows[0].layout.columns.values() if c.short]
     cells = []
     for row in rows:
         metrics = [mean_sd(m.mean, m.sd) for m in (row.metrics[c.key] for c in columns)]
         metrics[0] = cell(row.metrics[columns[0].key])
-        n_train = "+".join(str(row.n_train[c]) for c in CLASSES)
+        n_train = "+".join(str(row.n_train[c]) for c in classes)
         cells.append([row.regime, n_train, f"{row.passes_over_real:.1f}", *metrics])
-    return Table(["regime", "train N+P", "passes", *(c.short for c in columns)], cells).to_text()
+    initials = [name[:1].upper() for name in classes]
+    train = "train " + ("+".join(initials) if len(set(initials)) == len(classes) else "images")
+    return Table(["regime", train, "passes", *(c.short for c in columns)], cells).to_text()
 
 
 def counts(analysis: Analysis) -> str:
@@ -211,29 +296,26 @@ def basis(rows: Sequence[RegimeRow], analysis: Analysis) -> str:
 
 def caption(rows: Sequence[RegimeRow], analysis: Analysis) -> str:
     """Return what a reader must know to read the tables."""
-    return (
-        f"{basis(rows, analysis)} @val: at the threshold chosen on validation; @.5: at .5. Regimes differ in class "
-        "prior, which by itself moves every metric @.5 and Brier, ECE and NLL. So compare AUROC, and metrics @val. "
-        "Thresholds are on the calibrated probability, as `classifier predict` takes them."
-    )
+    return f"{basis(rows, analysis)} {rows[0].layout.reading}"
 
 
 def csv_table(rows: Sequence[RegimeRow]) -> str:
     """Return everything as CSV, one row per regime; a cell is empty if a metric has no SD or no interval."""
     parts = ("mean", "sd", "low", "high")
-    header = ["regime", "seeds", "synthetic_sets", *(f"train_{c}" for c in CLASSES)]
-    header += ["added", "passes_over_real", "n_val", "n_test", *(f"{key}_{part}" for key in COLUMNS for part in parts)]
+    classes, keys = rows[0].classes, list(rows[0].layout.columns)
+    header = ["regime", "seeds", "synthetic_sets", *(f"train_{c}" for c in classes)]
+    header += ["added", "passes_over_real", "n_val", "n_test", *(f"{key}_{part}" for key in keys for part in parts)]
     cells: list[list[str | float | int | None]] = [
         [
             row.regime,
             row.seeds,
             row.synthetic_sets,
-            *(row.n_train[c] for c in CLASSES),
+            *(row.n_train[c] for c in classes),
             row.added,
             row.passes_over_real,
             row.n_val,
             row.n_test,
-            *(getattr(row.metrics[key], part) for key in COLUMNS for part in parts),
+            *(getattr(row.metrics[key], part) for key in keys for part in parts),
         ]
         for row in rows
     ]
@@ -242,14 +324,12 @@ def csv_table(rows: Sequence[RegimeRow]) -> str:
 
 def latex_tables(rows: Sequence[RegimeRow], analysis: Analysis) -> str:
     r"""Return ``table.tex``: the regimes and the confirmatory differences, to ``\input`` with the package booktabs."""
-    metrics = []
+    metrics, layout = [], rows[0].layout
     for row in rows:
-        printed = {key: mean_sd(row.metrics[key].mean, row.metrics[key].sd) for key in PRINTED}
+        printed = {key: mean_sd(row.metrics[key].mean, row.metrics[key].sd) for key in layout.printed}
         metrics.append([row.regime, *(printed | {"auroc": cell(row.metrics["auroc"])}).values()])
-    regimes = Table(["regime", *PRINTED.values()], metrics).to_latex(
-        f"Regimes compared. {basis(rows, analysis)} Sensitivity and specificity are at the threshold chosen on "
-        "validation.",
-        "regimes",
+    regimes = Table(["regime", *layout.printed.values()], metrics).to_latex(
+        f"Regimes compared. {basis(rows, analysis)} {layout.printed_note}", "regimes"
     )
     confirmatory = {c.name: _cells(c) for c in analysis.contrasts if c.contrast.is_confirmatory}
     differences = [
@@ -259,7 +339,7 @@ def latex_tables(rows: Sequence[RegimeRow], analysis: Analysis) -> str:
         return regimes
     header = ["difference", "estimate [95 %]", "p", "Holm p", "detectable", "verdict"]
     caption = (
-        f"Confirmatory differences in test AUROC with 95 % intervals; {counts(analysis)}. Detectable: the difference "
-        "that such a study finds in 80 % of cases."
+        f"Confirmatory differences in test {endpoint_of(analysis.classes)} with 95 % intervals; {counts(analysis)}. "
+        "Detectable: the difference that such a study finds in 80 % of cases."
     )
     return regimes + Table(header, differences).to_latex(caption, "differences")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, zip_longest
 from pathlib import Path
 
 from balancer.core.errors import BalancerError
-from balancer.data.chest import CLASSES
 from balancer.data.images import decode_image
 from balancer.data.listing import image_files
 from balancer.data.phantom import PhantomSpec, drawn_images
@@ -31,20 +30,23 @@ class ExampleImage:
     read: Callable[[], bytes]
 
 
-def drawings() -> list[ExampleImage]:
-    """Return three drawings of each class."""
-    examples = []
-    for number, (name, pixels) in enumerate(drawn_images(DRAWN), start=1):
+def drawings(classes: Sequence[str]) -> list[ExampleImage]:
+    """Return three drawings of each class that is drawn; none for models that know no such class."""
+    examples: list[ExampleImage] = []
+    drawn = list(drawn_images(DRAWN))
+    if {*classes}.isdisjoint(part for name, _ in drawn for part in name.split("/")):
+        return examples
+    for number, (name, pixels) in enumerate(drawn, start=1):
         content = png_bytes(pixels)
         label = f"drawing, {name.split('/')[1]}"
         examples.append(_example(number, label, partial(bytes, content)))
     return examples
 
 
-def from_folder(folder: Path) -> list[ExampleImage]:
+def from_folder(folder: Path, classes: Sequence[str]) -> list[ExampleImage]:
     """Return the first images of a folder, or of the folders in it in turn.
 
-    A class folder around an image labels the image; the file's name is not shown.
+    A folder around an image with the name of a class labels the image; the file's name is not shown.
 
     Raises:
         BalancerError: if there is no such folder, or no readable image in it.
@@ -53,7 +55,7 @@ def from_folder(folder: Path) -> list[ExampleImage]:
         raise BalancerError(f"--examples {folder} is not a folder; give a folder of images")
     examples: list[ExampleImage] = []
     for file in islice(_in_turn(folder), 4 * MOST):
-        label = file.parent.name if file.parent.name in CLASSES else "example"
+        label = file.parent.name if file.parent.name in classes else "example"
         try:
             examples.append(_example(len(examples) + 1, label, file.read_bytes))
         except OSError:

@@ -112,7 +112,7 @@ def _facts(name: str, saved: SavedClassifier, trial: TrialResult | None) -> Mode
         image_size=config.data.image_size,
         threshold=None if several else saved.threshold,
         threshold_rule="" if several else config.threshold,
-        threshold_purpose="the most likely class" if several else threshold_purpose(config.threshold),
+        threshold_purpose="the most likely class" if several else threshold_purpose(config.threshold, classes[1]),
         temperature=saved.temperature,
         trained_on_drawings=saved.trained_on_drawings,
         knows_training_data=saved.reference is not None,

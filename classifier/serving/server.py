@@ -101,7 +101,8 @@ def serve(
     with _listen(address) as listener:
         models = load_models(sources.models, open_device(device, threads))
         training = training_images(models, sources.data) if sources.show_training else None
-        shown = drawings() if sources.examples is None else from_folder(sources.examples)
+        classes = models[0].classes
+        shown = drawings(classes) if sources.examples is None else from_folder(sources.examples, classes)
         loopback = is_loopback(address.host)
         app = create_app(models, Options(limits, shown, training, address.token, loopback))
         host, port = listener.getsockname()[:2]

@@ -23,7 +23,7 @@ from balancer.reporting.document import to_markdown
 from classifier.experiments.estimates import BUDGET, estimate_seconds
 from classifier.experiments.jobs import Workers
 from classifier.experiments.study import configure as study_settings
-from classifier.experiments.study import open_study, refuse_multiclass
+from classifier.experiments.study import open_study
 from classifier.experiments.substudies import Substudy, check_same_data, resume_note_of, run_substudy
 from classifier.systems import smoke
 from classifier.systems import tables as system_tables
@@ -71,7 +71,9 @@ def checked_systems(config: ReproduceConfig) -> list[System]:
     """
     systems = select_systems(config.systems)
     for system in systems:
-        refuse_multiclass(resolve(AblateConfig, explicit_settings(system, config)), "classifier reproduce")
+        task = resolve(AblateConfig, explicit_settings(system, config)).data.task
+        if task == "multiclass":
+            raise UsageError(f"task is {task!r}; the published systems tell two classes apart, so leave data.task out")
     return systems
 
 

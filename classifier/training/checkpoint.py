@@ -93,7 +93,7 @@ def parse_classifier(values: Mapping[str, Any], path: Path, device: torch.device
     record = parse_record(values, path)
     content = parse(_Weights, values, path, REMEDY)
     try:
-        model = build_model(record.standalone).to(device)
+        model = build_model(record.standalone, len(record.classes)).to(device)
     except UsageError as error:
         raise DamagedFile(path, f"config: {error}", REMEDY) from error
     model.load_state_dict(check_tensors(path, "state", content.state, model.state_dict(), REMEDY))

@@ -51,7 +51,7 @@ def input_chunks(images: Array, config: ClassifierConfig, device: torch.device, 
 
 
 def probabilities(logits: Tensor) -> Tensor:
-    """Return P(PNEUMONIA) (B,) of logits (B,), or of every class (B, C) of logits (B, C); on the CPU, float64."""
+    """Return P(class 1) (B,) of logits (B,), or P of every class (B, C) of logits (B, C); on the CPU, float64."""
     logits = logits.cpu().double()  # MPS has no float64
     return logits.sigmoid() if logits.ndim == 1 else logits.softmax(dim=1)
 
@@ -73,7 +73,7 @@ def predict(
     They are the network's own, without the temperature: a temperature below 1 would round large ones to 1 and tie them.
 
     Returns:
-        (n,), the probability of PNEUMONIA, if there are two classes; else (n, C), the probability of each class.
+        (n,), the probability of class 1, if there are two classes; else (n, C), the probability of each class.
 
     Raises:
         BalancerError: if a probability is not finite.

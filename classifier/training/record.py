@@ -15,7 +15,7 @@ from balancer.core.errors import BalancerError, UsageError
 from balancer.core.sealed import DamagedFile
 from balancer.core.settings import PHANTOM, ClassifierConfig
 from balancer.core.shapes import check_format, parse
-from balancer.data.chest import TASKS
+from balancer.data.chest import earlier_classes
 from classifier.evaluation.thresholds import calibrated_threshold
 
 Array = np.ndarray
@@ -31,6 +31,7 @@ class ClassifierRecord:
     """The settings of a saved classifier, what was chosen on validation, and the origin of its training data."""
 
     config: ClassifierConfig
+    classes: tuple[str, ...]  # names, in the order of the labels; of two the second is the positive one
     temperature: float
     uncalibrated_threshold: float  # on probabilities without the temperature
     regime: str
@@ -44,11 +45,6 @@ class ClassifierRecord:
     def threshold(self) -> float:
         """Return the threshold chosen on validation, on the calibrated probabilities."""
         return calibrated_threshold(self.uncalibrated_threshold, self.temperature)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Return the names of the classes, in the order of the labels."""
-        return tuple(TASKS[self.config.data.task])
 
     @property
     def trained_on_drawings(self) -> bool:
@@ -107,6 +103,7 @@ class _Content:
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)]  # above 1: nothing is called positive
     data: _Origin
+    classes: Annotated[tuple[str, ...], Field(min_length=2)] | None = None  # None: an earlier version wrote the file
 
 
 def parse_record(values: Mapping[str, Any], path: Path, remedy: str = REMEDY) -> ClassifierRecord:
@@ -127,6 +124,7 @@ def parse_record(values: Mapping[str, Any], path: Path, remedy: str = REMEDY) ->
         raise DamagedFile(path, f"config: {error}", remedy) from error
     return ClassifierRecord(
         config,
+        content.classes or earlier_classes(config.data.task),
         content.temperature,
         content.threshold,
         content.regime,

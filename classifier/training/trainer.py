@@ -99,7 +99,7 @@ def train(
 
     # Network: each use of random numbers has a seed of its own, so that regimes are paired
     torch.manual_seed(derive_seed(seed, "init"))
-    model = build_model(config).to(device).to(memory_format=memory_format(device))
+    model = build_model(config, train_set.n_classes).to(device).to(memory_format=memory_format(device))
     ema = exponential_average(model, config.ema_decay) if config.ema_decay else None
     zero_unread_gradients(model)
     torch.manual_seed(derive_seed(seed, "dropout"))

@@ -122,8 +122,8 @@ class BatchSampler:
     def indices(self, step: int) -> Array:
         """Return the positions (B,) of batch ``step``: shuffled passes over all images, or over each class on its own.
 
-        Oversampling takes the same share of every batch from each class; of two classes PNEUMONIA gets the odd image.
-        Minority images are then drawn more often, each as often as any other of its class.
+        Oversampling takes the same share of every batch from each class; of two classes the positive one gets the odd
+        image. Minority images are then drawn more often, each as often as any other of its class.
         """
         if not self._members:
             return batch_indices(self._n, self._size, step, self._seed)

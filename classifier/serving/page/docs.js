@@ -33,6 +33,6 @@ async function start() {
 
 document.getElementById("sample").textContent = [
   `curl -F file=@image.png ${location.origin}/api/predict`,
-  `curl --data-binary @image.png "${location.origin}/api/explain?method=gradcam&class=PNEUMONIA"`,
+  `curl --data-binary @image.png "${location.origin}/api/explain?method=gradcam&class=NAME"`,
 ].join("\n");
 start();

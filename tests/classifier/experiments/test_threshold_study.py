@@ -190,7 +190,7 @@ def test_damaged_runs_are_refused(classifier: Run, tmp_path: Path) -> None:
     refused(classifier("thresholds", run), 1, "predictions.npz is damaged", f"--resume {run}")
     three = evaluate(np.array([0, 1, 2]), np.full((3, 3), 1 / 3), 0.5, 1.0)
     run = fake_run(tmp_path / "classes", seeds=1, single=True, val=three, test=three)
-    refused(classifier("thresholds", run), 1, "several classes", "task binary")
+    refused(classifier("thresholds", run), 1, "several classes", "two classes")
 
 
 def test_an_unfinished_run_is_read_and_said_to_be_one(classifier: Run, tmp_path: Path) -> None:

@@ -31,10 +31,10 @@ class Mean(nn.Module):
         return mean if self.classes == 2 else torch.stack([mean * (k - 1) / 2 for k in range(self.classes)], dim=1)
 
 
-def saved(task: str, temperature: float, threshold: float) -> SavedClassifier:
-    config = ClassifierConfig(data=DataConfig(image_size=16, task=task), normalisation="unit")
-    model = Mean(2 if task == "binary" else 3)
-    return SavedClassifier(config, temperature, threshold, "baseline", 0, "", "", "", None, model=model)
+def saved(classes: tuple[str, ...], temperature: float, threshold: float) -> SavedClassifier:
+    config = ClassifierConfig(data=DataConfig(image_size=16), normalisation="unit")
+    model = Mean(len(classes))
+    return SavedClassifier(config, classes, temperature, threshold, "baseline", 0, "", "", "", None, model=model)
 
 
 def images() -> Tensor:
@@ -44,7 +44,7 @@ def images() -> Tensor:
 @settings(max_examples=20)
 @given(st.sampled_from([0.05, 0.7, 1.0, 3.0, 20.0]), st.floats(0, 1, allow_subnormal=False))
 def test_two_classes(temperature: float, threshold: float) -> None:
-    logits, probabilities, label = ClassifierGraph(saved("binary", temperature, threshold))(images())
+    logits, probabilities, label = ClassifierGraph(saved(("benign", "malignant"), temperature, threshold))(images())
     score = logits.double().sigmoid().numpy()
     expected = with_temperature(score, temperature)
     assert probabilities[:, 1].numpy() == pytest.approx(expected, abs=2e-6)
@@ -55,12 +55,12 @@ def test_two_classes(temperature: float, threshold: float) -> None:
 
 @pytest.mark.parametrize(("threshold", "positive"), [(0.0, 256), (np.nextafter(1.0, 2.0), 0), (2.0, 0)])
 def test_the_ends_of_the_threshold(threshold: float, positive: int) -> None:
-    assert int(ClassifierGraph(saved("binary", 1.0, threshold))(images())[2].sum()) == positive
+    assert int(ClassifierGraph(saved(("benign", "malignant"), 1.0, threshold))(images())[2].sum()) == positive
 
 
 @pytest.mark.parametrize("temperature", [0.05, 1.0, 20.0])
 def test_three_classes(temperature: float) -> None:
-    logits, probabilities, label = ClassifierGraph(saved("multiclass", temperature, 0.5))(images())
+    logits, probabilities, label = ClassifierGraph(saved(("A", "B", "C"), temperature, 0.5))(images())
     expected = with_temperature(logits.double().softmax(1).numpy(), temperature)
     assert probabilities.numpy() == pytest.approx(expected, abs=2e-6)
     assert (label == logits.argmax(1)).all()

@@ -69,7 +69,7 @@ def untrained(config: ClassifierConfig) -> SavedClassifier:
         head = [module for module in modules if isinstance(module, nn.Linear)][-1]
         head.weight.div_(model.eval()(inputs).std())
         head.bias[-1] -= model(inputs).mean()
-    return SavedClassifier(config, 1.7, 0.4, "baseline", 0, "", "", "", None, model=model)
+    return SavedClassifier(config, ("NORMAL", "PNEUMONIA"), 1.7, 0.4, "baseline", 0, "", "", "", None, model=model)
 
 
 def check(name: str) -> None:

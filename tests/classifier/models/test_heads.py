@@ -111,6 +111,5 @@ def test_logits(outputs: int, shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("model", [*OWN_MODELS, "mobilenet_v3_small"])
 @pytest.mark.parametrize("outputs", [None, "softmax"])
 def test_three_classes_have_three_logits(model: str, outputs: str | None) -> None:
-    data = DataConfig(image_size=32, task="multiclass")
-    built = build_model(ClassifierConfig(model=model, data=data, outputs=outputs))
+    built = build_model(ClassifierConfig(model=model, data=DataConfig(image_size=32), outputs=outputs), 3)
     assert built.eval()(torch.zeros(2, 1, 32, 32)).shape == (2, 3)

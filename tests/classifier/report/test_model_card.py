@@ -223,16 +223,17 @@ def test_the_card_says_what_a_model_gives_away(trained: Path, tmp_path: Path) ->
 def test_several_classes(classifier: Run, small_args: tuple[str, ...], tmp_path: Path) -> None:
     done(classifier("train", *small_args, "--task", "multiclass", "--out", tmp_path / "run"))
     card, test = about(tmp_path / "run"), read_json(tmp_path / "run" / "result.json")["test"]
-    rows = table(card, "Quantitative analyses").rows
-    assert [row[0] for row in rows] == ["NORMAL", "BACTERIAL", "VIRAL"]
-    assert [row[2] for row in rows] == [short(v) for v in test["most_likely"]["sensitivity"]]
-    assert "[" not in "".join(cell for row in rows for cell in row)
+    decisions = table(card, "Quantitative analyses: decisions for the most likely class")
+    assert decisions.header[-3:] == ["recall of NORMAL", "recall of BACTERIAL", "recall of VIRAL"]
+    ((_, *cells),) = decisions.rows
+    assert [cell.split()[0] for cell in cells[-3:]] == [short(v) for v in test["most_likely"]["sensitivity"]]
+    assert all("[" in cell for cell in cells), "each with its interval"
 
 
 def test_names_of_kinds(make_data: Callable[..., Dataset]) -> None:
     """A class of one kind, or of unknown kinds, is no subgroup of itself."""
     labels, kinds = [0, 0, 1, 1, 1], ["IM", "NORMAL2-IM", "", "virus", "virus"]
-    groups = Kinds(labels, kinds).subgroups()
+    groups = Kinds(("NORMAL", "PNEUMONIA"), labels, kinds).subgroups()
     assert {name: index.tolist() for name, index in groups.items()} == {
         "NORMAL (IM files)": [0],
         "NORMAL (NORMAL2-IM files)": [1],

@@ -133,7 +133,7 @@ def test_every_column_reads_what_it_says() -> None:
         assert column.path == f"{'val' if key.startswith('val_') else 'test'}.{place}"
         assert 0 <= TRIALS[0].metric(column.path) <= 1.5
     assert len({c.title for c in tables.COLUMNS.values()}) == len(tables.COLUMNS)
-    assert sum(len(columns) for columns in tables.BLOCKS.values()) == len(tables.COLUMNS)
+    assert sum(len(columns) for columns in tables.TWO_CLASSES.blocks.values()) == len(tables.COLUMNS)
 
 
 def test_intervals_stand_below_metrics_that_have_one() -> None:

@@ -33,7 +33,7 @@ def serve(models: list[ServedModel]) -> Serve:
 @pytest.fixture(scope="module")
 def client(models: list[ServedModel]) -> Iterator[httpx.Client]:
     """A client of one service that a module shares."""
-    with running(models, Options(examples=drawings())) as shared:
+    with running(models, Options(examples=drawings(["NORMAL", "PNEUMONIA"]))) as shared:
         yield shared
 
 

@@ -32,7 +32,7 @@ def browser() -> Iterator["playwright.Browser"]:
 
 @pytest.fixture(scope="module")
 def shared(models: list[ServedModel]) -> Iterator[httpx.Client]:
-    with running(models, Options(Limits(megabytes=0.5), drawings())) as client:
+    with running(models, Options(Limits(megabytes=0.5), drawings(["NORMAL", "PNEUMONIA"]))) as client:
         yield client
 
 
@@ -168,7 +168,7 @@ def test_a_screen_reader_finds_names(page: "playwright.Page", picture: bytes) ->
 
 def test_a_token_is_asked_for_once(browser: "playwright.Browser", serve: Serve) -> None:
     token = "0123456789abcdef"
-    with serve(Options(examples=drawings(), token=token)) as client:
+    with serve(Options(examples=drawings(["NORMAL", "PNEUMONIA"]), token=token)) as client:
         page = browser.new_page()
         page.goto(str(client.base_url))
         page.wait_for_selector("#token")

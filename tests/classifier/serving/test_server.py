@@ -120,13 +120,13 @@ def test_an_ablation_serves_each_regime(small_args: tuple[str, ...], classifier:
 
 
 def test_examples_of_a_folder(template: Path, tmp_path: Path) -> None:
-    examples = from_folder(template / "test")
+    examples = from_folder(template / "test", ["NORMAL", "PNEUMONIA"])
     assert [e.example.label for e in examples[:4]] == ["NORMAL", "PNEUMONIA"] * 2
     assert len(examples) == 12
     assert examples[0].read() == min((template / "test" / "NORMAL").iterdir()).read_bytes()
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(BalancerError, match="--examples"):
-            from_folder(folder)
+            from_folder(folder, [])
 
 
 @pytest.mark.nightly

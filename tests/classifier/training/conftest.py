@@ -25,7 +25,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Built:
     """The network of every training and a copy of its first weights."""
     seen: Built = []
 
-    def recorded(config: ClassifierConfig) -> nn.Module:
+    def recorded(config: ClassifierConfig, classes: int = 2) -> nn.Module:
         model = build_model(config)
         seen.append((model, tiny.weights(model)))
         return model

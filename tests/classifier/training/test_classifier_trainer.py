@@ -17,7 +17,6 @@ from torch import nn
 
 from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.seeding import derive_seed
-from balancer.core.settings import DataConfig
 from balancer.data.dataset import Dataset
 from balancer.data.sampling import batch_indices
 from classifier.evaluation.thresholds import threshold_rule, with_temperature
@@ -322,8 +321,7 @@ def test_three_classes(make_data: MakeData) -> None:
     data.labels[third] = 2
     data.images[third] = data.images[third, ::-1]
     data, val = replace(data, classes=("A", "B", "C")), data.indices("val")
-    task = {"data": {"image_size": 16, "task": "multiclass"}, "outputs": "softmax", "selection": "last"}
-    config = small_cnn(**task, steps=60, batch_size=16)
+    config = small_cnn(selection="last", steps=60, batch_size=16)
     result = tiny.train(data, config)
     assert result.val_score.shape == (18, 3)
     assert result.val_score.sum(1) == pytest.approx(np.ones(18))
@@ -360,7 +358,6 @@ def test_a_loss_that_explodes_is_an_error(data: Dataset, steps: int) -> None:
         ({"s2": {"conv": [8]}}, "s2 holds the sizes of s2_cnn; model is 'small_cnn'"),
         ({"model": "resnet18", "head_width": 64}, "head_width is 64, but a linear head has no dense layer"),
         ({"model": "resnet18", "head_l2": 0.02}, "head_l2 is 0.02, but a linear head has no dense layer"),
-        ({"data": DataConfig(task="multiclass"), "outputs": "sigmoid"}, "NORMAL, BACTERIAL, VIRAL are 3: use softmax"),
     ],
 )
 def test_the_check_refuses_what_cannot_work(more: dict[str, Any], message: str) -> None:

@@ -20,7 +20,15 @@ from balancer.core.shapes import parse
 from balancer.data.chest import TASKS
 from balancer.data.dataset import Dataset, load_dataset
 from classifier.evaluation.fold_metrics import AnyMetrics, MulticlassMetrics
-from classifier.evaluation.metrics import MULTICLASS_RANKING, evaluate, multiclass_decision, nll
+from classifier.evaluation.metrics import (
+    MULTICLASS_DECISION,
+    MULTICLASS_RANKING,
+    evaluate,
+    multiclass_decision,
+    nll,
+    weighted_multiclass_metrics,
+)
+from classifier.evaluation.thresholds import with_temperature
 from classifier.experiments.study import Study, open_study
 from classifier.inference import describe
 from classifier.training.regimes import REGIMES
@@ -45,7 +53,7 @@ def case(seed: int, n: int = 60) -> tuple[Array, Array]:
 @given(st.integers(0, 10_000), st.integers(3, 80))
 def test_figures_agree_with_sklearn(seed: int, n: int) -> None:
     y_true, y_score = case(seed, n)
-    result, decided = evaluate(y_true, y_score, 0.5, 1.0), y_score.argmax(axis=1)
+    result, decided = evaluate(y_true, y_score, 0.5, 1.0, chest=True), y_score.argmax(axis=1)
     found = result.to_json()
     one_hot = np.eye(3)[y_true]
     assert {key: found[key] for key in ("auroc", "auprc", "nll", "brier", "auroc_pneumonia")} == pytest.approx(
@@ -57,6 +65,10 @@ def test_figures_agree_with_sklearn(seed: int, n: int) -> None:
             "auroc_pneumonia": metrics.roc_auc_score(y_true != 0, y_score[:, 1] + y_score[:, 2]),
         }
     )
+    assert found["auroc_of_class"] == pytest.approx(
+        metrics.roc_auc_score(y_true, y_score, multi_class="ovr", average=None)
+    )
+    assert evaluate(y_true, y_score, 0.5, 1.0).auroc_pneumonia is None, "of other classes than the chest set's"
     told = dict(found["most_likely"])
     assert told.pop("sensitivity") == pytest.approx(metrics.recall_score(y_true, decided, average=None).tolist())
     assert told.pop("confusion") == metrics.confusion_matrix(y_true, decided).tolist()
@@ -110,14 +122,32 @@ def test_a_class_that_is_never_called_is_zero_not_nan() -> None:
 
 def test_the_figures_as_text() -> None:
     y_true, y_score = case(4)
-    result = evaluate(y_true, y_score, 0.5, 1.0)
+    result = evaluate(y_true, y_score, 0.5, 1.0, chest=True)
     assert isinstance(result, MulticlassMetrics)
-    lines = describe(result, "baseline", 3, "test").splitlines()
+    lines = describe(result, THREE, "baseline", 3, "test").splitlines()
     assert lines[0] == "baseline, seed 3, test n = 60"
     assert all(f"{key} {getattr(result, key):.4f}" in lines[1] for key in MULTICLASS_RANKING)
-    assert lines[3].split() == ["truth", *THREE, "sensitivity"]
+    assert lines[3].split() == ["truth", *THREE, "sensitivity", "AUROC"]
     for name, row, line in zip(THREE, result.most_likely.confusion, lines[4:], strict=True):
         assert line.split()[:4] == [name, *map(str, row)]
+
+
+@given(st.integers(0, 10_000), st.integers(20, 60))
+def test_figures_under_weights_are_those_of_repeated_images(seed: int, n: int) -> None:
+    y_true, y_score = case(seed, n)
+    times = np.random.default_rng(seed).integers(0, 3, n)
+    times[:3] = 1  # every class keeps an image
+    weighted = weighted_multiclass_metrics(
+        y_true, y_score, with_temperature(y_score, 1.7), np.stack([np.ones(n), times]), ("a", "b", "c"), chest=True
+    )
+    for row, repeats in enumerate((np.ones(n, int), times)):
+        plain = evaluate(np.repeat(y_true, repeats), np.repeat(y_score, repeats, axis=0), 0.5, 1.7, chest=True)
+        assert isinstance(plain, MulticlassMetrics)
+        expected = {key: getattr(plain, key) for key in MULTICLASS_RANKING}
+        expected |= {key: getattr(plain.most_likely, key) for key in MULTICLASS_DECISION}
+        expected |= {f"auroc[{name}]": v for name, v in zip("abc", plain.auroc_of_class, strict=True)}
+        expected |= {f"recall[{name}]": v for name, v in zip("abc", plain.most_likely.sensitivity, strict=True)}
+        assert {key: float(values[row]) for key, values in weighted.items()} == pytest.approx(expected)
 
 
 # ---------------------------------------------------------------- what is trained on
@@ -243,13 +273,17 @@ def test_the_control_adds_as_many_copies_as_there_are_synthetic_images(
 # ---------------------------------------------------------------- the commands
 
 
-def test_an_ablation_is_refused_at_once(classifier: Callable[..., Result], runs_cwd: Path) -> None:
-    """Before any data are read: there are none."""
-    options = ("ablate", "--data", "nowhere", "--task", "multiclass")
-    refused(classifier(*options), 2, "`classifier train --task multiclass`")
-    assert not (runs_cwd / "runs").exists()
-    with pytest.raises(UsageError, match="classifier ablate compares two classes"):
-        open_study(AblateConfig(data=DataConfig(path="nowhere", task="multiclass")))
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"outputs": "sigmoid"}, "outputs is 'sigmoid', which is for two classes, and the data have 3"),
+        ({"class_weights": "positive"}, "class_weights is 'positive', which is for two classes; .*complement"),
+    ],
+)
+def test_settings_for_two_classes_are_refused(settings: dict[str, str], message: str, template: Path) -> None:
+    data = DataConfig(path=str(template), image_size=16, task="multiclass")
+    with pytest.raises(UsageError, match=message):
+        open_study(AblateConfig(data=data, **settings))
 
 
 def test_train_evaluate_and_predict(

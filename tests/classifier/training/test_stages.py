@@ -76,10 +76,6 @@ def test_equal_exposure_lengthens_every_stage(data: Dataset) -> None:
         ),
         (lambda: tiny.settings(schedule="triangular", lr=0.1, lr_low=0.1), r"^lr_low is 0\.1"),
         (lambda: tiny.settings(batch_size=8, accumulate=5), "accumulate is 5 with batch_size 8; .*at most 4"),
-        (
-            lambda: tiny.settings(class_weights="positive", data={"task": "multiclass"}, outputs="softmax"),
-            "class_weights is 'positive', which is for two classes; .*balanced or complement",
-        ),
     ],
 )
 def test_settings_that_exclude_each_other(config: Callable[[], ClassifierConfig], message: str) -> None:
