@@ -17,6 +17,7 @@ from balancer.core.errors import BalancerError
 from balancer.core.sealed import DamagedFile, read_with_sum
 
 MANIFEST = "manifest.csv"
+REPORTS = "reports"  # folder beside it, where images of several classes have a report each
 LONGEST = 1000  # characters of a file's path
 MANIFEST_COLUMNS = ("file", "index", "seed", "sha256", "class", "split_hash")
 UNIQUE: tuple[tuple[str, Callable[[ManifestRow], object]], ...] = (
@@ -38,6 +39,11 @@ class ManifestRow:
     sha256: str  # of the file
     class_name: str
     split_hash: str
+
+
+def reports_of(folder: Path) -> list[Path]:
+    """Return the reports that the folder of a manifest may hold: the one beside it, or one of each class."""
+    return sorted(folder.glob(f"{REPORTS}/*/report.html")) or [folder / "report.html"]
 
 
 def read_manifest(folder: Path) -> list[ManifestRow]:

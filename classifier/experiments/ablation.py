@@ -22,6 +22,7 @@ from balancer.core.sealed import DamagedFile, read_with_sum, write_json
 from balancer.core.signals import deferred_signals
 from balancer.core.speed import slowness
 from balancer.core.tracking import TrackedTrial
+from balancer.data.manifest import reports_of
 from balancer.metrics.resampling import patient_weights
 from balancer.reporting.document import Link
 from balancer.reporting.links import link_to
@@ -166,7 +167,7 @@ def write_ablation(results: StudyResults, study: Study, run: RunDir, findings: A
     run.tracker.text("verdict", analysis.verdict)
     links = [
         Link("audit of the data", "audit/audit.html"),
-        *copy_synthesis_reports([s.path for s in study.synthetic], run.path),
+        *copy_synthesis_reports([s.paths for s in study.synthetic], run.path),
         Link("model card", CARD),
     ]
     report.write_outputs(results, analysis, data, run.path, note, notes, study.synthetic, links)
@@ -197,21 +198,24 @@ def write_data_audit(study: Study, run: RunDir) -> Audit:
     return findings
 
 
-def copy_synthesis_reports(sets: Sequence[Path], run: Path) -> list[Link]:
-    """Copy the report of each synthetic set into the run, so that the page's links hold wherever the run goes.
+def copy_synthesis_reports(sets: Sequence[Sequence[Path]], run: Path) -> list[Link]:
+    """Copy the reports on each synthetic set into the run, so that the page's links hold wherever the run goes.
 
     The copy has no links of its own, which would end nowhere. The run that it was copied from is linked as well where
     it lies in the same folder of runs. A set without a report, such as one of another generator, has no link.
     """
     links = []
-    for i, synthetic in enumerate(sets):
-        copy, original = run / "synthetic" / f"set-{i}.html", synthetic / "report.html"
-        if not copy.exists() and original.exists():
-            copy.parent.mkdir(exist_ok=True)
-            write_text(copy, without_links(original.read_text(encoding="utf-8")))
-        if copy.exists():
-            links.append(Link(f"report on synthetic set {i}", f"synthetic/set-{i}.html"))
-        links += link_to(f"run of synthetic set {i}", original, run)
+    for i, folders in enumerate(sets):
+        reports = [report for folder in folders for report in reports_of(folder)]
+        for j, original in enumerate(reports):
+            more, part = (f"-{j}", f", {original.parent.name}") if len(reports) > 1 else ("", "")
+            copy = run / "synthetic" / f"set-{i}{more}.html"
+            if not copy.exists() and original.exists():
+                copy.parent.mkdir(exist_ok=True)
+                write_text(copy, without_links(original.read_text(encoding="utf-8")))
+            if copy.exists():
+                links.append(Link(f"report on synthetic set {i}{part}", f"synthetic/{copy.name}"))
+            links += link_to(f"run of synthetic set {i}{part}", original, run)
     return links
 
 

@@ -24,7 +24,7 @@ from classifier.models.weights import weights_hash
 from classifier.report.samples import with_grade
 from classifier.training import trainer
 from classifier.training.regimes import Regime
-from classifier.training.synthetic import SyntheticSet, join, load_sets, split_of
+from classifier.training.synthetic import SyntheticSet, load_sets, split_of
 from classifier.training.training_set import TrainingSet, training_set
 
 log = logging.getLogger("balancer")
@@ -37,7 +37,7 @@ class Study:
 
     config: ClassifierConfig
     data: Dataset
-    synthetic: list[SyntheticSet]  # one per GAN seed; with more than two classes a single one, joined
+    synthetic: list[SyntheticSet]  # one per GAN seed
     regimes: list[Regime]
 
     @property
@@ -47,46 +47,45 @@ class Study:
 
     @property
     def synthetic_sources(self) -> list[str]:
-        """Return the folder and the digest of each synthetic set, for a report in Markdown."""
-        return [f"`{s.path}` ({s.digest})" for s in self.synthetic]
+        """Return the folders and the digest of each synthetic set, for a report in Markdown."""
+        return [f"{' and '.join(f'`{path}`' for path in s.paths)} ({s.digest})" for s in self.synthetic]
 
     @property
     def graded_sources(self) -> list[str]:
         """Return the same, each with the grade that its report gives the images."""
-        return [with_grade(words, s.path) for words, s in zip(self.synthetic_sources, self.synthetic, strict=True)]
+        return [with_grade(words, *s.paths) for words, s in zip(self.synthetic_sources, self.synthetic, strict=True)]
 
     @property
-    def duplicate_count(self) -> int | tuple[int, ...]:
-        """Return the number of real images that the control regimes duplicate; with more than two classes, per class.
+    def duplicate_counts(self) -> tuple[int, ...]:
+        """Return how many real images of each class the control regimes duplicate.
 
-        The number equals the number of synthetic images that the other regimes add.
+        They are as many as the synthetic images that the other regimes add.
         """
-        if len(self.data.classes) == 2:
-            return self.count(self.synthetic[0]) if self.synthetic else self.count(None)
-        if self.synthetic:
-            return tuple(np.bincount(self.synthetic[0].labels, minlength=len(self.data.classes)).tolist())
-        count = self.config.synthetic_count
-        return tuple(count if lacking and isinstance(count, int) else lacking for lacking in self.data.deficits)
+        return self.counts(self.synthetic[0] if self.synthetic else None)
 
-    def count(self, images: SyntheticSet | None, dose: float | None = None) -> int:
-        """Return how many images of a set are used: a dose, in deficits, or by default the number in the settings."""
-        if images is not None and len(self.data.classes) > 2:
-            return len(images.images)  # reading the set has cut each class to its number; ablations alone have doses
+    def counts(self, images: SyntheticSet | None, dose: float | None = None) -> tuple[int, ...]:
+        """Return how many images of each class of a set are used: a dose, in deficits, or what the settings say.
+
+        Without a set, the classes are those that lack images; of two classes that are even, it is the minority class.
+        """
+        deficits, count = self.data.deficits, self.config.synthetic_count
+        if images is not None and dose is None and count == "all":
+            return tuple(np.bincount(images.labels, minlength=len(deficits)).tolist())
+        lacking = [label for label, n in enumerate(deficits) if n] or [self.data.minority_class]
+        used = lacking if images is None else images.held
+        number = [n if not isinstance(count, int) else count for n in deficits]
         if dose is not None:
-            return round(dose * self.data.deficit)
-        count = self.config.synthetic_count
-        if isinstance(count, int):
-            return count
-        return len(images.images) if images is not None and count == "all" else self.data.deficit
+            number = [round(dose * n) for n in deficits]
+        return tuple(n if label in used else 0 for label, n in enumerate(number))
 
     def training_set(self, trial: Trial) -> TrainingSet:
         """Return the images that the trial trains on."""
         images = None
         if trial.synthetic_set is not None:
             synthetic_set = self.synthetic[trial.synthetic_set]
-            images = synthetic_set.first(self.count(synthetic_set, trial.dose))
+            images = synthetic_set.first(self.counts(synthetic_set, trial.dose))
         return training_set(
-            self.data, trial.regime, images, trial.seed + trial.regime.seed_offset, self.duplicate_count
+            self.data, trial.regime, images, trial.seed + trial.regime.seed_offset, self.duplicate_counts
         )
 
 
@@ -232,7 +231,7 @@ def open_study(config: ClassifierConfig, decode: bool = True) -> Study:
     data = load_dataset(config.data, require=("train", "val", "test"), decode=decode, expected_split=made_under)
     check_classes(config, data)
     synthetic = _synthetic_sets(config, data, regimes)
-    notes = dict.fromkeys(s.coding for s in synthetic if s.coding)
+    notes = [*dict.fromkeys(s.coding for s in synthetic if s.coding), *_unfilled(synthetic, data)]
     study = Study(config, replace(data, notes=[*data.notes, *notes]), synthetic, regimes)
     n_val = len(data.indices("val"))
     if n_val < 100:
@@ -244,6 +243,18 @@ def open_study(config: ClassifierConfig, decode: bool = True) -> Study:
     return study
 
 
+def _unfilled(sets: Sequence[SyntheticSet], data: Dataset) -> list[str]:
+    """Return the note that a report needs where synthetic sets leave a class short; log it as a warning."""
+    held = {label for s in sets for label in s.held}
+    short = [(n, data.classes[k]) for k, n in enumerate(data.deficits) if n and k not in held]
+    if not sets or not short:
+        return []
+    lacking = " and ".join(f"{n:,} {name} images" for n, name in short)
+    note = f"No synthetic set fills up the {lacking} that the training fold lacks: no regime balances all classes."
+    log.warning("%s", note)
+    return [note]
+
+
 def _synthetic_sets(config: ClassifierConfig, data: Dataset, regimes: Sequence[Regime]) -> list[SyntheticSet]:
     sets: list[SyntheticSet] = []
     if config.synthetic and any(r.synthetic or r.duplicate for r in regimes):
@@ -253,11 +264,9 @@ def _synthetic_sets(config: ClassifierConfig, data: Dataset, regimes: Sequence[R
         raise BalancerError(
             f"regime {lacking[0]} needs synthetic images; run `balancer synthesize`, or give --synthetic DIR"
         )
-    if sets and len(data.classes) > 2:
-        sets = [join(sets, data)]
     if len(sets) > 1 and isinstance(config, TrainConfig):
         raise UsageError(
             f"synthetic names {len(sets)} sets; `classifier train` takes one, `classifier ablate` takes several; "
-            "several sets of one class each go together with --task multiclass alone"
+            "folders of one class each make one set where there are more than two classes"
         )
     return sets

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from balancer.core.sealed import read_json
 from balancer.data.dataset import Dataset
+from balancer.data.manifest import reports_of
 from balancer.quality.grade import grade
 from balancer.quality.results import from_json
 from balancer.reporting.document import Figure, Section
@@ -35,9 +36,17 @@ def draw(sets: Sequence[SyntheticSet], data: Dataset) -> bytes:
     return png_bytes(tile(np.concatenate(padded), SHOWN).repeat(factor, 0).repeat(factor, 1))
 
 
-def set_grade(folder: Path) -> str:
-    """Return the grade that the report of a synthetic set gives its images; empty if there is no such report."""
-    file = folder / "report.json"
+def set_grade(*folders: Path) -> str:
+    """Return the grade that the report of a synthetic set gives its images; empty if there is no such report.
+
+    With a report of each class, there is a grade of each.
+    """
+    reports = [report.with_name("report.json") for folder in folders for report in reports_of(folder)]
+    grades = {report.parent.name: brief for report in reports if (brief := _grade_in(report))}
+    return "; ".join(f"{name} {brief}" for name, brief in grades.items()) if len(reports) > 1 else "".join(grades.values())
+
+
+def _grade_in(file: Path) -> str:
     if not file.is_file():
         return ""
     quality = read_json(file).get("quality")
@@ -47,9 +56,9 @@ def set_grade(folder: Path) -> str:
         return ""
 
 
-def with_grade(source: str, folder: Path) -> str:
+def with_grade(source: str, *folders: Path) -> str:
     """Return the words on a synthetic set with its grade, where there is one."""
-    brief = set_grade(folder)
+    brief = set_grade(*folders)
     return f"{source}, grade {brief}" if brief else source
 
 
@@ -63,7 +72,7 @@ def section(sets: Sequence[SyntheticSet], data: Dataset) -> Section:
         f"{top}: real {name} images of the training fold; {below}. Each row holds the first {SHOWN} images of its "
         "set, unselected, at the size at which the classifiers saw them."
     )
-    graded = [(i, set_grade(s.path)) for i, s in enumerate(sets)]
+    graded = [(i, set_grade(*s.paths)) for i, s in enumerate(sets)]
     grades = [f"Grade of the images of set {i}: {brief}." for i, brief in graded if brief]
     return Section(
         "Real and synthetic images", grades, figure=Figure(NAME, caption, f"Real and synthetic {name} images")

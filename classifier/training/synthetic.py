@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -22,7 +22,7 @@ from balancer.data.coding import coding_note, dataset_coding, read_coding
 from balancer.data.dataset import Dataset
 from balancer.data.images import read_image
 from balancer.data.manifest import ManifestRow, read_manifest
-from balancer.data.records import sampling_unit
+from balancer.reporting.numbers import plural
 
 log = logging.getLogger("balancer")
 Array = np.ndarray
@@ -30,52 +30,65 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class SyntheticSet:
-    """Images (n, size, size) uint8 and labels (n,) int64 in the manifest's order; of one class, unless joined."""
+    """Images (n, size, size) uint8 and labels (n,) int64: class by class, each in the manifest's order."""
 
-    path: Path
+    path: Path  # the folder with the manifest; of a set from several folders the first
     images: Array
     labels: Array
     hashes: tuple[str, ...]  # SHA-256 of each file
     generator: str  # identifies the generator, and several sets must have different ones; empty if it is not known
     coding: str = ""  # what was done to the images because real files bear the marks of JPEG; empty if nothing
+    others: tuple[Path, ...] = ()  # further folders
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Return the folders that the images come from."""
+        return (self.path, *self.others)
+
+    @property
+    def held(self) -> list[int]:
+        """Return the classes that the set holds images of, in the order of the labels."""
+        return sorted(set(self.labels.tolist()))
 
     @property
     def digest(self) -> str:
         """Return sixteen hex digits that identify these images."""
         return hashlib.sha256("".join([*self.hashes, self.coding]).encode()).hexdigest()[:16]
 
-    def first(self, count: int) -> SyntheticSet:
-        """Return the first ``count`` images."""
-        return replace(self, images=self.images[:count], labels=self.labels[:count], hashes=self.hashes[:count])
+    def of_class(self, label: int) -> SyntheticSet:
+        """Return the images of one class."""
+        counts = [0] * (label + 1)
+        counts[label] = len(self.labels)
+        return self.first(counts)
+
+    def first(self, counts: Sequence[int]) -> SyntheticSet:
+        """Return the first images of each class, as many as ``counts`` says by label."""
+        index = np.sort(np.concatenate([np.flatnonzero(self.labels == k)[:n] for k, n in enumerate(counts)]))
+        hashes = tuple(self.hashes[i] for i in index)
+        return replace(self, images=self.images[index], labels=self.labels[index], hashes=hashes)
 
 
 def load_sets(
     paths: Sequence[str], data: Dataset, config: DataConfig, count: int | str, dose: float = 0.0
 ) -> list[SyntheticSet]:
-    """Return one set per path, each of a different generator; arguments as for :func:`load_synthetic`.
+    """Return the synthetic sets, one for each GAN seed; arguments as for :func:`load_synthetic`.
 
-    In a two-class task every set is of the minority class, one per GAN seed; else every set is of a class of its own.
+    With two classes, every path is a set of the minority class. With more, a set may come from several paths, which
+    hold different classes; the second path with images of a class begins the second set.
 
     Raises:
-        BalancerError: as :func:`load_synthetic` does, or if two sets come from one generator or share an image.
+        BalancerError: as :func:`load_synthetic` does, if two sets come from one generator or share an image, or if a
+            class has fewer sets than another.
     """
     sets = [load_synthetic(Path(path), data, config, count, dose) for path in paths]
-    pixels = [set(pixel_digests(s.images)) for s in sets]
-    for (a, of_a), (b, of_b) in combinations(zip(sets, pixels, strict=True), 2):
-        shared = len(of_a & of_b)
-        if shared or (a.generator and a.generator == b.generator):
-            why = f" ({shared} of {len(of_a)} images are the same)" if shared else ""
-            raise BalancerError(
-                f"{a.path} and {b.path} come from one generator{why}: they are not two GAN seeds;"
-                " give sets of GANs trained with different --seed"
-            )
+    _refuse_same_generator(sets)
     for unknown in (s.path for s in sets if not s.generator):
         log.log(
             logging.WARNING if len(sets) > 1 else logging.INFO,
             "%s has no report.json that names its GAN: the generator is not known, its images alone are compared",
             unknown,
         )
-    return sets
+    return sets if len(data.classes) == 2 else _by_gan_seed(sets, data)
 
 
 def split_of(paths: Sequence[str]) -> str | None:
@@ -89,33 +102,53 @@ def split_of(paths: Sequence[str]) -> str | None:
         return None
 
 
-def join(sets: Sequence[SyntheticSet], data: Dataset) -> SyntheticSet:
-    """Return sets of different classes as one set.
-
-    Raises:
-        BalancerError: if two sets are of one class.
-    """
-    for a, b in combinations(sets, 2):
-        if a.labels[0] == b.labels[0]:
+def _refuse_same_generator(sets: Sequence[SyntheticSet]) -> None:
+    pixels = [set(pixel_digests(s.images)) for s in sets]
+    for (a, of_a), (b, of_b) in combinations(zip(sets, pixels, strict=True), 2):
+        shared, same_class = len(of_a & of_b), not {*a.held}.isdisjoint(b.held)
+        if shared or (same_class and a.generator and a.generator == b.generator):
+            why = f" ({shared} of {len(of_a)} images are the same)" if shared else ""
             raise BalancerError(
-                f"{a.path} and {b.path} both hold {data.classes[a.labels[0]]} images;"
-                " give --synthetic one set of each class"
+                f"{a.path} and {b.path} come from one generator{why}: they are not two GAN seeds;"
+                " give sets of GANs trained with different --seed"
             )
+
+
+def _by_gan_seed(sets: Sequence[SyntheticSet], data: Dataset) -> list[SyntheticSet]:
+    """Return the images of all paths as sets that hold the same classes: the first of each class, the second, ..."""
+    places = {label: [i for i, s in enumerate(sets) if label in s.held] for label in range(len(data.classes))}
+    numbers = {data.classes[label]: len(holding) for label, holding in places.items() if holding}
+    if len(set(numbers.values())) > 1:
+        given = " and ".join(f"{plural(n, 'set')} of {name}" for name, n in numbers.items())
+        raise BalancerError(f"--synthetic names {given}; give as many of each class, one for each GAN seed")
+    joined = []
+    for k in range(max(numbers.values())):
+        parts = sorted((holding[k], label) for label, holding in places.items() if holding)
+        joined.append(join([sets[i].of_class(label) for i, label in parts]))
+    return joined
+
+
+def join(sets: Sequence[SyntheticSet]) -> SyntheticSet:
+    """Return sets of different classes as one set."""
+    if len(sets) == 1:
+        return sets[0]
     hashes = tuple(h for s in sets for h in s.hashes)
     images, labels = (np.concatenate([getattr(s, name) for s in sets]) for name in ("images", "labels"))
     coding = " ".join(dict.fromkeys(s.coding for s in sets if s.coding))
-    return SyntheticSet(sets[0].path, images, labels, hashes, "".join(s.generator for s in sets), coding)
+    path, *others = dict.fromkeys(path for s in sets for path in s.paths)
+    generator = "".join(dict.fromkeys(s.generator for s in sets))
+    return SyntheticSet(path, images, labels, hashes, generator, coding, tuple(others))
 
 
 def load_synthetic(path: Path, data: Dataset, config: DataConfig, count: int | str, dose: float = 0.0) -> SyntheticSet:
-    """Return the first images of a synthesis run, as many as the study needs.
+    """Return the first images of each class of a synthesis run, as many as the study needs.
 
     Args:
         path: a folder with ``manifest.csv``.
-        data: the real images; the manifest must be of the same split. In a two-class task its images must be of the
-            minority class, else of any one class.
+        data: the real images; the manifest must be of the same split. With two classes its images must be of the
+            minority class, else of one class or several.
         config: gives the working size.
-        count: ``deficit`` (of the set's class), ``all`` or a number.
+        count: ``deficit`` (of each class), ``all`` or a number of each class.
         dose: the largest dose, in deficits.
 
     Raises:
@@ -132,24 +165,44 @@ def load_synthetic(path: Path, data: Dataset, config: DataConfig, count: int | s
             f" hold validation {sampling_unit(data.groups)}s; synthesize again from a GAN of this split, or give the"
             " same --data and settings"
         )
-    label = _label(path, {row.class_name for row in rows}, data)
-    deficit = data.deficits[label]
-    needed = deficit if count == "deficit" else len(rows) if count == "all" else int(count)
-    if needed < 1:
+    by_class = {label: [r for r in rows if r.class_name == data.classes[label]] for label in _labels(path, rows, data)}
+    chosen = _needed(path, by_class, data, count, dose)
+    images, generator = _read_all(path, [row for of in chosen.values() for row in of], data, config), _generator(path)
+    sets, begin = [], 0
+    for label, of_class in chosen.items():
+        hashes, end = tuple(row.sha256 for row in of_class), begin + len(of_class)
+        synthetic = SyntheticSet(path, images[begin:end], np.full(len(of_class), label), hashes, generator)
+        sets.append(_as_real_files(synthetic, [path / row.file for row in of_class], data, label))
+        begin = end
+    return join(sets)
+
+
+def _needed(
+    path: Path, by_class: Mapping[int, list[ManifestRow]], data: Dataset, count: int | str, dose: float
+) -> dict[int, list[ManifestRow]]:
+    """Return the rows of each class that the study needs; a class that needs none is left out."""
+    deficits, counts = {label: data.deficits[label] for label in by_class}, {}
+    for label, rows in by_class.items():
+        counts[label] = deficits[label] if count == "deficit" else len(rows) if count == "all" else int(count)
+    if max(counts.values()) < 1:
         raise BalancerError(
-            f"{needed} synthetic images would be added (the training fold's deficit is {deficit});"
-            " give --synthetic-count N of at least 1, or all"
+            f"{max(counts.values())} synthetic images would be added (the training fold's deficit is"
+            f" {max(deficits.values())}); give --synthetic-count N of at least 1, or all"
         )
-    needed = max(needed, round(dose * deficit))
-    if needed > len(rows):
-        raise BalancerError(
-            f"the ablation needs {needed} synthetic images, {path / 'manifest.csv'} lists {len(rows)};"
-            f" run `balancer synthesize --n {needed}`, or give --synthetic-count all"
-        )
-    images = _read_all(path, rows[:needed], data, config)
-    hashes = tuple(row.sha256 for row in rows[:needed])
-    synthetic = SyntheticSet(path, images, np.full(needed, label), hashes, _generator(path))
-    return _as_real_files(synthetic, [path / row.file for row in rows[:needed]], data, label)
+    chosen = {}
+    for label, rows in by_class.items():
+        needed, name = max(counts[label], round(dose * deficits[label])), data.classes[label]
+        if needed > len(rows):
+            what = "synthetic images" if len(by_class) == 1 else f"synthetic {name} images"
+            raise BalancerError(
+                f"the ablation needs {needed} {what}, {path / 'manifest.csv'} lists {len(rows)};"
+                f" run `balancer synthesize --n {needed}`, or give --synthetic-count all"
+            )
+        if needed < 1:
+            log.info("%s: its %d %s images are not used, since the class lacks none", path, len(rows), name)
+        else:
+            chosen[label] = rows[:needed]
+    return chosen
 
 
 def _as_real_files(synthetic: SyntheticSet, files: list[Path], data: Dataset, label: int) -> SyntheticSet:
@@ -171,11 +224,12 @@ def _as_real_files(synthetic: SyntheticSet, files: list[Path], data: Dataset, la
     return replace(synthetic, images=real.of(synthetic.images), coding=note)
 
 
-def _label(path: Path, classes: set[str], data: Dataset) -> int:
-    """Return the label of a manifest's only class."""
+def _labels(path: Path, rows: Sequence[ManifestRow], data: Dataset) -> list[int]:
+    """Return the labels of a manifest's classes; with two classes it must be of the minority class alone."""
+    classes = {row.class_name for row in rows}
     allowed = list(data.classes) if len(data.classes) > 2 else [data.classes[data.minority_class]]
-    if len(classes) == 1 and classes <= set(allowed):
-        return data.classes.index(next(iter(classes)))
+    if classes <= set(allowed):
+        return sorted(data.classes.index(name) for name in classes)
     expected = f"one of {', '.join(allowed)}" if len(allowed) > 1 else f"{allowed[0]}, the minority class here"
     raise BalancerError(
         f"{path} holds {'/'.join(sorted(classes))} images; expected {expected};"

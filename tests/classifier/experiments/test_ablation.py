@@ -673,10 +673,10 @@ def test_the_report_of_a_synthesis_is_copied_into_the_run(
     options = ("--regimes", "gan", "--seeds", "1", "--synthetic", set_)
     done(classifier("ablate", *small_args, *options, "--out", tmp_path / "r"))
     assert (tmp_path / "r" / "synthetic" / "set-0.html").read_text() == "<p>the report</p>"
-    links = ablation.copy_synthesis_reports([set_], tmp_path / "r")
+    links = ablation.copy_synthesis_reports([[set_]], tmp_path / "r")
     assert [link.path for link in links] == ["synthetic/set-0.html", "../set/report.html"]
     shutil.rmtree(set_)
-    assert [link.path for link in ablation.copy_synthesis_reports([set_], tmp_path / "r")] == ["synthetic/set-0.html"]
+    assert [link.path for link in ablation.copy_synthesis_reports([[set_]], tmp_path / "r")] == ["synthetic/set-0.html"]
 
 
 def test_without_validation_images(small_args: Args, chest_folder: Path, classifier: Run, runs_cwd: Path) -> None:
@@ -710,4 +710,4 @@ def test_the_newest_finished_synthesis_is_taken_with_its_split(
 
 def test_copies_follow_the_synthetic_set(small_data: Dataset) -> None:
     for count, copies in (("deficit", small_data.deficit), ("all", small_data.deficit), (9, 9)):
-        assert study.Study(AblateConfig(synthetic_count=count), small_data, [], []).duplicate_count == copies
+        assert study.Study(AblateConfig(synthetic_count=count), small_data, [], []).duplicate_counts == (copies, 0)

@@ -26,7 +26,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Built:
     seen: Built = []
 
     def recorded(config: ClassifierConfig, classes: int = 2) -> nn.Module:
-        model = build_model(config)
+        model = build_model(config, classes)
         seen.append((model, tiny.weights(model)))
         return model
 

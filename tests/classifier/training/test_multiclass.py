@@ -1,7 +1,8 @@
 """Three classes: figures against scikit-learn, training sets, synthetic sets of several classes, and the commands."""
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 from commands import refused
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
@@ -29,10 +30,10 @@ from classifier.evaluation.metrics import (
     weighted_multiclass_metrics,
 )
 from classifier.evaluation.thresholds import with_temperature
-from classifier.experiments.study import Study, open_study
+from classifier.experiments.study import Study, _unfilled, open_study
 from classifier.inference import describe
 from classifier.training.regimes import REGIMES
-from classifier.training.synthetic import join, load_synthetic
+from classifier.training.synthetic import join, load_sets, load_synthetic
 from classifier.training.training_set import BatchSampler, training_set
 
 Array = np.ndarray
@@ -132,6 +133,7 @@ def test_the_figures_as_text() -> None:
         assert line.split()[:4] == [name, *map(str, row)]
 
 
+@settings(max_examples=10)
 @given(st.integers(0, 10_000), st.integers(20, 60))
 def test_figures_under_weights_are_those_of_repeated_images(seed: int, n: int) -> None:
     y_true, y_score = case(seed, n)
@@ -223,7 +225,7 @@ def test_each_set_fills_its_own_class(
 ) -> None:
     loaded = [load_synthetic(path, data, CONFIG, count) for path in sets.values()]
     assert [s.labels.tolist() for s in loaded] == [[0] * n[0], [2] * n[1]]
-    whole = join(loaded, data)
+    whole = join(loaded)
     train = training_set(data, REGIMES["gan"], whole, 0, 0)
     assert train.counts == [5 + n[0], 20, 8 + n[1]]
     assert (train.n_real, train.added, train.synthetic_digest) == (33, sum(n), whole.digest)
@@ -236,9 +238,8 @@ def test_sets_that_do_not_fit(
     data: Dataset, sets: dict[str, Path], make_manifest: Callable[..., Path], tmp_path: Path
 ) -> None:
     again = make_manifest(tmp_path / "again", 20, data.split_hash, first=900)
-    loaded = [load_synthetic(path, data, CONFIG, "deficit") for path in (*sets.values(), again)]
-    with pytest.raises(BalancerError, match=r"normal and .*again both hold NORMAL images"):
-        join(loaded, data)
+    with pytest.raises(BalancerError, match="2 sets of NORMAL and 1 set of VIRAL; give as many of each class"):
+        load_sets(list(map(str, (*sets.values(), again))), data, CONFIG, "deficit")
     either = make_manifest(tmp_path / "either", 20, data.split_hash, label=1)
     with pytest.raises(BalancerError, match="holds PNEUMONIA images; expected one of NORMAL, BACTERIAL, VIRAL"):
         load_synthetic(either, data, CONFIG, "deficit")
@@ -246,8 +247,58 @@ def test_sets_that_do_not_fit(
         load_synthetic(of_class(either, "BACTERIAL"), data, CONFIG, "deficit")
 
 
+def merged(folder: Path, parts: Iterable[Path]) -> Path:
+    """The manifests of several classes as one."""
+    folder.mkdir()
+    lines: list[str] = []
+    for part in parts:
+        shutil.copytree(part / "images", folder / "images", dirs_exist_ok=True)
+        header, *rows = (part / "manifest.csv").read_text().splitlines()
+        cells = sorted((row.split(",") for row in rows), key=lambda c: int(c[1]))
+        lines += [",".join([c[0], str(len(lines) + i), *c[2:]]) for i, c in enumerate(cells)]
+    (folder / "manifest.csv").write_text("\n".join([header, *lines]) + "\n")
+    return folder
+
+
+def test_one_folder_may_hold_every_class(data: Dataset, sets: dict[str, Path], tmp_path: Path) -> None:
+    """As sets of one class each do; doses are of each class's own deficit."""
+    (apart,) = load_sets(list(map(str, sets.values())), data, CONFIG, "deficit")
+    (whole,) = load_sets([str(merged(tmp_path / "all", sets.values()))], data, CONFIG, "deficit")
+    assert (whole.digest, whole.labels.tolist()) == (apart.digest, apart.labels.tolist())
+    assert np.array_equal(whole.images, apart.images)
+    assert (whole.paths, apart.paths) == ((tmp_path / "all",), tuple(sets.values()))
+    study = Study(AblateConfig(doses=(0.5,)), data, [whole], [REGIMES["gan"]])
+    half = study.training_set(replace(study.trials[0], dose=0.5))
+    assert half.counts == [5 + 8, 20, 8 + 6], "15 and 12 are lacking"
+    assert np.array_equal(half.images[half.n_real :][half.labels[half.n_real :] == 2], whole.images[15:21])
+
+
+def test_gan_seeds_are_paired_class_by_class(
+    data: Dataset, sets: dict[str, Path], make_manifest: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Two folders of each class, in any order, are two sets; so is one of both classes beside one of each."""
+    more = make_manifest(tmp_path / "normal 2", 15, data.split_hash, first=2000)
+    viral = of_class(make_manifest(tmp_path / "viral 2", 12, data.split_hash, label=1, first=3000), "VIRAL")
+    two = load_sets(list(map(str, (*sets.values(), viral, more))), data, CONFIG, "deficit")
+    assert [s.paths for s in two] == [tuple(sets.values()), (viral, more)]
+    assert [np.bincount(s.labels).tolist() for s in two] == [[15, 0, 12]] * 2
+    whole = merged(tmp_path / "all", sets.values())
+    again = load_sets(list(map(str, (whole, viral, more))), data, CONFIG, "deficit")
+    assert [s.digest for s in again] == [s.digest for s in two]
+
+
+def test_a_class_that_stays_short_is_said(data: Dataset, sets: dict[str, Path]) -> None:
+    only = load_sets([str(sets["VIRAL"])], data, CONFIG, "deficit")
+    assert _unfilled(only, data) == [
+        "No synthetic set fills up the 15 NORMAL images that the training fold lacks: no regime balances all classes."
+    ]
+    assert (
+        _unfilled(load_sets(list(map(str, sets.values())), data, CONFIG, "deficit"), data) == _unfilled([], data) == []
+    )
+
+
 def test_synthetic_images_in_place_of_real_ones(data: Dataset, sets: dict[str, Path]) -> None:
-    whole = join([load_synthetic(path, data, CONFIG, "deficit") for path in sets.values()], data)
+    whole = join([load_synthetic(path, data, CONFIG, "deficit") for path in sets.values()])
     train = training_set(data, REGIMES["synthetic_only"], whole, 0, 0)
     assert (train.counts, train.n_real) == ([15, 20, 12], 20)
     everything = replace(whole, labels=np.arange(len(whole.labels)) % 3)
@@ -260,30 +311,30 @@ def test_the_control_adds_as_many_copies_as_there_are_synthetic_images(
     data: Dataset, sets: dict[str, Path], count: int | str, expected: tuple[int, ...]
 ) -> None:
     config = TrainConfig(synthetic_count=count, regime="duplicate")
-    assert Study(config, data, [], []).duplicate_count == expected
-    whole = join([load_synthetic(path, data, CONFIG, count) for path in sets.values()], data)
+    assert Study(config, data, [], []).duplicate_counts == expected
+    whole = join([load_synthetic(path, data, CONFIG, count) for path in sets.values()])
     study = Study(config, data, [whole], [REGIMES["gan"]])
-    assert study.duplicate_count == expected
+    assert study.duplicate_counts == expected
     (trial,) = study.trials
     assert study.training_set(trial).added == sum(expected)
-    only = join([load_synthetic(sets["VIRAL"], data, CONFIG, "all")], data)
-    assert Study(config, data, [only], []).duplicate_count == (0, 0, 14)
+    only = load_synthetic(sets["VIRAL"], data, CONFIG, "all")
+    assert Study(config.model_copy(update={"synthetic_count": "all"}), data, [only], []).duplicate_counts == (0, 0, 14)
 
 
 # ---------------------------------------------------------------- the commands
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("changes", "message"),
     [
         ({"outputs": "sigmoid"}, "outputs is 'sigmoid', which is for two classes, and the data have 3"),
         ({"class_weights": "positive"}, "class_weights is 'positive', which is for two classes; .*complement"),
     ],
 )
-def test_settings_for_two_classes_are_refused(settings: dict[str, str], message: str, template: Path) -> None:
+def test_settings_for_two_classes_are_refused(changes: dict[str, str], message: str, template: Path) -> None:
     data = DataConfig(path=str(template), image_size=16, task="multiclass")
     with pytest.raises(UsageError, match=message):
-        open_study(AblateConfig(data=data, **settings))
+        open_study(AblateConfig(data=data, **changes))
 
 
 def test_train_evaluate_and_predict(
