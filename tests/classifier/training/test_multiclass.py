@@ -51,6 +51,7 @@ def case(seed: int, n: int = 60) -> tuple[Array, Array]:
     return y_true, rng.dirichlet(np.ones(3), n) * 0.8 + 0.2 * np.eye(3)[y_true]
 
 
+@settings(max_examples=20)
 @given(st.integers(0, 10_000), st.integers(3, 80))
 def test_figures_agree_with_sklearn(seed: int, n: int) -> None:
     y_true, y_score = case(seed, n)
