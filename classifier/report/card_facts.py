@@ -86,7 +86,8 @@ class Kinds:
         for label, name in enumerate(self.classes):
             of_class = sorted({str(kind) for kind in kinds[labels == label]} - {""})
             for kind in of_class if len(of_class) > 1 else ():
-                words = f"{KIND_WORDS[kind]} {name}" if kind in KIND_WORDS else f"{name} ({kind} files)"
+                words = f"{name} ({kind} files)" if is_chest(self.classes) else f"{name}, {kind}"
+                words = f"{KIND_WORDS[kind]} {name}" if kind in KIND_WORDS else words
                 groups[words] = np.flatnonzero((labels == label) & (kinds == kind))
         return groups
 

@@ -22,6 +22,7 @@ from balancer.data.coding import coding_note, dataset_coding, read_coding
 from balancer.data.dataset import Dataset
 from balancer.data.images import read_image
 from balancer.data.manifest import ManifestRow, read_manifest
+from balancer.data.records import sampling_unit
 from balancer.reporting.numbers import plural
 
 log = logging.getLogger("balancer")
