@@ -3,12 +3,14 @@
 Scores are Gaussian: a separation of the classes, plus what makes an image hard. An image can be hard for every
 classifier, for one regime, for one synthetic set, or for one training; a patient's images share half of each. The
 separation varies with the trial seed (alike for all regimes, and by regime), with the GAN seed, and with both together.
-So the expected AUROC is a normal probability. Images and patients are as many as in the official test set. Every study
-goes through classifier.analysis, like the trials of an ablation, except for one thing: resampled AUROCs are linear in
-the patients' weights (DeLong's placements), which is fifty times as fast and agrees within a percent.
+So the expected AUROC is a normal probability. Images and patients are as many as in the official test set, of two
+classes or, with --classes 3, of NORMAL, BACTERIAL and VIRAL. Then each class has scores of its own, and the endpoint is
+the macro AUROC. Every study goes through classifier.analysis, like the trials of an ablation, except for one thing:
+resampled AUROCs are linear in the patients' weights (DeLong's placements), which is fifty times as fast and agrees
+within a percent.
 
     python benchmarks/calibration.py [--studies 1000] [--resamples 200] [--trial-seeds 2,3,5,10] [--gan-seeds 1,3]
-    [--scenarios ...] [--regimes ...]
+    [--scenarios ...] [--regimes ...] [--classes 2]
 """
 
 from __future__ import annotations
@@ -33,9 +35,15 @@ from classifier.analysis.statistics import ALPHA, Estimate
 Array = np.ndarray
 # Patients with 1, 2, ... images in the official test set, by class: 234 + 390 images of 202 + 202 patients.
 PATIENTS_WITH = ({1: 175, 2: 23, 3: 3, 4: 1}, {1: 125, 2: 29, 3: 19, 4: 11, 5: 10, 6: 4, 7: 2, 9: 2})
-FEWEST_PATIENTS = min(sum(counts.values()) for counts in PATIENTS_WITH)
+# The same of the three classes, whose pneumonias are shared out: 234 + 242 + 148 images of 202 + 115 + 87 patients.
+PATIENTS_OF_THREE = (
+    PATIENTS_WITH[0],
+    {1: 68, 2: 17, 3: 10, 4: 6, 5: 6, 6: 4, 7: 2, 9: 2},
+    {1: 57, 2: 12, 3: 9, 4: 5, 5: 4},
+)
 WITHIN_PATIENT = 0.5  # share of every score's variance that a patient's images have in common
-AUROC = 0.95
+# The AUROC of each class that has scores: of two classes one score serves both.
+AUROCS = {2: (0.95,), 3: (0.95, 0.9, 0.85)}
 SYNTHETIC = ("gan", "combined")
 UNEVEN = ("baseline", "gan")
 FAMILY = {f"{left} - {right}": {left: 1.0, right: -1.0} for left, right in CONFIRMATORY}
@@ -73,95 +81,128 @@ SCENARIOS = {
 
 @dataclass(frozen=True)
 class Study:
-    """The scores of one simulated ablation, and the true AUROCs."""
+    """The scores of one simulated ablation, and the true endpoints: the mean AUROC of the classes that have scores."""
 
     y_true: Array  # (n,)
     patient: Array  # (n,)
-    scores: dict[str, Array]  # regime -> (K, G or 1, n)
-    truth: dict[str, float]  # regime -> expected AUROC; conditional on the synthetic sets where these count as fixed
+    scores: dict[str, Array]  # regime -> (classes with scores, K, G or 1, n)
+    truth: dict[str, float]  # regime -> expected endpoint; conditional on the synthetic sets where these count as fixed
 
 
-def layout() -> tuple[Array, Array]:
+def patients_with(classes: int) -> tuple[dict[int, int], ...]:
+    """Return how many patients have 1, 2, ... test images, by class."""
+    return PATIENTS_WITH if classes == 2 else PATIENTS_OF_THREE
+
+
+def fewest_patients(classes: int) -> int:
+    """Return the number of patients of the class that has fewest."""
+    return min(sum(counts.values()) for counts in patients_with(classes))
+
+
+def scored(y_true: Array, classes: int) -> Array:
+    """Return which images are of each class that has scores, (classes with scores, n) bool: of two, class 1 alone."""
+    labels = [1] if classes == 2 else range(classes)
+    return np.stack([y_true == label for label in labels])
+
+
+def layout(classes: int = 2) -> tuple[Array, Array]:
     """Return class and patient (n,) of every test image."""
     labels, sizes = [], []
-    for label, patients in enumerate(PATIENTS_WITH):
+    for label, patients in enumerate(patients_with(classes)):
         for size, count in patients.items():
             labels += [label] * count
             sizes += [size] * count
     return np.repeat(labels, sizes), np.repeat(np.arange(len(sizes)), sizes)
 
 
-def draw(scenario: Scenario, regimes: Iterable[str], k: int, g: int, shift: Mapping[str, float], seed: int) -> Study:
-    """Simulate a study of ``k`` trial seeds and ``g`` GAN seeds; ``shift`` adds to the AUROC of .95 of a regime.
+def draw(
+    scenario: Scenario,
+    regimes: Iterable[str],
+    k: int,
+    g: int,
+    shift: Mapping[str, float],
+    seed: int,
+    classes: int = 2,
+) -> Study:
+    """Simulate a study of ``k`` trial seeds and ``g`` GAN seeds; ``shift`` adds to the AUROCS of a regime.
 
-    Wherever a regime's AUROC lies, trainings scatter by as much of the AUROC.
+    Wherever a regime's AUROC lies, trainings scatter by as much of the AUROC. A seed moves all classes alike.
     """
     rng = np.random.default_rng(seed)
-    y_true, patient = layout()
+    y_true, patient = layout(classes)
+    is_positive = scored(y_true, classes)
+    columns = len(is_positive)
 
     def noise(*shape: int) -> Array:
         by_patient = rng.standard_normal((*shape, patient.max() + 1))[..., patient]
         by_image = rng.standard_normal((*shape, len(patient)))
         return WITHIN_PATIENT**0.5 * by_patient + (1 - WITHIN_PATIENT) ** 0.5 * by_image
 
-    shared, trial = noise(), rng.standard_normal((k, 1))
+    shared, trial = noise(columns, 1, 1), rng.standard_normal((k, 1))
     scores, truth = {}, {}
     for regime in regimes:
-        auroc = AUROC + shift.get(regime, 0.0)
-        slope = float(stats.norm.pdf(stats.norm.ppf(auroc))) / 2**0.5  # of the AUROC in the separation, in SDs
+        expected = stats.norm.ppf(np.array(AUROCS[classes]) + shift.get(regime, 0.0))[:, None, None]
+        slope = float(stats.norm.pdf(expected).mean()) / 2**0.5  # of the endpoint in the separation, in SDs
         sd = {name: getattr(scenario, name) / slope for name in ("trial", "trial_own", "gan", "gan_trial")}
         sets, used = (g, 1) if regime in SYNTHETIC else (1, 0)
         gan = used * sd["gan"] * rng.standard_normal(sets)
         own_sd = sd["trial_own"] * (scenario.uneven if regime in UNEVEN else 1)
         own = own_sd * rng.standard_normal((k, 1)) + used * sd["gan_trial"] * rng.standard_normal((k, sets))
         of_seeds = sd["trial"] ** 2 + own_sd**2 + used * sd["gan_trial"] ** 2
-        expected = stats.norm.ppf(auroc)
         centre = expected * (2 + of_seeds + used * sd["gan"] ** 2) ** 0.5
         shares = scenario.of_regime, used * scenario.of_set, scenario.of_training
-        parts = (noise(1, 1), noise(1, sets), noise(k, sets))
+        parts = (noise(columns, 1, 1), noise(columns, 1, sets), noise(columns, k, sets))
         difficulty = (1 - sum(shares)) ** 0.5 * shared + sum(s**0.5 * p for s, p in zip(shares, parts, strict=True))
-        scores[regime] = (centre + sd["trial"] * trial + gan + own)[..., None] * y_true + difficulty
+        separation = centre + sd["trial"] * trial + gan + own
+        scores[regime] = separation[..., None] * is_positive[:, None, None] + difficulty
         conditional = stats.norm.cdf((centre + gan) / (2 + of_seeds) ** 0.5).mean()
         fixed = sets < statistics.FEWEST_GAN_SEEDS
-        truth[regime] = float(conditional if fixed else stats.norm.cdf(expected))
+        truth[regime] = float(conditional if fixed else stats.norm.cdf(expected).mean())
     return Study(y_true, patient, scores, truth)
 
 
 @functools.lru_cache(maxsize=1)
-def patients_drawn(resamples: int, seed: int) -> Array:
+def patients_drawn(resamples: int, seed: int, classes: int = 2) -> Array:
     """Return the weights (1 + resamples, n) of the test images."""
-    return patient_weights(*layout(), resamples, seed)
+    return patient_weights(*layout(classes), resamples, seed, classes)
 
 
 def aurocs(study: Study, resamples: int, seed: int) -> dict[str, Array]:
-    """Return the AUROC (1 + resamples, K, G) of each regime, for the same resamples of patients.
+    """Return the endpoint (1 + resamples, K, G) of each regime, for the same resamples of patients.
 
     A resample moves the AUROC by its weights times the images' placements, as in DeLong's variance. Every regime stands
     beside every synthetic set.
     """
-    weights = patients_drawn(resamples, seed)
-    positive = study.y_true == 1
-    m, n = int(positive.sum()), int((~positive).sum())
-    sets = max(scores.shape[1] for scores in study.scores.values())
+    classes = int(study.y_true.max()) + 1
+    weights, is_positive = patients_drawn(resamples, seed, classes), scored(study.y_true, classes)
+    sets = max(scores.shape[2] for scores in study.scores.values())
     by_regime = {}
-    for regime, scores in study.scores.items():
-        order = scores.argsort(axis=-1)  # Gaussian scores have no ties
-        is_positive = positive[order]
-        below, above = (~is_positive).cumsum(axis=-1), m - is_positive.cumsum(axis=-1)
-        placement = np.empty(scores.shape)
-        np.put_along_axis(placement, order, np.where(is_positive, below, above) / (m * n), axis=-1)
-        auroc = placement[..., positive].sum(axis=-1)
-        placement -= auroc[..., None] * np.where(positive, 1 / m, 1 / n)
-        values = auroc + np.tensordot(weights - 1, placement, axes=(1, 2))
+    for regime, of_class in study.scores.items():
+        resampled = [_auroc(scores, positive, weights) for scores, positive in zip(of_class, is_positive, strict=True)]
+        values = np.mean(resampled, axis=0)
         by_regime[regime] = np.broadcast_to(values, (*values.shape[:2], sets))
     return by_regime
 
 
-def estimates(values: Mapping[str, Array]) -> dict[str, Estimate]:
+def _auroc(scores: Array, positive: Array, weights: Array) -> Array:
+    """Return the AUROC (1 + resamples, K, G) of scores (K, G, n)."""
+    m, n = int(positive.sum()), int((~positive).sum())
+    order = scores.argsort(axis=-1)  # Gaussian scores have no ties
+    is_positive = positive[order]
+    below, above = (~is_positive).cumsum(axis=-1), m - is_positive.cumsum(axis=-1)
+    placement = np.empty(scores.shape)
+    np.put_along_axis(placement, order, np.where(is_positive, below, above) / (m * n), axis=-1)
+    auroc = placement[..., positive].sum(axis=-1)
+    placement -= auroc[..., None] * np.where(positive, 1 / m, 1 / n)
+    values: Array = auroc + np.tensordot(weights - 1, placement, axes=(1, 2))
+    return values
+
+
+def estimates(values: Mapping[str, Array], classes: int = 2) -> dict[str, Estimate]:
     """Estimate the contrasts whose regimes there are, and the baseline's AUROC, as an ablation does."""
     scatter = scatter_over_seeds(values)
     sums = {name: c for name, c in CONTRASTS.items() if set(c).issubset(values)} | {OWN: {"baseline": 1.0}}
-    return {name: estimate_sum(c, values, FEWEST_PATIENTS, scatter) for name, c in sums.items()}
+    return {name: estimate_sum(c, values, fewest_patients(classes), scatter) for name, c in sums.items()}
 
 
 def expected(truth: Mapping[str, float], contrast: Mapping[str, float]) -> float:
@@ -179,18 +220,24 @@ class Calibration:
 
 
 def check_intervals(
-    scenario: Scenario, k: int, g: int, studies: int, resamples: int, regimes: Sequence[str] = POOLED
+    scenario: Scenario,
+    k: int,
+    g: int,
+    studies: int,
+    resamples: int,
+    regimes: Sequence[str] = POOLED,
+    classes: int = 2,
 ) -> Calibration:
     """Simulate many studies without a planted effect; the effect of a fixed synthetic set is part of the truth."""
     covered: dict[str, list[bool]] = {}
     rejected, effects = [], {test: [] for test, (left, right, _) in PLANTED.items() if {left, right} <= {*regimes}}
     with progress.bar(studies, f"{k} trial seeds, {g} GAN seed(s)", "study") as bar:
         for number in range(studies):
-            study = draw(scenario, regimes, k, g, {}, derive_seed(number, "study", str(scenario), k, g))
-            estimated, p = estimates(aurocs(study, resamples, number // SAME_RESAMPLES)), []
+            study = draw(scenario, regimes, k, g, {}, derive_seed(number, "study", str(scenario), k, g), classes)
+            estimated, p = estimates(aurocs(study, resamples, number // SAME_RESAMPLES), classes), []
             for name, e in estimated.items():
                 truth = expected(study.truth, CONTRASTS.get(name, {"baseline": 1.0}))
-                low, high = statistics.share_interval(e, FEWEST_PATIENTS) if name == OWN else (e.low, e.high)
+                low, high = statistics.share_interval(e, fewest_patients(classes)) if name == OWN else (e.low, e.high)
                 covered.setdefault(name, []).append(low <= truth <= high)
                 if name in FAMILY:
                     p.append(statistics.mean_p(e.value - truth, e.se, e.shares))
@@ -214,6 +261,7 @@ def check_power(
     studies: int,
     resamples: int,
     regimes: Sequence[str] = POOLED,
+    classes: int = 2,
 ) -> dict[str, float]:
     """Return how often each planted effect, by the keys of PLANTED, is detected; a fixed set has exactly its effect."""
     if g < statistics.FEWEST_GAN_SEEDS:
@@ -226,8 +274,9 @@ def check_power(
     hits = dict.fromkeys(planted, 0)
     with progress.bar(studies, f"{k} trial seeds, {g} GAN seed(s), planted", "study") as bar:
         for number in range(studies):
-            study = draw(scenario, regimes, k, g, shift, derive_seed(number, "planted", str(scenario), k, g))
-            estimated = estimates(aurocs(study, resamples, number // SAME_RESAMPLES))
+            seed = derive_seed(number, "planted", str(scenario), k, g)
+            study = draw(scenario, regimes, k, g, shift, seed, classes)
+            estimated = estimates(aurocs(study, resamples, number // SAME_RESAMPLES), classes)
             for test in planted:
                 left, right, family = PLANTED[test]
                 hits[test] += estimated[f"{left} - {right}"].p < ALPHA / family
@@ -246,18 +295,19 @@ def main() -> None:
     parser.add_argument("--gan-seeds", default="1,3")
     parser.add_argument("--scenarios", default=",".join(SCENARIOS))
     parser.add_argument("--regimes", default=",".join(POOLED))
+    parser.add_argument("--classes", type=int, choices=list(AUROCS), default=2)
     args = parser.parse_args()
     begin, sizes, regimes = time.perf_counter(), (args.studies, args.resamples), tuple(args.regimes.split(","))
     errors = (100 * (p * (1 - p) / args.studies) ** 0.5 for p in (0.95, statistics.POWER))
-    print(f"{args.studies} studies a line, {args.resamples} resamples, {args.regimes}")
+    print(f"{args.studies} studies a line, {args.resamples} resamples, {args.regimes}, {args.classes} classes")
     print("Monte Carlo standard error: {:.1f} points of coverage, {:.1f} of power\n".format(*errors))
     columns = ("coverage, lowest", "mean", "highest", OWN, "family error", *PLANTED)
     print("| scenario | GAN seeds | trial seeds |", " | ".join(columns), "|")
     print("| --- | ---: | ---: |" + " ---: |" * len(columns))
     lines = itertools.product(args.scenarios.split(","), args.gan_seeds.split(","), args.trial_seeds.split(","))
     for name, g, k in lines:
-        checked = check_intervals(SCENARIOS[name], int(k), int(g), *sizes, regimes)
-        power = check_power(SCENARIOS[name], checked.detectable, int(k), int(g), *sizes, regimes)
+        checked = check_intervals(SCENARIOS[name], int(k), int(g), *sizes, regimes, args.classes)
+        power = check_power(SCENARIOS[name], checked.detectable, int(k), int(g), *sizes, regimes, args.classes)
         covered = [share for contrast, share in checked.covered.items() if contrast != OWN]
         shares = (min(covered), np.mean(covered), max(covered), checked.covered[OWN], checked.rejected)
         cells = [f"{100 * share:.1f}" for share in shares]

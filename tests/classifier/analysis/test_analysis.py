@@ -529,19 +529,22 @@ def calibration() -> ModuleType:
     return module
 
 
-def test_the_simulation_has_the_truth_that_it_states(calibration: ModuleType) -> None:
+@pytest.mark.parametrize("classes", [2, pytest.param(3, marks=pytest.mark.nightly)])
+def test_the_simulation_has_the_truth_that_it_states(calibration: ModuleType, classes: int) -> None:
     """AUROCs of simulated studies average to the closed form, for seeds that scatter a lot."""
     scenario = calibration.Scenario(0.03, 0.02, 0.08, 0.01, 0.02, 0.02, 0.01)
     gaps = []
     for number in range(60):
-        study = calibration.draw(scenario, ("baseline", "gan"), 3, 3, {"gan": 0.02}, number)
-        assert study.truth == pytest.approx({"baseline": 0.95, "gan": 0.97})
-        gaps.append(
-            [
-                np.mean([roc_auc_score(study.y_true, s) for s in study.scores[r][:, 0]]) - study.truth[r]
-                for r in study.truth
-            ]
+        study = calibration.draw(scenario, ("baseline", "gan"), 3, 3, {"gan": 0.02}, number, classes)
+        assert study.truth == pytest.approx({"baseline": 0.95 if classes == 2 else 0.9, "gan": study.truth["gan"]})
+        assert study.truth["gan"] - study.truth["baseline"] == pytest.approx(0.02)
+        of_class = list(
+            zip(range(classes) if classes > 2 else [1], *(study.scores[r] for r in study.truth), strict=True)
         )
+        macro = [
+            np.mean([roc_auc_score(study.y_true == k, s) for k, *of in of_class for s in of[i][:, 0]]) for i in range(2)
+        ]
+        gaps.append([auroc - truth for auroc, truth in zip(macro, study.truth.values(), strict=True)])
     mean, error = np.mean(gaps, axis=0), np.std(gaps, axis=0, ddof=1) / len(gaps) ** 0.5
     assert (np.abs(mean) < 3.5 * error).all()
     assert (error < 0.003).all()
@@ -573,12 +576,21 @@ def test_an_effect_of_the_detectable_size_is_found(calibration: ModuleType) -> N
         assert 0.6 <= power <= 0.95
 
 
-def test_simulated_resamples_are_those_of_a_study_to_first_order(calibration: ModuleType) -> None:
-    drawn = calibration.draw(calibration.SCENARIOS["balanced"], ("baseline", "gan"), 2, 1, {}, 0)
-    weights = patient_weights(drawn.y_true, drawn.patient, 400, 5)
+@pytest.mark.parametrize("classes", [2, 3])
+def test_simulated_resamples_are_those_of_a_study_to_first_order(calibration: ModuleType, classes: int) -> None:
+    drawn = calibration.draw(calibration.SCENARIOS["balanced"], ("baseline", "gan"), 2, 1, {}, 0, classes)
+    weights = patient_weights(drawn.y_true, drawn.patient, 400, 5, classes)
     fast = calibration.aurocs(drawn, 400, 5)
+    labels = [1] if classes == 2 else range(classes)
     exact = {
-        r: np.array([[weighted_auroc(drawn.y_true, s, weights) for s in row] for row in drawn.scores[r]]) for r in fast
+        r: np.mean(
+            [
+                [[weighted_auroc((drawn.y_true == k).astype(int), s, weights) for s in row] for row in of_class]
+                for k, of_class in zip(labels, drawn.scores[r], strict=True)
+            ],
+            axis=0,
+        )
+        for r in fast
     }
     pairs = [(fast[r][:, k, 0], exact[r][k, 0]) for r in fast for k in range(2)]
     pairs.append((pairs[2][0] - pairs[0][0], pairs[2][1] - pairs[0][1]))
