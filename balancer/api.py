@@ -21,8 +21,9 @@ from balancer.core.sealed import write_json
 from balancer.core.settings import AuditConfig, DataConfig, EvaluateConfig, GanTrainConfig, SynthesizeConfig
 from balancer.core.tracking import NOT_TRACKED, Tracking
 from balancer.data import dataset, inspection
-from balancer.gan import trainer
+from balancer.gan import every_class, trainer
 from balancer.metrics.features import random_subset
+from balancer.quality.class_reports import ClassReports
 from balancer.quality.report import Report
 from balancer.reporting.grids import Picture, side_by_side
 
@@ -80,8 +81,8 @@ def train_gan(
     force: bool = False,
     threads: int | None = None,
     tracking: Tracking = NOT_TRACKED,
-) -> FinishedRun[trainer.GanSummary]:
-    """Train a GAN on one class of the training fold, as `balancer gan-train` does.
+) -> FinishedRun[trainer.GanSummary | every_class.GanSummaries]:
+    """Train a GAN on one class of the training fold, or one on each, as `balancer gan-train` does.
 
     Args:
         config: the settings that differ from the defaults.
@@ -105,7 +106,7 @@ def synthesize(
     device: str = "auto",
     force: bool = False,
     threads: int | None = None,
-) -> FinishedRun[Report]:
+) -> FinishedRun[Report | ClassReports]:
     """Export synthetic images of a trained GAN with a report on their quality, as `balancer synthesize` does.
 
     The arguments are those of :func:`train_gan`. The data are those of the GAN run. Without ``gan_run`` in the
@@ -171,17 +172,22 @@ def export_generator(
 
 def prepare_gan_training(
     config: GanTrainConfig, device_name: str, threads: int | None = None, dry: bool = False
-) -> PreparedRun[trainer.GanSummary]:
+) -> PreparedRun[trainer.GanSummary | every_class.GanSummaries]:
     """Open the data of a GAN training; for a dry run, without decoding images that the cache does not hold."""
     device = open_device(device_name, threads)
     trainer.check(config)
     data = dataset.load_dataset(config.data, decode=not dry)
-    trainer.target_label(config, data)
+    several = every_class.is_for_all(config, data)
+    if several:
+        every_class.settings_of_classes(config, data)  # refused here, and not in a run that was begun
+    else:
+        trainer.target_label(config, data)
 
-    def work(run: RunDir) -> trainer.GanSummary:
+    def work(run: RunDir) -> trainer.GanSummary | every_class.GanSummaries:
         if not (run / "split.csv").exists():  # else the split that the run was begun with stays on record
             data.write_split(run / "split.csv")
-        summary = trainer.train(config, data, run, device)
+        train = every_class.train_every_class if several else trainer.train
+        summary: trainer.GanSummary | every_class.GanSummaries = train(config, data, run, device)
         write_json(run / "summary.json", summary.to_json())
         return summary
 
@@ -190,7 +196,7 @@ def prepare_gan_training(
         config,
         describe_device(device),
         data.describe(),
-        lambda: trainer.estimate_seconds(config, data, device),
+        lambda: (every_class if several else trainer).estimate_seconds(config, data, device),
         work,
         keep_environment=True,  # the data may have changed since the start
         tracked_files=("config.yaml", "env.json", "summary.json", "grids/*.png", "best.pt"),
@@ -201,19 +207,20 @@ def prepare_gan_training(
 
 def prepare_synthesis(
     config: SynthesizeConfig, device_name: str, threads: int | None = None, dry: bool = False
-) -> PreparedRun[Report]:
-    """Open the generator and its data; ``dry`` as for :func:`prepare_gan_training`."""
+) -> PreparedRun[Report | ClassReports]:
+    """Open the generators and their data; ``dry`` as for :func:`prepare_gan_training`."""
     device = open_device(device_name, threads)
-    source = synthesis.open_source(config, device, decode=not dry)
-    synthesis.count(config, source)  # refused here, and not in a run that --resume could never finish
+    sources = synthesis.open_sources(config, device, decode=not dry)
+    for source in sources:
+        synthesis.count(config, source)  # refused here, and not in a run that --resume could never finish
     return PreparedRun(
         "synthesize",
         config,
         describe_device(device),
-        source.data.describe(),
-        lambda: synthesis.estimate_seconds(config, source, device),
-        lambda run: synthesis.synthesize(config, source, run, device),
-        undecoded=source.data.undecoded,
+        sources[0].data.describe(),
+        lambda: synthesis.estimate_seconds(config, sources, device),
+        lambda run: synthesis.synthesize(config, sources, run, device),
+        undecoded=sources[0].data.undecoded,
     )
 
 

@@ -63,10 +63,10 @@ def main() -> None:
     setting("--batch-size"),
     TRACKING,
     example="balancer gan-train --preset sngan_diffaug --steps 8000 --name sngan",
-    closing="{run}/best.pt holds the generator; next: balancer synthesize --gan-run {run}",
+    closing="{run} holds what was trained; next: balancer synthesize --gan-run {run}",
 )
 def gan_train(args: CommandArgs) -> CommandResult:
-    """Train a DCGAN on the minority class of the training fold."""
+    """Train a DCGAN on the minority class of the training fold, or (--class all) one on each class that lacks any."""
     from balancer.api import prepare_gan_training
 
     prepared = prepare_gan_training(args.settings(GanTrainConfig), args.device, args.threads, args.dry_run)
@@ -83,7 +83,7 @@ def gan_train(args: CommandArgs) -> CommandResult:
     closing="{run}/report.html judges the images; next: classifier ablate --regimes all --synthetic {run}",
 )
 def synthesize(args: CommandArgs) -> CommandResult:
-    """Export synthetic images of the GAN's class, with a manifest and a quality report."""
+    """Export synthetic images of the GAN's class, or of all its classes, with a manifest and a quality report."""
     from balancer import synthesis
     from balancer.api import prepare_synthesis
 

@@ -277,7 +277,7 @@ def evaluate(config: EvaluateConfig, inputs: Inputs, run: RunDir, device: torch.
     )
     drawn = figures.of_quality(quality, train.images, fake)
     drawn["grid"] = figures.beside(fake, real.images, ("Synthetic", "Real"), config.seed)
-    return publish(run, report, drawn)
+    return publish(run.path, report, drawn)
 
 
 def estimate_seconds(config: EvaluateConfig, inputs: Inputs) -> float:

@@ -27,6 +27,7 @@ from balancer.core.seeding import generator
 from balancer.core.settings import PHANTOM, GanTrainConfig
 from balancer.core.shapes import check_format, check_tensors, parse
 from balancer.gan.checkpoint import Checkpoint, finished_settings, read_best
+from balancer.gan.class_runs import runs_of
 from balancer.gan.monitor import generate
 from balancer.gan.networks import make_generator
 from balancer.gan.step import sample_z
@@ -113,6 +114,8 @@ def _open(
         exported.require("onnx", "onnxscript", "onnxruntime")
     limit_threads(threads)
     config = finished_settings(gan_run)
+    if parts := runs_of(gan_run):
+        raise BalancerError(f"{gan_run} holds a generator of each class; give one of {', '.join(map(str, parts))}")
     G = make_generator(config)
     saved = read_best(gan_run, CPU, config, G)
     exported.refuse_existing([path], force)

@@ -22,10 +22,12 @@ from balancer.core.saved_runs import latest_run, saved_config
 from balancer.core.sealed import digest, write_with_sum
 from balancer.core.seeding import derive_seed, generator
 from balancer.core.settings import GanTrainConfig, SynthesizeConfig
+from balancer.data.class_folders import class_folder
 from balancer.data.coding import coding_note, dataset_coding
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.manifest import MANIFEST, MANIFEST_COLUMNS
 from balancer.gan.checkpoint import finished_settings, read_best
+from balancer.gan.class_runs import runs_of
 from balancer.gan.monitor import CHUNK, generate
 from balancer.gan.networks import make_generator
 from balancer.gan.snapshot import Snapshot, read_history
@@ -34,6 +36,7 @@ from balancer.metrics.features import inception_weights
 from balancer.metrics.trend import Trend, last_third
 from balancer.quality import figures
 from balancer.quality.assess import assess, report_seconds
+from balancer.quality.class_reports import ClassReports, folder_of, publish_classes
 from balancer.quality.datasheet import write_datasheet
 from balancer.quality.report import Report, closest_pairs, provenance, publish
 from balancer.quality.sides import ImageSet
@@ -79,8 +82,28 @@ def configure(explicit: Mapping[str, Any]) -> SynthesizeConfig:
     return resolve(SynthesizeConfig, explicit, inherited)
 
 
-def open_source(config: SynthesizeConfig, device: torch.device, decode: bool = True) -> Source:
-    """Load the generator and its data; ``decode`` is False for a dry run, as for :func:`load_dataset`.
+def open_sources(config: SynthesizeConfig, device: torch.device, decode: bool = True) -> list[Source]:
+    """Load the generator of each class that the run learnt, in the order of the classes, and their data.
+
+    ``decode`` is False for a dry run, as for :func:`load_dataset`.
+
+    Raises:
+        BalancerError: as :func:`open_source`.
+    """
+    run = Path(config.gan_run or "")
+    finished_settings(run)
+    parts = runs_of(run)
+    if not parts:
+        return [open_source(config, device, decode)]
+    data = load_dataset(config.data, decode=decode)
+    sources = [open_source(config.model_copy(update={"gan_run": str(part)}), device, data=data) for part in parts]
+    return sorted(sources, key=lambda source: source.label)
+
+
+def open_source(
+    config: SynthesizeConfig, device: torch.device, decode: bool = True, data: Dataset | None = None
+) -> Source:
+    """Load the generator of one class and its data, unless the data are given; ``decode`` as above.
 
     Raises:
         BalancerError: the run is not finished, its checkpoint is of other settings, or the data now give another
@@ -97,7 +120,7 @@ def open_source(config: SynthesizeConfig, device: torch.device, decode: bool = T
         inception_weights(config.inception)  # a wrong file is refused before anything is written
     G = make_generator(gan)
     saved = read_best(run, device, gan, G)
-    data = load_dataset(config.data, decode=decode, expected_split=saved.split_hash)
+    data = data or load_dataset(config.data, decode=decode, expected_split=saved.split_hash)
     if saved.split_hash != data.split_hash:
         raise BalancerError(
             f"{run} was trained on {saved.data_source} (split {saved.split_hash}), the data here are"
@@ -143,12 +166,45 @@ def images_of(source: Source, seed: int, n: int, device: torch.device) -> Iterat
         yield to_uint8(images)[: n - start]
 
 
-def synthesize(config: SynthesizeConfig, source: Source, run: RunDir, device: torch.device) -> Report:
-    """Write ``images/<CLASS>/``, ``manifest.csv``, the report with its figures and the datasheet; return the report."""
+def synthesize(
+    config: SynthesizeConfig, sources: Sequence[Source], run: RunDir, device: torch.device
+) -> Report | ClassReports:
+    """Write the images of each generator, one manifest, the report on each class and the datasheets.
+
+    The images of a class lie in ``images/<CLASS>/``. Of several classes each has a folder for its report, and the
+    report of the run leads to them.
+    """
+    made = export(config, sources, run, device)
+    if len(sources) == 1:
+        return _report(config, sources[0], made[0], run, run.path, device)
+    reports = {}
+    for source, images in zip(sources, made, strict=True):
+        folder = run / folder_of(source.class_name)
+        folder.mkdir(parents=True, exist_ok=True)
+        reports[source.class_name] = _report(config, source, images, run, folder, device)
+    # The classes differ in nothing else, so the settings of the run of all classes say which generators these are.
+    gan_run = Path(config.gan_run or "")
+    generator = {"gan_run": str(gan_run), "gan_config": finished_settings(gan_run).model_dump(mode="json")}
+    result = ClassReports(reports, generator)
+    publish_classes(run.path, result)
+    return result
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The images of one class as they were written."""
+
+    images: Array  # (n, H, W) uint8
+    files: list[str]  # relative to the run
+    seconds: float
+
+
+def _report(
+    config: SynthesizeConfig, source: Source, exported: Exported, run: RunDir, folder: Path, device: torch.device
+) -> Report:
+    """Write the report on the images of one class, with its figures, and the datasheet; return the report."""
     begin = time.perf_counter()
-    fake = export(config, source, run, device)
-    exported = time.perf_counter()
-    data, cls = source.data, source.class_name
+    data, cls, fake = source.data, source.class_name, exported.images
     train, val, test = (
         image_set(data, fold, source.label, name)
         for fold, name in (("train", "training fold"), ("val", "validation"), ("test", "test"))
@@ -163,8 +219,8 @@ def synthesize(config: SynthesizeConfig, source: Source, run: RunDir, device: to
     drawn["grid"] = figures.beside(fake, train.images, titles, config.seed)
     if history:
         drawn["training"] = figures.training(history, source.step)
-    done = time.perf_counter()
-    took = {"export": exported - begin, "report": done - exported, "total": done - begin}
+    report_time = time.perf_counter() - begin
+    took = {"export": exported.seconds, "report": report_time, "total": exported.seconds + report_time}
     report = Report(
         title=f"{len(fake):,} synthetic {cls} images",
         about=[*about(config, source), *([coding_note(CODED, coding, fake.shape[1])] if coding.is_seen else [])],
@@ -173,9 +229,7 @@ def synthesize(config: SynthesizeConfig, source: Source, run: RunDir, device: to
         data=data.describe(),
         quality=quality,
         closest=closest_pairs(
-            quality,
-            [file_name(cls, i) for i in range(len(fake))],
-            [data.records[i].name for i in data.indices("train", source.label)],
+            quality, exported.files, [data.records[i].name for i in data.indices("train", source.label)]
         ),
         seconds={what: round(s, 1) for what, s in took.items()},
         made=provenance(run, config, device, took),
@@ -189,8 +243,8 @@ def synthesize(config: SynthesizeConfig, source: Source, run: RunDir, device: to
         trend=kid_trend(snapshots),
         links=links(run, source),
     )
-    report = publish(run, report, drawn)
-    write_datasheet(run.path, report, data, source.label, digest((run / MANIFEST).read_bytes()))
+    report = publish(folder, report, drawn)
+    write_datasheet(folder, report, data, source.label, digest((run / MANIFEST).read_bytes()))
     return report
 
 
@@ -237,34 +291,44 @@ def about(config: SynthesizeConfig, source: Source) -> list[str]:
 
 def file_name(cls: str, index: int) -> str:
     """Return the path of an image, relative to the run."""
-    return f"images/{folder_name(cls)}/synthetic_{index:05d}.png"
+    return f"images/{class_folder(cls)}/synthetic_{index:05d}.png"
 
 
-def export(config: SynthesizeConfig, source: Source, run: RunDir, device: torch.device) -> Array:
-    """Write the PNG files and, once all are there, the manifest; return the images (n, H, W) uint8."""
-    n, cls = count(config, source), source.class_name
-    (run / file_name(cls, 0)).parent.mkdir(parents=True, exist_ok=True)
+def export(config: SynthesizeConfig, sources: Sequence[Source], run: RunDir, device: torch.device) -> list[Exported]:
+    """Write the PNG files of each class and, once all are there, the manifest; return the images of each class.
+
+    A manifest counts its rows from 0. The number in a file's name is that of the image in its class, on which the
+    image depends.
+    """
     rows: list[tuple[str, int, int, str, str, str]] = []
-    chunks: list[Array] = []
-    with progress.bar(n, "synthesize", "image") as bar:
-        for chunk in images_of(source, config.seed, n, device):
-            for image in chunk:
-                i, content = len(rows), png_bytes(image)
-                file = file_name(cls, i)
-                (run / file).write_bytes(content)
-                seed = derive_seed(config.seed, "z", i)
-                rows.append((file, i, seed, digest(content), cls, source.data.split_hash))
-            chunks.append(chunk)
-            bar.update(len(chunk))
-    images = np.concatenate(chunks)
-    if n > 1 and (images == images[0]).all():
-        raise BalancerError(f"the generator of {source.run} makes the same image every time; train again")
+    made = []
+    with progress.bar(sum(count(config, source) for source in sources), "synthesize", "image") as bar:
+        for source in sources:
+            begin, first, chunks = time.perf_counter(), len(rows), list[Array]()
+            n, cls = count(config, source), source.class_name
+            (run / file_name(cls, 0)).parent.mkdir(parents=True, exist_ok=True)
+            for chunk in images_of(source, config.seed, n, device):
+                for image in chunk:
+                    i, content = len(rows) - first, png_bytes(image)
+                    file, seed = file_name(cls, i), derive_seed(config.seed, "z", i)
+                    (run / file).write_bytes(content)
+                    rows.append((file, len(rows), seed, digest(content), cls, source.data.split_hash))
+                chunks.append(chunk)
+                bar.update(len(chunk))
+            images = np.concatenate(chunks)
+            if n > 1 and (images == images[0]).all():
+                raise BalancerError(f"the generator of {source.run} makes the same image every time; train again")
+            made.append(Exported(images, [row[0] for row in rows[first:]], time.perf_counter() - begin))
     write_with_sum(run / MANIFEST, csv_text(MANIFEST_COLUMNS, rows))
-    return images
+    return made
 
 
-def estimate_seconds(config: SynthesizeConfig, source: Source, device: torch.device) -> float:
-    """Return the estimated time of the export, from one chunk, and of the report."""
+def estimate_seconds(config: SynthesizeConfig, sources: Sequence[Source], device: torch.device) -> float:
+    """Return the estimated time of the exports, each from one chunk, and of the reports."""
+    return sum(_estimate_seconds(config, source, device) for source in sources)
+
+
+def _estimate_seconds(config: SynthesizeConfig, source: Source, device: torch.device) -> float:
     n = count(config, source)
     begin = time.perf_counter()
     for image in next(images_of(source, config.seed, CHUNK, device)):

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from balancer.core.jsonl import scan_jsonl
+from balancer.core.marker import MARKER
 from balancer.core.sealed import read_json
 from balancer.core.shapes import parse
+from balancer.gan.class_runs import runs_of
 from balancer.gan.snapshot import Snapshot, read_history
 from balancer.reporting.numbers import bounds, fixed, mean_sd, plural, short
 
@@ -94,6 +96,8 @@ class _Audit:
 
 
 def _of_gan(path: Path, values: Any) -> str:
+    if "classes" in values:
+        return "; ".join(f"{of_class['class']}: {_of_gan(path, of_class)}" for of_class in values["classes"])
     if not values.get("chosen"):
         return "no snapshot was measured"
     return _of_snapshot(Snapshot.from_json(values["chosen"], path, "chosen"))
@@ -176,6 +180,8 @@ def main_figure(command: str, run: Path, finished: bool) -> str:
     file = run / name
     if file.exists() or finished:
         return words(file, read_json(file, f"continue with --resume {run}"))
+    if command == "gan-train" and (parts := runs_of(run)):
+        return f"{sum((part / MARKER).exists() for part in parts)} of {len(parts)} classes begun are finished"
     if command == "gan-train":
         snapshots = read_history(run / "metrics.jsonl").snapshots
         return _of_snapshot(snapshots[-1]) if snapshots else "no snapshot yet"

@@ -33,7 +33,10 @@ NAMES = READERS.keys()  # of the folders below runs/
 SOURCES = ("gan_run", "synthetic", "fake")  # settings that name the runs that a run builds on
 PAGES = ("report.html", "audit.html", "report.md", "table.md", "MODEL_CARD.md")
 # Pictures for a thumbnail, the first that is there; of a pattern the last, which is the latest.
-PICTURES = ("grid.png", "figures/forest.png", "figures/history.png", "histograms.png", "grids/*.png", "figures/*.png")
+PICTURES = (
+    *("grid.png", "figures/forest.png", "figures/history.png", "histograms.png", "grids/*.png", "figures/*.png"),
+    *("reports/*/grid.png", "classes/*/grids/*.png"),
+)
 
 
 @dataclass(frozen=True)
@@ -234,7 +237,7 @@ def _moved(source: Path, records: Sequence[RunRecord]) -> Path:
 
 def children(record: RunRecord, records: Sequence[RunRecord]) -> list[RunRecord]:
     """Return the runs that came from a run."""
-    return [r for r in records if record.place in r.origins]
+    return [r for r in records if any(record.place in (origin, *origin.parents[:2]) for origin in r.origins)]
 
 
 @contextlib.contextmanager

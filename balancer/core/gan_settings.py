@@ -34,7 +34,7 @@ class GanTrainConfig(Settings):
         "or s2 (148 px, for a GPU).",
     )
     target_class: Annotated[str | None, Unset("the minority class of the training fold")] = Field(
-        None, description="Class to learn."
+        None, description="Class to learn; all: a GAN for each class that lacks images."
     )
     # networks
     architecture: str = Field("dcgan", description="dcgan, upsample, upsample_last, residual or s2.")

@@ -71,6 +71,10 @@ class DataConfig(Settings):
         "patient", description="source: the test images are those of sources that training never sees."
     )
     strict: bool = Field(False, description="End with an error where patients or files cross splits or classes.")
+    flips: bool = Field(
+        False,
+        description="Whether a mirrored image is as good as the image: GANs and augmentation then mirror at random.",
+    )
     max_bad: float = Field(0.01, ge=0, le=1, description="Share of unreadable files above which the run stops.")
 
     @model_validator(mode="after")
@@ -88,5 +92,5 @@ class DataConfig(Settings):
 
 # Hashes of settings leave these out while they have their default, so that runs of before them stay the same runs.
 ADDED_LATER = {"format", "columns", "images", "where", "classes", "positive", "patients", "patient_pattern"}
-ADDED_LATER |= {"test_fraction", "split_by", "strict"}
+ADDED_LATER |= {"test_fraction", "split_by", "strict", "flips"}
 PATHS_OF_DATA = ("path", "images", "patients")  # settings of the data that are paths

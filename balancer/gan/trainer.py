@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from balancer.core.jsonl import keep_jsonl
 from balancer.core.run import RunDir
 from balancer.core.seeding import generator
 from balancer.core.settings import GanTrainConfig
+from balancer.core.shapes import parse
 from balancer.core.signals import deferred_signals
 from balancer.core.tracking import check_installed
 from balancer.data.chest import other_task
@@ -63,6 +65,19 @@ class GanSummary:
         """Return the values of summary.json."""
         values = asdict(self) | {"chosen": self.chosen.to_json() if self.chosen else {}}
         return {"class": values.pop("class_name"), **values.pop("losses"), **values}
+
+    @classmethod
+    def from_json(cls, values: JsonObject, path: Path) -> GanSummary:
+        """Return the result that :meth:`to_json` gave.
+
+        Raises:
+            DamagedFile: a value is missing or of another type; the message gives ``path`` and the key.
+        """
+        chosen = Snapshot.from_json(values["chosen"], path, "chosen") if values.get("chosen") else None
+        facts = {key: value for key, value in values.items() if key in cls.__dataclass_fields__ and key != "chosen"}
+        losses = {key: value for key, value in values.items() if key not in (*facts, "class", "chosen")}
+        read = parse(cls, {**facts, "class_name": values.get("class"), "chosen": None, "losses": losses}, path)
+        return replace(read, chosen=chosen)
 
     def describe(self) -> str:
         """Return one line for the user."""
@@ -240,7 +255,11 @@ def _last_losses(run: RunDir) -> dict[str, float]:
 def next_batch(config: GanTrainConfig, images: Tensor, step: int, device: torch.device) -> Tensor:
     """Return the real images of a step, (n_dis * B, 1, H, W) in [-1, 1]."""
     index = batch_indices(len(images), config.n_dis * config.batch_size, step, config.seed)
-    return scale(images[torch.from_numpy(index).to(device)], device)
+    batch = scale(images[torch.from_numpy(index).to(device)], device)
+    if not config.data.flips:
+        return batch
+    mirrored = torch.rand(len(batch), generator=generator(config.seed, "flips", step)).to(device) < 0.5
+    return torch.where(mirrored[:, None, None, None], batch.flip(-1), batch)
 
 
 def _speed(config: GanTrainConfig, step: int, row_step: int, seconds: float, device: torch.device) -> dict[str, float]:

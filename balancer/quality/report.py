@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 import torch
 
@@ -166,11 +167,11 @@ def closest_pairs(quality: QualityReport, fake: Sequence[str], train: Sequence[s
     return [NamedPair(fake[pair.synthetic], train[pair.training], pair.distance) for pair in pairs]
 
 
-def publish(run: RunDir, report: Report, figures: Mapping[str, bytes]) -> Report:
+def publish(folder: Path, report: Report, figures: Mapping[str, bytes]) -> Report:
     """Write report.json, report.md, report.html and the figures; return the report with the names of its figures."""
     report = replace(report, figures=sorted(figures))
-    write_json(run / "report.json", report.to_json())
-    write_document(as_document(report), run.path, "report", figures)
+    write_json(folder / "report.json", report.to_json())
+    write_document(as_document(report), folder, "report", figures)
     return report
 
 
