@@ -95,8 +95,10 @@ def open_sources(config: SynthesizeConfig, device: torch.device, decode: bool = 
     parts = runs_of(run)
     if not parts:
         return [open_source(config, device, decode)]
-    data = load_dataset(config.data, decode=decode)
-    sources = [open_source(config.model_copy(update={"gan_run": str(part)}), device, data=data) for part in parts]
+    sources: list[Source] = []
+    for part in parts:
+        data = sources[0].data if sources else None  # of one run, so of the same data
+        sources.append(open_source(config.model_copy(update={"gan_run": str(part)}), device, decode, data))
     return sorted(sources, key=lambda source: source.label)
 
 
