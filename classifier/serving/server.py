@@ -127,7 +127,8 @@ def preview(
         host, port = listener.getsockname()[:2]
     models = load_models(sources.models, open_device(device, threads))
     training = training_images(models, sources.data, decode=False) if sources.show_training else None
-    shown = drawings() if sources.examples is None else from_folder(sources.examples)
+    classes = models[0].classes
+    shown = drawings(classes) if sources.examples is None else from_folder(sources.examples, classes)
     left = training.undecoded if training else None
     settings = {
         "address": f"http://{f'[{host}]' if ':' in host else host}:{port}, until Ctrl-C",

@@ -312,7 +312,7 @@ def flip(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [remove, cut_short, flip])
 def test_files_that_are_damaged_are_named(damage: Callable[[Path], None], run: Path) -> None:
-    write_split(run / "split.csv", *([name] * len(LABELS) for name in ("n", "test", "NORMAL", "p", "0" * 64)))
+    write_split(run / "split.csv", *([name] * len(LABELS) for name in ("n", "test", "NORMAL", "p", "0" * 64, "virus")))
     write_json(run / "env.json", {"data": {"source": "nowhere", "notes": []}})
     assert read_runs([run]).source == "nowhere"
     damage(run / fake_trial(seed=2).folder / "predictions.npz")
