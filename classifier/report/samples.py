@@ -43,7 +43,9 @@ def set_grade(*folders: Path) -> str:
     """
     reports = [report.with_name("report.json") for folder in folders for report in reports_of(folder)]
     grades = {report.parent.name: brief for report in reports if (brief := _grade_in(report))}
-    return "; ".join(f"{name} {brief}" for name, brief in grades.items()) if len(reports) > 1 else "".join(grades.values())
+    return (
+        "; ".join(f"{name} {brief}" for name, brief in grades.items()) if len(reports) > 1 else "".join(grades.values())
+    )
 
 
 def _grade_in(file: Path) -> str:
