@@ -134,11 +134,13 @@ CLASSICAL: dict[str, Callable[[], list[A.BasicTransform]]] = {
 class Augmenter:
     """Applies a preset to grey images; raises UsageError if there is no such preset.
 
-    ``mild`` and ``strong`` never flip: the heart is on the left.
+    ``mild`` and ``strong`` flip only where ``flips`` says that a mirrored image is as good: the heart is on the left.
     """
 
-    def __init__(self, preset: str, seed: int) -> None:
+    def __init__(self, preset: str, seed: int, flips: bool = False) -> None:
         transforms = lookup(CLASSICAL, preset, "augmentation")()
+        if flips and not any(isinstance(transform, A.HorizontalFlip) for transform in transforms):
+            transforms.append(A.HorizontalFlip(p=0.5))  # last, so that the others draw what they draw without it
         cv2.setNumThreads(1)  # images are small, and torch owns the cores
         self._pipeline = A.Compose(transforms, strict=True)
         self._seed = seed

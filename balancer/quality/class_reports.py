@@ -10,9 +10,12 @@ from balancer.core.files import JsonObject
 from balancer.core.sealed import write_json
 from balancer.data.class_folders import class_folder
 from balancer.data.manifest import REPORTS
+from balancer.quality.grade import grade
 from balancer.quality.interpretation import interpret, verdict
 from balancer.quality.report import CAVEATS, Report
-from balancer.reporting.document import Document, Link, Section, Table
+from balancer.reporting.document import Document, Link, Section, Table, part_notes
+from balancer.reporting.grades import Grade
+from balancer.reporting.links import documentation
 from balancer.reporting.pages import write_document
 
 
@@ -30,6 +33,11 @@ class ClassReports:
         return f"{n:,} synthetic images of {len(self.reports)} {'class' if len(self.reports) == 1 else 'classes'}"
 
     @property
+    def grades(self) -> dict[str, Grade]:
+        """Return the grade of each class."""
+        return {name: grade(report.quality) for name, report in self.reports.items()}
+
+    @property
     def verdict(self) -> str:
         """Return the verdict of each class."""
         return " ".join(f"{name}: {verdict(report.quality)}" for name, report in self.reports.items())
@@ -41,6 +49,7 @@ class ClassReports:
             name: {
                 "n": report.n,
                 "verdict": verdict(report.quality),
+                "grade": {**self.grades[name].to_json(), "advice": report.advice},
                 "interpretation": [asdict(finding) for finding in interpret(report.quality)],
                 "report": f"{folder_of(name)}/report.json",
             }
@@ -71,16 +80,20 @@ def as_document(reports: ClassReports) -> Document:
     links = [Link(f"report on {name}", f"{folder_of(name)}/report.html") for name in reports.reports]
     rows = [row for name, report in reports.reports.items() for row in _rows(name, report)]
     header = ["class", "images", "metric", "figure", "real against real", "meaning"]
-    first = next(iter(reports.reports.values()))
+    warnings, caveats = part_notes(next(iter(reports.reports.values())).data["notes"])
     return Document(
         reports.title,
-        first.data["notes"],
+        warnings,
         reports.verdict,
+        [f"{name}: {sentence}" for name, report in reports.reports.items() for sentence in report.advice],
+        grade=f"Grades: {'; '.join(f'{name} {of.brief}' for name, of in reports.grades.items())}.",
+        alarm=any(of.is_unfit for of in reports.grades.values()),
+        caveats=caveats,
         sections=[
             Section("Main figures of each class", table=Table(header, rows, words=True)),
             Section("Caveats", bullets=list(CAVEATS)),
         ],
-        links=links,
+        links=[*links, *documentation("gan")],
     )
 
 

@@ -35,7 +35,7 @@ class ImageInputs:
         """
         self.config, self.device = config, device
         self.train_images, self.val_images = train_set.images, val_images
-        self._augment = Augmenter(config.augmentation, seed) if regime.augment else None
+        self._augment = Augmenter(config.augmentation, seed, config.data.flips) if regime.augment else None
         self._pixels = torch.from_numpy(train_set.images).to("cpu" if regime.augment else device)
 
     def network(self, model: nn.Module) -> nn.Module:

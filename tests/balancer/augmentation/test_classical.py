@@ -137,6 +137,17 @@ def test_never_mirrors(preset: str) -> None:
 
 
 @pytest.mark.parametrize("preset", list(CLASSICAL))
+def test_flips_that_the_data_allow(preset: str) -> None:
+    """Half of the images are mirrored and nothing else is changed; presets that flip by themselves stay as they are."""
+    rng, index = np.random.default_rng(0), np.arange(60)
+    images = np.kron(rng.integers(20, 235, (60, 4, 4)), np.ones((8, 8))).astype(np.uint8)
+    without, with_flips = Augmenter(preset, 0)(images, index, 0), Augmenter(preset, 0, flips=True)(images, index, 0)
+    same = (with_flips == without).all(axis=(1, 2))
+    assert (same | (with_flips == without[:, :, ::-1]).all(axis=(1, 2))).all()
+    assert same.all() if preset in ("s0", "s1", "s4") else 15 < same.sum() < 45
+
+
+@pytest.mark.parametrize("preset", list(CLASSICAL))
 def test_valid_under_strict(preset: str) -> None:
     """Without strict, albumentations drops an argument that it does not know, with a warning only."""
     with warnings.catch_warnings():
