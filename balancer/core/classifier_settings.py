@@ -66,8 +66,7 @@ class ClassifierConfig(Settings):
     seed: int = Field(0, description="Root seed of the run.")
     synthetic: Annotated[Folders | None, Unset("the newest")] = Field(
         None,
-        description="A finished synthesis. ablate takes several, one per GAN seed, "
-        "train --task multiclass one per class.",
+        description="A finished synthesis. ablate takes one per GAN seed, of several classes also one per class.",
     )
     synthetic_count: Images | Literal["deficit", "all"] = Field(
         "deficit", description="How many images of each synthesis."

@@ -145,17 +145,19 @@ def inspect(config: DataConfig) -> Inspection:
         left_out=loaded.left_out,
         unreadable=loaded.bad,
         notes=[note for note in loaded.notes if note not in above],
-        next=command_lines(config, pattern, pictures),
+        next=command_lines(config, pattern, pictures, len(loaded.classes)),
     )
 
 
-def command_lines(config: DataConfig, pattern: str | None, pictures: Pictures | None) -> list[str]:
-    """Return the commands that go on with these data, with the settings that were given here."""
+def command_lines(config: DataConfig, pattern: str | None, pictures: Pictures | None, classes: int) -> list[str]:
+    """Return the commands that go on with these data of so many classes, with the settings that were given here."""
     flags = ["--data", config.path or PHANTOM]
     for name, value in config.model_dump(mode="json", exclude_defaults=True, exclude={"path", "columns"}).items():
         flag = f"--{name.replace('_', '-')}"
         if isinstance(value, list):
             flags += [text for one in value for text in (flag, one)] if name == "where" else [flag, ",".join(value)]
+        elif name == "flips":
+            flags += ["--set", "data.flips=true"]
         elif value is True:
             flags.append(flag)
         else:
@@ -169,7 +171,7 @@ def command_lines(config: DataConfig, pattern: str | None, pictures: Pictures | 
     audit = " ".join(map(shlex.quote, [flag for flag in flags if flag != "--strict"]))
     return [
         f"balancer audit {audit}",
-        f"balancer gan-train {shared}",
+        f"balancer gan-train {shared}{' --class all' * (classes > 2)}",
         "balancer synthesize",
         "classifier ablate --regimes all",
     ]

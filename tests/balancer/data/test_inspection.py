@@ -74,7 +74,7 @@ def test_the_settings_are_repeated() -> None:
         strict=True,
         resize="pad",
     )
-    audit, train, *_ = command_lines(config, "nih", None)
+    audit, train, *_ = command_lines(config, "nih", None, 2)
     parts = shlex.split(train)
     for flags in (
         ("--data", "/data/t.csv", "--where", "view=PA", "--where", "age!=3", "--classes", "a=b,c", "--positive", "b"),
