@@ -61,7 +61,7 @@ WORKERS = Options(
     WORKERS,
     TRACKING,
     example="classifier ablate --regimes all,controls --seeds 5 --jobs 2",
-    closing="{run}/report.html has the figures; next: classifier thresholds {run}",
+    closing="{run}/report.html has the figures; next: classifier explain {run}",
 )
 def ablate(args: CommandArgs) -> CommandResult:
     """Train under every regime with paired seeds; write the table, the figures, the report and every trial's result.

@@ -32,7 +32,7 @@ from balancer.data.dataset import PHANTOM_NOTICE, Dataset
 from balancer.metrics.resampling import AurocInterval
 from balancer.reporting.document import Document, Figure, Section, Table
 from balancer.reporting.links import documentation
-from balancer.reporting.numbers import DASH, percent, plural, short, with_interval
+from balancer.reporting.numbers import DASH, listed, percent, plural, short, with_interval
 from balancer.reporting.pages import write_document
 
 FOLLOWING = ("leaks", "caveats", "grade")  # keys of audit.json that follow from the others
@@ -314,7 +314,7 @@ def _crossing(folds: Sequence[SharedFiles | SharedPairs]) -> str:
 
 
 def _shortcuts(result: Shortcuts, classes: Sequence[str], unit: str, figure: Figure | None) -> Section:
-    size, n = result.image_size, " and ".join(f"{result.n[cls]:,} {cls}" for cls in classes)
+    size, n = result.image_size, listed([f"{result.n[cls]:,} {cls}" for cls in classes])
     of = f", {result.patients:,} patients" if unit == "patient" else ""
     where = "the files at their own size" if result.from_files else f"the {size} px images, since there are no files"
     text = [
@@ -374,7 +374,7 @@ def _joint(result: Shortcuts, unit: str) -> list[str]:
 
 
 def _shift(result: Shortcuts, classes: Sequence[str]) -> Section:
-    n, n_test = (" and ".join(f"{counts[cls]:,} {cls}" for cls in classes) for counts in (result.n, result.n_test))
+    n, n_test = (listed([f"{counts[cls]:,} {cls}" for cls in classes]) for counts in (result.n, result.n_test))
     if not any(result.n_test.values()):
         return Section("From train to test", ["There are no test images."])
     text = (

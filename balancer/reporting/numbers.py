@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 DASH = "–"  # in a cell that has no figure
 
 
@@ -86,3 +88,8 @@ def megabytes(value: float) -> str:
 def plural(n: int, noun: str) -> str:
     """Return ``1 trial seed`` or ``3 trial seeds``."""
     return f"{n:,} {noun}" + ("" if n == 1 else "s")
+
+
+def listed(words: Sequence[str]) -> str:
+    """Return ``a``, ``a and b``, or ``a, b and c``."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

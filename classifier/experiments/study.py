@@ -17,6 +17,7 @@ from balancer.core.errors import BalancerError, UsageError
 from balancer.core.saved_runs import latest_run, saved_config
 from balancer.core.settings import AblateConfig, ClassifierConfig, TrainConfig
 from balancer.data.dataset import Dataset, load_dataset
+from balancer.reporting.numbers import listed
 from classifier.analysis.results import TrialResult
 from classifier.experiments.plan import Trial, plan_trials, regimes_of
 from classifier.models.heads import number_of_outputs
@@ -249,7 +250,7 @@ def _unfilled(sets: Sequence[SyntheticSet], data: Dataset) -> list[str]:
     short = [(n, data.classes[k]) for k, n in enumerate(data.deficits) if n and k not in held]
     if not sets or not short:
         return []
-    lacking = " and ".join(f"{n:,} {name} images" for n, name in short)
+    lacking = listed([f"{n:,} {name} images" for n, name in short])
     note = f"No synthetic set fills up the {lacking} that the training fold lacks: no regime balances all classes."
     log.warning("%s", note)
     return [note]

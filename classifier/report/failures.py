@@ -79,9 +79,9 @@ def contact_sheet(failures: Failures, data: Dataset) -> Figure | None:
     for row, of_class, side in zip(grid, failures.of_class, sides, strict=True):
         for axes, failure in zip(row, of_class, strict=False):
             axes.imshow(data.images[failure.index], cmap="gray", vmin=0, vmax=255)
-            called = "" if two else f"called {failure.called}, "
-            counts = f"{called}p = {short(failure.probability)}, wrong {failure.wrong}/{failures.trials}"
-            axes.set_title(f"{short_name(failure.name)}\n{counts}", fontsize=6.5)
+            counts = f"p = {short(failure.probability)}, wrong {failure.wrong}/{failures.trials}"
+            called = "" if two else f"called {failure.called}\n"
+            axes.set_title(f"{short_name(failure.name)}\n{called}{counts}", fontsize=6.5)
         text = f"{side}\n{f'{len(of_class)} images' if of_class else 'none'}"
         row[0].text(-0.08, 0.5, text, transform=row[0].transAxes, rotation=90, ha="right", va="center", fontsize=8)
     figure.suptitle(

@@ -20,7 +20,7 @@ from balancer.core.settings import ClassifierConfig
 from balancer.core.shapes import parse
 from balancer.data.records import count_units
 from balancer.reporting.document import Document, Section, Table, to_markdown
-from balancer.reporting.numbers import DASH, plural, short
+from balancer.reporting.numbers import DASH, listed, plural, short
 from classifier.analysis.results import MetricSummary, StudyResults
 from classifier.report import tables
 from classifier.report.card_facts import CardFacts, is_model_of, read_facts
@@ -128,7 +128,7 @@ def model_card(facts: CardFacts) -> Document:
         Section("References", bullets=[REFERENCE]),
     ]
     return Document(
-        f"Model card: {subject} of {' and '.join(facts.classes)}",
+        f"Model card: {subject} of {listed(facts.classes)}",
         [*top, RESEARCH_ONLY],
         facts.analysis.verdict,
         facts.analysis.headline,
@@ -229,7 +229,7 @@ def _training_data(facts: CardFacts) -> Section:
 
 def _counted(facts: CardFacts, fold: str) -> str:
     """Return ``94 NORMAL and 156 PNEUMONIA``."""
-    return " and ".join(f"{n:,} {name}" for name, n in facts.data.counts.get(fold, {}).items())
+    return listed([f"{n:,} {name}" for name, n in facts.data.counts.get(fold, {}).items()])
 
 
 def _figures(facts: CardFacts) -> list[Section]:
@@ -302,7 +302,7 @@ def _of_checkpoint(path: Path) -> Document:
     giving_away = [] if saved.reference is None else [GIVING_AWAY]
     drawings = ["PHANTOM DATA: trained on drawings, not X-rays."] if saved.trained_on_drawings else []
     return Document(
-        f"Model card: a classifier of {' and '.join(classes)}",
+        f"Model card: a classifier of {listed(classes)}",
         [*drawings, RESEARCH_ONLY],
         "Nothing is known of how well this model does: the checkpoint does not lie in the run that made it.",
         sections=[

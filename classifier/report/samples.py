@@ -15,7 +15,7 @@ from balancer.quality.grade import grade
 from balancer.quality.results import from_json
 from balancer.reporting.document import Figure, Section
 from balancer.reporting.grids import png_bytes, tile
-from balancer.reporting.numbers import plural
+from balancer.reporting.numbers import listed, plural
 from classifier.training.synthetic import SyntheticSet
 
 NAME = "synthetic"  # of the figure
@@ -66,7 +66,7 @@ def with_grade(source: str, *folders: Path) -> str:
 
 def section(sets: Sequence[SyntheticSet], data: Dataset) -> Section:
     """Return the section with the figure of :func:`draw`."""
-    name = " and ".join(data.classes[label] for label in _labels(sets))
+    name = listed([data.classes[label] for label in _labels(sets)])
     more = f" of {plural(len(sets), 'set')}, the first {MOST_SETS} of which are shown" if len(sets) > MOST_SETS else ""
     below = "below it synthetic ones" if len(sets) == 1 else f"below it synthetic ones, a row a set{more}"
     top = "Top row" if len(_labels(sets)) == 1 else "From top to bottom, class by class"

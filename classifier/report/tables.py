@@ -119,7 +119,7 @@ def layout_of(classes: tuple[str, ...]) -> Layout:
     }
     blocks = {
         "Ranking and calibration": overall,
-        "AUROC by class, each against the rest": by_class["auroc", "AUROC"],
+        "Each class against the rest": by_class["auroc", "AUROC"],
         "Decisions for the most likely class": (*decisions, *by_class["recall", "recall"]),
     }
     return Layout(

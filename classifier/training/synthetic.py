@@ -23,7 +23,7 @@ from balancer.data.dataset import Dataset
 from balancer.data.images import read_image
 from balancer.data.manifest import ManifestRow, read_manifest
 from balancer.data.records import sampling_unit
-from balancer.reporting.numbers import plural
+from balancer.reporting.numbers import listed, plural
 
 log = logging.getLogger("balancer")
 Array = np.ndarray
@@ -120,7 +120,7 @@ def _by_gan_seed(sets: Sequence[SyntheticSet], data: Dataset) -> list[SyntheticS
     places = {label: [i for i, s in enumerate(sets) if label in s.held] for label in range(len(data.classes))}
     numbers = {data.classes[label]: len(holding) for label, holding in places.items() if holding}
     if len(set(numbers.values())) > 1:
-        given = " and ".join(f"{plural(n, 'set')} of {name}" for name, n in numbers.items())
+        given = listed([f"{plural(n, 'set')} of {name}" for name, n in numbers.items()])
         raise BalancerError(f"--synthetic names {given}; give as many of each class, one for each GAN seed")
     joined = []
     for k in range(max(numbers.values())):

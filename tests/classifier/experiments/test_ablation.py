@@ -159,7 +159,7 @@ def test_what_is_printed_is_what_was_found(whole: tuple[Path, Result, Args]) -> 
     lines = result.stdout.splitlines()
     assert lines[0] == found["verdict"], "the answer comes before the caveats"
     assert lines[-1].startswith(str(run / "report.html"))
-    assert f"classifier thresholds {run}" in lines[-1]
+    assert f"classifier explain {run}" in lines[-1]
 
 
 def test_the_run_directory_is_whole(whole: tuple[Path, Result, Args], small_data: Dataset) -> None:
