@@ -32,6 +32,7 @@ from classifier.evaluation.metrics import (
 from classifier.evaluation.thresholds import with_temperature
 from classifier.experiments.study import Study, _unfilled, open_study
 from classifier.inference import describe
+from classifier.training.record import ClassifierRecord, parse_record
 from classifier.training.regimes import REGIMES
 from classifier.training.synthetic import join, load_sets, load_synthetic
 from classifier.training.training_set import BatchSampler, training_set
@@ -388,3 +389,14 @@ def test_train_evaluate_and_predict(
     assert "p(VIRAL) = " in text
     assert "the most likely of 3 classes" in text
     refused(classifier("predict", run, files[0], "--threshold", "0.5"), 2, "leave out --threshold")
+
+
+@pytest.mark.parametrize("task", list(TASKS))
+def test_files_of_before_the_names_mean_the_chest_classes(task: str) -> None:
+    """And with names, these are taken, whatever the task says."""
+    config = TrainConfig(data=DataConfig(task=task))
+    record = ClassifierRecord(config, ("a", "b"), 1.0, 0.5, "baseline", 0, "nowhere", "0" * 16, "f" * 16)
+    values = record.portable()
+    assert parse_record(values, Path("model.pt")).classes == ("a", "b")
+    del values["classes"]
+    assert parse_record(values, Path("model.pt")).classes == TASKS[task]
