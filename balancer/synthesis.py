@@ -22,7 +22,6 @@ from balancer.core.saved_runs import latest_run, saved_config
 from balancer.core.sealed import digest, write_with_sum
 from balancer.core.seeding import derive_seed, generator
 from balancer.core.settings import GanTrainConfig, SynthesizeConfig
-from balancer.data.class_folders import class_folder
 from balancer.data.coding import coding_note, dataset_coding
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.manifest import MANIFEST, MANIFEST_COLUMNS
@@ -293,7 +292,7 @@ def about(config: SynthesizeConfig, source: Source) -> list[str]:
 
 def file_name(cls: str, index: int) -> str:
     """Return the path of an image, relative to the run."""
-    return f"images/{class_folder(cls)}/synthetic_{index:05d}.png"
+    return f"images/{folder_name(cls)}/synthetic_{index:05d}.png"
 
 
 def export(config: SynthesizeConfig, sources: Sequence[Source], run: RunDir, device: torch.device) -> list[Exported]:

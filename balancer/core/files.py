@@ -197,8 +197,11 @@ def _is_alive(process: int) -> bool:
 def folder_name(text: str) -> str:
     """Return a text as the name of a folder: what a path could take for more is written as in an address.
 
+    What is too long for a name is cut and ends with a hash.
+
     >>> folder_name("NORMAL"), folder_name("mass/nodule"), folder_name("..")
     ('NORMAL', 'mass%2Fnodule', '%2E.')
     """
     name = "".join(c if c.isalnum() or c in " _-.,+()&=" else "".join(f"%{b:02X}" for b in c.encode()) for c in text)
-    return f"%2E{name[1:]}" if name.startswith(".") else name
+    name = f"%2E{name[1:]}" if name.startswith(".") else name
+    return name if 0 < len(name) <= 60 else f"{name[:50]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

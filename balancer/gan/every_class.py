@@ -16,14 +16,13 @@ import torch
 from balancer.core.device import describe_device
 from balancer.core.environment import environment
 from balancer.core.errors import BalancerError, Interrupted
-from balancer.core.files import JsonObject
+from balancer.core.files import JsonObject, folder_name
 from balancer.core.jsonl import read_jsonl
 from balancer.core.run import RunDir, RunRequest, open_run
 from balancer.core.saved_runs import resumed_config
 from balancer.core.sealed import read_json, write_json
 from balancer.core.settings import GanTrainConfig
 from balancer.core.tracking import TrackedTrial
-from balancer.data.class_folders import class_folder
 from balancer.data.dataset import Dataset
 from balancer.gan import trainer
 from balancer.gan.checkpoint import BEST
@@ -83,7 +82,7 @@ def train_every_class(config: GanTrainConfig, data: Dataset, run: RunDir, device
     """
     summaries, wanted = [], settings_of_classes(config, data)
     for number, (name, own) in enumerate(wanted.items(), 1):
-        folder = run / FOLDER / class_folder(name)
+        folder = run / FOLDER / folder_name(name)
         log.info("class %d of %d: %s", number, len(wanted), name)
         with _of_class(name, run.path):
             summaries.append(_train_class(own, data, folder, device))

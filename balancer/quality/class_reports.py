@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from balancer.core.files import JsonObject
+from balancer.core.files import JsonObject, folder_name
 from balancer.core.sealed import write_json
-from balancer.data.class_folders import class_folder
 from balancer.data.manifest import REPORTS
 from balancer.quality.grade import grade
 from balancer.quality.interpretation import interpret, verdict
@@ -66,7 +65,7 @@ class ClassReports:
 
 def folder_of(name: str) -> str:
     """Return the folder of the report on a class, relative to the synthesis."""
-    return f"{REPORTS}/{class_folder(name)}"
+    return f"{REPORTS}/{folder_name(name)}"
 
 
 def publish_classes(folder: Path, reports: ClassReports) -> None:
