@@ -177,16 +177,16 @@ def synthesize(
     """
     made = export(config, sources, run, device)
     if len(sources) == 1:
-        return _report(config, sources[0], made[0], run, run.path, device)
+        return _report(config, sources[0], made[0], run, ".", device)
     reports = {}
     for source, images in zip(sources, made, strict=True):
-        folder = run / folder_of(source.class_name)
-        folder.mkdir(parents=True, exist_ok=True)
-        reports[source.class_name] = _report(config, source, images, run, folder, device)
+        below = folder_of(source.class_name)
+        (run / below).mkdir(parents=True, exist_ok=True)
+        reports[source.class_name] = _report(config, source, images, run, below, device)
     # The classes differ in nothing else, so the settings of the run of all classes say which generators these are.
     gan_run = Path(config.gan_run or "")
     generator = {"gan_run": str(gan_run), "gan_config": finished_settings(gan_run).model_dump(mode="json")}
-    result = ClassReports(reports, generator)
+    result = ClassReports(reports, generator, links(run, sources[0], gan_run))
     publish_classes(run.path, result)
     return result
 
@@ -201,9 +201,12 @@ class Exported:
 
 
 def _report(
-    config: SynthesizeConfig, source: Source, exported: Exported, run: RunDir, folder: Path, device: torch.device
+    config: SynthesizeConfig, source: Source, exported: Exported, run: RunDir, below: str, device: torch.device
 ) -> Report:
-    """Write the report on the images of one class, with its figures, and the datasheet; return the report."""
+    """Write the report on the images of one class, with its figures, and the datasheet; return the report.
+
+    They go into the folder ``below`` that of the run.
+    """
     begin = time.perf_counter()
     data, cls, fake = source.data, source.class_name, exported.images
     train, val, test = (
@@ -242,10 +245,10 @@ def _report(
             "gan_history": history,
         },
         trend=kid_trend(snapshots),
-        links=links(run, source),
+        links=links(run, source, source.run, below),
     )
-    report = publish(folder, report, drawn)
-    write_datasheet(folder, report, data, source.label, digest((run / MANIFEST).read_bytes()))
+    report = publish(run / below, report, drawn)
+    write_datasheet(run / below, report, data, source.label, digest((run / MANIFEST).read_bytes()))
     return report
 
 
@@ -258,11 +261,14 @@ def kid_trend(snapshots: Sequence[Snapshot]) -> Trend | None:
     return last_third(steps, [quality.kid for quality in figures], figures[-1].kid_real_baseline)
 
 
-def links(run: RunDir, source: Source) -> list[Link]:
-    """Return links to the GAN run, and to an audit of the same data, where these lie in the same folder of runs."""
+def links(run: RunDir, source: Source, gan_run: Path, below: str = ".") -> list[Link]:
+    """Return links to the GAN run, and to an audit of the same data, where these lie in the same folder of runs.
+
+    They are for a page in the folder ``below`` that of the run.
+    """
     audited = run_on_same_data("audit", source.data.fingerprint, run.path)
-    audit_page = link_to("audit of the data", audited / "audit.html", run.path) if audited else []
-    return [*link_to(f"GAN run `{source.run.name}`", source.run, run.path), *audit_page]
+    audit_page = link_to("audit of the data", audited / "audit.html", run.path, below) if audited else []
+    return [*link_to(f"GAN run `{gan_run.name}`", gan_run, run.path, below), *audit_page]
 
 
 def image_set(data: Dataset, fold: str, label: int, name: str) -> ImageSet:

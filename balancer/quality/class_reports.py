@@ -24,6 +24,7 @@ class ClassReports:
 
     reports: dict[str, Report]  # by class
     generator: JsonObject  # facts on what made all of them
+    links: Sequence[Link] = ()  # pages of the runs that the images came from
 
     @property
     def title(self) -> str:
@@ -92,7 +93,7 @@ def as_document(reports: ClassReports) -> Document:
             Section("Main figures of each class", table=Table(header, rows, words=True)),
             Section("Caveats", bullets=list(CAVEATS)),
         ],
-        links=[*links, *documentation("gan")],
+        links=[*links, *reports.links, *documentation("gan")],
     )
 
 

@@ -30,7 +30,7 @@ def runs_folder(run: Path) -> Path:
     return above.parent if above.name in COMMANDS else above
 
 
-def link_to(text: str, target: Path, run: Path) -> list[Link]:
+def link_to(text: str, target: Path, run: Path, below: str = ".") -> list[Link]:
     """Return a link from a page in the folder of a run to a file or folder of another run.
 
     Nothing if the target is absent, or lies in another folder of runs.
@@ -38,12 +38,13 @@ def link_to(text: str, target: Path, run: Path) -> list[Link]:
     Args:
         text: what stands there.
         target: the file or folder.
-        run: the folder with the page.
+        run: the folder of the run with the page.
+        below: the page's folder, relative to that of the run.
     """
     place = target.resolve()
     if not place.exists() or not place.is_relative_to(runs_folder(run)):
         return []
-    path = quote(Path(os.path.relpath(place, run.resolve())).as_posix())
+    path = quote(Path(os.path.relpath(place, run.resolve() / below)).as_posix())
     return [Link(text, f"{path}/" if place.is_dir() else path)]
 
 

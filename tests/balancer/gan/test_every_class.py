@@ -1,8 +1,11 @@
 """`gan-train --class all` and what follows from it: each class as if trained alone, resumed where it stopped."""
 
 import csv
+import re
+import shutil
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -90,7 +93,8 @@ def test_each_gan_is_the_one_that_its_class_alone_would_give(run: Path, options:
 
 
 def test_synthesis_fills_every_deficit(run: Path, data: Dataset, tmp_path: Path) -> None:
-    done(balancer("synthesize", "--gan-run", run, *QUICK_REPORT, "-q", "--out", tmp_path / "s"))
+    gan = Path(shutil.copytree(run, tmp_path / "gan"))
+    done(balancer("synthesize", "--gan-run", gan, *QUICK_REPORT, "-q", "--out", tmp_path / "s"))
     with (tmp_path / "s" / "manifest.csv").open(newline="") as handle:
         rows = list(csv.DictReader(handle))
     lacking = {name: n for name, n in zip(data.classes, data.deficits, strict=True) if n}
@@ -106,6 +110,11 @@ def test_synthesis_fills_every_deficit(run: Path, data: Dataset, tmp_path: Path)
         assert f'href="{of["report"].replace(".json", ".html").replace(" ", "%20")}"' in (
             (tmp_path / "s" / "report.html").read_text().replace("reports/Viral (other)", "reports/Viral%20(other)")
         )
+    # Links on the page of a class lead from its folder, not from that of the run.
+    for page in (tmp_path / "s").rglob("report.html"):
+        assert "GAN run" in page.read_text()
+        for target in re.findall(r'href="((?!#|https?:)[^"]+)"', page.read_text()):
+            assert (page.parent / unquote(target)).exists(), (page, target)
     # An image depends on the seed and its number within the class: as of a synthesis of the class alone.
     alone = ["--gan-run", part(run, "Viral (other)"), "--n", 3, *QUICK_REPORT, "-q", "--out", tmp_path / "alone"]
     done(balancer("synthesize", *alone))
