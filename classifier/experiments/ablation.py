@@ -14,6 +14,7 @@ from balancer.audit.findings import estimate_seconds as auditing_seconds
 from balancer.audit.report import read_audit, write_audit
 from balancer.audit.results import Audit
 from balancer.core.config import flatten
+from balancer.core.errors import BalancerError
 from balancer.core.files import JsonObject, remove_other_kind, write_text
 from balancer.core.jsonl import append_jsonl
 from balancer.core.marker import MARKER, check_stated
@@ -23,9 +24,11 @@ from balancer.core.signals import deferred_signals
 from balancer.core.speed import slowness
 from balancer.core.tracking import TrackedTrial
 from balancer.data.manifest import reports_of
-from balancer.metrics.resampling import patient_weights
+from balancer.data.records import sampling_unit
+from balancer.metrics.resampling import patients_per_class
 from balancer.reporting.document import Link
 from balancer.reporting.links import link_to
+from balancer.reporting.numbers import listed, plural
 from balancer.reporting.pages import without_links
 from classifier.analysis.analyse import Analysis, analyse
 from classifier.analysis.reading import SPLIT, recover_trials
@@ -69,9 +72,13 @@ def check(study: Study) -> None:
     Raises:
         BalancerError: if a class of the test set has fewer than two patients.
     """
-    test, classes = study.data.indices("test"), len(study.data.classes)
+    test, classes = study.data.indices("test"), study.data.classes
     groups = [study.data.groups[i] for i in test]
-    patient_weights(study.data.labels[test], groups, resamples=0, seed=0, classes=classes)
+    counts = patients_per_class(study.data.labels[test], groups, len(classes))
+    if min(counts) < 2:
+        unit = sampling_unit(groups)
+        few = listed([f"{plural(n, unit)} of {name}" for n, name in zip(counts, classes, strict=True)])
+        raise BalancerError(f"the test set has {few}; an interval needs two or more of each")
 
 
 def finished_trials(study: Study, run: RunDir) -> list[TrialResult]:

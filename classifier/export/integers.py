@@ -19,7 +19,7 @@ from balancer.core.sealed import write_json
 from balancer.core.seeding import derive_seed
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.metrics.classification import weighted_auroc
-from balancer.metrics.resampling import RESAMPLES, patient_weights, patients_per_class, resample_groups
+from balancer.metrics.resampling import RESAMPLES, patient_weights, patients_per_class
 from balancer.reporting.document import Document, Section, Table, to_markdown
 from balancer.reporting.numbers import DASH, bounds, fixed, plural, short, signed
 from classifier.analysis.statistics import crossed_estimate
@@ -258,14 +258,11 @@ def auroc_change(labels: Array, groups: Sequence[str], score: Array, reference: 
         The difference; None if a class has fewer than two patients.
     """
     several = score.ndim == 2
-    fewest = min(patients_per_class(labels, groups, score.shape[1] if several else 2))
+    n_classes = score.shape[1] if several else 2
+    fewest = min(patients_per_class(labels, groups, n_classes))
     if fewest < 2:
         return None
-    if several:
-        drawn = resample_groups(groups, RESAMPLES, np.random.default_rng(derive_seed(0, "patients")))
-        weights = np.concatenate([np.ones((1, len(labels))), drawn])
-    else:
-        weights = patient_weights(labels, groups, RESAMPLES, seed=0)
+    weights = patient_weights(labels, groups, RESAMPLES, 0, n_classes)
 
     def under_weights(of: Array) -> Array:
         columns = of.T if several else of[None]
@@ -275,6 +272,5 @@ def auroc_change(labels: Array, groups: Sequence[str], score: Array, reference: 
         return mean
 
     change = under_weights(score) - under_weights(reference)
-    change = change[np.isfinite(change)]  # a resample may lack a class
     estimate = crossed_estimate(change[:, None, None], fewest)
     return Change(estimate.value, estimate.low, estimate.high)
