@@ -395,7 +395,7 @@ def test_train_evaluate_and_predict(
 def test_files_of_before_the_names_mean_the_chest_classes(task: str) -> None:
     """And with names, these are taken, whatever the task says."""
     config = TrainConfig(data=DataConfig(task=task))
-    record = ClassifierRecord(config, ("a", "b"), 1.0, 0.5, "baseline", 0, "nowhere", "0" * 16, "f" * 16)
+    record = ClassifierRecord(config, ("a", "b"), 1.0, 0.5, "baseline", 0, "nowhere", "0" * 16, "f" * 16, None)
     values = record.portable()
     assert parse_record(values, Path("model.pt")).classes == ("a", "b")
     del values["classes"]
