@@ -115,7 +115,8 @@ def _archive() -> dict[str, np.ndarray]:
 
 
 def test_predictions_show_a_table() -> None:
-    images = [ImagePrediction(f"a/{name}.png", "NORMAL", None, 0.25, far) for name, (far, _) in LIKENESS.items()]
+    both = {"NORMAL": 0.75, "PNEUMONIA": 0.25}
+    images = [ImagePrediction(f"a/{name}.png", "NORMAL", both, far) for name, (far, _) in LIKENESS.items()]
     shown = FilePredictions("model.pt", 1, "for research", 0.5, "threshold .5", images)._repr_markdown_()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown.splitlines() if "png" in line]
     assert rows == [[f"`{name}.png`", "NORMAL", ".250", words] for name, (_, words) in LIKENESS.items()]
