@@ -258,7 +258,7 @@ def augmented(monkeypatch: pytest.MonkeyPatch) -> list[tuple[np.ndarray, int]]:
     calls: list[tuple[np.ndarray, int]] = []
 
     class Blacken:
-        def __init__(self, preset: str, seed: int) -> None:
+        def __init__(self, preset: str, seed: int, flips: bool) -> None:
             assert preset == "mild"
 
         def __call__(self, images: np.ndarray, indices: np.ndarray, draw: int) -> np.ndarray:
