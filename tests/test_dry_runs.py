@@ -17,7 +17,7 @@ from balancer.data.dataset import load_dataset
 from classifier.cli import main as classifier
 
 # They read and answer within a second; `runs remove` asks first, and says what would go.
-WITHOUT = {"settings", "systems", "runs list", "runs show", "runs open", "runs remove", "runs index"}
+WITHOUT = {"settings", "systems", "inspect", "runs list", "runs show", "runs open", "runs remove", "runs index"}
 TRAIN = ("gan-train", "--data", "chest", "--steps", 2, *TINY_GAN)
 
 
