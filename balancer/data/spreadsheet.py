@@ -22,7 +22,7 @@ PARQUET = {".parquet", ".pq"}
 SUFFIXES = TEXT | PARQUET
 TABLES = SUFFIXES - {".txt"}  # of files that are tables without anybody saying so
 _DELIMITERS = (",", ";", "\t", "|")
-_LONGEST = 1 << 20  # characters of a cell: a quote that is never closed would take the file for one cell
+_LONGEST = 1 << 20  # characters of the first line; of a cell, csv reads 131,072: a quote may never be closed
 _CHUNK = 1 << 20  # bytes read at a time to learn the encoding
 _BATCH = 10_000  # rows of a Parquet file in memory
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
@@ -132,7 +132,6 @@ def _delimiter(file: Path, encoding: str, suffix: str) -> tuple[str, int]:
 
 
 def _text_rows(file: Path, encoding: str, delimiter: str, skipped: int) -> Iterator[list[str]]:
-    csv.field_size_limit(_LONGEST)
     with file.open(encoding=encoding, errors="replace", newline="") as handle:
         lines = itertools.islice(handle, skipped, None)
         reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)

@@ -19,6 +19,7 @@ from balancer.metrics.two_sample import logistic_two_sample
 NONE_KNOWN = re.compile(
     r"tells? (a|no) patients?|whether folds share patients, since the patient of any image is not known"
     r"|Name the files by patient, or say beside every figure that the split may part images of one patient"
+    r"|`(columns\.patient=None|patients=None|patient_pattern=None|split_by=patient)`"
     r"|Leaks by patient cannot be checked|^#+ Patients$",
     re.MULTILINE,
 )
