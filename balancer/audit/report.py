@@ -107,7 +107,7 @@ def read_audit(folder: Path) -> Audit:
 def draw(data: Dataset, audit: Audit) -> dict[str, bytes]:
     """Return the pictures by name."""
     measured, near = measure(data), audit.near
-    pairs = audit_figures.closest_pairs(data, [*near.copies, *near.closest], near.threshold)
+    pairs = audit_figures.closest_pairs(data, near.shown(LISTED), near.threshold)
     drawn = {"closest": pairs, "histograms": audit_figures.histograms(data, measured)}
     drawn["extremes"] = audit_figures.extremes(data, measured)
     return {name: png for name, png in drawn.items() if png}
@@ -300,7 +300,7 @@ def _near(near: NearDuplicates, is_chest: bool, unit: str, figure: Figure | None
             str(pair.bits),
             short(pair.correlation),
         ]
-        for i, pair in enumerate([*near.copies, *near.closest][:LISTED], 1)
+        for i, pair in enumerate(near.shown(LISTED), 1)
     ]
     known = ["patient"] if unit == "patient" else []
     header = ["pair", "files", "fold", *known, "bits that differ", "correlation"]

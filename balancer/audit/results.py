@@ -143,6 +143,11 @@ class NearDuplicates:
     unrelated_most: float | None  # highest correlation of different patients below the suspects
     closest: list[NearPair]  # below the threshold
 
+    def shown(self, most: int) -> list[NearPair]:
+        """Return the pairs to look at: at most so many copies, then of suspects, then of the closest others."""
+        pairs = [*self.copies[:most], *self.suspects[:most], *self.closest[: max(0, most - len(self.copies))]]
+        return list({pair.names: pair for pair in pairs}.values())
+
 
 @dataclass(frozen=True)
 class PropertyResult:

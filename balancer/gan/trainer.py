@@ -83,7 +83,10 @@ class GanSummary:
         """Return one line for the user."""
         last = ", ".join(f"{name} {self.losses[name]:.3f}" for name in ("loss_D", "loss_G") if name in self.losses)
         losses = f" ({last})" if last else ""  # a run killed after its last step may have no row
-        return f"{self.class_name}: {self.steps} steps on {self.n_train} images in {self.seconds:.0f} s{losses}"
+        resumed = f" ({self.steps_run} of them after --resume)" if self.steps_run < self.steps else ""
+        return (
+            f"{self.class_name}: {self.steps} steps{resumed} on {self.n_train} images in {self.seconds:.0f} s{losses}"
+        )
 
 
 def target_label(config: GanTrainConfig, data: Dataset) -> int:

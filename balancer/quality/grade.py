@@ -70,7 +70,10 @@ def _variety(e: Evidence) -> str:
 
 
 _LOOK = "Look at the closest pairs in the section on copies before any use."
-_MORE = "Compare more images: `--n` for synthetic ones, `--val-fraction` for held-out ones."
+_MORE = (
+    "Compare more images, of the side that has fewer: `--n` for synthetic ones, a larger `--val-fraction` (and a GAN "
+    "trained anew) for held-out ones."
+)
 RULES: tuple[Rule[Evidence], ...] = (
     Rule(
         COPIES,

@@ -227,6 +227,12 @@ def _on_variety(quality: QualityReport) -> str:
     )
     if v.recall_share < POOR and not v.little:
         text += " Chance can do that at this n."
+    if v.recall_share >= POOR and v.coverage_share < POOR and not v.collapsed:
+        # Images that are off in every direction spread wide: they raise recall and lie near no real image.
+        text += (
+            f" But {percent(v.overlap.coverage)} of the real images have a synthetic one near them, where other real"
+            f" images give {percent(v.real.coverage)}: so recall alone is no sign of variety."
+        )
     if v.recall_share >= POOR and v.few:
         text += f" With {v.n} images a side this says little."
     if m and v.repeated:

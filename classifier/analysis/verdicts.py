@@ -182,7 +182,9 @@ def _clause(words: str, result: ContrastResult) -> str:
 
 
 def _undecided(result: ContrastResult) -> str:
-    if result.p is not None and result.estimate.high < MARGIN:
+    if result.p is None:  # too few trial seeds: the interval is that of the test set alone, and may lie beside 0
+        return "cannot be judged"
+    if result.estimate.high < MARGIN:
         return f"did not help by {short_margin()}, and may or may not have done harm,"
     return "may or may not have helped"
 

@@ -20,7 +20,7 @@ from balancer.audit.findings import audit, caveats, estimate_seconds, leaks
 from balancer.audit.patients import image_level_overlap
 from balancer.audit.properties import measure
 from balancer.audit.report import to_json
-from balancer.audit.results import Audit
+from balancer.audit.results import Audit, NearDuplicates, NearPair
 from balancer.core.settings import DataConfig
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.images import resize_grey
@@ -352,3 +352,15 @@ def _jpeg(picture: Image.Image) -> Image.Image:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=15)
     return Image.open(buffer)
+
+
+def test_pairs_to_look_at_are_named_however_many_copies_there_are() -> None:
+    def pairs(name: str, n: int) -> list[NearPair]:
+        return [NearPair((f"{name}{i}", "b"), ("train", "test"), ("A", "A"), True, 0.9, 3) for i in range(n)]
+
+    near = NearDuplicates(40, 0, 40, 40, 0.97, 0.88, pairs("copy", 12), 12, 0, [], pairs("suspect", 2), None, [])
+    named = [pair.names[0] for pair in near.shown(10)]
+    assert named == [*(f"copy{i}" for i in range(10)), "suspect0", "suspect1"]
+    few = replace(near, copies=pairs("copy", 1), closest=[*near.suspects, *pairs("other", 20)])
+    assert len({pair.names for pair in few.shown(10)}) == len(few.shown(10)) == 10
+    assert {pair.names for pair in near.suspects} < {pair.names for pair in few.shown(10)}

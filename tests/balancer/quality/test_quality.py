@@ -397,6 +397,14 @@ def test_what_the_verdict_says_of_variety(precision: float, recall: float, cover
     assert text in verdict(report_of([row(overlap=overlap, overlap_real_baseline=REAL_OVERLAP)]))
 
 
+@pytest.mark.parametrize(("coverage", "doubted"), [(0.0, True), (0.4, True), (0.6, False)])
+def test_high_recall_of_images_that_cover_nothing_is_doubted(coverage: float, doubted: bool) -> None:
+    """Blurred images spread in every direction: real ones lie among them (recall), and none lies near a real one."""
+    overlap = Manifold(0.0, 0.95, 1.0, coverage)
+    text = verdict(report_of([row(overlap=overlap, overlap_real_baseline=REAL_OVERLAP)]))
+    assert ("no sign of variety" in text) == doubted
+
+
 def two_sample(on: str, auroc: float, low: float, high: float, compared: str = "synthetic") -> TwoSampleRow:
     return TwoSampleRow("x", auroc, low, high, 50, 50, 5, on, compared, "validation", "...")
 
