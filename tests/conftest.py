@@ -16,6 +16,7 @@ from hypothesis import settings
 from hypothesis.configuration import set_hypothesis_home_dir
 from PIL import Image
 
+pytest_plugins = ["chromium"]  # its fixture
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Workers of pytest-xdist inherit the environment below: the real data's path needs a name that is not deleted.
 os.environ.setdefault(

@@ -3,21 +3,20 @@
 import importlib
 import os
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
+from chromium import in_a_browser
 
-pytest.importorskip("mkdocs", reason="needs mkdocs (extra: docs)")
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (extra: dev-browser)")
+if TYPE_CHECKING:
+    from playwright import sync_api as playwright
+
 REPOSITORY = Path(__file__).resolve().parents[1]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.nightly
-in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs a chromium on the PATH")
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +28,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert built.returncode == 0, built.stderr
     return folder
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["playwright.Browser"]:
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--no-proxy-server"])
-        yield chromium
-        chromium.close()
 
 
 def pages(site: Path) -> list[Path]:

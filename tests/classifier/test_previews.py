@@ -71,7 +71,6 @@ def test_nothing_is_exported(
 
 
 def test_nothing_is_served(classifier: Classifier, model: Path) -> None:
-    pytest.importorskip("fastapi")
     said = dry(classifier("serve", model, "--port", 0, "--dry-run", "--json"))
     assert said["writes"] == "nothing"
     assert said["settings"]["models"] == "baseline"

@@ -134,8 +134,6 @@ def test_heat_maps(run: Path, folder: Path, classifier: Run, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("form", ["onnx", "safetensors"])
 def test_exports_carry_the_names(form: str, run: Path, folder: Path, classifier: Run, tmp_path: Path) -> None:
-    if form == "onnx":
-        pytest.importorskip("onnxruntime")
     model = next(run.glob("trials/gan*/model.pt"))
     done(classifier("export", model, "--to", form, "--out", file := tmp_path / f"model.{form}", "-q"))
     image = next((folder / "test").glob("*/*"))

@@ -1,12 +1,13 @@
 """The page in a real Chromium: upload, probability, heat map, warning, errors, keyboard, token, phone, dark."""
 
 import re
-import shutil
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import httpx
 import numpy as np
 import pytest
+from chromium import in_a_browser
 from serving_helpers import Serve, running
 
 from classifier.serving.app import Options
@@ -14,20 +15,13 @@ from classifier.serving.examples import drawings
 from classifier.serving.limits import Limits
 from classifier.serving.models import ServedModel
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (extra: dev-browser)")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+if TYPE_CHECKING:
+    from playwright import sync_api as playwright
+
 pytestmark = [
     pytest.mark.nightly,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs a chromium on the PATH"),
+    in_a_browser,
 ]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["playwright.Browser"]:
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--no-proxy-server"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
