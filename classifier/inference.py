@@ -22,16 +22,10 @@ from balancer.core.settings import DataConfig
 from balancer.core.speed import seconds_each
 from balancer.data.chest import is_chest
 from balancer.data.dataset import Dataset, load_dataset
-from balancer.data.images import (
-    Decoding,
-    Ranges,
-    beyond_notes,
-    decode_image,
-    depth_notes,
-    is_dim,
-    is_off_range,
-    shared_ranges,
-)
+from balancer.data.depth import Decoding, Ranges, is_dim, is_off_range, shared_ranges
+from balancer.data.depth_notes import beyond_notes, depth_notes
+from balancer.data.dicom_files import DicomRules
+from balancer.data.images import decode_image
 from balancer.data.listing import SUFFIXES, image_files, left_out_note, strays
 from balancer.reporting.document import Table, csv_text
 from balancer.reporting.numbers import plural, short
@@ -406,6 +400,7 @@ def read_images(images: Sequence[Path], saved: ClassifierRecord) -> tuple[list[P
     Samples of more than 8 bits have the range of the training. All files share one range where that is not known.
     """
     data, trained = saved.config.data, saved.ranges or {}
+    rules = DicomRules.of(data)
     files: list[Path] = []
     decoded: list[Decoding] = []
     for path in images:
@@ -414,7 +409,7 @@ def read_images(images: Sequence[Path], saved: ClassifierRecord) -> tuple[list[P
             log.warning("%s: %s", path, note)
         for file in progress.each(candidates, f"reading {path.name}", "image"):
             try:
-                decoded.append(decode_image(file, data.image_size, data.resize, trained))
+                decoded.append(decode_image(file, data.image_size, data.resize, trained, rules))
                 files.append(file)
             except OSError as error:
                 if not path.is_dir():
@@ -431,5 +426,5 @@ def read_images(images: Sequence[Path], saved: ClassifierRecord) -> tuple[list[P
         log.warning(note)
     for i, file in enumerate(files):
         if decoded[i].source.kind in own and is_off_range(decoded[i].source, own):
-            decoded[i] = decode_image(file, data.image_size, data.resize, own)
+            decoded[i] = decode_image(file, data.image_size, data.resize, own, rules)
     return files, np.stack([d.pixels for d in decoded])

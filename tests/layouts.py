@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from dicoms import dicom
 from PIL import Image
 
 COUNTS = {"train": (6, 9), "val": (2, 3), "test": (3, 4)}
@@ -87,6 +88,15 @@ def as_npz(images: Sequence[Made], root: Path) -> Path:
     return root / "pneumoniamnist_16.npz"
 
 
+def as_dicom(images: Sequence[Made], root: Path) -> Path:
+    """Class folders of DICOM files without suffix, as archives of hospitals export them, of unknown patients."""
+    for image in images:
+        file = root / image.cls / Path(image.name).stem
+        file.parent.mkdir(parents=True, exist_ok=True)
+        dicom(image.pixels).save_as(file, enforce_file_format=True)
+    return root
+
+
 # Layout: its reader, and how to write it.
 LAYOUTS: dict[str, tuple[str, Callable[[Sequence[Made], Path], Path]]] = {
     "chest": ("chest", as_splits),
@@ -95,4 +105,5 @@ LAYOUTS: dict[str, tuple[str, Callable[[Sequence[Made], Path], Path]]] = {
     "csv": ("table", as_csv),
     "parquet": ("table", as_parquet),
     "npz": ("medmnist", as_npz),
+    "dicom": ("classes", as_dicom),
 }

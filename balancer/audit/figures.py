@@ -153,7 +153,7 @@ def _pictures(data: Dataset, chosen: Sequence[int]) -> dict[int, Array]:
     """Return images at (SIDE, SIDE) uint8 by position, from their files where there are any."""
     folder = data.folder
     if folder is not None:
-        return {i: read_image(folder / data.records[i].name, SIDE, "squash", data.ranges) for i in chosen}
+        return {i: read_image(folder / data.records[i].name, SIDE, "squash", data.ranges, data.rules) for i in chosen}
     return {i: resize_grey(Image.fromarray(data.images[i]), SIDE, "squash") for i in chosen}
 
 

@@ -16,7 +16,9 @@ from PIL import Image
 from balancer.core.errors import BalancerError
 from balancer.data import cache
 from balancer.data.dataset import Dataset
-from balancer.data.images import Ranges, read_grey, resize_grey
+from balancer.data.depth import Ranges
+from balancer.data.dicom_files import DicomRules
+from balancer.data.images import read_grey, resize_grey
 
 Array = np.ndarray
 FORMAT = 3  # raise when what is measured changes
@@ -78,7 +80,7 @@ def measure(data: Dataset) -> Measured:
     properties = (*OF_FILES, *OF_PIXELS)
 
     def measured() -> dict[str, Array]:
-        results = cache.in_threads(lambda i: _measure_file(files[i], data.ranges), len(files), "measuring")
+        results = cache.in_threads(lambda i: _measure_file(files[i], data.ranges, data.rules), len(files), "measuring")
         values, thumbnails = (np.stack(column) for column in zip(*results, strict=True))
         return {"values": values, "thumbnails": thumbnails}
 
@@ -129,13 +131,14 @@ def _pixel_properties(images: Array) -> Array:
 
 
 def _cache_file(data: Dataset) -> Path:
-    key = hashlib.sha256(f"{FORMAT} {data.fingerprint}".encode()).hexdigest()[:24]
+    rules = data.rules.to_key() or ""
+    key = hashlib.sha256(f"{FORMAT} {data.fingerprint}{rules}".encode()).hexdigest()[:24]
     return cache.cache_dir("audit") / f"{key}.npz"
 
 
-def _measure_file(file: Path, ranges: Ranges) -> tuple[Array, Array]:
+def _measure_file(file: Path, ranges: Ranges, rules: DicomRules) -> tuple[Array, Array]:
     try:
-        grey = read_grey(file, ranges)
+        grey = read_grey(file, ranges, rules)
         size = file.stat().st_size
     except OSError as error:
         raise BalancerError(f"{file} could be read a moment ago and now cannot ({error}); run again") from error

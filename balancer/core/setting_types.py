@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -82,6 +83,19 @@ def _pattern(value: Any) -> Any:
     return value
 
 
+def _window(value: Any) -> Any:
+    """Refuse what is no window: ``auto``, ``full``, or a centre and a width above 0."""
+    if not isinstance(value, str) or value in ("auto", "full"):
+        return value
+    try:
+        centre, width = map(float, value.split("/"))
+    except ValueError:
+        centre, width = math.nan, 0.0
+    if not (math.isfinite(centre) and 0 < width < math.inf):
+        raise PydanticCustomError("no_window", "expected auto, full, or CENTRE/WIDTH such as -600/1500")
+    return value
+
+
 def refuse_booleans(model: Any, value: Any, info: ValidationInfo) -> Any:
     """Refuse true and false where a setting of a model is no switch; pydantic would read them as 1 and 0."""
     if any(isinstance(v, bool) for v in (value if isinstance(value, list | tuple) else [value])):
@@ -108,6 +122,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 Pairs = Annotated[tuple[str, ...], BeforeValidator(_pairs)]
 Conditions = Annotated[tuple[str, ...], BeforeValidator(_conditions)]
 Pattern = Annotated[str, BeforeValidator(_pattern)]
+Window = Annotated[str, BeforeValidator(_window)]
 Folders = Annotated[tuple[str, ...], BeforeValidator(_folders)]
 # Numbers have a highest value, far above any use. Beyond it a run would end for want of memory, not of time.
 MOST_IMAGES = 10_000_000

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from balancer.core.errors import UsageError
-from balancer.core.setting_types import Conditions, Pairs, Pattern, Resize, Unset, refuse_booleans
+from balancer.core.setting_types import Conditions, Pairs, Pattern, Resize, Unset, Window, refuse_booleans
 
 PHANTOM = "phantom"  # the data path that means "the built-in drawings"
 
@@ -60,6 +60,15 @@ class DataConfig(Settings):
     )
     image_size: int = Field(64, ge=16, le=1024, description="Working size in pixels, square.")
     resize: Resize = Field("squash", description="squash, pad or crop images that are not square.")
+    window: Window = Field(
+        "auto", description="Grey levels of DICOM files: auto (the window in the file), full, or CENTRE/WIDTH for all."
+    )
+    frame: Literal["single", "first"] = Field(
+        "single", description="first: of a DICOM file with several frames, read the first."
+    )
+    dicom_source: Literal["model", "manufacturer", "year", "none"] = Field(
+        "model", description="Source of DICOM images that name none: model (with its manufacturer), manufacturer, year."
+    )
     test_fraction: Annotated[float | None, Unset("0.2 if the data name no split")] = Field(
         None, ge=0, lt=1, description="Share carved out for test, by patient."
     )
@@ -92,5 +101,5 @@ class DataConfig(Settings):
 
 # Hashes of settings leave these out while they have their default, so that runs of before them stay the same runs.
 ADDED_LATER = {"format", "columns", "images", "where", "classes", "positive", "patients", "patient_pattern"}
-ADDED_LATER |= {"test_fraction", "split_by", "strict", "flips"}
+ADDED_LATER |= {"test_fraction", "split_by", "strict", "flips", "window", "frame", "dicom_source"}
 PATHS_OF_DATA = ("path", "images", "patients")  # settings of the data that are paths

@@ -35,7 +35,8 @@ from balancer.core.shapes import check_arrays, parse
 from balancer.core.system_errors import explained, naming
 from balancer.core.threads import allowed_processors
 from balancer.data.decoded import Decoded, Reader, by_headers, enlarged_note, refuse_too_many
-from balancer.data.images import Decoding, Ranges, Source, depth_notes, is_dim, is_off_range, shared_ranges
+from balancer.data.depth import Decoding, Ranges, Source, is_dim, is_off_range, ranges_within, shared_ranges
+from balancer.data.depth_notes import depth_notes, shown_note
 
 FORMAT = 6  # raise when decoding changes, or what is stored of it
 HEADER, CHUNK = 128, 1 << 20  # bytes: of an npy file's header, and written at a time
@@ -63,6 +64,8 @@ class Index:
     small: list[int]  # the sides of images that were enlarged
     n_small: int
     images_sha256: str  # of images.npy
+    windows: int = 0  # DICOM files in grey that were read in a window
+    full: int = 0  # and in full
     refused: list[int] = field(default_factory=list)  # of the bad: not damaged, but refused by the disk at that time
 
 
@@ -132,6 +135,7 @@ def decode_all(
     refuse_too_many(bad, len(names), max_bad)
     notes = [
         *depth_notes({k: w for k, w in index.ranges.items() if k not in (ranges or {})}, [names[i] for i in index.dim]),
+        *shown_note(index.windows, index.full, str(settings.get("window", "auto"))),
         *enlarged_note(index.small, index.n_small, len(names), size),
     ]
     return Decoded(images, index.kept, [digests[i] for i in index.kept], bad, index.ranges, notes)
@@ -267,7 +271,7 @@ def _decode_into(
         sources = {i: source for i, source in enumerate(results) if isinstance(source, Source)}
         ranges = shared_ranges(list(sources.values()))
         again = [i for i, source in sources.items() if source.kind not in fixed and is_off_range(source, ranges)]
-        ranges |= {kind: white for kind, white in fixed.items() if kind in ranges}
+        ranges |= ranges_within(fixed, ranges)
         retried = in_threads(lambda k: one(again[k], ranges), len(again), "decoding again in the range of the set")
         for i, result in zip(again, retried, strict=True):
             results[i] = result
@@ -286,6 +290,8 @@ def _decode_into(
             small=sorted({source.side for source in sources.values() if source.side < size}),
             n_small=sum(source.side < size for source in sources.values()),
             images_sha256=_sha256(file),
+            windows=sum(source.shown == "window" for source in sources.values()),
+            full=sum(source.shown == "full" for source in sources.values()),
             refused=sorted(refused),
         )
         write_json(folder / "meta.json", asdict(index))

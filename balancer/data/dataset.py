@@ -19,9 +19,11 @@ from balancer.data.caveats import copies_note, parted_patients, patients_note, s
 from balancer.data.chest import CLASSES
 from balancer.data.decoded import Decoded
 from balancer.data.decoding import decode_listing
+from balancer.data.depth import Ranges
+from balancer.data.dicom_files import DicomRules
 from balancer.data.folds import assign_folds, carved_folds
 from balancer.data.grouping import groups_of
-from balancer.data.images import Ranges
+from balancer.data.images import AS_SHOWN
 from balancer.data.listing import LeftOut, Listing, left_out_note, printable
 from balancer.data.readers import read_listing
 from balancer.data.records import SPLITS, Record, is_patient
@@ -54,6 +56,7 @@ class Dataset:
     numbers_restart: bool = False  # one patient number under two sources may be of two patients
     source_name: str = ""  # what the records' sources are called; empty: they are no sites
     reader: str = "chest"  # which of balancer.data.readers read the data
+    rules: DicomRules = AS_SHOWN  # by which DICOM files were read
     carved: bool = False  # test was chosen here, and the source has no split of its own
     undecoded: Undecoded | None = None  # of a dry run: one image stands for all; see balancer.data.decoded
 
@@ -186,7 +189,8 @@ def _load(config: DataConfig, require: Sequence[str], ranges: Ranges | None, dec
     notes = [PHANTOM_NOTICE, *listing.notes] if path == PHANTOM else list(listing.notes)
     for note in notes:
         log.warning(note)
-    decoded = decode_listing(listing, config.image_size, config.resize, config.max_bad, ranges, decode)
+    rules = DicomRules.of(config)
+    decoded = decode_listing(listing, config.image_size, config.resize, config.max_bad, ranges, decode, rules)
     if not decoded.positions:
         raise BalancerError(
             f"none of the {len(listing.records)} files of {path} can be read ({decoded.bad[0][1]}); check --data"
@@ -218,6 +222,7 @@ def _load(config: DataConfig, require: Sequence[str], ranges: Ranges | None, dec
             replace(r, split="test" if fold == "test" else "train") for r, fold in zip(records, folds, strict=True)
         ]
     data = _put_together(path, listing, records, decoded, groups, folds, notes, shares[0] > 0)
+    data = replace(data, rules=rules)
     _check_folds(data, require)
     log.info(
         "data: %s; train %s, val %s, test %s (%s); split %s",

@@ -17,7 +17,9 @@ from balancer.core import progress
 from balancer.core.errors import BalancerError
 from balancer.core.preview import Undecoded
 from balancer.core.threads import allowed_processors
-from balancer.data.images import Decoding, Ranges, decode_image, open_image
+from balancer.data.depth import Decoding, Ranges
+from balancer.data.dicom_files import DicomRules
+from balancer.data.images import AS_SHOWN, decode_image, open_image
 
 DECODED = 24  # files that a dry run decodes: enough to know how long the others take
 
@@ -30,7 +32,7 @@ class Decoded:
     positions: list[int]  # (n,) of the readable files in the list
     digests: list[str]  # (n,) SHA-256 of each file
     bad: list[tuple[str, str]]  # (name, reason) of every unreadable file
-    ranges: dict[str, float]  # of deep samples, shared by the set; see :func:`balancer.data.images.white_level`
+    ranges: dict[str, float]  # of deep samples, shared by the set; see :func:`balancer.data.depth.white_level`
     notes: list[str]  # what a reader must know of the decoding
     undecoded: Undecoded | None = None  # what a dry run has left to the run
 
@@ -43,14 +45,14 @@ class Reader:
     side: Callable[[int], int]  # px of the shorter side, by the header alone
 
 
-def file_reader(files: Sequence[Path], size: int, how: str) -> Reader:
+def file_reader(files: Sequence[Path], size: int, how: str, rules: DicomRules = AS_SHOWN) -> Reader:
     """Return the reader of image files, which :func:`~balancer.data.images.decode_image` decodes."""
 
     def side(i: int) -> int:
-        with open_image(files[i]) as image:
+        with open_image(files[i], rules) as image:
             return min(image.size)
 
-    return Reader(lambda i, ranges: decode_image(files[i], size, how, ranges), side)
+    return Reader(lambda i, ranges: decode_image(files[i], size, how, ranges, rules), side)
 
 
 def by_headers(

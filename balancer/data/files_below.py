@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from balancer.core.errors import BalancerError
+from balancer.data import dicom_files
 from balancer.data.listing import SUFFIXES, is_clutter
 
 SAMPLED = 200  # paths by which the way is chosen
@@ -105,7 +106,7 @@ class FilesBelow:
             for file in files:
                 place = (Path(at) / file).relative_to(self.root)
                 yield file, place.as_posix()
-                if place.suffix.lower() in SUFFIXES:
+                if place.suffix.lower() in SUFFIXES | dicom_files.SUFFIXES:
                     yield place.stem, place.as_posix()
 
 

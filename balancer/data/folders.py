@@ -8,6 +8,7 @@ from pathlib import Path
 
 from balancer.core.errors import BalancerError
 from balancer.core.settings_base import DataConfig
+from balancer.data import dicom_files
 from balancer.data.images import named
 from balancer.data.listing import (
     LeftOut,
@@ -101,7 +102,8 @@ def _class_folders(folder: Path, root: Path, left_out: list[LeftOut], deep: bool
         folder: whose folders are the classes.
         root: that names are relative to.
         left_out: grows.
-        deep: whether images lie in folders within the class folders, one for each patient.
+        deep: whether images lie in folders within the class folders, one for each patient. A class folder in which
+            only folders of DICOM files lie, as an archive exports patients, studies and series, is read so anyway.
     """
     of_class: dict[str, list[Path]] = {}
     for entry in visible(folder):
@@ -115,11 +117,15 @@ def _class_folders(folder: Path, root: Path, left_out: list[LeftOut], deep: bool
         if entry.name.startswith(".") or printable(entry.name) != entry.name:
             left_out.append(left_out_entry(root, entry, "a hidden name, or one that is not plain UTF-8"))
             continue
-        inner = [entry, *(Path(at) / name for at, names, _ in os.walk(entry) for name in sorted(names))] if deep else []
+        exported = not any(file.is_file() for file in visible(entry)) and dicom_files.any_below(entry)
+        walk = os.walk(entry) if deep or exported else []
+        inner = [entry, *(Path(at) / name for at, names, _ in walk for name in sorted(names))]
         inner = [one for one in inner if not is_clutter(one.name)] or [entry]
         files = [file for one in inner for file in image_files(one)]
         if not files:
-            left_out.append(left_out_entry(root, entry, "a folder without an image that is read"))
+            lacks_extra = not dicom_files.can_read() and dicom_files.any_below(entry)
+            reason = dicom_files.needs_extra() if lacks_extra else "a folder without an image that is read"
+            left_out.append(left_out_entry(root, entry, reason))
             continue
         of_class[entry.name] = files
         read = {*files, *inner[1:]}
@@ -161,7 +167,9 @@ def _any_file(folder: Path) -> bool:
     entries = list(visible(folder))
     if any(entry.is_file() for entry in entries):
         return True
-    return any(file.is_file() for entry in entries if entry.is_dir() for file in visible(entry))
+    if any(file.is_file() for entry in entries if entry.is_dir() for file in visible(entry)):
+        return True
+    return dicom_files.any_below(folder)
 
 
 def _mask_note(records: list[Record]) -> list[str]:

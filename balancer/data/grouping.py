@@ -12,6 +12,8 @@ from balancer.core.settings_base import DataConfig
 from balancer.data import cache
 from balancer.data.decoded import Decoded
 from balancer.data.decoding import decode_listing
+from balancer.data.dicom_files import DicomRules
+from balancer.data.images import AS_SHOWN
 from balancer.data.listing import Listing
 from balancer.data.near_duplicates import COPY, near_duplicates
 from balancer.data.records import Record, is_patient
@@ -48,15 +50,15 @@ def groups_of(
         ]
     small = decoded
     if (config.image_size, config.resize) != (SIDE, "squash"):
-        small = decode_listing(listing, SIDE, "squash", 1.0, decoded.ranges)
+        small = decode_listing(listing, SIDE, "squash", 1.0, decoded.ranges, rules=DicomRules.of(config))
     if small.positions != decoded.positions:
         raise BalancerError(f"files of {listing.root} change while they are read; run again")
-    near, pairs = near_groups(small.images, decoded.digests)
+    near, pairs = near_groups(small.images, decoded.digests, DicomRules.of(config))
     note = f"{pairs:,} pair{'s' * (pairs != 1)} of near duplicates stay{'s' * (pairs == 1)} on one side of the split."
     return merge_groups(patients, decoded.digests, near), [note] if pairs else []
 
 
-def near_groups(thumbnails: np.ndarray, digests: Sequence[str]) -> tuple[list[str], int]:
+def near_groups(thumbnails: np.ndarray, digests: Sequence[str], rules: DicomRules = AS_SHOWN) -> tuple[list[str], int]:
     """Return the number of each image's group of near duplicates, as text, and how many pairs there are.
 
     The groups are kept in the cache.
@@ -64,9 +66,10 @@ def near_groups(thumbnails: np.ndarray, digests: Sequence[str]) -> tuple[list[st
     Args:
         thumbnails: (n, SIDE, SIDE) uint8.
         digests: of the files.
+        rules: by which DICOM files were read.
     """
     n = len(digests)
-    key = hashlib.sha256(f"{FORMAT} {COPY} {' '.join(digests)}".encode()).hexdigest()[:24]
+    key = hashlib.sha256(f"{FORMAT} {COPY} {' '.join(digests)}{rules.to_key() or ''}".encode()).hexdigest()[:24]
 
     def searched() -> dict[str, np.ndarray]:
         pairs = [pair for pair in near_duplicates(np.asarray(thumbnails), digests).pairs if pair.correlation >= COPY]

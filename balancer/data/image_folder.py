@@ -8,6 +8,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +17,12 @@ from PIL import Image
 
 from balancer.core.errors import BalancerError
 from balancer.core.preview import Undecoded
-from balancer.data import cache
+from balancer.data import cache, dicom_files
 from balancer.data.chest import parse_name
 from balancer.data.dataset import refuse_cache_inside
 from balancer.data.decoded import file_reader
-from balancer.data.images import is_coloured
+from balancer.data.dicom_files import DicomRules
+from balancer.data.images import is_coloured, open_image
 from balancer.data.listing import SUFFIXES, is_clutter
 from balancer.data.manifest import MANIFEST, read_manifest
 from balancer.data.phantom import STAMP
@@ -118,7 +120,7 @@ def scan_folder(flag: str, path: Path) -> Scan:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                with Image.open(file) as image:
+                with _opened(file) as image:
                     sizes[file] = image.size
                     formats[image.format or "unknown"] += 1
                     if image.mode not in GREY:
@@ -142,9 +144,16 @@ def scan_folder(flag: str, path: Path) -> Scan:
     return Scan(flag, path, files, sizes, formats, len(colour), len(colour_checked), not_grey, strays)
 
 
+def _opened(file: Path) -> AbstractContextManager[Image.Image]:
+    """Open an image of any size and number of frames; of a DICOM file, the first."""
+    if dicom_files.is_dicom_file(file):
+        return open_image(file, DicomRules(frame="first"))
+    return Image.open(file)
+
+
 def _is_coloured(file: Path) -> bool:
     try:
-        with Image.open(file) as image:
+        with _opened(file) as image:
             return is_coloured(image)
     except (OSError, SyntaxError, ValueError):
         return False  # decoding will say what is wrong with it

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import struct
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -15,16 +15,15 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from balancer.core.errors import BalancerError
+from balancer.data import dicom_files
+from balancer.data.depth import SAMPLES, SIXTEEN_BIT, Decoding, Ranges, Samples, Source, limits
+from balancer.data.dicom_files import DicomRules
 from balancer.data.jpeg import may_be_cut, refuse_cut
 from balancer.data.png import may_be_short, refuse_short
 
 Array = np.ndarray
 log = logging.getLogger("balancer")
-Ranges = Mapping[str, float]  # kind of deep samples -> the sample value that becomes 255
 SMALLEST = 8  # px: an image with a shorter side shows no chest
-DEPTHS = (8, 10, 12, 14, 16)  # bits of the detectors whose samples lie in files of more than 8 bits
-DIM = 16  # an image below 1/16 of its set's range has at most 16 of the 256 grey levels
-_SIXTEEN_BIT = 65535.0
 _HALVED_LEAST = 64  # of colour with 16 bits Pillow reads the upper 8: samples of 14 bits or less would come out black
 _WHITE_IS_ZERO = 0  # PhotometricInterpretation of a TIFF
 _PHOTOMETRIC, _BITS_PER_SAMPLE, _COLOUR_MAP, _SAMPLE_FORMAT = 262, 258, 320, 339  # tags
@@ -32,6 +31,7 @@ _SIGNED = (2,)  # SampleFormat
 _SCALED = {"L;2": 85, "L;4": 17}  # by which Pillow multiplies grey of 2 and 4 bits, and not its transparent level
 SNIFFED = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # known by content, whatever the suffix
 _PROGRAMS = {"EPS"}  # formats that an interpreter would have to run
+AS_SHOWN = DicomRules()
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -41,79 +41,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-@dataclass(frozen=True)
-class Source:
-    """What the other images of a set must know of a file."""
-
-    side: int  # px of the shorter side
-    kind: str = ""  # how deep samples are stored: "integer", "integer:12" if the file states 12 bits, or "float"
-    peak: float = 0.0  # the largest deep sample
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """An image at the working size, and its source."""
-
-    pixels: Array  # (size, size) uint8
-    source: Source
-
-
-def white_level(kind: str, peak: float) -> float:
-    """Return the sample value that becomes 255 in images of one kind, for the largest sample among them.
-
-    The value is the end of the smallest usual depth (8, 10, 12, 14 or 16 bits) that holds ``peak``, or of the depth
-    that the files state. Floating point samples up to 1 are shares of white. Never the maximum itself: the maximum of
-    one image would give each image an exposure of its own.
-    """
-    stored, _, stated = kind.partition(":")
-    if stored == "float" and peak <= 1:
-        return 1.0
-    depths = (int(stated), 16) if stated else DEPTHS
-    return float(2 ** next(bits for bits in depths if peak <= 2**bits - 1) - 1)
-
-
-def shared_ranges(sources: Sequence[Source]) -> dict[str, float]:
-    """Return the range of each kind of deep samples, the same for all images of a set; empty without deep images."""
-    kinds = sorted({s.kind for s in sources if s.kind})
-    return {kind: white_level(kind, max(s.peak for s in sources if s.kind == kind)) for kind in kinds}
-
-
-def beyond_notes(sources: Mapping[str, Source], ranges: Ranges) -> list[str]:
-    """Return a sentence that names the images with samples above a range that was set, which come out white."""
-    beyond = [name for name, s in sources.items() if s.kind in ranges and s.peak > ranges[s.kind]]
-    if not beyond:
-        return []
-    return [
-        f"{len(beyond)} of the images have samples above the range of the training, which are white: {named(beyond)}."
-    ]
-
-
-def is_off_range(source: Source, ranges: Ranges) -> bool:
-    """Return whether an image decoded alone must be decoded again with the range of its set."""
-    return bool(source.kind) and white_level(source.kind, source.peak) != ranges[source.kind]
-
-
-def is_dim(source: Source, ranges: Ranges) -> bool:
-    """Return whether an image comes out nearly black in the range of its set."""
-    return bool(source.kind) and source.peak * DIM <= ranges[source.kind]
-
-
-def depth_notes(ranges: Ranges, dim: Sequence[str]) -> list[str]:
-    """Return a sentence for each range that was inferred, and one that names images nearly black in their range."""
-    notes = [
-        f"Images with more than 8 bits a sample ({kind}) were read with 0 to {white:.0f} as black to white: the"
-        f" smallest of {', '.join(map(str, DEPTHS))} bits that holds the largest sample of the set."
-        for kind, white in ranges.items()
-        if ":" not in kind and white not in (1, _SIXTEEN_BIT)
-    ]
-    if dim:
-        notes.append(
-            f"{len(dim)} of the images with more than 8 bits a sample use less than 1/{DIM} of the set's range and are"
-            f" nearly black ({named(dim)}); if they hold fewer bits, store them at the depth of the others."
-        )
-    return notes
 
 
 def named(names: Sequence[str], most: int = 5) -> str:
@@ -139,11 +66,12 @@ def is_image(path: Path) -> bool:
 
 
 @contextmanager
-def open_image(source: Path | IO[bytes]) -> Iterator[Image.Image]:
+def open_image(source: Path | IO[bytes], rules: DicomRules = AS_SHOWN) -> Iterator[Image.Image]:
     """Open an image that holds one picture of a usable size; its pixels are not read yet.
 
     Args:
         source: a file, or what somebody sent: of that, only the common formats are read.
+        rules: how DICOM files are read.
 
     Raises:
         OSError: whatever a decoder raises, in one line.
@@ -157,18 +85,30 @@ def open_image(source: Path | IO[bytes]) -> Iterator[Image.Image]:
     try:
         # By handle: given a path, Pillow 13 maps an uncompressed TIFF and garbles it if EXIF says to turn it.
         opened = source.open("rb") if isinstance(source, Path) else nullcontext(source)
-        with opened as handle, Image.open(handle, formats=SNIFFED if file is None else None) as image:
+        with opened as handle, _opened(handle, file, rules) as image:
             _check(file or "the image", image)
             if image.format == "PNG" and image.mode.startswith("I"):
                 image.info[_SIGNIFICANT] = _significant_bits(handle)
             yield image
     except UnidentifiedImageError as error:  # its own message names a handle
-        raise OSError("not an image in a format that is read") from error
+        raise OSError(dicom_files.no_dicom(file) or "not an image in a format that is read") from error
     except (OSError, MemoryError, BalancerError):
         raise
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
         raise OSError(f"{type(error).__name__}: {reason}") from error
+
+
+def _opened(handle: IO[bytes], file: Path | None, rules: DicomRules) -> Image.Image:
+    start = handle.read(dicom_files.START)
+    handle.seek(0)
+    if not dicom_files.is_dicom(start, file.suffix if file else ""):
+        return Image.open(handle, formats=SNIFFED if file is None else None)
+    if not dicom_files.can_read():
+        raise OSError(dicom_files.needs_extra())
+    from balancer.data.dicom import DicomImage  # the only import: its packages are an extra
+
+    return DicomImage(handle, rules)
 
 
 def _check(path: object, image: Image.Image) -> None:
@@ -196,6 +136,8 @@ def to_grey(image: Image.Image, ranges: Ranges | None = None) -> tuple[Image.Ima
     side, tags, kind = min(image.size), getattr(image, "tag_v2", {}), _kind(image)
     rawmodes = [str(tile.args) for tile in getattr(image, "tile", ())]
     image.load()
+    if SAMPLES in image.info:
+        return _scaled(image.info[SAMPLES], ranges or {}, side)
     _check_samples(image, rawmodes, bool(kind))
     transparent = image.info.get("transparency")
     orientation = image.getexif().get(ExifTags.Base.Orientation)
@@ -204,20 +146,32 @@ def to_grey(image: Image.Image, ranges: Ranges | None = None) -> tuple[Image.Ima
         image = image.transpose(_UPRIGHT[orientation])
     if kind:
         values: Array = np.asarray(image, dtype=np.float32)
-        if not np.isfinite(values).all() or values.min() < 0 or values.max() > _SIXTEEN_BIT:
+        if not np.isfinite(values).all() or values.min() < 0 or values.max() > SIXTEEN_BIT:
             raise OSError(f"{image.mode} pixels outside 0 to 65535")
         if isinstance(transparent, int):
             values = np.where(values == transparent, 0, values)
-        source = Source(side, kind, float(values.max()))
-        white = (ranges or {}).get(kind) or white_level(kind, source.peak)
-        values = np.minimum(values, white) * (255.0 / white)  # a training's range can be exceeded
-        return Image.fromarray(255 - values if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else values), source
+        return _scaled(Samples(values, kind, tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO), ranges or {}, side)
     if isinstance(transparent, int) and rawmodes and rawmodes[0] in _SCALED:
         image.info["transparency"] = transparent * _SCALED[rawmodes[0]]
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
     return image.convert("L"), Source(side)
+
+
+def _scaled(samples: Samples, ranges: Ranges, side: int) -> tuple[Image.Image, Source]:
+    """Return samples as grey levels, mode ``F`` in [0, 255], and their source."""
+    values, kind = samples.values, samples.kind
+    inside = values if samples.padding is None else values[~samples.padding]
+    peak, floor = (float(inside.max()), min(0.0, float(inside.min()))) if kind and inside.size else (0.0, 0.0)
+    source = Source(side, kind, peak, floor, samples.shown)
+    if kind:
+        black, white = limits(source, ranges)
+        values = np.clip(values, black, white) - black  # a training's range can be exceeded
+        values *= 255.0 / (white - black)
+    if samples.inverted:
+        values = 255 - values
+    return Image.fromarray(values if samples.padding is None else np.where(samples.padding, 0, values)), source
 
 
 def _check_samples(image: Image.Image, rawmodes: Sequence[str], deep: bool) -> None:
@@ -290,25 +244,27 @@ def resize_grey(image: Image.Image, size: int, how: str, extent: tuple[float, fl
     return np.clip(np.rint(np.asarray(image, dtype=np.float32)), 0, 255).astype(np.uint8)
 
 
-def read_grey(path: Path, ranges: Ranges | None = None) -> Image.Image:
+def read_grey(path: Path, ranges: Ranges | None = None, rules: DicomRules = AS_SHOWN) -> Image.Image:
     """Return an image file at its own size; see :func:`to_grey`.
 
     Raises:
         OSError: unreadable, as in :func:`decode_image`.
     """
-    with open_image(path) as image:
+    with open_image(path, rules) as image:
         grey, _ = to_grey(image, ranges)
         _check_end(path, image)
         return grey
 
 
-def decode_image(source: Path | IO[bytes], size: int, how: str, ranges: Ranges | None = None) -> Decoding:
+def decode_image(
+    source: Path | IO[bytes], size: int, how: str, ranges: Ranges | None = None, rules: DicomRules = AS_SHOWN
+) -> Decoding:
     """Return an image as (size, size) grey uint8, and what its set must know of it; see :func:`open_image`.
 
     Raises:
         OSError: unreadable, empty, truncated, not an image, several images, or too small for a chest.
     """
-    with open_image(source) as image:
+    with open_image(source, rules) as image:
         side, extent = min(image.size), _reduce(image, size)
         grey, known = to_grey(image, ranges)
         _check_end(source, image, lambda again: _reduce(again, size))
@@ -344,6 +300,6 @@ def _content(source: Path | IO[bytes]) -> bytes:
     return source.read()
 
 
-def read_image(path: Path, size: int, how: str, ranges: Ranges | None = None) -> Array:
+def read_image(path: Path, size: int, how: str, ranges: Ranges | None = None, rules: DicomRules = AS_SHOWN) -> Array:
     """Return an image file as (size, size) grey uint8; see :func:`decode_image`."""
-    return decode_image(path, size, how, ranges).pixels
+    return decode_image(path, size, how, ranges, rules).pixels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections import Counter
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from balancer.core.settings import PHANTOM, DataConfig
 from balancer.data import table
 from balancer.data.caveats import unreadable_note
 from balancer.data.dataset import Dataset, load_dataset, phantom_folder, read_data
+from balancer.data.dicom_files import BITS, DicomRules
 from balancer.data.images import is_coloured, open_image
 from balancer.data.listing import SUFFIXES, LeftOut, Listing, few, left_out_note
 from balancer.data.patients import suggested_pattern
@@ -28,6 +30,7 @@ from balancer.data.table import Columns
 SAMPLED = 500  # files whose headers are read, evenly spread
 COLOUR_SAMPLE = 16  # of these, stored in colour, that are looked at for colour
 SHOWN = 12  # names in a line
+WITHOUT_FLAG = {"resize", "window", "frame", "dicom_source"}  # settings that --set alone takes
 DEFAULT_SIDE = DataConfig().image_size
 
 
@@ -126,7 +129,7 @@ def inspect(config: DataConfig) -> Inspection:
     listing = read_data(config)
     loaded = load_dataset(config, require=())
     pattern = suggested_pattern(loaded.records)
-    pictures = _pictures(listing)
+    pictures = _pictures(listing, loaded.rules)
     above = [*left_out_note(loaded.left_out), *unreadable_note(loaded.bad)]
     return Inspection(
         data,
@@ -161,7 +164,7 @@ def command_lines(config: DataConfig, pattern: str | None, pictures: Pictures | 
         elif value is True:
             flags.append(flag)
         else:
-            flags += ["--set", f"data.resize={value}"] if name == "resize" else [flag, str(value)]
+            flags += ["--set", f"data.{name}={value}"] if name in WITHOUT_FLAG else [flag, str(value)]
     given = {role: name for role, name in config.columns.model_dump().items() if name}
     flags += ["--columns", ",".join(f"{role}={name}" for role, name in given.items())] if given else []
     flags += ["--patient-pattern", pattern] if pattern and config.patients is None else []
@@ -217,17 +220,18 @@ def _patients(data: Dataset) -> str:
     return f"{len(set(keys)):,}{of}"
 
 
-def _pictures(listing: Listing) -> Pictures | None:
+def _pictures(listing: Listing, rules: DicomRules) -> Pictures | None:
     """Return the sizes and kinds of at most SAMPLED images; None if none of them can be opened."""
     sizes: list[tuple[int, int]] = []
     stored, coloured, looked = Counter[str](), 0, 0
-    for image in _opened(listing):
+    for image in _opened(listing, rules):
         sizes.append(image.size)
-        bits = 16 if image.mode.startswith("I") else 32 if image.mode == "F" else 8
-        grey = image.mode in ("1", "L", "LA", "La") or bits > 8
+        bits = image.info.get(BITS, 16 if image.mode.startswith("I") else 32 if image.mode == "F" else 8)
+        grey = image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
         stored[f"{image.format or 'array'}, {bits}-bit {'grey' if grey else 'RGB'}"] += 1
         if not grey and looked < COLOUR_SAMPLE:
-            looked, coloured = looked + 1, coloured + is_coloured(image)
+            with contextlib.suppress(OSError):  # the note on unreadable files has the reason
+                looked, coloured = looked + 1, coloured + is_coloured(image)
     if not sizes:
         return None
     by_area = sorted(sizes, key=lambda size: size[0] * size[1])
@@ -235,14 +239,14 @@ def _pictures(listing: Listing) -> Pictures | None:
     return Pictures(len(sizes), by_area[0], middle, by_area[-1], dict(stored.most_common()), coloured)
 
 
-def _opened(listing: Listing) -> Iterator[Image.Image]:
+def _opened(listing: Listing, rules: DicomRules) -> Iterator[Image.Image]:
     n = len(listing.records)
     for i in np.unique(np.linspace(0, n - 1, min(SAMPLED, n)).astype(int)).tolist():
         if listing.images is not None:
             yield Image.fromarray(listing.images[i])
             continue
         try:
-            with open_image(listing.root / listing.records[i].name) as image:
+            with open_image(listing.root / listing.records[i].name, rules) as image:
                 yield image
         except OSError:
             continue  # the note on unreadable files has the reason

@@ -21,7 +21,7 @@ from PIL import Image
 
 FILLED, NEAR = 128, 2  # the grey that decoders fill in, and how far conversions of colour move it
 COEFFICIENTS = 64  # of a block
-_SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1), 0xC2  # frames with Huffman coding, which ends exactly where the scan ends
+SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1), 0xC2  # frames with Huffman coding, which ends exactly where the scan ends
 _SCAN, _END, _WITHOUT_BODY = 0xDA, 0xD9, (0x01, 0xD8)
 _MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # stuffed bytes and restarts are data of a scan
 # Neither pixels that a scan could end with, nor markers but restarts, at which a decoder would stop.
@@ -40,7 +40,7 @@ class Structure:
     @property
     def is_known(self) -> bool:
         """Return whether the coding is one that these tests understand."""
-        return self.frame in (*_SEQUENTIAL, _PROGRESSIVE) and self.scans > 0 and self.end > 0
+        return self.frame in (*SEQUENTIAL, _PROGRESSIVE) and self.scans > 0 and self.end > 0
 
     @property
     def is_all_sent(self) -> bool:
@@ -73,7 +73,7 @@ def read_structure(content: bytes) -> Structure:
     for marker, body, start in _segments(content):
         if marker == _END:
             structure.end = start
-        elif marker in (*_SEQUENTIAL, _PROGRESSIVE) and not structure.frame:
+        elif marker in (*SEQUENTIAL, _PROGRESSIVE) and not structure.frame:
             structure.frame = marker
             structure.lowest_bit = {body[i]: [None] * COEFFICIENTS for i in range(6, 6 + 3 * body[5], 3)}
         elif marker == _SCAN and structure.frame:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from balancer.data import dicom_files
 from balancer.data.images import is_image
 from balancer.data.records import Record
 
@@ -106,7 +107,11 @@ def _why_not(path: Path) -> str:
         return "no regular file"
     if printable(path.name) != path.name:
         return "a name that is not plain UTF-8; rename it"
-    return "not an image in a format that is read"
+    if path.name.upper() == dicom_files.INDEX:
+        return "the index of a DICOM medium"
+    if dicom_files.is_dicom_file(path) and not dicom_files.can_read():
+        return dicom_files.needs_extra()
+    return dicom_files.no_dicom(path) or "not an image in a format that is read"
 
 
 def visible(folder: Path) -> Iterator[Path]:
@@ -137,7 +142,11 @@ def image_files(folder: Path) -> list[Path]:
 def _is_image(path: Path) -> bool:
     if path.name.startswith(".") or not path.is_file() or printable(path.name) != path.name:
         return False
-    return path.suffix.lower() in SUFFIXES or is_image(path)
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    if dicom_files.is_dicom_file(path):
+        return dicom_files.can_read() and path.name.upper() != dicom_files.INDEX
+    return is_image(path)
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:

@@ -13,9 +13,10 @@ from pathlib import Path
 from balancer.core.errors import BalancerError, lookup
 from balancer.core.settings_base import DataConfig
 from balancer.data import chest, folders, npz, table
+from balancer.data.dicom_records import with_headers
 from balancer.data.images import named
 from balancer.data.labels import settle_classes
-from balancer.data.listing import Listing, printable
+from balancer.data.listing import Listing, few, printable
 from balancer.data.patients import with_patients
 
 
@@ -79,10 +80,12 @@ def read_listing(path: Path, config: DataConfig) -> Listing:
 
 def listed_by(reader: Reader, path: Path, config: DataConfig) -> Listing:
     """Return what one reader understands of a path, with the patients and the classes of the settings."""
-    listing = replace(with_patients(reader.read(path, config), config), reader=reader.name)
+    listing = with_patients(with_headers(reader.read(path, config), config), config)
+    listing = replace(listing, reader=reader.name)
     if not listing.records:
+        seen = f" ({few(listing.left_out)})" if listing.left_out else ""
         raise BalancerError(
-            f"{path} holds no image that can be read; expected {reader.words}; if each class has a folder a patient,"
-            " give --patient-pattern folder"
+            f"{path} holds no image that can be read{seen}; expected {reader.words}; if each class has a folder a"
+            " patient, give --patient-pattern folder"
         )
     return settle_classes(listing, config)

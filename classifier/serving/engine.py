@@ -10,7 +10,9 @@ import numpy as np
 
 from balancer.core.errors import nearest
 from balancer.data.dataset import Dataset
-from balancer.data.images import Decoding, Ranges, decode_image, is_dim, shared_ranges
+from balancer.data.depth import Decoding, Ranges, is_dim, shared_ranges
+from balancer.data.dicom_files import DicomRules
+from balancer.data.images import decode_image
 from classifier.evaluation.thresholds import decide, with_temperature
 from classifier.explain.heatmaps import explain
 from classifier.explain.methods import METHODS
@@ -63,7 +65,7 @@ def answer(
     if heat_map is not None:
         ranges = models[0].saved.ranges or {}
         for how in dict.fromkeys(prediction.shape for prediction in predictions):
-            pictures[how] = _shown(content, picture, how, ranges)
+            pictures[how] = _shown(content, picture, how, ranges, DicomRules.of(models[0].saved.config.data))
     image = answers.ImageFacts(picture.format, picture.width, picture.height)
     return answers.Answer(answers.NOTICE, image, predictions, pictures)
 
@@ -76,22 +78,22 @@ def _check(wanted: HeatMapRequest, models: Sequence[ServedModel]) -> None:
         raise Refused(422, f"class is {wanted.class_name[:80]!r}; expected one of {', '.join(classes)}")
 
 
-def decoded(content: bytes, size: int, how: str, ranges: Ranges) -> Decoding:
+def decoded(content: bytes, size: int, how: str, ranges: Ranges, rules: DicomRules) -> Decoding:
     """Return an image file at a working size, as `classifier predict` reads it.
 
     Raises:
         Refused: if it cannot be decoded.
     """
     try:
-        return decode_image(io.BytesIO(content), size, how, ranges)
+        return decode_image(io.BytesIO(content), size, how, ranges, rules)
     except OSError as error:
         reason = str(error).encode("ascii", "replace").decode()[:120]
         raise Refused(422, f"the image cannot be read ({reason}); export it again") from error
 
 
-def _shown(content: bytes, picture: Picture, how: str, ranges: Ranges) -> answers.ShownPicture:
+def _shown(content: bytes, picture: Picture, how: str, ranges: Ranges, rules: DicomRules) -> answers.ShownPicture:
     """Return the upload as a square, in which a heat map's places are those of the network."""
-    pixels = decoded(content, min(SHOWN, max(picture.width, picture.height)), how, ranges).pixels
+    pixels = decoded(content, min(SHOWN, max(picture.width, picture.height)), how, ranges, rules).pixels
     return answers.ShownPicture(data_url(pixels), picture.width / picture.height if how == "squash" else 1.0)
 
 
@@ -100,7 +102,7 @@ def _predict(
 ) -> answers.Prediction:
     saved = model.saved
     data, ranges = saved.config.data, saved.ranges or {}
-    image = decoded(content, data.image_size, data.resize, ranges)
+    image = decoded(content, data.image_size, data.resize, ranges, DicomRules.of(data))
     scores, features = predict_with_features(saved.model, image.pixels[None], saved.config, model.device)
     calibrated = with_temperature(scores, saved.temperature)
     label = int(scores[0].argmax()) if scores.ndim == 2 else int(_is_positive(model, scores))

@@ -19,7 +19,9 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from balancer.data.images import SMALLEST, SNIFFED
+from balancer.data import dicom_files
+from balancer.data.dicom_files import DicomRules
+from balancer.data.images import SMALLEST, SNIFFED, open_image
 from balancer.data.jpeg import count_scans
 from classifier.serving.limits import MEGA, Limits
 
@@ -28,7 +30,7 @@ DROPPED = 4  # limits' worth of bytes that are read and dropped, so that a clien
 LIGHT = 2**18  # bytes that any upload may hold; for more it needs a place, which slow clients would else take
 MOST_CHUNKS = 20_000  # of a PNG; each costs a step of Python, and programs write 8 kB or more into one
 MOST_SCANS = 64  # of a JPEG; each costs a pass over all its pixels, and programs write 20 at most
-FORMATS = ", ".join(name for name in SNIFFED if name != "PPM")
+FORMATS = ", ".join(name for name in (*SNIFFED, dicom_files.FORMAT) if name != "PPM")
 NeedPlace = Callable[[], Awaitable[object]]  # waits until a large upload may be held in memory
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL + 1)  # it would log bytes of the upload
 
@@ -142,6 +144,8 @@ def examine(content: bytes, limits: Limits) -> Picture:
     if _has_too_many_chunks(content):
         raise Refused(422, f"the image is a PNG of more than {MOST_CHUNKS:,} chunks; export it again")
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the limit here is lower
+    if dicom_files.is_dicom(content[: dicom_files.START]):
+        return _examine_dicom(content, limits)
     try:
         with Image.open(io.BytesIO(content), formats=SNIFFED) as image:
             width, height = image.size
@@ -178,6 +182,21 @@ def _has_too_many_chunks(content: bytes) -> bool:
             return False
         place += 12 + int.from_bytes(content[place : place + 4], "big")
     return True
+
+
+def _examine_dicom(content: bytes, limits: Limits) -> Picture:
+    """Return what the header of a DICOM file says of its pixels; of the patient nothing is read."""
+    if not dicom_files.can_read():
+        raise Refused(415, "this is a DICOM file, which this service was not set up to read; send a PNG or JPEG image")
+    try:
+        # The rules of a model decide on the frame, and the limits of this service on the size, before any decoding.
+        with open_image(io.BytesIO(content), DicomRules(frame="first")) as image:
+            width, height = image.size
+    except OSError as error:
+        raise Refused(422, f"the DICOM file cannot be read: {error}") from error
+    if width * height > limits.megapixels * MEGA:
+        raise _too_many_pixels(f"{width} x {height} pixels", limits)
+    return Picture(dicom_files.FORMAT, width, height)
 
 
 def _too_many_pixels(got: str, limits: Limits) -> Refused:

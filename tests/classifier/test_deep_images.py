@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import Result
+from dicoms import SECRETS, dicom, write
 from PIL import Image
 
 from balancer.core.sealed import load_tensors, tensor_bytes
@@ -60,6 +61,23 @@ def test_deep_images_have_the_range_of_the_training(
         assert alone["probability_pneumonia"] == pytest.approx(
             answer(result)["predictions"][0]["probability_pneumonia"], abs=1e-5
         )
+
+
+def test_dicom_files_are_predicted_as_png_files_and_their_headers_stay_unsaid(
+    trained: Path, classifier: Run, tmp_path: Path
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 24), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    write(dicom(pixels, **SECRETS), tmp_path / "IM00001")
+    write(dicom(pixels[::-1].copy(), **SECRETS, PhotometricInterpretation="MONOCHROME1"), tmp_path / "folder" / "IM2")
+    one, other = (
+        classifier("predict", trained / "model.pt", tmp_path / f, "-v", "--json") for f in ("x.png", "IM00001")
+    )
+    in_folder = classifier("predict", trained / "model.pt", tmp_path / "folder", "-v", "--json")
+    assert answer(one)["predictions"][0] | {"file": 0} == answer(other)["predictions"][0] | {"file": 0}
+    assert len(answer(in_folder)["predictions"]) == 1
+    for word in SECRETS.values():
+        assert word not in other.output + other.stderr + in_folder.output + in_folder.stderr
 
 
 @pytest.mark.parametrize("ranges", [{"integer": 16383.0}, {"integer": 4095.0}, None])

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,13 @@ import pyarrow
 import pytest
 import torch
 from commands import TINY_GAN, balancer, done, sets
+from dicoms import as_jpeg, dicom, recoded, write
+from dicoms import content as dicom_content
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pyarrow import parquet
+from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
 
 from balancer.core.config import read_config_file, resolve
 from balancer.core.errors import BalancerError
@@ -151,12 +155,26 @@ def picture(kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
+def dicoms() -> list[bytes]:
+    """A DICOM file of each coding."""
+    with tempfile.TemporaryDirectory() as folder:
+        file, pixels = Path(folder) / "x", np.tile(np.arange(1024, dtype=np.uint16).reshape(32, 32) * 4, (2, 2))
+        codings = (RLELossless, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless)
+        coded = [recoded(write(dicom(pixels, 12), file), uid).read_bytes() for uid in codings]
+        return [
+            *coded,
+            as_jpeg((pixels >> 4).astype(np.uint8), file).read_bytes(),
+            dicom_content(dicom(pixels, 12, WindowCenter=2000, WindowWidth=900, RescaleSlope=2, RescaleIntercept=-1)),
+        ]
+
+
 EXIF = Image.Exif()
 EXIF[0x0112], EXIF[0x011A] = 6, 72.0
 PICTURES = [
     *(picture(kind) for kind in ("PNG", "PNG16", "JPEG", "GIF", "BMP", "WEBP", "TIFF")),
     picture("JPEG", exif=EXIF),
     picture("TIFF", compression="tiff_lzw"),
+    *dicoms(),
 ]
 
 

@@ -23,7 +23,7 @@ from balancer.data import decoded as decoding
 from balancer.data.cache import cache_dir, decode_all, stat_stamp
 from balancer.data.dataset import load_dataset, phantom_folder
 from balancer.data.decoded import Reader
-from balancer.data.images import Decoding, Source
+from balancer.data.depth import Decoding, Source
 
 SIZE = 4
 

@@ -11,7 +11,8 @@ from PIL import Image, TiffImagePlugin
 
 from balancer.core.settings import DataConfig
 from balancer.data.dataset import load_dataset
-from balancer.data.images import decode_image, read_image, shared_ranges, white_level
+from balancer.data.depth import shared_ranges, white_level
+from balancer.data.images import decode_image, read_image
 
 SIZE = 16
 PICTURE = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE), dtype=np.uint8)

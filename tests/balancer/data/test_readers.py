@@ -40,11 +40,11 @@ def test_the_same_images_give_the_same_records(tmp_path: Path, layout: str) -> N
     for i, record in enumerate(data.records):
         image = pixels[data.images[i].tobytes()]  # at their own size, images are not changed
         assert data.classes[record.label] == image.cls
-        assert layout == "classes" or record.split == image.split
+        assert reader == "classes" or record.split == image.split
     assert len({r.patient for r in data.records}) == len(images), "no patient is known"
     assert not data.patients_known
     if layout != "chest":
-        assert layout == "classes" or {fold: data.counts(fold) for fold in COUNTS} == COUNTS
+        assert reader == "classes" or {fold: data.counts(fold) for fold in COUNTS} == COUNTS
 
 
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "splits"])

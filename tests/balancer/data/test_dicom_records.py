@@ -1,0 +1,256 @@
+"""Patients and sources of DICOM files; and that nothing of a header comes out."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+from commands import QUICK_REPORT, TINY_GAN, balancer, done
+from dicoms import SECRETS, dicom, write
+from layouts import write_table
+from pydicom import Dataset
+
+from balancer.core.errors import BalancerError
+from balancer.core.settings import DataConfig
+from balancer.data import dicom_files
+from balancer.data.dataset import Dataset as Data
+from balancer.data.dataset import load_dataset
+from balancer.data.dicom_records import _PLACEHOLDERS
+from balancer.data.inspection import inspect
+from balancer.data.records import is_patient
+
+SIDE = 16
+CLASSES = ("ill", "well")
+
+
+def picture(i: int, **elements: object) -> Dataset:
+    pixels = np.random.default_rng(i).integers(0, 4096, (SIDE, SIDE), dtype=np.uint16)
+    return dicom(pixels, 12, **elements)
+
+
+def export(root: Path, ids: list[str], **elements: object) -> Path:
+    """A PACS export: files without suffix in two class folders, image i of the patient ids[i]."""
+    for i, one in enumerate(ids):
+        write(picture(i, PatientID=one, **elements), root / CLASSES[i % 2] / f"IM{i:05d}")
+    return root
+
+
+def load(path: Path, **settings: object) -> Data:
+    return load_dataset(DataConfig.model_validate({"path": str(path), "image_size": SIDE, **settings}))
+
+
+def said(caught: pytest.ExceptionInfo) -> str:
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+IDS = [f"{7000 + k // 4}" for k in range(40)]  # ten patients, each in both classes
+
+
+def test_patients_are_those_of_the_headers_and_stay_in_one_fold(tmp_path: Path) -> None:
+    data = load(export(tmp_path, IDS))
+    number = {record.name: IDS[int(record.name[-5:])] for record in data.records}
+    keys = defaultdict(set)
+    for record, fold in zip(data.records, data.folds, strict=True):
+        keys[number[record.name]].add((record.patient, str(fold)))
+        assert is_patient(record.patient)
+    assert all(len(of) == 1 for of in keys.values()), "one key and one fold for a patient"
+    assert len({key for of in keys.values() for key, _ in of}) == 10
+
+
+def test_keys_and_splits_tell_nothing_of_the_numbers(tmp_path: Path) -> None:
+    """Another hospital's numbers for the same patients give the same keys and folds, so no number can be tried."""
+    one = load(export(tmp_path / "one", IDS))
+    other = load(export(tmp_path / "other", [f"X-{int(n) * 31 % 977}" for n in IDS]))
+    assert [r.patient for r in one.records] == [r.patient for r in other.records]
+    assert np.array_equal(one.folds, other.folds)
+    again = load(tmp_path / "one")  # by the cache
+    assert [r.patient for r in again.records] == [r.patient for r in one.records]
+    assert again.split_hash == one.split_hash
+
+
+@pytest.mark.parametrize(
+    ("ids", "known", "note"),
+    [
+        (["", *IDS[1:]], 39, "1 of 40"),
+        (["ANONYMOUS"] * 20 + IDS[:20], 20, "20 of 40"),
+        (["0000"] * 3 + IDS[3:], 37, "3 of 40"),
+        (["A-1"] * 40, 0, "one and the same"),
+        (["A-1"] * 25 + IDS[25:], 40, "25 of 40"),
+    ],
+    ids=["an empty one", "anonymous", "zeros", "one for all", "one for most"],
+)
+def test_numbers_that_name_nobody(tmp_path: Path, ids: list[str], known: int, note: str) -> None:
+    data = load(export(tmp_path, ids))
+    assert sum(is_patient(r.patient) for r in data.records) == known
+    assert any(note in text and "PatientID" in text for text in data.notes)
+    assert "A-1" not in " ".join(data.notes)
+
+
+@pytest.mark.parametrize("word", sorted(_PLACEHOLDERS)[:4])
+def test_a_number_after_a_placeholder_is_a_number(tmp_path: Path, word: str) -> None:
+    """Programs that anonymise well write anon0001 and so on."""
+    data = load(export(tmp_path, [f"{word}{n}" for n in IDS]))
+    assert len({r.patient for r in data.records}) == 10
+
+
+def test_settings_come_before_the_headers(tmp_path: Path) -> None:
+    data = load(export(tmp_path, IDS), patient_pattern=r"(?P<patient>IM000\d)")
+    assert {r.patient for r in data.records} == {f"patient-IM000{k}" for k in range(4)}
+
+
+def test_a_table_of_dicom_files(tmp_path: Path) -> None:
+    export(tmp_path, IDS)
+    rows = [{"file": f"{CLASSES[i % 2]}/IM{i:05d}", "label": "no" if i % 3 else "yes"} for i in range(40)]
+    by_header = load(write_table(tmp_path / "a.csv", rows))
+    assert len({r.patient for r in by_header.records}) == 10
+    of_table = [{**row, "patient": f"p{i % 8}"} for i, row in enumerate(rows)]
+    by_table = load(write_table(tmp_path / "b.csv", of_table))
+    assert {r.patient for r in by_table.records} == {f"patient-p{k}" for k in range(8)}
+
+
+def test_sources(tmp_path: Path) -> None:
+    for i in range(40):
+        maker = ("Agfa", "GE MEDICAL SYSTEMS")[i % 4 // 2]
+        ds = picture(i, PatientID=str(i), Manufacturer=maker, ManufacturerModelName=f"{maker} X1", StudyDate="20190327")
+        write(ds, tmp_path / CLASSES[i % 2] / f"{i}.dcm")
+    for chosen, sources in {
+        "model": {"Agfa X1", "GE MEDICAL SYSTEMS X1"},
+        "manufacturer": {"Agfa", "GE MEDICAL SYSTEMS"},
+        "year": {"2019"},
+        "none": {""},
+    }.items():
+        assert {r.source for r in load(tmp_path, dicom_source=chosen).records} == sources
+    held = load(tmp_path, split_by="source", dicom_source="manufacturer")
+    assert len({r.source for r, fold in zip(held.records, held.folds, strict=True) if fold == "test"}) == 1
+
+
+def test_what_is_no_picture_is_left_out_and_named(tmp_path: Path) -> None:
+    export(tmp_path, IDS)
+    report = picture(99, PatientID="7000")
+    for keyword in ("PixelData", "Rows", "Columns"):
+        del report[keyword]
+    write(report, tmp_path / "ill" / "SR00001")
+    write(picture(98), tmp_path / "DICOMDIR")
+    write(picture(97), tmp_path / "well" / "DICOMDIR")
+    (tmp_path / "ill" / "locked.dcm").write_bytes(b"\x30\x82" + bytes(500))
+    data = load(tmp_path)
+    reasons = {item.name: item.reason for item in data.left_out}
+    assert set(reasons) == {"ill/SR00001", "DICOMDIR", "well/DICOMDIR", "ill/locked.dcm"}
+    assert "picture" in reasons["ill/SR00001"]
+    assert "index" in reasons["well/DICOMDIR"]
+    assert "encrypted" in reasons["ill/locked.dcm"]
+    assert len(data.records) == 40
+
+
+def test_folders_of_patients_studies_and_series(tmp_path: Path) -> None:
+    """As an archive exports them; a patient has two studies."""
+    for i, one in enumerate(IDS):
+        file = tmp_path / CLASSES[i % 2] / f"PAT{one}" / f"ST{i % 3}" / "SE1" / f"IM{i:05d}"
+        write(picture(i, PatientID=one), file)
+    write(picture(98), tmp_path / "ill" / "DICOMDIR")
+    (tmp_path / "ill" / "DICOMDIR").rename(tmp_path / "ill" / f"PAT{IDS[0]}" / "DICOMDIR")
+    data = load(tmp_path)
+    assert (len(data.records), len({r.patient for r in data.records})) == (40, 10)
+    assert [item.name for item in data.left_out] == [f"ill/PAT{IDS[0]}/DICOMDIR"]
+
+
+def test_without_the_extra_files_are_left_out_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export(tmp_path, IDS)
+    monkeypatch.setattr(dicom_files, "can_read", lambda: False)
+    with pytest.raises(BalancerError) as caught:
+        load(tmp_path)
+    assert "[dicom]" in said(caught)
+
+
+def test_pydicom_is_imported_only_where_there_is_such_a_file(chest_folder: Path) -> None:
+    code = (
+        "import sys; from balancer.core.settings import DataConfig; from balancer.data.dataset import load_dataset;"
+        f"load_dataset(DataConfig(path={str(chest_folder)!r}, image_size=16)); sys.exit('pydicom' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], env=os.environ, check=False).returncode == 0
+
+
+def test_inspect_names_depth_and_goes_on_with_the_same_rules(tmp_path: Path) -> None:
+    export(tmp_path, IDS, Manufacturer="Agfa")
+    result = inspect(DataConfig(path=str(tmp_path), image_size=SIDE, window="full"))
+    assert result.pictures is not None
+    assert list(result.pictures.stored) == ["DICOM, 12-bit grey"]
+    assert result.sources == {"Agfa": 40}
+    assert any("--set data.window=full" in line for line in result.next)
+
+
+def secrets(extra: set[str]) -> list[bytes]:
+    words = {*SECRETS.values(), *extra, "Mustermann", "Erika", "Frankenstein", "27.03.2019", "2019-03-27"}
+    return [word.encode() for word in words]
+
+
+def hidden_in(folder: Path, words: list[bytes], but: str) -> list[tuple[str, bytes]]:
+    """The files below a folder, but for one part of it, that hold one of some words, by content or by name."""
+    files = [file for file in folder.rglob("*") if file.is_file() and file.relative_to(folder).parts[0] != but]
+    return [
+        (str(f), w) for f in files for w in words if w in f.read_bytes() or w.decode() in str(f.relative_to(folder))
+    ]
+
+
+def confidential(root: Path) -> list[bytes]:
+    """Files whose headers are full of what must not come out, one of them cut off; and these words."""
+    uids = set()
+    for i in range(60):
+        values = SECRETS | {"PatientID": f"{SECRETS['PatientID']}-{i // 3}"}
+        ds = picture(i, **values, Manufacturer="Agfa", RescaleSlope=1, RescaleIntercept=0)
+        ds.StudyInstanceUID = ds.SOPInstanceUID
+        ds.add_new(0x00091001, "LO", "Mustermann^Erika")  # a private element
+        ds.add_new(0x00081030, "UI", "Erika.Mustermann")  # a value that pydicom warns of, and quotes
+        uids.add(str(ds.SOPInstanceUID))
+        file = write(ds, root / CLASSES[i % 2] / f"IM{i:05d}")
+        if i == 7:
+            file.write_bytes(file.read_bytes()[:-200])
+    return secrets(uids)
+
+
+def come_out(results: list[Result], words: list[bytes]) -> list[bytes]:
+    texts = [(result.stdout + result.stderr).encode() for result in results]
+    assert all(texts)
+    return [word for word in words for text in texts if word in text]
+
+
+def test_nothing_of_a_header_comes_out(
+    runs_cwd: Path,
+    caplog: pytest.LogCaptureFixture,
+    recwarn: pytest.WarningsRecorder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither what is printed and logged, nor the split, nor the cache hold a name, a number, a date or a UID."""
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("BALANCER_CACHE", str(runs_cwd / "cache"))
+    words = confidential(runs_cwd / "data")
+    given = ["--data", "data", "--image-size", SIDE, "-v", "--max-bad", 0.5]
+    results = [balancer("inspect", "data", "--json"), balancer("inspect", *given[1:])]
+    assert not come_out([*results, balancer("gan-train", *given, "--batch-size", 8, "--dry-run")], words)
+    load("data", max_bad=0.5).write_split(runs_cwd / "split.csv")
+    assert not [word for word in words if word in caplog.text.encode()]
+    assert not [w for w in recwarn.list if any(word in str(w.message).encode() for word in words)]
+    assert not hidden_in(runs_cwd, words, "data")
+    assert json.loads(next((runs_cwd / "cache" / "headers").glob("*.json")).read_text())
+
+
+@pytest.mark.nightly
+def test_nothing_of_a_header_is_in_a_run(runs_cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BALANCER_CACHE", str(runs_cwd / "cache"))
+    words = confidential(runs_cwd / "data")
+    given = ["--data", "data", "--image-size", SIDE, "-v", "--max-bad", 0.5]
+    results = [
+        balancer("audit", *given),
+        balancer("gan-train", *given, *TINY_GAN[4:], "--batch-size", 8, "--steps", 2),
+        balancer("synthesize", *QUICK_REPORT, "--n", 8),
+    ]
+    assert not come_out([done(result) for result in results], words)
+    assert list((runs_cwd / "runs").rglob("split.csv"))
+    assert not hidden_in(runs_cwd, words, "data")
