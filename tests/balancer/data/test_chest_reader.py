@@ -108,7 +108,7 @@ def test_clutter_is_ignored(chest_folder: Path) -> None:
 def test_everything_is_read_or_named(chest_folder: Path) -> None:
     """Each kind of stray beside the reason that is given for it; what programs leave behind needs none."""
     folder = chest_folder / "train" / "NORMAL"
-    (folder / "scan.dcm").write_bytes(bytes(128) + b"DICM" + bytes(50))
+    (folder / "scan.dcm").write_bytes(b"\x30\x82" + bytes(50))  # as an encrypted file begins
     (folder / "gone.png").symlink_to("/nowhere/x.png")
     os.mkfifo(folder / "pipe.png")
     (folder / "IM-0003\n.png").touch()
@@ -130,7 +130,7 @@ def test_everything_is_read_or_named(chest_folder: Path) -> None:
         *("..png", ".old"),
     }
     words = {
-        "scan.dcm": "format",
+        "scan.dcm": "encrypted",
         "gone.png": "broken link",
         "pipe.png": "regular",
         "deeper": "folder",
