@@ -10,6 +10,7 @@ import click
 from balancer import __version__
 from balancer.catalog.commands import runs
 from balancer.core.command import (
+    COMPUTING,
     DRY_RUN,
     EXPORT,
     HELP,
@@ -46,6 +47,7 @@ def main() -> None:
       balancer evaluate --real DIR --fake DIR   the report on any images   -> runs/evaluate/
       balancer inspect DATA            what is understood of some data, and how to go on
       balancer audit                   leaks, copies and shortcuts in the data -> runs/audit/
+      balancer features train          the feature network of other data than chest X-rays
       balancer export GAN_RUN --to onnx  the generator for other programs
       balancer fetch pneumoniamnist    a data set, its hash checked -> data/
       balancer runs                    all runs, what they came from, their main figures
@@ -152,6 +154,42 @@ def inspect(explicit: dict[str, Any], data: str | None) -> CommandResult:
 
     path = absolute_paths({"data": {"path": data}}) if data is not None else {}
     return CommandResult.of(inspect_data(resolve(AuditConfig, merge(explicit, path)).data))
+
+
+@main.group(context_settings={**HELP, "auto_envvar_prefix": "BALANCER_FEATURES"})
+def features() -> None:
+    """Feature networks, on which distances between sets of images are taken.
+
+    Chest X-rays are measured on a network that ships with the package. Other data get one of their own, trained on the
+    training fold: by `balancer gan-train` or `balancer synthesize` on first need, or before by this command.
+    """
+
+
+@data_command(
+    features,
+    "train",
+    "audit",
+    click.argument("data", required=False),
+    click.option("--force", "again", is_flag=True, help="Train again where the cache holds the network."),
+    COMPUTING,
+    DRY_RUN,
+    example="balancer features train data/breast",
+    closing="next: balancer gan-train --data {data}",
+)
+def train_features(
+    explicit: dict[str, Any], data: str | None, device: str, threads: int, again: bool, dry: bool
+) -> CommandResult:
+    """Train a feature network on the training fold of some data, and measure what it responds to.
+
+    DATA is a folder, a table or an archive. About 15 minutes on one CPU core; the result is kept in the cache.
+    """
+    from balancer.core.config import absolute_paths, merge, resolve
+    from balancer.metrics import feature_commands
+
+    path = absolute_paths({"data": {"path": data}}) if data is not None else {}
+    config = resolve(AuditConfig, merge(explicit, path)).data
+    work = feature_commands.preview if dry else feature_commands.train_features
+    return CommandResult.of(work(config, device, threads, again))
 
 
 @plain_command(

@@ -22,6 +22,7 @@ from balancer.data.image_folder import Folder, Scan, decode_folder, images_folde
 from balancer.data.images import named
 from balancer.data.phantom import STAMP
 from balancer.data.split import merge_groups
+from balancer.metrics.feature_choice import choose_for_folders
 from balancer.metrics.features import inception_weights
 from balancer.quality import figures
 from balancer.quality.assess import assess, report_seconds
@@ -49,6 +50,11 @@ class Inputs:
     def undecoded(self) -> Undecoded | None:
         """Return what a dry run has left to the run."""
         return together(folder.undecoded for folder in self.folders.values())
+
+    @property
+    def are_chest(self) -> bool:
+        """Return whether the real images are known to be chest X-rays: by a file name of that set, or drawings."""
+        return self.folders["real"].named > 0 or PHANTOM_NOTICE in self.notes
 
     def describe(self) -> JsonObject:
         """Return the facts about the folders that env.json and report.json hold."""
@@ -261,7 +267,9 @@ def evaluate(config: EvaluateConfig, inputs: Inputs, run: RunDir, device: torch.
         train = ImageSet(folders["training"].images, folders["training"].groups, "training images")
         held_out = ImageSet(real.images, real.groups, "held-out real images")  # those also in training are left out
         learnt = "Copies were searched for among the training images."
-    quality = replace(assess(config, train, held_out, fake, device), format_caveat=inputs.caveat)
+    choice = choose_for_folders(config.features, inputs.are_chest, device)
+    quality = assess(config, train, held_out, fake, device, choice=choice)
+    quality = replace(quality, format_caveat=inputs.caveat)
     took = {"assess": time.perf_counter() - begin}
     sets = " ".join(describe_folder(flag, folder) for flag, folder in folders.items())
     report = Report(

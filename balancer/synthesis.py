@@ -31,6 +31,7 @@ from balancer.gan.monitor import CHUNK, generate
 from balancer.gan.networks import make_generator
 from balancer.gan.snapshot import Snapshot, read_history
 from balancer.gan.step import sample_z
+from balancer.metrics.feature_choice import choose, seconds_to_train
 from balancer.metrics.features import inception_weights
 from balancer.metrics.trend import Trend, last_third
 from balancer.quality import figures
@@ -215,7 +216,7 @@ def _report(
     )
     coding = dataset_coding(data, source.label)
     shown = coding.of(fake) if coding.is_seen else fake
-    quality = assess(config, train, val, shown, device, test=test)
+    quality = assess(config, train, val, shown, device, test=test, choice=choose(config.features, data, device))
     snapshots = read_history(source.run / "metrics.jsonl").snapshots
     history = [snapshot.to_json() for snapshot in snapshots]
     titles = f"Synthetic {cls}", f"{'Drawn' if data.is_phantom else 'Real'} {cls} (training fold)"
@@ -331,8 +332,9 @@ def export(config: SynthesizeConfig, sources: Sequence[Source], run: RunDir, dev
 
 
 def estimate_seconds(config: SynthesizeConfig, sources: Sequence[Source], device: torch.device) -> float:
-    """Return the estimated time of the exports, each from one chunk, and of the reports."""
-    return sum(_estimate_seconds(config, source, device) for source in sources)
+    """Return the estimated time of the exports, of the reports, and of a feature network that is to be trained."""
+    learning = seconds_to_train(config.features, sources[0].data, device)
+    return learning + sum(_estimate_seconds(config, source, device) for source in sources)
 
 
 def _estimate_seconds(config: SynthesizeConfig, source: Source, device: torch.device) -> float:

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -204,11 +204,8 @@ def plain_command(
     def register(body: Callable[..., CommandResult]) -> click.Command:
         @functools.wraps(body)
         def callback(as_json: bool, quiet: bool, verbose: bool, **values: Any) -> None:
-            with reporting(as_json, quiet, verbose), contextlib.ExitStack() as stack:
+            with reporting(as_json, quiet, verbose), _computing(values):
                 check_variables((group, *getattr(group, "beside", ())))
-                if "threads" in values:
-                    values["threads"] = choose_threads(values["threads"])
-                    stack.enter_context(thread_environment(values["threads"]))
                 emit(body(**values), as_json, "" if values.get("dry") else closing)
 
         return _registered(group, name, callback, (*own, OUTPUT), example)
@@ -216,8 +213,19 @@ def plain_command(
     return register
 
 
+@contextlib.contextmanager
+def _computing(values: dict[str, Any]) -> Iterator[None]:
+    """Settle the number of threads, where the command has that option, and the environment that goes with it."""
+    if "threads" not in values:
+        yield
+        return
+    values["threads"] = choose_threads(values["threads"])
+    with thread_environment(values["threads"]):
+        yield
+
+
 def data_command(
-    group: click.Group, name: str, like: str, *own: Callable[[Any], Any], example: str = "", closing: str = ""
+    group: click.Group, name: str, like: str, *own: Option | Options, example: str = "", closing: str = ""
 ) -> Callable[[Callable[..., CommandResult]], Any]:
     """Register a command that makes no run directory and takes the settings of the data.
 
@@ -233,11 +241,12 @@ def data_command(
     def register(body: Callable[..., CommandResult]) -> click.Command:
         @functools.wraps(body)
         def callback(as_json: bool, quiet: bool, verbose: bool, **values: Any) -> None:
-            with reporting(as_json, quiet, verbose):
+            with reporting(as_json, quiet, verbose), _computing(values):
                 check_variables((group, *getattr(group, "beside", ())))
                 flags = {key: values.pop(key) for key in [*values] if key.startswith(SETTING)}
                 file, assignments = values.pop("config_file"), values.pop("assignments")
-                emit(body(_explicit(like, file, flags, assignments, False), **values), as_json, closing)
+                result = body(_explicit(like, file, flags, assignments, False), **values)
+                emit(result, as_json, "" if values.get("dry") else closing)
 
         data = Options(DATA.heading, DATA.options[1:])  # without --data, which is the argument
         settings = Options(SETTINGS.heading, SETTINGS.options[1:])  # without --seed

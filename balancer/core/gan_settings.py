@@ -22,6 +22,9 @@ from balancer.core.setting_types import (
 )
 from balancer.core.settings_base import DataConfig, Settings
 
+Features = Literal["auto", "chest", "own", "random"]
+FEATURES = "chest, own (a network trained on the training fold), random, or auto: chest for chest X-rays, else own"
+
 
 class GanTrainConfig(Settings):
     """`balancer gan-train`. A preset sets several of these at once; what is given beside it wins."""
@@ -74,6 +77,7 @@ class GanTrainConfig(Settings):
     log_every: Steps = Field(50, description="Steps between log lines.")
     snapshot_every: Steps = Field(1000, description="Steps between grid, quality and checkpoint.")
     snapshot_images: int = Field(1000, ge=2, le=MOST_IMAGES, description="Images that the quality is measured on.")
+    features: Features = Field("auto", description=f"Features that snapshots are measured on: {FEATURES}.")
     selection: Literal["kid", "frechet", "last"] = Field("kid", description="Which snapshot `synthesize` takes.")
     min_diversity: float = Field(
         0.02, ge=0, lt=1, description="Training stops below this share of the real images' variance."
@@ -109,6 +113,7 @@ class QualityConfig(Settings):
     inception: Annotated[str, BeforeValidator(off)] = Field(
         "auto", description="Inception weights for FID and KID: cached or downloaded (auto), off, or a file."
     )
+    features: Features = Field("auto", description=f"Features that distances are taken on: {FEATURES}.")
     kid_subsets: int = Field(100, ge=1, le=MOST_TRIALS, description="Draws whose mean is the KID.")
     kid_subset_size: int = Field(100, ge=2, le=MOST_IMAGES, description="Images of each such draw.")
     two_sample: bool = Field(True, description="Train classifiers to tell synthetic from real: the slowest part.")
@@ -127,6 +132,9 @@ class SynthesizeConfig(QualityConfig):
 class EvaluateConfig(QualityConfig):
     """`balancer evaluate`: two or three folders of images, so no data section."""
 
+    features: Features = Field(
+        "auto", description="Features that distances are taken on: chest, random, or auto: chest if file names say so."
+    )
     real: str | None = Field(None, description="Real images; with --training, such as the generator never saw.")
     fake: str | None = Field(None, description="Synthetic images, or a synthesize run.")
     training: Annotated[str | None, Unset("--real")] = Field(None, description="What the generator learnt from.")
@@ -135,6 +143,15 @@ class EvaluateConfig(QualityConfig):
     )
     resize: Resize = Field("squash", description="squash, pad or crop images that are not square.")
     max_bad: float = Field(0.01, ge=0, le=1, description="Share of unreadable files above which the run stops.")
+
+    @model_validator(mode="after")
+    def _refuse_what_needs_a_training_fold(self) -> Self:
+        if self.features == "own":
+            raise UsageError(
+                "features is own, which needs the training fold of a data set, and `balancer evaluate` reads folders;"
+                " give chest, random or auto"
+            )
+        return self
 
 
 class AuditConfig(Settings):

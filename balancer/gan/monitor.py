@@ -1,7 +1,8 @@
-"""Quality of the generator during training: distances to training images on the shipped chest X-ray features."""
+"""Quality of the generator during training: distances to training images on the features of a trained network."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +17,13 @@ from balancer.data.dataset import Dataset
 from balancer.data.split import patient_halves
 from balancer.gan.snapshot import SnapshotQuality
 from balancer.gan.step import sample_z
-from balancer.metrics.features import FeatureNetwork, chest_xray, extract, random_subset
+from balancer.metrics.feature_choice import choose
+from balancer.metrics.features import FeatureNetwork, chest_xray, extract, random_conv, random_subset
 from balancer.metrics.frechet import frechet_distance
 from balancer.metrics.kernel import kernel_distance
 from balancer.reporting.grids import to_uint8
 
+log = logging.getLogger("balancer")
 CHUNK = 64  # images per pass through G; fixed, so that rounding does not depend on the number of images
 
 
@@ -46,11 +49,21 @@ def open_monitor(config: GanTrainConfig, data: Dataset, label: int, device: torc
     n = min(len(first), len(second), config.snapshot_images)
     if n < 2:
         return None
-    network = chest_xray(device)
+    network = feature_network(config, data, device)
     real = extract(network, data.images[positions[_subset(first, n, "reference")]], device, "real")
     other = extract(network, data.images[positions[_subset(second, n, "other half")]], device, "real")
     z = sample_z(config, n, generator(config.seed, "snapshot")).to(device)
     return Monitor(network, real, z, _kid(real, other), frechet_distance(real, other))
+
+
+def feature_network(config: GanTrainConfig, data: Dataset, device: torch.device) -> FeatureNetwork:
+    """Return the network that measures snapshots, as the report on the images chooses it; trained now if need be."""
+    choice = choose(config.features, data, device)
+    for note in choice.notes:
+        log.warning(note)
+    network = choice.network or random_conv(device)
+    log.info("snapshots are measured on the features of %s", network.name)
+    return network
 
 
 def _subset(half: np.ndarray, n: int, name: str) -> np.ndarray:

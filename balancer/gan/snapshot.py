@@ -17,7 +17,7 @@ from balancer.core.shapes import parse
 
 @dataclass(frozen=True)
 class SnapshotQuality:
-    """Distances of a snapshot's images to training images, on the shipped chest X-ray features.
+    """Distances of a snapshot's images to training images, on the features of a trained network.
 
     A real baseline is the same distance between two halves of the training images.
     """

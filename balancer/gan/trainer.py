@@ -41,6 +41,7 @@ from balancer.gan.monitor import generate, measure, open_monitor, seconds_an_ima
 from balancer.gan.networks import architecture
 from balancer.gan.snapshot import Snapshot, read_history
 from balancer.gan.step import GanState, build_state, sample_z, train_step
+from balancer.metrics.feature_choice import seconds_to_train
 from balancer.reporting.grids import save_grid, tile, to_uint8
 
 log = logging.getLogger("balancer")
@@ -60,6 +61,7 @@ class GanSummary:
     steps_run: int  # of this process: fewer than ``steps`` after --resume
     chosen: Snapshot | None
     losses: dict[str, float]  # the last logged row: means since the row before, and the speed
+    features: str | None = None  # the network on which snapshots were measured; None if none was
 
     def to_json(self) -> JsonObject:
         """Return the values of summary.json."""
@@ -170,6 +172,7 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
         steps_run=state.step - start_step,
         chosen=state.best,
         losses=losses,
+        features=snapshots.features,
     )
 
 
@@ -187,6 +190,11 @@ class Snapshots:
         self._diversities = [quality.diversity for quality in before]  # of all snapshots
         self.seconds = 0.0
         (run / "grids").mkdir(exist_ok=True)
+
+    @property
+    def features(self) -> str | None:
+        """Return the name of the network on which snapshots are measured."""
+        return self._monitor.network.name if self._monitor else None
 
     def take(self, state: GanState) -> float:
         """Write and measure a snapshot.
@@ -327,4 +335,5 @@ def estimate_seconds(config: GanTrainConfig, data: Dataset, device: torch.device
         a_step = min(seconds(config.batch_size) for _ in range(TRIED_STEPS))
     snapshots = math.ceil(config.steps / config.snapshot_every)
     shown = min(len(images) // 2, config.snapshot_images)
-    return a_step * config.steps + snapshots * shown * seconds_an_image(config, state.ema.module, device, budget / 3)
+    watching = snapshots * shown * seconds_an_image(config, state.ema.module, device, budget / 3)
+    return a_step * config.steps + watching + seconds_to_train(config.features, data, device)

@@ -1,62 +1,24 @@
 """The chest X-ray feature network that ships with the package: it works offline and is the same everywhere.
 
-``benchmarks/train_chest_features.py`` trained it. ``docs/features.md`` shows what it responds to.
+``benchmarks/train_chest_features.py`` trained it, by the recipe of :mod:`balancer.metrics.feature_training`.
+``docs/features.md`` shows what it responds to.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 from pathlib import Path
 
-import torch.nn.functional as F
-from torch import Tensor, nn
-
 from balancer.core.errors import BalancerError
+from balancer.metrics.trained_features import TrainedFeatures
 
+NAME = "chest-xray-128"
 WEIGHTS = Path(__file__).with_name("chest-xray-128.safetensors")
 # Frozen: figures on other weights are other figures.
 SHA256 = "f7c0733657e7b8119509d5bad84972eaa4a3578acf560c578a753596fb519d2b"
 
 
-class ChestFeatures(nn.Module):
-    """Map grey uint8 images (B, 1, H, W) to features (B, 128): four convolutions at stride 2 and a linear map.
-
-    Images are brought to 64 px first, antialiased. The last map (4 x 4) is not pooled, so that the features keep where
-    in the chest something lies.
-    """
-
-    DIM, SIZE, CHANNELS = 128, 64, (1, 32, 64, 96, 128)
-
-    def __init__(self) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for c_in, c_out in itertools.pairwise(self.CHANNELS):
-            kernel = 5 if c_in == 1 else 3
-            conv = nn.Conv2d(c_in, c_out, kernel, stride=2, padding=kernel // 2, bias=False)
-            layers += [conv, nn.BatchNorm2d(c_out), nn.LeakyReLU(0.1)]
-        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(16 * self.CHANNELS[-1], self.DIM))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the features (B, 128) of grey levels (B, 1, H, W), 0 to 255."""
-        features: Tensor = self.layers(self.prepare(images))
-        return features
-
-    @classmethod
-    def prepare(cls, images: Tensor) -> Tensor:
-        """Return grey levels (B, 1, H, W), 0 to 255, as float (B, 1, 64, 64) in [-1, 1]."""
-        return as_input(images, cls.SIZE)
-
-
-def as_input(images: Tensor, side: int) -> Tensor:
-    """Return grey levels (B, 1, H, W), 0 to 255, as float (B, 1, side, side) in [-1, 1], resized with antialiasing."""
-    x = images.float()
-    if x.shape[-2:] != (side, side):
-        x = F.interpolate(x, (side, side), mode="bilinear", antialias=True, align_corners=False)
-    return x / 127.5 - 1
-
-
-def load(path: Path = WEIGHTS, sha256: str = SHA256) -> ChestFeatures:
+def load(path: Path = WEIGHTS, sha256: str = SHA256) -> TrainedFeatures:
     """Return the trained network in evaluation mode.
 
     Raises:
@@ -64,7 +26,7 @@ def load(path: Path = WEIGHTS, sha256: str = SHA256) -> ChestFeatures:
     """
     from safetensors.torch import load as parse
 
-    network = ChestFeatures()
+    network = TrainedFeatures()
     network.load_state_dict(parse(read_weights(path, sha256, f"{path} is missing; install the package again")))
     return network.eval().requires_grad_(False)
 

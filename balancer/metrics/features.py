@@ -1,9 +1,10 @@
 """Feature networks, each under its own name: a distance means nothing without the name of its network.
 
-``chest-xray-128`` ships with the package (:mod:`balancer.metrics.chest`). ``inception-2048`` is the network of the FID
-(Heusel et al. 2017, arXiv:1706.08500), taken from torch-fidelity. ``random-conv-128`` is a fixed convolutional network
-with seeded random weights, a kind of embedding that Naeem et al. 2020 (arXiv:2002.09797) discuss for images unlike
-ImageNet's. Distances on the first and the last are not FIDs and are never called so.
+``chest-xray-128`` ships with the package (:mod:`balancer.metrics.chest`). ``own-128-...`` was trained on the training
+fold of a data set (:mod:`balancer.metrics.own_features`). ``inception-2048`` is the network of the FID (Heusel et al.
+2017, arXiv:1706.08500), taken from torch-fidelity. ``random-conv-128`` is a fixed convolutional network with seeded
+random weights, a kind of embedding that Naeem et al. 2020 (arXiv:2002.09797) discuss for images unlike ImageNet's. Only
+distances on ``inception-2048`` are FIDs, and no other is called so.
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ from balancer.core.seeding import derive_seed
 from balancer.core.shapes import check_arrays
 from balancer.data.cache import cache_dir, cached_arrays
 from balancer.metrics import chest
+from balancer.metrics.trained_features import TrainedFeatures, as_input
 
 log = logging.getLogger("balancer")
 Array = np.ndarray
 
+UNTRAINED = "random-conv-128"  # by which nothing is judged where a trained network can be had
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"  # as torch-fidelity names it in the torch hub cache
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
@@ -70,7 +73,7 @@ class RandomConv(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Return the features (B, 128)."""
-        x = chest.as_input(images, self.SIZE)
+        x = as_input(images, self.SIZE)
         for i in range(3):
             x = F.avg_pool2d(F.relu(F.conv2d(x, self.get_buffer(f"conv{i}"), padding=1)), 2)
         return 3 * F.avg_pool2d(x, 2).flatten(1) @ self.get_buffer("projection")
@@ -78,7 +81,7 @@ class RandomConv(nn.Module):
 
 def random_conv(device: torch.device) -> FeatureNetwork:
     """Return the network with random weights (:class:`RandomConv`)."""
-    return FeatureNetwork("random-conv-128", RandomConv.DIM, "2", RandomConv().to(device).eval(), batch_size=64)
+    return FeatureNetwork(UNTRAINED, RandomConv.DIM, "2", RandomConv().to(device).eval(), batch_size=64)
 
 
 def chest_xray(device: torch.device) -> FeatureNetwork:
@@ -87,9 +90,7 @@ def chest_xray(device: torch.device) -> FeatureNetwork:
     Raises:
         BalancerError: If its weights are missing or not the frozen ones.
     """
-    return FeatureNetwork(
-        "chest-xray-128", chest.ChestFeatures.DIM, chest.SHA256[:12], chest.load().to(device), batch_size=64
-    )
+    return FeatureNetwork(chest.NAME, TrainedFeatures.DIM, chest.SHA256[:12], chest.load().to(device), batch_size=64)
 
 
 def inception_weights(source: str) -> Path | None:

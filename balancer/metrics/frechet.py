@@ -8,6 +8,8 @@ import torch
 from balancer.core.errors import BalancerError
 from balancer.metrics.features import Precomputed, check_finite
 
+ALIKE = 1.5  # a distance up to this many real baselines counts as equal to the baseline
+
 
 def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
     """Return ||m_r - m_f||^2 + tr(C_r + C_f - 2 (C_r C_f)^(1/2)), in float64, through torchmetrics.

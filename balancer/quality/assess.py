@@ -20,6 +20,7 @@ from balancer.core.settings import QualityConfig
 from balancer.core.speed import slowness
 from balancer.data.records import sampling_unit
 from balancer.metrics import spectrum, two_sample
+from balancer.metrics.feature_choice import Choice
 from balancer.metrics.features import (
     INCEPTION_FILE,
     FeatureNetwork,
@@ -65,6 +66,7 @@ def assess(
     fake: Array,
     device: torch.device,
     test: ImageSet | None = None,
+    choice: Choice | None = None,
 ) -> QualityReport:
     """Return every figure on synthetic images, with notes on what could not be computed and why.
 
@@ -77,11 +79,13 @@ def assess(
         fake: synthetic images (n, H, W) uint8.
         device: where the feature networks and the two-sample test on pixels run.
         test: an official test set, only to show how far the parts of the data set lie apart.
+        choice: the trained feature network; None for the one that ships with the package.
     """
-    notes: list[str] = []
+    choice = choice or Choice(chest_xray(device))
+    notes: list[str] = list(choice.notes)
     held_out = unseen(train, held_out, notes)
     compared = comparisons(settings, train, held_out, len(fake), notes)
-    networks = _networks(settings.inception, device, notes)
+    networks = _networks(choice, settings.inception, device, notes)
     notes += _count_notes(settings, networks, compared)
     shift = shift_sides(settings, train, test)
     used = np.unique(np.concatenate([c.fake for c in compared])) if compared else np.arange(0)
@@ -105,6 +109,7 @@ def assess(
         spectrum=_if_possible("spectrum", notes, lambda: _spectrum(main, fake)) if main else None,
         notes=notes,
         unit=sampling_unit(train.groups),
+        own_network=choice.own,
     )
 
 
@@ -128,11 +133,12 @@ def _if_possible(what: str, notes: list[str], compute: Callable[[], ResultT]) ->
         return None
 
 
-def _networks(weights: str, device: torch.device, notes: list[str]) -> list[FeatureNetwork]:
+def _networks(choice: Choice, weights: str, device: torch.device, notes: list[str]) -> list[FeatureNetwork]:
     path = inception_weights(weights)
     if path is None:
         notes.append(FID_OFF if weights == "off" else NO_FID)
-    return [chest_xray(device), random_conv(device)] + ([inception(path, device)] if path else [])
+    trained = [choice.network] if choice.network else []
+    return [*trained, random_conv(device), *([inception(path, device)] if path else [])]
 
 
 class _Features:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from balancer.metrics.chance import FEWEST
+from balancer.metrics.features import UNTRAINED
+from balancer.metrics.frechet import ALIKE
 from balancer.metrics.memorization import Memorization
 from balancer.quality.judgement import (
     POOR,
@@ -27,14 +29,12 @@ from balancer.quality.results import (
     HALF_SIZE,
     PIXELS,
     SYNTHETIC,
-    UNTRAINED,
     DistanceRow,
     Finding,
     QualityReport,
 )
 from balancer.reporting.numbers import DASH, decibels, fixed, percent, short, times, with_interval
 
-ALIKE = 1.5  # a Fréchet distance up to this many real baselines counts as equal to the baseline
 LIKENESS_CLAIMS: dict[LikenessClaim, str] = {
     "not tested": "No classifier was trained to tell the synthetic images from real ones.",
     "apart": "The synthetic images can be told from real ones.",

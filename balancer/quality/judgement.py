@@ -12,10 +12,11 @@ from typing import Literal
 from scipy.stats import fisher_exact
 
 from balancer.metrics.chance import ALPHA
+from balancer.metrics.features import UNTRAINED
 from balancer.metrics.manifold import NEIGHBOURS, Manifold
 from balancer.metrics.memorization import Memorization
 from balancer.metrics.two_sample import chance_level
-from balancer.quality.results import SYNTHETIC, UNTRAINED, DistanceRow, QualityReport, TwoSampleRow
+from balancer.quality.results import SYNTHETIC, DistanceRow, QualityReport, TwoSampleRow
 
 HARD_TO_TELL = 0.6  # images are hard to tell from real ones if no AUROC's interval exceeds this
 COLLAPSED = 0.1  # recall below this share of its real baseline, with poor coverage, means a collapsed generator

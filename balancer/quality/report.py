@@ -15,8 +15,13 @@ from balancer.core.run import RunDir
 from balancer.core.saved_runs import read_environment
 from balancer.core.sealed import write_json
 from balancer.core.settings import Settings
+from balancer.metrics.chest import NAME
+from balancer.metrics.feature_response import DEGRADATIONS
+from balancer.metrics.features import UNTRAINED
+from balancer.metrics.frechet import ALIKE
 from balancer.metrics.manifold import NEIGHBOURS, Manifold
 from balancer.metrics.memorization import PAIRS, Memorization
+from balancer.metrics.own_features import OWN, OwnNetwork
 from balancer.metrics.trend import Trend
 from balancer.quality.grade import DOCS, grade, training_advice
 from balancer.quality.interpretation import interpret, verdict
@@ -188,6 +193,7 @@ def as_document(report: Report) -> Document:
         _spectrum(quality.spectrum, figures.get("spectrum")),
         Section("Over training", figure=figures.get("training")),
         _distances(quality.distances, quality.unit),
+        _own_network(quality.own_network),
         _overlap([row for row in quality.distances if row.overlap]),
         _two_sample(quality.two_sample, quality.unit),
         _shift(quality.shift),
@@ -303,11 +309,47 @@ def _distances(distances: list[DistanceRow], unit: str) -> Section | None:
         "generator that copies its training images can fall below this baseline when compared with them: there, a "
         "low figure is a warning.",
         f"KID is the mean ± SD over {distances[0].kid_subsets} subsets of {sizes} images, with a cubic kernel. "
-        "`chest-xray-128` is a small network trained on chest X-rays that ships with this package. `random-conv-128` "
-        "is a fixed network with seeded random weights. Figures on these two are not FIDs.",
+        f"{_networks([r.features for r in distances])}",
     ]
     header = ["features", "reference", "n real", "n synthetic", "Fréchet", BASELINE, "KID ± SD", BASELINE]
     return Section("Distances", text, Table(header, rows, numeric=2))
+
+
+def _networks(names: Sequence[str]) -> str:
+    """Return what the networks of the distances are, in words."""
+    sentences = {
+        NAME: f"`{NAME}` is a small network trained on chest X-rays that ships with this package.",
+        **{name: f"`{name}` is a small network trained for these images." for name in names if name.startswith(OWN)},
+        UNTRAINED: f"`{UNTRAINED}` is a fixed network with seeded random weights.",
+    }
+    present = [sentence for name, sentence in sentences.items() if name in names]
+    return f"{' '.join(present)} Figures on {'these two' if len(present) > 1 else 'it'} are not FIDs."
+
+
+def _own_network(own: OwnNetwork | None) -> Section | None:
+    """Return how a network was trained for the images, and what it responds to."""
+    if own is None:
+        return None
+    rows = [
+        [
+            r.degradation,
+            DEGRADATIONS[r.degradation].label if r.degradation in DEGRADATIONS else "",
+            ", ".join(f"{level:g}" for level in r.levels),
+            ", ".join(fixed(v) for v in r.frechet),
+            ", ".join(fixed(v, 3) for v in r.kid),
+            "yes" if r.rises else "no",
+        ]
+        for r in own.response
+    ]
+    text = [own.describe()]
+    if rows:
+        text.append(
+            f"Its response: {own.side} real images a side, of other patients, damaged step by step at 64 px. The first "
+            "figure is real against real. A network is used only if both distances rise with each step of every "
+            f"damage, and the last Fréchet distance is above {ALIKE:g} times the first."
+        )
+    header = ["damage", "level", "levels", "Fréchet", "KID", "rises"]
+    return Section("Feature network", text, Table(header, rows, numeric=6) if rows else None)
 
 
 def _overlap(distances: list[DistanceRow]) -> Section | None:

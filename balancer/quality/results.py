@@ -15,12 +15,12 @@ from balancer.core.files import JsonObject
 from balancer.metrics.chance import Chance
 from balancer.metrics.manifold import Manifold
 from balancer.metrics.memorization import Memorization
+from balancer.metrics.own_features import OwnNetwork
 from balancer.metrics.spectrum import Spectrum
 from balancer.metrics.two_sample import TwoSample
 
 SYNTHETIC, OTHER_REAL = "synthetic", "other real images"  # what a two-sample test compares with real images
 PIXELS, HALF_SIZE = "pixels", "pixels at half size"  # what it sees; at half size fine detail is gone
-UNTRAINED = "random-conv-128"  # a feature network with random weights, by which nothing is judged
 OLD_KEYS = {  # of files written before the real baselines were called so
     **{f"{figure}_floor": f"{figure}_real_baseline" for figure in ("frechet", "kid", "kid_sd", "overlap")},
     "floor_db": "rms_db_real_baseline",
@@ -119,6 +119,7 @@ class QualityReport:
         same_images: the name of a real set that holds exactly the "synthetic" images.
         held_out_copies: synthetic images that equal a held-out image in every pixel; 0 in reports of earlier versions.
         memorization, spectrum: None where these images cannot give them; the notes say why.
+        own_network: the feature network that was trained for these data, also where it is not used.
         format_caveat: a sentence for the verdict, where file formats alone could part the sides.
         unit: what halves and folds of real images keep together, in a word.
         notes: what could not be computed, and what small counts do to the figures.
@@ -136,6 +137,7 @@ class QualityReport:
     notes: list[str] = field(default_factory=list)
     format_caveat: str | None = None
     unit: str = "patient"  # "image" where no patient of the training images is known
+    own_network: OwnNetwork | None = None
 
 
 def from_json(quality: JsonObject) -> QualityReport:
