@@ -34,7 +34,7 @@ from balancer.core.settings import (
     Settings,
     StageConfig,
 )
-from balancer.core.settings_base import ADDED_LATER, PATHS_OF_DATA, DataConfig
+from balancer.core.settings_base import ADDED_LATER, ADDED_LATER_TO_COMMANDS, PATHS_OF_DATA, DataConfig
 from balancer.core.yaml_reader import read_yaml
 
 DEFAULT_FOLDER = Path("data/chest_xray")
@@ -375,6 +375,8 @@ def config_hash(section: Settings, exclude: set[str] | None = None) -> str:
     """Return the first 8 hex digits of the settings' SHA-256, leaving out ``exclude``."""
     to_old = {(name, new): old for (name, old), new in OLD_SETTINGS.items()}
     values = section.model_dump(mode="json", exclude=exclude)
+    fields = type(section).model_fields
+    values = {k: v for k, v in values.items() if k not in ADDED_LATER_TO_COMMANDS or v != fields[k].default}
     if isinstance(values.get("data"), dict):
         usual = DataConfig().model_dump(mode="json")
         data = values["data"].items()

@@ -69,7 +69,7 @@ def choose(setting: str, data: Dataset, device: torch.device) -> Choice:
         return Choice(chest_xray(device), notes=() if is_chest(data) else (NOT_CHEST,))
     if reason := own_features.why_not(data):
         return Choice(None, notes=(f"No feature network was trained: {reason}. So {LEFT}.",))
-    own, network = own_features.own_network(data, device)
+    own, network = own_features.own_network(data, device, own_features.RECIPE)
     if own.is_usable:
         return Choice(network, own)
     return Choice(None, own, (f"`{own.name}` is not used: {_complaint(own)}. So {LEFT}.",))
@@ -98,6 +98,7 @@ def choose_for_folders(setting: str, is_chest: bool, device: torch.device) -> Ch
 
 def seconds_to_train(setting: str, data: Dataset, device: torch.device) -> float:
     """Return the seconds that :func:`choose` will spend on training a network; 0 if there is nothing to train."""
-    if resolve(setting, data) != "own" or own_features.why_not(data) or own_features.is_trained(data):
+    recipe = own_features.RECIPE
+    if resolve(setting, data) != "own" or own_features.why_not(data) or own_features.is_trained(data, recipe):
         return 0.0
-    return own_features.seconds_to_train(own_features.training_images(data), device)
+    return own_features.seconds_to_train(own_features.training_images(data), device, recipe)

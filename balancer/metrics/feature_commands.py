@@ -22,6 +22,7 @@ class TrainedNetwork:
     """A data set's own network and the file of the cache that holds it."""
 
     own: OwnNetwork
+    data: str  # where the images are
     file: Path
     was_there: bool
     is_chest: bool  # whether reports take the shipped network unless the setting says own
@@ -29,7 +30,7 @@ class TrainedNetwork:
     def to_json(self) -> JsonObject:
         """Return the facts."""
         facts = {**asdict(self.own), "usable": self.own.is_usable, "unresponsive": self.own.unresponsive}
-        return {**facts, "file": str(self.file), "was_there": self.was_there}
+        return {**facts, "data": self.data, "file": str(self.file), "was_there": self.was_there}
 
     def describe(self) -> str:
         """Return the answer first, then how the network was made, then its response."""
@@ -67,25 +68,25 @@ def train_features(config: DataConfig, device_name: str, threads: int | None, ag
     Raises:
         BalancerError: the data cannot be used, or have too few images.
     """
-    device = open_device(device_name, threads)
+    device, recipe = open_device(device_name, threads), own_features.RECIPE
     data = _opened(config, decode=True)
-    was_there = own_features.is_trained(data) and not again
-    own, _ = own_features.own_network(data, device, again=again)
-    return TrainedNetwork(own, own_features.file_of(own.name), was_there, is_chest(data))
+    was_there = own_features.is_trained(data, recipe) and not again
+    own, _ = own_features.own_network(data, device, recipe, again)
+    return TrainedNetwork(own, data.source, own_features.file_of(own.name), was_there, is_chest(data))
 
 
 def preview(config: DataConfig, device_name: str, threads: int | None, again: bool) -> Preview:
     """Return what :func:`train_features` would do."""
-    device = open_device(device_name, threads)
+    device, recipe = open_device(device_name, threads), own_features.RECIPE
     data = _opened(config, decode=False)
-    name, images = own_features.network_name(data), own_features.training_images(data)
-    there = own_features.is_trained(data) and not again
+    name, images = own_features.network_name(data, recipe), own_features.training_images(data)
+    there = own_features.is_trained(data, recipe) and not again
     undecoded = data.undecoded.seconds if data.undecoded else 0.0
     return Preview(
         reads=f"{images.count} images of the training fold of {data.source} (split {data.split_hash})",
         writes="nothing: the network is in the cache" if there else str(own_features.file_of(name)),
-        estimated_seconds=undecoded if there else undecoded + own_features.seconds_to_train(images, device),
-        settings={"device": describe_device(device), "steps": own_features.RECIPE.steps},
+        estimated_seconds=undecoded if there else undecoded + own_features.seconds_to_train(images, device, recipe),
+        settings={"device": describe_device(device), "steps": recipe.steps},
         unchecked=data.undecoded.describe() if data.undecoded else "",
     )
 

@@ -289,7 +289,10 @@ def train(
         raise BalancerError(f"the training of {name} diverged: its weights are not finite; give --set features=random")
     if unfinished:
         remove(unfinished)
-    return state.network.cpu().eval().requires_grad_(False)
+    # A new network, since the weights' order in memory changes the last digit of features, and files do not keep it.
+    network = TrainedFeatures(data.channels)
+    network.load_state_dict(state.network.state_dict())
+    return network.eval().requires_grad_(False)
 
 
 def _begun(data: TrainingImages, recipe: Recipe, device: torch.device, unfinished: Path) -> _Training:

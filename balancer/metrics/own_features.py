@@ -98,7 +98,7 @@ def why_not(data: Dataset) -> str | None:
     )
 
 
-def network_name(data: Dataset, recipe: Recipe = RECIPE) -> str:
+def network_name(data: Dataset, recipe: Recipe) -> str:
     """Return the name of the data's own network, from all that its weights depend on."""
     images = training_images(data)
     facts = [FORMAT, asdict(recipe), data.split_hash, list(images.images.shape[1:])]
@@ -117,13 +117,13 @@ def file_of(name: str) -> Path:
     return cache_dir("networks") / f"{name}.pt"
 
 
-def is_trained(data: Dataset, recipe: Recipe = RECIPE) -> bool:
+def is_trained(data: Dataset, recipe: Recipe) -> bool:
     """Return whether the cache holds the data's own network."""
     return file_of(network_name(data, recipe)).exists()
 
 
 def own_network(
-    data: Dataset, device: torch.device, recipe: Recipe = RECIPE, again: bool = False
+    data: Dataset, device: torch.device, recipe: Recipe, again: bool = False
 ) -> tuple[OwnNetwork, FeatureNetwork]:
     """Return the data's own network, from the cache or trained now; two processes do not train the same one.
 
@@ -229,7 +229,7 @@ def response_sides(data: Dataset, images: TrainingImages) -> tuple[Array, Array]
     return sides[0], sides[1]
 
 
-def seconds_to_train(images: TrainingImages, device: torch.device, recipe: Recipe = RECIPE) -> float:
+def seconds_to_train(images: TrainingImages, device: torch.device, recipe: Recipe) -> float:
     """Return the seconds that a training and the measurement of the response take."""
     return estimate_seconds(recipe, images.channels, device) + RESPONSE_SECONDS
 

@@ -60,12 +60,7 @@ def test_a_complete_run(real: Path, fake: Path, runs_cwd: Path, five_pixel_steps
     assert report["data"]["counts"] == {"real": 20, "fake": 16}
     assert report["data"]["image_size"] == SIZE
     assert report["quality"]["memorization"]["status"] == "none"
-    assert {t["on"] for t in report["quality"]["two_sample"]} == {
-        "chest-xray-128",
-        "random-conv-128",
-        "pixels",
-        "pixels at half size",
-    }
+    assert {t["on"] for t in report["quality"]["two_sample"]} == {"random-conv-128", "pixels", "pixels at half size"}
     assert report["quality"]["verdict"] in (run / "report.md").read_text()
     page = (run / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 3
@@ -81,6 +76,25 @@ def test_the_same_seed_gives_the_same_report(real: Path, fake: Path, runs_cwd: P
     assert first["quality"] == again["quality"]
     other = report_of("--real", real, "--fake", fake, "--seed", 1, out="c")
     assert other["quality"]["distances"] != first["quality"]["distances"]
+
+
+@pytest.mark.parametrize(
+    ("names", "networks"),
+    [("image_{}.png", {"random-conv-128"}), ("person{}_virus_3.png", {"chest-xray-128", "random-conv-128"})],
+)
+def test_the_feature_network(names: str, networks: set[str], fake: Path, runs_cwd: Path) -> None:
+    """Folders tell no training fold: chest X-rays are known by their names."""
+    real = write(runs_cwd / "real", fields(20, 1, SIZE), names)
+    report = report_of("--real", real, "--fake", fake)
+    assert {row["features"] for row in report["quality"]["distances"]} == networks
+    notes = " ".join(report["quality"]["notes"])
+    assert ("features=chest" in notes) == (len(networks) == 1)
+    page = Path("out/report.md").read_text()
+    assert ("trained on chest X-rays" in page) == (len(networks) == 2)
+
+
+def test_there_is_no_network_of_two_folders(real: Path, fake: Path) -> None:
+    refused(balancer("evaluate", "--real", real, "--fake", fake, "--set", "features=own"), 2, "features is own")
 
 
 # --- nothing to compare
@@ -418,7 +432,7 @@ def test_dry_run_writes_nothing(real: Path, fake: Path, runs_cwd: Path) -> None:
 def test_an_interrupted_evaluation_is_resumed(
     real: Path, fake: Path, runs_cwd: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stopping(*_: object) -> None:
+    def stopping(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

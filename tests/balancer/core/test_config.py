@@ -525,6 +525,7 @@ NOT_THE_RECIPE = {
     "log_every": 3,
     "snapshot_every": 5,
     "snapshot_images": 9,
+    "features": "random",
     "selection": "last",
     "min_diversity": 0.5,
     "tensorboard": True,
@@ -556,6 +557,7 @@ def test_settings_of_the_data_that_came_later_leave_hashes_as_they_were() -> Non
     """Hashes that the commit before these settings gave: a run of that time is resumed and compared as before."""
     data = DataConfig(path="/x")
     assert config_hash(GanTrainConfig(data=data)) == "08d8ef19"
+    assert config_hash(GanTrainConfig(data=data, features="own")) != "08d8ef19"
     assert config_hash(AblateConfig(data=data)) == config_hash(AblateConfig(data=DataConfig(path="/x", task="binary")))
     assert config_hash(AblateConfig(data=data)) == "d28f6cc1"
     assert config_hash(AblateConfig(data=DataConfig(path="/x", task="multiclass"))) == "2e832985"

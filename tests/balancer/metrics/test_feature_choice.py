@@ -27,7 +27,7 @@ def own(*frechet: float, side: int = 60) -> OwnNetwork:
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Training stands still: the data sets that were trained on, and the network that comes of it."""
     calls: list[Any] = []
-    monkeypatch.setattr(own_features, "own_network", lambda data, _: calls.append(data) or (own(1, 2, 3), "network"))
+    monkeypatch.setattr(own_features, "own_network", lambda data, *_: calls.append(data) or (own(1, 2, 3), "network"))
     return calls
 
 
@@ -95,7 +95,7 @@ def test_the_time_of_a_training_is_foreseen(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(feature_choice.own_features, "seconds_to_train", lambda *_: 700.0)
     assert seconds_to_train("auto", dataset(70, 40), CPU) == 700
     assert seconds_to_train("random", dataset(70, 40), CPU) == 0
-    monkeypatch.setattr(own_features, "is_trained", lambda _: True)
+    monkeypatch.setattr(own_features, "is_trained", lambda *_: True)
     assert seconds_to_train("auto", dataset(70, 40), CPU) == 0
 
 
