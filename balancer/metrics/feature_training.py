@@ -161,6 +161,13 @@ def vicreg(first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
     return loss
 
 
+def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy of labels (B,): of two classes on one logit (B, 1), of K classes on K logits (B, K)."""
+    if logits.shape[1] == 1 and labels.max() > 0:
+        return F.binary_cross_entropy_with_logits(logits.squeeze(1), labels.float())
+    return F.cross_entropy(logits, labels)
+
+
 def batch(data: TrainingImages, recipe: Recipe, step: int) -> tuple[Tensor, Tensor]:
     """Return the images of a step, (B, C, 64, 64) in [-1, 1], and their labels (B,): the classes of a batch equally.
 
@@ -228,16 +235,10 @@ class _Training:
         inputs = views.contiguous(memory_format=memory_format(device)).to(device)
         first, second, third = self.network.layers(inputs).chunk(3)
         labels = labels.to(device)
-        logits = self.label(first)
-        told = (
-            F.binary_cross_entropy_with_logits(logits.squeeze(1), labels.float())
-            if len(data.classes) == 2
-            else F.cross_entropy(logits, labels)
-        )
-        return {
+        return {  # in this order: gradients are summed in it, and the last digit of the shipped weights hangs on it
             "vicreg": vicreg(first, second, labels),
             "degradation": DEGRADATION * F.mse_loss(self.strengths(third), strength.to(device)),
-            "label": LABEL * told,
+            "label": LABEL * class_loss(self.label(first), labels),
         }
 
     def advance(self, parts: Mapping[str, Tensor]) -> None:
