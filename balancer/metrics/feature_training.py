@@ -291,7 +291,8 @@ def train(
     if unfinished:
         remove(unfinished)
     # A new network, since the weights' order in memory changes the last digit of features, and files do not keep it.
-    network = TrainedFeatures(data.channels)
+    with torch.random.fork_rng(devices=[]):
+        network = TrainedFeatures(data.channels)
     network.load_state_dict(state.network.state_dict())
     return network.eval().requires_grad_(False)
 

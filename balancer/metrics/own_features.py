@@ -171,7 +171,8 @@ def _read(file: Path, channels: int) -> tuple[OwnNetwork, TrainedFeatures]:
     content = load_tensors(file, torch.device("cpu"))
     if content.get("format") != FORMAT:
         raise DamagedFile(file, f"format {content.get('format')!r}; expected {FORMAT}")
-    network = TrainedFeatures(channels)
+    with torch.random.fork_rng(devices=[]):
+        network = TrainedFeatures(channels)
     network.load_state_dict(check_tensors(file, "network", content.get("network"), network.state_dict()))
     facts = parse(OwnNetwork, content.get("facts"), file)
     if facts.weights != weights_hash(network.state_dict()):
