@@ -22,14 +22,15 @@ from torch import Tensor
 from balancer.core.files import locked, remove
 from balancer.core.preview import duration
 from balancer.core.sealed import DamagedFile, load_tensors, save_tensors
+from balancer.core.seeding import derive_seed
 from balancer.core.shapes import check_tensors, parse
 from balancer.core.system_errors import explained
 from balancer.data.cache import cache_dir
 from balancer.data.dataset import Dataset
-from balancer.data.split import patient_halves
+from balancer.data.split import carve_validation
 from balancer.metrics.feature_response import Response, measure_response, unresponsive
 from balancer.metrics.feature_training import Recipe, TrainingImages, estimate_seconds, train
-from balancer.metrics.features import FeatureNetwork, random_subset
+from balancer.metrics.features import FeatureNetwork
 from balancer.metrics.trained_features import TrainedFeatures
 
 log = logging.getLogger("balancer")
@@ -39,9 +40,9 @@ RECIPE = Recipe()
 OWN = f"own-{TrainedFeatures.DIM}-"  # names begin so
 FEWEST = 100  # training images: with fewer, the 128 features are not determined (docs/features.md)
 RARE = 16  # images of a class: with fewer, the class is left out, since little can vary within it
-SIDE, FEWEST_OF_SIDE = 128, 16  # images a side, at most and at least, that the response is measured on
+SIDE, FEWEST_OF_SIDE = 512, 16  # images a side, at most and at least, that the response is measured on
 HASHED = 256  # training images whose pixels enter the name
-RESPONSE_SECONDS = 20.0  # on one core of the reference machine
+RESPONSE_SECONDS = 40.0  # on one core of the reference machine, at most
 
 
 @dataclass(frozen=True)
@@ -217,14 +218,19 @@ def _make(
 def response_sides(data: Dataset, images: TrainingImages) -> tuple[Array, Array]:
     """Return two sets of training images with no patient in common, (n, 64, 64) or (n, 64, 64, 3) uint8, at most SIDE.
 
+    Both have the same shares of the classes, as far as patients allow. Else the sides would differ by their classes.
+
     The images are as large as the network sees them, so that a level means the same for images of any size.
     """
     positions = np.sort(np.concatenate(images.classes))
-    halves = patient_halves([data.groups[i] for i in positions])
+    first = carve_validation(data.labels[positions].tolist(), [data.groups[i] for i in positions], 0.5, seed=0)
+    halves = positions[first], positions[~first]
     n = min(SIDE, *map(len, halves))
     sides = []
     for half, name in zip(halves, ("first", "second"), strict=True):
-        pixels = images.pixels(positions[half[random_subset(len(half), n, 0, "response", name)]])
+        # in random order, since dropping modes keeps the first images, and positions are sorted by class
+        drawn = np.random.default_rng(derive_seed(0, "response", name)).permutation(half)[:n]
+        pixels = images.pixels(drawn)
         levels = ((pixels + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
         sides.append(levels[..., 0] if images.channels == 1 else levels)
     return sides[0], sides[1]

@@ -208,6 +208,10 @@ def test_the_sides_of_the_response_share_no_patient(channels: int) -> None:
     known = {image.tobytes(): i for i, image in enumerate(data.images)}
     patients = [{data.groups[known[image.tobytes()]] for image in side} for side in (first, second)]
     assert not patients[0] & patients[1]
+    for side in (first, second):
+        labels = data.labels[[known[image.tobytes()] for image in side]]
+        assert np.mean(labels == 0) == pytest.approx(70 / 110, abs=0.05), "equal shares of the classes"
+        assert len(set(labels[:20].tolist())) == 2, "in random order: mode dropping keeps the first ones"
     assert {data.folds[known[image.tobytes()]] for image in first} == {"train"}
 
 
