@@ -48,6 +48,7 @@ def test_the_shipped_network_passes_the_rule_for_networks_of_data_sets(real: Dat
 
 @pytest.mark.realdata
 @pytest.mark.nightly
+@pytest.mark.timeout(1800)
 def test_the_recipe_gives_a_network_that_orders_degraded_sets_as_the_shipped_one_does(
     real: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
