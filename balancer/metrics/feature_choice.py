@@ -78,7 +78,7 @@ def choose(setting: str, data: Dataset, device: torch.device) -> Choice:
 def _complaint(own: OwnNetwork) -> str:
     if not own.response:
         return f"its response to damage could not be measured, with {own.side} images of other patients a side"
-    return f"its distances do not rise with each step of {', '.join(own.unresponsive)}"
+    return f"its kernel distance does not rise with each step of {', '.join(own.unresponsive)}"
 
 
 def choose_for_folders(setting: str, is_chest: bool, device: torch.device) -> Choice:

@@ -35,7 +35,7 @@ class TrainedNetwork:
     def describe(self) -> str:
         """Return the answer first, then how the network was made, then its response."""
         rows = [
-            f"  {r.degradation:14} {', '.join(f'{v:g}' for v in r.levels):18} Fréchet {_row(r.frechet)}"
+            f"  {r.degradation:14} {', '.join(f'{v:g}' for v in r.levels):18} KID {_row(r.kid)}"
             + ("" if r.rises else "  does not rise")
             for r in self.own.response
         ]
@@ -53,7 +53,7 @@ class TrainedNetwork:
 
 
 def _row(values: tuple[float, ...]) -> str:
-    return ", ".join(map(fixed, values))
+    return ", ".join(fixed(value, 3) for value in values)
 
 
 def train_features(config: DataConfig, device_name: str, threads: int | None, again: bool) -> TrainedNetwork:

@@ -35,7 +35,7 @@ from balancer.metrics.trained_features import TrainedFeatures
 
 log = logging.getLogger("balancer")
 Array = np.ndarray
-FORMAT = 1  # of the file; raise when what is measured changes
+FORMAT = 2  # of the file; raise when what is measured changes
 RECIPE = Recipe()
 OWN = f"own-{TrainedFeatures.DIM}-"  # names begin so
 FEWEST = 100  # training images: with fewer, the 128 features are not determined (docs/features.md)

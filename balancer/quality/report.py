@@ -18,7 +18,6 @@ from balancer.core.settings import Settings
 from balancer.metrics.chest import NAME
 from balancer.metrics.feature_response import DEGRADATIONS
 from balancer.metrics.features import UNTRAINED
-from balancer.metrics.frechet import ALIKE
 from balancer.metrics.manifold import NEIGHBOURS, Manifold
 from balancer.metrics.memorization import PAIRS, Memorization
 from balancer.metrics.own_features import OWN, OwnNetwork
@@ -31,6 +30,7 @@ from balancer.reporting.links import documentation
 from balancer.reporting.numbers import (
     decibels,
     fixed,
+    listed,
     megabytes,
     p_equals,
     plural,
@@ -345,9 +345,14 @@ def _own_network(own: OwnNetwork | None) -> Section | None:
     if rows:
         text.append(
             f"Its response: {own.side} real images a side, of other patients, damaged step by step at 64 px. The first "
-            "figure is real against real. A network is used only if both distances rise with each step of every "
-            f"damage, and the last Fréchet distance is above {ALIKE:g} times the first."
+            "figure is real against real. A network is used only if the kernel distance rises with each step of every "
+            f"damage, in all by more than random halves of the real images ever differ ({own.response[0].chance:.3f})."
         )
+        if hidden := [r.degradation for r in own.response if not r.frechet_rises]:
+            text.append(
+                f"The Fréchet distance does not rise with each step of {listed(hidden)}: with {own.side} images a side "
+                "its bias hides them. Judge images of this data set by the kernel distance."
+            )
     header = ["damage", "level", "levels", "Fréchet", "KID", "rises"]
     return Section("Feature network", text, Table(header, rows, numeric=6) if rows else None)
 

@@ -18,8 +18,8 @@ CPU = torch.device("cpu")
 CHEST, RANDOM = "chest-xray-128", "random-conv-128"
 
 
-def own(*frechet: float, side: int = 60) -> OwnNetwork:
-    response = [Response("blur", (0, 1, 2), frechet, (0.1, 0.2, 0.3))] if frechet else []
+def own(*kid: float, side: int = 60) -> OwnNetwork:
+    response = [Response("blur", (0, 1, 2), (1, 2, 3), kid, chance=0.5)] if kid else []
     return OwnNetwork("own-128-abc", "s", {"A": 60}, {}, 1200, 128, "w", 1.0, side, response)
 
 
@@ -76,7 +76,7 @@ def test_too_few_images(trained: list[Any]) -> None:
     ("network", "cause"),
     [
         (own(1, 2, 1.9), "blur"),  # falls
-        (own(1, 1.2, 1.4), "blur"),  # rises, but no report would call the last a difference
+        (own(1, 1.2, 1.4), "blur"),  # rises by less than chance alone gives
         (own(side=3), "3 images"),  # was not measured
     ],
 )

@@ -14,11 +14,20 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import spearmanr
 from torch.nn import functional
 
+from balancer.core.seeding import derive_seed
 from balancer.core.settings import DataConfig
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.split import patient_halves
 from balancer.metrics import own_features
-from balancer.metrics.feature_response import DEGRADATIONS, Degradation, Response, measure_response, unresponsive
+from balancer.metrics.feature_response import (
+    DEGRADATIONS,
+    HALVINGS,
+    Degradation,
+    Response,
+    _chance,
+    measure_response,
+    unresponsive,
+)
 from balancer.metrics.features import FeatureNetwork, chest_xray
 
 CPU = torch.device("cpu")
@@ -34,6 +43,7 @@ def real(real_data: Path) -> Dataset:
 def test_distances_rise_with_every_step_of_every_degradation(real: Dataset) -> None:
     for response in feature_response.responses(chest_xray(CPU), real):
         assert response.rises, response
+        assert response.frechet_rises, response
         assert response.frechet[-1] > 3 * response.frechet[0], response
 
 
@@ -168,16 +178,33 @@ def test_a_mild_damage_of_the_stronger_set_counts_as_damage() -> None:
 
 
 @pytest.mark.parametrize(
-    ("frechet", "kid", "rises"),
+    ("kid", "rises"),
     [
-        ((1, 2, 3), (0, 0.1, 0.2), True),
-        ((1, 2, 1.9), (0, 0.1, 0.2), False),
-        ((1, 2, 3), (0, 0.2, 0.2), False),
-        ((1, 1.2, 1.5), (0, 0.1, 0.2), False),
-        ((1, 1.2, 1.51), (-0.1, 0, 0.2), True),
+        ((0, 0.1, 0.2), True),
+        ((-0.1, 0, 0.1), True),
+        ((0, 0.2, 0.2), False),  # one step does not rise
+        ((0.3, 0.2, 0.6), False),  # one step falls
+        ((0.5, 0.55, 0.6), False),  # rises by as much as chance alone gives
     ],
 )
-def test_the_rule(frechet: tuple[float, ...], kid: tuple[float, ...], rises: bool) -> None:
-    response = Response("blur", (0, 1, 2), frechet, kid)
-    assert response.rises == rises
+def test_the_rule(kid: tuple[float, ...], rises: bool) -> None:
+    """The Fréchet distance, which falls here, decides nothing."""
+    response = Response("blur", (0, 1, 2), (3, 2, 1), kid, chance=0.11)
+    assert (response.rises, response.frechet_rises) == (rises, False)
     assert list(unresponsive([response])) == ([] if rises else ["blur"])
+
+
+def test_chance_is_the_largest_of_random_halvings() -> None:
+    """Held against the unbiased MMD^2 of the definition; and damages that do nothing stay below chance."""
+    features = np.random.default_rng(0).normal(size=(60, 5))
+
+    def of_definition(x: np.ndarray, y: np.ndarray) -> float:
+        kernel = [[((a @ b) / 5 + 1) ** 3 for b in np.concatenate([x, y])] for a in np.concatenate([x, y])]
+        k, n = np.array(kernel), len(x)
+        within = (k[:n, :n].sum() - np.trace(k[:n, :n]) + k[n:, n:].sum() - np.trace(k[n:, n:])) / (n * (n - 1))
+        return float(within - 2 * k[:n, n:].mean())
+
+    rng = np.random.default_rng(derive_seed(0, "halvings"))
+    orders = [rng.permutation(60) for _ in range(HALVINGS)]
+    expected = max(of_definition(features[order[:30]], features[order[30:]]) for order in orders)
+    assert _chance(features) == pytest.approx(expected)
