@@ -14,7 +14,7 @@ DEPTHS = (8, 10, 12, 14, 16)  # bits of the detectors whose samples lie in files
 DIM = 16  # an image below 1/16 of its set's range has at most 16 of the 256 grey levels
 SIXTEEN_BIT = 65535.0
 RESCALED = "rescaled"  # kind of DICOM samples that may lie below 0 or are no whole numbers
-SAMPLES = "samples"  # key of Image.info of a DICOM file in grey
+SAMPLES = "samples"  # key of Image.info of a DICOM file in grey: the function that reads them
 BLACK = " black"  # after a kind: the key of the value that becomes 0, where that is not 0 itself
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 from typing import IO, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from pydicom.uid import (
 
 from balancer.data.depth import SAMPLES, Samples
 from balancer.data.dicom_codecs import DECODED, NAME
+from balancer.data.dicom_extent import check_extent
 from balancer.data.dicom_files import BITS, FORMAT, DicomRules
 from balancer.data.dicom_header import (
     DESCRIPTION,
@@ -29,7 +31,6 @@ from balancer.data.dicom_header import (
     PIXELS,
     Stored,
     Unreadable,
-    check_size,
     described,
     own_words,
     read_elements,
@@ -52,8 +53,8 @@ _DECODERS: dict[UID, str] = {
 class DicomImage(Image.Image):
     """A DICOM file as an image of Pillow: its size and mode by the header, its pixels once they are asked for.
 
-    The mode is ``RGB`` for colours, ``L`` for 8 bits in grey, else ``F``; then ``info`` has the
-    :class:`~balancer.data.depth.Samples`, which need the range of their set.
+    The mode is ``RGB`` for colours, ``L`` for 8 bits in grey, else ``F``; then ``info`` has the function that reads
+    the :class:`~balancer.data.depth.Samples`, which need the range of their set.
     """
 
     format = FORMAT
@@ -70,12 +71,14 @@ class DicomImage(Image.Image):
         with own_words("its DICOM header cannot be read: it is damaged"):
             header = read_elements(handle, DESCRIPTION)
             self._stored = described(header)
-            check_size(self._stored, header, handle)
+            check_extent(self._stored, header, handle)
             if self._stored.frames > 1 and rules.frame != "first":
                 raise Unreadable(f"{self._stored.frames} frames in one file; expected one, or --set data.frame=first")
             self._mode = self._mode_of(header)
         self._size = self._stored.columns, self._stored.rows
         self.info[BITS] = self._stored.bits
+        if self._mode == "F":
+            self.info[SAMPLES] = partial(read_pixels, handle, self._stored, rules)
 
     def _mode_of(self, header: Dataset) -> str:
         if self._stored.photometric not in GREY:
@@ -91,8 +94,6 @@ class DicomImage(Image.Image):
         """
         if self._im is None:
             pixels = read_pixels(self._handle, self._stored, self._rules)
-            if isinstance(pixels, Samples):
-                self.info[SAMPLES] = pixels
             self.im = Image.fromarray(pixels.values if isinstance(pixels, Samples) else pixels).im
         return super().load()
 

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
-from PIL import Image
 from pydicom import Dataset, config, dcmread
 from pydicom.pixels.common import PhotometricInterpretation
 from pydicom.uid import (
@@ -160,27 +159,6 @@ def described(header: Dataset) -> Stored:
     frames = max(1, number(header, "NumberOfFrames", 1))
     shift = shift if 0 < shift <= allocated - bits else 0
     return Stored(rows, columns, samples, bits, allocated, shift, signed, frames, photometric)
-
-
-def check_size(stored: Stored, header: Dataset, handle: IO[bytes]) -> None:
-    """Refuse pictures that are too large, and files that hold less than their header claims.
-
-    Raises:
-        OSError: naming both numbers.
-    """
-    pixels, most = stored.rows * stored.columns, 2 * (Image.MAX_IMAGE_PIXELS or math.inf)
-    if pixels > most:
-        raise Unreadable(f"{stored.columns} x {stored.rows} px; at most {most / 1e6:.0f} megapixels are read")
-    syntax = transfer_syntax(header)
-    if syntax.is_encapsulated or syntax.is_deflated:
-        return
-    subsampled = 2 / 3 if stored.photometric == "YBR_FULL_422" else 1
-    claimed = math.floor(pixels * stored.frames * stored.samples * stored.allocated * subsampled / 8)
-    size = handle.seek(0, io.SEEK_END)
-    if claimed > size:
-        raise Unreadable(
-            f"its header claims {claimed:,} bytes of pixels, and the file has {size:,}: it is cut off, or has none"
-        )
 
 
 def transfer_syntax(header: Dataset) -> UID:

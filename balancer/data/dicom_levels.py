@@ -7,6 +7,7 @@ depends on the other images of a set and is left to :mod:`balancer.data.depth`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,21 +63,35 @@ def grey_levels(values: Array, ds: Dataset, stored: Stored, rules: DicomRules) -
     padding = _padding(values, ds, stored)
     table, kind = _look_up(ds, "ModalityLUTSequence"), modality_kind(ds, stored)
     slope, intercept = _rescale(ds)
-    values = values.astype(np.float64)
-    values = values * slope + intercept if table is None else table.apply(values)
-    inverted, shown = stored.photometric == "MONOCHROME1", "full"
-    window = chosen_window(ds, rules)
+    inverted, window = stored.photometric == "MONOCHROME1", chosen_window(ds, rules)
+    bits = stored.bits if table is None else table.bits
+
+    def level(samples: Array) -> Array:
+        samples = samples.astype(np.float64)
+        samples = samples * slope + intercept if table is None else table.apply(samples)
+        if window is not None:
+            white = 2**window.bits - 1 if isinstance(window, LookUp) else 1
+            return np.clip(window.apply(samples) * (255 / white), 0, 255)
+        return samples if kind else np.rint(samples * (255 / (2**bits - 1)))
+
+    levels = _of_each(values, level)
     if window is not None:
-        white = 2**window.bits - 1 if isinstance(window, LookUp) else 1
-        levels = np.clip(window.apply(values) * (255 / white), 0, 255)
         if np.ptp(levels) == 0 < np.ptp(values):
             raise Unreadable("its window shows one grey level alone; --set data.window=full reads all samples")
-        values, kind, shown = levels, "", "window"
-    elif not kind:
-        levels = np.rint(values * (255 / (2 ** (stored.bits if table is None else table.bits) - 1)))
-        levels = 255 - levels if inverted else levels
-        return np.where(False if padding is None else padding, 0, levels).astype(np.uint8)
-    return Samples(values.astype(np.float32), kind, inverted, padding, shown)
+        return Samples(levels, "", inverted, padding, "window")
+    if kind:
+        return Samples(levels, kind, inverted, padding, "full")
+    levels = 255 - levels if inverted else levels
+    return np.where(False if padding is None else padding, 0, levels).astype(np.uint8)
+
+
+def _of_each(values: Array, level: Callable[[Array], Array]) -> Array:
+    """Return the level of each sample, float32; of whole numbers it is computed once for each that can occur."""
+    if values.dtype.kind in "iu":
+        low, high = int(values.min()), int(values.max())
+        if high - low < values.size:
+            return level(np.arange(low, high + 1)).astype(np.float32)[np.subtract(values, low, dtype=np.intp)]
+    return level(values).astype(np.float32)
 
 
 def modality_kind(header: Dataset, stored: Stored) -> str:

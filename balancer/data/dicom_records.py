@@ -129,7 +129,9 @@ def _text(value: object) -> str:
 def _with_patients(listing: Listing, chosen: Sequence[int], headers: Headers, config: DataConfig) -> Listing:
     if config.patients is not None or config.patient_pattern is not None:
         return listing
-    if any(is_patient(record.patient) for record in listing.records):
+    # The names of the chest set tell patients; names such as IM-0001-0001 are also given by programs that export DICOM.
+    guessed = listing.numbers_restart and len(chosen) == len(listing.records)
+    if not guessed and any(is_patient(record.patient) for record in listing.records):
         return listing  # the reader, or a table, tells patients; keys of two kinds would part one patient
     n = len(chosen)
     if headers.anonymous:

@@ -135,9 +135,9 @@ def to_grey(image: Image.Image, ranges: Ranges | None = None) -> tuple[Image.Ima
     """
     side, tags, kind = min(image.size), getattr(image, "tag_v2", {}), _kind(image)
     rawmodes = [str(tile.args) for tile in getattr(image, "tile", ())]
-    image.load()
     if SAMPLES in image.info:
-        return _scaled(image.info[SAMPLES], ranges or {}, side)
+        return _scaled(image.info[SAMPLES](), ranges or {}, side)
+    image.load()
     _check_samples(image, rawmodes, bool(kind))
     transparent = image.info.get("transparency")
     orientation = image.getexif().get(ExifTags.Base.Orientation)
@@ -167,7 +167,8 @@ def _scaled(samples: Samples, ranges: Ranges, side: int) -> tuple[Image.Image, S
     source = Source(side, kind, peak, floor, samples.shown)
     if kind:
         black, white = limits(source, ranges)
-        values = np.clip(values, black, white) - black  # a training's range can be exceeded
+        values = np.clip(values, black, white)  # a training's range can be exceeded
+        values -= black
         values *= 255.0 / (white - black)
     if samples.inverted:
         values = 255 - values

@@ -15,7 +15,7 @@ from PIL import Image
 from balancer.core.errors import UsageError
 from balancer.core.files import JsonObject
 from balancer.core.settings import PHANTOM, DataConfig
-from balancer.data import table
+from balancer.data import dicom_files, table
 from balancer.data.caveats import unreadable_note
 from balancer.data.dataset import Dataset, load_dataset, phantom_folder, read_data
 from balancer.data.dicom_files import BITS, DicomRules
@@ -209,7 +209,7 @@ def _not_yet(data: str, path: Path, config: DataConfig, problem: str) -> Inspect
 
 
 def _looks_like_file(cell: str) -> bool:
-    return "/" in cell or "\\" in cell or Path(cell).suffix.lower() in SUFFIXES
+    return "/" in cell or "\\" in cell or Path(cell).suffix.lower() in SUFFIXES | dicom_files.SUFFIXES
 
 
 def _patients(data: Dataset) -> str:

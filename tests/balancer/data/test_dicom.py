@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -328,11 +329,16 @@ def frame_of(pixels: np.ndarray, uid: str, **more: object) -> bytes:
     """A file of 16 x 16 px by its header whose JPEG frame is another."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG2000" if uid == JPEG2000Lossless else "JPEG", **more)
+    return content(frames_of([buffer.getvalue()], uid))
+
+
+def frames_of(frames: list[bytes], uid: str = JPEGBaseline8Bit) -> Dataset:
+    """A file of 16 x 16 px by its header with these compressed frames."""
     ds = dicom(GREY)
-    ds.PixelData = encapsulate([buffer.getvalue()])
+    ds.PixelData = encapsulate(frames) if frames else b"\xfe\xff\x00\xe0" + bytes(4) + b"\xfe\xff\xdd\xe0" + bytes(4)
     ds["PixelData"].is_undefined_length, ds["PixelData"].VR = True, "OB"
     ds.file_meta.TransferSyntaxUID = uid
-    return content(ds)
+    return ds
 
 
 BAD: dict[str, tuple[Callable[[], bytes], str]] = {
@@ -355,6 +361,12 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
         "nothing known",
     ),
     "more bits than cells": (lambda: content(dicom(GREY, BitsStored=12)), "contradicts"),
+    "no compressed frame": (lambda: content(without(frames_of([]), "PixelData")), "pixel data"),
+    "no fragment": (lambda: content(frames_of([])), "pixel data"),
+    "several frames": (lambda: claiming(SIDE, SIDE // 2, 2), "data.frame"),
+}
+NEED_DECODING = {  # what lengths alone do not tell
+    *("a larger JPEG within", "a larger JPEG 2000 within", "a progressive JPEG within", "an unknown coding"),
 }
 
 
@@ -367,6 +379,43 @@ def test_what_cannot_be_read_is_said_in_one_line(case: str, tmp_path: Path) -> N
         message = refused(source)
         assert words in message
         assert "Mustermann" not in message
+
+
+@pytest.mark.parametrize("case", [case for case in BAD if case not in NEED_DECODING])
+def test_the_header_and_lengths_tell_without_decoding(case: str) -> None:
+    with pytest.raises(OSError, match=BAD[case][1] or None), open_image(io.BytesIO(BAD[case][0]())):
+        pass
+
+
+@pytest.mark.parametrize("uid", [JPEGBaseline8Bit, JPEG2000Lossless], ids=lambda uid: uid.keyword)
+def test_a_compressed_file_is_complete_with_its_last_byte(uid: str) -> None:
+    """Of each way to cut the file, what is left is refused by its lengths."""
+    file = frame_of(GREY, uid)
+    frame = file.index(b"\xff\xd8" if uid == JPEGBaseline8Bit else b"\x00\x00\x00\x0cjP  ")
+    for end in (*range(frame - 20, frame), *range(frame, len(file), 50), *range(len(file) - 9, len(file) - 4)):
+        with pytest.raises(OSError, match="cut off"), open_image(io.BytesIO(file[:end])):
+            pass
+    assert np.abs(grey(file) - GREY).max() <= (0 if uid == JPEG2000Lossless else 255)
+
+
+@pytest.mark.parametrize("case", ["10 GB claimed", "a huge picture", "an element of 4 GB", "a fragment of 4 GB"])
+def test_claims_take_no_memory(case: str) -> None:
+    """A file of 1 kB may claim what it likes: less than 1 MB is asked for while it is refused."""
+    element = struct.pack("<HH2sHI", 9, 0x1001, b"OB", 0, 0xFFFFFFF0)
+    whole = content(dicom(GREY))
+    files = {
+        "an element of 4 GB": lambda: whole[: whole.index(b"\x28\x00\x02\x00")] + element,
+        "a fragment of 4 GB": lambda: frame_of(GREY, JPEGBaseline8Bit).replace(
+            b"\xfe\xff\x00\xe0", b"\xfe\xff\x00\xe0\xf0\xff\xff\xff", 1
+        ),
+    }
+    file = files[case]() if case in files else BAD[case][0]()
+    refused(file)  # once, since modules are imported
+    tracemalloc.start()
+    refused(file)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 def test_a_small_file_that_inflates_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from click.testing import Result
 from commands import QUICK_REPORT, TINY_GAN, balancer, done
-from dicoms import SECRETS, dicom, write
+from dicoms import SECRETS, content, dicom, write
 from layouts import write_table
 from pydicom import Dataset
 
 from balancer.core.errors import BalancerError
 from balancer.core.settings import DataConfig
+from balancer.data import decoded as decoded_module
 from balancer.data import dicom_files
 from balancer.data.dataset import Dataset as Data
 from balancer.data.dataset import load_dataset
@@ -113,6 +114,64 @@ def test_a_table_of_dicom_files(tmp_path: Path) -> None:
     of_table = [{**row, "patient": f"p{i % 8}"} for i, row in enumerate(rows)]
     by_table = load(write_table(tmp_path / "b.csv", of_table))
     assert {r.patient for r in by_table.records} == {f"patient-p{k}" for k in range(8)}
+
+
+def test_a_table_of_dicom_files_leads_nowhere_else(tmp_path: Path) -> None:
+    export(tmp_path / "data", IDS)
+    write(picture(99), tmp_path / "elsewhere.dcm")
+    rows = [{"file": f"{CLASSES[i % 2]}/IM{i:05d}", "label": CLASSES[i % 2]} for i in range(40)]
+    for way in ("../elsewhere.dcm", str(tmp_path / "elsewhere.dcm")):
+        table = write_table(tmp_path / "data" / "list.csv", [*rows, {"file": way, "label": "ill"}])
+        with pytest.raises(BalancerError) as caught:
+            load(table)
+        assert "--images" in said(caught)
+    shown = inspect(DataConfig(path=str(write_table(table, [{"scan": "a/b.dcm", "x": r["label"]} for r in rows]))))
+    assert "path=scan" in shown.next[0], "a column of DICOM files is known by its suffixes"
+
+
+def test_names_of_exporting_programs_are_no_patients_of_the_chest_set(tmp_path: Path) -> None:
+    """Such names number series and images: IM-0001-0001 would be one patient of the chest set."""
+    for i in range(48):
+        split, cls = ("train", "train", "test")[i % 3], ("NORMAL", "PNEUMONIA")[i // 3 % 2]
+        write(picture(i, PatientID=f"P{i // 6}"), tmp_path / split / cls / f"IM-0001-{i:04d}.dcm")
+    data = load(tmp_path)
+    assert data.reader == "chest"
+    assert len({r.patient for r in data.records}) == 8
+    assert any("patients lie in two folds" in note for note in data.notes)
+
+
+def test_a_dry_run_names_what_a_run_cannot_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By headers and lengths: only some of the files are decoded."""
+    export(tmp_path, [str(i) for i in range(120)])
+    whole = content(picture(0))
+    bad = {
+        "empty": b"",
+        "frames": content(dicom(np.zeros((2, SIDE, SIDE), np.uint8), NumberOfFrames=2)),
+        "cut": whole[:-100],
+        "claims": content(picture(0, Rows=12_000, Columns=14_000, NumberOfFrames=30)),
+        "pixels": content(without_pixels(picture(0))),
+    }
+    for name, of in bad.items():
+        (tmp_path / "ill" / f"{name}.dcm").write_bytes(of)
+    (tmp_path / "ill" / "locked.dcm").write_bytes(b"\x30\x82" + bytes(500))
+    decoded = []
+    real = decoded_module.decode_image
+    monkeypatch.setattr(decoded_module, "decode_image", lambda *a: [decoded.append(a[0]), real(*a)][1])
+    config = DataConfig(path=str(tmp_path), image_size=SIDE, max_bad=0.5)
+    dry = load_dataset(config, decode=False)
+    assert dry.undecoded
+    assert len(decoded) <= 2 * decoded_module.DECODED
+    run = load_dataset(config)
+    assert dict(dry.bad) == dict(run.bad)
+    assert {Path(name).stem for name, _ in run.bad} == set(bad) - {"empty"}
+    assert {Path(item.name).stem for item in dry.left_out} == {"empty", "locked"}
+    with pytest.raises(BalancerError, match="max-bad"):
+        load_dataset(config.model_copy(update={"max_bad": 0.01}), decode=False)
+
+
+def without_pixels(ds: Dataset) -> Dataset:
+    del ds.PixelData
+    return ds
 
 
 def test_sources(tmp_path: Path) -> None:
