@@ -29,6 +29,7 @@ from classifier.cli import main as classifier
 TINY_GAN = ["--steps", "6", "--batch-size", "8", "--image-size", "32"]
 TINY_GAN += ["--set", "generator_width=4", "--set", "discriminator_width=4"]
 TINY_TRAIN = ["--steps", "4", "--set", "evaluations=1"]
+NO_TWO_SAMPLE = ("--set", "two_sample=false")  # half a minute on one core
 FOUR = ["baseline", "augment", "gan", "combined"]
 
 
@@ -77,8 +78,7 @@ SMALL_PHANTOM = PhantomSpec(size=32, train=(60, 120), val=(8, 8), test=(20, 30))
 def test_three_commands_on_the_phantom_set(spec, runs_cwd, monkeypatch):
     if spec is not None:
         monkeypatch.setattr("balancer.data.dataset.phantom_folder", lambda: write_phantom(runs_cwd / "phantom", spec))
-    no_two_sample = ("--set", "two_sample=false")  # slow; the real images go through it
-    gan, synthesis, study = three_commands([], "baseline,combined", 1, *no_two_sample)
+    gan, synthesis, study = three_commands([], "baseline,combined", 1, *NO_TWO_SAMPLE)
     check(gan, synthesis, study, ["baseline", "combined"], seeds=1)
     assert any("drawings" in note for note in study["notes"])
     assert "drawings" in (Path(synthesis["run"]) / "report.md").read_text()
@@ -99,8 +99,9 @@ def real_subset(real_data, tmp_path) -> Path:
 
 @pytest.mark.realdata
 @pytest.mark.slow
-def test_three_commands_and_a_prediction_on_real_images(real_subset, runs_cwd):
-    gan, synthesis, study = three_commands(["--data", str(real_subset)], "all", 2)
+@pytest.mark.parametrize("report", [NO_TWO_SAMPLE, pytest.param((), id="default", marks=pytest.mark.nightly)])
+def test_three_commands_and_a_prediction_on_real_images(real_subset, runs_cwd, report):
+    gan, synthesis, study = three_commands(["--data", str(real_subset)], "all", 2, *report)
     check(gan, synthesis, study, FOUR, seeds=2)
     image = next((real_subset / "test/NORMAL").iterdir())
     model = Path(study["run"]) / "trials/combined-0/model.pt"
