@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         assess,
         audit_dataset,
         export_generator,
+        import_images,
         inspect_data,
         load_dataset,
         show_images,
@@ -21,7 +22,14 @@ if TYPE_CHECKING:
     )
     from balancer.core.errors import BalancerError
     from balancer.core.saved_page import read_page
-    from balancer.core.settings import AuditConfig, DataConfig, EvaluateConfig, GanTrainConfig, SynthesizeConfig
+    from balancer.core.settings import (
+        AuditConfig,
+        DataConfig,
+        EvaluateConfig,
+        GanTrainConfig,
+        ImportConfig,
+        SynthesizeConfig,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
@@ -30,10 +38,12 @@ __all__ = [
     "DataConfig",
     "EvaluateConfig",
     "GanTrainConfig",
+    "ImportConfig",
     "SynthesizeConfig",
     "assess",
     "audit_dataset",
     "export_generator",
+    "import_images",
     "inspect_data",
     "load_dataset",
     "read_page",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from balancer import evaluation, synthesis
+from balancer import evaluation, importing, synthesis
 from balancer import export as exporting
 from balancer.audit import findings as auditing
 from balancer.audit.report import write_audit
@@ -18,7 +18,14 @@ from balancer.core.device import describe_device, named_device, open_device
 from balancer.core.errors import BalancerError
 from balancer.core.run import FinishedRun, PreparedRun, RunDir, RunRequest, perform
 from balancer.core.sealed import write_json
-from balancer.core.settings import AuditConfig, DataConfig, EvaluateConfig, GanTrainConfig, SynthesizeConfig
+from balancer.core.settings import (
+    AuditConfig,
+    DataConfig,
+    EvaluateConfig,
+    GanTrainConfig,
+    ImportConfig,
+    SynthesizeConfig,
+)
 from balancer.core.tracking import NOT_TRACKED, Tracking
 from balancer.data import dataset, inspection
 from balancer.gan import every_class, trainer
@@ -64,14 +71,18 @@ def show_images(data: dataset.Dataset, fold: str = "train", n: int = 12, seed: i
     return Picture(side_by_side(panels))
 
 
-def inspect_data(config: DataConfig | None = None) -> inspection.Inspection:
-    """Return what is understood of some data, as `balancer inspect` does; the argument is that of :func:`load_dataset`.
+def inspect_data(config: DataConfig | None = None, training_fold: Path | None = None) -> inspection.Inspection:
+    """Return what is understood of some data, as `balancer inspect` does.
+
+    Args:
+        config: as for :func:`load_dataset`.
+        training_fold: a new file for the names of the images that a generator may learn from.
 
     Raises:
-        BalancerError: the data are missing, of no layout that is read, or too damaged.
+        BalancerError: the data are missing, of no layout that is read, or too damaged; the file is there already.
     """
     config = config or DataConfig()
-    return inspection.inspect(config.model_copy(update={"path": data_path(config.path)}))
+    return inspection.inspect(config.model_copy(update={"path": data_path(config.path)}), training_fold)
 
 
 def train_gan(
@@ -117,6 +128,25 @@ def synthesize(
     """
     settings = synthesis.configure(explicit_values(config))
     return perform(prepare_synthesis(settings, device, threads), RunRequest(out, force=force))
+
+
+def import_images(
+    config: ImportConfig,
+    out: Path | None = None,
+    device: str = "auto",
+    force: bool = False,
+    threads: int | None = None,
+) -> FinishedRun[Report | ClassReports]:
+    """Make a synthesis of images of another generator, with a report on their quality, as `balancer import` does.
+
+    The arguments are those of :func:`train_gan`; ``config`` must name the ``folder``. Without a ``split_of`` and data
+    in the settings, the data and the split are those of the newest finished GAN run or ablation.
+
+    Raises:
+        BalancerError: the images cannot be used, or equal real validation or test images.
+    """
+    settings = importing.configure(explicit_values(config))
+    return perform(prepare_import(settings, device, threads), RunRequest(out, force=force))
 
 
 def assess(
@@ -221,6 +251,23 @@ def prepare_synthesis(
         lambda: synthesis.estimate_seconds(config, sources, device),
         lambda run: synthesis.synthesize(config, sources, run, device),
         undecoded=sources[0].data.undecoded,
+    )
+
+
+def prepare_import(
+    config: ImportConfig, device_name: str, threads: int | None = None, dry: bool = False
+) -> PreparedRun[Report | ClassReports]:
+    """Open the data and the images of another generator; ``dry`` as for :func:`prepare_gan_training`."""
+    device = open_device(device_name, threads)
+    inputs = importing.open_inputs(config, decode=not dry)
+    return PreparedRun(
+        "import",
+        config,
+        describe_device(device),
+        inputs.describe(),
+        lambda: importing.estimate_seconds(config, inputs, device),
+        lambda run: importing.import_images(config, inputs, run, device),
+        undecoded=inputs.undecoded,
     )
 
 

@@ -24,10 +24,10 @@ from balancer.core.command import (
     show_run,
 )
 from balancer.core.errors import BalancerError
-from balancer.core.options import Options, setting
+from balancer.core.options import Options, setting, setting_argument
 from balancer.core.program import CommandGroup
 from balancer.core.run_names import find_run
-from balancer.core.settings import AuditConfig, EvaluateConfig, GanTrainConfig, SynthesizeConfig
+from balancer.core.settings import AuditConfig, EvaluateConfig, GanTrainConfig, ImportConfig, SynthesizeConfig
 from balancer.core.tracking_options import TRACKING
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def main() -> None:
     \b
       balancer gan-train               a DCGAN on the minority class -> runs/gan-train/
       balancer synthesize --n 2534     images, manifest and report   -> runs/synthesize/
+      balancer import DIR --class NORMAL        images of another generator -> runs/import/
       balancer evaluate --real DIR --fake DIR   the report on any images   -> runs/evaluate/
       balancer inspect DATA            what is understood of some data, and how to go on
       balancer audit                   leaks, copies and shortcuts in the data -> runs/audit/
@@ -95,6 +96,33 @@ def synthesize(args: CommandArgs) -> CommandResult:
 
 @run_command(
     main,
+    "import",
+    setting_argument("DIR", "folder"),
+    setting("--class", "target_class"),
+    setting("--split-of", metavar="RUN|FILE.csv"),
+    setting("--n"),
+    setting("--generator", metavar="NAME"),
+    setting("--checkpoint", metavar="FILE"),
+    INCEPTION,
+    example="balancer import stylegan/out --class NORMAL --generator StyleGAN3",
+    closing="{run}/report.html judges the images; next: classifier ablate --regimes all --synthetic {run}",
+)
+def import_images(args: CommandArgs) -> CommandResult:
+    """Make a synthesis of images of another generator, with a manifest and a quality report.
+
+    DIR holds the images, or a folder of images for each class. The generator must have learnt from the training fold
+    alone. `balancer inspect DATA --training-fold FILE.csv` names its images before the generator is trained, and
+    --split-of FILE.csv then shows that the split is the same.
+    """
+    from balancer import importing
+    from balancer.api import prepare_import
+
+    config = args.settings(ImportConfig, importing.configure)
+    return execute(args, prepare_import(config, args.device, args.threads, args.dry_run), show_run)
+
+
+@run_command(
+    main,
     "evaluate",
     setting("--real", metavar="DIR"),
     setting("--fake", metavar="DIR"),
@@ -142,9 +170,15 @@ def audit(args: CommandArgs) -> CommandResult:
     "inspect",
     "audit",
     click.argument("data", required=False, envvar="BALANCER_DATA"),
+    click.option(
+        "--training-fold",
+        type=click.Path(path_type=Path),
+        metavar="FILE.csv",
+        help="Write the names of the images that a generator may learn from.",
+    ),
     example="balancer inspect metadata.csv --images scans --where modality=X-ray",
 )
-def inspect(explicit: dict[str, Any], data: str | None) -> CommandResult:
+def inspect(explicit: dict[str, Any], data: str | None, training_fold: Path | None) -> CommandResult:
     """Say what is understood of some data: classes, folds, patients, sizes, what is left out, and how to go on.
 
     DATA is a folder, a table or an archive. Options put wrong guesses right; the commands that are shown repeat them.
@@ -153,7 +187,7 @@ def inspect(explicit: dict[str, Any], data: str | None) -> CommandResult:
     from balancer.core.config import absolute_paths, merge, resolve
 
     path = absolute_paths({"data": {"path": data}}) if data is not None else {}
-    return CommandResult.of(inspect_data(resolve(AuditConfig, merge(explicit, path)).data))
+    return CommandResult.of(inspect_data(resolve(AuditConfig, merge(explicit, path)).data, training_fold))
 
 
 @main.group(context_settings={**HELP, "auto_envvar_prefix": "BALANCER_FEATURES"})

@@ -83,9 +83,9 @@ def open_inputs(config: EvaluateConfig, decode: bool = True) -> Inputs:
         raise UsageError(f"evaluate got no --{'fake' if config.real else 'real'}; give --real DIR and --fake DIR")
     if config.inception not in ("auto", "off"):
         inception_weights(config.inception)  # a wrong file is refused before anything is read
-    paths = {flag: images_folder(flag, Path(path)) for flag in ROLES if (path := getattr(config, flag))}
+    paths = {flag: images_folder(f"--{flag}", Path(path)) for flag in ROLES if (path := getattr(config, flag))}
     _check_apart(paths)
-    scans = {flag: scan_folder(flag, path) for flag, path in paths.items()}
+    scans = {flag: scan_folder(f"--{flag}", path) for flag, path in paths.items()}
     size = working_size(list(scans.values()), config.image_size)
     folders = {flag: decode_folder(scan, size, config.resize, config.max_bad, decode) for flag, scan in scans.items()}
     if len(folders["real"].images) < 2:

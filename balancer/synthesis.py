@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,13 +16,11 @@ from torch import nn
 from balancer.core import progress
 from balancer.core.config import recipe_changes, resolve
 from balancer.core.errors import BalancerError
-from balancer.core.files import folder_name
 from balancer.core.run import RunDir
 from balancer.core.saved_runs import latest_run, saved_config
 from balancer.core.sealed import digest, write_with_sum
 from balancer.core.seeding import derive_seed, generator
 from balancer.core.settings import GanTrainConfig, SynthesizeConfig
-from balancer.data.coding import coding_note, dataset_coding
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.manifest import MANIFEST, MANIFEST_COLUMNS
 from balancer.gan.checkpoint import finished_settings, read_best
@@ -31,22 +29,20 @@ from balancer.gan.monitor import CHUNK, generate
 from balancer.gan.networks import make_generator
 from balancer.gan.snapshot import Snapshot, read_history
 from balancer.gan.step import sample_z
-from balancer.metrics.feature_choice import choose, seconds_to_train
+from balancer.metrics.feature_choice import seconds_to_train
 from balancer.metrics.features import inception_weights
 from balancer.metrics.trend import Trend, last_third
-from balancer.quality import figures
-from balancer.quality.assess import assess, report_seconds
-from balancer.quality.class_reports import ClassReports, folder_of, publish_classes
-from balancer.quality.datasheet import write_datasheet
-from balancer.quality.report import Report, closest_pairs, provenance, publish
-from balancer.quality.sides import ImageSet
+from balancer.quality.assess import report_seconds
+from balancer.quality.class_reports import ClassReports
+from balancer.quality.datasheet import Words
+from balancer.quality.report import Report
+from balancer.quality.synthetic import AllClasses, Origin, SyntheticClass, link_to_audit, write_image, write_reports
 from balancer.reporting.document import Link, csv_text
 from balancer.reporting.grids import png_bytes, to_uint8
-from balancer.reporting.links import link_to, run_on_same_data
+from balancer.reporting.links import link_to
 
 log = logging.getLogger("balancer")
 Array = np.ndarray
-CODED = "For this report alone, the synthetic images"
 
 
 @dataclass(frozen=True)
@@ -177,80 +173,42 @@ def synthesize(
     report of the run leads to them.
     """
     made = export(config, sources, run, device)
-    if len(sources) == 1:
-        return _report(config, sources[0], made[0], run, ".", device)
-    reports = {}
-    for source, images in zip(sources, made, strict=True):
-        below = folder_of(source.class_name)
-        (run / below).mkdir(parents=True, exist_ok=True)
-        reports[source.class_name] = _report(config, source, images, run, below, device)
+    classes = [
+        SyntheticClass(source.label, *written, _origin(config, source, run))
+        for source, written in zip(sources, made, strict=True)
+    ]
     # The classes differ in nothing else, so the settings of the run of all classes say which generators these are.
     gan_run = Path(config.gan_run or "")
-    generator = {"gan_run": str(gan_run), "gan_config": finished_settings(gan_run).model_dump(mode="json")}
-    result = ClassReports(reports, generator, links(run, sources[0], gan_run))
-    publish_classes(run.path, result)
-    return result
+    facts = {"gan_run": str(gan_run), "gan_config": finished_settings(gan_run).model_dump(mode="json")}
+    whole = AllClasses(facts, links(run, sources[0], gan_run))
+    return write_reports(config, sources[0].data, run, classes, whole, device)
 
 
-@dataclass(frozen=True)
-class Exported:
-    """The images of one class as they were written."""
-
-    images: Array  # (n, H, W) uint8
-    files: list[str]  # relative to the run
-    seconds: float
-
-
-def _report(
-    config: SynthesizeConfig, source: Source, exported: Exported, run: RunDir, below: str, device: torch.device
-) -> Report:
-    """Write the report on the images of one class, with its figures, and the datasheet; return the report.
-
-    They go into the folder ``below`` that of the run.
-    """
-    begin = time.perf_counter()
-    data, cls, fake = source.data, source.class_name, exported.images
-    train, val, test = (
-        image_set(data, fold, source.label, name)
-        for fold, name in (("train", "training fold"), ("val", "validation"), ("test", "test"))
-    )
-    coding = dataset_coding(data, source.label)
-    shown = coding.of(fake) if coding.is_seen else fake
-    quality = assess(config, train, val, shown, device, test=test, choice=choose(config.features, data, device))
+def _origin(config: SynthesizeConfig, source: Source, run: RunDir) -> Origin:
+    """Return what the report and the datasheet say of the generator of a class."""
     snapshots = read_history(source.run / "metrics.jsonl").snapshots
     history = [snapshot.to_json() for snapshot in snapshots]
-    titles = f"Synthetic {cls}", f"{'Drawn' if data.is_phantom else 'Real'} {cls} (training fold)"
-    drawn = figures.of_quality(quality, train.images, shown)
-    drawn["grid"] = figures.beside(fake, train.images, titles, config.seed)
-    if history:
-        drawn["training"] = figures.training(history, source.step)
-    report_time = time.perf_counter() - begin
-    took = {"export": exported.seconds, "report": report_time, "total": exported.seconds + report_time}
-    report = Report(
-        title=f"{len(fake):,} synthetic {cls} images",
-        about=[*about(config, source), *([coding_note(CODED, coding, fake.shape[1])] if coding.is_seen else [])],
-        n=len(fake),
-        seed=config.seed,
-        data=data.describe(),
-        quality=quality,
-        closest=closest_pairs(
-            quality, exported.files, [data.records[i].name for i in data.indices("train", source.label)]
-        ),
-        seconds={what: round(s, 1) for what, s in took.items()},
-        made=provenance(run, config, device, took),
-        generator={
-            "class": cls,
+    return Origin(
+        about=about(config, source),
+        facts={
             "gan_run": str(source.run),
             "gan_step": source.step,
             "gan_config": source.config.model_dump(mode="json"),
             "gan_history": history,
         },
+        links=lambda below: links(run, source, source.run, below),
+        words=Words(
+            labels="the class alone; nobody read the images",
+            seeds=f"{config.seed}; image i depends on the seed and on i alone",
+            left_out="nothing: no image was selected or removed after it was made",
+            learning="learnt from",
+            maintenance=f"The generator of run `{source.run.name}` makes the same images again on the same machine: "
+            "`balancer synthesize --gan-run`.",
+        ),
+        history=history,
+        step=source.step,
         trend=kid_trend(snapshots),
-        links=links(run, source, source.run, below),
     )
-    report = publish(run / below, report, drawn)
-    write_datasheet(run / below, report, data, source.label, digest((run / MANIFEST).read_bytes()))
-    return report
 
 
 def kid_trend(snapshots: Sequence[Snapshot]) -> Trend | None:
@@ -267,15 +225,8 @@ def links(run: RunDir, source: Source, gan_run: Path, below: str = ".") -> list[
 
     They are for a page in the folder ``below`` that of the run.
     """
-    audited = run_on_same_data("audit", source.data.fingerprint, run.path)
-    audit_page = link_to("audit of the data", audited / "audit.html", run.path, below) if audited else []
+    audit_page = link_to_audit(source.data, run, below)
     return [*link_to(f"GAN run `{gan_run.name}`", gan_run, run.path, below), *audit_page]
-
-
-def image_set(data: Dataset, fold: str, label: int, name: str) -> ImageSet:
-    """Return a fold's images of one class under the name that the report gives the fold."""
-    positions = data.indices(fold, label)
-    return ImageSet(data.images[positions], [data.groups[i] for i in positions], name)
 
 
 def about(config: SynthesizeConfig, source: Source) -> list[str]:
@@ -297,36 +248,38 @@ def about(config: SynthesizeConfig, source: Source) -> list[str]:
     ]
 
 
-def file_name(cls: str, index: int) -> str:
-    """Return the path of an image, relative to the run."""
-    return f"images/{folder_name(cls)}/synthetic_{index:05d}.png"
+class Written(NamedTuple):
+    """The images of one class as they were written."""
+
+    images: Array  # (n, H, W) uint8
+    files: list[str]  # relative to the run
+    seconds: float
 
 
-def export(config: SynthesizeConfig, sources: Sequence[Source], run: RunDir, device: torch.device) -> list[Exported]:
+def export(config: SynthesizeConfig, sources: Sequence[Source], run: RunDir, device: torch.device) -> list[Written]:
     """Write the PNG files of each class and, once all are there, the manifest; return the images of each class.
 
     A manifest counts its rows from 0. The number in a file's name is that of the image in its class, on which the
     image depends.
     """
     rows: list[tuple[str, int, int, str, str, str]] = []
-    made = []
+    made: list[Written] = []
     with progress.bar(sum(count(config, source) for source in sources), "synthesize", "image") as bar:
         for source in sources:
             begin, first, chunks = time.perf_counter(), len(rows), list[Array]()
+            split = source.data.split_hash
             n, cls = count(config, source), source.class_name
-            (run / file_name(cls, 0)).parent.mkdir(parents=True, exist_ok=True)
             for chunk in images_of(source, config.seed, n, device):
                 for image in chunk:
-                    i, content = len(rows) - first, png_bytes(image)
-                    file, seed = file_name(cls, i), derive_seed(config.seed, "z", i)
-                    (run / file).write_bytes(content)
-                    rows.append((file, len(rows), seed, digest(content), cls, source.data.split_hash))
+                    i = len(rows) - first
+                    file, sha256 = write_image(run.path, cls, i, image)
+                    rows.append((file, len(rows), derive_seed(config.seed, "z", i), sha256, cls, split))
                 chunks.append(chunk)
                 bar.update(len(chunk))
             images = np.concatenate(chunks)
             if n > 1 and (images == images[0]).all():
                 raise BalancerError(f"the generator of {source.run} makes the same image every time; train again")
-            made.append(Exported(images, [row[0] for row in rows[first:]], time.perf_counter() - begin))
+            made.append(Written(images, [row[0] for row in rows[first:]], time.perf_counter() - begin))
     write_with_sum(run / MANIFEST, csv_text(MANIFEST_COLUMNS, rows))
     return made
 

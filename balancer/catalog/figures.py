@@ -157,6 +157,7 @@ def _of_audit(path: Path, values: Any) -> str:
 READERS: dict[str, tuple[str, Callable[[Path, Any], str]]] = {
     "gan-train": ("summary.json", _of_gan),
     "synthesize": ("report.json", _of_report),
+    "import": ("report.json", _of_report),
     "evaluate": ("report.json", _of_report),
     "audit": ("audit.json", _of_audit),
     "ablate": ("analysis.json", _of_analysis),

@@ -21,9 +21,11 @@ from balancer.reporting.numbers import megabytes, plural
 
 log = logging.getLogger("balancer")
 INDENT = "  "
+OF_BALANCER = ("gan-train", "synthesize", "import", "evaluate", "audit")  # the other commands are of `classifier`
 NEXT = {  # by command: what is typed after it
     "gan-train": "balancer synthesize --gan-run {run}",
     "synthesize": "classifier ablate --synthetic {run}",
+    "import": "classifier ablate --synthetic {run}",
     "ablate": "classifier thresholds {run}",
     "train": "classifier predict {run}/model.pt IMAGE_OR_FOLDER",
     "tune": "classifier train --config {run}/best.yaml",
@@ -223,6 +225,6 @@ def _source(source: Path) -> str:
 def _next(record: RunRecord) -> str:
     """Return what to type next."""
     if record.state == "unfinished":
-        program = "balancer" if record.command in ("gan-train", "synthesize", "evaluate", "audit") else "classifier"
+        program = "balancer" if record.command in OF_BALANCER else "classifier"
         return f"{program} {record.command} --resume {record.path}"
     return NEXT.get(record.command, "").format(run=record.path) if record.state == "finished" else ""

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from balancer.core.configs import find_config
 from balancer.core.errors import UsageError, nearest
 from balancer.core.presets import DEMO, PRESETS
-from balancer.core.run_names import find_run
+from balancer.core.run_names import SYNTHESES, find_run
 from balancer.core.sealed import YAML_SEAL, check_seal
 from balancer.core.settings import (
     CLASSIFIER,
@@ -42,8 +42,13 @@ DEFAULT_FOLDER = Path("data/chest_xray")
 # Renamed values of settings: (setting, old value) -> new value. Files of earlier versions are read with the new value.
 # Hashes are taken over the old value, so that the hashes of published runs stay valid.
 OLD_SETTINGS = {("bn_statistics", "clean"): "reestimated"}
-PATHS = {"gan_run", "synthetic", "real", "fake", "training", "weights"}  # settings that are paths, beside data.path
-RUNS_OF = {"gan_run": "gan-train", "synthetic": "synthesize"}  # of these settings, a name under runs/ serves too
+# Settings that are paths, beside those of the data.
+PATHS = {"gan_run", "synthetic", "real", "fake", "training", "weights", "folder", "split_of", "checkpoint"}
+RUNS_OF = {  # of these settings, a name under runs/ serves too
+    "gan_run": ("gan-train",),
+    "synthetic": SYNTHESES,
+    "split_of": ("gan-train", "ablate", "train", *SYNTHESES),
+}
 log = logging.getLogger("balancer")
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
@@ -208,7 +213,7 @@ def _absolute(key: str, value: Any) -> Any:
         return value
     if not value.strip():
         raise UsageError(f"setting {key!r} is empty; give a path")
-    return _resolved(key, str(find_run(Path(value), RUNS_OF[key])) if key in RUNS_OF and "\0" not in value else value)
+    return _resolved(key, str(find_run(Path(value), *RUNS_OF[key])) if key in RUNS_OF and "\0" not in value else value)
 
 
 def _resolved(key: str, path: str) -> str:

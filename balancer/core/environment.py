@@ -19,6 +19,7 @@ import balancer
 from balancer.core.files import JsonObject
 from balancer.core.threads import WAIT_POLICY
 
+TIME = "%Y-%m-%dT%H:%M:%S%z"
 PACKAGES = ("torch", "torchvision", "torchmetrics", "albumentations", "numpy", "scipy", "scikit-learn", "pillow")
 
 
@@ -51,7 +52,7 @@ def environment(command: str, device: str, **more: Any) -> JsonObject:
     return {
         "command": command,
         "argv": sys.argv[1:],
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "started": time.strftime(TIME),
         "balancer": balancer.__version__,
         "git_commit": git_commit(),
         "python": platform.python_version(),

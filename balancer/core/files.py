@@ -90,17 +90,17 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, encoded(text))
 
 
-def refuse_unwritable(path: Path) -> None:
-    """Refuse a file or folder to write that could not be made, as far as permissions tell; make nothing.
+def refuse_unwritable(path: Path, flag: str = "--out") -> None:
+    """Refuse a file or folder to write, which ``flag`` names, if it could not be made as far as permissions tell.
 
     Raises:
         BalancerError: naming the folder that refuses it.
     """
     place = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
     if place != path.absolute() and not place.is_dir():
-        raise BalancerError(f"--out {path} cannot be written: {place} is a file; give another --out")
+        raise BalancerError(f"{flag} {path} cannot be written: {place} is a file; give another {flag}")
     if not os.access(place, os.W_OK):
-        raise BalancerError(f"--out {path} cannot be written: Permission denied for {place}; give another --out")
+        raise BalancerError(f"{flag} {path} cannot be written: Permission denied for {place}; give another {flag}")
 
 
 def remove(path: Path) -> None:

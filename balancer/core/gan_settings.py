@@ -129,6 +129,28 @@ class SynthesizeConfig(QualityConfig):
     gan_run: Annotated[str | None, Unset("the newest")] = Field(None, description="A finished gan-train run.")
 
 
+class ImportConfig(QualityConfig):
+    """`balancer import`: images of another generator, and the data whose training fold it learnt from."""
+
+    data: DataConfig = DataConfig()
+    folder: str | None = Field(None, description="Folder of images, or of a folder for each class.")
+    target_class: Annotated[str | None, Unset("a folder for each class")] = Field(
+        None, description="Class of all images."
+    )
+    split_of: Annotated[str | None, Unset("the newest gan-train or ablate run, where no data are named")] = Field(
+        None, description="Run whose data and split the generator was trained under, or a file that names its images."
+    )
+    n: Annotated[int | None, Unset("all")] = Field(
+        None, ge=1, le=MOST_IMAGES, description="Images of each class, the first by name."
+    )
+    generator: Annotated[str | None, Unset("not known")] = Field(
+        None, description="Name of the generator, for reports."
+    )
+    checkpoint: Annotated[str | None, Unset("not known")] = Field(
+        None, description="File of the generator's weights: its SHA-256 tells the generator from others."
+    )
+
+
 class EvaluateConfig(QualityConfig):
     """`balancer evaluate`: two or three folders of images, so no data section."""
 

@@ -45,6 +45,11 @@ class SettingOption:
         return click.option(self.flag, name, default=None, **attributes)
 
 
+def setting_argument(metavar: str, key: str) -> Callable[[Any], Any]:
+    """Return an argument, not an option, that sets a setting of the command; a run that is resumed goes without it."""
+    return click.argument(SETTING + key, metavar=f"[{metavar}]", required=False)
+
+
 Option = SettingOption | Callable[[Any], Any]
 
 

@@ -69,6 +69,7 @@ DEMO: dict[str, dict[str, Any]] = {
     "gan_train": {"steps": 700, "snapshot_every": 175, "generator_width": 24, "discriminator_width": 24},
     "audit": {},
     "synthesize": {"inception": "off"},  # an FID of drawings would cost a download and tens of minutes
+    "import": {"inception": "off"},
     "train": {"steps": 250, "evaluations": 5},
     "ablate": {"steps": 250, "evaluations": 5},
     "components": {"steps": 250, "evaluations": 5},

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import logging.handlers
+import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,15 +20,15 @@ from typing import Any, Generic, Literal, TypeVar
 import filelock
 
 from balancer.core.config import config_hash, dump, flatten
-from balancer.core.environment import environment
-from balancer.core.errors import BalancerError
+from balancer.core.environment import TIME, environment
+from balancer.core.errors import BalancerError, Interrupted
 from balancer.core.files import JsonObject, refuse_unwritable, remove, sweep
 from balancer.core.jsonl import append_jsonl
 from balancer.core.marker import MARKER, check_stated, stated_files, write_marker
 from balancer.core.preview import Undecoded
 from balancer.core.run_names import RUNS, point_latest
 from balancer.core.saved_page import Page, find_page, read_page
-from balancer.core.saved_runs import resumed_path, saved_config
+from balancer.core.saved_runs import read_environment, resumed_path, saved_config
 from balancer.core.sealed import write_json, write_yaml
 from balancer.core.settings import Settings
 from balancer.core.system_errors import explain, explained, naming
@@ -221,6 +222,11 @@ def perform(prepared: PreparedRun[ResultT], request: RunRequest) -> FinishedRun[
             raise AlreadyFinished(run.path)
         try:
             return FinishedRun(run.path, _perform(prepared, run, request.tracking))
+        except (KeyboardInterrupt, Interrupted) as stop:
+            signum, said = (stop.signum, stop.message) if isinstance(stop, Interrupted) else (signal.SIGINT, "stopped")
+            if "--resume" in said or not (run / "env.json").exists():  # without that file there is nothing to resume
+                raise
+            raise Interrupted(signum, f"{said}; continue with --resume {run.path}") from stop
         except Exception as error:
             refusal = str(error) if isinstance(error, BalancerError) else explain(error)
             removed = refusal is not None and run.discard_if_empty()
@@ -238,13 +244,21 @@ def _perform(prepared: PreparedRun[ResultT], run: RunDir, tracking: Tracking) ->
         write_yaml(run / "config.yaml", dump(prepared.config))
     if not run.finished and not (run.resumed and prepared.keep_environment):
         data = {} if prepared.data is None else {"data": prepared.data}
-        write_json(run / "env.json", environment(prepared.command, prepared.device, **data))
+        write_json(run / "env.json", environment(prepared.command, prepared.device, **_start(run), **data))
     settings, files = flatten(prepared.config.model_dump(mode="json")), prepared.tracked_files
     with tracked(run.path, prepared.command, settings, tracking, files, prepared.tracked_by) as run.tracker:
         result = prepared.work(run)
     if prepared.is_complete(result):
         run.finish()
     return result
+
+
+def _start(run: RunDir) -> JsonObject:
+    """Return when a run that is resumed was started, and when it was resumed; nothing for a new run."""
+    if not run.resumed:
+        return {}
+    started = read_environment(run.path).started
+    return {"started": started, "resumed": time.strftime(TIME)} if started else {}
 
 
 def _new_folder(command: str, config: Settings, request: RunRequest) -> Path:
@@ -288,7 +302,10 @@ def check_folder(prepared: PreparedRun[Any], request: RunRequest) -> None:
 def _refuse_inside_inputs(out: Path, config: Settings) -> None:
     """Refuse ``--out`` inside a folder of images: the next command would meet the results among them."""
     data = getattr(config, "data", None)
-    paths = [getattr(data, "path", None), *(getattr(config, name, None) for name in ("real", "training", "fake"))]
+    paths = [
+        getattr(data, "path", None),
+        *(getattr(config, name, None) for name in ("real", "training", "fake", "folder")),
+    ]
     for folder in (Path(path) for path in paths if path):
         is_images = folder.is_dir() and not (folder / "config.yaml").exists()  # a run keeps its images apart
         if is_images and out.resolve().is_relative_to(folder.resolve()):

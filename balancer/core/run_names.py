@@ -10,6 +10,7 @@ from balancer.core.errors import UsageError
 from balancer.core.files import temporary_path
 
 RUNS = Path("runs")
+SYNTHESES = ("synthesize", "import")  # commands whose runs hold synthetic images with a manifest
 LATEST = "latest"  # a link in runs/<command>/ to the run that was finished last
 NAME = re.compile(r"[^\W_][\w.-]*")
 

@@ -89,14 +89,36 @@ def newest_run(*commands: str) -> Path:
     Raises:
         BalancerError: there is none.
     """
-    runs = [run for command in commands if (run := latest_run(command)) is not None]
-    if not runs:
+    newest = newest_of(*commands)
+    if newest is None:
         raise BalancerError(
             f"no run is named, and {RUNS} holds no finished run of {' or '.join(commands)}; name a run, or start one"
         )
-    newest = max(runs, key=lambda run: (run / MARKER).stat().st_mtime_ns)
     log.info("taking the newest run, %s", newest)
     return newest
+
+
+def newest_of(*commands: str) -> Path | None:
+    """Return the newest finished run of several commands; None if there is none."""
+    runs = [run for command in commands if (run := latest_run(command)) is not None]
+    return max(runs, key=lambda run: (run / MARKER).stat().st_mtime_ns, default=None)
+
+
+def data_settings(run: Path) -> dict[str, Any]:
+    """Return the settings of the data of a run, of whichever command.
+
+    Raises:
+        DamagedFile: as :func:`saved_config`.
+        BalancerError: the folder holds no run, or a run that reads no data set.
+    """
+    try:
+        command = read_environment(run).command
+    except OSError as error:
+        raise BalancerError(f"{run} holds no run (no readable env.json); give a folder under {RUNS}") from error
+    data = saved_config(command, run).get("data")
+    if not isinstance(data, dict):
+        raise BalancerError(f"{run} holds a {command} run, which reads no data set; give another run")
+    return data
 
 
 def resumed_path(command: str, resume: str) -> Path:

@@ -20,7 +20,14 @@ from balancer.core.classifier_settings import (
     TrainConfig,
     TuneConfig,
 )
-from balancer.core.gan_settings import AuditConfig, EvaluateConfig, GanTrainConfig, QualityConfig, SynthesizeConfig
+from balancer.core.gan_settings import (
+    AuditConfig,
+    EvaluateConfig,
+    GanTrainConfig,
+    ImportConfig,
+    QualityConfig,
+    SynthesizeConfig,
+)
 from balancer.core.settings_base import PHANTOM, DataConfig, Settings
 
 __all__ = [
@@ -40,6 +47,7 @@ __all__ = [
     "DataConfig",
     "EvaluateConfig",
     "GanTrainConfig",
+    "ImportConfig",
     "QualityConfig",
     "ReproduceConfig",
     "S2Config",
@@ -59,6 +67,7 @@ RECIPE = tuple(name for name in GanTrainConfig.model_fields if name not in NOT_R
 COMMANDS: dict[str, type[Settings]] = {
     "gan_train": GanTrainConfig,
     "synthesize": SynthesizeConfig,
+    "import": ImportConfig,
     "evaluate": EvaluateConfig,
     "audit": AuditConfig,
     "train": TrainConfig,

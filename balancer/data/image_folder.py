@@ -22,7 +22,7 @@ from balancer.data.chest import parse_name
 from balancer.data.dataset import refuse_cache_inside
 from balancer.data.decoded import file_reader
 from balancer.data.dicom_files import DicomRules
-from balancer.data.images import is_coloured, open_image
+from balancer.data.images import Ranges, is_coloured, open_image
 from balancer.data.listing import SUFFIXES, is_clutter
 from balancer.data.manifest import MANIFEST, read_manifest
 from balancer.data.phantom import STAMP
@@ -38,7 +38,7 @@ GREY = {"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"}
 class Scan:
     """What a folder holds, by the headers of its files."""
 
-    flag: str
+    name: str  # what names the folder in messages, such as --real
     path: Path
     files: list[Path]  # images, and damaged files with the name of an image
     sizes: dict[Path, tuple[int, int]]  # width and height of the files with a readable header
@@ -77,17 +77,17 @@ class Folder:
     undecoded: Undecoded | None = None  # of a dry run: one image stands for all; see balancer.data.decoded
 
 
-def images_folder(flag: str, path: Path) -> Path:
-    """Return the folder to read for the path that an option names: of a synthesis run, its images.
+def images_folder(name: str, path: Path) -> Path:
+    """Return the folder to read, which messages call by ``name``: of a synthesis run, its images.
 
     Raises:
         BalancerError: there is no such folder, or the cache lies in it.
     """
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
-        raise BalancerError(f"--{flag} {path} {what}; give a folder of images")
+        raise BalancerError(f"{name} {path} {what}; give a folder of images")
     if (path / MANIFEST).is_file() and (path / "images").is_dir():
-        log.info("--%s %s is a synthesis run: its images folder is read", flag, path)
+        log.info("%s %s is a synthesis run: its images folder is read", name, path)
         return path / "images"  # beside it lie grids and figures, which are no images of the set
     refuse_cache_inside(path)
     return path
@@ -100,8 +100,13 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (Path(root) / f for f in sorted(files) if f == STAMP or not is_clutter(f))
 
 
-def scan_folder(flag: str, path: Path) -> Scan:
-    """Read the header of every file below a folder.
+def holds_images(folder: Path) -> bool:
+    """Return whether any file below a folder has the name of an image."""
+    return any(file.suffix.lower() in SUFFIXES for file in _walk(folder))
+
+
+def scan_folder(name: str, path: Path) -> Scan:
+    """Read the header of every file below a folder, which messages call by ``name``.
 
     A file that Pillow knows is an image. A file that only has the name of an image is damaged. Hidden files and
     all others are counted.
@@ -134,14 +139,14 @@ def scan_folder(flag: str, path: Path) -> Scan:
         files.append(file)
     if not sizes:
         raise BalancerError(
-            f"--{flag} {path} holds no image that can be read ({len(files)} damaged, {strays.total()} other files); "
+            f"{name} {path} holds no image that can be read ({len(files)} damaged, {strays.total()} other files); "
             "give a folder of images"
         )
     if strays:
-        log.info("--%s: %d files that are no images are ignored", flag, strays.total())
+        log.info("%s: %d files that are no images are ignored", name, strays.total())
     colour_checked = colour[:COLOUR_SAMPLE]
-    not_grey = sum(map(_is_coloured, colour_checked))
-    return Scan(flag, path, files, sizes, formats, len(colour), len(colour_checked), not_grey, strays)
+    not_grey = sum(map(file_is_coloured, colour_checked))
+    return Scan(name, path, files, sizes, formats, len(colour), len(colour_checked), not_grey, strays)
 
 
 def _opened(file: Path) -> AbstractContextManager[Image.Image]:
@@ -151,7 +156,8 @@ def _opened(file: Path) -> AbstractContextManager[Image.Image]:
     return Image.open(file)
 
 
-def _is_coloured(file: Path) -> bool:
+def file_is_coloured(file: Path) -> bool:
+    """Return whether the channels of an image differ; of a damaged file, False."""
     try:
         with _opened(file) as image:
             return is_coloured(image)
@@ -159,8 +165,12 @@ def _is_coloured(file: Path) -> bool:
         return False  # decoding will say what is wrong with it
 
 
-def decode_folder(scan: Scan, size: int, resize: str, max_bad: float, decode: bool = True) -> Folder:
-    """Return the images of a folder at the working size; ``decode`` as for :func:`balancer.data.cache.decode_all`.
+def decode_folder(
+    scan: Scan, size: int, resize: str, max_bad: float, decode: bool = True, ranges: Ranges | None = None
+) -> Folder:
+    """Return the images of a folder at the working size.
+
+    ``decode`` and ``ranges`` are those of :func:`balancer.data.cache.decode_all`.
 
     Raises:
         BalancerError: too many files are unreadable, or a synthesis run holds other images than its manifest lists.
@@ -174,14 +184,15 @@ def decode_folder(scan: Scan, size: int, resize: str, max_bad: float, decode: bo
         file_reader(files, size, resize),
         {"size": size, "resize": resize},
         max_bad,
-        decode=decode,
+        ranges,
+        decode,
     )
     for name, reason in decoded.bad:
         log.warning("left out: %s cannot be read (%s)", name, reason)
     for note in decoded.notes:
-        log.warning("--%s: %s", scan.flag, note)
+        log.warning("%s: %s", scan.name, note)
     if not decoded.positions:
-        raise BalancerError(f"none of the {len(files)} files of --{scan.flag} {scan.path} can be read")
+        raise BalancerError(f"none of the {len(files)} files of {scan.name} {scan.path} can be read")
     patients = [_patient(files[i]) for i in decoded.positions]
     # An image whose name tells no patient is a patient of its own; the path keeps equal names in two folders apart.
     own = [patient or str(files[i]) for patient, i in zip(patients, decoded.positions, strict=True)]

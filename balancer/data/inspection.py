@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from balancer.core.errors import UsageError
-from balancer.core.files import JsonObject
+from balancer.core.errors import BalancerError, UsageError
+from balancer.core.files import JsonObject, refuse_unwritable
 from balancer.core.settings import PHANTOM, DataConfig
 from balancer.data import dicom_files, table
 from balancer.data.caveats import unreadable_note
@@ -26,6 +26,7 @@ from balancer.data.readers import READERS, choose_reader
 from balancer.data.records import SPLITS, is_patient
 from balancer.data.spreadsheet import read_spreadsheet
 from balancer.data.table import Columns
+from balancer.data.training_fold import write_training_fold
 
 SAMPLED = 500  # files whose headers are read, evenly spread
 COLOUR_SAMPLE = 16  # of these, stored in colour, that are looked at for colour
@@ -66,6 +67,7 @@ class Inspection:
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     next: list[str] = field(default_factory=list)  # command lines
+    training_fold: str = ""  # what was written about the training fold, in words
 
     def to_json(self) -> JsonObject:
         """Return all of it for ``--json``."""
@@ -88,7 +90,9 @@ class Inspection:
         lines += self._classes()
         lines += [f"left out    {few(self.left_out)}"] if self.left_out else []
         lines += [f"unreadable  {name}: {reason}" for name, reason in self.unreadable[:5]]
-        return "\n".join([*lines, *(f"note        {note}" for note in self.notes), *self._going_on()])
+        lines += [f"note        {note}" for note in self.notes]
+        lines += [f"written     {self.training_fold}"] if self.training_fold else []
+        return "\n".join([*lines, *self._going_on()])
 
     def _pictures(self) -> str:
         if self.pictures is None:
@@ -110,12 +114,16 @@ class Inspection:
         return ["", "go on with:", *(f"  {line}" for line in self.next)] if self.next else []
 
 
-def inspect(config: DataConfig) -> Inspection:
+def inspect(config: DataConfig, training_fold: Path | None = None) -> Inspection:
     """Return what the settings name, once all images were read; they are in the cache for the next command then.
 
+    With ``training_fold``, the images that a generator may learn from are written to this file.
+
     Raises:
-        BalancerError: the data cannot be read.
+        BalancerError: the data cannot be read, or the file is there already or cannot be written.
     """
+    if training_fold is not None:
+        _refuse_place(training_fold)
     data = config.path or PHANTOM
     path = phantom_folder() if data == PHANTOM else Path(data)
     reader = choose_reader(path, config.format)
@@ -149,7 +157,20 @@ def inspect(config: DataConfig) -> Inspection:
         unreadable=loaded.bad,
         notes=[note for note in loaded.notes if note not in above],
         next=command_lines(config, pattern, pictures, len(loaded.classes)),
+        training_fold=_write_fold(training_fold, loaded) if training_fold is not None else "",
     )
+
+
+def _refuse_place(file: Path) -> None:
+    if file.exists():
+        raise BalancerError(f"--training-fold {file} is there already; give a new file, or remove it")
+    refuse_unwritable(file, "--training-fold")
+
+
+def _write_fold(file: Path, data: Dataset) -> str:
+    """Write the images of the training fold to a file; return what a reader must know of it."""
+    write_training_fold(file, data)
+    return f"{file}: the {len(data.indices('train')):,} images of the training fold (split {data.split_hash})"
 
 
 def command_lines(config: DataConfig, pattern: str | None, pictures: Pictures | None, classes: int) -> list[str]:

@@ -20,12 +20,14 @@ MANIFEST = "manifest.csv"
 REPORTS = "reports"  # folder beside it, where images of several classes have a report each
 LONGEST = 1000  # characters of a file's path
 MANIFEST_COLUMNS = ("file", "index", "seed", "sha256", "class", "split_hash")
+ORIGIN_COLUMNS = ("source", "source_sha256")  # after these, of images that were imported
 UNIQUE: tuple[tuple[str, Callable[[ManifestRow], object]], ...] = (
     ("index", lambda row: row.index),
     ("file", lambda row: row.file),
     ("sha256", lambda row: row.sha256),
 )
 _NUMBER = re.compile(r"\d{1,20}", re.ASCII)
+_SEED = re.compile(r"\d{0,20}", re.ASCII)  # empty: not known
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
@@ -62,7 +64,7 @@ def read_manifest(folder: Path) -> list[ManifestRow]:
         text = read_with_sum(path, remedy)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BalancerError(
-            f"{folder} has no {MANIFEST}; give --synthetic a finished `balancer synthesize` run"
+            f"{folder} has no {MANIFEST}; give --synthetic a finished run of `balancer synthesize` or `balancer import`"
         ) from error
     try:
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -98,7 +100,7 @@ def _row(path: Path, header: list[str], number: int, line: list[str]) -> Manifes
     values = dict(zip(header, line, strict=True))
     for name, form, expected in (
         ("index", _NUMBER, "a whole number from 0"),
-        ("seed", _NUMBER, "a whole number from 0"),
+        ("seed", _SEED, "a whole number from 0, or nothing"),
         ("sha256", _SHA256, "64 hexadecimal digits"),
     ):
         if not form.fullmatch(values[name]):

@@ -1,6 +1,8 @@
-"""A hash of what an image looks like, which copies keep (Zauner 2010)."""
+"""Hashes of images: of what an image looks like, which copies keep (Zauner 2010), and of its pixels."""
 
 from __future__ import annotations
+
+import hashlib
 
 import numpy as np
 from PIL import Image
@@ -24,3 +26,8 @@ def shrink(images: Array, side: int) -> Array:
     """Return images (n, H, W) as (n, side, side) float32, each pixel the mean of the area that it covers."""
     box = Image.Resampling.BOX
     return np.stack([np.asarray(Image.fromarray(i.astype(np.float32)).resize((side, side), box)) for i in images])
+
+
+def pixel_hashes(images: Array) -> list[bytes]:
+    """Return the SHA-256 of the pixels of each image."""
+    return [hashlib.sha256(image.tobytes()).digest() for image in images]

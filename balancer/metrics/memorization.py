@@ -20,7 +20,6 @@ other than copying.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -32,7 +31,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import mannwhitneyu
 
 from balancer.core.errors import BalancerError
-from balancer.data.perceptual_hash import perceptual_hash, shrink
+from balancer.data.perceptual_hash import perceptual_hash, pixel_hashes, shrink
 from balancer.data.records import sampling_unit
 from balancer.metrics.chance import FEWEST
 from balancer.metrics.copy_verdict import Counts, Status, judge
@@ -315,11 +314,6 @@ def identical(images: Array, others: Array) -> Array:
     """Return which images (n,) equal one of the others in every pixel."""
     known = set(pixel_hashes(others))
     return np.array([content in known for content in pixel_hashes(images)], dtype=bool)
-
-
-def pixel_hashes(images: Array) -> list[bytes]:
-    """Return the SHA-256 of the pixels of each image."""
-    return [hashlib.sha256(image.tobytes()).digest() for image in images]
 
 
 def _nearer(distances: Array, others: Array) -> tuple[float, float]:

@@ -6,6 +6,7 @@ The datasheet says no more than the report on the images: its grade, verdict and
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from balancer.core.files import write_text
@@ -30,10 +31,22 @@ NOT_USES = (
     "Not for diagnosis, for teaching radiology, or as an example of a finding.",
     "Not as anonymous stand-ins for the real images: finding no copy does not prove privacy.",
 )
+ANSWERS = "Whoever runs the command answers for the set."
 REFERENCE = "Datasheets: Gebru et al. 2021, doi:10.1145/3458723."
 
 
-def write_datasheet(folder: Path, report: Report, data: Dataset, label: int, manifest_hash: str) -> None:
+@dataclass(frozen=True)
+class Words:
+    """What a datasheet says that depends on what made the images."""
+
+    labels: str
+    seeds: str
+    left_out: str  # which images were removed after they were made
+    learning: str  # what the generator did with the training fold, before its size: "learnt from"
+    maintenance: str  # a sentence on how the images are made again
+
+
+def write_datasheet(folder: Path, report: Report, data: Dataset, label: int, manifest_hash: str, words: Words) -> None:
     """Write the datasheet of a synthesis into its folder.
 
     Args:
@@ -42,23 +55,24 @@ def write_datasheet(folder: Path, report: Report, data: Dataset, label: int, man
         data: the real images, of which the generator learnt the training fold.
         label: the class of the synthetic images.
         manifest_hash: SHA-256 of the manifest, which has that of each image.
+        words: on what made the images.
     """
-    write_text(folder / DATASHEET, to_markdown(datasheet(report, data, label, manifest_hash)))
+    write_text(folder / DATASHEET, to_markdown(datasheet(report, data, label, manifest_hash, words)))
 
 
-def datasheet(report: Report, data: Dataset, label: int, manifest_hash: str) -> Document:
+def datasheet(report: Report, data: Dataset, label: int, manifest_hash: str, words: Words) -> Document:
     """Return the datasheet; arguments as for :func:`write_datasheet`."""
     top = [note for note in data.notes if note == PHANTOM_NOTICE]
     sections = [
         Section("Motivation", [_motivation(data, label)]),
-        _composition(report, data, label, manifest_hash),
+        _composition(report, data, label, manifest_hash, words),
         Section("How the images were made", [*report.about, *_kinds(data, label)]),
-        Section("Preprocessing", [_preprocessing(data, label)]),
+        Section("Preprocessing", [_preprocessing(data, label, words)]),
         grade(report.quality).section(DOCS),
         findings_section(report.quality),
         Section("Uses", bullets=[*USES, *NOT_USES]),
         Section("Distribution", [_distribution(data)]),
-        Section("Maintenance", [_maintenance(report)]),
+        Section("Maintenance", [f"The set is not maintained. {words.maintenance} {ANSWERS}"]),
         Section(
             "Caveats", bullets=[*(note for note in data.notes if note not in top), *report.quality.notes, *CAVEATS]
         ),
@@ -85,18 +99,18 @@ def _motivation(data: Dataset, label: int) -> str:
     )
 
 
-def _composition(report: Report, data: Dataset, label: int, manifest_hash: str) -> Section:
+def _composition(report: Report, data: Dataset, label: int, manifest_hash: str, words: Words) -> Section:
     """Return what the set consists of."""
     size = data.images.shape[1]
     rows = [
         ["images", f"{report.n:,}, all of class {data.classes[label]}"],
         ["form", f"8-bit grey PNG, {size} px square"],
-        ["labels", "the class alone; nobody read the images"],
+        ["labels", words.labels],
         ["listed in", f"`{MANIFEST}`, with index, seed and SHA-256 of each image"],
-        ["seed", f"{report.seed}; image i depends on the seed and on i alone"],
+        ["seed", words.seeds],
         ["split", f"`{data.split_hash}`: for training with this split alone"],
         ["hashes", f"manifest `{manifest_hash}`, data `{data.fingerprint}`"],
-        ["left out", "nothing: no image was selected or removed after it was made"],
+        ["left out", words.left_out],
     ]
     return Section("Composition", table=Table(["", ""], rows, numeric=2))
 
@@ -114,13 +128,13 @@ def _kinds(data: Dataset, label: int) -> list[str]:
     return [f"By their file names these are of the kinds {' and '.join(words)}. A synthetic image is of no kind."]
 
 
-def _preprocessing(data: Dataset, label: int) -> str:
+def _preprocessing(data: Dataset, label: int, words: Words) -> str:
     """Return what was done to the real images before the generator saw them."""
     size = data.images.shape[1]
     left_out = len(data.bad) + sum(item.files for item in data.left_out)
     dropped = f" {left_out:,} files of the folder were not read." if left_out else ""
     return (
-        f"The real images were made grey and resized to {size} px. The generator learnt from "
+        f"The real images were made grey and resized to {size} px. The generator {words.learning} "
         f"{count_units([data.groups[i] for i in data.indices('train', label)])}, all of the training fold.{dropped}"
     )
 
@@ -132,13 +146,4 @@ def _distribution(data: Dataset) -> str:
     return (
         "The terms of the real data hold for what was learnt from these data, unless their owner says otherwise. Pass "
         "the images on together with this datasheet and the manifest."
-    )
-
-
-def _maintenance(report: Report) -> str:
-    """Return how the set is repeated or replaced."""
-    return (
-        f"The set is not maintained. The generator of run `{Path(str(report.generator['gan_run'])).name}` makes the "
-        "same images again on the same machine: `balancer synthesize --gan-run`. Whoever runs the command answers for "
-        "the set."
     )

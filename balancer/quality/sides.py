@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from balancer.core.settings import QualityConfig
+from balancer.data.perceptual_hash import pixel_hashes
 from balancer.data.records import sampling_unit
 from balancer.data.split import patient_halves
 from balancer.metrics.features import random_subset
-from balancer.metrics.memorization import identical, pixel_hashes
+from balancer.metrics.memorization import identical
 
 Array = np.ndarray
 

@@ -33,7 +33,7 @@ from balancer.reporting.pages import without_links
 from classifier.analysis.analyse import Analysis, analyse
 from classifier.analysis.reading import SPLIT, recover_trials
 from classifier.analysis.results import PREDICTIONS, RESULTS, StudyResults, TrialResult
-from classifier.experiments.jobs import Workers, run_trials
+from classifier.experiments.jobs import Kept, Workers, run_trials
 from classifier.experiments.study import Study, check_provenance, code_hash, code_notes, thread_notes
 from classifier.experiments.trial import TrainedTrial, run_trial, save_trial
 from classifier.report import page as report
@@ -123,8 +123,7 @@ def ablate(study: Study, run: RunDir, workers: Workers) -> StudyResults:
             trial.seconds,
         )
 
-    resume_note = f"finished trials are kept in {run / RESULTS}; continue with --resume {run.path}"
-    run_trials(study, missing, workers, write, resume_note)
+    run_trials(study, missing, workers, write, Kept(run.path, run / RESULTS))
     return StudyResults.of([results[t.key] for t in planned], study.data.groups)
 
 

@@ -34,7 +34,7 @@ from classifier.analysis.reading import recover_trials
 from classifier.analysis.results import TrialPredictions, TrialResult, summarise_seeds
 from classifier.analysis.statistics import crossed_estimate, metric_interval
 from classifier.evaluation.metrics import weighted_metrics
-from classifier.experiments.jobs import with_resume_note
+from classifier.experiments.jobs import Kept, with_resume_note
 from classifier.experiments.plan import Trial, regimes_of
 from classifier.experiments.study import Study, check_provenance, refuse_several_classes
 from classifier.experiments.trial import run_trial, save_trial
@@ -216,8 +216,7 @@ def crossvalidate(folds: Folds, run: RunDir, device: torch.device) -> list[Trial
 
     done = {trial.fold: trial for trial in recover_trials(run / RESULTS, check)}
     results = []
-    resume_note = f"finished folds are kept in {run / RESULTS}; continue with --resume {run.path}"
-    with with_resume_note(resume_note), deferred_signals() as interrupt:
+    with with_resume_note(Kept(run.path, run / RESULTS, "fold")), deferred_signals() as interrupt:
         for k, study in enumerate(folds.rotations):
             if k in done:
                 log.info("fold %d was done before", k)

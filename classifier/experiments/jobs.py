@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import torch
@@ -109,8 +110,25 @@ class Attempt(Generic[T]):
     warnings: list[tuple[int, str]]  # level and text
 
 
+@dataclass(frozen=True)
+class Kept:
+    """How to continue a run that is stopped, and where its finished trials lie; in words when somebody asks."""
+
+    run: Path
+    file: Path
+    what: str = "trial"
+
+    def __str__(self) -> str:
+        kept = f"finished {self.what}s are kept in {self.file}" if self.file.exists() else f"no {self.what} is finished"
+        return f"{kept}; continue with --resume {self.run}"
+
+
 def run_trials(
-    study: Study, trials: list[Trial], workers: Workers, on_result: Callable[[TrainedTrial], None], resume_note: str
+    study: Study,
+    trials: list[Trial],
+    workers: Workers,
+    on_result: Callable[[TrainedTrial], None],
+    resume_note: str | Kept,
 ) -> None:
     """Run the trials; they end in any order.
 
@@ -147,14 +165,14 @@ def run_trials(
 
 
 @contextlib.contextmanager
-def with_resume_note(resume_note: str) -> Iterator[None]:
+def with_resume_note(resume_note: str | Kept) -> Iterator[None]:
     """Turn whatever stops trials from outside into an error that says how to continue."""
     try:
         yield
     except KeyboardInterrupt as stop:
-        raise Interrupted(signal.SIGINT, resume_note) from stop
+        raise Interrupted(signal.SIGINT, str(resume_note)) from stop
     except Interrupted as stop:
-        raise Interrupted(stop.signum, resume_note) from stop
+        raise Interrupted(stop.signum, str(resume_note)) from stop
     except BrokenProcessPool as error:
         raise BalancerError(
             f"a worker process died, perhaps for want of memory; {resume_note} and fewer --jobs"

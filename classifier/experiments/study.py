@@ -14,7 +14,8 @@ import numpy as np
 
 from balancer.core.config import config_hash, resolve
 from balancer.core.errors import BalancerError, UsageError
-from balancer.core.saved_runs import latest_run, saved_config
+from balancer.core.run_names import SYNTHESES
+from balancer.core.saved_runs import data_settings, newest_of
 from balancer.core.settings import AblateConfig, ClassifierConfig, TrainConfig
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.reporting.numbers import listed
@@ -191,12 +192,15 @@ def configure(model: type[ClassifierT], explicit: Mapping[str, Any]) -> Classifi
         return config
     folders = [Path(path) for path in config.synthetic or ()]
     if not folders:
-        newest = latest_run("synthesize")
+        newest = newest_of(*SYNTHESES)
         if newest is None:
             raise BalancerError(
-                "no finished synthesis under runs/synthesize; run `balancer synthesize` first, or give --synthetic DIR"
+                "no finished synthesis under runs/synthesize or runs/import; run `balancer synthesize` first, or give"
+                " --synthetic DIR"
             )
-        log.info("taking the newest finished synthesis: %s", newest)
+        log.info(
+            "taking the newest finished %s: %s", "import" if newest.parent.name == "import" else "synthesis", newest
+        )
         folders = [newest]
     data_settings = {path: _data_settings(path) for path in folders}
     inherited = {"data": data_settings[folders[0]], "synthetic": [str(path.resolve()) for path in folders]}
@@ -213,8 +217,8 @@ def configure(model: type[ClassifierT], explicit: Mapping[str, Any]) -> Classifi
 
 
 def _data_settings(path: Path) -> dict[str, Any]:
-    """Return the data settings of a `balancer synthesize` run; other generators bring a manifest alone."""
-    return saved_config("synthesize", path)["data"] if (path / "config.yaml").exists() else {}
+    """Return the data settings of a synthesis or an import; other programs bring a manifest alone."""
+    return data_settings(path) if (path / "config.yaml").exists() else {}
 
 
 def open_study(config: ClassifierConfig, decode: bool = True) -> Study:
@@ -232,7 +236,8 @@ def open_study(config: ClassifierConfig, decode: bool = True) -> Study:
     data = load_dataset(config.data, require=("train", "val", "test"), decode=decode, expected_split=made_under)
     check_classes(config, data)
     synthetic = _synthetic_sets(config, data, regimes)
-    notes = [*dict.fromkeys(s.coding for s in synthetic if s.coding), *_unfilled(synthetic, data)]
+    stated = (note for s in synthetic for note in (s.coding, s.caveat) if note)
+    notes = [*dict.fromkeys(stated), *_unfilled(synthetic, data)]
     study = Study(config, replace(data, notes=[*data.notes, *notes]), synthetic, regimes)
     n_val = len(data.indices("val"))
     if n_val < 100:

@@ -22,7 +22,7 @@ from balancer.core.settings import AblateConfig
 from classifier.analysis.reading import read_environment, read_patients, read_trials, with_predictions
 from classifier.analysis.results import StudyResults, check_same_images
 from classifier.experiments import ablation
-from classifier.experiments.jobs import Workers, with_resume_note
+from classifier.experiments.jobs import Kept, Workers, with_resume_note
 from classifier.experiments.study import open_study, refuse_several_classes
 
 log = logging.getLogger("balancer")
@@ -82,7 +82,7 @@ def run_substudy(
 
 def resume_note_of(run: Path) -> AbstractContextManager[None]:
     """Make an interruption say how to resume the run, not the substudy that was interrupted."""
-    return with_resume_note(f"finished trials are kept in {run}; continue with --resume {run}")
+    return with_resume_note(Kept(run, run))
 
 
 def read_substudy(folder: Path) -> Substudy:

@@ -16,6 +16,8 @@ from PIL import Image
 
 from balancer.core.errors import BalancerError
 from balancer.core.marker import MARKER
+from balancer.core.run_names import SYNTHESES
+from balancer.core.saved_runs import read_environment
 from balancer.core.sealed import read_json
 from balancer.core.settings import DataConfig
 from balancer.data.coding import coding_note, dataset_coding, read_coding
@@ -40,6 +42,7 @@ class SyntheticSet:
     generator: str  # identifies the generator, and several sets must have different ones; empty if it is not known
     coding: str = ""  # what was done to the images because real files bear the marks of JPEG; empty if nothing
     others: tuple[Path, ...] = ()  # further folders
+    caveat: str = ""  # what a report must say of a generator that is not of this toolkit
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -138,7 +141,8 @@ def join(sets: Sequence[SyntheticSet]) -> SyntheticSet:
     coding = " ".join(dict.fromkeys(s.coding for s in sets if s.coding))
     path, *others = dict.fromkeys(path for s in sets for path in s.paths)
     generator = "".join(dict.fromkeys(s.generator for s in sets))
-    return SyntheticSet(path, images, labels, hashes, generator, coding, tuple(others))
+    caveat = " ".join(dict.fromkeys(s.caveat for s in sets if s.caveat))
+    return SyntheticSet(path, images, labels, hashes, generator, coding, tuple(others), caveat)
 
 
 def load_synthetic(path: Path, data: Dataset, config: DataConfig, count: int | str, dose: float = 0.0) -> SyntheticSet:
@@ -157,7 +161,7 @@ def load_synthetic(path: Path, data: Dataset, config: DataConfig, count: int | s
             missing, equal to one another, or copies of real images of validation or test.
     """
     if (path / "config.yaml").exists() and not (path / MARKER).exists():
-        raise BalancerError(f"{path} is not finished; continue it with `balancer synthesize --resume {path}`")
+        raise BalancerError(f"{path} is not finished; continue it with `balancer {_command(path)} --resume {path}`")
     rows = read_manifest(path)
     splits = {row.split_hash for row in rows}
     if splits != {data.split_hash}:
@@ -168,11 +172,12 @@ def load_synthetic(path: Path, data: Dataset, config: DataConfig, count: int | s
         )
     by_class = {label: [r for r in rows if r.class_name == data.classes[label]] for label in _labels(path, rows, data)}
     chosen = _needed(path, by_class, data, count, dose)
-    images, generator = _read_all(path, [row for of in chosen.values() for row in of], data, config), _generator(path)
+    images, (generator, caveat) = _read_all(path, [r for of in chosen.values() for r in of], data, config), _maker(path)
     sets, begin = [], 0
     for label, of_class in chosen.items():
         hashes, end = tuple(row.sha256 for row in of_class), begin + len(of_class)
-        synthetic = SyntheticSet(path, images[begin:end], np.full(len(of_class), label), hashes, generator)
+        labels = np.full(len(of_class), label)
+        synthetic = SyntheticSet(path, images[begin:end], labels, hashes, generator, caveat=caveat)
         sets.append(_as_real_files(synthetic, [path / row.file for row in of_class], data, label))
         begin = end
     return join(sets)
@@ -197,7 +202,7 @@ def _needed(
             what = "synthetic images" if len(by_class) == 1 else f"synthetic {name} images"
             raise BalancerError(
                 f"the ablation needs {needed} {what}, {path / 'manifest.csv'} lists {len(rows)};"
-                f" run `balancer synthesize --n {needed}`, or give --synthetic-count all"
+                f" {_more(path, needed)}, or give --synthetic-count all"
             )
         if needed < 1:
             log.info("%s: its %d %s images are not used, since the class lacks none", path, len(rows), name)
@@ -238,13 +243,37 @@ def _labels(path: Path, rows: Sequence[ManifestRow], data: Dataset) -> list[int]
     )
 
 
-def _generator(path: Path) -> str:
-    """Return text that identifies the generator, which is the GAN's settings; empty if no report names any."""
+def _maker(path: Path) -> tuple[str, str]:
+    """Return text that identifies the generator, empty if no report does, and what a report must say of it.
+
+    The settings of a GAN of this toolkit identify the generator. The SHA-256 of its weights identifies another one.
+    """
     try:
         report = read_json(path / "report.json", "synthesize again")
     except FileNotFoundError:
-        return ""
-    return json.dumps(report["gan_config"], sort_keys=True) if "gan_config" in report else ""
+        return "", ""
+    imported = report.get("imported")
+    if not isinstance(imported, dict):
+        return (json.dumps(report["gan_config"], sort_keys=True) if "gan_config" in report else ""), ""
+    caveat = (
+        f"The synthetic images of `{path.name}` were imported (generator: {imported.get('generator') or 'not named'})."
+        " Nothing shows that their generator learnt from the training fold alone."
+    )
+    return str(imported.get("checkpoint_sha256") or ""), caveat
+
+
+def _command(path: Path) -> str:
+    """Return the command whose run holds the manifest: ``import``, or else ``synthesize``."""
+    try:
+        command = read_environment(path).command
+    except (BalancerError, OSError):
+        return "synthesize"
+    return command if command in SYNTHESES else "synthesize"
+
+
+def _more(path: Path, needed: int) -> str:
+    """Return how to get a set with as many images as are needed, for a message."""
+    return "import more images" if _command(path) == "import" else f"run `balancer synthesize --n {needed}`"
 
 
 def _read(path: Path, row: ManifestRow, config: DataConfig) -> tuple[Array, str]:

@@ -31,6 +31,7 @@ from classifier.evaluation.metrics import nll
 from classifier.evaluation.thresholds import fit_temperature, with_temperature
 from classifier.experiments.jobs import (
     Attempt,
+    Kept,
     Workers,
     attempt,
     run_in_processes,
@@ -350,10 +351,8 @@ def run_search(
     else:
         workers = Workers(search.device, jobs, threads=search.threads)
         ended = run_in_processes((delayed(_attempt_next)(search) for _ in starts()), workers)
-    resume_note = (
-        f"finished trials are kept in {search.folder / storage.JOURNAL}; continue with --resume {search.folder}"
-    )
-    with with_resume_note(resume_note), progress.bar(missing, "trials", "trial") as bar, closing(ended):
+    kept = Kept(search.folder, search.folder / storage.JOURNAL)
+    with with_resume_note(kept), progress.bar(missing, "trials", "trial") as bar, closing(ended):
         for number in ended:
             bar.update()
             ended_so_far = storage.read_trials(study)

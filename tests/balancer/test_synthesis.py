@@ -16,7 +16,7 @@ from PIL import Image
 
 from balancer import synthesis
 from balancer.core.presets import PRESETS
-from balancer.core.sealed import read_json, save_tensors
+from balancer.core.sealed import read_json, save_tensors, write_json
 from balancer.core.seeding import derive_seed
 from balancer.core.settings import DataConfig, GanTrainConfig, SynthesizeConfig
 from balancer.data.dataset import load_dataset
@@ -338,12 +338,17 @@ def test_an_interrupted_export_is_resumed(gan_run: Path, tmp_path: Path, monkeyp
         return png_bytes(pixels)
 
     with monkeypatch.context() as patch:
-        patch.setattr("balancer.synthesis.png_bytes", stopping)
+        patch.setattr("balancer.quality.synthetic.png_bytes", stopping)
         result = balancer(*args, "--out", tmp_path / "s")
     assert result.exit_code == 130
+    assert f"--resume {tmp_path / 's'}" in result.stderr.splitlines()[-1]
+    begun = read_json(tmp_path / "s" / "env.json")["started"]
+    write_json(tmp_path / "s" / "env.json", read_json(tmp_path / "s" / "env.json") | {"started": "2026-01-02"})
     assert not (tmp_path / "s" / "manifest.csv").exists()
     assert not (tmp_path / "s" / "done").exists()
     done(balancer("synthesize", "--resume", tmp_path / "s"))
+    environment = read_json(tmp_path / "s" / "env.json")
+    assert (environment["started"], environment["resumed"] >= begun) == ("2026-01-02", True)
     done(balancer(*args, "--out", tmp_path / "whole"))
     assert [p.read_bytes() for p in pngs(tmp_path / "s")] == [p.read_bytes() for p in pngs(tmp_path / "whole")]
     assert manifest(tmp_path / "s") == manifest(tmp_path / "whole")

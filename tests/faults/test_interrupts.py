@@ -89,6 +89,18 @@ def test_synthesize_ends_in_its_report(chest: Path, tmp_path: Path, monkeypatch:
     assert report(tmp_path / "run") == report(tmp_path / "undisturbed")
 
 
+def test_a_command_without_a_state_names_the_line_that_resumes(
+    chest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from balancer.audit import findings
+
+    run = tmp_path / "run"
+    signal_in(monkeypatch, findings, "audit", signal.SIGINT)
+    result = balancer("audit", "--data", chest, "--image-size", 16, "--out", run)
+    ended(result, 130, run)
+    assert f"--resume {run}" in result.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_in_the_last_snapshot_of_a_training(
     signum: int, code: int, chest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

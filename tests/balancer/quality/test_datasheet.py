@@ -8,12 +8,13 @@ import pytest
 from balancer.data.dataset import PHANTOM_NOTICE, Dataset
 from balancer.data.listing import LeftOut
 from balancer.data.records import Record
-from balancer.quality.datasheet import RESEARCH_ONLY, datasheet
+from balancer.quality.datasheet import RESEARCH_ONLY, Words, datasheet
 from balancer.quality.report import Report
 from balancer.quality.results import QualityReport
 from balancer.reporting.document import to_markdown
 
 N = 6
+WORDS = Words("the class", "7; of all", "nothing", "learnt from", "Nothing makes them again.")
 
 
 def data(patient: str, kinds: list[str], notes: list[str]) -> Dataset:
@@ -41,7 +42,7 @@ def report() -> Report:
 
 
 def sheet(report: Report, real: Dataset) -> str:
-    return to_markdown(datasheet(report, real, 1, "0" * 64))
+    return to_markdown(datasheet(report, real, 1, "0" * 64, WORDS))
 
 
 def test_without_patients(report: Report) -> None:
@@ -59,7 +60,7 @@ def test_notes_and_drawings(report: Report) -> None:
     real = replace(
         data("PNEUMONIA-", [""], [PHANTOM_NOTICE, "A note."]), bad=[("x.png", "cut")], left_out=[LeftOut("y", "z", 4)]
     )
-    made = datasheet(report, real, 1, "0" * 64)
+    made = datasheet(report, real, 1, "0" * 64, WORDS)
     assert made.warnings == [PHANTOM_NOTICE, RESEARCH_ONLY]
     text = to_markdown(made)
     assert text.count(PHANTOM_NOTICE) == 1

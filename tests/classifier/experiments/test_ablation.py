@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import logging
 import os
 import shutil
 import signal
@@ -706,6 +707,21 @@ def test_the_newest_finished_synthesis_is_taken_with_its_split(
     saved = yaml.safe_load((runs_cwd / "r" / "config.yaml").read_text())
     assert saved["data"]["split_seed"] == 7
     assert read_json(runs_cwd / "r" / "result.json")["split_hash"] == data.split_hash
+
+
+def test_the_newest_of_syntheses_and_imports_is_taken(
+    make_manifest: Callable[..., Path], runs_cwd: Path, small_data: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    for i, (command, name) in enumerate((("import", "older"), ("synthesize", "one"), ("import", "two"))):
+        run = make_manifest(runs_cwd / "runs" / command / name, 1, small_data.split_hash)
+        (run / "config.yaml").write_text(yaml.safe_dump({"data": {"path": "phantom"}}))
+        (run / "env.json").write_text(json.dumps({"command": command}))
+        (run / "done").write_text("")
+        os.utime(run / "done", (i, i))
+    caplog.set_level(logging.INFO, "balancer")
+    config = study.configure(TrainConfig, {"regime": "gan"})
+    assert config.synthetic == (str(runs_cwd / "runs/import/two"),)
+    assert "taking the newest finished import: runs/import/two" in caplog.text
 
 
 def test_copies_follow_the_synthetic_set(small_data: Dataset) -> None:

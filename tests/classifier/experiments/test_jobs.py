@@ -376,3 +376,11 @@ def test_a_worker_that_begins_after_its_parent_died_ends_too() -> None:
         f"import time; from classifier.experiments import jobs; jobs._initialise_worker({parent.pid}); time.sleep(60)"
     )
     assert subprocess.run([sys.executable, "-c", work], timeout=50, check=False).returncode == 1
+
+
+def test_the_message_of_a_stop_names_no_file_that_is_not_there(tmp_path: Path) -> None:
+    kept = jobs.Kept(tmp_path, tmp_path / "results.jsonl")
+    assert "results.jsonl" not in str(kept)
+    assert f"--resume {tmp_path}" in str(kept)
+    kept.file.write_text("")
+    assert "results.jsonl" in str(kept)

@@ -133,6 +133,24 @@ def report(folder: Path, seed: int, step: int = 7) -> str:
     return str(folder)
 
 
+def test_an_imported_set_is_known_by_its_checkpoint(make_manifest: Make, data: Dataset, tmp_path: Path) -> None:
+    paths = []
+    for i, checkpoint in enumerate(("a" * 64, "a" * 64, None)):
+        folder = make_manifest(tmp_path / str(i), 6, data.split_hash, first=20 * i, label=data.minority_class)
+        imported = {"folder": "x", "generator": "StyleGAN3", "checkpoint_sha256": checkpoint}
+        (folder / "report.json").write_text(json.dumps({"imported": imported}))
+        paths.append(str(folder))
+    known, unknown = load_sets([paths[0], paths[2]], data, CONFIG, "deficit")
+    assert (known.generator, unknown.generator) == ("a" * 64, "")
+    assert "StyleGAN3" in known.caveat
+    with pytest.raises(BalancerError, match="come from one generator"):
+        load_sets(paths[:2], data, CONFIG, "deficit")
+    (Path(paths[0]) / "config.yaml").write_text("data: {}")
+    (Path(paths[0]) / "env.json").write_text('{"command": "import"}')
+    with pytest.raises(BalancerError, match="balancer import --resume"):
+        load_sets(paths[:1], data, CONFIG, "deficit")
+
+
 def test_sets_of_one_generator_are_not_several_gan_seeds(make_manifest: Make, data: Dataset, tmp_path: Path) -> None:
     """Other images, or another snapshot, of the same training are refused; so is the same set twice."""
     one, two, three = (
