@@ -22,7 +22,7 @@ from balancer.data.chest import parse_name
 from balancer.data.dataset import refuse_cache_inside
 from balancer.data.decoded import file_reader
 from balancer.data.dicom_files import DicomRules
-from balancer.data.images import Ranges, is_coloured, open_image
+from balancer.data.images import Ranges, is_coloured, is_image, open_image
 from balancer.data.listing import SUFFIXES, is_clutter
 from balancer.data.manifest import MANIFEST, read_manifest
 from balancer.data.phantom import STAMP
@@ -101,8 +101,8 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def holds_images(folder: Path) -> bool:
-    """Return whether any file below a folder has the name of an image."""
-    return any(file.suffix.lower() in SUFFIXES for file in _walk(folder))
+    """Return whether any file below a folder is an image, or has the name of one."""
+    return any(file.suffix.lower() in SUFFIXES or is_image(file) for file in _walk(folder))
 
 
 def scan_folder(name: str, path: Path) -> Scan:
