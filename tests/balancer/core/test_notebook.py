@@ -30,7 +30,8 @@ class Notebook:
 
 
 @pytest.fixture
-def cells(monkeypatch: pytest.MonkeyPatch) -> Notebook:
+def cells(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Notebook:
+    caplog.set_level(logging.INFO, "balancer")  # a fixture of a whole session may have run a command with -q
     return Notebook(monkeypatch)
 
 

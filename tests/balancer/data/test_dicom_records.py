@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import Result
-from commands import QUICK_REPORT, TINY_GAN, balancer, done
+from click.testing import CliRunner, Result
+from commands import QUICK_REPORT, TINY_GAN, balancer, done, sets
 from dicoms import SECRETS, content, dicom, write
 from layouts import write_table
 from pydicom import Dataset
@@ -300,16 +300,30 @@ def test_nothing_of_a_header_comes_out(
     assert json.loads(next((runs_cwd / "cache" / "headers").glob("*.json")).read_text())
 
 
+def classifier(*arguments: object) -> Result:
+    from classifier.cli import main
+
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
 @pytest.mark.nightly
+@pytest.mark.slow
 def test_nothing_of_a_header_is_in_a_run(runs_cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BALANCER_CACHE", str(runs_cwd / "cache"))
     words = confidential(runs_cwd / "data")
     given = ["--data", "data", "--image-size", SIDE, "-v", "--max-bad", 0.5]
+    tiny = ["--steps", 4, "--batch-size", 8, *sets(evaluations=1, bn_statistics="running")]
     results = [
         balancer("audit", *given),
         balancer("gan-train", *given, *TINY_GAN[4:], "--batch-size", 8, "--steps", 2),
         balancer("synthesize", *QUICK_REPORT, "--n", 8),
+        classifier("ablate", "-v", *tiny, "--seeds", 1, "--regimes", "baseline,gan"),
+        classifier("train", *given, *tiny, "--out", "model"),
+        classifier("evaluate", "model", "-v"),
+        classifier("predict", "model", "data/ill", "data/well/IM00001", "-v", "--out", "predictions.csv"),
+        classifier("explain", "model", "data/ill", "-v", "--out", "maps"),
+        balancer("evaluate", "--real", "data", "--fake", next(runs_cwd.glob("runs/synthesize/*")), *QUICK_REPORT[:2]),
     ]
     assert not come_out([done(result) for result in results], words)
-    assert list((runs_cwd / "runs").rglob("split.csv"))
+    assert len(list((runs_cwd / "runs").rglob("split.csv"))) == 2
     assert not hidden_in(runs_cwd, words, "data")
