@@ -128,6 +128,7 @@ def import_images(args: CommandArgs) -> CommandResult:
     setting("--fake", metavar="DIR"),
     setting("--training", metavar="DIR"),
     setting("--image-size"),
+    setting("--channels", metavar="auto|1|3"),
     setting("--max-bad"),
     INCEPTION,
     example="balancer evaluate --real test/NORMAL --fake images --training train/NORMAL",

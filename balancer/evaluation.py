@@ -13,9 +13,11 @@ import torch
 
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.files import JsonObject
+from balancer.core.pixels import COLOUR, GREY, channels_of
 from balancer.core.preview import Undecoded, together
 from balancer.core.run import RunDir
 from balancer.core.settings import EvaluateConfig
+from balancer.data.channels import AUTO
 from balancer.data.coding import read_coding
 from balancer.data.dataset import PHANTOM_NOTICE
 from balancer.data.image_folder import Folder, Scan, decode_folder, images_folder, scan_folder
@@ -52,6 +54,11 @@ class Inputs:
         return together(folder.undecoded for folder in self.folders.values())
 
     @property
+    def channels(self) -> int:
+        """Return the channels in which all folders were read."""
+        return channels_of(self.folders["real"].images)
+
+    @property
     def are_chest(self) -> bool:
         """Return whether the real images are known to be chest X-rays: by a file name of that set, or drawings."""
         return self.folders["real"].named > 0 or PHANTOM_NOTICE in self.notes
@@ -64,6 +71,7 @@ class Inputs:
             "counts": {flag: len(f.images) for flag, f in self.folders.items()},
             "patients": {flag: len(set(f.groups)) if f.named else None for flag, f in self.folders.items()},
             "image_size": self.size,
+            "channels": self.channels,
             "fingerprint": hashlib.sha256(digests.encode()).hexdigest()[:16],
             "unreadable": [list(b) for f in self.folders.values() for b in f.bad],
             "ignored_files": {flag: f.scan.strays.total() for flag, f in self.folders.items()},
@@ -87,7 +95,11 @@ def open_inputs(config: EvaluateConfig, decode: bool = True) -> Inputs:
     _check_apart(paths)
     scans = {flag: scan_folder(f"--{flag}", path) for flag, path in paths.items()}
     size = working_size(list(scans.values()), config.image_size)
-    folders = {flag: decode_folder(scan, size, config.resize, config.max_bad, decode) for flag, scan in scans.items()}
+    number = _channels(scans, config.channels)
+    folders = {
+        flag: decode_folder(scan, size, config.resize, config.max_bad, decode, number=number)
+        for flag, scan in scans.items()
+    }
     if len(folders["real"].images) < 2:
         raise BalancerError(f"--real {paths['real']} holds 1 image; a comparison needs at least 2")
     notes = _notes(folders)
@@ -135,12 +147,7 @@ def _notes(folders: dict[str, Folder]) -> list[str]:
         notes.append(PHANTOM_NOTICE)
     notes += _ranges_note(folders)
     for flag, f in folders.items():
-        if f.scan.not_grey:
-            notes.append(
-                f"{f.scan.stored_in_colour} of the {ROLES[flag]} are stored in colour, and {f.scan.not_grey} of the "
-                f"{f.scan.colour_checked} checked {'is' if f.scan.not_grey == 1 else 'are'} not grey; all were read "
-                "as grey."
-            )
+        notes += _colour_note(ROLES[flag], f)
         notes += [f"The {ROLES[flag]}: {note}" for note in f.notes]
         if f.bad:
             names = named([name for name, _ in f.bad], NAMED)
@@ -149,6 +156,25 @@ def _notes(folders: dict[str, Folder]) -> list[str]:
             kinds = ", ".join(f"{n} {suffix}" for suffix, n in f.scan.strays.most_common())
             notes.append(f"--{flag} holds {plural(f.scan.strays.total(), 'other file')}, left out: {kinds}.")
     return notes
+
+
+def _channels(scans: dict[str, Scan], asked: int | str) -> int:
+    """Return the channels of all folders: what the settings ask, else 3 if any image is truly coloured."""
+    if asked != AUTO:
+        return int(asked)
+    return COLOUR if any(scan.colour.coloured for scan in scans.values()) else GREY
+
+
+def _colour_note(role: str, folder: Folder) -> list[str]:
+    """Return a sentence on images that lost their colours, or on images without any among those in colour."""
+    seen, n, without = folder.scan.colour, len(folder.images), folder.without_colour
+    if channels_of(folder.images) == GREY and seen.coloured:
+        which = f"{seen.coloured} of the {seen.looked} looked at {'is' if seen.coloured == 1 else 'are'} coloured"
+        return [f"{seen.of} of the {role} are stored in colour, and {which}; all were read in grey (luminance)."]
+    if not without:
+        return []
+    have = "have no colour and three equal channels: a classifier can tell them by that"
+    return [f"{len(without) if len(without) < n else 'All'} of the {role} {have}."]
 
 
 def _ranges_note(folders: dict[str, Folder]) -> list[str]:
@@ -165,7 +191,7 @@ def _ranges_note(folders: dict[str, Folder]) -> list[str]:
 
 def _bring_to_one_coding(folders: dict[str, Folder], size: int, notes: list[str]) -> str | None:
     """Give all folders the marks of JPEG that one of them bears; return a caveat where that cannot be done."""
-    codings = {flag: read_coding(f.scan.files, size) for flag, f in folders.items()}
+    codings = {flag: read_coding(f.scan.files, size, channels_of(f.images)) for flag, f in folders.items()}
     seen = {flag: coding for flag, coding in codings.items() if coding.is_seen}
     other = _other_lossy(folders, size)
     if not seen and not other:
@@ -224,7 +250,8 @@ def _separate_patients(real: Folder, training: Folder, notes: list[str]) -> dict
 
 def describe_size(inputs: Inputs) -> str:
     """Describe the working size, and whether only some of the sets had to be reduced to it."""
-    text = f"Every image was brought to {inputs.size} x {inputs.size} px, grey."
+    colour = "grey" if inputs.channels == GREY else "in colour"
+    text = f"Every image was brought to {inputs.size} x {inputs.size} px, {colour}."
     sides = {flag: set(f.scan.sizes.values()) for flag, f in inputs.folders.items()}
     reduced = [ROLES[flag] for flag, sizes in sides.items() if sizes != {(inputs.size, inputs.size)}]
     if reduced and len(reduced) < len(sides):

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from balancer.core.device import limit_threads
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.exported import FACTS
 from balancer.core.files import JsonObject, refuse_unwritable, write_bytes
+from balancer.core.pixels import LEVELS, planes
 from balancer.core.preview import Preview
 from balancer.core.sealed import DamagedFile, sealed_zip
 from balancer.core.seeding import generator
@@ -68,7 +69,7 @@ class GeneratorExport:
 
 
 class GeneratorGraph(nn.Module):
-    """A generator as a graph: latents ``z`` (B, z_dim) float32 to ``image`` (B, 1, H, W) uint8."""
+    """A generator as a graph: latents ``z`` (B, z_dim) float32 to ``image`` (B, 1 or 3, H, W) uint8."""
 
     def __init__(self, G: nn.Module) -> None:
         super().__init__()
@@ -116,8 +117,7 @@ def _open(
     config = finished_settings(gan_run)
     if parts := runs_of(gan_run):
         raise BalancerError(f"{gan_run} holds a generator of each class; give one of {', '.join(map(str, parts))}")
-    G = make_generator(config)
-    saved = read_best(gan_run, CPU, config, G)
+    G, saved = read_best(gan_run, CPU, config)
     exported.refuse_existing([path], force)
     return path, G.eval(), saved
 
@@ -127,13 +127,15 @@ def facts_of(saved: Checkpoint) -> JsonObject:
     config = saved.config.model_copy(update={"data": saved.config.data.without_paths()})
     side = config.data.image_size
     drawn = "N(0, 1)" if config.z_distribution == "normal" else "U(-1, 1)"
+    shape = f"[{onnx_file.BATCH}, {saved.channels}, {side}, {side}]"
     return {
         "kind": KIND,
         "format": FORMAT,
         "class": saved.class_name,
         "step": saved.step,
         "input": f"latents float32 [{onnx_file.BATCH}, {config.z_dim}], each value drawn from {drawn}",
-        "output": f"grey levels uint8 [{onnx_file.BATCH}, 1, {side}, {side}]: 0 black to 255 white",
+        "channels": saved.channels,
+        "output": f"{LEVELS[saved.channels]} uint8 {shape}: 0 black to 255 white",
         "data": {
             "source": saved.data_source if saved.data_source == PHANTOM else Path(saved.data_source).name,
             "split_hash": saved.split_hash,
@@ -144,7 +146,7 @@ def facts_of(saved: Checkpoint) -> JsonObject:
     }
 
 
-Images = Callable[[Tensor], Array]  # latents (n, z_dim) -> images (n, 1, H, W) uint8
+Images = Callable[[Tensor], Array]  # latents (n, z_dim) -> images (n, 1 or 3, H, W) uint8
 Written = tuple[bytes, Images]  # the content of the file, and what its images are
 
 
@@ -166,7 +168,7 @@ def _pt2(G: nn.Module, config: GanTrainConfig, facts: Mapping[str, Any], _path: 
 def _safetensors(G: nn.Module, _config: GanTrainConfig, facts: Mapping[str, Any], path: Path) -> Written:
     content = exported.safetensors_bytes(G.state_dict(), facts)
     again = _generator(path, *exported.parse_tensors(path, content, REMEDY))[0]
-    return content, lambda z: to_uint8(generate(again, z))[:, None]
+    return content, lambda z: planes(to_uint8(generate(again, z)))
 
 
 WRITERS: dict[str, Callable[[nn.Module, GanTrainConfig, Mapping[str, Any], Path], Written]] = {
@@ -189,7 +191,7 @@ def compare(G: nn.Module, config: GanTrainConfig, images_of: Images, path: Path)
         BalancerError: the difference is above :data:`GREY_LEVELS`.
     """
     z = torch.cat([sample_z(config, 1, generator(0, "z", i)) for i in range(CHECKED)])
-    expected = to_uint8(generate(G, z))[:, None].astype(int)
+    expected = planes(to_uint8(generate(G, z))).astype(int)
     got = np.concatenate([images_of(z[:1]), images_of(z[1:])])
     difference = int(np.abs(got - expected).max())
     if difference > GREY_LEVELS:
@@ -207,6 +209,7 @@ class _Facts:
     config: dict[str, Any]
     step: Annotated[int, Field(ge=0)]
     class_name: Annotated[str, Field(alias="class")]
+    channels: Literal[1, 3] = 1  # files of earlier versions have none
 
 
 def load_generator(path: Path) -> tuple[nn.Module, GanTrainConfig]:
@@ -228,8 +231,9 @@ def _generator(path: Path, facts: Mapping[str, Any], tensors: Mapping[str, Tenso
     version = facts.get("format") if facts.get("kind") == KIND else None
     check_format(path, version, FORMAT, KIND, f"give a file of `{EXPORT}`")
     try:
-        config = validate(GanTrainConfig, parse(_Facts, facts, path, REMEDY).config)
-        G = make_generator(config)
+        read = parse(_Facts, facts, path, REMEDY)
+        config = validate(GanTrainConfig, read.config)
+        G = make_generator(config, read.channels)
     except UsageError as error:
         raise DamagedFile(path, f"config: {error}", REMEDY) from error
     G.load_state_dict(check_tensors(path, "G", tensors, G.state_dict(), REMEDY))

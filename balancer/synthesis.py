@@ -16,6 +16,7 @@ from torch import nn
 from balancer.core import progress
 from balancer.core.config import recipe_changes, resolve
 from balancer.core.errors import BalancerError
+from balancer.core.pixels import COLOUR, WORDS
 from balancer.core.run import RunDir
 from balancer.core.saved_runs import latest_run, saved_config
 from balancer.core.sealed import digest, write_with_sum
@@ -26,7 +27,6 @@ from balancer.data.manifest import MANIFEST, MANIFEST_COLUMNS
 from balancer.gan.checkpoint import finished_settings, read_best
 from balancer.gan.class_runs import runs_of
 from balancer.gan.monitor import CHUNK, generate
-from balancer.gan.networks import make_generator
 from balancer.gan.snapshot import Snapshot, read_history
 from balancer.gan.step import sample_z
 from balancer.metrics.feature_choice import seconds_to_train
@@ -116,13 +116,17 @@ def open_source(
         )
     if config.inception not in ("auto", "off"):
         inception_weights(config.inception)  # a wrong file is refused before anything is written
-    G = make_generator(gan)
-    saved = read_best(run, device, gan, G)
+    G, saved = read_best(run, device, gan)
     data = data or load_dataset(config.data, decode=decode, expected_split=saved.split_hash)
     if saved.split_hash != data.split_hash:
         raise BalancerError(
             f"{run} was trained on {saved.data_source} (split {saved.split_hash}), the data here are"
             f" {data.source} (split {data.split_hash}); give the same --data, or train on this one first"
+        )
+    if saved.channels != data.channels:
+        raise BalancerError(
+            f"{run} learnt {WORDS[saved.channels]} images, {data.source} is read in {WORDS[data.channels]}; give"
+            f" --channels {saved.channels}, or train on these images first"
         )
     if saved.class_name not in data.classes:
         raise BalancerError(
@@ -151,7 +155,7 @@ def count(config: SynthesizeConfig, source: Source) -> int:
 
 
 def images_of(source: Source, seed: int, n: int, device: torch.device) -> Iterator[Array]:
-    """Yield images in chunks (at most CHUNK, H, W) uint8. Image ``i`` depends on (seed, i) alone, whatever ``n`` is.
+    """Yield images uint8 in chunks of at most CHUNK. Image ``i`` depends on (seed, i) alone, whatever ``n`` is.
 
     The last chunk is generated in full and cut afterwards: a batch of another size may take another code path in a
     convolution and differ in the last bit.
@@ -240,9 +244,11 @@ def about(config: SynthesizeConfig, source: Source) -> list[str]:
     distance = {"kid": "KID", "frechet": "Fréchet distance"}.get(gan.selection)
     chosen = f" of {gan.steps:,}, chosen by {distance} to images of the training fold" if distance else ""
     counts = ", ".join(f"{c} {n:,}" for c, n in zip(data.classes, data.counts("train"), strict=True))
+    colour = " in colour" if data.channels == COLOUR else ""
     return [
-        f"Generator: {recipe}, {data.images.shape[1]} px, step {source.step:,}{chosen}; run `{source.run.name}`, "
-        f"{weights}{trained}. Seed {config.seed}: image i is the same whatever the number of images.",
+        f"Generator: {recipe}, {data.images.shape[1]} px{colour}, step {source.step:,}{chosen}; run "
+        f"`{source.run.name}`, {weights}{trained}. Seed {config.seed}: image i is the same whatever the number of "
+        "images.",
         f"The generator was trained on the {data.counts('train')[source.label]:,} {cls} images of the training fold "
         f"({counts}; split `{data.split_hash}`). It saw no validation or test image.",
     ]

@@ -17,6 +17,7 @@ from balancer.core import progress
 from balancer.core.config import data_path
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.files import JsonObject, refuse_unwritable, write_text
+from balancer.core.pixels import COLOUR, GREY
 from balancer.core.preview import Preview
 from balancer.core.settings import DataConfig
 from balancer.core.speed import seconds_each
@@ -25,7 +26,7 @@ from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.depth import Decoding, Ranges, is_dim, is_off_range, shared_ranges
 from balancer.data.depth_notes import beyond_notes, depth_notes
 from balancer.data.dicom_files import DicomRules
-from balancer.data.images import decode_image
+from balancer.data.images import decode_image, is_converted
 from balancer.data.listing import SUFFIXES, image_files, left_out_note, strays
 from balancer.reporting.document import Table, csv_text
 from balancer.reporting.numbers import plural, short
@@ -37,6 +38,10 @@ from classifier.training.record import ClassifierRecord
 Array = np.ndarray
 log = logging.getLogger("balancer")
 TRIED, BUDGET = 16, 1.0  # images, and seconds, of an estimate
+CONVERTED = {  # by the channels of the classifier
+    GREY: "%s in colour, which this classifier does not know: read in grey (luminance)",
+    COLOUR: "%s without colour, and this classifier was trained on colour: read with three equal channels",
+}
 
 
 @dataclass(frozen=True)
@@ -175,7 +180,7 @@ def evaluate_checkpoint(
     if data is None and saved.config.data.path is None:
         raise UsageError(f"{checkpoint} names no data, since exported files hold no paths; give --data")
     path = {} if data is None else {"path": data_path(data)}
-    source = _in_ranges_of_training(saved, saved.config.data.model_copy(update=path), fold, decode=not dry)
+    source = _in_ranges_of_training(saved, saved.data_config.model_copy(update=path), fold, decode=not dry)
     if source.fingerprint != saved.fingerprint:
         log.warning("these data are not exactly those of the training: some file differs")
     if source.split_hash != saved.split_hash:
@@ -395,28 +400,35 @@ def named_files(path: Path) -> list[Path]:
 
 
 def read_images(images: Sequence[Path], saved: ClassifierRecord) -> tuple[list[Path], Array]:
-    """Return the readable files and their pixels (n, size, size) uint8.
+    """Return the readable files and their pixels, (n, size, size) or (n, size, size, 3) uint8 as the classifier takes.
 
-    Samples of more than 8 bits have the range of the training. All files share one range where that is not known.
+    Grey files get three equal channels for a classifier of colour, and colour becomes luminance for one of grey; a
+    warning says so. Samples of more than 8 bits have the range of the training. All files share one range where that is
+    not known.
     """
     data, trained = saved.config.data, saved.ranges or {}
     rules = DicomRules.of(data)
     files: list[Path] = []
     decoded: list[Decoding] = []
+    converted = 0
     for path in images:
         candidates = named_files(path)
         for note in left_out_note(strays(path, candidates, path)) if path.is_dir() else ():
             log.warning("%s: %s", path, note)
         for file in progress.each(candidates, f"reading {path.name}", "image"):
             try:
-                decoded.append(decode_image(file, data.image_size, data.resize, trained, rules))
+                decoded.append(decode_image(file, data.image_size, data.resize, trained, rules, saved.channels))
                 files.append(file)
+                converted += is_converted(file, decoded[-1].source, saved.channels, rules)
             except OSError as error:
                 if not path.is_dir():
                     raise BalancerError(f"{file} is not a readable image ({error})") from error
                 log.warning("left out: %s cannot be read (%s)", file, error)
     if not decoded:
         raise BalancerError(f"none of {len(images)} path(s) gave a readable image; give PNG or JPEG files, or a folder")
+    if converted:
+        which = f"{converted} of {plural(len(files), 'image')} {'is' if converted == 1 else 'are'}"
+        log.warning(CONVERTED[saved.channels], which)
     own = shared_ranges([d.source for d in decoded if d.source.kind not in trained])
     _warn_of_own_ranges(own, saved.ranges)
     dim = [str(file) for file, d in zip(files, decoded, strict=True) if is_dim(d.source, {**own, **trained})]
@@ -426,5 +438,5 @@ def read_images(images: Sequence[Path], saved: ClassifierRecord) -> tuple[list[P
         log.warning(note)
     for i, file in enumerate(files):
         if decoded[i].source.kind in own and is_off_range(decoded[i].source, own):
-            decoded[i] = decode_image(file, data.image_size, data.resize, own, rules)
+            decoded[i] = decode_image(file, data.image_size, data.resize, own, rules, saved.channels)
     return files, np.stack([d.pixels for d in decoded])

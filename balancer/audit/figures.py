@@ -11,8 +11,9 @@ from PIL import Image
 
 from balancer.audit.properties import Measured
 from balancer.audit.results import NearPair
+from balancer.core.pixels import luminance
 from balancer.data.dataset import Dataset
-from balancer.data.images import read_image, resize_grey
+from balancer.data.images import read_image, resize_image
 from balancer.reporting.numbers import short
 from balancer.reporting.plots import BLUE, PALETTE, VERMILION, ImagePair, pair_figure, png, subplots
 
@@ -129,7 +130,7 @@ def extremes(data: Dataset, measured: Measured) -> bytes:
 def _show_row(panel: Axes, data: Dataset, values: Array, halves: tuple[Array, Array]) -> None:
     """Draw two sets of at most EXTREMES images in one line with space between, each over its value."""
     width = EXTREMES * (SIDE + GAP)
-    strip = np.full((SIDE, 2 * width + 8 * GAP), 255, dtype=np.uint8)
+    strip = np.full((SIDE, 2 * width + 8 * GAP, *data.images.shape[3:]), 255, dtype=np.uint8)
     ticks = {}
     for start, chosen in zip((0, width + 8 * GAP), halves, strict=True):
         for k, (i, picture) in enumerate(_pictures(data, chosen.tolist()).items()):
@@ -150,13 +151,15 @@ def _three_digits(value: float) -> str:
 
 
 def _pictures(data: Dataset, chosen: Sequence[int]) -> dict[int, Array]:
-    """Return images at (SIDE, SIDE) uint8 by position, from their files where there are any."""
+    """Return images of SIDE px uint8 by position, in the channels of the data, from their files where there are any."""
     folder = data.folder
     if folder is not None:
-        return {i: read_image(folder / data.records[i].name, SIDE, "squash", data.ranges, data.rules) for i in chosen}
-    return {i: resize_grey(Image.fromarray(data.images[i]), SIDE, "squash") for i in chosen}
+        files = {i: folder / data.records[i].name for i in chosen}
+        how = SIDE, "squash", data.ranges, data.rules, data.channels
+        return {i: read_image(file, *how) for i, file in files.items()}
+    return {i: resize_image(Image.fromarray(data.images[i]), SIDE, "squash") for i in chosen}
 
 
 def _standardised(picture: Array) -> Array:
-    grey = picture.astype(np.float64)
+    grey = luminance(picture[None])[0].astype(np.float64)
     return np.asarray((grey - grey.mean()) / max(float(grey.std()), 1.0))

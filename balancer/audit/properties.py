@@ -14,11 +14,12 @@ import numpy as np
 from PIL import Image
 
 from balancer.core.errors import BalancerError
+from balancer.core.pixels import luminance
 from balancer.data import cache
 from balancer.data.dataset import Dataset
 from balancer.data.depth import Ranges
 from balancer.data.dicom_files import DicomRules
-from balancer.data.images import read_grey, resize_grey
+from balancer.data.images import read_grey, resize_image
 
 Array = np.ndarray
 FORMAT = 3  # raise when what is measured changes
@@ -74,8 +75,9 @@ def measure(data: Dataset) -> Measured:
     """
     folder = data.folder
     if folder is None:
-        small = [resize_grey(Image.fromarray(image), THUMBNAIL, "squash") for image in data.images]
-        return Measured(OF_PIXELS, pixel_properties(data.images), np.stack(small), from_files=False)
+        grey = luminance(data.images)
+        small = [resize_image(Image.fromarray(image), THUMBNAIL, "squash") for image in grey]
+        return Measured(OF_PIXELS, pixel_properties(grey), np.stack(small), from_files=False)
     files = [folder / record.name for record in data.records]
     properties = (*OF_FILES, *OF_PIXELS)
 
@@ -145,4 +147,4 @@ def _measure_file(file: Path, ranges: Ranges, rules: DicomRules) -> tuple[Array,
     width, height = grey.size
     of_file = (width, height, width / height, size / (width * height))
     of_pixels = pixel_properties(np.asarray(grey, dtype=np.float32)[None])[0]
-    return np.array([*of_file, *of_pixels]), resize_grey(grey, THUMBNAIL, "squash")
+    return np.array([*of_file, *of_pixels]), resize_image(grey, THUMBNAIL, "squash")

@@ -17,6 +17,7 @@ import numpy as np
 
 from balancer.audit.properties import OF_PIXELS, Measured, Property, pixel_properties
 from balancer.audit.results import JointResult, PropertyResult, Shortcuts
+from balancer.core.pixels import luminance
 from balancer.core.seeding import derive_seed
 from balancer.data.dataset import Dataset
 from balancer.metrics.resampling import FEWER_RESAMPLES as RESAMPLES
@@ -46,7 +47,7 @@ def shortcuts(data: Dataset, measured: Measured, seed: int = 0) -> Shortcuts:
     train, test, positive = splits == "train", splits == "test", data.labels == 1
     two_classes = len(data.classes) == 2
     groups = np.unique(np.asarray(data.groups), return_inverse=True)[1]
-    working = pixel_properties(data.images)
+    working = pixel_properties(luminance(data.images))
     column = {prop.key: i for i, prop in enumerate(OF_PIXELS)}
 
     def auroc(mask: Array, y: Array, scores: Array, *names: str) -> AurocInterval | None:

@@ -132,7 +132,7 @@ CLASSICAL: dict[str, Callable[[], list[A.BasicTransform]]] = {
 
 
 class Augmenter:
-    """Applies a preset to grey images; raises UsageError if there is no such preset.
+    """Applies a preset to images; raises UsageError if there is no such preset. No preset changes the hue.
 
     ``mild`` and ``strong`` flip only where ``flips`` says that a mirrored image is as good: the heart is on the left.
     """
@@ -146,7 +146,7 @@ class Augmenter:
         self._seed = seed
 
     def __call__(self, images: Array, indices: Array, draw: int) -> Array:
-        """Return changed images (n, H, W) uint8; ``indices`` (n,) name the images, ``draw`` the visit."""
+        """Return changed images, grey or in colour uint8; ``indices`` (n,) name the images, ``draw`` the visit."""
         changed = np.empty_like(images)
         for row, (image, index) in enumerate(zip(images, indices.tolist(), strict=True)):
             self._pipeline.set_random_seed(derive_seed(self._seed, "augment", draw, row, index) % 2**32)

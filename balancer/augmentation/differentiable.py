@@ -2,8 +2,8 @@
 
 The discriminator only sees changed images, so it cannot memorise the training set. Fakes pass through the same changes
 with gradients, so the generator has no reason to imitate the changes. Strengths are the paper's. There is no flip: the
-heart is on the left. Images are (B, 1, H, W) in [-1, 1]. Random numbers come from a CPU generator, so that they are the
-same on every device.
+heart is on the left. Images are (B, 1 or 3, H, W) in [-1, 1]. Random numbers come from a CPU generator, so that they
+are the same on every device.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from balancer.core.errors import lookup
+from balancer.core.errors import UsageError, lookup
 
 
 def _uniform(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -30,6 +30,12 @@ def _integers(images: Tensor, low: int, high: int, generator: torch.Generator) -
 def brightness(images: Tensor, generator: torch.Generator) -> Tensor:
     """Add a number in [-0.5, 0.5)."""
     return images + _uniform(images, generator) - 0.5
+
+
+def saturation(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Scale the distance of each pixel's channels from their mean by a factor in [0, 2)."""
+    mean = images.mean(dim=1, keepdim=True)
+    return (images - mean) * (2 * _uniform(images, generator)) + mean
 
 
 def contrast(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -64,22 +70,26 @@ def cutout(images: Tensor, generator: torch.Generator, ratio: float = 0.5) -> Te
     return images * keep
 
 
+SATURATION = "saturation"
 DIFFAUGMENT: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "brightness": brightness,
+    SATURATION: saturation,
     "contrast": contrast,
     "translation": translation,
     "cutout": cutout,
 }
 
 
-def check_policy(policy: Sequence[str]) -> None:
-    """Refuse an unknown operation.
+def check_policy(policy: Sequence[str], channels: int | None = None) -> None:
+    """Refuse an unknown operation, and one that changes nothing in images of so many channels.
 
     Raises:
         UsageError: naming the operation and the nearest known one.
     """
     for name in policy:
         lookup(DIFFAUGMENT, name, "diffaugment")
+    if SATURATION in policy and channels == 1:
+        raise UsageError(f"diffaugment has {SATURATION}, which changes nothing in grey images; leave it out")
 
 
 def diff_augment(

@@ -11,6 +11,7 @@ from balancer.core.setting_types import (
     MOST_IMAGES,
     MOST_TRIALS,
     Batch,
+    Channels,
     Names,
     Precision,
     Repeats,
@@ -164,6 +165,9 @@ class EvaluateConfig(QualityConfig):
         None, ge=16, le=1024, description="Working size."
     )
     resize: Resize = Field("squash", description="squash, pad or crop images that are not square.")
+    channels: Channels = Field(
+        "auto", description="3 compares in colour, 1 in grey; auto: 3 if any image is truly coloured."
+    )
     max_bad: float = Field(0.01, ge=0, le=1, description="Share of unreadable files above which the run stops.")
 
     @model_validator(mode="after")

@@ -94,6 +94,7 @@ DATA = Options(
         setting("--patients", "data.patients", metavar="FILE"),
         setting("--patient-pattern", "data.patient_pattern", metavar="REGEX|NAME"),
         setting("--image-size", "data.image_size"),
+        setting("--channels", "data.channels", metavar="auto|1|3"),
         setting("--test-fraction", "data.test_fraction"),
         setting("--val-fraction", "data.val_fraction"),
         setting("--split-seed", "data.split_seed"),

@@ -96,6 +96,11 @@ def _window(value: Any) -> Any:
     return value
 
 
+def _digit(value: Any) -> Any:
+    """Return a number written as text, as flags give one, as a number."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
 def refuse_booleans(model: Any, value: Any, info: ValidationInfo) -> Any:
     """Refuse true and false where a setting of a model is no switch; pydantic would read them as 1 and 0."""
     if any(isinstance(v, bool) for v in (value if isinstance(value, list | tuple) else [value])):
@@ -140,5 +145,6 @@ Trainable = Literal["all", "head"] | Width
 Optimizer = Literal["adam", "adamw", "sgd"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Resize = Literal["squash", "pad", "crop"]
+Channels = Annotated[Literal["auto", 1, 3], BeforeValidator(_digit)]
 Schedule = Literal["constant", "cosine", "step", "plateau", "one_cycle", "triangular"]
 Doses = Annotated[tuple[Annotated[float, Field(ge=0, le=1000)], ...], BeforeValidator(_numbers)]

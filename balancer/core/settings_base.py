@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from balancer.core.errors import UsageError
-from balancer.core.setting_types import Conditions, Pairs, Pattern, Resize, Unset, Window, refuse_booleans
+from balancer.core.setting_types import Channels, Conditions, Pairs, Pattern, Resize, Unset, Window, refuse_booleans
 
 PHANTOM = "phantom"  # the data path that means "the built-in drawings"
 
@@ -60,6 +60,9 @@ class DataConfig(Settings):
     )
     image_size: int = Field(64, ge=16, le=1024, description="Working size in pixels, square.")
     resize: Resize = Field("squash", description="squash, pad or crop images that are not square.")
+    channels: Channels = Field(
+        "auto", description="3 reads images in colour, 1 in grey; auto: 3 if any image is truly coloured."
+    )
     window: Window = Field(
         "auto", description="Grey levels of DICOM files: auto (the window in the file), full, or CENTRE/WIDTH for all."
     )
@@ -101,6 +104,6 @@ class DataConfig(Settings):
 
 # Hashes of settings leave these out while they have their default, so that runs of before them stay the same runs.
 ADDED_LATER = {"format", "columns", "images", "where", "classes", "positive", "patients", "patient_pattern"}
-ADDED_LATER |= {"test_fraction", "split_by", "strict", "flips", "window", "frame", "dicom_source"}
-ADDED_LATER_TO_COMMANDS = {"features"}
+ADDED_LATER |= {"test_fraction", "split_by", "strict", "flips", "window", "frame", "dicom_source", "channels"}
+ADDED_LATER_TO_COMMANDS = {"features", "channels"}
 PATHS_OF_DATA = ("path", "images", "patients")  # settings of the data that are paths

@@ -1,4 +1,4 @@
-"""Decode once: a memory-mapped array of grey images, keyed by content and settings.
+"""Decode once: a memory-mapped array of images, keyed by content and settings.
 
 The cache has two levels. ``stat/`` maps a list of files with their sizes and times of change to the SHA-256 of each.
 ``images/`` holds the decoded array under a key made of these digests and the settings. So a second start reads no
@@ -30,6 +30,7 @@ from pydantic import FiniteFloat
 from balancer.core import progress
 from balancer.core.errors import BalancerError
 from balancer.core.files import locked, remove, sweep, temporary_path
+from balancer.core.pixels import GREY, shape_of
 from balancer.core.sealed import DamagedFile, load_arrays, read_json, save_arrays, write_json
 from balancer.core.shapes import check_arrays, parse
 from balancer.core.system_errors import explained, naming
@@ -43,6 +44,7 @@ HEADER, CHUNK = 128, 1 << 20  # bytes: of an npy file's header, and written at a
 AGAIN = "tried again at the next start"
 UNREADABLE = "unreadable"  # in place of the digest of a file that cannot be opened
 ResultT = TypeVar("ResultT")
+Shape = tuple[int, ...]  # of one image: (size, size) or (size, size, 3)
 log = logging.getLogger("balancer")
 
 
@@ -67,6 +69,8 @@ class Index:
     windows: int = 0  # DICOM files in grey that were read in a window
     full: int = 0  # and in full
     refused: list[int] = field(default_factory=list)  # of the bad: not damaged, but refused by the disk at that time
+    in_colour: list[int] | None = None  # of the kept: see Decoded; None in files of earlier versions
+    without_colour: list[int] | None = None
 
 
 def cache_dir(part: str = "") -> Path:
@@ -102,8 +106,9 @@ def decode_all(
         names: of the images, for messages.
         stamp: names the files as they are on disk; see :func:`stat_stamp`.
         digest: returns the SHA-256 of file ``i``; may raise OSError.
-        reader: decodes file ``i`` to (size, size) uint8, and reads its header.
-        settings: everything that decoding depends on, with ``size`` in pixels.
+        reader: decodes file ``i`` to (size, size) or (size, size, 3) uint8, and reads its header.
+        settings: everything that decoding depends on, with ``size`` in pixels, and ``channels`` unless the images are
+            grey.
         max_bad: share of unreadable files above which the data set is refused.
         ranges: of deep samples, such as those of a training; other kinds have the range of this set.
         decode: whether to decode what the cache does not hold. A dry run only reads the headers of such files.
@@ -111,7 +116,8 @@ def decode_all(
     Raises:
         BalancerError: too many files are unreadable.
     """
-    size = int(settings["size"])
+    size, channels = int(settings["size"]), int(settings.get("channels", GREY))
+    shape = shape_of(size, channels)
     with explained("or set BALANCER_CACHE to a folder of your own", OSError):
         root = cache_dir("stat").parent
         cache_dir("images")
@@ -126,11 +132,11 @@ def decode_all(
             return decoding
 
         folder = root / "images" / key
-        if not decode and not _is_there(folder, len(names), size):
-            decoded = by_headers(names, digests, Reader(decode_hashed, reader.side), size, ranges)
+        if not decode and not _is_there(folder, len(names), shape):
+            decoded = by_headers(names, digests, Reader(decode_hashed, reader.side), size, ranges, channels)
             refuse_too_many(decoded.bad, len(names), max_bad)
             return decoded
-        index, images = _open_or_decode(folder, names, decode_hashed, size, ranges or {})
+        index, images = _open_or_decode(folder, names, decode_hashed, shape, ranges or {})
     bad = [(names[i], reason) for i, reason in index.bad]
     refuse_too_many(bad, len(names), max_bad)
     notes = [
@@ -138,13 +144,22 @@ def decode_all(
         *shown_note(index.windows, index.full, str(settings.get("window", "auto"))),
         *enlarged_note(index.small, index.n_small, len(names), size),
     ]
-    return Decoded(images, index.kept, [digests[i] for i in index.kept], bad, index.ranges, notes)
+    return Decoded(
+        images,
+        index.kept,
+        [digests[i] for i in index.kept],
+        bad,
+        index.ranges,
+        notes,
+        in_colour=index.in_colour,
+        without_colour=index.without_colour,
+    )
 
 
-def _is_there(folder: Path, n: int, size: int) -> bool:
+def _is_there(folder: Path, n: int, shape: Shape) -> bool:
     """Return whether decoded images of n files are there, and are what was written."""
     try:
-        _open(folder, n, size)
+        _open(folder, n, shape)
     except DamagedFile as damage:
         log.warning("%s; the run decodes the images again", damage)
         return False
@@ -180,7 +195,7 @@ def file_digests(names: Sequence[str], stamp: str, digest: Callable[[int], str])
 
 
 def _open_or_decode(
-    final: Path, names: Sequence[str], decode: Callable[[int, Ranges | None], Decoding], size: int, fixed: Ranges
+    final: Path, names: Sequence[str], decode: Callable[[int, Ranges | None], Decoding], shape: Shape, fixed: Ranges
 ) -> tuple[Index, np.ndarray]:
     """Return the decoded images and their index; decode them first if they are not there, or damaged.
 
@@ -188,12 +203,12 @@ def _open_or_decode(
     """
     # What looks damaged may just be replaced by another process: only under the lock the second look counts.
     with contextlib.suppress(DamagedFile, FileNotFoundError, NotADirectoryError):
-        index, images = _open(final, len(names), size)
+        index, images = _open(final, len(names), shape)
         if not _is_readable_now(index, decode):
             return index, images
     with locked(final.with_name(f"{final.name}.lock")):
         try:
-            index, images = _open(final, len(names), size)
+            index, images = _open(final, len(names), shape)
             if not _is_readable_now(index, decode):
                 return index, images
             log.warning("files that the disk refused can be read now; the images are decoded again")
@@ -201,8 +216,8 @@ def _open_or_decode(
             if final.exists():
                 problem = error if isinstance(error, DamagedFile) else f"{final} is not complete"
                 log.warning("%s; the images are decoded again", problem)
-        _decode_into(final, names, decode, size, fixed)
-        return _open(final, len(names), size)
+        _decode_into(final, names, decode, shape, fixed)
+        return _open(final, len(names), shape)
 
 
 def _is_readable_now(index: Index, decode: Callable[[int, Ranges | None], Decoding]) -> bool:
@@ -219,8 +234,8 @@ def _is_refusal(error: OSError) -> bool:
     return error.errno is not None and error.errno != errno.EINVAL
 
 
-def _open(final: Path, n: int, size: int) -> tuple[Index, np.ndarray]:
-    """Return decoded images of n files and their index, once both are checked.
+def _open(final: Path, n: int, shape: Shape) -> tuple[Index, np.ndarray]:
+    """Return decoded images of n files, each of that shape, and their index, once both are checked.
 
     Raises:
         OSError: they are not there, or cannot be read.
@@ -229,29 +244,30 @@ def _open(final: Path, n: int, size: int) -> tuple[Index, np.ndarray]:
     meta, file = final / "meta.json", final / "images.npy"
     index = parse(Index, read_json(meta), meta)
     bad = [i for i, _ in index.bad]
-    known = set(index.dim) <= set(index.kept) and set(index.refused) <= set(bad)
+    named = {*index.dim, *(index.in_colour or ()), *(index.without_colour or ())}
+    known = named <= set(index.kept) and set(index.refused) <= set(bad)
     if sorted([*index.kept, *bad]) != list(range(n)) or not known:
-        raise DamagedFile(meta, f"kept, bad, dim, refused: expected positions of {n} files")
+        raise DamagedFile(meta, f"kept, bad, dim, refused, in_colour, without_colour: expected positions of {n} files")
     try:
         if _sha256(file) != index.images_sha256:
             raise DamagedFile(file, f"its content differs from its SHA-256 in {meta.name}")
         images = np.load(file, mmap_mode="r")
     except (IsADirectoryError, ValueError, EOFError) as error:
         raise DamagedFile(file, "it is no array") from error
-    if (images.shape, images.dtype) != ((len(index.kept), size, size), np.uint8):
-        raise DamagedFile(file, f"{images.dtype} {images.shape}; expected uint8 {(len(index.kept), size, size)}")
+    if (images.shape, images.dtype) != ((len(index.kept), *shape), np.uint8):
+        raise DamagedFile(file, f"{images.dtype} {images.shape}; expected uint8 {(len(index.kept), *shape)}")
     return index, images
 
 
 def _decode_into(
-    final: Path, names: Sequence[str], decode: Callable[[int, Ranges | None], Decoding], size: int, fixed: Ranges
+    final: Path, names: Sequence[str], decode: Callable[[int, Ranges | None], Decoding], shape: Shape, fixed: Ranges
 ) -> None:
     """Decode everything into a temporary folder, then give it its name in one step."""
     folder = temporary_path(final)
     folder.mkdir(exist_ok=True)
     file = folder / "images.npy"
     try:
-        decoded = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(len(names), size, size))
+        decoded = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(len(names), *shape))
         _reserve(file)
         refused: set[int] = set()
 
@@ -287,12 +303,14 @@ def _decode_into(
             bad=[(i, reason) for i, reason in enumerate(results) if isinstance(reason, str)],
             ranges=ranges,
             dim=[i for i, source in sources.items() if is_dim(source, ranges)],
-            small=sorted({source.side for source in sources.values() if source.side < size}),
-            n_small=sum(source.side < size for source in sources.values()),
+            small=sorted({source.side for source in sources.values() if source.side < shape[0]}),
+            n_small=sum(source.side < shape[0] for source in sources.values()),
             images_sha256=_sha256(file),
             windows=sum(source.shown == "window" for source in sources.values()),
             full=sum(source.shown == "full" for source in sources.values()),
             refused=sorted(refused),
+            in_colour=[i for i, source in sources.items() if source.in_colour],
+            without_colour=[i for i, s in sources.items() if not s.coloured] if len(shape) > 2 else None,
         )
         write_json(folder / "meta.json", asdict(index))
         remove(final)

@@ -35,6 +35,7 @@ RULES: dict[str, Any] = {
     "plain_split": True,
     "names_tell_class": True,
     "numbers_restart": True,
+    "channels": 1,  # radiographs, which Kaggle and others store as RGB
 }
 KIND_WORDS = {"bacteria": "bacterial", "virus": "viral"}  # how a reader knows the kinds of file names
 

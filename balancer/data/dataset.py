@@ -12,13 +12,14 @@ import numpy as np
 
 from balancer.core.errors import BalancerError
 from balancer.core.files import locked, remove
+from balancer.core.pixels import COLOUR, channels_of
 from balancer.core.preview import Undecoded
 from balancer.core.settings import PHANTOM, DataConfig
 from balancer.data import cache, phantom
 from balancer.data.caveats import copies_note, parted_patients, patients_note, shared_numbers, unreadable_note
 from balancer.data.chest import CLASSES
 from balancer.data.decoded import Decoded
-from balancer.data.decoding import decode_listing
+from balancer.data.decoding import DecodingRules, decode_listing
 from balancer.data.depth import Ranges
 from balancer.data.dicom_files import DicomRules
 from balancer.data.folds import assign_folds, carved_folds
@@ -39,7 +40,7 @@ class Dataset:
     """Images and what is known of each, all in the same order."""
 
     source: str  # the path, or "phantom"
-    images: np.ndarray = field(repr=False)  # (n, size, size) uint8, a read-only memory map
+    images: np.ndarray = field(repr=False)  # (n, size, size) or (n, size, size, 3) uint8, a read-only memory map
     labels: np.ndarray = field(repr=False)  # (n,) int64, indices into ``classes``
     folds: np.ndarray = field(repr=False)  # (n,) of "train", "val", "test"
     records: list[Record] = field(repr=False)
@@ -68,6 +69,11 @@ class Dataset:
     def counts(self, fold: str) -> tuple[int, ...]:
         """Return the number of images per class in a fold."""
         return tuple(len(self.indices(fold, label)) for label in range(len(self.classes)))
+
+    @property
+    def channels(self) -> int:
+        """Return 1 if the images are grey, 3 if they are in colour."""
+        return channels_of(self.images)
 
     @property
     def minority_class(self) -> int:
@@ -114,11 +120,12 @@ class Dataset:
         rows = [["fold", *self.classes], ["---", *("---:" for _ in self.classes)]]
         rows += [[fold, *(f"{n:,}" for n in self.counts(fold))] for fold in SPLITS]
         size, lacking = self.images.shape[1], self.classes[self.minority_class]
+        colour = " in colour" if self.channels == COLOUR else ""
         return "\n".join(
             [
                 *(f"| {' | '.join(row)} |" for row in rows),
-                f"\n{len(self.images):,} images of {size} x {size} px from `{self.source}`. The training fold lacks"
-                f" {self.deficit:,} {lacking} images to be balanced.",
+                f"\n{len(self.images):,} images of {size} x {size} px{colour} from `{self.source}`. The training fold"
+                f" lacks {self.deficit:,} {lacking} images to be balanced.",
             ]
         )
 
@@ -144,6 +151,7 @@ class Dataset:
             "counts": {f: dict(zip(self.classes, self.counts(f), strict=True)) for f in SPLITS},
             "patients": len(set(self.groups)) if self.patients_known else None,
             "image_size": int(self.images.shape[1]),
+            "channels": self.channels,
             "split_hash": self.split_hash,
             "fingerprint": self.fingerprint,
             "unreadable": [list(b) for b in self.bad],
@@ -189,8 +197,9 @@ def _load(config: DataConfig, require: Sequence[str], ranges: Ranges | None, dec
     notes = [PHANTOM_NOTICE, *listing.notes] if path == PHANTOM else list(listing.notes)
     for note in notes:
         log.warning(note)
-    rules = DicomRules.of(config)
-    decoded = decode_listing(listing, config.image_size, config.resize, config.max_bad, ranges, decode, rules)
+    dicom = DicomRules.of(config)
+    rules = DecodingRules(config.image_size, config.resize, config.max_bad, dicom, config.channels)
+    decoded = decode_listing(listing, rules, ranges, decode)
     if not decoded.positions:
         raise BalancerError(
             f"none of the {len(listing.records)} files of {path} can be read ({decoded.bad[0][1]}); check --data"
@@ -222,7 +231,7 @@ def _load(config: DataConfig, require: Sequence[str], ranges: Ranges | None, dec
             replace(r, split="test" if fold == "test" else "train") for r, fold in zip(records, folds, strict=True)
         ]
     data = _put_together(path, listing, records, decoded, groups, folds, notes, shares[0] > 0)
-    data = replace(data, rules=rules)
+    data = replace(data, rules=dicom)
     _check_folds(data, require)
     log.info(
         "data: %s; train %s, val %s, test %s (%s); split %s",

@@ -15,6 +15,7 @@ import numpy as np
 
 from balancer.core import progress
 from balancer.core.errors import BalancerError
+from balancer.core.pixels import shape_of
 from balancer.core.preview import Undecoded
 from balancer.core.threads import allowed_processors
 from balancer.data.depth import Decoding, Ranges
@@ -28,13 +29,18 @@ DECODED = 24  # files that a dry run decodes: enough to know how long the others
 class Decoded:
     """The readable images of a list of files, in the order of the list."""
 
-    images: np.ndarray  # (n, size, size) uint8, a read-only memory map; of a dry run one image, n times
+    # (n, size, size) or (n, size, size, 3) uint8, a read-only memory map; of a dry run one image, n times
+    images: np.ndarray
     positions: list[int]  # (n,) of the readable files in the list
     digests: list[str]  # (n,) SHA-256 of each file
     bad: list[tuple[str, str]]  # (name, reason) of every unreadable file
     ranges: dict[str, float]  # of deep samples, shared by the set; see :func:`balancer.data.depth.white_level`
     notes: list[str]  # what a reader must know of the decoding
     undecoded: Undecoded | None = None  # what a dry run has left to the run
+    # Positions in the list of the readable files that are stored in colour, truly coloured or not; of images read in
+    # colour, of those that have none. None where that is not known: an earlier version decoded, or nobody did yet.
+    in_colour: list[int] | None = None
+    without_colour: list[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -45,18 +51,23 @@ class Reader:
     side: Callable[[int], int]  # px of the shorter side, by the header alone
 
 
-def file_reader(files: Sequence[Path], size: int, how: str, rules: DicomRules = AS_SHOWN) -> Reader:
+def file_reader(files: Sequence[Path], size: int, how: str, rules: DicomRules = AS_SHOWN, channels: int = 1) -> Reader:
     """Return the reader of image files, which :func:`~balancer.data.images.decode_image` decodes."""
 
     def side(i: int) -> int:
         with open_image(files[i], rules) as image:
             return min(image.size)
 
-    return Reader(lambda i, ranges: decode_image(files[i], size, how, ranges, rules), side)
+    return Reader(lambda i, ranges: decode_image(files[i], size, how, ranges, rules, channels), side)
 
 
 def by_headers(
-    names: Sequence[str], digests: Sequence[str], reader: Reader, size: int, ranges: Ranges | None
+    names: Sequence[str],
+    digests: Sequence[str],
+    reader: Reader,
+    size: int,
+    ranges: Ranges | None,
+    channels: int = 1,
 ) -> Decoded:
     """Return what headers tell of the files of a list, and one image in place of all.
 
@@ -70,7 +81,7 @@ def by_headers(
         except OSError as error:
             bad[i] = _reason(error)
     tried = list(sides)[:: max(1, len(sides) // DECODED)]
-    shown, begin = np.zeros((size, size), np.uint8), time.perf_counter()
+    shown, begin = np.zeros(shape_of(size, channels), np.uint8), time.perf_counter()
     for i in tried:
         try:
             shown = reader.decode(i, ranges).pixels
@@ -80,7 +91,7 @@ def by_headers(
     kept = [i for i in range(len(names)) if i not in bad]
     small = [side for side in sides.values() if side < size]
     return Decoded(
-        images=np.broadcast_to(shown, (len(kept), size, size)),
+        images=np.broadcast_to(shown, (len(kept), *shown.shape)),
         positions=kept,
         digests=[digests[i] for i in kept],
         bad=[(names[i], bad[i]) for i in sorted(bad)],

@@ -27,6 +27,8 @@ class Source:
     peak: float = 0.0  # the largest deep sample
     floor: float = 0.0  # the smallest
     shown: str = ""  # of a DICOM file in grey: "window" or "full", as it was read
+    in_colour: bool = False  # stored so, whatever its pixels are
+    coloured: bool = False  # truly, of images that were read in colour
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Samples:
 class Decoding:
     """An image at the working size, and its source."""
 
-    pixels: Array  # (size, size) uint8
+    pixels: Array  # (size, size) or (size, size, 3) uint8
     source: Source
 
 

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from balancer.core.errors import BalancerError
+from balancer.core.pixels import GREY, channels_of
 from balancer.core.settings_base import DataConfig
 from balancer.data import cache
 from balancer.data.decoded import Decoded
-from balancer.data.decoding import decode_listing
+from balancer.data.decoding import DecodingRules, decode_grey
 from balancer.data.dicom_files import DicomRules
 from balancer.data.images import AS_SHOWN
 from balancer.data.listing import Listing
@@ -49,8 +50,8 @@ def groups_of(
             f"More than {MOST_COMPARED:,} images: only equal files, not near duplicates, stay together."
         ]
     small = decoded
-    if (config.image_size, config.resize) != (SIDE, "squash"):
-        small = decode_listing(listing, SIDE, "squash", 1.0, decoded.ranges, rules=DicomRules.of(config))
+    if (config.image_size, config.resize, channels_of(decoded.images)) != (SIDE, "squash", GREY):
+        small = decode_grey(listing, DecodingRules(SIDE, dicom=DicomRules.of(config)), decoded.ranges)
     if small.positions != decoded.positions:
         raise BalancerError(f"files of {listing.root} change while they are read; run again")
     near, pairs = near_groups(small.images, decoded.digests, DicomRules.of(config))

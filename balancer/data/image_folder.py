@@ -16,13 +16,16 @@ import numpy as np
 from PIL import Image
 
 from balancer.core.errors import BalancerError
+from balancer.core.pixels import GREY
 from balancer.core.preview import Undecoded
-from balancer.data import cache, dicom_files
+from balancer.data import cache, channels, dicom_files
+from balancer.data.channels import Seen
 from balancer.data.chest import parse_name
+from balancer.data.colour import GREY_MODES
 from balancer.data.dataset import refuse_cache_inside
 from balancer.data.decoded import file_reader
 from balancer.data.dicom_files import DicomRules
-from balancer.data.images import Ranges, is_coloured, is_image, open_image
+from balancer.data.images import Ranges, is_image, looks_coloured, open_image
 from balancer.data.listing import SUFFIXES, is_clutter
 from balancer.data.manifest import MANIFEST, read_manifest
 from balancer.data.phantom import STAMP
@@ -30,8 +33,7 @@ from balancer.data.split import merge_groups
 
 log = logging.getLogger("balancer")
 Array = np.ndarray
-COLOUR_SAMPLE = 16  # images of a folder that are checked for colour
-GREY = {"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"}
+FIRST_FRAME = DicomRules(frame="first")
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,7 @@ class Scan:
     files: list[Path]  # images, and damaged files with the name of an image
     sizes: dict[Path, tuple[int, int]]  # width and height of the files with a readable header
     formats: Counter[str]  # of these files, by Pillow's name
-    stored_in_colour: int
-    colour_checked: int  # of the images stored in colour
-    not_grey: int  # of the checked images
+    colour: Seen  # what a look at the images stored in colour showed
     strays: Counter[str]  # other files by suffix
 
     @property
@@ -67,7 +67,7 @@ class Folder:
 
     scan: Scan
     names: list[str]  # relative to the folder
-    images: Array  # (n, size, size) uint8
+    images: Array  # (n, size, size) or (n, size, size, 3) uint8
     groups: list[str]
     named: int  # images whose file name tells the patient
     digests: list[str]
@@ -75,6 +75,7 @@ class Folder:
     notes: list[str]  # what a reader must know of the decoding
     ranges: dict[str, float]  # of samples of more than 8 bits
     undecoded: Undecoded | None = None  # of a dry run: one image stands for all; see balancer.data.decoded
+    without_colour: list[int] | None = None  # of images read in colour: see balancer.data.decoded
 
 
 def images_folder(name: str, path: Path) -> Path:
@@ -128,7 +129,7 @@ def scan_folder(name: str, path: Path) -> Scan:
                 with _opened(file) as image:
                     sizes[file] = image.size
                     formats[image.format or "unknown"] += 1
-                    if image.mode not in GREY:
+                    if image.mode not in GREY_MODES:
                         colour.append(file)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             if file.name == STAMP:
@@ -144,31 +145,48 @@ def scan_folder(name: str, path: Path) -> Scan:
         )
     if strays:
         log.info("%s: %d files that are no images are ignored", name, strays.total())
-    colour_checked = colour[:COLOUR_SAMPLE]
-    not_grey = sum(map(file_is_coloured, colour_checked))
-    return Scan(name, path, files, sizes, formats, len(colour), len(colour_checked), not_grey, strays)
+    return Scan(name, path, files, sizes, formats, _look_for_colour(path, colour), strays)
+
+
+def _look_for_colour(path: Path, files: list[Path]) -> Seen:
+    """Look at images that are stored in colour until one is truly coloured, or take what an earlier look showed."""
+    names = [str(file) for file in files]
+    stamp = cache.stat_stamp(path, names)
+    if (seen := channels.stored(stamp, len(files))) is None:
+
+        def look(i: int) -> bool | None:
+            return looks_coloured(files[i], FIRST_FRAME)
+
+        seen = channels.search(channels.sample(len(files), look), range(len(files)), look)
+        seen = channels.store(stamp, seen)
+    return seen
 
 
 def _opened(file: Path) -> AbstractContextManager[Image.Image]:
     """Open an image of any size and number of frames; of a DICOM file, the first."""
     if dicom_files.is_dicom_file(file):
-        return open_image(file, DicomRules(frame="first"))
+        return open_image(file, FIRST_FRAME)
     return Image.open(file)
 
 
 def file_is_coloured(file: Path) -> bool:
-    """Return whether the channels of an image differ; of a damaged file, False."""
+    """Return whether an image is truly coloured; of a damaged file, False."""
     try:
-        with _opened(file) as image:
-            return is_coloured(image)
-    except (OSError, SyntaxError, ValueError):
+        return bool(looks_coloured(file, FIRST_FRAME))
+    except OSError:
         return False  # decoding will say what is wrong with it
 
 
 def decode_folder(
-    scan: Scan, size: int, resize: str, max_bad: float, decode: bool = True, ranges: Ranges | None = None
+    scan: Scan,
+    size: int,
+    resize: str,
+    max_bad: float,
+    decode: bool = True,
+    ranges: Ranges | None = None,
+    number: int = GREY,
 ) -> Folder:
-    """Return the images of a folder at the working size.
+    """Return the images of a folder at the working size, in so many channels.
 
     ``decode`` and ``ranges`` are those of :func:`balancer.data.cache.decode_all`.
 
@@ -176,13 +194,16 @@ def decode_folder(
         BalancerError: too many files are unreadable, or a synthesis run holds other images than its manifest lists.
     """
     files = scan.files
+    settings: dict[str, str | int] = {"size": size, "resize": resize}
+    if number != GREY:
+        settings["channels"] = number
     names = [str(file) for file in files]
     decoded = cache.decode_all(
         names,
         cache.stat_stamp(scan.path, names),
         lambda i: hashlib.sha256(files[i].read_bytes()).hexdigest(),
-        file_reader(files, size, resize),
-        {"size": size, "resize": resize},
+        file_reader(files, size, resize, channels=number),
+        settings,
         max_bad,
         ranges,
         decode,
@@ -203,7 +224,7 @@ def decode_folder(
         _check_listed(scan.run, dict(zip(names, decoded.digests, strict=True)))
     # In memory, since torch takes no read-only arrays; the images of a dry run are never looked at.
     images = np.array(decoded.images) if decoded.undecoded is None else decoded.images
-    facts = decoded.digests, decoded.bad, decoded.notes, decoded.ranges, decoded.undecoded
+    facts = decoded.digests, decoded.bad, decoded.notes, decoded.ranges, decoded.undecoded, decoded.without_colour
     return Folder(scan, names, images, groups, named, *facts)
 
 

@@ -1,4 +1,4 @@
-"""Reading any image that PIL reads, as grey uint8 at the working size."""
+"""Reading any image that PIL reads, as grey or colour uint8 at the working size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from balancer.core.errors import BalancerError
+from balancer.core.pixels import GREY, in_colour
 from balancer.data import dicom_files
+from balancer.data.colour import GREY_MODES, SIDE, is_coloured
 from balancer.data.depth import SAMPLES, SIXTEEN_BIT, Decoding, Ranges, Samples, Source, limits
 from balancer.data.dicom_files import DicomRules
 from balancer.data.jpeg import may_be_cut, refuse_cut
@@ -46,12 +48,6 @@ _UPRIGHT = {
 def named(names: Sequence[str], most: int = 5) -> str:
     """Return the first names of a list, for a message."""
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
-
-
-def is_coloured(image: Image.Image) -> bool:
-    """Return whether the channels differ by more than a JPEG's rounding: many grey radiographs are stored as RGB."""
-    pixels = np.asarray(image.convert("RGB").resize((32, 32)), dtype=int)
-    return bool((np.ptp(pixels, axis=2) > 8).any())
 
 
 def is_image(path: Path) -> bool:
@@ -127,6 +123,23 @@ def _check(path: object, image: Image.Image) -> None:
 def to_grey(image: Image.Image, ranges: Ranges | None = None) -> tuple[Image.Image, Source]:
     """Return an image of any mode as mode ``L``, or as ``F`` in [0, 255] if the source has more than 8 bits.
 
+    Colour becomes luminance (ITU-R BT.601). The rest is as in :func:`upright`, with its errors.
+    """
+    picture, source = upright(image, ranges)
+    return (picture if picture.mode == "F" else picture.convert("L")), source
+
+
+def to_colour(image: Image.Image, ranges: Ranges | None = None) -> tuple[Image.Image, Source]:
+    """Return an image of any mode as ``RGB``; one stored in grey as :func:`to_grey` does."""
+    picture, source = upright(image, ranges)
+    if picture.mode in ("L", "F"):
+        return picture, source
+    return picture.convert("L" if picture.mode in GREY_MODES else "RGB"), source
+
+
+def upright(image: Image.Image, ranges: Ranges | None = None) -> tuple[Image.Image, Source]:
+    """Return an image as a viewer shows the image, of mode ``F`` in [0, 255] if the source has more than 8 bits.
+
     EXIF rotation is applied. Transparency is laid on black, the background of a radiograph. Deep images are scaled by
     ``ranges``, else by the range that this image would have alone.
 
@@ -134,6 +147,7 @@ def to_grey(image: Image.Image, ranges: Ranges | None = None) -> tuple[Image.Ima
         OSError: the pixel data are truncated, corrupt or out of range.
     """
     side, tags, kind = min(image.size), getattr(image, "tag_v2", {}), _kind(image)
+    stored = image.mode not in GREY_MODES
     rawmodes = [str(tile.args) for tile in getattr(image, "tile", ())]
     if SAMPLES in image.info:
         return _scaled(image.info[SAMPLES](), ranges or {}, side)
@@ -156,7 +170,7 @@ def to_grey(image: Image.Image, ranges: Ranges | None = None) -> tuple[Image.Ima
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
-    return image.convert("L"), Source(side)
+    return image, Source(side, in_colour=stored)
 
 
 def _scaled(samples: Samples, ranges: Ranges, side: int) -> tuple[Image.Image, Source]:
@@ -222,8 +236,8 @@ def _significant_bits(handle: IO[bytes]) -> int:
     return bits
 
 
-def resize_grey(image: Image.Image, size: int, how: str, extent: tuple[float, float] | None = None) -> Array:
-    """Return a grey image as (size, size) uint8, antialiased (bicubic over the whole footprint of a pixel).
+def resize_image(image: Image.Image, size: int, how: str, extent: tuple[float, float] | None = None) -> Array:
+    """Return an image as (size, size) or (size, size, 3) uint8, antialiased (bicubic over a pixel's whole footprint).
 
     ``how`` is ``squash``, which ignores the aspect ratio, ``pad``, which adds black borders, or ``crop``, which cuts
     the longer side, centred. ``extent`` is (width, height) in pixels of the part, from the top left, with the picture.
@@ -258,21 +272,73 @@ def read_grey(path: Path, ranges: Ranges | None = None, rules: DicomRules = AS_S
 
 
 def decode_image(
-    source: Path | IO[bytes], size: int, how: str, ranges: Ranges | None = None, rules: DicomRules = AS_SHOWN
+    source: Path | IO[bytes],
+    size: int,
+    how: str,
+    ranges: Ranges | None = None,
+    rules: DicomRules = AS_SHOWN,
+    channels: int = GREY,
 ) -> Decoding:
-    """Return an image as (size, size) grey uint8, and what its set must know of it; see :func:`open_image`.
+    """Return an image as (size, size) or (size, size, 3) uint8, and what its set must know of it.
+
+    See :func:`open_image`. An image stored in grey has three equal channels in colour.
 
     Raises:
         OSError: unreadable, empty, truncated, not an image, several images, or too small for a chest.
     """
     with open_image(source, rules) as image:
-        side, extent = min(image.size), _reduce(image, size)
-        grey, known = to_grey(image, ranges)
-        _check_end(source, image, lambda again: _reduce(again, size))
-        return Decoding(resize_grey(grey, size, how, extent), replace(known, side=side))
+        side, extent = min(image.size), _reduce(image, size, channels)
+        picture, known = (to_grey if channels == GREY else to_colour)(image, ranges)
+        _check_end(source, image, lambda again: _reduce(again, size, channels))
+        return decoding_of(picture, replace(known, side=side), size, how, channels, extent)
 
 
-def _reduce(image: Image.Image, size: int) -> tuple[float, float] | None:
+def decoding_of(
+    picture: Image.Image,
+    source: Source,
+    size: int,
+    how: str,
+    channels: int,
+    extent: tuple[float, float] | None = None,
+) -> Decoding:
+    """Return a picture of :func:`to_grey` or :func:`to_colour` at the working size."""
+    pixels = resize_image(picture, size, how, extent)
+    if channels == GREY:
+        return Decoding(pixels, source)
+    return Decoding(in_colour(pixels[None])[0], replace(source, coloured=is_coloured(picture)))
+
+
+def is_converted(source: Path | IO[bytes], known: Source, channels: int, rules: DicomRules = AS_SHOWN) -> bool:
+    """Return whether an image lost its colours, or has none, when it was decoded in so many channels.
+
+    Args:
+        source: the file.
+        known: what decoding found.
+        channels: that it was decoded in.
+        rules: how DICOM files are read.
+
+    Raises:
+        OSError: unreadable, as in :func:`decode_image`.
+    """
+    if channels != GREY:
+        return not known.coloured
+    return known.in_colour and bool(looks_coloured(source, rules))
+
+
+def looks_coloured(source: Path | IO[bytes], rules: DicomRules = AS_SHOWN) -> bool | None:
+    """Return whether an image file is truly coloured; None if it is stored in grey.
+
+    Raises:
+        OSError: unreadable, as in :func:`decode_image`.
+    """
+    with open_image(source, rules) as image:
+        if image.mode in GREY_MODES:
+            return None
+        image.draft(None, (2 * SIDE, 2 * SIDE))  # a JPEG may be decoded at a reduced scale
+        return is_coloured(to_colour(image)[0])
+
+
+def _reduce(image: Image.Image, size: int, channels: int) -> tuple[float, float] | None:
     """Let a JPEG much larger than needed be decoded at a reduced scale, never below twice the working size.
 
     For originals of several megapixels this saves most of the time. Returned is the extent of the picture: 700 rows
@@ -280,7 +346,8 @@ def _reduce(image: Image.Image, size: int) -> tuple[float, float] | None:
     """
     if image.format != "JPEG" or image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         return None
-    reduced = image.draft("L" if image.mode in ("L", "RGB") else None, (2 * size, 2 * size))
+    to_luma = channels == GREY and image.mode in ("L", "RGB")
+    reduced = image.draft("L" if to_luma else None, (2 * size, 2 * size))
     return reduced[1][2:] if reduced else None
 
 
@@ -301,6 +368,13 @@ def _content(source: Path | IO[bytes]) -> bytes:
     return source.read()
 
 
-def read_image(path: Path, size: int, how: str, ranges: Ranges | None = None, rules: DicomRules = AS_SHOWN) -> Array:
-    """Return an image file as (size, size) grey uint8; see :func:`decode_image`."""
-    return decode_image(path, size, how, ranges, rules).pixels
+def read_image(
+    path: Path,
+    size: int,
+    how: str,
+    ranges: Ranges | None = None,
+    rules: DicomRules = AS_SHOWN,
+    channels: int = GREY,
+) -> Array:
+    """Return an image file as (size, size) or (size, size, 3) uint8; see :func:`decode_image`."""
+    return decode_image(path, size, how, ranges, rules, channels).pixels

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from balancer.core.errors import BalancerError
+from balancer.core.pixels import GREY, channels_of
 from balancer.core.preview import Undecoded
 from balancer.core.settings_base import DataConfig
 from balancer.data.class_folders import ClassFolder
@@ -34,7 +35,7 @@ class ImportedClass:
     scan: Scan
     names: list[str]  # relative to the folder of the class
     digests: list[str]  # SHA-256 of each file
-    images: Array  # (n, size, size) uint8
+    images: Array  # uint8, of the size and the channels of the real images
     undecoded: Undecoded | None = None
 
     @property
@@ -64,7 +65,8 @@ def read_class(
     files = sorted(scan.files, key=lambda file: natural(file.relative_to(scan.path).as_posix()))[:n]
     scan = replace(scan, files=files, sizes={file: scan.sizes[file] for file in files if file in scan.sizes})
     _refuse_small(scan, size)
-    decoded = decode_folder(scan, size, config.resize, config.max_bad, decode, data.ranges or None)
+    how = size, config.resize, config.max_bad, decode, data.ranges or None, data.channels
+    decoded = decode_folder(scan, *how)
     part = ImportedClass(folder.label, scan, decoded.names, decoded.digests, decoded.images, decoded.undecoded)
     notes = [*_notes_on_files(scan, decoded), *_notes_on_count(part, data, n)]
     if part.undecoded is None:
@@ -97,12 +99,7 @@ def _notes_on_files(scan: Scan, folder: Folder) -> list[str]:
             f"{len(scan.sizes) - sizes[usual]} of {len(scan.sizes)} images are not of {usual[0]} x {usual[1]} px, such"
             f" as {odd.name} ({scan.sizes[odd][0]} x {scan.sizes[odd][1]} px): what resizing leaves differs among them."
         )
-    coloured = [file.name for file in scan.files if file_is_coloured(file)] if scan.stored_in_colour else []
-    if coloured:
-        notes.append(
-            f"{len(coloured)} of {len(scan.files)} images are coloured and were read as grey, as the real images are"
-            f" ({named(coloured, SHOWN)})."
-        )
+    notes += _notes_on_colour(scan, folder)
     if folder.bad:
         bad = [Path(name).name for name, _ in folder.bad]
         notes.append(
@@ -112,6 +109,24 @@ def _notes_on_files(scan: Scan, folder: Folder) -> list[str]:
         kinds = ", ".join(f"{n} {suffix}" for suffix, n in scan.strays.most_common())
         notes.append(f"Files that are no images were left out: {kinds}.")
     return notes
+
+
+def _notes_on_colour(scan: Scan, folder: Folder) -> list[str]:
+    """Return what a reader must know where images lost their colours, or have none beside real ones in colour."""
+    in_grey = channels_of(folder.images) == GREY
+    coloured = [f.name for f in scan.files if file_is_coloured(f)] if in_grey and scan.colour.in_colour else []
+    if coloured:
+        return [
+            f"{len(coloured)} of {len(scan.files)} images are coloured and were read as grey, as the real images are"
+            f" ({named(coloured, SHOWN)})."
+        ]
+    if without := folder.without_colour:
+        names = named([scan.files[i].name for i in without], SHOWN)
+        return [
+            f"{len(without)} of {len(scan.files)} images have no colour and three equal channels, and the real images"
+            f" are read in colour: a classifier can tell them by that ({names})."
+        ]
+    return []
 
 
 def _notes_on_count(part: ImportedClass, data: Dataset, n: int | None) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 from collections import Counter
 from collections.abc import Iterator
@@ -14,12 +13,14 @@ from PIL import Image
 
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.files import JsonObject, refuse_unwritable
+from balancer.core.pixels import WORDS
 from balancer.core.settings import PHANTOM, DataConfig
 from balancer.data import dicom_files, table
 from balancer.data.caveats import unreadable_note
+from balancer.data.colour import GREY_MODES
 from balancer.data.dataset import Dataset, load_dataset, phantom_folder, read_data
 from balancer.data.dicom_files import BITS, DicomRules
-from balancer.data.images import is_coloured, open_image
+from balancer.data.images import open_image
 from balancer.data.listing import SUFFIXES, LeftOut, Listing, few, left_out_note
 from balancer.data.patients import suggested_pattern
 from balancer.data.readers import READERS, choose_reader
@@ -29,7 +30,6 @@ from balancer.data.table import Columns
 from balancer.data.training_fold import write_training_fold
 
 SAMPLED = 500  # files whose headers are read, evenly spread
-COLOUR_SAMPLE = 16  # of these, stored in colour, that are looked at for colour
 SHOWN = 12  # names in a line
 WITHOUT_FLAG = {"resize", "window", "frame", "dicom_source"}  # settings that --set alone takes
 DEFAULT_SIDE = DataConfig().image_size
@@ -44,7 +44,6 @@ class Pictures:
     median: tuple[int, int]
     largest: tuple[int, int]
     stored: dict[str, int]  # format and depth in words
-    coloured: int  # of those stored in colour whose pixels were looked at
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,7 @@ class Inspection:
     classes: dict[str, dict[str, int]] = field(default_factory=dict)  # class -> fold -> images
     patients: str = ""
     sources: dict[str, int] = field(default_factory=dict)
+    channels: int = 1  # that the images are read in
     pictures: Pictures | None = None
     left_out: list[LeftOut] = field(default_factory=list)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
@@ -100,8 +100,7 @@ class Inspection:
         p = self.pictures
         sizes = " to ".join(dict.fromkeys(f"{w} x {h}" for w, h in (p.smallest, p.largest)))
         stored = ", ".join(p.stored)
-        colour = f"; {p.coloured} of {COLOUR_SAMPLE} looked at are coloured" if p.coloured else ""
-        return f"{sizes} px ({stored}){colour}"
+        return f"{sizes} px ({stored}), read in {WORDS[self.channels]}"
 
     def _classes(self) -> list[str]:
         width = max(map(len, self.classes), default=0)
@@ -152,6 +151,7 @@ def inspect(config: DataConfig, training_fold: Path | None = None) -> Inspection
         },
         patients=_patients(loaded),
         sources=dict(Counter(r.source for r in loaded.records if r.source).most_common()),
+        channels=loaded.channels,
         pictures=pictures,
         left_out=loaded.left_out,
         unreadable=loaded.bad,
@@ -244,20 +244,17 @@ def _patients(data: Dataset) -> str:
 def _pictures(listing: Listing, rules: DicomRules) -> Pictures | None:
     """Return the sizes and kinds of at most SAMPLED images; None if none of them can be opened."""
     sizes: list[tuple[int, int]] = []
-    stored, coloured, looked = Counter[str](), 0, 0
+    stored = Counter[str]()
     for image in _opened(listing, rules):
         sizes.append(image.size)
         bits = image.info.get(BITS, 16 if image.mode.startswith("I") else 32 if image.mode == "F" else 8)
-        grey = image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
+        grey = image.mode in GREY_MODES
         stored[f"{image.format or 'array'}, {bits}-bit {'grey' if grey else 'RGB'}"] += 1
-        if not grey and looked < COLOUR_SAMPLE:
-            with contextlib.suppress(OSError):  # the note on unreadable files has the reason
-                looked, coloured = looked + 1, coloured + is_coloured(image)
     if not sizes:
         return None
     by_area = sorted(sizes, key=lambda size: size[0] * size[1])
     middle = by_area[len(by_area) // 2]
-    return Pictures(len(sizes), by_area[0], middle, by_area[-1], dict(stored.most_common()), coloured)
+    return Pictures(len(sizes), by_area[0], middle, by_area[-1], dict(stored.most_common()))
 
 
 def _opened(listing: Listing, rules: DicomRules) -> Iterator[Image.Image]:

@@ -59,6 +59,7 @@ class Listing:
     numbers_restart: bool = False  # one patient number under two sources may be of two patients
     source_name: str = ""  # what the sources are called, such as "column site"; empty: they are no sites
     reader: str = "chest"
+    channels: int | None = None  # that the images are read in, whatever they look like; None: as they look
 
 
 def left_out_note(left_out: Sequence[LeftOut]) -> list[str]:

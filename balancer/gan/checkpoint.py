@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from pydantic import Field
@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from balancer.core.config import differences, validate
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.marker import MARKER
+from balancer.core.pixels import WORDS
 from balancer.core.saved_runs import saved_config
 from balancer.core.sealed import DamagedFile, load_tensors, save_tensors
 from balancer.core.settings import GanTrainConfig
 from balancer.core.shapes import check_format, check_tensors, parse
 from balancer.data.dataset import Dataset
+from balancer.gan.networks import make_generator
 from balancer.gan.snapshot import Snapshot
 from balancer.gan.step import GanState
 
@@ -43,6 +45,7 @@ class DataSource:
     """What a checkpoint says of its training data; the file holds more facts about them."""
 
     source: str  # path, or "phantom"
+    channels: Literal[1, 3] = 1  # files of earlier versions have none
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Checkpoint:
     class_name: str
     split_hash: str
     data_source: str  # path of the training data, or "phantom"
+    channels: int  # of the images: 1 grey, 3 colour
     precisions: list[str]  # as in GanState; empty in files of earlier versions
     threads: list[int]
     state: dict[str, Any]  # state dicts by the keys of GanState.modules(), running_stats and best; not checked yet
@@ -178,8 +182,8 @@ def read_checkpoint(
     if header.step > saved.steps:
         raise DamagedFile(path, f"step: {header.step}; expected at most {saved.steps}", remedy)
     state = {key: content[key] for key in KEYS - GENERATOR_KEYS | {"G_ema"} if key in content}
-    source, before = header.data.source, (header.precisions, header.threads)
-    return Checkpoint(path, saved, header.step, header.class_name, header.split_hash, source, *before, state)
+    origin = header.split_hash, header.data.source, header.data.channels
+    return Checkpoint(path, saved, header.step, header.class_name, *origin, header.precisions, header.threads, state)
 
 
 def load_weights(saved: Checkpoint, name: str, network: nn.Module, remedy: str = REMEDY) -> None:
@@ -259,8 +263,8 @@ def finished_settings(run: Path) -> GanTrainConfig:
     return config
 
 
-def read_best(folder: Path, device: torch.device, config: GanTrainConfig, network: nn.Module) -> Checkpoint:
-    """Load the chosen generator of a finished run into a network, and return its checkpoint.
+def read_best(folder: Path, device: torch.device, config: GanTrainConfig) -> tuple[nn.Module, Checkpoint]:
+    """Return the chosen generator of a finished run, on the CPU, and its checkpoint.
 
     When ``best.pt`` is damaged, a checkpoint of the same step serves, which holds the same generator.
 
@@ -269,19 +273,25 @@ def read_best(folder: Path, device: torch.device, config: GanTrainConfig, networ
     """
     try:
         saved = read_checkpoint(folder / BEST, device, config)
-        load_weights(saved, "G_ema", network)
-        return saved
+        return _generator(saved), saved
     except DamagedFile as damage:
         for path in (folder / CHECKPOINT, previous(folder / CHECKPOINT)):
             try:
                 other = read_checkpoint(path, device, config)
                 if other.best is not None and other.best.step == other.step:
-                    load_weights(other, "G_ema", network)
+                    G = _generator(other)
                     log.warning("%s is damaged (%s); took the same generator from %s", BEST, damage.problem, path)
-                    return other
+                    return G, other
             except BalancerError:
                 continue
         raise
+
+
+def _generator(saved: Checkpoint) -> nn.Module:
+    """Return the averaged generator that a checkpoint holds; raises as :func:`load_weights`."""
+    G = make_generator(saved.config, saved.channels)
+    load_weights(saved, "G_ema", G)
+    return G
 
 
 def load_checkpoint(
@@ -303,6 +313,11 @@ def load_checkpoint(
         raise BalancerError(
             f"{path} was trained on split {saved.split_hash}, the data now give {data.split_hash};"
             " the files or their split changed"
+        )
+    if saved.channels != data.channels:
+        raise BalancerError(
+            f"{path} was trained on {WORDS[saved.channels]} images, the data are now read in {WORDS[data.channels]};"
+            " train again"
         )
     for key in sorted(KEYS - GENERATOR_KEYS - saved.state.keys()):
         raise DamagedFile(path, f"{key}: missing", remedy)

@@ -61,7 +61,7 @@ def feature_network(config: GanTrainConfig, data: Dataset, device: torch.device)
     choice = choose(config.features, data, device)
     for note in choice.notes:
         log.warning(note)
-    network = choice.network or random_conv(device)
+    network = choice.network or random_conv(device, data.channels)
     log.info("snapshots are measured on the features of %s", network.name)
     return network
 
@@ -102,7 +102,7 @@ def _kid(real: np.ndarray, fake: np.ndarray) -> float:
 
 @torch.no_grad()
 def generate(G: nn.Module, z: Tensor) -> Tensor:
-    """Return images (n, 1, H, W) in [-1, 1] of latents (n, z_dim), in evaluation mode and always in float32."""
+    """Return images (n, 1 or 3, H, W) in [-1, 1] of latents (n, z_dim), in evaluation mode and always in float32."""
     G.eval()
     with exact_float32(z.device):
         return G(z).float().clamp(-1, 1)

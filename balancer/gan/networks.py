@@ -1,4 +1,4 @@
-"""DCGAN generators and discriminators for one-channel images of side ``base * 2**k``."""
+"""DCGAN generators and discriminators for grey or colour images of side ``base * 2**k``."""
 
 from __future__ import annotations
 
@@ -50,13 +50,15 @@ class DCGANGenerator(nn.Module):
         UsageError: the size cannot be halved twice.
     """
 
-    def __init__(self, image_size: int, z_dim: int, width: int, upsampled: int | None = 0) -> None:
+    def __init__(
+        self, image_size: int, z_dim: int, width: int, image_channels: int = 1, upsampled: int | None = 0
+    ) -> None:
         super().__init__()
         base, doublings = pyramid(image_size)
         transposed = 0 if upsampled is None else doublings - upsampled
         channels = [width * min(2**i, MAX_MULTIPLE) for i in reversed(range(doublings))]
         layers: list[nn.Module] = [nn.ConvTranspose2d(z_dim, channels[0], base, bias=False)]
-        for i, (c_in, c_out) in enumerate(zip(channels, [*channels[1:], 1], strict=True)):
+        for i, (c_in, c_out) in enumerate(zip(channels, [*channels[1:], image_channels], strict=True)):
             layers += [nn.BatchNorm2d(c_in), nn.ReLU(inplace=True)]
             if i < transposed:
                 layers.append(nn.ConvTranspose2d(c_in, c_out, 4, stride=2, padding=1, bias=False))
@@ -66,7 +68,7 @@ class DCGANGenerator(nn.Module):
         self.apply(init_normal)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return images (B, 1, H, W) in [-1, 1] of latents (B, z_dim)."""
+        """Return images (B, 1 or 3, H, W) in [-1, 1] of latents (B, z_dim)."""
         return self.layers(z[:, :, None, None])
 
 
@@ -95,7 +97,7 @@ class UpBlock(nn.Module):
 class ResidualGenerator(nn.Module):
     """Residual generator after Miyato et al. 2018 (arXiv:1802.05957)."""
 
-    def __init__(self, image_size: int, z_dim: int, width: int) -> None:
+    def __init__(self, image_size: int, z_dim: int, width: int, image_channels: int = 1) -> None:
         super().__init__()
         base, doublings = pyramid(image_size)
         channels = [width * min(2**i, MAX_MULTIPLE // 2) for i in reversed(range(doublings))]
@@ -106,13 +108,13 @@ class ResidualGenerator(nn.Module):
             *blocks,
             nn.BatchNorm2d(channels[-1]),
             nn.ReLU(inplace=True),
-            nn.Conv2d(channels[-1], 1, 3, padding=1),
+            nn.Conv2d(channels[-1], image_channels, 3, padding=1),
             nn.Tanh(),
         )
         self.apply(init_he)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return images (B, 1, H, W) in [-1, 1] of latents (B, z_dim)."""
+        """Return images (B, 1 or 3, H, W) in [-1, 1] of latents (B, z_dim)."""
         return self.layers(self.project(z).unflatten(1, (-1, self.base, self.base)))
 
 
@@ -149,7 +151,7 @@ def _convolution(
 
 
 class Discriminator(nn.Module):
-    """Images (B, 1, H, W) in [-1, 1] to logits (B,) through ``layers``."""
+    """Images (B, 1 or 3, H, W) in [-1, 1] to logits (B,) through ``layers``."""
 
     layers: nn.Module
 
@@ -165,10 +167,17 @@ class DCGANDiscriminator(Discriminator):
     or ``none``. Without BatchNorm, weights start at He et al.'s scale unless they are spectrally normalised.
     """
 
-    def __init__(self, image_size: int, width: int, norm: str = "batch", minibatch_stddev: bool = False) -> None:
+    def __init__(
+        self,
+        image_size: int,
+        width: int,
+        norm: str = "batch",
+        minibatch_stddev: bool = False,
+        image_channels: int = 1,
+    ) -> None:
         super().__init__()
         base, doublings = pyramid(image_size)
-        channels = [1, *(width * min(2**i, MAX_MULTIPLE) for i in range(doublings))]
+        channels = [image_channels, *(width * min(2**i, MAX_MULTIPLE) for i in range(doublings))]
         init = init_he if norm == "none" else init_normal
         layers: list[nn.Module] = []
         for i, (c_in, c_out) in enumerate(itertools.pairwise(channels)):
@@ -201,14 +210,21 @@ class DownBlock(nn.Module):
 class ResidualDiscriminator(Discriminator):
     """Residual discriminator after Miyato et al. 2018."""
 
-    def __init__(self, image_size: int, width: int, norm: str = "none", minibatch_stddev: bool = False) -> None:
+    def __init__(
+        self,
+        image_size: int,
+        width: int,
+        norm: str = "none",
+        minibatch_stddev: bool = False,
+        image_channels: int = 1,
+    ) -> None:
         super().__init__()
         base, doublings = pyramid(image_size)
         channels = [width * min(2**i, MAX_MULTIPLE // 2) for i in range(doublings)]
         self.layers = nn.Sequential(
             # a strided convolution does the first halving: at full resolution a block costs more than all others
             # together
-            *_convolution(1, channels[0], 4, 2, 1, norm, True, init_he),
+            *_convolution(image_channels, channels[0], 4, 2, 1, norm, True, init_he),
             *(DownBlock(c_in, c_out, norm) for c_in, c_out in itertools.pairwise(channels)),
             *[MinibatchStddev()] * minibatch_stddev,
             nn.LeakyReLU(0.2),
@@ -224,7 +240,7 @@ class S2Generator(nn.Module):
     [-1, 1], the range of every generator of this package.
     """
 
-    def __init__(self, image_size: int, z_dim: int, width: int) -> None:
+    def __init__(self, image_size: int, z_dim: int, width: int, image_channels: int = 1) -> None:
         super().__init__()
         if image_size % 4:
             raise UsageError(f"architecture s2 needs an image size divisible by 4; got {image_size}")
@@ -245,13 +261,13 @@ class S2Generator(nn.Module):
             nn.ConvTranspose2d(c[2], c[3], 5, padding=2),
             norms[3],
             nn.LeakyReLU(0.2),
-            nn.ConvTranspose2d(c[3], 1, 5, padding=2),
+            nn.ConvTranspose2d(c[3], image_channels, 5, padding=2),
             nn.Sigmoid(),
         )
         self.apply(init_glorot)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return images (B, 1, H, W) in [-1, 1] of latents (B, z_dim)."""
+        """Return images (B, 1 or 3, H, W) in [-1, 1] of latents (B, z_dim)."""
         images: Tensor = self.layers(self.project(z).unflatten(1, (-1, self.base, self.base)))
         return 2 * images - 1
 
@@ -262,10 +278,17 @@ class S2Discriminator(Discriminator):
     Kernels and strides are not published; 5 x 5 at stride 2, the last at stride 1, are our assumption.
     """
 
-    def __init__(self, image_size: int, width: int, norm: str = "none", minibatch_stddev: bool = False) -> None:
+    def __init__(
+        self,
+        image_size: int,
+        width: int,
+        norm: str = "none",
+        minibatch_stddev: bool = False,
+        image_channels: int = 1,
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        side, c_in = image_size, 1
+        side, c_in = image_size, image_channels
         for i, (multiple, stride) in enumerate(((1, 2), (2, 2), (4, 2), (8, 1))):
             layers += _convolution(c_in, multiple * width, 5, stride, 2, norm, i == 0, init_glorot)
             layers.append(nn.LeakyReLU(0.2, inplace=True))
@@ -304,8 +327,9 @@ def init_he(module: nn.Module) -> None:
 class Architecture:
     """A pair of networks."""
 
-    generator: Callable[[int, int, int], nn.Module]  # of (image_size, z_dim, width)
-    discriminator: Callable[[int, int, str, bool], nn.Module]  # of (image_size, width, norm, minibatch_stddev)
+    generator: Callable[[int, int, int, int], nn.Module]  # of (image_size, z_dim, width, image_channels)
+    # of (image_size, width, norm, minibatch_stddev, image_channels)
+    discriminator: Callable[[int, int, str, bool, int], nn.Module]
 
 
 ARCHITECTURES = {
@@ -326,13 +350,14 @@ def architecture(name: str) -> Architecture:
     return lookup(ARCHITECTURES, name, "architecture")
 
 
-def make_generator(config: GanTrainConfig) -> nn.Module:
-    """Return the generator of the settings, with random weights.
+def make_generator(config: GanTrainConfig, channels: int = 1) -> nn.Module:
+    """Return the generator of the settings for images of so many channels, with random weights.
 
     Raises:
         UsageError: no such architecture, or it has no networks of this size.
     """
-    return architecture(config.architecture).generator(config.data.image_size, config.z_dim, config.generator_width)
+    size, width = config.data.image_size, config.generator_width
+    return architecture(config.architecture).generator(size, config.z_dim, width, channels)
 
 
 def count_values(module: nn.Module) -> int:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def zero_centred_penalty(logits: Tensor, images: Tensor) -> Tensor:
-    """Return the mean squared norm of the gradient of logits (B,) at their images (B, 1, H, W).
+    """Return the mean squared norm of the gradient of logits (B,) at their images (B, C, H, W).
 
     Times gamma / 2, it is R1 at real images and R2 at synthetic images (Mescheder et al. 2018, arXiv:1801.04406).
     """
@@ -16,7 +16,7 @@ def zero_centred_penalty(logits: Tensor, images: Tensor) -> Tensor:
 
 
 def one_centred_penalty(D: nn.Module, real_images: Tensor, fake_images: Tensor, share: Tensor) -> Tensor:
-    """Return the mean of (||gradient|| - 1)^2 at random points between real and synthetic images (B, 1, H, W).
+    """Return the mean of (||gradient|| - 1)^2 at random points between real and synthetic images (B, C, H, W).
 
     ``share`` (B, 1, 1, 1) in [0, 1) is the weight of each real image in the mixture. Gulrajani et al. 2017,
     arXiv:1704.00028.

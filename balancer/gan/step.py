@@ -54,13 +54,17 @@ class GanState:
         }
 
 
-def build_state(config: GanTrainConfig, device: torch.device) -> GanState:
-    """Return fresh networks and optimisers; the weights depend on ``config.seed`` alone, not on the device."""
-    nets = architecture(config.architecture)
-    size = config.data.image_size
+def build_state(config: GanTrainConfig, device: torch.device, channels: int = 1) -> GanState:
+    """Return fresh networks and optimisers for images of so many channels.
+
+    The weights depend on ``config.seed`` alone, not on the device.
+    """
+    nets, size = architecture(config.architecture), config.data.image_size
     torch.manual_seed(derive_seed(config.seed, "init"))
-    G = nets.generator(size, config.z_dim, config.generator_width)
-    D = nets.discriminator(size, config.discriminator_width, config.discriminator_norm, config.minibatch_stddev)
+    G = nets.generator(size, config.z_dim, config.generator_width, channels)
+    D = nets.discriminator(
+        size, config.discriminator_width, config.discriminator_norm, config.minibatch_stddev, channels
+    )
     for net in (G, D):
         net.to(device).to(memory_format=memory_format(device))
     optimizers = _optimizer(config, G, config.lr_generator), _optimizer(config, D, config.lr_discriminator)
@@ -87,7 +91,7 @@ def sample_z(config: GanTrainConfig, n: int, source: torch.Generator) -> Tensor:
 def train_step(config: GanTrainConfig, state: GanState, real_images: Tensor) -> dict[str, Tensor]:
     """Make ``n_dis`` optimiser steps of D, one of G and one EMA update; advance ``state.step``.
 
-    ``real_images`` are (n_dis * B, 1, H, W) in [-1, 1] on the training device, B images for each step of D.
+    ``real_images`` are (n_dis * B, 1 or 3, H, W) in [-1, 1] on the training device, B images for each step of D.
 
     Returns:
         Scalars still on the device: ``loss_D``, ``loss_G``; ``D_real`` and ``D_fake``, D's mean probability of "real"

@@ -18,6 +18,7 @@ from balancer.core.device import memory_format, peak_memory_mb, resolve_precisio
 from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.files import JsonObject
 from balancer.core.jsonl import keep_jsonl
+from balancer.core.pixels import planes
 from balancer.core.run import RunDir
 from balancer.core.seeding import generator
 from balancer.core.settings import GanTrainConfig
@@ -110,9 +111,9 @@ def target_label(config: GanTrainConfig, data: Dataset) -> int:
 
 
 def training_images(data: Dataset, label: int, device: torch.device) -> Tensor:
-    """Return the training fold's images of a class, (n, 1, H, W) uint8, all resident on the device."""
+    """Return the training fold's images of a class, (n, 1 or 3, H, W) uint8, all resident on the device."""
     pixels = np.ascontiguousarray(data.images[data.indices("train", label)])
-    return torch.from_numpy(pixels)[:, None].to(device)
+    return planes(torch.from_numpy(pixels)).to(device)
 
 
 def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.device) -> GanSummary:
@@ -122,7 +123,7 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
         Interrupted: a signal came; the state is saved.
         BalancerError: a loss is not finite, or the images have lost their variety; the last good snapshot is kept.
     """
-    check(config)
+    check(config, data.channels)
     label = target_label(config, data)
     images = training_images(data, label, device)
     state = _new_or_resumed_state(config, data, label, run, device)
@@ -246,7 +247,7 @@ def _new_or_resumed_state(
     config: GanTrainConfig, data: Dataset, label: int, run: RunDir, device: torch.device
 ) -> GanState:
     """Return a fresh state, or that of the run's last good checkpoint; drop logged rows of later steps."""
-    state = build_state(config, device)
+    state = build_state(config, device, data.channels)
     if not run.resumed:
         return state
     read_history(run / "metrics.jsonl")  # refused before anything is changed
@@ -264,7 +265,7 @@ def _last_losses(run: RunDir) -> dict[str, float]:
 
 
 def next_batch(config: GanTrainConfig, images: Tensor, step: int, device: torch.device) -> Tensor:
-    """Return the real images of a step, (n_dis * B, 1, H, W) in [-1, 1]."""
+    """Return the real images of a step, (n_dis * B, 1 or 3, H, W) in [-1, 1]."""
     index = batch_indices(len(images), config.n_dis * config.batch_size, step, config.seed)
     batch = scale(images[torch.from_numpy(index).to(device)], device)
     if not config.data.flips:
@@ -288,8 +289,10 @@ def trackers(config: GanTrainConfig) -> tuple[str, ...]:
     return ("tensorboard",) if config.tensorboard else ()
 
 
-def check(config: GanTrainConfig) -> None:
+def check(config: GanTrainConfig, channels: int | None = None) -> None:
     """Refuse unknown names, and sizes that the networks cannot have, before anything is written.
+
+    ``channels`` are those of the images, where the data are known already.
 
     Raises:
         UsageError: naming the setting and what to give instead.
@@ -299,15 +302,15 @@ def check(config: GanTrainConfig) -> None:
             f"ada_target uses the sign of D's logits, of which the {config.loss} loss fixes only differences; leave"
             " ada_target out or take another loss"
         )
-    check_policy(config.diffaugment)
+    check_policy(config.diffaugment, channels)
     check_installed(trackers(config))
     # Of width 1, which costs nothing. On the meta device, initial weights would import the compiler (2 s).
     with torch.random.fork_rng(devices=[]):
-        architecture(config.architecture).generator(config.data.image_size, config.z_dim, 1)
+        architecture(config.architecture).generator(config.data.image_size, config.z_dim, 1, channels or 1)
 
 
 def scale(pixels: Tensor, device: torch.device) -> Tensor:
-    """Return uint8 pixels (B, 1, H, W) as float32 in [-1, 1], in the memory format that is fastest for convolutions."""
+    """Return uint8 pixels (B, C, H, W) as float32 in [-1, 1], in the memory format that is fastest for convolutions."""
     return (pixels.float() / 127.5 - 1).contiguous(memory_format=memory_format(device))
 
 
@@ -316,10 +319,10 @@ def estimate_seconds(config: GanTrainConfig, data: Dataset, device: torch.device
 
     Steps that would not fit into ``budget`` seconds are tried on a part of the batch.
     """
-    check(config)
+    check(config, data.channels)
     label = target_label(config, data)
     images = training_images(data, label, device)
-    state = build_state(config, device)
+    state = build_state(config, device, data.channels)
 
     def seconds(batch: int) -> float:
         changed = config.model_copy(update={"batch_size": batch})

@@ -3,8 +3,9 @@
 ``chest-xray-128`` ships with the package (:mod:`balancer.metrics.chest`). ``own-128-...`` was trained on the training
 fold of a data set (:mod:`balancer.metrics.own_features`). ``inception-2048`` is the network of the FID (Heusel et al.
 2017, arXiv:1706.08500), taken from torch-fidelity. ``random-conv-128`` is a fixed convolutional network with seeded
-random weights, a kind of embedding that Naeem et al. 2020 (arXiv:2002.09797) discuss for images unlike ImageNet's. Only
-distances on ``inception-2048`` are FIDs, and no other is called so.
+random weights, a kind of embedding that Naeem et al. 2020 (arXiv:2002.09797) discuss for images unlike ImageNet's. For
+images in colour, ``random-conv-128-colour`` has three channels. Only distances on ``inception-2048`` are FIDs, and no
+other is called so.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from balancer.core import progress
 from balancer.core.device import exact_float32
 from balancer.core.download import download
 from balancer.core.errors import BalancerError
+from balancer.core.pixels import GREY, is_uint8_images, luminance, planes
 from balancer.core.sealed import DamagedFile, warn_of_no_seal
 from balancer.core.seeding import derive_seed
 from balancer.core.shapes import check_arrays
@@ -35,24 +37,25 @@ from balancer.metrics.trained_features import TrainedFeatures, as_input
 log = logging.getLogger("balancer")
 Array = np.ndarray
 
-UNTRAINED = "random-conv-128"  # by which nothing is judged where a trained network can be had
+UNTRAINED, UNTRAINED_COLOUR = "random-conv-128", "random-conv-128-colour"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"  # as torch-fidelity names it in the torch hub cache
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 
 @dataclass(frozen=True)
 class FeatureNetwork:
-    """A network that turns grey uint8 images (B, 1, H, W) into features (B, dim) float32."""
+    """A network that turns uint8 images (B, C, H, W) into features (B, dim) float32."""
 
     name: str  # stands beside every figure
     dim: int  # number of features
     version: str  # changes whenever a feature would
     module: Callable[[Tensor], Tensor]
     batch_size: int
+    sees_colour: bool = False  # else C is 1, and an image in colour is made grey first
 
 
 class RandomConv(nn.Module):
-    """Map grey uint8 images (B, 1, H, W) to features (B, 128) by three random convolutions and a random projection.
+    """Map uint8 images (B, C, H, W) to features (B, 128) by three random convolutions and a random projection.
 
     Images are brought to 64 px first, antialiased. Weights come from NumPy's PCG64 stream with the scale of He et al.
     2015, so that they are the same wherever the package runs.
@@ -60,10 +63,10 @@ class RandomConv(nn.Module):
 
     DIM, SIZE, SEED = 128, 64, 20160112
 
-    def __init__(self) -> None:
+    def __init__(self, image_channels: int = 1) -> None:
         super().__init__()
         draw = np.random.Generator(np.random.PCG64(self.SEED)).standard_normal
-        channels = (1, 32, 64, 128)
+        channels = (image_channels, 32, 64, 128)
         for i, (c_in, c_out) in enumerate(itertools.pairwise(channels)):
             weight = draw((c_out, c_in, 3, 3)) * (2 / (9 * c_in)) ** 0.5
             self.register_buffer(f"conv{i}", torch.from_numpy(weight.astype(np.float32)))
@@ -79,9 +82,15 @@ class RandomConv(nn.Module):
         return 3 * F.avg_pool2d(x, 2).flatten(1) @ self.get_buffer("projection")
 
 
-def random_conv(device: torch.device) -> FeatureNetwork:
-    """Return the network with random weights (:class:`RandomConv`)."""
-    return FeatureNetwork(UNTRAINED, RandomConv.DIM, "2", RandomConv().to(device).eval(), batch_size=64)
+def random_conv(device: torch.device, channels: int = GREY) -> FeatureNetwork:
+    """Return the network with random weights (:class:`RandomConv`), for grey images or those in colour."""
+    name, network = (UNTRAINED, RandomConv()) if channels == GREY else (UNTRAINED_COLOUR, RandomConv(channels))
+    return FeatureNetwork(name, RandomConv.DIM, "2", network.to(device).eval(), 64, sees_colour=channels != GREY)
+
+
+def is_untrained(name: str) -> bool:
+    """Return whether a network has random weights: nothing is judged by such a one where a trained one can be had."""
+    return name in (UNTRAINED, UNTRAINED_COLOUR)
 
 
 def chest_xray(device: torch.device) -> FeatureNetwork:
@@ -136,17 +145,17 @@ def inception(weights: Path, device: torch.device) -> FeatureNetwork:
         values: Tensor = net(images.expand(-1, 3, -1, -1).contiguous())[0]
         return values
 
-    return FeatureNetwork("inception-2048", 2048, INCEPTION_SHA256[:12], features, batch_size=32)
+    return FeatureNetwork("inception-2048", 2048, INCEPTION_SHA256[:12], features, batch_size=32, sees_colour=True)
 
 
 def extract(
     network: FeatureNetwork, images: Array, device: torch.device, what: str, keep: bool = False, show: bool = True
 ) -> Array:
-    """Return the features (n, dim) float64 of grey images (n, H, W) uint8.
+    """Return the features (n, dim) float64 of images (n, H, W) or (n, H, W, 3) uint8.
 
     Args:
         network: feature network.
-        images: grey images.
+        images: grey images, or images in colour, which a network of grey ones sees as luminance.
         device: where the network lies.
         what: name of the images beside the progress bar.
         keep: store the features on disk, under the network and the content of the images, and read them the next time.
@@ -154,11 +163,11 @@ def extract(
         show: show the progress bar.
 
     Raises:
-        BalancerError: If the images are not grey uint8 images.
+        BalancerError: If the images are not uint8 images.
     """
-    if images.ndim != 3 or images.dtype != np.uint8 or 0 in images.shape[1:]:
-        raise BalancerError(f"expected grey uint8 images (n, H, W); got {images.shape} {images.dtype}")
-    images = np.ascontiguousarray(images)
+    if not is_uint8_images(images):
+        raise BalancerError(f"expected uint8 images (n, H, W) or (n, H, W, 3); got {images.shape} {images.dtype}")
+    images = np.ascontiguousarray(images if network.sees_colour else luminance(images))
     if keep:
         path, layout = _cache_path(network, images), {"features": ("float32", (len(images), network.dim))}
         earlier = path.with_suffix(".npy")
@@ -174,7 +183,7 @@ def _extract(network: FeatureNetwork, images: Array, device: torch.device, what:
     parts = []
     with progress.bar(len(images), f"{network.name}: {what}", "image", show=show) as bar:
         for i in range(0, len(images), network.batch_size):
-            batch = torch.from_numpy(images[i : i + network.batch_size])[:, None].to(device)
+            batch = planes(torch.from_numpy(images[i : i + network.batch_size])).to(device)
             with exact_float32(device):
                 parts.append(network.module(batch).float().cpu().numpy())
             bar.update(len(batch))
@@ -198,7 +207,7 @@ def _of_earlier_version(path: Path, layout: Mapping[str, tuple[str, tuple[int, .
 
 
 def _cache_path(network: FeatureNetwork, images: Array) -> Path:
-    """Return the cache file for features of images (n, H, W), contiguous; make the cache folder."""
+    """Return the cache file for features of images, contiguous; make the cache folder."""
     key = hashlib.sha256(f"{network.name} {network.version} {images.shape}".encode())
     key.update(images.data)
     return cache_dir("features") / f"{network.name}-{key.hexdigest()[:24]}.npz"

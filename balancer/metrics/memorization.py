@@ -12,6 +12,8 @@ Three tests look for copies, all with one distance between images (:func:`_neare
   So it fails the second test without having copied. Here both kinds of patient face the same synthetic images, and
   differ only in having been seen.
 
+Of colour images the luminance is compared: a copy in other colours is a copy. An exact copy has the colours too.
+
 Limits: a copy that is mirrored, rotated, rescaled, or shifted by more than 3 % of the image is not recognised. A
 handful of half-remembered images in thousands sways neither test. Held-out images must come from the same source as the
 training images, such as a validation fold carved at random. Unseen patients of another hospital are farther for reasons
@@ -31,6 +33,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import mannwhitneyu
 
 from balancer.core.errors import BalancerError
+from balancer.core.pixels import WORDS, channels_of, is_uint8_images, luminance
 from balancer.data.perceptual_hash import perceptual_hash, pixel_hashes, shrink
 from balancer.data.records import sampling_unit
 from balancer.metrics.chance import FEWEST
@@ -121,11 +124,10 @@ def memorization(
     """Look for copies of training images among synthetic ones.
 
     Args:
-        train: (n, H, W) uint8, what the generator was trained on; at least 2 patients.
-        fake: (k, H, W) uint8, synthetic.
-        held_out: (m, H, W) uint8, real images of at least 2 patients that the generator never saw, from the same
-            source. If None, training patients' distances to other training patients are the baseline, and there is no
-            membership test.
+        train: (n, H, W) or (n, H, W, 3) uint8, what the generator was trained on; at least 2 patients.
+        fake: synthetic images, of the same size and channels.
+        held_out: real images of at least 2 patients that the generator never saw, from the same source. If None,
+            training patients' distances to other training patients are the baseline, and there is no membership test.
         train_groups: patient of each training image; if None, every image is a patient.
         held_groups: patient of each held-out image; if None, every image is a patient.
         pairs: number of closest pairs to return.
@@ -231,8 +233,9 @@ class _Nearest:
 
 
 def _prints(images: Array) -> _Prints:
-    blurred = gaussian_filter(shrink(images, SIDE), (0, BLUR, BLUR))
-    return _Prints(blurred, np.where(perceptual_hash(images), np.float32(1), np.float32(-1)))
+    grey = luminance(images)
+    blurred = gaussian_filter(shrink(grey, SIDE), (0, BLUR, BLUR))
+    return _Prints(blurred, np.where(perceptual_hash(grey), np.float32(1), np.float32(-1)))
 
 
 def _standardised(crops: Array) -> Array:
@@ -324,14 +327,16 @@ def _nearer(distances: Array, others: Array) -> tuple[float, float]:
 
 def _check(sets: dict[str, Array]) -> None:
     for name, images in sets.items():
-        if images.ndim != 3 or images.dtype != np.uint8:
-            raise BalancerError(f"{name} images are {images.dtype} of shape {images.shape}; expected uint8 (n, H, W)")
+        if not is_uint8_images(images):
+            raise BalancerError(
+                f"{name} images are {images.dtype} of shape {images.shape}; expected uint8 (n, H, W) or (n, H, W, 3)"
+            )
         least = 1 if name == "synthetic" else 2
         if len(images) < least:
             raise BalancerError(f"looking for copies needs at least {least} {name} images; got {len(images)}")
-    sizes = {f"{name} {h} x {w}" for name, (_, h, w) in ((name, images.shape) for name, images in sets.items())}
     if len({images.shape[1:] for images in sets.values()}) > 1:
-        raise BalancerError(f"images differ in size ({', '.join(sorted(sizes))} px); bring them to one size first")
+        kinds = {f"{n} {x.shape[1]} x {x.shape[2]} px in {WORDS[channels_of(x)]}" for n, x in sets.items()}
+        raise BalancerError(f"images differ in size or channels ({', '.join(sorted(kinds))}); bring them to one kind")
 
 
 def _check_apart(train_groups: Sequence[str] | None, held_groups: Sequence[str] | None) -> None:

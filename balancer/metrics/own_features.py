@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from balancer.core.files import locked, remove
+from balancer.core.pixels import COLOUR
 from balancer.core.preview import duration
 from balancer.core.sealed import DamagedFile, load_tensors, save_tensors
 from balancer.core.seeding import derive_seed
@@ -159,7 +160,12 @@ def own_network(
 
 
 def _loaded(facts: OwnNetwork, network: TrainedFeatures, device: torch.device) -> tuple[OwnNetwork, FeatureNetwork]:
-    return facts, FeatureNetwork(facts.name, TrainedFeatures.DIM, facts.weights, network.to(device), batch_size=64)
+    return facts, _as_features(facts.name, facts.weights, network, device)
+
+
+def _as_features(name: str, weights: str, network: TrainedFeatures, device: torch.device) -> FeatureNetwork:
+    sees_colour = network.channels == COLOUR
+    return FeatureNetwork(name, TrainedFeatures.DIM, weights, network.to(device), 64, sees_colour)
 
 
 def _read(file: Path, channels: int) -> tuple[OwnNetwork, TrainedFeatures]:
@@ -197,7 +203,7 @@ def _make(
     seconds = time.perf_counter() - begin
     weights = weights_hash(network.state_dict())
     first, second = response_sides(data, images)
-    measured = FeatureNetwork(name, TrainedFeatures.DIM, weights, network.to(device), batch_size=64)
+    measured = _as_features(name, weights, network, device)
     enough = len(first) >= FEWEST_OF_SIDE
     counts = {cls: len(data.indices("train", label)) for label, cls in enumerate(data.classes)}
     facts = OwnNetwork(

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.signal.windows import hann
 
 from balancer.core.errors import BalancerError
+from balancer.core.pixels import luminance
 from balancer.metrics.chance import FEWEST, Chance, chance_of, draw_sides, side_means
 
 Array = np.ndarray
@@ -71,7 +72,7 @@ class Spectrum:
 
 
 def compare_spectra(real: Array, fake: Array, other_real: Array, seed: int = 0) -> Spectrum:
-    """Compare grey images (n, H, W) uint8 of one size.
+    """Compare images (n, H, W) or (n, H, W, 3) uint8 of one size; of colour images the luminance.
 
     Args:
         real: real images.
@@ -82,6 +83,7 @@ def compare_spectra(real: Array, fake: Array, other_real: Array, seed: int = 0) 
     Raises:
         BalancerError: If a set is empty, sizes differ, a side has fewer than 16 pixels, or images are not uint8.
     """
+    real, fake, other_real = luminance(real), luminance(fake), luminance(other_real)
     sizes = {images.shape[1:] for images in (real, fake, other_real)}
     if len(sizes) > 1:
         raise BalancerError(f"expected images of one size; got {' and '.join(map(str, sorted(sizes)))}")

@@ -19,7 +19,7 @@ class TrainedFeatures(nn.Module):
 
     def __init__(self, channels: int = 1) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
+        self.channels, layers = channels, list[nn.Module]()
         for i, (c_in, c_out) in enumerate(itertools.pairwise((channels, *self.WIDTHS))):
             kernel = 5 if i == 0 else 3
             conv = nn.Conv2d(c_in, c_out, kernel, stride=2, padding=kernel // 2, bias=False)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from balancer.core import progress
 from balancer.core.device import exact_float32, memory_format
 from balancer.core.errors import BalancerError
+from balancer.core.pixels import COLOUR, channels_of, planes
 from balancer.core.seeding import derive_seed, generator
 from balancer.data.records import sampling_unit
 from balancer.data.sampling import batch_indices
@@ -115,8 +116,8 @@ def pixel_two_sample(
     sensitivities. Nothing is augmented: shifts and flips would hide artefacts that keep to one place or direction.
 
     Args:
-        real: grey images (n, H, W) uint8.
-        fake: as many synthetic images of the same size.
+        real: images (n, H, W) or (n, H, W, 3) uint8.
+        fake: as many synthetic images of the same size and channels.
         groups: patient (n,) of each real image.
         device: where to train. On the CPU the same seed and number of threads give the same bits.
         seed: seed of folds, initial weights, batches and resamples; torch's global stream is neither read nor moved.
@@ -128,9 +129,11 @@ def pixel_two_sample(
         BalancerError: If counts or sizes differ, images are not uint8 or under 8 pixels, or images or patients are too
             few.
     """
-    if real.ndim != 3 or fake.ndim != 3 or real.shape[1:] != fake.shape[1:] or min(real.shape[1:]) < SMALLEST_SIDE:
+    shaped = real.ndim in (3, 4) and real.shape[1:] == fake.shape[1:] and real.shape[3:] in ((), (COLOUR,))
+    if not shaped or min(real.shape[1:3]) < SMALLEST_SIDE:
         raise BalancerError(
-            f"expected grey images (n, H, W) of one size, {SMALLEST_SIDE} px or more; got {real.shape} and {fake.shape}"
+            f"expected images (n, H, W) or (n, H, W, 3) of one size, {SMALLEST_SIDE} px or more; got {real.shape} and"
+            f" {fake.shape}"
         )
     if real.dtype != np.uint8 or fake.dtype != np.uint8:
         raise BalancerError(f"expected uint8 images; got {real.dtype} and {fake.dtype}")
@@ -264,7 +267,7 @@ def fold_auroc(scores: Array, labels: Array, fold: Array, units: Array, seed: in
 
 
 class PixelNet(nn.Module):
-    """Map grey levels (B, 1, H, W), 0 to 255, to logits (B,) of being synthetic.
+    """Map levels (B, C, H, W), 0 to 255, to logits (B,) of being synthetic.
 
     Convolutions of stride 2 lead to a map of 8 px or less, followed by one more convolution, the mean over the map, and
     a linear logit. The network sees the image and what a 3 x 3 mean leaves of it. Checkerboards, noise and blur live in
@@ -276,18 +279,19 @@ class PixelNet(nn.Module):
     mean: Tensor
     sd: Tensor
 
-    def __init__(self, side: int) -> None:
+    def __init__(self, side: int, channels: int = 1) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        c_in, c_out = 2, self.WIDTH
+        inputs = c_in = 2 * channels
+        c_out = self.WIDTH
         while side > 8:
             layers += self._block(c_in, c_out, stride=2)
             side, c_in, c_out = (side + 1) // 2, c_out, min(2 * c_out, self.WIDEST)
         layers += self._block(c_in, self.WIDEST, stride=1)
         self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.logit = nn.Linear(self.WIDEST, 1)
-        self.register_buffer("mean", torch.zeros(1, 2, 1, 1))
-        self.register_buffer("sd", torch.ones(1, 2, 1, 1))
+        self.register_buffer("mean", torch.zeros(1, inputs, 1, 1))
+        self.register_buffer("sd", torch.ones(1, inputs, 1, 1))
 
     @classmethod
     def _block(cls, c_in: int, c_out: int, stride: int) -> list[nn.Module]:
@@ -303,19 +307,19 @@ class PixelNet(nn.Module):
 
     @torch.no_grad()
     def standardise(self, images: Tensor) -> None:
-        """Set mean and SD of both inputs from the training images."""
-        total = torch.zeros(2, 2, dtype=torch.float64)
+        """Set mean and SD of each input from the training images."""
+        total = torch.zeros(2, self.mean.shape[1], dtype=torch.float64)
         for chunk in images.split(CHUNK):
             inputs = self.inputs(chunk).double()
             total += torch.stack([inputs.sum((0, 2, 3)), inputs.square().sum((0, 2, 3))])
-        mean, square = total / images.numel()
+        mean, square = total / images[:, 0].numel()
         sd = (square - mean**2).clamp(min=0).sqrt()
-        self.mean.copy_(mean.view(1, 2, 1, 1))
-        self.sd.copy_(torch.where(sd > 0, sd, 1).view(1, 2, 1, 1))  # constant images
+        self.mean.copy_(mean.view(1, -1, 1, 1))
+        self.sd.copy_(torch.where(sd > 0, sd, 1).view(1, -1, 1, 1))  # constant images
 
     @staticmethod
     def inputs(images: Tensor) -> Tensor:
-        """Return the image and its residual (B, 2, H, W)."""
+        """Return the image and its residual (B, 2C, H, W)."""
         x = images.float()
         return torch.cat([x, x - F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)], dim=1)
 
@@ -329,13 +333,13 @@ def _train(
     images: Array, labels: Array, device: torch.device, seed: int, steps: int, advance: Callable[[], object]
 ) -> PixelNet:
     """Train by AdamW on the binary cross-entropy, with one cycle of the learning rate; return evaluation mode."""
-    pixels, targets = torch.from_numpy(images)[:, None], torch.from_numpy(labels).float().to(device)
+    pixels, targets = planes(torch.from_numpy(images)), torch.from_numpy(labels).float().to(device)
     with torch.random.fork_rng(devices=[]):  # making the layers draws weights, which initialise() replaces
-        net = PixelNet(max(images.shape[1:]))
+        net = PixelNet(max(images.shape[1:3]), channels_of(images))
     net.initialise(generator(seed, "init"))
     net.standardise(pixels)
     net, pixels = net.to(device, memory_format=memory_format(device)), pixels.to(device)  # type: ignore[call-overload]
-    batch = max(SMALLEST_BATCH, BATCH * FULL_BATCH_SIDE**2 // max(FULL_BATCH_SIDE, *images.shape[1:]) ** 2)
+    batch = max(SMALLEST_BATCH, BATCH * FULL_BATCH_SIDE**2 // max(FULL_BATCH_SIDE, *images.shape[1:3]) ** 2)
     optimizer = torch.optim.AdamW(net.parameters(), LR, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps)
     with exact_float32(device):
@@ -354,7 +358,7 @@ def _train(
 def _score(net: PixelNet, images: Array, device: torch.device) -> Array:
     """Return the logits (n,) of being synthetic."""
     with exact_float32(device):
-        parts = [net(chunk.to(device)).cpu().numpy() for chunk in torch.from_numpy(images)[:, None].split(CHUNK)]
+        parts = [net(chunk.to(device)).cpu().numpy() for chunk in planes(torch.from_numpy(images)).split(CHUNK)]
     return np.concatenate(parts)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from balancer.core.errors import BalancerError
+from balancer.core.pixels import COLOUR, channels_of
 from balancer.core.seeding import derive_seed
 from balancer.core.settings import QualityConfig
 from balancer.core.speed import slowness
@@ -76,7 +77,7 @@ def assess(
             the other half the real baseline.
         held_out: real images that the generator never saw. They are the main reference, with as many images of
             ``train`` as the real baseline.
-        fake: synthetic images (n, H, W) uint8.
+        fake: synthetic images (n, H, W) or (n, H, W, 3) uint8.
         device: where the feature networks and the two-sample test on pixels run.
         test: an official test set, only to show how far the parts of the data set lie apart.
         choice: the trained feature network; None for the one that ships with the package.
@@ -85,7 +86,7 @@ def assess(
     notes: list[str] = list(choice.notes)
     held_out = unseen(train, held_out, notes)
     compared = comparisons(settings, train, held_out, len(fake), notes)
-    networks = _networks(choice, settings.inception, device, notes)
+    networks = _networks(choice, settings.inception, device, notes, channels_of(fake))
     notes += _count_notes(settings, networks, compared)
     shift = shift_sides(settings, train, test)
     used = np.unique(np.concatenate([c.fake for c in compared])) if compared else np.arange(0)
@@ -133,12 +134,21 @@ def _if_possible(what: str, notes: list[str], compute: Callable[[], ResultT]) ->
         return None
 
 
-def _networks(choice: Choice, weights: str, device: torch.device, notes: list[str]) -> list[FeatureNetwork]:
+def _networks(
+    choice: Choice, weights: str, device: torch.device, notes: list[str], channels: int
+) -> list[FeatureNetwork]:
     path = inception_weights(weights)
     if path is None:
         notes.append(FID_OFF if weights == "off" else NO_FID)
     trained = [choice.network] if choice.network else []
-    return [*trained, random_conv(device), *([inception(path, device)] if path else [])]
+    networks = [*trained, random_conv(device, channels), *([inception(path, device)] if path else [])]
+    if channels == COLOUR:
+        blind = [f"`{network.name}`" for network in networks if not network.sees_colour]
+        notes.append(
+            f"The images are in colour. Spectra and the search for near copies{' and ' * bool(blind)}"
+            f"{' and '.join(blind)} use their luminance, which differences of colour alone do not change."
+        )
+    return networks
 
 
 class _Features:
@@ -267,7 +277,7 @@ def _two_sample(
         *((f.network.name, logistic, f.of(c.real), f.of_fake(c.fake), f.of(c.other)) for f in features),
         (PIXELS, pixel, c.real.images, fake[c.fake], c.other.images),
     ]
-    if min(fake.shape[1:]) >= 2 * two_sample.SMALLEST_SIDE:
+    if min(fake.shape[1:3]) >= 2 * two_sample.SMALLEST_SIDE:
         tests.append((HALF_SIZE, pixel, halved(c.real.images), halved(fake[c.fake]), halved(c.other.images)))
     rows = []
     for on, test, real, synthetic, other in tests:
@@ -284,12 +294,12 @@ def _two_sample(
 
 
 def halved(images: Array) -> Array:
-    """Return images (n, H, W) uint8 at half the size, (n, H // 2, W // 2).
+    """Return images (n, H, W) or (n, H, W, 3) uint8 at half the size, (n, H // 2, W // 2) or (n, H // 2, W // 2, 3).
 
     Each pixel is the mean of 2 x 2 pixels, which no checkerboard survives.
     """
-    n, height, width = images.shape
-    blocks = images[:, : height // 2 * 2, : width // 2 * 2].reshape(n, height // 2, 2, width // 2, 2)
+    n, height, width, *colours = images.shape
+    blocks = images[:, : height // 2 * 2, : width // 2 * 2].reshape(n, height // 2, 2, width // 2, 2, *colours)
     return np.rint(blocks.mean(axis=(2, 4))).astype(np.uint8)
 
 

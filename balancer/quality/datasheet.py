@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from balancer.core.files import write_text
+from balancer.core.pixels import COLOUR, GREY
 from balancer.data.chest import KIND_WORDS
 from balancer.data.dataset import PHANTOM_NOTICE, Dataset
 from balancer.data.manifest import MANIFEST
@@ -20,6 +21,7 @@ from balancer.quality.report import CAVEATS, Report, findings_section
 from balancer.reporting.document import Document, Section, Table, to_markdown
 
 DATASHEET = "DATASHEET.md"
+PNG_KINDS = {GREY: "grey", COLOUR: "RGB"}
 RESEARCH_ONLY = "Synthetic images, for research only. No image shows a person, and none may pass for a real one."
 USES = (
     "To add images to the training fold of a classifier, and to measure whether that helps: `classifier ablate`.",
@@ -104,7 +106,7 @@ def _composition(report: Report, data: Dataset, label: int, manifest_hash: str, 
     size = data.images.shape[1]
     rows = [
         ["images", f"{report.n:,}, all of class {data.classes[label]}"],
-        ["form", f"8-bit grey PNG, {size} px square"],
+        ["form", f"8-bit {PNG_KINDS[data.channels]} PNG, {size} px square"],
         ["labels", words.labels],
         ["listed in", f"`{MANIFEST}`, with index, seed and SHA-256 of each image"],
         ["seed", words.seeds],
@@ -133,8 +135,9 @@ def _preprocessing(data: Dataset, label: int, words: Words) -> str:
     size = data.images.shape[1]
     left_out = len(data.bad) + sum(item.files for item in data.left_out)
     dropped = f" {left_out:,} files of the folder were not read." if left_out else ""
+    made = "made grey and " if data.channels == GREY else ""
     return (
-        f"The real images were made grey and resized to {size} px. The generator {words.learning} "
+        f"The real images were {made}resized to {size} px. The generator {words.learning} "
         f"{count_units([data.groups[i] for i in data.indices('train', label)])}, all of the training fold.{dropped}"
     )
 

@@ -24,7 +24,7 @@ SHOWN = 36
 
 
 def of_quality(quality: QualityReport, train: Array, fake: Array) -> dict[str, bytes]:
-    """Return the figures of a quality report by name; images are (n, H, W) uint8."""
+    """Return the figures of a quality report by name; images are (n, H, W) or (n, H, W, 3) uint8."""
     drawn = {}
     if quality.memorization and quality.memorization.closest:
         drawn["closest"] = closest_pairs(quality.memorization.closest, fake, train)
@@ -47,8 +47,8 @@ def closest_pairs(pairs: Sequence[ClosePair], fake: Array, train: Array) -> byte
 
     Args:
         pairs: the closest first; at most PAIRS are shown.
-        fake: synthetic images (n, H, W) uint8.
-        train: training images (m, H, W) uint8.
+        fake: synthetic images (n, H, W) or (n, H, W, 3) uint8.
+        train: training images, likewise.
     """
     shown = [
         ImagePair(

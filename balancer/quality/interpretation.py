@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from balancer.metrics.chance import FEWEST
-from balancer.metrics.features import UNTRAINED
+from balancer.metrics.features import is_untrained
 from balancer.metrics.frechet import ALIKE
 from balancer.metrics.memorization import Memorization
 from balancer.quality.judgement import (
@@ -128,7 +128,7 @@ def _overlap_findings(quality: QualityReport) -> Iterator[Finding]:
 def _two_sample_findings(quality: QualityReport) -> Iterator[Finding]:
     real = controls(quality)
     for t in quality.two_sample:
-        if t.compared == SYNTHETIC and t.on != UNTRAINED:
+        if t.compared == SYNTHETIC and not is_untrained(t.on):
             control = real.get(t.on)
             yield Finding(
                 f"Two-sample AUROC ({t.classifier}, {t.on})",

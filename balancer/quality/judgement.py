@@ -12,7 +12,7 @@ from typing import Literal
 from scipy.stats import fisher_exact
 
 from balancer.metrics.chance import ALPHA
-from balancer.metrics.features import UNTRAINED
+from balancer.metrics.features import is_untrained
 from balancer.metrics.manifold import NEIGHBOURS, Manifold
 from balancer.metrics.memorization import Memorization
 from balancer.metrics.two_sample import chance_level
@@ -119,7 +119,7 @@ def main_rows(quality: QualityReport) -> list[DistanceRow]:
     rows = [r for r in quality.distances if r.reference == quality.reference]
     if quality.same_images:
         rows = [r for r in quality.distances if r.frechet_real_baseline is None] or rows
-    return [r for r in rows if r.features != UNTRAINED] or rows
+    return [r for r in rows if not is_untrained(r.features)] or rows
 
 
 def controls(quality: QualityReport) -> dict[str, TwoSampleRow]:

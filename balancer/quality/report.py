@@ -17,7 +17,7 @@ from balancer.core.sealed import write_json
 from balancer.core.settings import Settings
 from balancer.metrics.chest import NAME
 from balancer.metrics.feature_response import DEGRADATIONS
-from balancer.metrics.features import UNTRAINED
+from balancer.metrics.features import is_untrained
 from balancer.metrics.manifold import NEIGHBOURS, Manifold
 from balancer.metrics.memorization import PAIRS, Memorization
 from balancer.metrics.own_features import OWN, OwnNetwork
@@ -320,7 +320,7 @@ def _networks(names: Sequence[str]) -> str:
     sentences = {
         NAME: f"`{NAME}` is a small network trained on chest X-rays that ships with this package.",
         **{name: f"`{name}` is a small network trained for these images." for name in names if name.startswith(OWN)},
-        UNTRAINED: f"`{UNTRAINED}` is a fixed network with seeded random weights.",
+        **{name: f"`{name}` is a fixed network with seeded random weights." for name in names if is_untrained(name)},
     }
     present = [sentence for name, sentence in sentences.items() if name in names]
     return f"{' '.join(present)} Figures on {'these two' if len(present) > 1 else 'it'} are not FIDs."

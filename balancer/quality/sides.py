@@ -22,7 +22,7 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Real images (n, H, W) uint8, the patient of each image, and the name of the set in a report."""
+    """Real images (n, H, W) or (n, H, W, 3) uint8, the patient of each image, and the name of the set in a report."""
 
     images: Array
     groups: list[str]
@@ -47,7 +47,7 @@ class Side:
 
     @property
     def images(self) -> Array:
-        """Return the images (n, H, W) uint8."""
+        """Return the images, (n, H, W) or (n, H, W, 3) uint8."""
         return self.source.images[self.positions]
 
     @property

@@ -63,7 +63,7 @@ class SyntheticClass:
     """The images of one class as they were written."""
 
     label: int
-    images: Array  # (n, H, W) uint8
+    images: Array  # (n, H, W) or (n, H, W, 3) uint8
     files: list[str]  # relative to the run
     seconds: float  # that making and writing them took
     origin: Origin

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from balancer.core.files import atomic_file
+from balancer.core.pixels import GREY, channels_of, from_planes, same_channels
 
 Array = np.ndarray
 GAP = 2
@@ -32,16 +33,16 @@ class Picture:
 
 
 def to_uint8(images: Tensor) -> Array:
-    """Return (n, 1, H, W) in [-1, 1] as (n, H, W) uint8, rounded to the nearest grey level."""
-    pixels: Array = ((images.float() + 1) * 127.5).round().clamp(0, 255).byte().squeeze(1).cpu().numpy()
-    return pixels
+    """Return (n, 1 or 3, H, W) in [-1, 1] as (n, H, W) or (n, H, W, 3) uint8, rounded to the nearest level."""
+    levels = ((images.float() + 1) * 127.5).round().clamp(0, 255).byte()
+    return np.ascontiguousarray(from_planes(levels).cpu().numpy())
 
 
 def tile(images: Array, columns: int) -> Array:
-    """Return (n, H, W) uint8 laid out row by row on a dark ground."""
-    n, height, width = images.shape
+    """Return (n, H, W) or (n, H, W, 3) uint8 laid out row by row on a dark ground."""
+    n, height, width, *colours = images.shape
     rows = -(-n // columns)
-    sheet = np.full((rows * (height + GAP) + GAP, columns * (width + GAP) + GAP), 24, dtype=np.uint8)
+    sheet = np.full((rows * (height + GAP) + GAP, columns * (width + GAP) + GAP, *colours), 24, dtype=np.uint8)
     for i, image in enumerate(images):
         top, left = GAP + i // columns * (height + GAP), GAP + i % columns * (width + GAP)
         sheet[top : top + height, left : left + width] = image
@@ -59,7 +60,7 @@ def png_bytes(pixels: Array, effort: int = 6) -> bytes:
 
 
 def save_grid(path: Path, images: Array, columns: int = 8) -> None:
-    """Write (n, H, W) uint8 as one sheet, small images enlarged without smoothing."""
+    """Write (n, H, W) or (n, H, W, 3) uint8 as one sheet, small images enlarged without smoothing."""
     sheet = tile(images, columns)
     factor = max(1, 128 // images.shape[1])
     with atomic_file(path) as handle:
@@ -67,17 +68,19 @@ def save_grid(path: Path, images: Array, columns: int = 8) -> None:
 
 
 def side_by_side(panels: dict[str, Array], columns: int = 6) -> bytes:
-    """Return several (n, H, W) sets beside one another, each under its title, as a PNG file."""
-    sheets = {title: tile(images, columns) for title, images in panels.items()}
+    """Return several sets, (n, H, W) or (n, H, W, 3), beside one another, each under its title, as a PNG file."""
+    sets = same_channels(list(panels.values()))
+    sheets = {title: tile(images, columns) for title, images in zip(panels, sets, strict=True)}
     factor = max(1, 128 // next(iter(panels.values())).shape[1])
     sheets = {title: sheet.repeat(factor, 0).repeat(factor, 1) for title, sheet in sheets.items()}
     head, gutter = 34, 28
     width = sum(s.shape[1] for s in sheets.values()) + gutter * (len(sheets) - 1)
-    canvas = Image.new("L", (width, head + max(s.shape[0] for s in sheets.values())), 255)
+    height = head + max(s.shape[0] for s in sheets.values())
+    canvas = Image.new("L" if channels_of(sets[0]) == GREY else "RGB", (width, height), "white")
     draw, left = ImageDraw.Draw(canvas), 0
     font = ImageFont.load_default(size=20)
     for title, sheet in sheets.items():
-        draw.text((left + 4, 5), title, fill=0, font=font)
+        draw.text((left + 4, 5), title, fill="black", font=font)
         canvas.paste(Image.fromarray(sheet), (left, head))
         left += sheet.shape[1] + gutter
     return png_bytes(np.asarray(canvas))

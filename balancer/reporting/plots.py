@@ -48,7 +48,7 @@ def svg(figure: Figure) -> bytes:
 
 @dataclass(frozen=True)
 class ImagePair:
-    """A column of :func:`pair_figure`: two images and their difference, (H, W) from 0 to 255, with texts."""
+    """A column of :func:`pair_figure`: two images and their difference, grey or RGB from 0 to 255, with texts."""
 
     images: tuple[np.ndarray, np.ndarray, np.ndarray]
     title: str

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from balancer.core.errors import Interrupted
+from balancer.core.pixels import channels_of
 from balancer.core.setting_types import Trainable
 from balancer.core.settings import ClassifierConfig
 from balancer.core.speed import seconds_each
@@ -68,7 +69,7 @@ def estimate_seconds(study: Study, device: torch.device, budget: float = BUDGET)
 
 def _seconds_an_image(config: ClassifierConfig, images: np.ndarray, device: torch.device, budget: float) -> float:
     """Return the time of an image in prediction."""
-    model = build_model(config).to(device)
+    model = build_model(config, channels=channels_of(images)).to(device)
     return seconds_each(lambda n: trainer.predict(model, images[:n], config, device), len(images), budget)
 
 

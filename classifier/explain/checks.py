@@ -135,7 +135,7 @@ def untrained(saved: SavedClassifier, seed: int) -> nn.Module:
     device = next(saved.model.parameters()).device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build_model(saved.standalone, len(saved.classes)).to(device).eval()
+        return build_model(saved.standalone, len(saved.classes), saved.channels).to(device).eval()
 
 
 def sections(checks: Checks, prefix: str = "") -> tuple[list[Section], dict[str, bytes]]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from balancer.core.device import exact_float32
 from balancer.core.errors import BalancerError, UsageError, lookup
+from balancer.core.pixels import channels_of
 from balancer.core.progress import bar
 from classifier.evaluation.thresholds import labels_of
 from classifier.explain.layers import MapLayer, choose_layer
@@ -60,7 +61,8 @@ def explain(
 
     Args:
         model: a classifier read from disk, or any network that gives logits (N,) or (N, C).
-        images: pixels (N, H, W) uint8 for a classifier read from disk; or network inputs (N, C, H, W) float.
+        images: pixels (N, H, W) or (N, H, W, 3) uint8 for a classifier read from disk; or network inputs (N, C, H, W)
+            float.
         method: a name of :data:`~classifier.explain.methods.METHODS`.
         target: the class to explain, one for all images or one for each; None for the class that the classifier calls.
         layer: the layer whose maps are weighed, such as ``net.layer4``; None for the rule of
@@ -123,11 +125,11 @@ def _network_inputs(model: SavedClassifier | nn.Module, images: Array | Tensor) 
         raise BalancerError("no image to explain; give one or more")
     if isinstance(images, Tensor) and images.ndim == 4 and images.is_floating_point():
         return images.to(device)
-    if isinstance(model, SavedClassifier) and images.ndim == 3:
+    if isinstance(model, SavedClassifier) and channels_of(images) == model.channels and images.ndim in (3, 4):
         return to_input(images, model.config, device)
     raise UsageError(
         f"images are {images.dtype} of shape {tuple(images.shape)}; expected network inputs (N, C, H, W) in floating"
-        " point, or pixels (N, H, W) uint8 for a classifier read from disk"
+        " point, or for a classifier read from disk pixels uint8, (N, H, W) in grey and (N, H, W, 3) in colour"
     )
 
 

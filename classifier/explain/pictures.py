@@ -56,10 +56,11 @@ def heat_rgba(heat: Array, side: int = SIDE) -> Array:
 
 
 def overlay(pixels: Array, heat: Array, side: int = SIDE) -> Array:
-    """Return an image (H, W) uint8 under its map (H, W) in [0, 1], as (side, side, 3) uint8."""
+    """Return an image (H, W) or (H, W, 3) uint8 under its map (H, W) in [0, 1], as (side, side, 3) uint8."""
     colour = heat_rgba(heat, side).astype(np.float64)
     alpha = colour[..., 3:] / 255
-    below = enlarged(pixels, side)[..., None]
+    below = enlarged(pixels, side)
+    below = below[..., None] if below.ndim == 2 else below
     mixed: Array = (alpha * colour[..., :3] + (1 - alpha) * below).round().astype(np.uint8)
     return mixed
 

@@ -19,7 +19,7 @@ HIGHEST = float(np.finfo(np.float32).max)  # as a logit: infinity in float32 sta
 class ClassifierGraph(nn.Module):
     """A classifier with all that stands around its network: normalisation, temperature and threshold.
 
-    The input is ``image``, grey levels (B, 1, H, W) uint8. The outputs for C classes are
+    The input is ``image``, levels (B, 1 or 3, H, W) uint8. The outputs for C classes are
 
     - ``logits`` (B,) of two classes, positive for the second, else (B, C): the network's own, without the temperature;
     - ``probabilities`` (B, C), calibrated;
@@ -51,5 +51,5 @@ class ClassifierGraph(nn.Module):
 def to_program(saved: SavedClassifier) -> ExportedProgram:
     """Return the graph as a program for any number of images."""
     side = saved.config.data.image_size
-    example = torch.zeros(2, 1, side, side, dtype=torch.uint8)
+    example = torch.zeros(2, saved.channels, side, side, dtype=torch.uint8)
     return traced(ClassifierGraph(saved), example, saved.config.model)

@@ -143,7 +143,7 @@ def open_data(record: ClassifierRecord, data: str | None, decode: bool = True) -
     if data is None and record.config.data.path is None:
         raise UsageError("--int8 calibrates on training images, and this file names no data; give --data")
     path = record.config.data.path if data is None else data_path(data)
-    config = record.config.data.model_copy(update={"path": path})
+    config = record.data_config.model_copy(update={"path": path})
     dataset = load_dataset(config, require=("train", "val", "test"), decode=decode, expected_split=record.split_hash)
     if dataset.split_hash != record.split_hash:
         raise BalancerError(
@@ -184,7 +184,7 @@ def write(record: ClassifierRecord, path: Path, data: Dataset, facts: JsonObject
 
 
 def calibration_images(data: Dataset) -> Array:
-    """Return images of the training fold (n, H, W) uint8: CALIBRATION of them, or all if there are fewer."""
+    """Return images of the training fold, uint8: CALIBRATION of them, or all if there are fewer."""
     train = data.indices("train")
     rng = np.random.default_rng(derive_seed(0, "int8 calibration"))
     return data.images[np.sort(rng.choice(train, min(CALIBRATION, len(train)), replace=False))]

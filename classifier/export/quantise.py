@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from balancer.core.pixels import planes
 from classifier.export.signature import INPUT
 
 if TYPE_CHECKING:
@@ -26,10 +27,12 @@ BATCH = 16  # images per calibration pass: the activations of every layer are ke
 
 
 class _Calibration:
-    """Hands images (n, H, W) uint8 to the calibrator, some at a time."""
+    """Hands images (n, H, W) or (n, H, W, 3) uint8 to the calibrator, some at a time."""
 
     def __init__(self, images: Array) -> None:
-        self._batches = iter([images[i : i + BATCH, None] for i in range(0, len(images), BATCH)])
+        self._batches = iter(
+            [np.ascontiguousarray(planes(images[i : i + BATCH])) for i in range(0, len(images), BATCH)]
+        )
 
     def get_next(self) -> dict[str, Array] | None:
         """Return the next inputs, or None at the end."""
@@ -49,7 +52,7 @@ def network_nodes(model: onnx.ModelProto) -> list[str]:
 
 
 def static(model: onnx.ModelProto, images: Array) -> onnx.ModelProto:
-    """Return the model with weights and activations in 8 bits, ranges from images (n, H, W) uint8."""
+    """Return the model with weights and activations in 8 bits, ranges from images (n, H, W) or (n, H, W, 3) uint8."""
     from onnxruntime import quantization
 
     return _written(

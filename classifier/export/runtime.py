@@ -10,6 +10,7 @@ from scipy.special import expit, softmax
 
 from balancer.core import onnx_file
 from balancer.core.errors import UsageError
+from balancer.core.pixels import planes
 from balancer.core.threads import choose_threads
 from classifier.export.signature import INPUT, signature
 from classifier.training.record import EXPORT, ClassifierRecord, check_scores, parse_record
@@ -28,7 +29,7 @@ def open_onnx(path: Path, device: str, threads: int | None = None) -> tuple[Clas
         threads: that compute; None for OMP_NUM_THREADS, or one.
 
     Returns:
-        The record, and a function of images (n, H, W) uint8 whose result is that of
+        The record, and a function of images (n, H, W) or (n, H, W, 3) uint8 whose result is that of
         :func:`classifier.training.prediction.predict`.
 
     Raises:
@@ -50,8 +51,8 @@ def open_onnx(path: Path, device: str, threads: int | None = None) -> tuple[Clas
 
 
 def logits_of(session: onnx_file.Session, images: Array) -> Array:
-    """Return the logits (n,) or (n, C) of images (n, H, W) uint8."""
-    chunks = [images[i : i + CHUNK, None] for i in range(0, len(images), CHUNK)]
+    """Return the logits (n,) or (n, C) of images (n, H, W) or (n, H, W, 3) uint8."""
+    chunks = [np.ascontiguousarray(planes(images[i : i + CHUNK])) for i in range(0, len(images), CHUNK)]
     logits: Array = np.concatenate([session.run(["logits"], {INPUT: chunk})[0] for chunk in chunks])
     return logits
 

@@ -14,4 +14,4 @@ def signature(record: ClassifierRecord) -> tuple[list[TensorSpec], list[TensorSp
     side, classes = record.config.data.image_size, len(record.classes)
     shapes = {"logits": () if classes == 2 else (classes,), "probabilities": (classes,), "label": ()}
     outputs = [TensorSpec(name, "int64" if name == "label" else "float", shapes[name]) for name in OUTPUTS]
-    return [TensorSpec(INPUT, "uint8", (1, side, side))], outputs
+    return [TensorSpec(INPUT, "uint8", (record.channels, side, side))], outputs

@@ -17,6 +17,7 @@ from balancer.core.device import limit_threads
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.exported import FACTS, PARITY
 from balancer.core.files import JsonObject, write_bytes
+from balancer.core.pixels import LEVELS, from_planes
 from balancer.core.sealed import sealed_zip
 from balancer.data.dataset import Dataset
 from classifier.evaluation.thresholds import with_temperature
@@ -119,7 +120,7 @@ def open_export(
     return saved, path, integers.open_data(saved, data, decode) if int8 else None
 
 
-Probabilities = Callable[[Array], Array]  # images (n, 1, H, W) uint8 -> calibrated probabilities (n, C)
+Probabilities = Callable[[Array], Array]  # images (n, 1 or 3, H, W) uint8 -> calibrated probabilities (n, C)
 Written = tuple[bytes, Probabilities]  # the content of the file, and what its probabilities are
 
 
@@ -162,7 +163,8 @@ WRITERS: dict[str, Callable[[SavedClassifier, Path], Written]] = {
 def facts_of(saved: SavedClassifier) -> JsonObject:
     """Return what an exported file says of itself."""
     side = saved.config.data.image_size
-    reading = f"grey levels uint8 [{onnx_file.BATCH}, 1, {side}, {side}]: 0 black to 255 white, resized antialiased"
+    shape = f"[{onnx_file.BATCH}, {saved.channels}, {side}, {side}]"
+    reading = f"{LEVELS[saved.channels]} uint8 {shape}: 0 black to 255 white, resized antialiased"
     return {**saved.portable(), "input": reading, "use": "for research; not a medical device", "made_by": EXPORT}
 
 
@@ -176,7 +178,7 @@ def compare(saved: SavedClassifier, probabilities: Probabilities) -> float:
     Raises:
         BalancerError: the difference is above :data:`PARITY`, or a probability is not finite.
     """
-    images = noise(saved.config.data.image_size)
+    images = noise(saved.config.data.image_size, saved.channels)
     expected = _probabilities(saved, images)
     got = np.concatenate([probabilities(images[:1]), probabilities(images[1:])])
     difference = float(np.abs(got - expected).max())
@@ -189,16 +191,16 @@ def compare(saved: SavedClassifier, probabilities: Probabilities) -> float:
     return difference
 
 
-def noise(side: int) -> Array:
-    """Return images (CHECKED, 1, H, W) uint8 of coarse noise from dark to bright; the last two are black and white."""
+def noise(side: int, channels: int = 1) -> Array:
+    """Return images (CHECKED, C, H, W) uint8 of coarse noise from dark to bright; the last two are black and white."""
     rng, coarse = np.random.default_rng(0), -(-side // 8)
-    blocks = rng.integers(0, 256, (CHECKED - 2, 1, coarse, coarse)).repeat(8, 2).repeat(8, 3)[:, :, :side, :side]
+    blocks = rng.integers(0, 256, (CHECKED - 2, channels, coarse, coarse)).repeat(8, 2).repeat(8, 3)[:, :, :side, :side]
     bright = blocks * np.linspace(0.25, 1, CHECKED - 2)[:, None, None, None] + rng.normal(0, 8, blocks.shape)
-    flat = np.stack([np.zeros((1, side, side)), np.full((1, side, side), 255)])
+    flat = np.stack([np.zeros((channels, side, side)), np.full((channels, side, side), 255)])
     return np.concatenate([bright, flat]).clip(0, 255).astype(np.uint8)
 
 
 def _probabilities(saved: SavedClassifier, images: Array) -> Array:
-    """Return the calibrated probabilities (n, C) of images (n, 1, H, W) uint8."""
-    scores = with_temperature(predict(saved.model, images[:, 0], saved.config, CPU), saved.temperature)
+    """Return the calibrated probabilities (n, C) of images (n, 1 or 3, H, W) uint8."""
+    scores = with_temperature(predict(saved.model, from_planes(images), saved.config, CPU), saved.temperature)
     return np.stack([1 - scores, scores], axis=1) if scores.ndim == 1 else scores

@@ -11,22 +11,32 @@ from balancer.core.settings import ClassifierConfig, S2Config
 from classifier.models.cnn import S1CNN, S2CNN, SmallCNN
 from classifier.models.heads import HeadDesign, number_of_outputs
 
-# name -> (settings, number of outputs) -> network
-OWN_MODELS: dict[str, Callable[[ClassifierConfig, int], nn.Module]] = {
-    "small_cnn": lambda c, outputs: SmallCNN(c.data.image_size, batch_norm=c.batch_norm, outputs=outputs),
-    "s1_cnn": lambda c, outputs: S1CNN(c.data.image_size, batch_norm=c.batch_norm, outputs=outputs),
-    "s2_cnn": lambda c, outputs: S2CNN(
-        c.data.image_size, c.s2.conv, c.s2.dense, c.s2.dropout, batch_norm=c.batch_norm, outputs=outputs
+# name -> (settings, number of outputs, channels of the images) -> network
+OWN_MODELS: dict[str, Callable[[ClassifierConfig, int, int], nn.Module]] = {
+    "small_cnn": lambda c, outputs, channels: SmallCNN(
+        c.data.image_size, batch_norm=c.batch_norm, outputs=outputs, channels=channels
+    ),
+    "s1_cnn": lambda c, outputs, channels: S1CNN(
+        c.data.image_size, batch_norm=c.batch_norm, outputs=outputs, channels=channels
+    ),
+    "s2_cnn": lambda c, outputs, channels: S2CNN(
+        c.data.image_size,
+        c.s2.conv,
+        c.s2.dense,
+        c.s2.dropout,
+        batch_norm=c.batch_norm,
+        outputs=outputs,
+        channels=channels,
     ),
 }
 FOR_BACKBONES = ("weights", "trainable", "head", "head_width", "head_dropout", "head_l2")
 
 
-def build_model(config: ClassifierConfig, classes: int = 2) -> nn.Module:
+def build_model(config: ClassifierConfig, classes: int = 2, channels: int = 1) -> nn.Module:
     """Return the network that the settings name, for a number of classes: images (B, 1 or 3, H, W) to logits.
 
     Logits are (B,), positive for class 1, if there are two classes, with one output or two
-    (:func:`~classifier.models.heads.as_logits`); else (B, C).
+    (:func:`~classifier.models.heads.as_logits`); else (B, C). A backbone takes grey and colour images alike.
 
     Raises:
         UsageError: if the name is unknown, or settings do not fit it.
@@ -40,7 +50,7 @@ def build_model(config: ClassifierConfig, classes: int = 2) -> nn.Module:
         _refuse(config, FOR_BACKBONES, "torchvision backbones")
         if config.normalisation == "imagenet":
             raise UsageError(f"normalisation imagenet is for torchvision backbones; model is {config.model!r}")
-        return OWN_MODELS[config.model](config, number_of_outputs(config, classes))
+        return OWN_MODELS[config.model](config, number_of_outputs(config, classes), channels)
     _refuse(config, ("batch_norm",), "built-in networks")
     rescaled = config.input_normalisation == "imagenet"
     model = Backbone(config.model, config.data.image_size, config.weights, HeadDesign.of(config, classes), rescaled)

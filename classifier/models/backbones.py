@@ -1,4 +1,4 @@
-"""torchvision classification networks by name, with grey input and a head from :mod:`classifier.models.heads`."""
+"""torchvision classification networks by name, for grey and colour, with a head of :mod:`classifier.models.heads`."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Backbone(nn.Module):
     """A torchvision network ``net``, which gives features (B, F), and a ``head`` on them.
 
     A grey image is repeated over the three channels of the first layer, so that pretrained filters see their usual
-    input. A linear head replaces the last layer only. A dense head stands on pooled features and replaces a whole
-    classifier on flattened maps (VGG, AlexNet). Layers between pooling and the last layer stay: ConvNeXt's LayerNorm,
-    EfficientNet's dropout.
+    input; a colour image goes in as it is. A linear head replaces the last layer only. A dense head stands on pooled
+    features and replaces a whole classifier on flattened maps (VGG, AlexNet). Layers between pooling and the last layer
+    stay: ConvNeXt's LayerNorm, EfficientNet's dropout.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Small CNNs for grey images (B, 1, H, W): logits (B,), positive for class 1, or (B, C) of more than two classes."""
+"""Small CNNs for images (B, 1 or 3, H, W): logits (B,), positive for class 1, or (B, C) of more than two classes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class S1CNN(nn.Module):
     is the parameter count the published one.
     """
 
-    def __init__(self, image_size: int, batch_norm: bool = True, outputs: int = 1) -> None:
+    def __init__(self, image_size: int, batch_norm: bool = True, outputs: int = 1, channels: int = 1) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        c_in = 1
+        c_in = channels
         for c_out in (32, 64, 128):
             for _ in range(2):
                 layers.append(nn.Conv2d(c_in, c_out, 3, padding=1))
@@ -35,7 +35,7 @@ class S1CNN(nn.Module):
         self.head = nn.Sequential(*first, *second, nn.Linear(128, outputs))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits (B,) or (B, C) of images (B, 1, H, W)."""
+        """Return the logits (B,) or (B, C) of images (B, 1 or 3, H, W)."""
         return as_logits(self.head(self.features(images)))
 
 
@@ -54,10 +54,11 @@ class S2CNN(nn.Module):
         dropout: Sequence[float] = (),
         batch_norm: bool = True,
         outputs: int = 1,
+        channels: int = 1,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        side, c_in = image_size, 1
+        side, c_in = image_size, channels
         for i, c_out in enumerate(conv):
             side = (side - 2) // 2
             if side < 1:
@@ -82,7 +83,7 @@ class S2CNN(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits (B,) or (B, C) of images (B, 1, H, W)."""
+        """Return the logits (B,) or (B, C) of images (B, 1 or 3, H, W)."""
         return as_logits(self.layers(images))
 
 
@@ -94,13 +95,19 @@ class SmallCNN(nn.Module):
     """
 
     def __init__(
-        self, image_size: int, width: int = 16, dropout: float = 0.3, batch_norm: bool = True, outputs: int = 1
+        self,
+        image_size: int,
+        width: int = 16,
+        dropout: float = 0.3,
+        batch_norm: bool = True,
+        outputs: int = 1,
+        channels: int = 1,
     ) -> None:
         super().__init__()
         if image_size < 16:
             raise UsageError(f"small_cnn needs images of at least 16 px; got {image_size}")
         layers: list[nn.Module] = []
-        c_in = 1
+        c_in = channels
         for stage in range(4):
             c_out = width * 2**stage
             for _ in range(1 if stage == 0 else 2):
@@ -116,5 +123,5 @@ class SmallCNN(nn.Module):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits (B,) or (B, C) of images (B, 1, H, W)."""
+        """Return the logits (B,) or (B, C) of images (B, 1 or 3, H, W)."""
         return as_logits(self.head(self.features(images)))

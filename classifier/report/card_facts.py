@@ -45,6 +45,7 @@ class CardData:
     split_hash: str
     fingerprint: str
     notes: list[str] = field(default_factory=list)
+    channels: int = 1  # runs of earlier versions say none
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch
 from balancer.core.config import changed_keys, flatten
 from balancer.core.files import write_text
 from balancer.core.marker import MARKER
+from balancer.core.pixels import WORDS
 from balancer.core.sealed import read_json, write_json
 from balancer.core.settings import ClassifierConfig
 from balancer.core.shapes import parse
@@ -151,7 +152,7 @@ def _details(facts: CardFacts) -> Section:
         ["made by", f"`classifier {env.command}`, balancer {env.balancer}, code {env.git_commit or 'of no commit'}"],
         ["started", env.started or DASH],
         ["network", _network(config)],
-        ["input", f"grey image, {config.data.image_size} px square, {config.input_normalisation} normalisation"],
+        ["input", f"{_image(facts.data.channels, config)}, {config.input_normalisation} normalisation"],
         ["output", _output(facts.classes)],
         ["recipe", _recipe(config)],
         ["hashes", ", ".join(f"{name} `{value}`" for name, value in hashes.items() if value)],
@@ -159,6 +160,11 @@ def _details(facts: CardFacts) -> Section:
         ["licence", "the code is under the MIT licence; the terms of the training data hold for the models"],
     ]
     return Section("Model details", table=Table(["", ""], rows, numeric=2))
+
+
+def _image(channels: int, config: ClassifierConfig) -> str:
+    """Return which images the models take: their colour and size."""
+    return f"{WORDS[channels]} image, {config.data.image_size} px square"
 
 
 def _network(config: ClassifierConfig) -> str:
@@ -290,7 +296,7 @@ def _of_checkpoint(path: Path) -> Document:
     classes = saved.classes
     rows = [
         ["network", _network(saved.config)],
-        ["input", f"grey image, {saved.config.data.image_size} px square"],
+        ["input", _image(saved.channels, saved.config)],
         ["output", _output(classes)],
         ["regime, trial seed", f"{saved.regime}, {saved.trial_seed}"],
         ["recipe", _recipe(saved.config)],

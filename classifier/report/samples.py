@@ -30,9 +30,9 @@ def draw(sets: Sequence[SyntheticSet], data: Dataset) -> bytes:
     for label in _labels(sets):
         rows.append(data.images[data.indices("train", label)[:SHOWN]])
         rows += [s.images[s.labels == label][:SHOWN] for s in sets[:MOST_SETS]]
-    size = sets[0].images.shape[1]
-    padded = [np.concatenate([row, np.full((SHOWN - len(row), size, size), 255, np.uint8)]) for row in rows]
-    factor = max(1, SIDE // size)
+    one = sets[0].images.shape[1:]
+    padded = [np.concatenate([row, np.full((SHOWN - len(row), *one), 255, np.uint8)]) for row in rows]
+    factor = max(1, SIDE // one[0])
     return png_bytes(tile(np.concatenate(padded), SHOWN).repeat(factor, 0).repeat(factor, 1))
 
 

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from balancer.reporting.document import Document
 
 NOTICE = "Research only, not for clinical use."
+CONVERTED = {  # by the channels of the model
+    1: "The image is in colour, and this model knows grey images alone: it was read in grey.",
+    3: "The image has no colour, and this model was trained on images in colour: its three channels are equal.",
+}
 DRAWINGS = "This model was trained on drawings, not X-rays: what it says means nothing for a patient."
 
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from balancer.core.errors import nearest
 from balancer.data.dataset import Dataset
-from balancer.data.depth import Decoding, Ranges, is_dim, shared_ranges
+from balancer.data.depth import Decoding, is_dim, shared_ranges
 from balancer.data.dicom_files import DicomRules
-from balancer.data.images import decode_image
+from balancer.data.images import decode_image, is_converted
 from classifier.evaluation.thresholds import decide, with_temperature
 from classifier.explain.heatmaps import explain
 from classifier.explain.methods import METHODS
@@ -23,6 +23,7 @@ from classifier.serving.models import ServedModel
 from classifier.serving.pictures import data_url
 from classifier.serving.uploads import Picture, Refused, examine
 from classifier.training.prediction import predict_with_features
+from classifier.training.record import ClassifierRecord
 
 Array = np.ndarray
 SHOWN = 512  # px: the side of the picture that heat maps lie on
@@ -63,9 +64,8 @@ def answer(
     predictions = [_predict(content, model, heat_map, training) for model in models]
     pictures = {}
     if heat_map is not None:
-        ranges = models[0].saved.ranges or {}
         for how in dict.fromkeys(prediction.shape for prediction in predictions):
-            pictures[how] = _shown(content, picture, how, ranges, DicomRules.of(models[0].saved.config.data))
+            pictures[how] = _shown(content, picture, how, models[0].saved)
     image = answers.ImageFacts(picture.format, picture.width, picture.height)
     return answers.Answer(answers.NOTICE, image, predictions, pictures)
 
@@ -78,22 +78,23 @@ def _check(wanted: HeatMapRequest, models: Sequence[ServedModel]) -> None:
         raise Refused(422, f"class is {wanted.class_name[:80]!r}; expected one of {', '.join(classes)}")
 
 
-def decoded(content: bytes, size: int, how: str, ranges: Ranges, rules: DicomRules) -> Decoding:
-    """Return an image file at a working size, as `classifier predict` reads it.
+def decoded(content: bytes, size: int, how: str, saved: ClassifierRecord) -> Decoding:
+    """Return an image file at a working size, as `classifier predict` reads it for a classifier.
 
     Raises:
         Refused: if it cannot be decoded.
     """
     try:
-        return decode_image(io.BytesIO(content), size, how, ranges, rules)
+        rules = DicomRules.of(saved.config.data)
+        return decode_image(io.BytesIO(content), size, how, saved.ranges or {}, rules, saved.channels)
     except OSError as error:
         reason = str(error).encode("ascii", "replace").decode()[:120]
         raise Refused(422, f"the image cannot be read ({reason}); export it again") from error
 
 
-def _shown(content: bytes, picture: Picture, how: str, ranges: Ranges, rules: DicomRules) -> answers.ShownPicture:
+def _shown(content: bytes, picture: Picture, how: str, saved: ClassifierRecord) -> answers.ShownPicture:
     """Return the upload as a square, in which a heat map's places are those of the network."""
-    pixels = decoded(content, min(SHOWN, max(picture.width, picture.height)), how, ranges, rules).pixels
+    pixels = decoded(content, min(SHOWN, max(picture.width, picture.height)), how, saved).pixels
     return answers.ShownPicture(data_url(pixels), picture.width / picture.height if how == "squash" else 1.0)
 
 
@@ -101,8 +102,8 @@ def _predict(
     content: bytes, model: ServedModel, heat_map: HeatMapRequest | None, training: Dataset | None
 ) -> answers.Prediction:
     saved = model.saved
-    data, ranges = saved.config.data, saved.ranges or {}
-    image = decoded(content, data.image_size, data.resize, ranges, DicomRules.of(data))
+    data = saved.config.data
+    image = decoded(content, data.image_size, data.resize, saved)
     scores, features = predict_with_features(saved.model, image.pixels[None], saved.config, model.device)
     calibrated = with_temperature(scores, saved.temperature)
     label = int(scores[0].argmax()) if scores.ndim == 2 else int(_is_positive(model, scores))
@@ -115,7 +116,7 @@ def _predict(
         ],
         threshold=model.facts.threshold,
         familiarity=_familiarity(model, features, training),
-        notes=_notes(model, image, ranges),
+        notes=_notes(model, image, content),
         shape=data.resize,
         heat_map=None if heat_map is None else _heat_map(model, image.pixels, label, heat_map),
         input_picture=None if heat_map is None else data_url(image.pixels),
@@ -145,10 +146,13 @@ def _familiarity(model: ServedModel, features: Array, training: Dataset | None) 
     return answers.Familiarity(novelty.is_unlike, novelty.distance, novelty.limit, neighbours)
 
 
-def _notes(model: ServedModel, image: Decoding, ranges: Ranges) -> list[str]:
+def _notes(model: ServedModel, image: Decoding, content: bytes) -> list[str]:
     """Return what a reader must know of how the image was read, and of the model."""
-    source = image.source
+    source, saved = image.source, model.saved
+    ranges, rules = saved.ranges or {}, DicomRules.of(saved.config.data)
     notes = [answers.DRAWINGS] if model.facts.trained_on_drawings else []
+    if is_converted(io.BytesIO(content), source, saved.channels, rules):
+        notes.append(answers.CONVERTED[saved.channels])
     if source.kind and source.kind not in ranges:
         notes.append(
             "The image has more than 8 bits a sample, and the model knows no range for such images: the range of this"

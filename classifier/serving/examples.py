@@ -10,7 +10,8 @@ from itertools import islice, zip_longest
 from pathlib import Path
 
 from balancer.core.errors import BalancerError
-from balancer.data.images import decode_image
+from balancer.core.pixels import COLOUR, GREY
+from balancer.data.images import decode_image, looks_coloured
 from balancer.data.listing import image_files
 from balancer.data.phantom import PhantomSpec, drawn_images
 from balancer.reporting.grids import png_bytes
@@ -76,5 +77,7 @@ def _in_turn(folder: Path) -> Iterator[Path]:
 
 
 def _example(number: int, label: str, read: Callable[[], bytes]) -> ExampleImage:
-    pixels = decode_image(io.BytesIO(read()), THUMBNAIL, "crop").pixels
+    content = read()
+    channels = COLOUR if looks_coloured(io.BytesIO(content)) else GREY
+    pixels = decode_image(io.BytesIO(content), THUMBNAIL, "crop", channels=channels).pixels
     return ExampleImage(Example(number, label, data_url(pixels)), read)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from balancer.core.errors import BalancerError, UsageError
+from balancer.core.pixels import shape_of
 from balancer.data.dataset import Dataset, load_dataset
 from classifier.analysis.reading import RESULT, read_result, read_trials
 from classifier.analysis.results import RESULTS, TrialResult
@@ -61,7 +62,7 @@ def load_models(paths: Sequence[Path], device: torch.device) -> list[ServedModel
                 f" {', '.join(models[0].classes)}; serve them apart"
             )
         size = model.saved.config.data.image_size
-        heat_rgba(explain(model.saved, np.full((1, size, size), 128, np.uint8)).maps[0])
+        heat_rgba(explain(model.saved, np.full((1, *shape_of(size, model.saved.channels)), 128, np.uint8)).maps[0])
     return models
 
 
@@ -139,7 +140,7 @@ def training_images(models: Sequence[ServedModel], data: str | None, decode: boo
     Raises:
         BalancerError: if the data are missing, or not exactly those of every training.
     """
-    config = models[0].saved.config.data
+    config = models[0].saved.data_config
     if data is not None:
         config = config.model_copy(update={"path": data})
     source = load_dataset(config, decode=decode, expected_split=models[0].saved.split_hash)

@@ -18,6 +18,7 @@ from balancer.core.config import validate
 from balancer.core.device import describe_device, memory_format, open_device, synchronize
 from balancer.core.errors import BalancerError, UsageError, nearest
 from balancer.core.files import JsonObject, refuse_unwritable, write_text
+from balancer.core.pixels import shape_of
 from balancer.core.preview import Preview
 from balancer.core.settings import ClassifierConfig, DataConfig
 from balancer.core.speed import seconds_each
@@ -108,8 +109,8 @@ def compare(
     profiles = []
     for name in names:
         log.info("%s", name)
-        model, config = network(name, image_size, torch_device)
-        profiles.append(profile(name, model, config, torch_device, timing))
+        model, config, channels = network(name, image_size, torch_device)
+        profiles.append(profile(name, model, config, torch_device, timing, channels))
         del model  # before the next one is built
     comparison = Comparison(profiles, describe_device(torch_device), timing, out)
     if out is not None:
@@ -134,18 +135,17 @@ def preview(
     passes = timing.batch_size * (timing.warm_up + timing.repeats) + timing.warm_up + timing.single_repeats
     total = 0.0
     for name in names:
-        model, config = network(name, image_size, torch_device)
+        model, config, channels = network(name, image_size, torch_device)
         with _too_small(name, config):
-            total += passes * _seconds_an_image(model, config, torch_device, timing.batch_size, TRYING / len(names))
+            images = _images(config, timing.batch_size, torch_device, channels)
+            total += passes * _seconds_an_image(model, images, TRYING / len(names))
     settings = {**asdict(timing), "image size": image_size, "device": describe_device(torch_device)}
     return Preview(", ".join(names), str(out or "nothing"), total, settings)
 
 
-def _seconds_an_image(
-    model: nn.Module, config: ClassifierConfig, device: torch.device, most: int, budget: float
-) -> float:
-    """Return the time of an image in batches of at most so many, from as many passes as fit into the budget."""
-    return seconds_each(lambda n: seconds(model, _images(config, n, device), device, 0, 1), most, budget)
+def _seconds_an_image(model: nn.Module, images: Tensor, budget: float) -> float:
+    """Return the time of an image (B, C, H, W), from as many passes of ever more images as fit into the budget."""
+    return seconds_each(lambda n: seconds(model, images[:n], images.device, 0, 1), len(images), budget)
 
 
 def _check_folder(out: Path | None) -> None:
@@ -156,14 +156,15 @@ def _check_folder(out: Path | None) -> None:
         refuse_unwritable(out)
 
 
-def network(name: str, image_size: int | None, device: torch.device) -> tuple[nn.Module, ClassifierConfig]:
-    """Return the network of a system, a name or a checkpoint, with its settings.
+def network(name: str, image_size: int | None, device: torch.device) -> tuple[nn.Module, ClassifierConfig, int]:
+    """Return the network of a system, a name or a checkpoint, with its settings and the channels of its images.
 
-    Weights do not change size or speed: a system's network gets random ones, so nothing is downloaded.
+    Systems and names take grey images. Weights do not change size or speed: a system's network gets random ones, so
+    nothing is downloaded.
     """
     if Path(name).exists():
         loaded = load_classifier(Path(name), device)
-        return loaded.model, _resized(loaded.config, image_size)
+        return loaded.model, _resized(loaded.config, image_size), loaded.channels
     if name in SYSTEMS:
         system = SYSTEMS[name].config()
         last = system.stages[-1].trainable if system.stages else None
@@ -175,7 +176,7 @@ def network(name: str, image_size: int | None, device: torch.device) -> tuple[nn
         known = [*SYSTEMS, *OWN_MODELS, *backbone_names()]
         raise UsageError(f"{name!r} is no system, no network and no file; {nearest(name, known)}")
     model = build_model(config)
-    return model.to(device).to(memory_format=memory_format(device)).eval(), config
+    return model.to(device).to(memory_format=memory_format(device)).eval(), config, 1
 
 
 def _resized(config: ClassifierConfig, image_size: int | None) -> ClassifierConfig:
@@ -185,8 +186,15 @@ def _resized(config: ClassifierConfig, image_size: int | None) -> ClassifierConf
     return config.model_copy(update={"data": data})
 
 
-def profile(name: str, model: nn.Module, config: ClassifierConfig, device: torch.device, timing: Timing) -> Profile:
-    """Count and time a network.
+def profile(
+    name: str,
+    model: nn.Module,
+    config: ClassifierConfig,
+    device: torch.device,
+    timing: Timing,
+    channels: int = 1,
+) -> Profile:
+    """Count and time a network on images of so many channels.
 
     Raises:
         BalancerError: if the network cannot take images of that size.
@@ -194,8 +202,9 @@ def profile(name: str, model: nn.Module, config: ClassifierConfig, device: torch
     sizes = {id(p): (p.numel(), p.requires_grad) for p in model.parameters()}
     state = [v for v in model.state_dict().values() if v.is_floating_point()]
     with _too_small(name, config):
-        batch = seconds(model, _images(config, timing.batch_size, device), device, timing.warm_up, timing.repeats)
-        single = seconds(model, _images(config, 1, device), device, timing.warm_up, timing.single_repeats)
+        images, one = (_images(config, count, device, channels) for count in (timing.batch_size, 1))
+        batch = seconds(model, images, device, timing.warm_up, timing.repeats)
+        single = seconds(model, one, device, timing.warm_up, timing.single_repeats)
     return Profile(
         name=name,
         model=config.model,
@@ -221,9 +230,9 @@ def _too_small(name: str, config: ClassifierConfig) -> Iterator[None]:
         ) from error
 
 
-def _images(config: ClassifierConfig, count: int, device: torch.device) -> Tensor:
-    size = config.data.image_size
-    pixels = np.random.default_rng(0).integers(0, 256, (count, size, size), dtype=np.uint8)
+def _images(config: ClassifierConfig, count: int, device: torch.device, channels: int) -> Tensor:
+    shape = count, *shape_of(config.data.image_size, channels)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     return to_input(pixels, config, device)
 
 

@@ -58,6 +58,7 @@ def classifier_bytes(
         "regime": regime.name,
         "trial_seed": trial_seed,
         "classes": list(data.classes),
+        "channels": data.channels,
         "temperature": result.temperature,
         "threshold": result.threshold,  # on probabilities without the temperature, as in every earlier version
         "step": result.selected_step,
@@ -93,7 +94,7 @@ def parse_classifier(values: Mapping[str, Any], path: Path, device: torch.device
     record = parse_record(values, path)
     content = parse(_Weights, values, path, REMEDY)
     try:
-        model = build_model(record.standalone, len(record.classes)).to(device)
+        model = build_model(record.standalone, len(record.classes), record.channels).to(device)
     except UsageError as error:
         raise DamagedFile(path, f"config: {error}", REMEDY) from error
     model.load_state_dict(check_tensors(path, "state", content.state, model.state_dict(), REMEDY))

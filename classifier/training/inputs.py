@@ -29,7 +29,7 @@ class ImageInputs:
         seed: int,
         device: torch.device,
     ) -> None:
-        """Take images (n, H, W) uint8; put the training images on the device, unless the regime augments.
+        """Take images, grey or in colour; put the training images on the device, unless the regime augments.
 
         Augmentation runs on the CPU, image by image.
         """

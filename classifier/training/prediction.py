@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from balancer.core.device import exact_float32, memory_format
+from balancer.core.pixels import planes
 from balancer.core.settings import ClassifierConfig
 from classifier.novelty import penultimate
 from classifier.training.record import check_scores
@@ -19,15 +20,16 @@ IMAGENET_MEAN, IMAGENET_SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def normalise(images: Tensor, kind: str) -> Tensor:
-    """Return grey images (B, 1, H, W) in [0, 255] as network input (B, 1 or 3, H, W).
+    """Return images (B, 1 or 3, H, W) in [0, 255] as network input (B, 1 or 3, H, W).
 
     Args:
         images: the pixels, floating point.
-        kind: ``per_image`` subtracts each image's mean and divides by its SD, which removes exposure; ``unit`` divides
-            by 255; ``symmetric`` maps to [-1, 1]; ``imagenet`` gives three channels with ImageNet's mean and SD.
+        kind: ``per_image`` subtracts each image's mean and divides by its SD, channel by channel, which removes
+            exposure and, of colour images, the cast; ``unit`` divides by 255; ``symmetric`` maps to [-1, 1];
+            ``imagenet`` gives three channels with ImageNet's mean and SD.
     """
     if kind == "per_image":
-        sd, mean = torch.std_mean(images, dim=(1, 2, 3), keepdim=True)
+        sd, mean = torch.std_mean(images, dim=(1, 2, 3) if images.shape[1] == 1 else (2, 3), keepdim=True)
         return (images - mean) / (sd + 1e-3)
     images = images / 255
     if kind == "unit":
@@ -39,14 +41,14 @@ def normalise(images: Tensor, kind: str) -> Tensor:
 
 
 def to_input(pixels: Array | Tensor, config: ClassifierConfig, device: torch.device) -> Tensor:
-    """Return pixels (B, H, W) uint8 as network input (B, 1 or 3, H, W) float32 on the device."""
+    """Return pixels (B, H, W) or (B, H, W, 3) uint8 as network input (B, 1 or 3, H, W) float32 on the device."""
     pixels = torch.from_numpy(np.ascontiguousarray(pixels)) if isinstance(pixels, np.ndarray) else pixels
-    images = pixels[:, None].to(device).float()
+    images = planes(pixels).to(device).float()
     return normalise(images, config.input_normalisation).contiguous(memory_format=memory_format(device))
 
 
 def input_chunks(images: Array, config: ClassifierConfig, device: torch.device, size: int = CHUNK) -> Iterator[Tensor]:
-    """Yield images (n, H, W) uint8 as network input, ``size`` images at a time."""
+    """Yield images (n, H, W) or (n, H, W, 3) uint8 as network input, ``size`` images at a time."""
     return (to_input(images[i : i + size], config, device) for i in range(0, len(images), size))
 
 
@@ -68,7 +70,7 @@ def predict_inputs(model: nn.Module, inputs: Iterable[Tensor], device: torch.dev
 def predict(
     model: nn.Module, images: Array, config: ClassifierConfig, device: torch.device, batch_size: int = CHUNK
 ) -> Array:
-    """Return the probabilities of images (n, H, W) uint8, float64, in evaluation mode.
+    """Return the probabilities of images (n, H, W) or (n, H, W, 3) uint8, float64, in evaluation mode.
 
     They are the network's own, without the temperature: a temperature below 1 would round large ones to 1 and tie them.
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -13,7 +13,7 @@ from pydantic import Field
 from balancer.core.config import validate
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.sealed import DamagedFile
-from balancer.core.settings import PHANTOM, ClassifierConfig
+from balancer.core.settings import PHANTOM, ClassifierConfig, DataConfig
 from balancer.core.shapes import check_format, parse
 from balancer.data.chest import earlier_classes
 from classifier.evaluation.thresholds import calibrated_threshold
@@ -40,6 +40,7 @@ class ClassifierRecord:
     split_hash: str
     fingerprint: str  # of the data
     ranges: dict[str, float] | None  # of the data's samples of more than 8 bits; None: an older version wrote it
+    channels: int = field(default=1, kw_only=True)  # of the images: 1 grey, 3 colour
 
     @property
     def threshold(self) -> float:
@@ -56,6 +57,11 @@ class ClassifierRecord:
         """Return the settings that build the network without a file of weights, whose normalisation stays."""
         return self.config.model_copy(update={"weights": "none", "normalisation": self.config.input_normalisation})
 
+    @property
+    def data_config(self) -> DataConfig:
+        """Return the settings of the data, by which other images are read in the channels of the training."""
+        return self.config.data.model_copy(update={"channels": self.channels})
+
     def portable(self) -> dict[str, Any]:
         """Return the record as plain values for a file that leaves this machine: no path of a folder is among them.
 
@@ -68,6 +74,7 @@ class ClassifierRecord:
             "kind": KIND,
             "format": FORMAT,
             "classes": list(self.classes),
+            "channels": self.channels,
             "temperature": self.temperature,
             "threshold": self.uncalibrated_threshold,
             "calibrated_threshold": self.threshold,
@@ -104,6 +111,7 @@ class _Content:
     threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)]  # above 1: nothing is called positive
     data: _Origin
     classes: Annotated[tuple[str, ...], Field(min_length=2)] | None = None  # None: an earlier version wrote the file
+    channels: Literal[1, 3] = 1  # files of earlier versions have none
 
 
 def parse_record(values: Mapping[str, Any], path: Path, remedy: str = REMEDY) -> ClassifierRecord:
@@ -133,6 +141,7 @@ def parse_record(values: Mapping[str, Any], path: Path, remedy: str = REMEDY) ->
         content.data.split_hash,
         content.data.fingerprint,
         content.data.ranges,
+        channels=content.channels,
     )
 
 

@@ -16,13 +16,15 @@ from PIL import Image
 
 from balancer.core.errors import BalancerError
 from balancer.core.marker import MARKER
+from balancer.core.pixels import COLOUR, GREY, WORDS
 from balancer.core.run_names import SYNTHESES
 from balancer.core.saved_runs import read_environment
 from balancer.core.sealed import read_json
 from balancer.core.settings import DataConfig
 from balancer.data.coding import coding_note, dataset_coding, read_coding
+from balancer.data.colour import GREY_MODES
 from balancer.data.dataset import Dataset
-from balancer.data.images import read_image
+from balancer.data.images import looks_coloured, read_image
 from balancer.data.manifest import ManifestRow, read_manifest
 from balancer.data.records import sampling_unit
 from balancer.reporting.numbers import listed, plural
@@ -33,7 +35,7 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class SyntheticSet:
-    """Images (n, size, size) uint8 and labels (n,) int64: class by class, each in the manifest's order."""
+    """Images, as those of the data, and labels (n,) int64: class by class, each in the manifest's order."""
 
     path: Path  # the folder with the manifest; of a set from several folders the first
     images: Array
@@ -214,7 +216,7 @@ def _needed(
 def _as_real_files(synthetic: SyntheticSet, files: list[Path], data: Dataset, label: int) -> SyntheticSet:
     """Return the images coded as the real files are, where a classifier could learn the format instead of the class."""
     size = data.images.shape[1]
-    real, own = dataset_coding(data, label), read_coding(files, size)
+    real, own = dataset_coding(data, label), read_coding(files, size, data.channels)
     if not real.is_seen and not own.is_seen:
         return synthetic
     if not real.is_seen:
@@ -276,8 +278,8 @@ def _more(path: Path, needed: int) -> str:
     return "import more images" if _command(path) == "import" else f"run `balancer synthesize --n {needed}`"
 
 
-def _read(path: Path, row: ManifestRow, config: DataConfig) -> tuple[Array, str]:
-    """Return the pixels (size, size) uint8 of an image, whose file must be the listed one, and its size and mode."""
+def _read(path: Path, row: ManifestRow, config: DataConfig, channels: int) -> tuple[Array, str]:
+    """Return the pixels of an image, whose file must be the listed one, and its size and mode."""
     file = path / row.file
     try:
         if file.exists() and not file.is_file():  # reading a pipe would wait for ever
@@ -291,19 +293,26 @@ def _read(path: Path, row: ManifestRow, config: DataConfig) -> tuple[Array, str]
                     f" synthesize at that size, or give --image-size {min(image.size)}"
                 )
             kind = f"{image.size[0]} x {image.size[1]} px of mode {image.mode}"
-        return read_image(file, config.image_size, config.resize), kind
+            in_colour = image.mode not in GREY_MODES
+        if in_colour != (channels == COLOUR) and (channels == COLOUR or looks_coloured(file)):
+            raise BalancerError(
+                f"{file} is in {WORDS[COLOUR if in_colour else GREY]}, the real images are read in {WORDS[channels]}: a"
+                f" classifier would learn the difference; synthesize again from a GAN of these data, or give --channels"
+                f" {COLOUR if in_colour else GREY}"
+            )
+        return read_image(file, config.image_size, config.resize, channels=channels), kind
     except OSError as error:
         raise BalancerError(f"{file}, listed in the manifest, cannot be read ({error}); synthesize again") from error
 
 
 def _read_all(path: Path, rows: Sequence[ManifestRow], data: Dataset, config: DataConfig) -> Array:
-    """Return the pixels (n, size, size) uint8 of a set.
+    """Return the pixels of a set, (n, size, size) or (n, size, size, 3) uint8.
 
     Raises:
         BalancerError: if an image is of another size or mode than most, is equal to another image, or is a copy of a
             real image of validation or test.
     """
-    images, kinds = zip(*(_read(path, row, config) for row in rows), strict=True)
+    images, kinds = zip(*(_read(path, row, config, data.channels) for row in rows), strict=True)
     usual: str = Counter(kinds).most_common(1)[0][0]
     if odd := [f"{path / row.file} is {kind}" for row, kind in zip(rows, kinds, strict=True) if kind != usual]:
         raise BalancerError(

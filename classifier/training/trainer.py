@@ -20,6 +20,7 @@ from balancer.core import progress
 from balancer.core.device import autocast, memory_format
 from balancer.core.ema import exponential_average
 from balancer.core.errors import BalancerError, Interrupted, UsageError
+from balancer.core.pixels import channels_of
 from balancer.core.seeding import derive_seed
 from balancer.core.settings import ClassifierConfig
 from balancer.core.system_errors import is_out_of_memory
@@ -85,8 +86,9 @@ def train(
     and the batch stream continue. The trial seed gives initial weights, batch order, transforms and dropout. The
     initial weights are the same under every regime without a ``seed_offset``.
 
-    ``val_set`` holds images (n, H, W) uint8 and labels (n,). ``interrupt`` is called after every step; a signal number
-    ends the training. ``on_validation`` is called with the step and the scores, (n,) or (n, C), of every validation.
+    ``val_set`` holds images, of the shape and kind of the training images, and labels (n,). ``interrupt`` is called
+    after every step; a signal number ends the training. ``on_validation`` is called with the step and the scores, (n,)
+    or (n, C), of every validation.
 
     Raises:
         Interrupted: if ``interrupt`` returns a signal number.
@@ -99,7 +101,8 @@ def train(
 
     # Network: each use of random numbers has a seed of its own, so that regimes are paired
     torch.manual_seed(derive_seed(seed, "init"))
-    model = build_model(config, train_set.n_classes).to(device).to(memory_format=memory_format(device))
+    model = build_model(config, train_set.n_classes, channels_of(train_set.images))
+    model = model.to(device).to(memory_format=memory_format(device))
     ema = exponential_average(model, config.ema_decay) if config.ema_decay else None
     zero_unread_gradients(model)
     torch.manual_seed(derive_seed(seed, "dropout"))

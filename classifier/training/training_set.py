@@ -20,7 +20,7 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Images (n, H, W) uint8 and labels (n,); the first ``n_real`` are real images of the training fold, each once."""
+    """Images, grey or colour, and labels (n,); the first ``n_real`` are real images of the training fold, each once."""
 
     images: Array
     labels: Array

@@ -236,20 +236,21 @@ def test_a_text_file_named_png(real: Path, fake: Path, runs_cwd: Path) -> None:
 
 
 def test_colour(real: Path, runs_cwd: Path) -> None:
-    """Colours are said, and how many images they were looked for in; grey stored as RGB is grey."""
+    """Coloured images bring all folders to colour, unless grey is asked for; grey stored as RGB is grey."""
     grey = fields(20, 2, SIZE)
     rgb, tinted = np.stack([grey] * 3, axis=-1), np.stack([grey, grey // 2, 255 - grey], axis=-1)
     write(runs_cwd / "rgb", rgb)
-    assert report_of("--real", real, "--fake", "rgb", out="rgb-report")["data"]["notes"] == []
-    for name, n, coloured, said in (
-        ("colour", 20, 20, "20 of the synthetic images are stored in colour, and 16 of the 16 checked are not grey"),
-        ("few", 12, 3, "12 of the synthetic images are stored in colour, and 3 of the 12 checked are not grey"),
-        ("one", 20, 1, "20 of the synthetic images are stored in colour, and 1 of the 16 checked is not grey"),
-    ):
-        folder = write(runs_cwd / name, np.concatenate([tinted[:coloured], rgb[coloured:n]]))
-        write(folder, grey[:2], "plain_{}.png")
-        notes = report_of("--real", real, "--fake", folder, out=f"{name}-report")["data"]["notes"]
-        assert notes == [f"{said}; all were read as grey."]
+    plain = report_of("--real", real, "--fake", "rgb", out="rgb-report")["data"]
+    assert (plain["notes"], plain["channels"]) == ([], 1)
+    folder = write(runs_cwd / "one", np.concatenate([tinted[:1], rgb[1:]]))
+    write(folder, grey[:2], "plain_{}.png")
+    data = report_of("--real", real, "--fake", folder, out="one-report")["data"]
+    assert data["channels"] == 3
+    assert [note.split(" of the ")[0] for note in data["notes"]] == ["All", "21"], "of the real and of the others"
+    data = report_of("--real", real, "--fake", folder, "--channels", "1", out="grey-report")["data"]
+    (note,) = data["notes"]
+    assert "20 of the synthetic images are stored in colour, and 1 of the 20" in note
+    assert data["channels"] == 1
 
 
 # --- sizes

@@ -23,7 +23,7 @@ from balancer.audit.report import to_json
 from balancer.audit.results import Audit, NearDuplicates, NearPair
 from balancer.core.settings import DataConfig
 from balancer.data.dataset import Dataset, load_dataset
-from balancer.data.images import resize_grey
+from balancer.data.images import resize_image
 from balancer.data.near_duplicates import BITS, COPY, HASH_SIDE, SUSPECT, _aligned, _bands, equalise
 from balancer.data.perceptual_hash import perceptual_hash
 from balancer.data.phantom import draw_image, draw_patient
@@ -342,7 +342,7 @@ def test_on_the_real_set_the_threshold_parts_copies_from_patients(real: tuple[Da
     }
     for change, prepare in changes.items():
         pictures = [Image.open(real_data / data.records[i].name).convert("L") for i in chosen]
-        copies = np.stack([resize_grey(change(picture), 64, "squash") for picture in pictures])
+        copies = np.stack([resize_image(change(picture), 64, "squash") for picture in pictures])
         bits = (perceptual_hash(thumbnails[chosen], HASH_SIDE) != perceptual_hash(copies, HASH_SIDE)).sum(axis=1)
         assert bits.max() <= BITS
         assert _aligned(_bands(prepare(thumbnails[chosen])), _bands(prepare(copies))).min() >= COPY

@@ -10,7 +10,7 @@ from torch import Tensor
 from balancer.augmentation.differentiable import DIFFAUGMENT, check_policy, contrast, cutout, diff_augment, translation
 from balancer.core.errors import UsageError
 
-SHAPES = [(6, 1, 16, 16), (5, 1, 20, 12), (1, 1, 17, 33)]
+SHAPES = [(6, 3, 16, 16), (6, 1, 16, 16), (5, 1, 20, 12), (1, 1, 17, 33), (3, 3, 12, 20)]
 
 
 def source(seed: int = 5) -> torch.Generator:
@@ -41,7 +41,7 @@ def slow_translation(images: np.ndarray, g: torch.Generator) -> np.ndarray:
         for y in range(height):
             for x in range(width):
                 if 0 <= y - down[i] < height and 0 <= x - right[i] < width:
-                    moved[i, 0, y, x] = images[i, 0, y - down[i], x - right[i]]
+                    moved[i, :, y, x] = images[i, :, y - down[i], x - right[i]]
     return moved
 
 
@@ -53,13 +53,24 @@ def slow_cutout(images: np.ndarray, g: torch.Generator) -> np.ndarray:
     cut = images.copy()
     for i in range(n):
         top, left = max(0, centre_y[i] - half_y), max(0, centre_x[i] - half_x)
-        cut[i, 0, top : centre_y[i] + half_y, left : centre_x[i] + half_x] = 0
+        cut[i, :, top : centre_y[i] + half_y, left : centre_x[i] + half_x] = 0
     return cut
+
+
+def slow_saturation(images: np.ndarray, g: torch.Generator) -> np.ndarray:
+    draws = torch.rand(len(images), 1, 1, 1, generator=g).flatten().tolist()
+    changed = np.empty_like(images)
+    for image, out, u in zip(images, changed, draws, strict=True):
+        for y, x in np.ndindex(image.shape[1:]):
+            mean = image[:, y, x].mean()
+            out[:, y, x] = mean + 2 * u * (image[:, y, x] - mean)
+    return changed
 
 
 SLOW: dict[str, Callable[[np.ndarray, torch.Generator], np.ndarray]] = {
     "brightness": slow_brightness,
     "contrast": slow_contrast,
+    "saturation": slow_saturation,
     "translation": slow_translation,
     "cutout": slow_cutout,
 }

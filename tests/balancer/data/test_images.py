@@ -12,7 +12,7 @@ from PIL import Image, PngImagePlugin
 
 from balancer.core.errors import Interrupted
 from balancer.data import images
-from balancer.data.images import read_image, resize_grey, to_grey
+from balancer.data.images import read_image, resize_image, to_grey
 
 SIZE = 16
 RNG = np.random.default_rng(0)
@@ -146,7 +146,7 @@ def test_pad_keeps_the_pixels_and_adds_black(tall: bool) -> None:
     expected = np.zeros((20, 20), dtype=np.uint8)
     expected[5:15] = content
     content, expected = (content.T, expected.T) if tall else (content, expected)
-    assert np.array_equal(resize_grey(Image.fromarray(content), 20, "pad"), expected)
+    assert np.array_equal(resize_image(Image.fromarray(content), 20, "pad"), expected)
 
 
 @pytest.mark.parametrize("tall", [False, True])
@@ -154,7 +154,7 @@ def test_crop_keeps_the_middle(tall: bool) -> None:
     content = RNG.integers(0, 256, (20, 50), dtype=np.uint8)
     expected = content[:, 15:35]
     content, expected = (content.T, expected.T) if tall else (content, expected)
-    assert np.array_equal(resize_grey(Image.fromarray(content), 20, "crop"), expected)
+    assert np.array_equal(resize_image(Image.fromarray(content), 20, "crop"), expected)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_what_part_of_the_picture_lands_where(how: str, rows: tuple, columns: tu
     """A brightness ramp stays one: each output pixel holds the ramp at the centre of its footprint."""
     y, x = np.mgrid[0:120, 0:240]
     ramp = 30 + 0.5 * x + 0.6 * y
-    pixels = resize_grey(Image.fromarray(ramp.astype(np.float32)), 24, how).astype(float)
+    pixels = resize_image(Image.fromarray(ramp.astype(np.float32)), 24, how).astype(float)
     centre = (np.arange(24) + 0.5) / 24
     at_y = rows[0] + centre * (rows[1] - rows[0]) - 0.5
     at_x = columns[0] + centre * (columns[1] - columns[0]) - 0.5
@@ -180,14 +180,14 @@ def test_what_part_of_the_picture_lands_where(how: str, rows: tuple, columns: tu
 def test_shrinking_is_antialiased(how: str) -> None:
     y, x = np.mgrid[0:128, 0:128]
     checkerboard = Image.fromarray(((x + y) % 2 * 255).astype(np.uint8))
-    pixels = resize_grey(checkerboard, 16, how).astype(float)
+    pixels = resize_image(checkerboard, 16, how).astype(float)
     assert np.abs(pixels - 127.5).max() <= 2
 
 
 @pytest.mark.parametrize("how", ["squash", "pad", "crop"])
 @pytest.mark.parametrize("shape", [(16, 16), (7, 30), (30, 7), (1, 1), (200, 20)])
 def test_the_result_has_the_size_asked_for(how: str, shape: tuple) -> None:
-    pixels = resize_grey(Image.fromarray(np.full(shape, 50, dtype=np.uint8)), 16, how)
+    pixels = resize_image(Image.fromarray(np.full(shape, 50, dtype=np.uint8)), 16, how)
     assert (pixels.shape, pixels.dtype) == ((16, 16), np.uint8)
     assert pixels.max() == 50
 
@@ -195,7 +195,7 @@ def test_the_result_has_the_size_asked_for(how: str, shape: tuple) -> None:
 def test_overshoot_of_the_filter_does_not_wrap_round() -> None:
     edge = np.zeros((40, 40), dtype=np.float32)
     edge[:, 20:] = 255
-    pixels = resize_grey(Image.fromarray(edge), 64, "squash")
+    pixels = resize_image(Image.fromarray(edge), 64, "squash")
     assert (pixels[:, :20] < 40).all()
     assert (pixels[:, 44:] > 215).all()
 
@@ -262,7 +262,7 @@ def test_what_is_no_fault_of_the_file_passes_through(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     path = picture(tmp_path / "x.png")
-    monkeypatch.setattr(images, "resize_grey", lambda *_: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(images, "resize_image", lambda *_: (_ for _ in ()).throw(error))
     with pytest.raises(type(error)):
         read_image(path, SIZE, "squash")
 
@@ -355,8 +355,8 @@ def test_a_large_jpeg_decoded_at_reduced_scale_is_the_same_picture(
     size, large = 32, Image.fromarray(radiograph(700, 1000))
     (large.convert("RGB") if colour else large).save(tmp_path / "x.jpeg", quality=90)
     seen = []
-    resize = images.resize_grey
-    monkeypatch.setattr(images, "resize_grey", lambda image, *a: (seen.append(image.size), resize(image, *a))[1])
+    resize = images.resize_image
+    monkeypatch.setattr(images, "resize_image", lambda image, *a: (seen.append(image.size), resize(image, *a))[1])
     pixels = read_image(tmp_path / "x.jpeg", size, how).astype(float)
     with Image.open(tmp_path / "x.jpeg") as whole:
         expected = resize(to_grey(whole)[0], size, how).astype(float)

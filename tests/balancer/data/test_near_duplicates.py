@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter, ImageOps
 
 from balancer.data import near_duplicates as duplicates
-from balancer.data.images import resize_grey
+from balancer.data.images import resize_image
 from balancer.data.near_duplicates import BITS, COPY, identical_files, near_duplicates
 from balancer.data.phantom import draw_image, draw_patient
 
@@ -17,7 +17,7 @@ SIZE = 128
 
 
 def thumbnail(picture: Image.Image) -> np.ndarray:
-    return resize_grey(picture, 64, "squash")
+    return resize_image(picture, 64, "squash")
 
 
 @pytest.fixture(scope="module")

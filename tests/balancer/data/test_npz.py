@@ -69,9 +69,12 @@ def test_as_a_data_set(tmp_path: Path, channels: int) -> None:
     path = saved(tmp_path / "pneumoniamnist_x.npz", **content)
     data = load_dataset(DataConfig(path=str(path), image_size=28))
     assert {fold: data.counts(fold) for fold in COUNTS} == COUNTS, "the archive's own validation split is kept"
-    grey = np.concatenate([content[f"{s}_images"] for s in COUNTS]).astype(float)
-    grey = grey @ [0.299, 0.587, 0.114] if channels == 3 else grey
-    assert np.abs(data.images - grey).max() <= 1
+    pixels = np.concatenate([content[f"{s}_images"] for s in COUNTS])
+    assert data.channels == channels
+    assert np.array_equal(data.images, pixels), "of the working size already"
+    in_grey = load_dataset(DataConfig(path=str(path), image_size=28, channels=1)).images
+    grey = pixels.astype(float) @ [0.299, 0.587, 0.114] if channels == 3 else pixels
+    assert np.abs(in_grey - grey).max() <= 1
     assert any("image level" in note for note in data.notes)
 
 

@@ -32,7 +32,6 @@ from balancer.gan.checkpoint import (
     save_checkpoint,
     save_generator,
 )
-from balancer.gan.networks import architecture
 from balancer.gan.snapshot import Snapshot, SnapshotQuality, read_history
 from balancer.gan.step import GanState, build_state, train_step
 
@@ -397,9 +396,8 @@ def test_a_lost_best_generator(damaged: bool, tmp_path: Path, caplog: pytest.Log
     made = contents(best)
     flip(best) if damaged else best.unlink()
     previous(best).unlink()
-    network = architecture(settings.architecture).generator(16, settings.z_dim, settings.generator_width)
     if damaged:
-        saved = read_best(tmp_path / "run", CPU, settings, network)
+        network, saved = read_best(tmp_path / "run", CPU, settings)
         assert_same(network.state_dict(), made["G_ema"])
         assert saved.step == made["step"]
         assert BEST in caplog.text

@@ -69,7 +69,7 @@ def test_presets_are_what_they_say() -> None:
         settings = config(preset=name)
         trainer.check(settings)
         assert {key: getattr(settings, key) for key in values} == values
-    assert set(config(preset="sngan_diffaug").diffaugment) == set(DIFFAUGMENT)
+    assert {*config(preset="sngan_diffaug").diffaugment, "saturation"} == set(DIFFAUGMENT), "which is of colour alone"
     pairing = config(preset="relativistic")
     assert pairing.r1_weight == pairing.r2_weight > 0
     assert any("parametrizations" in key for key in build_state(config(preset="sngan_diffaug"), CPU).D.state_dict())
@@ -81,7 +81,10 @@ def test_presets_are_what_they_say() -> None:
         ({"loss": "hinge_"}, "loss is 'hinge_'; did you mean 'hinge'"),
         ({"architecture": "residul"}, "architecture is 'residul'; did you mean 'residual'"),
         ({"diffaugment": ["cutoff"]}, "did you mean 'cutout'"),
-        ({"diffaugment": ["flip"]}, "diffaugment is 'flip'; known: brightness, contrast, cutout, translation"),
+        (
+            {"diffaugment": ["flip"]},
+            "diffaugment is 'flip'; known: brightness, contrast, cutout, saturation, translation",
+        ),
         ({"data": {"path": "phantom", "image_size": 50}}, "50"),
         ({"preset": "s2", "data": {"path": "phantom", "image_size": 50}}, "50"),
         ({"r1_weight": 1.0}, "r1_weight is 1 with discriminator_norm batch.*none or spectral"),

@@ -361,8 +361,8 @@ def test_collapse_can_be_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_generator_of_one_image_is_a_collapse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not scripted: latents that G does not hear."""
 
-    def deaf(settings: GanTrainConfig, device: torch.device) -> Any:
-        state = build_state(settings, device)
+    def deaf(settings: GanTrainConfig, device: torch.device, channels: int) -> Any:
+        state = build_state(settings, device, channels)
         with torch.no_grad():
             next(state.G.parameters()).zero_()
             next(state.ema.module.parameters()).zero_()

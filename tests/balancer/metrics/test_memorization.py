@@ -332,7 +332,10 @@ def test_the_fewest_images() -> None:
         ({"train": images(1, 0)}, "at least 2 training images; got 1"),
         ({"fake": images(0, 0)}, "at least 1 synthetic images; got 0"),
         ({"held_out": images(1, 0)}, "at least 2 held-out images; got 1"),
-        ({"fake": images(4, 0, side=32)}, "held-out 64 x 64, synthetic 32 x 32, training 64 x 64"),
+        (
+            {"fake": images(4, 0, side=32)},
+            "held-out 64 x 64 px in grey, synthetic 32 x 32 px in grey, training 64 x 64 px in grey",
+        ),
         ({"fake": fields(4, 0)}, "synthetic images are float64"),
         ({"train": images(4, 0)[:, None]}, r"of shape \(4, 1, 64, 64\); expected uint8 \(n, H, W\)"),
         ({"train_groups": ["a"]}, "4 training images but 1 groups"),

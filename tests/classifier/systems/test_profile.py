@@ -20,7 +20,7 @@ QUICK = ("--image-size", "32", "--repeats", "1", "--batch-size", "2", "--device"
 
 
 def test_counts_are_those_of_the_network() -> None:
-    model, config = network("s1_cnn28", None, CPU)
+    model, config, _ = network("s1_cnn28", None, CPU)
     found = profile.profile("x", model, config, CPU, Timing(2, 1, 1, 0))
     assert found.parameters == found.trainable == 615_521
     state = [v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")]
@@ -30,9 +30,9 @@ def test_counts_are_those_of_the_network() -> None:
 
 def test_trainable_is_that_of_the_last_stage() -> None:
     """S1's ResNet-18 ends with everything learning; a head that learns alone is a fraction."""
-    whole, config = network("s1_resnet18", 32, CPU)
+    whole, config, _ = network("s1_resnet18", 32, CPU)
     assert all(p.requires_grad for p in whole.parameters())
-    head, _ = network("s0_densenet161", 32, CPU)
+    head, *_ = network("s0_densenet161", 32, CPU)
     assert sum(p.numel() for p in head.parameters() if p.requires_grad) == 2 * 2208 + 2
     assert config.weights == "none", "nothing is downloaded to be measured"
 

@@ -25,8 +25,8 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Built:
     """The network of every training and a copy of its first weights."""
     seen: Built = []
 
-    def recorded(config: ClassifierConfig, classes: int = 2) -> nn.Module:
-        model = build_model(config, classes)
+    def recorded(config: ClassifierConfig, classes: int = 2, channels: int = 1) -> nn.Module:
+        model = build_model(config, classes, channels)
         seen.append((model, tiny.weights(model)))
         return model
 
