@@ -69,7 +69,9 @@ class Inputs:
         return {
             "folders": {flag: str(f.scan.path) for flag, f in self.folders.items()},
             "counts": {flag: len(f.images) for flag, f in self.folders.items()},
-            "patients": {flag: len(set(f.groups)) if f.named else None for flag, f in self.folders.items()},
+            "patients": {
+                flag: len(set(f.groups)) if f.named or f.by_header else None for flag, f in self.folders.items()
+            },
             "image_size": self.size,
             "channels": self.channels,
             "fingerprint": hashlib.sha256(digests.encode()).hexdigest()[:16],
@@ -268,8 +270,11 @@ def describe_folder(flag: str, folder: Folder) -> str:
     patients = ""
     if flag != "fake":
         count = len(set(folder.groups))
-        patients = f", {count:,} patients (read off {folder.named} file names)"
-        if not folder.named:
+        places = {"file names": folder.named, "DICOM headers": folder.by_header}
+        patients = " and ".join(f"{n} {place}" for place, n in places.items() if n)
+        if patients:
+            patients = f", {count:,} patients (read off {patients})"
+        else:
             patients = "; file names tell no patients, so each image counts by itself, and real baselines can be "
             patients += "too low"
     kind = f"{shape} px, {folder.scan.format_names}"

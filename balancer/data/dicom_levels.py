@@ -66,6 +66,9 @@ def grey_levels(values: Array, ds: Dataset, stored: Stored, rules: DicomRules) -
     inverted, window = stored.photometric == "MONOCHROME1", chosen_window(ds, rules)
     bits = stored.bits if table is None else table.bits
 
+    if window is None and table is None and kind.startswith("integer"):
+        return Samples(values.astype(np.float32), kind, inverted, padding, "full")
+
     def level(samples: Array) -> Array:
         samples = samples.astype(np.float64)
         samples = samples * slope + intercept if table is None else table.apply(samples)
@@ -86,11 +89,11 @@ def grey_levels(values: Array, ds: Dataset, stored: Stored, rules: DicomRules) -
 
 
 def _of_each(values: Array, level: Callable[[Array], Array]) -> Array:
-    """Return the level of each sample, float32; of whole numbers it is computed once for each that can occur."""
-    if values.dtype.kind in "iu":
-        low, high = int(values.min()), int(values.max())
-        if high - low < values.size:
-            return level(np.arange(low, high + 1)).astype(np.float32)[np.subtract(values, low, dtype=np.intp)]
+    """Return the level of each sample, float32; of up to 16 bits it is computed once for each value that there is."""
+    if values.dtype.kind in "iu" and 256**values.dtype.itemsize <= values.size:
+        bits = np.dtype(values.dtype.str.replace("i", "u"))  # a sign is a bit like others, when it comes to looking up
+        possible = np.arange(256**bits.itemsize).astype(bits)
+        return level(possible.view(values.dtype)).astype(np.float32)[values.view(bits)]
     return level(values).astype(np.float32)
 
 

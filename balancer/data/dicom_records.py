@@ -68,11 +68,10 @@ def with_headers(listing: Listing, config: DataConfig) -> Listing:
 
 
 def _dicom_files(listing: Listing) -> list[int]:
-    """Return the positions of records whose files are DICOM; those with the suffix of another format are not opened."""
+    """Return the positions of records whose files are DICOM."""
     if listing.images is not None:
         return []
-    paths = [listing.root / record.name for record in listing.records]
-    return [i for i, p in enumerate(paths) if p.suffix.lower() not in SUFFIXES and dicom_files.is_dicom_file(p)]
+    return [i for i, record in enumerate(listing.records) if _may_be_dicom(listing.root / record.name)]
 
 
 def _headers(root: Path, names: Sequence[str], source: str) -> Headers:
@@ -137,14 +136,11 @@ def _with_patients(listing: Listing, chosen: Sequence[int], headers: Headers, co
     if headers.anonymous:
         note = f"All {n:,} DICOM files have one and the same PatientID, as programs that anonymise leave it: patients"
         return replace(listing, notes=[*listing.notes, f"{note} are not known by it."])
-    first: dict[int, str] = {}
-    for i, number in zip(chosen, headers.patients, strict=True):
-        name = listing.records[i].name
-        first[number] = min(first.get(number, name), name)
     records = list(listing.records)
-    for i, number in zip(chosen, headers.patients, strict=True):
-        if number != UNKNOWN:
-            records[i] = replace(records[i], patient=patient_key(_digest(first[number])))
+    keys = _keys([records[i].name for i in chosen], headers.patients)
+    for i, key in zip(chosen, keys, strict=True):
+        if key:
+            records[i] = replace(records[i], patient=key)
     notes, sizes = [], Counter(number for number in headers.patients if number != UNKNOWN)
     if unknown := n - sizes.total():
         notes.append(f"{unknown:,} of {n:,} DICOM files have no PatientID, or a placeholder: patients are not known.")
@@ -154,6 +150,31 @@ def _with_patients(listing: Listing, chosen: Sequence[int], headers: Headers, co
             " --patients or --patient-pattern."
         )
     return replace(listing, records=records, notes=[*listing.notes, *notes], numbers_restart=False)
+
+
+def _keys(names: Sequence[str], patients: Sequence[int]) -> list[str]:
+    """Return the key of the patient of each file, empty for an unknown one; the order of the files does not count."""
+    first: dict[int, str] = {}
+    for name, patient in zip(names, patients, strict=True):
+        first[patient] = min(first.get(patient, name), name)
+    return ["" if patient == UNKNOWN else patient_key(_digest(first[patient])) for patient in patients]
+
+
+def patients_by_header(root: Path, files: Sequence[Path]) -> dict[Path, str]:
+    """Return the key of the patient of each DICOM file among files below a folder; empty where a header tells none.
+
+    Keys of two folders differ, also those of one patient.
+    """
+    chosen = [file for file in files if dicom_files.can_read() and _may_be_dicom(file)]
+    if not chosen:
+        return {}
+    headers = _headers(root, [str(file.relative_to(root)) for file in chosen], "none")
+    return dict(zip(chosen, _keys([str(file.resolve()) for file in chosen], headers.patients), strict=True))
+
+
+def _may_be_dicom(file: Path) -> bool:
+    """Return whether a file is DICOM; one with the suffix of another format is not opened."""
+    return file.suffix.lower() not in SUFFIXES and dicom_files.is_dicom_file(file)
 
 
 def _digest(name: str) -> str:

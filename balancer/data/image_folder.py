@@ -25,6 +25,7 @@ from balancer.data.colour import GREY_MODES
 from balancer.data.dataset import refuse_cache_inside
 from balancer.data.decoded import file_reader
 from balancer.data.dicom_files import DicomRules
+from balancer.data.dicom_records import patients_by_header
 from balancer.data.images import Ranges, is_image, looks_coloured, open_image
 from balancer.data.listing import SUFFIXES, is_clutter
 from balancer.data.manifest import MANIFEST, read_manifest
@@ -70,6 +71,7 @@ class Folder:
     images: Array  # (n, size, size) or (n, size, size, 3) uint8
     groups: list[str]
     named: int  # images whose file name tells the patient
+    by_header: int  # DICOM files whose header tells the patient
     digests: list[str]
     bad: list[tuple[str, str]]
     notes: list[str]  # what a reader must know of the decoding
@@ -214,18 +216,21 @@ def decode_folder(
         log.warning("%s: %s", scan.name, note)
     if not decoded.positions:
         raise BalancerError(f"none of the {len(files)} files of {scan.name} {scan.path} can be read")
-    patients = [_patient(files[i]) for i in decoded.positions]
-    # An image whose name tells no patient is a patient of its own; the path keeps equal names in two folders apart.
-    own = [patient or str(files[i]) for patient, i in zip(patients, decoded.positions, strict=True)]
+    kept = [files[i] for i in decoded.positions]
+    headers = patients_by_header(scan.path, kept)
+    patients = [headers.get(file, _patient(file)) for file in kept]
+    # An image whose patient is not known is a patient of its own; the path keeps equal names in two folders apart.
+    own = [patient or str(file) for patient, file in zip(patients, kept, strict=True)]
     groups = merge_groups(own, decoded.digests)
-    named = sum(patient is not None for patient in patients)
-    names = [files[i].relative_to(scan.path).as_posix() for i in decoded.positions]
+    by_header = sum(map(bool, headers.values()))
+    named = sum(map(bool, patients)) - by_header
+    names = [file.relative_to(scan.path).as_posix() for file in kept]
     if scan.run:
         _check_listed(scan.run, dict(zip(names, decoded.digests, strict=True)))
     # In memory, since torch takes no read-only arrays; the images of a dry run are never looked at.
     images = np.array(decoded.images) if decoded.undecoded is None else decoded.images
     facts = decoded.digests, decoded.bad, decoded.notes, decoded.ranges, decoded.undecoded, decoded.without_colour
-    return Folder(scan, names, images, groups, named, *facts)
+    return Folder(scan, names, images, groups, named, by_header, *facts)
 
 
 def _check_listed(run: Path, digests: Mapping[str, str]) -> None:
@@ -244,9 +249,9 @@ def _check_listed(run: Path, digests: Mapping[str, str]) -> None:
         )
 
 
-def _patient(file: Path) -> str | None:
+def _patient(file: Path) -> str:
     for label in (1, 0):
         patient, kind = parse_name(file.stem, label)
         if kind:
             return patient
-    return None
+    return ""
