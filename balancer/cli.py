@@ -127,12 +127,14 @@ def import_images(args: CommandArgs) -> CommandResult:
     setting("--real", metavar="DIR"),
     setting("--fake", metavar="DIR"),
     setting("--training", metavar="DIR"),
+    setting("--patients", metavar="FILE"),
+    setting("--patient-pattern", metavar="REGEX|NAME"),
     setting("--image-size"),
     setting("--channels", metavar="auto|1|3"),
     setting("--max-bad"),
     INCEPTION,
     example="balancer evaluate --real test/NORMAL --fake images --training train/NORMAL",
-    closing="{run}/report.html shows the images side by side; next: balancer synthesize, then classifier ablate",
+    closing="{run}/report.html shows the images side by side; next: balancer import, then classifier ablate",
 )
 def evaluate(args: CommandArgs) -> CommandResult:
     """Quality report on any folder of synthetic images beside a folder of real ones."""

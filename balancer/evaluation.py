@@ -20,7 +20,7 @@ from balancer.core.settings import EvaluateConfig
 from balancer.data.channels import AUTO
 from balancer.data.coding import read_coding
 from balancer.data.dataset import PHANTOM_NOTICE
-from balancer.data.image_folder import Folder, Scan, decode_folder, images_folder, scan_folder
+from balancer.data.image_folder import Folder, Scan, decode_folder, images_folder, scan_folder, tell_patients
 from balancer.data.images import named
 from balancer.data.phantom import STAMP
 from balancer.data.split import merge_groups
@@ -70,7 +70,8 @@ class Inputs:
             "folders": {flag: str(f.scan.path) for flag, f in self.folders.items()},
             "counts": {flag: len(f.images) for flag, f in self.folders.items()},
             "patients": {
-                flag: len(set(f.groups)) if f.named or f.by_header else None for flag, f in self.folders.items()
+                flag: len(set(f.groups)) if f.named or f.by_header or f.told else None
+                for flag, f in self.folders.items()
             },
             "image_size": self.size,
             "channels": self.channels,
@@ -102,6 +103,9 @@ def open_inputs(config: EvaluateConfig, decode: bool = True) -> Inputs:
         flag: decode_folder(scan, size, config.resize, config.max_bad, decode, number=number)
         for flag, scan in scans.items()
     }
+    if config.patients is not None or config.patient_pattern is not None:
+        real = [flag for flag in ("real", "training") if flag in folders]
+        folders |= {flag: tell_patients(folders[flag], config.patients, config.patient_pattern) for flag in real}
     if len(folders["real"].images) < 2:
         raise BalancerError(f"--real {paths['real']} holds 1 image; a comparison needs at least 2")
     notes = _notes(folders)
@@ -235,14 +239,18 @@ def describe_formats(folders: dict[str, Folder]) -> str:
 def _separate_patients(real: Folder, training: Folder, notes: list[str]) -> dict[str, Folder]:
     """Return both folders with new patient names, equal only where the folders share a file, byte by byte.
 
-    The same number in both need not be the same patient (it is not in Kaggle's train and test); a note says so.
+    The same number in both need not be the same patient (it is not in Kaggle's train and test); a note says so. Numbers
+    that settings tell are of one patient.
     """
     patients = [f"held out: {g}" for g in real.groups] + [f"training: {g}" for g in training.groups]
+    if real.told:
+        patients = [*real.groups, *training.groups]
     merged = merge_groups(patients, real.digests + training.digests)
     held_out, trained_on = merged[: len(real.groups)], merged[len(real.groups) :]
     known = set(trained_on)
     shared = {number for number, group in zip(real.groups, held_out, strict=True) if group in known}
-    if unknown := (set(real.groups) & set(training.groups)) - shared:
+    unknown = set() if real.told else (set(real.groups) & set(training.groups)) - shared
+    if unknown:
         notes.append(
             f"{plural(len(unknown), 'patient number')} in both --real and --training; whether the patients are the "
             "same is not known."
@@ -272,6 +280,7 @@ def describe_folder(flag: str, folder: Folder) -> str:
         count = len(set(folder.groups))
         places = {"file names": folder.named, "DICOM headers": folder.by_header}
         patients = " and ".join(f"{n} {place}" for place, n in places.items() if n)
+        patients = f"the table or pattern for {folder.told} images" if folder.told else patients
         if patients:
             patients = f", {count:,} patients (read off {patients})"
         else:

@@ -32,9 +32,16 @@ class _Quality:
 
 
 @dataclass(frozen=True)
+class _OfClass:
+    n: int
+    interpretation: list[_Finding]
+
+
+@dataclass(frozen=True)
 class _Report:
     n: int
     quality: _Quality
+    classes: dict[str, _OfClass] = field(default_factory=dict)  # of a synthesis of several classes
 
 
 @dataclass(frozen=True)
@@ -113,10 +120,17 @@ def _of_snapshot(snapshot: Snapshot) -> str:
 
 def _of_report(path: Path, values: Any) -> str:
     report = parse(_Report, values, path)
-    first = next(iter(report.quality.interpretation or report.quality.readings), None)
-    images = plural(report.n, "image")
-    if first is None:
-        return f"{images}: {report.quality.verdict}"
+    if report.classes:
+        return "; ".join(f"{name}, {_first_of(of.interpretation, of.n, '')}" for name, of in report.classes.items())
+    return _first_of(report.quality.interpretation or report.quality.readings, report.n, report.quality.verdict)
+
+
+def _first_of(findings: list[_Finding], n: int, verdict: str) -> str:
+    """Return the first finding on some images; without any, the verdict."""
+    images = plural(n, "image")
+    if not findings:
+        return f"{images}: {verdict}" if verdict else images
+    first = findings[0]
     return f"{images}: {first.metric} {first.figure} (real against real {first.real_baseline or first.floor})"
 
 

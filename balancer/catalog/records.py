@@ -29,6 +29,7 @@ from balancer.core.system_errors import explain
 log = logging.getLogger("balancer")
 DEPTH = 4  # folders below the one that is searched
 START = ("config.yaml", "env.json")  # what names a folder a run
+LEFT = ("log.txt", "split.csv", "metrics.jsonl", "results.jsonl", "report.json", "summary.json", "analysis.json")
 NAMES = READERS.keys()  # of the folders below runs/
 SOURCES = ("gan_run", "synthetic", "fake")  # settings that name the runs that a run builds on
 PAGES = ("report.html", "audit.html", "report.md", "table.md", "MODEL_CARD.md")
@@ -173,7 +174,7 @@ def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
     """Yield the folders that are runs, or lie where runs lie. Studies within a run are part of the run."""
     if (folder / DATABASE).exists():  # MLflow's copies of the files of runs are no runs
         return
-    if is_run(folder) or folder.parent.name in NAMES:
+    if is_run(folder) or (folder.parent.name in NAMES and _was_run(folder)):
         yield folder
         return
     try:
@@ -184,6 +185,11 @@ def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
     for path in below if depth else ():
         if not path.name.startswith("."):
             yield from _run_folders(path, depth - 1)
+
+
+def _was_run(folder: Path) -> bool:
+    """Return whether a folder that lies where runs lie holds what is left of one: a data set has a train folder too."""
+    return any((folder / name).exists() for name in (*START, MARKER, *LEFT)) or not any(folder.iterdir())
 
 
 def read_run(path: Path) -> RunRecord:

@@ -43,7 +43,7 @@ DEFAULT_FOLDER = Path("data/chest_xray")
 # Hashes are taken over the old value, so that the hashes of published runs stay valid.
 OLD_SETTINGS = {("bn_statistics", "clean"): "reestimated"}
 # Settings that are paths, beside those of the data.
-PATHS = {"gan_run", "synthetic", "real", "fake", "training", "weights", "folder", "split_of", "checkpoint"}
+PATHS = {"gan_run", "synthetic", "real", "fake", "training", "weights", "folder", "split_of", "checkpoint", "patients"}
 RUNS_OF = {  # of these settings, a name under runs/ serves too
     "gan_run": ("gan-train",),
     "synthetic": SYNTHESES,

@@ -13,6 +13,7 @@ from balancer.core.setting_types import (
     Batch,
     Channels,
     Names,
+    Pattern,
     Precision,
     Repeats,
     Resize,
@@ -163,6 +164,12 @@ class EvaluateConfig(QualityConfig):
     training: Annotated[str | None, Unset("--real")] = Field(None, description="What the generator learnt from.")
     image_size: Annotated[int | None, Unset("the smallest side found, up to 256")] = Field(
         None, ge=16, le=1024, description="Working size."
+    )
+    patients: Annotated[str | None, Unset("by the names of the Kaggle set")] = Field(
+        None, description="Table of the patient of each real image (.csv: path, patient)."
+    )
+    patient_pattern: Pattern | None = Field(
+        None, description="Pattern with (?P<patient>...) in file names, or nih, chexpert, kaggle, mendeley, folder."
     )
     resize: Resize = Field("squash", description="squash, pad or crop images that are not square.")
     channels: Channels = Field(

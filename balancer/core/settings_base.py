@@ -105,5 +105,5 @@ class DataConfig(Settings):
 # Hashes of settings leave these out while they have their default, so that runs of before them stay the same runs.
 ADDED_LATER = {"format", "columns", "images", "where", "classes", "positive", "patients", "patient_pattern"}
 ADDED_LATER |= {"test_fraction", "split_by", "strict", "flips", "window", "frame", "dicom_source", "channels"}
-ADDED_LATER_TO_COMMANDS = {"features", "channels"}
+ADDED_LATER_TO_COMMANDS = {"patients", "patient_pattern", "features", "channels"}
 PATHS_OF_DATA = ("path", "images", "patients")  # settings of the data that are paths

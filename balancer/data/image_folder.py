@@ -9,7 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,9 @@ from balancer.data.dicom_records import patients_by_header
 from balancer.data.images import Ranges, is_image, looks_coloured, open_image
 from balancer.data.listing import SUFFIXES, is_clutter
 from balancer.data.manifest import MANIFEST, read_manifest
+from balancer.data.patients import patients_of
 from balancer.data.phantom import STAMP
+from balancer.data.records import patient_key
 from balancer.data.split import merge_groups
 
 log = logging.getLogger("balancer")
@@ -78,6 +80,7 @@ class Folder:
     ranges: dict[str, float]  # of samples of more than 8 bits
     undecoded: Undecoded | None = None  # of a dry run: one image stands for all; see balancer.data.decoded
     without_colour: list[int] | None = None  # of images read in colour: see balancer.data.decoded
+    told: int = 0  # images whose patient settings tell, so that equal numbers are one patient
 
 
 def images_folder(name: str, path: Path) -> Path:
@@ -231,6 +234,17 @@ def decode_folder(
     images = np.array(decoded.images) if decoded.undecoded is None else decoded.images
     facts = decoded.digests, decoded.bad, decoded.notes, decoded.ranges, decoded.undecoded, decoded.without_colour
     return Folder(scan, names, images, groups, named, by_header, *facts)
+
+
+def tell_patients(folder: Folder, file: str | None, pattern: str | None) -> Folder:
+    """Return the folder with the patients of a table or of a pattern; see :func:`patients_of`."""
+    known, notes = patients_of(folder.names, folder.scan.path, file, pattern)
+    keys = [
+        str(folder.scan.path / name) if patient is None else patient_key(patient)
+        for name, patient in zip(folder.names, known, strict=True)
+    ]
+    told = sum(patient is not None for patient in known)
+    return replace(folder, groups=merge_groups(keys, folder.digests), notes=[*folder.notes, *notes], told=told)
 
 
 def _check_listed(run: Path, digests: Mapping[str, str]) -> None:

@@ -23,11 +23,34 @@ def with_patients(listing: Listing, config: DataConfig) -> Listing:
     Raises:
         BalancerError: the settings tell the patient of no image.
     """
-    if config.patients is not None:
-        return _from_file(listing, Path(config.patients))
-    if config.patient_pattern is not None:
-        return _from_names(listing, config.patient_pattern)
-    return listing
+    if config.patients is None and config.patient_pattern is None:
+        return listing
+    names = [record.name for record in listing.records]
+    known, notes = patients_of(names, listing.root, config.patients, config.patient_pattern)
+    records = [
+        replace(record, patient=image_key(record.name) if patient is None else patient_key(patient))
+        for record, patient in zip(listing.records, known, strict=True)
+    ]
+    return replace(listing, records=records, notes=[*listing.notes, *notes], numbers_restart=False)
+
+
+def patients_of(
+    names: Sequence[str], root: Path, file: str | None, pattern: str | None
+) -> tuple[list[str | None], list[str]]:
+    """Return the patient of each image, None where that is not known, and what a reader must know of the table.
+
+    Args:
+        names: of the images, relative to ``root``.
+        root: the folder, for messages.
+        file: a table of patients, which goes before the pattern.
+        pattern: a pattern, or the name of one.
+
+    Raises:
+        BalancerError: the patient of no image is known.
+    """
+    if file is not None:
+        return _from_file(names, root, Path(file))
+    return _from_names(names, root, pattern or ""), []
 
 
 def suggested_pattern(records: Sequence[Record]) -> str | None:
@@ -37,25 +60,19 @@ def suggested_pattern(records: Sequence[Record]) -> str | None:
     return next((p for p in presets if names and all(re.search(PATIENT_PATTERNS[p], n) for n in names)), None)
 
 
-def _from_names(listing: Listing, setting: str) -> Listing:
+def _from_names(names: Sequence[str], root: Path, setting: str) -> list[str | None]:
     pattern = re.compile(PATIENT_PATTERNS.get(setting, setting))
-    records, unknown = [], []
-    for record in listing.records:
-        match = pattern.search(record.name)
-        if match is None or not match["patient"]:
-            unknown.append(record.name)
-            records.append(replace(record, patient=image_key(record.name)))
-        else:
-            records.append(replace(record, patient=patient_key(match["patient"])))
-    if len(unknown) == len(records):
+    matches = [pattern.search(name) for name in names]
+    known = [match["patient"] or None if match else None for match in matches]
+    if not any(known):
         raise BalancerError(
-            f"patient_pattern {setting!r} fits no file name of {listing.root} (such as {unknown[0]});"
+            f"patient_pattern {setting!r} fits no file name of {root} (such as {names[0]});"
             " mend the pattern, or leave it out"
         )
-    return replace(listing, records=records, numbers_restart=False)
+    return known
 
 
-def _from_file(listing: Listing, file: Path) -> Listing:
+def _from_file(names: Sequence[str], root: Path, file: Path) -> tuple[list[str | None], list[str]]:
     table = read_spreadsheet(file)
     path, patient = (find_column(table, role, ROLES[role]) for role in ("path", "patient"))
     if len(table.header) == 2:  # two columns: whichever is known tells which the other is
@@ -72,16 +89,13 @@ def _from_file(listing: Listing, file: Path) -> Listing:
             if keys.setdefault(name, row[patient]) != row[patient]:
                 raise BalancerError(f"patients file {file} gives {name} to two patients; mend the file")
     by_name = _unique_names(keys)
-    records, unknown = [], []
-    for record in listing.records:
-        file_name = PurePosixPath(record.name)
-        known = keys.get(record.name) or by_name.get(file_name.name) or by_name.get(file_name.stem)
-        if known is None:
-            unknown.append(record.name)
-        records.append(replace(record, patient=image_key(record.name) if known is None else patient_key(known)))
-    if len(unknown) == len(records):
-        raise BalancerError(f"patients file {file} names no image of {listing.root} (such as {unknown[0]}); check it")
-    return replace(listing, records=records, notes=[*listing.notes, *table.notes], numbers_restart=False)
+    known = []
+    for name in names:
+        plain = PurePosixPath(name)
+        known.append(keys.get(name) or by_name.get(plain.name) or by_name.get(plain.stem))
+    if not any(known):
+        raise BalancerError(f"patients file {file} names no image of {root} (such as {names[0]}); check it")
+    return known, table.notes
 
 
 def _unique_names(keys: dict[str, str]) -> dict[str, str]:

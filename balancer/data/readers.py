@@ -6,12 +6,13 @@ know is done here for all of them: patients that the settings tell, and the clas
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from balancer.core.errors import BalancerError, lookup
-from balancer.core.settings_base import DataConfig
+from balancer.core.settings_base import PHANTOM, DataConfig
 from balancer.data import chest, folders, npz, table
 from balancer.data.dicom_records import with_headers
 from balancer.data.images import named
@@ -61,11 +62,20 @@ def choose_reader(path: Path, name: str = "auto") -> Reader:
             f"data {path} is a file of no kind that is read; give --data or BALANCER_DATA one of: {kinds}"
         )
     if not path.is_dir():
-        raise BalancerError(f"data folder {path} does not exist; give --data or BALANCER_DATA one of: {kinds}")
+        raise BalancerError(
+            f"data folder {path} does not exist{_meant(path)}; give --data or BALANCER_DATA one of: {kinds}"
+        )
     holds = named(sorted(printable(p.name) for p in path.iterdir() if not p.name.startswith(".")), 6) or "nothing"
     raise BalancerError(
         f"{path} has no train folder and no folders of classes (it holds {holds}); expected one of: {kinds}"
     )
+
+
+def _meant(path: Path) -> str:
+    """Return what may be meant by a path that is not there: the built-in drawings, or what lies beside it."""
+    beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, [PHANTOM, *sorted(beside)], n=1, cutoff=0.75)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def read_listing(path: Path, config: DataConfig) -> Listing:

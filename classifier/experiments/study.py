@@ -157,9 +157,11 @@ def refuse_several_classes(data: Dataset, command: str) -> None:
         UsageError: naming the classes.
     """
     if len(data.classes) > 2:
+        remedy = f"give --positive {data.classes[data.minority_class]} for one class against the others"
+        remedy = "leave out --task multiclass" if data.reader == "chest" else remedy
         raise UsageError(
-            f"{data.source} has the classes {', '.join(data.classes)}; {command} compares two classes, so give --task"
-            " binary, or take `classifier ablate`, which compares any number"
+            f"{data.source} has the classes {', '.join(data.classes)}; {command} compares two classes: {remedy}, or"
+            " take `classifier ablate`, which compares any number"
         )
 
 

@@ -482,3 +482,27 @@ def test_stray_files_are_counted_by_kind(real: Path, fake: Path) -> None:
         (real / name).write_text("no image")
     (note,) = (n for n in report_of("--real", real, "--fake", fake)["data"]["notes"] if "--real" in n)
     assert all(kind in note for kind in ("4 other files", "2 .dcm", "1 .txt", "1 no suffix"))
+
+
+def test_patients_of_other_names(runs_cwd: Path, fake: Path) -> None:
+    """Two images a patient, of which one patient is in both folders; without the pattern every image counts alone."""
+    real, training = runs_cwd / "real", runs_cwd / "training"
+    for folder, first, seed in ((real, 0, 1), (training, 9, 3)):
+        folder.mkdir()
+        for i, image in enumerate(fields(20, seed, SIZE)):
+            Image.fromarray(image).save(folder / f"case{first + i // 2:02d}-{i % 2}.png")
+    folders = {"real": str(real), "training": str(training), "fake": str(fake)}
+    alone = evaluation.open_inputs(EvaluateConfig(**folders))
+    assert alone.describe()["patients"] == {"real": None, "training": None, "fake": None}
+    rows = [f"{file.name},{file.name[:6]}\n" for folder in (real, training) for file in sorted(folder.iterdir())]
+    Path("patients.csv").write_text("path,patient\n" + "".join(rows))
+    for settings in ({"patient_pattern": r"(?P<patient>case\d+)"}, {"patients": "patients.csv"}):
+        known = evaluation.open_inputs(EvaluateConfig(**folders, **settings))
+        assert known.describe()["patients"] == {"real": 10, "training": 10, "fake": None}
+        assert not known.are_chest
+        groups = {flag: known.folders[flag].groups for flag in ("real", "training")}
+        shared = set(groups["real"]) & set(groups["training"])
+        assert [names[:6] for names in known.folders["real"].names[-2:]] == ["case09"] * 2
+        assert {groups["real"][-1]} == {groups["real"][-2]} == shared
+    words = [part for flag, path in folders.items() for part in (f"--{flag}", path)]
+    refused(balancer("evaluate", *words, "--patient-pattern", "(?P<patient>person)"), 1, "patient_pattern", "case00-0")

@@ -116,6 +116,20 @@ def test_figures_of_earlier_versions(tmp_path: Path) -> None:
     assert records.read_run(synthesis).figure == FIGURES["synthesize"]
 
 
+def test_a_synthesis_of_several_classes_has_a_figure_of_each(tmp_path: Path) -> None:
+    synthesis = make(tmp_path / "s", "synthesize")
+    finding = {"metric": "FID", "figure": "48.38", "real_baseline": "19.23"}
+    classes = {name: {"n": n, "interpretation": found} for name, n, found in (("a", 3, [finding]), ("b", 1, []))}
+    write_json(synthesis / "report.json", {"n": 4, "quality": {"verdict": "a: long. b: long."}, "classes": classes})
+    figure = records.read_run(synthesis).figure
+    assert figure == "a, 3 images: FID 48.38 (real against real 19.23); b, 1 image"
+
+
+def test_a_data_folder_holds_no_runs(chest: Path) -> None:
+    assert records.find_runs(chest) == []
+    assert records.find_runs(chest / "train") == []
+
+
 def test_how_far_unfinished_runs_are(tmp_path: Path) -> None:
     gan = make(tmp_path / "g", "gan-train", finished=False)
     assert records.read_run(gan).figure == "no snapshot yet"

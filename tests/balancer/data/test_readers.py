@@ -139,6 +139,8 @@ def test_nothing_that_is_read(tmp_path: Path) -> None:
     for path, word in (
         (tmp_path, "notes.docx"),
         (tmp_path / "gone", "does not exist"),
+        (tmp_path / "phanton", "did you mean 'phantom'"),
+        (tmp_path / "notes.doc", r"did you mean 'notes\.docx'"),
         (tmp_path / "notes.docx", "file"),
     ):
         with pytest.raises(BalancerError, match=word) as caught:
