@@ -483,3 +483,21 @@ def test_a_set_says_how_its_files_were_read_and_each_rule_has_its_own_pixels(tmp
     assert any("1000/1000" in note for note in read["1000/1000"].notes)
     assert len({data.images.tobytes() for data in read.values()}) == 3
     assert len({data.split_hash for data in read.values()}) == 1
+
+
+def test_a_set_in_colour_has_three_channels(tmp_path: Path) -> None:
+    """Also with grey files among it, and compressed ones; --set data.channels=1 reads all in grey."""
+    pictures = {f"{'ab'[i % 2]}/{i}.dcm": np.roll(COLOUR, i, 0) for i in range(10)}
+    for i, (name, pixels) in enumerate(pictures.items()):
+        ds = dicom(pixels)
+        if i % 3 == 0:
+            ds.compress(RLELossless)
+        write(ds, tmp_path / name)
+    write(dicom(GREY), tmp_path / "a" / "grey.dcm")
+    data = load_dataset(DataConfig(path=str(tmp_path), image_size=SIDE))
+    assert data.images.shape == (11, SIDE, SIDE, 3)
+    for record, pixels in zip(data.records, data.images, strict=True):
+        expected = pictures.get(record.name, np.repeat(GREY[..., None], 3, axis=2))
+        assert np.array_equal(pixels, expected)
+    grey_set = load_dataset(DataConfig(path=str(tmp_path), image_size=SIDE, channels=1))
+    assert grey_set.images.shape == (11, SIDE, SIDE)
