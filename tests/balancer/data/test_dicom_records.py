@@ -285,10 +285,10 @@ def hidden_in(folder: Path, words: list[bytes], but: str) -> list[tuple[str, byt
     ]
 
 
-def confidential(root: Path) -> list[bytes]:
+def confidential(root: Path, n: int) -> list[bytes]:
     """Files whose headers are full of what must not come out, one of them cut off; and these words."""
     uids = set()
-    for i in range(32):
+    for i in range(n):
         values = SECRETS | {"PatientID": f"{SECRETS['PatientID']}-{i // 3}"}
         ds = picture(i, **values, Manufacturer="Agfa", RescaleSlope=1, RescaleIntercept=0)
         ds.StudyInstanceUID = ds.SOPInstanceUID
@@ -316,7 +316,7 @@ def test_nothing_of_a_header_comes_out(
     """Neither what is printed and logged, nor the split, nor the cache hold a name, a number, a date or a UID."""
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("BALANCER_CACHE", str(runs_cwd / "cache"))
-    words = confidential(runs_cwd / "data")
+    words = confidential(runs_cwd / "data", 32)
     given = ["--data", "data", "--image-size", SIDE, "-v", "--max-bad", 0.5]
     results = [balancer("inspect", "data", "--json"), balancer("inspect", *given[1:])]
     assert not come_out([*results, balancer("gan-train", *given, "--batch-size", 8, "--dry-run")], words)
@@ -337,7 +337,7 @@ def classifier(*arguments: object) -> Result:
 @pytest.mark.slow
 def test_nothing_of_a_header_is_in_a_run(runs_cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BALANCER_CACHE", str(runs_cwd / "cache"))
-    words = confidential(runs_cwd / "data")
+    words = confidential(runs_cwd / "data", 60)
     given = ["--data", "data", "--image-size", SIDE, "-v", "--max-bad", 0.5]
     tiny = ["--steps", 4, "--batch-size", 8, *sets(evaluations=1, bn_statistics="running")]
     results = [
