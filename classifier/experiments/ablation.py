@@ -34,7 +34,7 @@ from classifier.analysis.analyse import Analysis, analyse
 from classifier.analysis.reading import SPLIT, recover_trials
 from classifier.analysis.results import PREDICTIONS, RESULTS, StudyResults, TrialResult
 from classifier.experiments.jobs import Kept, Workers, run_trials
-from classifier.experiments.study import Study, check_provenance, code_hash, code_notes, thread_notes
+from classifier.experiments.study import Study, check_channels, check_provenance, code_hash, code_notes, thread_notes
 from classifier.experiments.trial import TrainedTrial, run_trial, save_trial
 from classifier.report import page as report
 from classifier.report import tables
@@ -87,7 +87,13 @@ def finished_trials(study: Study, run: RunDir) -> list[TrialResult]:
     Raises:
         BalancerError: if they come from other data, another split, other settings or other synthetic sets.
     """
-    return recover_trials(run / RESULTS, lambda trials: check_provenance(trials, study, str(run / RESULTS)))
+
+    def check(trials: Sequence[TrialResult]) -> None:
+        if trials and run.resumed:
+            check_channels(run.path, study.data)
+        check_provenance(trials, study, str(run / RESULTS))
+
+    return recover_trials(run / RESULTS, check)
 
 
 def ablate(study: Study, run: RunDir, workers: Workers) -> StudyResults:

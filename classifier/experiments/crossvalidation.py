@@ -36,7 +36,7 @@ from classifier.analysis.statistics import crossed_estimate, metric_interval
 from classifier.evaluation.metrics import weighted_metrics
 from classifier.experiments.jobs import Kept, with_resume_note
 from classifier.experiments.plan import Trial, regimes_of
-from classifier.experiments.study import Study, check_provenance, refuse_several_classes
+from classifier.experiments.study import Study, check_channels, check_provenance, refuse_several_classes
 from classifier.experiments.trial import run_trial, save_trial
 from classifier.report.tables import COLUMNS
 from classifier.training import trainer
@@ -211,6 +211,8 @@ def crossvalidate(folds: Folds, run: RunDir, device: torch.device) -> list[Trial
     """
 
     def check(trials: Sequence[TrialResult]) -> None:
+        if trials and run.resumed:
+            check_channels(run.path, folds.rotations[0].data)
         for trial in trials:
             check_provenance([trial], folds.rotations[trial.fold or 0], f"{run / RESULTS}, fold {trial.fold}")
 

@@ -14,8 +14,9 @@ import numpy as np
 
 from balancer.core.config import config_hash, resolve
 from balancer.core.errors import BalancerError, UsageError
+from balancer.core.pixels import GREY, WORDS
 from balancer.core.run_names import SYNTHESES
-from balancer.core.saved_runs import data_settings, newest_of
+from balancer.core.saved_runs import data_settings, newest_of, read_environment
 from balancer.core.settings import AblateConfig, ClassifierConfig, TrainConfig
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.reporting.numbers import listed
@@ -134,6 +135,20 @@ def provenance(study: Study) -> dict[str, str]:
         "weights_hash": weights_hash(study.config.weights),
         "synthetic_sets_hash": hashlib.sha256(sets.encode()).hexdigest()[:16],
     }
+
+
+def check_channels(run: Path, data: Dataset) -> None:
+    """Refuse to continue a run whose earlier trials saw images in other channels; a run that names none saw grey.
+
+    Raises:
+        BalancerError: the channels differ.
+    """
+    before = read_environment(run).data.get("channels", GREY)
+    if before != data.channels:
+        raise BalancerError(
+            f"{run} began with images in {WORDS.get(before, before)}, {data.source} is now read in"
+            f" {WORDS[data.channels]}; start a new run, or give --channels {before} to one"
+        )
 
 
 def check_provenance(trials: Sequence[TrialResult], study: Study, where: str) -> None:
