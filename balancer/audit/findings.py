@@ -16,7 +16,7 @@ import numpy as np
 from scipy.stats import norm
 
 from balancer.audit.patients import FOLD_SIDES, patients
-from balancer.audit.properties import is_measured, measure
+from balancer.audit.properties import OF_COLOURS, is_measured, measure
 from balancer.audit.results import (
     Audit,
     ByClass,
@@ -177,7 +177,9 @@ def strongest_shortcut(audit: Audit) -> str | None:
     size = audit.shortcuts.image_size
     sentence = f"The classes can be told without a look at the anatomy, on the {size} px images of train: "
     joint = s.together is not None
-    parts = [f"AUROC {short(s.together)} from sharpness, brightness, contrast and border"] if joint else []
+    measured = {row.key for row in audit.shortcuts.properties}
+    colours = ", border and mean colour" if measured & {prop.key for prop in OF_COLOURS} else " and border"
+    parts = [f"AUROC {short(s.together)} from sharpness, brightness, contrast{colours}"] if joint else []
     parts += [f"{'the strongest alone is' if joint else 'from'} {s.words}, {short(s.alone)}"] if s.words else []
     return sentence + "; ".join(parts) + ". A network can use this."
 

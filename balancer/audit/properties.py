@@ -14,12 +14,12 @@ import numpy as np
 from PIL import Image
 
 from balancer.core.errors import BalancerError
-from balancer.core.pixels import luminance
+from balancer.core.pixels import GREY, channels_of, in_colour, luminance
 from balancer.data import cache
 from balancer.data.dataset import Dataset
 from balancer.data.depth import Ranges
 from balancer.data.dicom_files import DicomRules
-from balancer.data.images import read_grey, resize_image
+from balancer.data.images import read_picture, resize_image
 
 Array = np.ndarray
 FORMAT = 3  # raise when what is measured changes
@@ -51,6 +51,10 @@ OF_PIXELS = (
     Property("border_brightness", "mean of the border, grey levels"),
     Property("border_black", "black share of the border"),
 )
+OF_COLOURS = (  # of images in colour, beside the properties of their luminance
+    Property("saturation", "colour (largest - smallest channel), levels"),
+    Property("warmth", "warmth (red - blue), levels"),
+)
 
 
 @dataclass(frozen=True)
@@ -75,14 +79,13 @@ def measure(data: Dataset) -> Measured:
     """
     folder = data.folder
     if folder is None:
-        grey = luminance(data.images)
-        small = [resize_image(Image.fromarray(image), THUMBNAIL, "squash") for image in grey]
-        return Measured(OF_PIXELS, pixel_properties(grey), np.stack(small), from_files=False)
+        small = [resize_image(Image.fromarray(image), THUMBNAIL, "squash") for image in luminance(data.images)]
+        return Measured(of_pixels(data.channels), pixel_properties(data.images), np.stack(small), from_files=False)
     files = [folder / record.name for record in data.records]
-    properties = (*OF_FILES, *OF_PIXELS)
+    properties, how = (*OF_FILES, *of_pixels(data.channels)), (data.ranges, data.rules, data.channels)
 
     def measured() -> dict[str, Array]:
-        results = cache.in_threads(lambda i: _measure_file(files[i], data.ranges, data.rules), len(files), "measuring")
+        results = cache.in_threads(lambda i: _measure_file(files[i], *how), len(files), "measuring")
         values, thumbnails = (np.stack(column) for column in zip(*results, strict=True))
         return {"values": values, "thumbnails": thumbnails}
 
@@ -99,14 +102,19 @@ def is_measured(data: Dataset) -> bool:
     return data.folder is None or _cache_file(data).exists()
 
 
+def of_pixels(channels: int) -> tuple[Property, ...]:
+    """Return what is measured of the pixels of images with so many channels."""
+    return OF_PIXELS if channels == GREY else (*OF_PIXELS, *OF_COLOURS)
+
+
 def pixel_properties(images: Array) -> Array:
-    """Return OF_PIXELS of grey images.
+    """Return the properties :func:`of_pixels` of images.
 
     Args:
-        images: (n, H, W), grey levels from 0 to 255.
+        images: (n, H, W), grey levels from 0 to 255; or (n, H, W, 3) uint8.
 
     Returns:
-        (n, len(OF_PIXELS)) float64. Sharpness is the variance of the Laplacian (Pech-Pacheco et al. 2000,
+        (n, properties) float64. Sharpness is the variance of the Laplacian (Pech-Pacheco et al. 2000,
         doi:10.1109/ICPR.2000.903548; four neighbours, mirrored at the edge): it grows with noise as with fine detail,
         and depends on the size of the image.
     """
@@ -115,6 +123,15 @@ def pixel_properties(images: Array) -> Array:
 
 
 def _pixel_properties(images: Array) -> Array:
+    if channels_of(images) == GREY:
+        return _grey_properties(images)
+    levels = images.astype(np.float32)
+    columns = ((levels.max(axis=3) - levels.min(axis=3)), levels[..., 0] - levels[..., 2])
+    means = [column.mean(axis=(1, 2), dtype=np.float64) for column in columns]
+    return np.column_stack([_grey_properties(luminance(images)), *means])
+
+
+def _grey_properties(images: Array) -> Array:
     grey = np.asarray(images, dtype=np.float32)
     padded = np.pad(grey, ((0, 0), (1, 1), (1, 1)), mode="reflect")
     sides = padded[:, :-2, 1:-1] + padded[:, 2:, 1:-1] + padded[:, 1:-1, :-2] + padded[:, 1:-1, 2:]
@@ -133,18 +150,20 @@ def _pixel_properties(images: Array) -> Array:
 
 
 def _cache_file(data: Dataset) -> Path:
-    rules = data.rules.to_key() or ""
-    key = hashlib.sha256(f"{FORMAT} {data.fingerprint}{rules}".encode()).hexdigest()[:24]
+    rules, colour = data.rules.to_key() or "", " colour" if data.channels != GREY else ""
+    key = hashlib.sha256(f"{FORMAT} {data.fingerprint}{rules}{colour}".encode()).hexdigest()[:24]
     return cache.cache_dir("audit") / f"{key}.npz"
 
 
-def _measure_file(file: Path, ranges: Ranges, rules: DicomRules) -> tuple[Array, Array]:
+def _measure_file(file: Path, ranges: Ranges, rules: DicomRules, channels: int) -> tuple[Array, Array]:
     try:
-        grey = read_grey(file, ranges, rules)
+        picture = read_picture(file, ranges, rules, channels)
         size = file.stat().st_size
     except OSError as error:
         raise BalancerError(f"{file} could be read a moment ago and now cannot ({error}); run again") from error
-    width, height = grey.size
+    width, height = picture.size
     of_file = (width, height, width / height, size / (width * height))
-    of_pixels = pixel_properties(np.asarray(grey, dtype=np.float32)[None])[0]
-    return np.array([*of_file, *of_pixels]), resize_image(grey, THUMBNAIL, "squash")
+    grey = picture if picture.mode in ("L", "F") else picture.convert("L")
+    levels = np.asarray(picture, dtype=np.float32 if channels == GREY else np.uint8)[None]
+    properties = pixel_properties(levels if channels == GREY else in_colour(levels))[0]
+    return np.array([*of_file, *properties]), resize_image(grey, THUMBNAIL, "squash")

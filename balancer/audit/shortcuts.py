@@ -15,9 +15,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from balancer.audit.properties import OF_PIXELS, Measured, Property, pixel_properties
+from balancer.audit.properties import Measured, Property, of_pixels, pixel_properties
 from balancer.audit.results import JointResult, PropertyResult, Shortcuts
-from balancer.core.pixels import luminance
 from balancer.core.seeding import derive_seed
 from balancer.data.dataset import Dataset
 from balancer.metrics.resampling import FEWER_RESAMPLES as RESAMPLES
@@ -47,8 +46,8 @@ def shortcuts(data: Dataset, measured: Measured, seed: int = 0) -> Shortcuts:
     train, test, positive = splits == "train", splits == "test", data.labels == 1
     two_classes = len(data.classes) == 2
     groups = np.unique(np.asarray(data.groups), return_inverse=True)[1]
-    working = pixel_properties(luminance(data.images))
-    column = {prop.key: i for i, prop in enumerate(OF_PIXELS)}
+    seen_by_classifiers, working = of_pixels(data.channels), pixel_properties(data.images)
+    column = {prop.key: i for i, prop in enumerate(seen_by_classifiers)}
 
     def auroc(mask: Array, y: Array, scores: Array, *names: str) -> AurocInterval | None:
         if np.ptp(scores) == 0:
@@ -90,7 +89,7 @@ def shortcuts(data: Dataset, measured: Measured, seed: int = 0) -> Shortcuts:
         resamples=RESAMPLES,
         properties=[result(prop, measured.values[:, i]) for i, prop in enumerate(measured.properties)],
         together=joint(measured.properties, measured.values),
-        together_working=joint(OF_PIXELS, working),
+        together_working=joint(seen_by_classifiers, working),
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from balancer.core.files import temporary_path
+from balancer.core.pixels import planes
 
 if TYPE_CHECKING:
     from balancer.core.tracking import Row, TrackedRun, TrackedTrial
@@ -51,8 +52,8 @@ class EventFiles:
                 self._writer_from(step).add_scalar(name, value, step)
 
     def image(self, name: str, pixels: np.ndarray, step: int) -> None:
-        """Write a grey image (H, W) uint8."""
-        self._writer_from(step).add_image(name, pixels[None], step)
+        """Write an image (H, W) or (H, W, 3) uint8."""
+        self._writer_from(step).add_image(name, planes(pixels[None])[0], step)
 
     def figures(self, values: Mapping[str, float]) -> None:
         """Write each figure at step 0 in the folder of the figures, apart from the curves."""

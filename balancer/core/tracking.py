@@ -104,7 +104,7 @@ class Backend(Protocol):
         """Keep the values of a row at its step."""
 
     def image(self, name: str, pixels: np.ndarray, step: int) -> None:
-        """Keep a grey image (H, W) uint8."""
+        """Keep an image (H, W) or (H, W, 3) uint8."""
 
     def figures(self, values: Mapping[str, float]) -> None:
         """Keep the main figures of the run, which have no step."""
@@ -168,7 +168,7 @@ class Tracker:
         self._each(lambda backend: backend.scalars(row))
 
     def image(self, name: str, pixels: np.ndarray, step: int) -> None:
-        """Keep a grey image (H, W) uint8."""
+        """Keep an image (H, W) or (H, W, 3) uint8."""
         self._each(lambda backend: backend.image(name, pixels, step))
 
     def figures(self, values: Mapping[str, float]) -> None:

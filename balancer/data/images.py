@@ -259,16 +259,18 @@ def resize_image(image: Image.Image, size: int, how: str, extent: tuple[float, f
     return np.clip(np.rint(np.asarray(image, dtype=np.float32)), 0, 255).astype(np.uint8)
 
 
-def read_grey(path: Path, ranges: Ranges | None = None, rules: DicomRules = AS_SHOWN) -> Image.Image:
-    """Return an image file at its own size; see :func:`to_grey`.
+def read_picture(
+    path: Path, ranges: Ranges | None = None, rules: DicomRules = AS_SHOWN, channels: int = GREY
+) -> Image.Image:
+    """Return an image file at its own size; see :func:`to_grey` and :func:`to_colour`.
 
     Raises:
         OSError: unreadable, as in :func:`decode_image`.
     """
     with open_image(path, rules) as image:
-        grey, _ = to_grey(image, ranges)
+        picture, _ = (to_grey if channels == GREY else to_colour)(image, ranges)
         _check_end(path, image)
-        return grey
+        return picture
 
 
 def decode_image(

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from colours import cells, write_cells
 from PIL import Image
 from scipy.ndimage import laplace
 
 from balancer.audit import properties
 from balancer.audit.findings import audit, strongest_shortcut
-from balancer.audit.properties import BLACK, OF_PIXELS, measure, pixel_properties
+from balancer.audit.properties import BLACK, OF_FILES, OF_PIXELS, measure, pixel_properties
 from balancer.audit.results import PropertyResult, Shortcuts
 from balancer.audit.shortcuts import patient_folds, shortcuts
 from balancer.core.errors import BalancerError
@@ -45,6 +46,33 @@ def test_pixel_properties(shape: tuple[int, int]) -> None:
         black = np.mean(np.array(border) < BLACK)
         expected = [laplace(grey, mode="mirror").var(), grey.mean(), grey.std(), np.mean(border), black]
         assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_properties_of_colour() -> None:
+    """Those of the luminance, and two of the channels, pixel by pixel; equal channels have none."""
+    images = cells(3, side=20)
+    found = pixel_properties(images)
+    grey = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in images])
+    assert found[:, :-2] == pytest.approx(pixel_properties(grey))
+    for image, (colour, warmth) in zip(images.astype(float), found[:, -2:], strict=True):
+        pixels = image.reshape(-1, 3)
+        assert colour == pytest.approx(np.mean([max(pixel) - min(pixel) for pixel in pixels]))
+        assert warmth == pytest.approx(np.mean([red - blue for red, _, blue in pixels]))
+    assert not pixel_properties(np.stack([grey] * 3, axis=-1))[:, -2:].any()
+
+
+def test_the_colour_cast_tells_the_class(tmp_path: Path) -> None:
+    """Files are measured at their own size, and the working images likewise."""
+    data = load(write_cells(tmp_path, (30, 24)))
+    measured = measure(data)
+    assert [prop.key for prop in measured.properties[-2:]] == ["saturation", "warmth"]
+    picture = np.asarray(Image.open(data.files([0])[0]))
+    assert measured.values[0, len(OF_FILES) :] == pytest.approx(pixel_properties(picture[None])[0])
+    found = shortcuts(data, measured)
+    warmth = row(found, "warmth")
+    assert warmth.classes is not None
+    assert warmth.working is not None
+    assert warmth.classes.auroc == warmth.working.auroc == 0.0, "lymphocytes are blue"
 
 
 def test_many_images_are_measured_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

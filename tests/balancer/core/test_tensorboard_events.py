@@ -1,5 +1,6 @@
 """TensorBoard events: written when asked for, read back with TensorBoard's own reader, and nothing otherwise."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,7 @@ def test_what_is_written_can_be_read(tmp_path: Path) -> None:
     for step in (5, 10):
         run.scalars({"step": step, "loss_D": step / 8, "kid": -0.25})
     run.image("grid", sheet, 10)
+    run.image("colours", np.stack([sheet, 255 - sheet, sheet // 2], axis=-1), 10)
     run.end("finished")
     content = read(tmp_path / "events")
     assert content.Tags()["scalars"] == ["loss_D", "kid"], "the step is the abscissa, not a curve"
@@ -54,6 +56,9 @@ def test_what_is_written_can_be_read(tmp_path: Path) -> None:
     with Image.open(tmp_path / "grid.png") as png:
         pixels = np.asarray(png.convert("L"))
     assert np.array_equal(pixels, sheet)
+    (image,) = content.Images("colours")
+    with Image.open(io.BytesIO(image.encoded_image_string)) as png:
+        assert np.array_equal(np.asarray(png), np.stack([sheet, 255 - sheet, sheet // 2], axis=-1))
     assert "| lr | 0.1 |" in words(tmp_path / "events" / "settings", "settings")
     assert "| status | finished |" in words(tmp_path / "events" / "settings", "settings")
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from balancer.data import images
 from balancer.data.chest import find_root, read_folder
-from balancer.data.images import decode_image, read_grey
+from balancer.data.images import decode_image, read_picture
 
 RNG = np.random.default_rng(0)
 HEIGHT, WIDTH = 150, 210
@@ -27,7 +27,7 @@ CODINGS = {
     "padded with grey": (GREY_BELOW, {}),
     "padded with grey, progressive": (GREY_BELOW, {"progressive": True}),
 }
-READERS = {"reduced": lambda path: decode_image(path, 32, "squash"), "whole": read_grey}
+READERS = {"reduced": lambda path: decode_image(path, 32, "squash"), "whole": read_picture}
 
 
 def coded(name: str) -> bytes:
@@ -56,7 +56,7 @@ def test_what_stands_behind_the_picture_does_no_harm(tmp_path: Path) -> None:
     content = coded("padded with grey")
     for more in (b"garbage" * 50, content, b"\xff\xd9"):
         (tmp_path / "x.jpeg").write_bytes(content + more)
-        read_grey(tmp_path / "x.jpeg")
+        read_picture(tmp_path / "x.jpeg")
 
 
 def test_only_files_that_may_be_cut_are_decoded_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from balancer.data.images import decode_image, read_grey
+from balancer.data.images import decode_image, read_picture
 
 RNG = np.random.default_rng(0)
 WIDTH, HEIGHT = 37, 30
@@ -48,7 +48,7 @@ def test_missing_rows(kind: str, rows: int, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="ends before its picture"):
         decode_image(io.BytesIO(file.read_bytes()), 16, "squash")
     with pytest.raises(OSError, match="ends before its picture"):
-        read_grey(file)
+        read_picture(file)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -80,6 +80,6 @@ def test_interlaced(width: int, height: int, missing: int, tmp_path: Path) -> No
     )
     if missing:
         with pytest.raises(OSError, match="ends before its picture"):
-            read_grey(file)
+            read_picture(file)
     else:
-        assert np.array_equal(np.asarray(read_grey(file)), pixels)
+        assert np.array_equal(np.asarray(read_picture(file)), pixels)
