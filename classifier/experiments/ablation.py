@@ -89,9 +89,9 @@ def finished_trials(study: Study, run: RunDir) -> list[TrialResult]:
     """
 
     def check(trials: Sequence[TrialResult]) -> None:
+        check_provenance(trials, study, str(run / RESULTS))
         if trials and run.resumed:
             check_channels(run.path, study.data)
-        check_provenance(trials, study, str(run / RESULTS))
 
     return recover_trials(run / RESULTS, check)
 

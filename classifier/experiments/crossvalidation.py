@@ -211,10 +211,10 @@ def crossvalidate(folds: Folds, run: RunDir, device: torch.device) -> list[Trial
     """
 
     def check(trials: Sequence[TrialResult]) -> None:
-        if trials and run.resumed:
-            check_channels(run.path, folds.rotations[0].data)
         for trial in trials:
             check_provenance([trial], folds.rotations[trial.fold or 0], f"{run / RESULTS}, fold {trial.fold}")
+        if trials and run.resumed:
+            check_channels(run.path, folds.rotations[0].data)
 
     done = {trial.fold: trial for trial in recover_trials(run / RESULTS, check)}
     results = []

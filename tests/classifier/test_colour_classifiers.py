@@ -17,11 +17,14 @@ from PIL import Image
 from torchvision.transforms.functional import normalize
 
 from balancer.augmentation.classical import CLASSICAL, Augmenter
+from balancer.core.environment import environment
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.exported import FORMATS, SUFFIXES
 from balancer.core.pixels import in_colour, luminance
+from balancer.core.sealed import write_json
 from balancer.core.settings import ClassifierConfig, DataConfig
 from balancer.data.dataset import Dataset
+from classifier.experiments.study import check_channels
 from classifier.explain.heatmaps import explain
 from classifier.explain.methods import METHODS
 from classifier.explain.pictures import overlay
@@ -107,6 +110,7 @@ def test_every_heat_map(method: str) -> None:
         explain(classifier, luminance(pixels), method)
 
 
+@pytest.mark.nightly
 def test_integrated_gradients_are_complete() -> None:
     """The map adds up to the difference of the score from the image of mean colour."""
     classifier, pixels = saved(), cells(2)
@@ -198,3 +202,15 @@ def test_a_synthesis_of_other_channels_is_refused(tmp_path: Path) -> None:
             load_synthetic(folder, of, config, "deficit")
     stored = synthesis(tmp_path / "stored", in_colour(luminance(made)), data.split_hash)
     assert np.array_equal(load_synthetic(stored, grey, config, "deficit").images, luminance(made)[:4])
+
+
+def test_trials_of_two_channels_do_not_meet(tmp_path: Path) -> None:
+    """A run of an earlier version names no channels: its images were grey."""
+    colour, grey = coloured(), in_memory((3, 7))
+    for data, stated, fits in ((colour, {"channels": 3}, True), (colour, {}, False), (grey, {}, True)):
+        write_json(tmp_path / "env.json", environment("ablate", "cpu", data=stated))
+        if fits:
+            check_channels(tmp_path, data)
+            continue
+        with pytest.raises(BalancerError, match="--channels 1"):
+            check_channels(tmp_path, data)

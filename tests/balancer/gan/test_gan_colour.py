@@ -69,6 +69,7 @@ def test_saturation_is_for_colour() -> None:
         trainer.check(settings, 1)
 
 
+@pytest.mark.nightly
 def test_a_training_and_its_checkpoints(tmp_path: Path) -> None:
     data, settings = coloured(), config()
     run_training(tmp_path, settings, data)
