@@ -10,6 +10,7 @@ from PIL import Image
 
 from balancer.core.pixels import COLOUR, GREY
 from balancer.data import cache, channels
+from balancer.data.channels import Seen
 from balancer.data.colour import is_coloured
 from balancer.data.decoded import Decoded, Reader, file_reader
 from balancer.data.depth import Decoding, Ranges
@@ -36,28 +37,48 @@ def decode_listing(
 
     What was decided on the channels, and why, is in the notes.
     """
-    asked = rules.channels
+    asked, stamp = rules.channels, _stamp(listing)
     if asked == channels.AUTO and listing.channels is not None:
-        return _decode_in(listing.channels, listing, rules, ranges, decode)
-    n, stamp = len(listing.records), _stamp(listing)
-    seen = (
-        None if asked == COLOUR else channels.stored(stamp, n) or channels.sample(n, lambda i: _look(listing, i, rules))
-    )
-    chosen = COLOUR if asked == COLOUR or (asked == channels.AUTO and seen and seen.coloured) else GREY
-    decoded = _decode_in(chosen, listing, rules, ranges, decode)
-    if seen and asked == channels.AUTO and decode:
-        # Images that were not looked at: of those stored in grey, decoding has told that.
-        left = decoded.positions if decoded.in_colour is None else decoded.in_colour
-        seen = channels.store(stamp, channels.search(seen, left, lambda i: _look(listing, i, rules)))
-        if seen.coloured and chosen == GREY:
-            chosen, decoded = COLOUR, _decode_in(COLOUR, listing, rules, ranges, decode)
+        return _decode_in(listing.channels, listing, stamp, rules, ranges, decode)
+    if asked == COLOUR:
+        decoded, seen, chosen = _decode_in(COLOUR, listing, stamp, rules, ranges, decode), None, COLOUR
+    else:
+        decoded, seen, chosen = _decode_as_seen(listing, stamp, rules, ranges, decode)
     names = [record.name for record in listing.records]
     return replace(decoded, notes=[*channels.note(asked, chosen, seen, decoded, names), *decoded.notes])
 
 
+def _decode_as_seen(
+    listing: Listing, stamp: str, rules: DecodingRules, ranges: Ranges | None, decode: bool
+) -> tuple[Decoded, Seen, int]:
+    """Return the images in colour if any is truly coloured, unless grey is asked for; what was seen; and the channels.
+
+    A few images are looked at first, which tells a set in colour. Then all others that are stored in colour are.
+    """
+
+    def look(i: int) -> bool | None:
+        return _look(listing, i, rules)
+
+    n, auto = len(listing.records), rules.channels == channels.AUTO
+    known = channels.stored(stamp, n)
+    seen = known or channels.sample(n, look)
+    if auto and seen.coloured:
+        decoded, chosen = _decode_in(COLOUR, listing, stamp, rules, ranges, decode), COLOUR
+    else:
+        decoded, chosen = _decode_in(GREY, listing, stamp, rules, ranges, decode), GREY
+    if known or not auto or not decode:
+        return decoded, seen, chosen
+    # Decoding has told which images are stored in colour; an earlier version did not ask.
+    left = decoded.positions if decoded.in_colour is None else decoded.in_colour
+    seen = channels.store(stamp, channels.search(seen, left, look))
+    if seen.coloured and chosen == GREY:
+        return _decode_in(COLOUR, listing, stamp, rules, ranges, decode), seen, COLOUR
+    return decoded, seen, chosen
+
+
 def decode_grey(listing: Listing, rules: DecodingRules, ranges: Ranges | None = None) -> Decoded:
     """Return the images of a listing in grey, whatever their channels are, without a note on the channels."""
-    return _decode_in(GREY, listing, rules, ranges, decode=True)
+    return _decode_in(GREY, listing, _stamp(listing), rules, ranges, decode=True)
 
 
 def _stamp(listing: Listing) -> str:
@@ -74,7 +95,9 @@ def _look(listing: Listing, i: int, rules: DecodingRules) -> bool | None:
     return None if pixels.ndim == 2 else is_coloured(Image.fromarray(pixels))
 
 
-def _decode_in(number: int, listing: Listing, rules: DecodingRules, ranges: Ranges | None, decode: bool) -> Decoded:
+def _decode_in(
+    number: int, listing: Listing, stamp: str, rules: DecodingRules, ranges: Ranges | None, decode: bool
+) -> Decoded:
     """Return the images in so many channels."""
     names, images = [record.name for record in listing.records], listing.images
     settings: dict[str, str | int] = {"size": rules.size, "resize": rules.resize, **rules.dicom.to_key()}
@@ -96,7 +119,7 @@ def _decode_in(number: int, listing: Listing, rules: DecodingRules, ranges: Rang
         def digest(i: int) -> str:
             return hashlib.sha256(arrays[i].tobytes()).hexdigest()
 
-    return cache.decode_all(names, _stamp(listing), digest, reader, settings, rules.max_bad, ranges, decode)
+    return cache.decode_all(names, stamp, digest, reader, settings, rules.max_bad, ranges, decode)
 
 
 def _sha256(file: Path) -> str:

@@ -202,7 +202,7 @@ def test_one_coloured_image_that_the_sample_misses(tmp_path: Path) -> None:
 
 
 def test_a_second_start_looks_at_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = [load(write_cells(tmp_path / "cells", (9, 6))), load(grey_files(tmp_path / "grey", 12))]
+    first = [load(write_cells(tmp_path / "cells", (9, 6))), load(grey_files(tmp_path / "grey", channels.SAMPLED + 9))]
     monkeypatch.setattr(channels, "_look", None)
     again = [load(tmp_path / "cells"), load(tmp_path / "grey")]
     assert [data.notes for data in again] == [data.notes for data in first]

@@ -15,6 +15,7 @@ from balancer.core.sealed import save_tensors
 from balancer.metrics import own_features
 from balancer.metrics.feature_response import Response
 from balancer.metrics.feature_training import Recipe
+from balancer.metrics.features import extract
 from balancer.metrics.own_features import (
     FEWEST,
     FORMAT,
@@ -88,6 +89,17 @@ def test_a_network_is_trained_once_and_read_from_then_on(no_response: list[Respo
     batch = torch.from_numpy(data.images[:4])[:, None]
     assert torch.equal(same.module(batch), network.module(batch))
     assert same.version == network.version == own.weights, "features on disk are kept under the weights"
+
+
+def test_a_network_of_images_in_colour_sees_colour(no_response: list[Response]) -> None:
+    data = dataset(70, 40, channels=3)
+    _, network = own_network(data, CPU, QUICK)
+    _, again = own_network(data, CPU, QUICK)
+    assert network.sees_colour
+    images = data.images[:8]
+    first, other = (extract(network, of, CPU, "x") for of in (images, images[..., ::-1].copy()))
+    assert np.abs(first - other).max() > 1e-3
+    assert np.array_equal(extract(again, images, CPU, "x"), first), "as the cache has it"
 
 
 def test_the_name_changes_with_all_that_the_weights_depend_on() -> None:
