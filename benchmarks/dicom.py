@@ -23,7 +23,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless, generate_uid
 
 from balancer.core.device import limit_threads
-from balancer.data.images import decode_image, resize_grey
+from balancer.data.images import decode_image, resize_image
 
 ROWS, COLUMNS, BITS, SIZE = 2500, 2048, 12, 64
 CODINGS = {"uncompressed": ExplicitVRLittleEndian, "RLE": RLELossless, "JPEG 2000": JPEG2000Lossless}
@@ -60,7 +60,7 @@ def write(file: Path, coding: str, elements: dict[str, float]) -> Path:
 def reference(file: Path) -> np.ndarray:
     """Return the samples that pydicom reads, resized."""
     values = dcmread(file).pixel_array.astype(np.float32) * np.float32(255 / (2**BITS - 1))
-    return resize_grey(Image.fromarray(values), SIZE, "squash")
+    return resize_image(Image.fromarray(values), SIZE, "squash")
 
 
 def ours(file: Path) -> np.ndarray:
