@@ -124,7 +124,7 @@ def test_a_fold_of_dicom_files_gives_the_figures_of_png_files(
     trained: Path, chest_folder: Path, classifier: Run, tmp_path: Path
 ) -> None:
     """Figures and intervals: patients by the headers are those that the names of the PNG files tell."""
-    for file in sorted(chest_folder.glob("train/*/*"))[::2]:
+    for file in sorted(chest_folder.glob("train/*/*"))[8:-8]:  # 16 are enough where the test fold counts
         file.unlink()
     for file in sorted(chest_folder.rglob("*.png")):
         patient, _ = parse_name(file.stem, int(file.parent.name == "PNEUMONIA"))
