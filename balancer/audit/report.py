@@ -256,9 +256,9 @@ def _identical(identical: IdenticalFiles, unit: str) -> Section:
     within = ", ".join(f"{n} within {split}" for split, n in identical.in_split.items() if n) or "none within one split"
     numbers = f", {identical.across_patients} under several patient numbers" if unit == "patient" else ""
     text = (
-        f"{identical.groups} groups of identical files, {identical.files} files in all: {within}, "
+        f"Groups of identical files: {identical.groups}, with {identical.files} files in all: {within}, "
         f"{identical.across_splits} across official splits; in the folds in use {_crossing(identical.folds)}. "
-        f"{identical.label_conflicts} groups lie under two classes{numbers}. "
+        f"Groups under two classes: {identical.label_conflicts}{numbers}. "
         "Copies are kept together when validation is carved."
     )
     groups = sorted(identical.list, key=lambda group: not group.crosses)  # stable: those that cross a border first
