@@ -6,7 +6,7 @@ The module needs no torch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
@@ -22,7 +22,16 @@ _LUMA = (19595, 38470, 7471)
 _CHUNK = 1 << 22  # pixels weighed at a time, which bounds the memory
 
 
-def channels_of(images: np.ndarray | Tensor) -> int:
+class Dimensioned(Protocol):
+    """What knows the number of its dimensions, as arrays and tensors do."""
+
+    @property
+    def ndim(self) -> int:
+        """Return the number of dimensions."""
+        ...
+
+
+def channels_of(images: Dimensioned) -> int:
     """Return 1 for grey images (n, H, W), 3 for colour images (n, H, W, 3).
 
     >>> channels_of(np.zeros((2, 8, 8))), channels_of(np.zeros((2, 8, 8, 3)))

@@ -38,9 +38,11 @@ from balancer.core.threads import allowed_processors
 from balancer.data.decoded import Decoded, Reader, by_headers, enlarged_note, refuse_too_many
 from balancer.data.depth import Decoding, Ranges, Source, is_dim, is_off_range, ranges_within, shared_ranges
 from balancer.data.depth_notes import depth_notes, shown_note
+from balancer.data.subset import Subset
 
 FORMAT = 6  # raise when decoding changes, or what is stored of it
 HEADER, CHUNK = 128, 1 << 20  # bytes: of an npy file's header, and written at a time
+WINDOW = 1024  # images that are read, or written, before the next are begun
 AGAIN = "tried again at the next start"
 UNREADABLE = "unreadable"  # in place of the digest of a file that cannot be opened
 ResultT = TypeVar("ResultT")
@@ -295,9 +297,8 @@ def _decode_into(
         readable = list(sources)
         decoded.flush()
         if len(readable) < len(names):
-            kept = decoded[readable]
             file.unlink()
-            _write_array(file, kept)
+            _write_array(file, Subset(decoded, np.array(readable, dtype=np.int64)))
         index = Index(
             kept=readable,
             bad=[(i, reason) for i, reason in enumerate(results) if isinstance(reason, str)],
@@ -332,11 +333,13 @@ def _reserve(file: Path) -> None:
                 handle.write(bytes(min(CHUNK, size - handle.tell())))
 
 
-def _write_array(file: Path, array: np.ndarray) -> None:
-    """Write an ``npy`` file. On a full disk numpy's own writer hides the operating system's error."""
+def _write_array(file: Path, images: Subset) -> None:
+    """Write an ``npy`` file, part by part. On a full disk numpy's own writer hides the operating system's error."""
+    header = {"descr": np.lib.format.dtype_to_descr(images.dtype), "fortran_order": False, "shape": images.shape}
     with naming(file), file.open("wb") as handle:
-        np.lib.format.write_array_header_1_0(handle, np.lib.format.header_data_from_array_1_0(array))
-        handle.write(array.tobytes())
+        np.lib.format.write_array_header_1_0(handle, header)
+        for start in range(0, len(images), WINDOW):
+            handle.write(images[start : start + WINDOW].tobytes())
 
 
 def cached_arrays(
@@ -373,9 +376,10 @@ def in_threads(work: Callable[[int], ResultT], n: int, what: str) -> list[Result
     with progress.bar(n, what, "image") as bar, ThreadPoolExecutor(min(8, allowed_processors())) as pool:
         results = []
         try:
-            for result in pool.map(work, range(n), chunksize=1):
-                results.append(result)
-                bar.update()
+            for start in range(0, n, WINDOW):  # a future for each image of a large set would take a gigabyte
+                for result in pool.map(work, range(start, min(n, start + WINDOW)), chunksize=1):
+                    results.append(result)
+                    bar.update()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -28,7 +28,7 @@ from balancer.data.images import AS_SHOWN
 from balancer.data.listing import LeftOut, Listing, left_out_note, printable
 from balancer.data.readers import read_listing
 from balancer.data.records import SPLITS, Record, is_patient
-from balancer.data.split import split_hash, write_split
+from balancer.data.split import hash_of, split_hash, write_split
 
 log = logging.getLogger("balancer")
 LISTED = 100  # names of files that are not read, in env.json
@@ -255,7 +255,6 @@ def _put_together(
 ) -> Dataset:
     """Return the data set with its hashes, which change with a name, a file's content, a fold or a label."""
     names = [r.name if listing.names_tell_class else f"{listing.classes[r.label]}/{r.name}" for r in records]
-    contents = "\n".join(f"{n}\t{d}" for n, d in zip(names, decoded.digests, strict=True))
     return Dataset(
         source=path,
         images=decoded.images,
@@ -265,7 +264,7 @@ def _put_together(
         groups=groups,
         digests=decoded.digests,
         split_hash=split_hash(names, folds.tolist(), decoded.digests),
-        fingerprint=hashlib.sha256(contents.encode(errors="surrogateescape")).hexdigest()[:16],
+        fingerprint=hash_of(f"{n}\t{d}" for n, d in zip(names, decoded.digests, strict=True)),
         bad=decoded.bad,
         left_out=listing.left_out,
         ranges=decoded.ranges,

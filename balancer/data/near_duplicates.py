@@ -50,6 +50,7 @@ SHIFTS = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)  # pixels
 UNMOVED = SCALES.index(1.0) * len(SHIFTS) + SHIFTS.index(0.0)
 ROUNDS = 2  # of alignment, each over rows and then over columns
 TINY = np.float32(1e-6)  # keeps a division by zero from a blank middle
+PART = 4096  # images whose floats are held at a time: 128 MB
 CHUNK = 512  # images hashed against all others, or pairs aligned, at a time
 
 
@@ -92,11 +93,11 @@ def near_duplicates(thumbnails: Array, digests: Sequence[str]) -> PairSearch:
         digests: of the files.
     """
     ones = np.sort(np.unique(np.asarray(digests), return_index=True)[1])
-    blank = thumbnails[ones].std(axis=(1, 2)) < FLAT
+    blank = np.concatenate([thumbnails[part].std(axis=(1, 2)) for part in _parts(ones)]) < FLAT
     compared = ones[~blank]
     if not len(compared):
         return PairSearch([], 0, int(blank.sum()), 0)
-    bits = perceptual_hash(thumbnails[compared], HASH_SIDE)
+    bits = np.concatenate([perceptual_hash(thumbnails[part], HASH_SIDE) for part in _parts(compared)])
     candidates = _candidates(np.where(bits, np.float32(1), np.float32(-1)))
     verified = candidates[np.argsort(candidates[:, 2], kind="stable")[:MOST_CANDIDATES]]
     places = compared[verified[:, :2]]
@@ -110,17 +111,26 @@ def near_duplicates(thumbnails: Array, digests: Sequence[str]) -> PairSearch:
     return PairSearch(pairs, len(compared), int(blank.sum()), len(candidates))
 
 
+def _parts(positions: Array) -> list[Array]:
+    """Return positions in parts of at most PART, since floats of a whole set would fill the memory."""
+    return [positions[start : start + PART] for start in range(0, len(positions), PART)]
+
+
 def _candidates(hashes: Array) -> Array:
-    """Return all pairs within BITS as (k, 3) of (a, b, differing bits), ``a < b``.
+    """Return all pairs within BITS as (k, 3) of (a, b, differing bits), ``a < b``, sorted by both.
 
     The product of two hashes of -1 and 1 is their length less twice the bits that differ, which float32 holds exactly.
     """
     n, length = hashes.shape
     chunks = [np.empty((0, 3), dtype=np.int64)]
     for start in range(0, n, CHUNK):
-        bits = (length - hashes[start : start + CHUNK] @ hashes[start:].T) / 2
-        a, b = np.nonzero(np.triu(bits <= BITS, k=1))
-        chunks.append(np.stack([a + start, b + start, bits[a, b].astype(np.int64)], axis=1))
+        found = [np.empty((0, 3), dtype=np.int64)]
+        for other in range(start, n, PART):
+            bits = (length - hashes[start : start + CHUNK] @ hashes[other : other + PART].T) / 2
+            a, b = np.nonzero(np.triu(bits <= BITS, k=1 + start - other))
+            found.append(np.stack([a + start, b + other, bits[a, b].astype(np.int64)], axis=1))
+        pairs = np.concatenate(found)
+        chunks.append(pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))])
     return np.concatenate(chunks)
 
 
@@ -136,13 +146,18 @@ def equalise(images: Array) -> Array:
 
 def _correlations(thumbnails: Array, pairs: Array, prepare: Callable[[Array], Array] = np.asarray) -> Array:
     """Return the correlation (k,) of each of ``pairs`` (k, 2) of positions, prepared and aligned."""
-    involved, pairs = np.unique(pairs, return_inverse=True)
-    pairs, bands = pairs.reshape(-1, 2), _bands(prepare(thumbnails[involved]))
+    involved, numbers = np.unique(pairs, return_inverse=True)
+    numbers = numbers.reshape(-1, 2)
+    bands = _bands(prepare(thumbnails[involved])) if len(involved) <= PART else None  # else for each chunk anew
     correlations = np.empty(len(pairs))
     with progress.bar(len(pairs), "near duplicates", "pair") as bar:
         for start in range(0, len(pairs), CHUNK):
-            chosen = pairs[start : start + CHUNK]
-            correlations[start : start + CHUNK] = _aligned(bands[chosen[:, 0]], bands[chosen[:, 1]])
+            chosen = numbers[start : start + CHUNK]
+            sides = (chosen[:, 0], chosen[:, 1])
+            first, second = (
+                _bands(prepare(thumbnails[involved[side]])) if bands is None else bands[side] for side in sides
+            )
+            correlations[start : start + CHUNK] = _aligned(first, second)
             bar.update(len(chosen))
     return correlations
 

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +117,15 @@ def split_hash(names: Sequence[str], folds: Sequence[str], digests: Sequence[str
     rows = sorted(
         f"{fold}\t{name}\t{digest}" for name, fold, digest in zip(names, folds, digests, strict=True) if fold != "test"
     )
-    return hashlib.sha256("\n".join(rows).encode(errors="surrogateescape")).hexdigest()[:16]
+    return hash_of(rows)
+
+
+def hash_of(lines: Iterable[str]) -> str:
+    """Return the first 16 hex digits of the SHA-256 of lines, which are never held as one text."""
+    digest = hashlib.sha256()
+    for i, line in enumerate(lines):
+        digest.update(f"{'' if i == 0 else chr(10)}{line}".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]
 
 
 def write_split(

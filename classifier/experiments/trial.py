@@ -17,6 +17,7 @@ from balancer.core.settings import ClassifierConfig
 from balancer.data.chest import is_chest
 from balancer.data.dataset import Dataset
 from balancer.data.sampling import evenly
+from balancer.data.subset import Subset
 from classifier import novelty
 from classifier.analysis.reading import predictions_file
 from classifier.analysis.results import PREDICTIONS, TrialPredictions, TrialResult
@@ -53,10 +54,10 @@ def run_trial(study: Study, trial: Trial, device: torch.device, interrupt: Inter
     train = study.training_set(trial)
     val, test = data.indices("val"), data.indices("test")
     fitted = trainer.train(
-        config, trial.regime, trial.seed, train, (data.images[val], data.labels[val]), device, interrupt
+        config, trial.regime, trial.seed, train, (Subset(data.images, val), data.labels[val]), device, interrupt
     )
     reference = _reference(fitted.model, data, config, device)
-    score = trainer.predict(fitted.model, data.images[test], config, device)
+    score = trainer.predict(fitted.model, Subset(data.images, test), config, device)
     if is_at_bound(fitted.temperature):
         log.warning("%s: the temperature %.2f lies %s", trial.name, fitted.temperature, BOUND_NOTE)
     name, seed, synthetic_set, dose = trial.key

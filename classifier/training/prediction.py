@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from balancer.core.device import exact_float32, memory_format
 from balancer.core.pixels import planes
 from balancer.core.settings import ClassifierConfig
+from balancer.data.subset import Subset
 from classifier.novelty import penultimate
 from classifier.training.record import check_scores
 
@@ -47,7 +48,9 @@ def to_input(pixels: Array | Tensor, config: ClassifierConfig, device: torch.dev
     return normalise(images, config.input_normalisation).contiguous(memory_format=memory_format(device))
 
 
-def input_chunks(images: Array, config: ClassifierConfig, device: torch.device, size: int = CHUNK) -> Iterator[Tensor]:
+def input_chunks(
+    images: Array | Subset, config: ClassifierConfig, device: torch.device, size: int = CHUNK
+) -> Iterator[Tensor]:
     """Yield images (n, H, W) or (n, H, W, 3) uint8 as network input, ``size`` images at a time."""
     return (to_input(images[i : i + size], config, device) for i in range(0, len(images), size))
 
@@ -68,7 +71,7 @@ def predict_inputs(model: nn.Module, inputs: Iterable[Tensor], device: torch.dev
 
 
 def predict(
-    model: nn.Module, images: Array, config: ClassifierConfig, device: torch.device, batch_size: int = CHUNK
+    model: nn.Module, images: Array | Subset, config: ClassifierConfig, device: torch.device, batch_size: int = CHUNK
 ) -> Array:
     """Return the probabilities of images (n, H, W) or (n, H, W, 3) uint8, float64, in evaluation mode.
 

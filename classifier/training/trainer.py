@@ -24,6 +24,7 @@ from balancer.core.pixels import channels_of
 from balancer.core.seeding import derive_seed
 from balancer.core.settings import ClassifierConfig
 from balancer.core.system_errors import is_out_of_memory
+from balancer.data.subset import Subset
 from classifier.evaluation.fold_metrics import Validation
 from classifier.evaluation.metrics import nll
 from classifier.evaluation.thresholds import fit_temperature, threshold_rule
@@ -75,7 +76,7 @@ def train(
     regime: Regime,
     trial_seed: int,
     train_set: TrainingSet,
-    val_set: tuple[Array, Array],
+    val_set: tuple[Array | Subset, Array],
     device: torch.device,
     interrupt: Callable[[], int | None] = lambda: None,
     on_validation: Callable[[int, Array], None] | None = None,

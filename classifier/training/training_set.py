@@ -12,6 +12,7 @@ from balancer.core.seeding import derive_seed
 from balancer.core.settings import ClassifierConfig
 from balancer.data.dataset import Dataset
 from balancer.data.sampling import batch_indices
+from balancer.data.subset import Subset
 from classifier.training.regimes import Regime
 from classifier.training.synthetic import SyntheticSet
 
@@ -22,7 +23,7 @@ Array = np.ndarray
 class TrainingSet:
     """Images, grey or colour, and labels (n,); the first ``n_real`` are real images of the training fold, each once."""
 
-    images: Array
+    images: Array | Subset
     labels: Array
     n_real: int
     added: int  # number of synthetic images or duplicates
@@ -56,7 +57,7 @@ def training_set(
             raise BalancerError(
                 f"regime {regime.name} replaces the real images of every class by synthetic ones; leave one class real"
             )
-    images = np.concatenate([data.images[real], added])
+    images = Subset(data.images, real, added)
     labels = _changed_labels(np.concatenate([data.labels[real], added_labels]), n_classes, regime, seed)
     digest = synthetic.digest if regime.synthetic and synthetic is not None else None
     return TrainingSet(images, labels, len(real), len(added), digest, n_classes, n_fold)

@@ -1,5 +1,6 @@
 """The decoded images: made once, made again when they must be, never half made."""
 
+import contextlib
 import errno
 import hashlib
 import logging
@@ -7,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -591,3 +593,24 @@ def test_no_more_threads_decode_than_processors_are_allowed(monkeypatch: pytest.
 
     assert cache.in_threads(work, 12, "test") == list(range(12))
     assert len(names) <= 2
+
+
+def test_large_sets_are_read_and_written_in_parts(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part is begun when the one before is done: neither futures nor pixels of a whole set are held."""
+    monkeypatch.setattr(cache, "WINDOW", 2)
+    begun: list[int] = []
+    ahead: list[int] = []  # items begun when each result is taken
+
+    class SlowBar:
+        def update(self) -> None:
+            time.sleep(0.01)
+            ahead.append(len(begun))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache.progress, "bar", lambda *_: contextlib.nullcontext(SlowBar()))
+        assert len(cache.in_threads(begun.append, 7, "test")) == 7
+    assert all(n <= i - i % 2 + 2 for i, n in enumerate(ahead))
+    (files.root / "1.bin").write_bytes(b"short")
+    loaded = files.load()
+    assert [int(image[0, 0]) for image in loaded.images] == [0, 2, 3, 4, 5]
+    assert files.load().positions == loaded.positions

@@ -146,3 +146,16 @@ def test_identical_files_are_grouped(digests: list[str]) -> None:
     assert {i for group in groups for i in group} == {i for i, d in enumerate(digests) if digests.count(d) > 1}
     assert len({digests[group[0]] for group in groups}) == len(groups)
     assert groups == sorted(groups)
+
+
+def test_parts_of_a_large_set_give_the_same_pairs(drawings: list[Image.Image], monkeypatch: pytest.MonkeyPatch) -> None:
+    copies = [make(drawings[i]) for i, make in enumerate(COPIES.values())]
+    thumbnails = np.stack([thumbnail(picture) for picture in (*drawings, *copies)])
+    digests = [str(i) for i in range(len(thumbnails))]
+    whole = near_duplicates(thumbnails, digests)
+    monkeypatch.setattr(duplicates, "PART", 7)
+    monkeypatch.setattr(duplicates, "CHUNK", 5)
+    in_parts = near_duplicates(thumbnails, digests)
+    assert len(whole.pairs) >= len(COPIES)
+    assert [(p.first, p.second, p.bits) for p in in_parts.pairs] == [(p.first, p.second, p.bits) for p in whole.pairs]
+    assert np.allclose([p.correlation for p in in_parts.pairs], [p.correlation for p in whole.pairs], atol=1e-6)
