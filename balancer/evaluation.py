@@ -164,10 +164,10 @@ def _notes(folders: dict[str, Folder]) -> list[str]:
     return notes
 
 
-def _channels(scans: dict[str, Scan], asked: int | str) -> int:
-    """Return the channels of all folders: what the settings ask, else 3 if any image is truly coloured."""
-    if asked != AUTO:
-        return int(asked)
+def _channels(scans: dict[str, Scan], setting: int | str) -> int:
+    """Return the channels of all folders: those of the setting, else 3 if any image is truly coloured."""
+    if setting != AUTO:
+        return int(setting)
     return COLOUR if any(scan.colour.coloured for scan in scans.values()) else GREY
 
 

@@ -92,7 +92,9 @@ class ClassifierConfig(Settings):
         Literal["per_image", "unit", "symmetric", "imagenet"] | None,
         Unset("imagenet with weights of any kind, else per_image"),
         SearchRange(values=("per_image", "unit", "symmetric")),
-    ] = Field(None, description="Of the pixels: each image to mean 0 and SD 1, to 0..1, to -1..1, or ImageNet's.")
+    ] = Field(
+        None, description="Of the pixels: each image (by channel) to mean 0 and SD 1, to 0..1, to -1..1, or ImageNet's."
+    )
     augmentation: Annotated[str, SearchRange(values=("mild", "strong", "s2"))] = Field(
         "mild", description="Classical transforms: mild, strong, or a published system's: s0 to s4."
     )

@@ -78,11 +78,11 @@ def store(stamp: str, seen: Seen) -> Seen:
     return seen
 
 
-def note(asked: str | int, channels: int, seen: Seen | None, decoded: Decoded, names: Sequence[str]) -> list[str]:
+def note(setting: str | int, channels: int, seen: Seen | None, decoded: Decoded, names: Sequence[str]) -> list[str]:
     """Return a sentence on the channels and on why; empty for a set that is stored in grey and read so.
 
     Args:
-        asked: the setting.
+        setting: auto, 1 or 3.
         channels: that the images were read in.
         seen: what a look at the images showed; None if nobody looked.
         decoded: the images.
@@ -91,27 +91,28 @@ def note(asked: str | int, channels: int, seen: Seen | None, decoded: Decoded, n
     n = len(decoded.positions)
     without = decoded.without_colour
     if channels == COLOUR and without is None:
-        found = f" {seen.coloured} of {seen.looked} images looked at are coloured." if seen else ""
-        return [f"The images are read in colour, with 3 channels.{found}"]
+        why = f" {seen.coloured} of {seen.looked} images looked at are coloured." if seen else ""
+        return [f"The images are read in colour, with 3 channels.{why}"]
     if channels == COLOUR and without is not None:
-        return [_in_colour(asked, n, [names[i] for i in without])]
+        return [_in_colour(setting, n, [names[i] for i in without])]
     if seen is not None and seen.coloured:
         which = f"{seen.coloured:,} of the {seen.looked:,} images looked at are coloured"
         return [f"channels is 1: {which}, and all images are read in grey (luminance)."]
-    if asked == AUTO and seen is not None and seen.in_colour:
+    if setting == AUTO and seen is not None and seen.in_colour:
         count = len(decoded.in_colour) if decoded.in_colour is not None else seen.in_colour
         return [f"{count:,} of {n:,} images are stored in colour, and none is coloured: all are read in grey."]
     return []
 
 
-def _in_colour(asked: str | int, n: int, without: Sequence[str]) -> str:
+def _in_colour(setting: str | int, n: int, without: Sequence[str]) -> str:
     """Return the sentence on n images that were read in colour, some of them without any."""
     if len(without) == n:
-        return f"channels is {asked}: no image is coloured, and each was read with three equal channels."
+        return f"channels is {setting}: no image is coloured, and each was read with three equal channels."
     if not without:
         return f"All {n:,} images are coloured, and are read with 3 channels."
-    one = len(without) == 1
+    coloured = n - len(without)
+    are, have = "is" if coloured == 1 else "are", "has" if len(without) == 1 else "have"
     return (
-        f"{n - len(without):,} of {n:,} images are coloured, so all are read with 3 channels; {len(without):,} without"
-        f" colour ({named(without, 3)}) {'has' if one else 'have'} three equal channels. --channels 1 reads grey."
+        f"{coloured:,} of {n:,} images {are} coloured, so all are read with 3 channels; {len(without):,} without colour"
+        f" ({named(without, 3)}) {have} three equal channels. --channels 1 reads grey."
     )

@@ -37,21 +37,21 @@ def decode_listing(
 
     What was decided on the channels, and why, is in the notes.
     """
-    asked, stamp = rules.channels, _stamp(listing)
-    if asked == channels.AUTO and listing.channels is not None:
+    setting, stamp = rules.channels, _stamp(listing)
+    if setting == channels.AUTO and listing.channels is not None:
         return _decode_in(listing.channels, listing, stamp, rules, ranges, decode)
-    if asked == COLOUR:
+    if setting == COLOUR:
         decoded, seen, chosen = _decode_in(COLOUR, listing, stamp, rules, ranges, decode), None, COLOUR
     else:
         decoded, seen, chosen = _decode_as_seen(listing, stamp, rules, ranges, decode)
     names = [record.name for record in listing.records]
-    return replace(decoded, notes=[*channels.note(asked, chosen, seen, decoded, names), *decoded.notes])
+    return replace(decoded, notes=[*channels.note(setting, chosen, seen, decoded, names), *decoded.notes])
 
 
 def _decode_as_seen(
     listing: Listing, stamp: str, rules: DecodingRules, ranges: Ranges | None, decode: bool
 ) -> tuple[Decoded, Seen, int]:
-    """Return the images in colour if any is truly coloured, unless grey is asked for; what was seen; and the channels.
+    """Return the images in colour if any is truly coloured, unless grey is set; what was seen; and the channels.
 
     A few images are looked at first, which tells a set in colour. Then all others that are stored in colour are.
     """

@@ -198,7 +198,7 @@ def test_one_coloured_image_that_the_sample_misses(tmp_path: Path) -> None:
     Image.fromarray(cells(1)[0]).save(name)
     data = load(root)
     assert data.channels == 3
-    assert about_colour(data)[0].startswith(f"1 of {n} images are coloured")
+    assert about_colour(data)[0].startswith(f"1 of {n} images is coloured")
 
 
 def test_a_second_start_looks_at_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,8 +248,8 @@ def test_a_dry_run_knows_the_channels(tmp_path: Path) -> None:
 @pytest.mark.nightly
 def test_inspect_says_it(tmp_path: Path) -> None:
     write_cells(tmp_path, (9, 6))
-    found = json.loads(done(balancer("inspect", tmp_path, "--json")).stdout)
-    assert found["channels"] == 3
-    found = json.loads(done(balancer("inspect", tmp_path, "--channels", "1", "--json")).stdout)
-    assert found["channels"] == 1
-    assert all("--channels 1" in line for line in found["next"][:2])
+    shown = json.loads(done(balancer("inspect", tmp_path, "--json")).stdout)
+    assert shown["channels"] == 3
+    shown = json.loads(done(balancer("inspect", tmp_path, "--channels", "1", "--json")).stdout)
+    assert shown["channels"] == 1
+    assert all("--channels 1" in line for line in shown["next"][:2])

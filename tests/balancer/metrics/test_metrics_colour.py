@@ -57,9 +57,9 @@ def test_what_sees_colour_and_what_does_not() -> None:
 def test_an_exact_copy_has_the_colours_too() -> None:
     train, fake = cells(12, 0, 32), cells(6, 1, 32)
     fake[0], fake[1] = train[3], recoloured(train[4:5])[0]
-    found = memorization(train, fake)
-    assert (found.exact_copies, found.near_copies) == (1, 1)
-    assert {(pair.synthetic, pair.training) for pair in found.closest[:2]} == {(0, 3), (1, 4)}
+    copies = memorization(train, fake)
+    assert (copies.exact_copies, copies.near_copies) == (1, 1)
+    assert {(pair.synthetic, pair.training) for pair in copies.closest[:2]} == {(0, 3), (1, 4)}
 
 
 @pytest.mark.nightly
