@@ -146,16 +146,8 @@ def decode_all(
         *shown_note(index.windows, index.full, str(settings.get("window", "auto"))),
         *enlarged_note(index.small, index.n_small, len(names), size),
     ]
-    return Decoded(
-        images,
-        index.kept,
-        [digests[i] for i in index.kept],
-        bad,
-        index.ranges,
-        notes,
-        in_colour=index.in_colour,
-        without_colour=index.without_colour,
-    )
+    facts = [digests[i] for i in index.kept], bad, index.ranges, notes
+    return Decoded(images, index.kept, *facts, in_colour=index.in_colour, without_colour=index.without_colour)
 
 
 def _is_there(folder: Path, n: int, shape: Shape) -> bool:

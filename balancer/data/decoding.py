@@ -38,7 +38,7 @@ def decode_listing(
     What was decided on the channels, and why, is in the notes.
     """
     setting, stamp = rules.channels, _stamp(listing)
-    if setting == channels.AUTO and listing.channels is not None:
+    if listing.channels is not None and setting in (channels.AUTO, listing.channels):
         return _decode_in(listing.channels, listing, stamp, rules, ranges, decode)
     if setting == COLOUR:
         decoded, seen, chosen = _decode_in(COLOUR, listing, stamp, rules, ranges, decode), None, COLOUR
