@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from balancer.core.pixels import COLOUR
 from balancer.core.sealed import DamagedFile, read_json, write_json
 from balancer.core.shapes import parse
+from balancer.core.system_errors import explained
 from balancer.data import cache
 from balancer.data.decoded import Decoded
 from balancer.data.images import named
@@ -74,7 +75,8 @@ def stored(stamp: str, n: int) -> Seen | None:
 
 def store(stamp: str, seen: Seen) -> Seen:
     """Keep what a whole search through files showed."""
-    write_json(cache.cache_dir("stat") / f"{stamp}.colour.json", asdict(seen))
+    with explained("or set BALANCER_CACHE to a folder of your own", OSError):
+        write_json(cache.cache_dir("stat") / f"{stamp}.colour.json", asdict(seen))
     return seen
 
 
