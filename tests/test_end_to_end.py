@@ -74,7 +74,8 @@ SMALL_PHANTOM = PhantomSpec(size=32, train=(60, 120), val=(8, 8), test=(20, 30))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spec", [SMALL_PHANTOM, pytest.param(None, id="default", marks=pytest.mark.nightly)])
+@pytest.mark.nightly  # tests/test_api.py makes the three commands on the phantom set as functions
+@pytest.mark.parametrize("spec", [SMALL_PHANTOM, pytest.param(None, id="default")])
 def test_three_commands_on_the_phantom_set(spec, runs_cwd, monkeypatch):
     if spec is not None:
         monkeypatch.setattr("balancer.data.dataset.phantom_folder", lambda: write_phantom(runs_cwd / "phantom", spec))

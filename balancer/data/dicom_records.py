@@ -24,7 +24,7 @@ from balancer.core.settings_base import DataConfig
 from balancer.core.shapes import parse
 from balancer.data import cache, dicom_files
 from balancer.data.listing import SUFFIXES, LeftOut, Listing
-from balancer.data.records import is_patient, patient_key
+from balancer.data.records import Record, is_patient, patient_key
 
 FORMAT = 1  # raise when what is stored changes its meaning
 UNKNOWN = -1
@@ -59,12 +59,21 @@ def with_headers(listing: Listing, config: DataConfig) -> Listing:
     without = {i for i, picture in zip(chosen, headers.pictures, strict=True) if not picture}
     left_out = [LeftOut(listing.records[i].name, "a DICOM file without a picture") for i in sorted(without)]
     records = [record for i, record in enumerate(listing.records) if i not in without]
-    if not records:
+    _refuse_lost_class(listing, records, left_out)
+    return replace(listing, records=records, left_out=[*listing.left_out, *left_out])
+
+
+def _refuse_lost_class(listing: Listing, records: Sequence[Record], left_out: Sequence[LeftOut]) -> None:
+    """Refuse data of which the files without a picture are all files of a class, in a split if there are splits."""
+    left = {(record.split, record.label) for record in records}
+    lost = sorted({(record.split, record.label) for record in listing.records} - left)
+    if lost:
+        split, label = lost[0]
+        where = f"{split} {listing.classes[label]}".strip()
         raise BalancerError(
-            f"none of the {len(without):,} DICOM files of {listing.root} holds a picture (such as"
+            f"none of the DICOM files of {where} in {listing.root} holds a picture (such as"
             f" {left_out[0].name}); expected radiographs, not reports or plans"
         )
-    return replace(listing, records=records, left_out=[*listing.left_out, *left_out])
 
 
 def _dicom_files(listing: Listing) -> list[int]:

@@ -12,7 +12,7 @@ import pytest
 import tiny
 import torch
 from colours import cells
-from conftest import COLUMNS, in_memory
+from memory_data import COLUMNS, in_memory
 from PIL import Image
 from torchvision.transforms.functional import normalize
 

@@ -73,7 +73,7 @@ def every(data: Dataset) -> Drawn:
     return draw(data, list(REGIMES), 1)
 
 
-@pytest.fixture(params=["one", "four", "every"])
+@pytest.fixture(params=["one", "four", pytest.param("every", marks=pytest.mark.nightly)])
 def drawn(request: pytest.FixtureRequest) -> Drawn:
     return request.getfixturevalue(request.param)
 
