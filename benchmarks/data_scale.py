@@ -47,7 +47,7 @@ def watch():
     while not over.wait(0.02):
         peak[0] = max(peak[0], held())
 
-thread = threading.Thread(target=watch)
+thread = threading.Thread(target=watch, daemon=True)  # an error must end the process
 thread.start()
 
 def spent():
@@ -89,7 +89,7 @@ def as_npz(pixels: np.ndarray, folder: Path) -> Path:
 def as_classes(pixels: np.ndarray, folder: Path) -> Path:
     """Write PNG files of patients with two images each, in a folder for each class; return the folder above."""
     for i, image in enumerate(pixels):
-        place = folder / "data" / ("ill" if i // 2 % 4 == 0 else "well")
+        place = folder / "data" / ("ill" if i // 2 % 3 == 0 else "well")
         if i < 8:
             place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(place / f"{i // 2:08d}_{i % 2:03d}.png", compress_level=0)
@@ -107,7 +107,7 @@ def as_table(pixels: np.ndarray, folder: Path) -> Path:
             if i % PER_FOLDER == 0:
                 (folder / name).parent.mkdir()
             Image.fromarray(image).save(folder / name, compress_level=0)
-            writer.writerow([name, "ill" if i // 2 % 4 == 0 else "well", f"{i // 2:08d}", splits[i // 2 % 10]])
+            writer.writerow([name, "ill" if i // 2 % 3 == 0 else "well", f"{i // 2:08d}", splits[i // 2 % 10]])
     return folder / "table.csv"
 
 
@@ -135,12 +135,12 @@ def main() -> None:
     print("| ---: | --- | --- | ---: | ---: | ---: | ---: |")
     for n in args.images:
         for layout in args.layouts:
-            with tempfile.TemporaryDirectory() as place:
+            with tempfile.TemporaryDirectory() as place, tempfile.TemporaryDirectory() as cache:
                 begin = time.perf_counter()
                 data = LAYOUTS[layout](images(n), Path(place))
                 print(f"{n} as {layout}: made in {time.perf_counter() - begin:.0f} s", file=sys.stderr, flush=True)
                 for part, steps in (("first start", 0), ("with the cache", 0), (f"{args.steps} steps", args.steps)):
-                    m = measured(data, Path(place) / "cache", steps)
+                    m = measured(data, Path(cache), steps)
                     rate, rise = m["images"] / m["seconds"], m["peak"] - m["before"]
                     row = [f"{n:,}", layout, part, f"{m['seconds']:.1f}", f"{rate:,.0f}"]
                     print(f"| {' | '.join(row)} | {m['peak']:.0f} | {rise:.0f} |", flush=True)

@@ -28,7 +28,7 @@ Array = np.ndarray
 log = logging.getLogger("balancer")
 _MAX_RATIO = 1032  # the limit of deflate: a header that claims more is forged
 _MAX_BYTES = 20 << 30  # unpacked; the largest published archive, PathMNIST at 224 px, has 16 GB
-_IN_MEMORY = 1 << 29  # bytes: a larger archive is unpacked to disk and mapped
+_IN_MEMORY = 1 << 27  # bytes: a larger archive is unpacked to disk and mapped
 _NAME = re.compile(r"[a-z]+mnist(?:3d)?(?![a-z])")
 NO_PATIENTS = "The archive names no patients: the split is at image level and may part images of one patient."
 
@@ -233,14 +233,18 @@ class _Joined(Sequence[Array]):
     """The images of all splits, one after the other."""
 
     def __init__(self, images: Mapping[str, Array | _Unpacked]) -> None:
-        self._places = [(of_split, i) for of_split in images.values() for i in range(len(of_split))]
+        self._parts = list(images.values())
 
     def __len__(self) -> int:
-        return len(self._places)
+        return sum(map(len, self._parts))
 
     def __getitem__(self, i: Any) -> Any:
-        of_split, k = self._places[i]
-        return of_split[k]
+        k = i + len(self) if i < 0 else i
+        for part in self._parts:
+            if k < len(part):
+                return part[k]
+            k -= len(part)
+        raise IndexError(i)
 
 
 def _is_page(path: Path) -> bool:
