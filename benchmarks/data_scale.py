@@ -130,6 +130,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[5_000, 50_000, 500_000])
     parser.add_argument("--layouts", nargs="+", default=list(LAYOUTS), choices=LAYOUTS)
     parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--rows", type=int, default=100_000, help="of a table that is read and checked; 0: none")
     args = parser.parse_args()
     print("| images | layout | part | processor s | images / s | peak MB | rise MB |")
     print("| ---: | --- | --- | ---: | ---: | ---: | ---: |")
@@ -144,6 +145,9 @@ def main() -> None:
                     rate, rise = m["images"] / m["seconds"], m["peak"] - m["before"]
                     row = [f"{n:,}", layout, part, f"{m['seconds']:.1f}", f"{rate:,.0f}"]
                     print(f"| {' | '.join(row)} | {m['peak']:.0f} | {rise:.0f} |", flush=True)
+    if args.rows:  # no image of it is decoded
+        tables = Path(__file__).with_name("tables.py")
+        subprocess.run([sys.executable, str(tables), "--rows", str(args.rows)], check=True)
 
 
 if __name__ == "__main__":
