@@ -2,8 +2,10 @@
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -78,3 +80,41 @@ def test_the_job_in_colour(runs_cwd: Path) -> None:
     for file, notes in ((cell, 0), (Path("grey.png"), 1)):
         said = answer(file.read_bytes(), models, Limits(), HeatMapRequest())
         assert len(said.predictions[0].notes) == notes
+
+
+@pytest.mark.nightly
+@pytest.mark.slow
+def test_images_of_another_generator(runs_cwd: Path) -> None:
+    """From the names of the training fold to an ablation, with images of noise for a generator."""
+    from classifier.cli import main
+
+    data = LAYOUTS["classes"][1](made(COUNTS), runs_cwd / "data")
+    done(balancer("inspect", data, "--image-size", 16, "--training-fold", "fold.csv"))
+    for i, image in enumerate(made({"train": (60, 0)}, ("NORMAL", "PNEUMONIA"))):
+        image.save(runs_cwd / f"generated/PNEUMONIA/seed{i + 1000}.png")
+        (runs_cwd / f"generated/PNEUMONIA/seed{i + 1000}.png").touch()
+    words = (
+        "import",
+        "generated",
+        "--data",
+        data,
+        "--image-size",
+        16,
+        "--split-of",
+        "fold.csv",
+        "--generator",
+        "noise",
+    )
+    refused = balancer(*words, *QUICK_REPORT)
+    assert refused.exit_code == 1, "the noise of this generator is that of the data: it has learnt everything"
+    shutil.rmtree(runs_cwd / "generated")
+    rng = np.random.default_rng(9)
+    (runs_cwd / "generated/PNEUMONIA").mkdir(parents=True)
+    for i in range(40):
+        pixels = rng.integers(0, 256, (20, 20), dtype=np.uint8)
+        Image.fromarray(pixels).save(runs_cwd / f"generated/PNEUMONIA/seed{i}.png")
+    done(balancer(*words, *QUICK_REPORT))
+    arguments = ["ablate", "-q", *map(str, SMALL), "--regimes", "baseline,gan", "--json"]
+    assert json.loads(done(CliRunner().invoke(main, arguments)).stdout)
+    report = next((runs_cwd / "runs/ablate").glob("*/report.md")).read_text()
+    assert "generator: noise" in report
