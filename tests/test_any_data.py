@@ -92,7 +92,6 @@ def test_images_of_another_generator(runs_cwd: Path) -> None:
     done(balancer("inspect", data, "--image-size", 16, "--training-fold", "fold.csv"))
     for i, image in enumerate(made({"train": (60, 0)}, ("NORMAL", "PNEUMONIA"))):
         image.save(runs_cwd / f"generated/PNEUMONIA/seed{i + 1000}.png")
-        (runs_cwd / f"generated/PNEUMONIA/seed{i + 1000}.png").touch()
     words = (
         "import",
         "generated",
