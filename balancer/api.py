@@ -29,6 +29,7 @@ from balancer.core.settings import (
 from balancer.core.tracking import NOT_TRACKED, Tracking
 from balancer.data import dataset, inspection
 from balancer.gan import every_class, trainer
+from balancer.metrics import feature_choice
 from balancer.metrics.features import random_subset
 from balancer.quality.class_reports import ClassReports
 from balancer.quality.report import Report
@@ -82,7 +83,8 @@ def inspect_data(config: DataConfig | None = None, training_fold: Path | None = 
         BalancerError: the data are missing, of no layout that is read, or too damaged; the file is there already.
     """
     config = config or DataConfig()
-    return inspection.inspect(config.model_copy(update={"path": data_path(config.path)}), training_fold)
+    config = config.model_copy(update={"path": data_path(config.path)})
+    return inspection.inspect(config, training_fold, feature_choice.cost_of_training)
 
 
 def train_gan(

@@ -64,7 +64,11 @@ class Source:
 
 
 def configure(explicit: Mapping[str, Any]) -> SynthesizeConfig:
-    """Return the settings of a new synthesis. The data are those of the GAN run that is named, or of the newest one."""
+    """Return the settings of a new synthesis.
+
+    The data and the features are those of the GAN run that is named, or of the newest one: a run that was told which
+    feature network to take must not be followed by hours of training another.
+    """
     resolve(SynthesizeConfig, explicit)  # a value out of range is a usage error, whatever runs there are
     name = explicit.get("gan_run")
     path = Path(name) if name else latest_run("gan-train")
@@ -74,7 +78,9 @@ def configure(explicit: Mapping[str, Any]) -> SynthesizeConfig:
         )
     if not name:
         log.info("taking the newest finished GAN run: %s", path)
-    inherited = {"data": saved_config("gan-train", path).get("data", {}), "gan_run": str(path.resolve())}
+    saved = saved_config("gan-train", path)
+    inherited = {"data": saved.get("data", {}), "gan_run": str(path.resolve())}
+    inherited |= {"features": saved["features"]} if "features" in saved else {}
     return resolve(SynthesizeConfig, explicit, inherited)
 
 

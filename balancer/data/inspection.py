@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -15,12 +17,12 @@ from balancer.core.errors import BalancerError, UsageError
 from balancer.core.files import JsonObject, refuse_unwritable
 from balancer.core.pixels import WORDS
 from balancer.core.settings import PHANTOM, DataConfig
-from balancer.data import dicom_files, table
+from balancer.data import dicom_files, folders, table
 from balancer.data.caveats import unreadable_note
 from balancer.data.colour import GREY_MODES
 from balancer.data.dataset import Dataset, load_dataset, phantom_folder, read_data
 from balancer.data.dicom_files import BITS, DicomRules
-from balancer.data.images import open_image
+from balancer.data.images import named, open_image
 from balancer.data.listing import SUFFIXES, LeftOut, Listing, few, left_out_note
 from balancer.data.patients import suggested_pattern
 from balancer.data.readers import READERS, choose_reader
@@ -29,6 +31,7 @@ from balancer.data.spreadsheet import read_spreadsheet
 from balancer.data.table import Columns
 from balancer.data.training_fold import write_training_fold
 
+log = logging.getLogger("balancer")
 SAMPLED = 500  # files whose headers are read, evenly spread
 SHOWN = 12  # names in a line
 WITHOUT_FLAG = {"resize", "window", "frame", "dicom_source"}  # settings that --set alone takes
@@ -66,6 +69,7 @@ class Inspection:
     left_out: list[LeftOut] = field(default_factory=list)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    cost: str = ""  # a sentence on what is trained before the first GAN, if anything is
     next: list[str] = field(default_factory=list)  # command lines
     training_fold: str = ""  # what was written about the training fold, in words
 
@@ -91,6 +95,7 @@ class Inspection:
         lines += [f"left out    {few(self.left_out)}"] if self.left_out else []
         lines += [f"unreadable  {name}: {reason}" for name, reason in self.unreadable[:5]]
         lines += [f"note        {note}" for note in self.notes]
+        lines += [f"cost        {self.cost}"] if self.cost else []
         lines += [f"written     {self.training_fold}"] if self.training_fold else []
         return "\n".join([*lines, *self._going_on()])
 
@@ -100,7 +105,7 @@ class Inspection:
         p = self.pictures
         sizes = " to ".join(dict.fromkeys(f"{w} x {h}" for w, h in (p.smallest, p.largest)))
         stored = ", ".join(p.stored)
-        return f"{sizes} px ({stored}), read in {WORDS[self.channels]}"
+        return f"{sizes} px ({stored}), read in {WORDS[self.channels]} (--channels {4 - self.channels} changes this)"
 
     def _classes(self) -> list[str]:
         width = max(map(len, self.classes), default=0)
@@ -113,10 +118,15 @@ class Inspection:
         return ["", "go on with:", *(f"  {line}" for line in self.next)] if self.next else []
 
 
-def inspect(config: DataConfig, training_fold: Path | None = None) -> Inspection:
+def inspect(
+    config: DataConfig, training_fold: Path | None = None, cost: Callable[[Dataset], str] = lambda _: ""
+) -> Inspection:
     """Return what the settings name, once all images were read; they are in the cache for the next command then.
 
-    With ``training_fold``, the images that a generator may learn from are written to this file.
+    Args:
+        config: where the data are, and how they are read.
+        training_fold: a new file, for the names of the images that a generator may learn from.
+        cost: gives a sentence on what is trained before the first GAN, which is no matter of this package.
 
     Raises:
         BalancerError: the data cannot be read, or the file is there already or cannot be written.
@@ -133,8 +143,10 @@ def inspect(config: DataConfig, training_fold: Path | None = None) -> Inspection
             columns, others = _columns(path, config)
         except UsageError as error:
             return _not_yet(data, path, config, str(error))
-    listing = read_data(config)
-    loaded = load_dataset(config, require=())
+    with _held_back() as shown:
+        listing = read_data(config)
+        loaded = load_dataset(config, require=())
+        shown |= {*loaded.notes, *(f"left out: {name} cannot be read ({reason})" for name, reason in loaded.bad)}
     pattern = suggested_pattern(loaded.records)
     pictures = _pictures(listing, loaded.rules)
     above = [*left_out_note(loaded.left_out), *unreadable_note(loaded.bad)]
@@ -155,10 +167,44 @@ def inspect(config: DataConfig, training_fold: Path | None = None) -> Inspection
         pictures=pictures,
         left_out=loaded.left_out,
         unreadable=loaded.bad,
-        notes=[note for note in loaded.notes if note not in above],
-        next=command_lines(config, pattern, pictures, len(loaded.classes)),
+        notes=[*(note for note in loaded.notes if note not in above), *_copies(loaded)],
+        cost=cost(loaded),
+        next=[*_tables(reader.name, path, listing), *command_lines(config, pattern, pictures, len(loaded.classes))],
         training_fold=_write_fold(training_fold, loaded) if training_fold is not None else "",
     )
+
+
+@contextmanager
+def _held_back() -> Iterator[set[str]]:
+    """Hold back what is logged; at the end log what is not in the set, since the result shows what is."""
+    shown: set[str] = set()
+    held: list[logging.LogRecord] = []
+
+    def hold(record: logging.LogRecord) -> bool:
+        held.append(record)
+        return False
+
+    log.addFilter(hold)
+    try:
+        yield shown
+    finally:
+        log.removeFilter(hold)
+        for record in held:
+            if record.getMessage() not in shown:
+                log.handle(record)
+
+
+def _copies(data: Dataset) -> list[str]:
+    """Return a sentence on images that equal an earlier one byte by byte, in whatever fold or class."""
+    first: dict[str, str] = {}
+    copies = [r.name for r, d in zip(data.records, data.digests, strict=True) if first.setdefault(d, r.name) != r.name]
+    return [f"{len(copies):,} images are copies of others, byte by byte: {named(copies, 3)}."] if copies else []
+
+
+def _tables(reader: str, path: Path, listing: Listing) -> list[str]:
+    """Return the lines that inspect the tables that lie with folders of classes."""
+    tables = folders.tables_on_the_way(path, listing.root) if reader in ("splits", "classes") else []
+    return [shlex.join(["balancer", "inspect", str(table)]) for table in tables]
 
 
 def _refuse_place(file: Path) -> None:

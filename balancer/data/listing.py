@@ -13,7 +13,9 @@ import numpy as np
 
 from balancer.data import dicom_files
 from balancer.data.images import is_image
+from balancer.data.masks import is_mask_folder
 from balancer.data.records import Record
+from balancer.data.spreadsheet import TABLES
 
 Array = np.ndarray
 SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp"}
@@ -101,7 +103,7 @@ def _why_not(path: Path) -> str:
     if path.name.startswith("."):
         return "a hidden name"
     if path.is_dir():
-        return "a folder among images"
+        return "a folder of masks" if is_mask_folder(path.name) else "a folder among images"
     if path.is_symlink() and not path.exists():
         return "a broken link"
     if not path.is_file():
@@ -122,6 +124,13 @@ def visible(folder: Path) -> Iterator[Path]:
             yield path
 
 
+def tables_in(folder: Path) -> list[Path]:
+    """Return the tables directly in a folder, by their suffixes; none if it is no folder."""
+    if not folder.is_dir():
+        return []
+    return [path for path in visible(folder) if path.is_file() and path.suffix.lower() in TABLES]
+
+
 def is_clutter(name: str) -> bool:
     """Return whether a file or folder has a name that programs give to what they leave in folders."""
     low = name.lower()
@@ -138,6 +147,11 @@ def printable(name: str) -> str:
 def image_files(folder: Path) -> list[Path]:
     """Return the images directly in a folder, sorted: files with an image's suffix, and others by their content."""
     return [path for path in visible(folder) if _is_image(path)]
+
+
+def has_image(folder: Path) -> bool:
+    """Return whether an image lies directly in a folder; see :func:`image_files`."""
+    return any(_is_image(path) for path in visible(folder))
 
 
 def _is_image(path: Path) -> bool:

@@ -65,10 +65,9 @@ def choose_reader(path: Path, name: str = "auto") -> Reader:
         raise BalancerError(
             f"data folder {path} does not exist{_meant(path)}; give --data or BALANCER_DATA one of: {kinds}"
         )
+    hint = folders.tables_hint(path) or f"; expected one of: {kinds}"
     holds = named(sorted(printable(p.name) for p in path.iterdir() if not p.name.startswith(".")), 6) or "nothing"
-    raise BalancerError(
-        f"{path} has no train folder and no folders of classes (it holds {holds}); expected one of: {kinds}"
-    )
+    raise BalancerError(f"{path} has no train folder and no folders of classes (it holds {holds}){hint}")
 
 
 def _meant(path: Path) -> str:
@@ -95,7 +94,6 @@ def listed_by(reader: Reader, path: Path, config: DataConfig) -> Listing:
     if not listing.records:
         seen = f" ({few(listing.left_out)})" if listing.left_out else ""
         raise BalancerError(
-            f"{path} holds no image that can be read{seen}; expected {reader.words}; if each class has a folder a"
-            " patient, give --patient-pattern folder"
+            f"{path} holds no image that can be read{seen}; expected {reader.words}{folders.tables_hint(path)}"
         )
     return settle_classes(listing, config)

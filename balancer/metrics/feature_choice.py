@@ -19,6 +19,7 @@ from balancer.metrics.features import UNTRAINED, FeatureNetwork, chest_xray
 from balancer.metrics.own_features import OwnNetwork
 
 log = logging.getLogger("balancer")
+USUAL_TIME = "about 12 minutes on one idle core"  # docs/features.md
 LEFT = f"distances are on `{UNTRAINED}`, whose weights are random"
 ON_REQUEST = f"features is random: {LEFT}."
 OF_FOLDERS = (
@@ -94,6 +95,16 @@ def choose_for_folders(setting: str, is_chest: bool, device: torch.device) -> Ch
     if setting == "auto" and not is_chest:
         return Choice(None, notes=(OF_FOLDERS,))
     return Choice(chest_xray(device), notes=() if is_chest else (NOT_CHEST,))
+
+
+def cost_of_training(data: Dataset) -> str:
+    """Return a sentence on the network that the first GAN of a data set waits for; empty if there is none to train."""
+    if resolve("auto", data) != "own" or own_features.why_not(data):
+        return ""
+    if own_features.is_trained(data, own_features.RECIPE):
+        return "the feature network of these images is trained already."
+    when = f"a feature network for these images is trained once, before the first GAN: {USUAL_TIME}"
+    return f"{when}; {own_features.WITHOUT}."
 
 
 def seconds_to_train(setting: str, data: Dataset, device: torch.device) -> float:

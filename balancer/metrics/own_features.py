@@ -43,6 +43,7 @@ FEWEST = 100  # training images: with fewer, the 128 features are not determined
 RARE = 16  # images of a class: with fewer, the class is left out, since little can vary within it
 SIDE, FEWEST_OF_SIDE = 512, 16  # images a side, at most and at least, that the response is measured on
 HASHED = 256  # training images whose pixels enter the name
+WITHOUT = "--set features=random does without, and --set features=chest fits chest X-rays from elsewhere"
 RESPONSE_SECONDS = 40.0  # on one core of the reference machine, at most
 
 
@@ -193,10 +194,11 @@ def _make(
     """Train the data's own network and measure what it responds to."""
     images = training_images(data)
     log.info(
-        "training the feature network %s on %d images of the training fold: about %s, once",
+        "training the feature network %s on %d images of the training fold: about %s, once; %s",
         name,
         images.count,
         duration(seconds_to_train(images, device, recipe)),
+        WITHOUT,
     )
     begin = time.perf_counter()
     network = train(images, recipe, device, name, unfinished)

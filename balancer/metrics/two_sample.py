@@ -202,8 +202,10 @@ def _cross_validate(
     patients = min(len(set(of_side)) for of_side in sides.values())
     if folds < 2 or patients < 2 * folds:
         unit = sampling_unit(str(key) for of_side in sides.values() for key in of_side)
+        needed = 2 * max(folds, 2)
         raise BalancerError(
-            f"expected 2 or more folds and 2 or more {unit}s a fold; got {folds} folds and {patients} {unit}s"
+            f"the two-sample test got {folds} folds and {patients} {unit}s; it needs 2 or more folds and"
+            f" {needed} or more {unit}s on each side, 2 a fold; give more images"
         )
     fold_real = even_folds(groups, folds, derive_seed(seed, "two-sample", "folds"))
     if other_groups is None:  # as many synthetic as real images in each fold, and so in each training part

@@ -193,6 +193,14 @@ def test_the_newest_finished_run_is_taken_and_said(gan_run: Path, runs_cwd: Path
     assert json.loads((made / "report.json").read_text())["data"]["source"] == str(chest), "the GAN run's data"
 
 
+@pytest.mark.parametrize("features", ["chest", "random", "own", None])
+def test_the_features_are_those_of_the_gan(features: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = {"data": {}} | ({"features": features} if features else {})  # runs of before lack the setting
+    monkeypatch.setattr(synthesis, "saved_config", lambda command, path: saved)
+    assert synthesis.configure({"gan_run": "run"}).features == (features or "auto")
+    assert synthesis.configure({"gan_run": "run", "features": "auto"}).features == "auto", "what is named wins"
+
+
 @pytest.mark.parametrize("n", ["0", "-1", "-2534"])
 def test_no_images_is_a_usage_error(n: str, gan_run: Path, tmp_path: Path) -> None:
     refused(balancer("synthesize", "--gan-run", gan_run, "--n", n, "--out", tmp_path / "s"), 2, "'n'", n)

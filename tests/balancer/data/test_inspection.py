@@ -64,6 +64,31 @@ def test_what_is_left_out_and_why(runs_cwd: Path) -> None:
     refused(balancer("inspect", "data", "--positive", "c"), 2, "positive is 'c'")
 
 
+def test_notes_stand_once(runs_cwd: Path) -> None:
+    root = as_classes(made({"train": (90, 70)}, "ab"), runs_cwd / "data")
+    first = sorted((root / "a").iterdir())[0]
+    (root / "a" / "z.png").write_bytes(first.read_bytes())
+    (root / "a" / f"{first.stem}_mask.png").write_bytes(first.read_bytes())
+    result = done(balancer("inspect", "data"))
+    shown, log = result.stdout, result.stderr
+    for words in ("named as masks", "intervals are over images", "carved from"):
+        assert shown.count(words) == 1, words
+        assert words not in log
+    assert "split " in log, "what is no note is logged"
+    for words in ("copies of others, byte by byte: a/z.png", "--channels 3", "features=random", "features=chest"):
+        assert words in shown
+
+
+def test_what_is_logged_before_an_error_is_not_lost(runs_cwd: Path) -> None:
+    root = as_classes(made({"train": (30, 20)}, "ab"), runs_cwd / "data")
+    (root / "a" / "bad.png").write_bytes(b"no picture")
+    first = sorted((root / "a").iterdir())[0]
+    first.with_name(f"{first.stem}_mask.png").write_bytes(first.read_bytes())
+    result = balancer("inspect", "data", "--max-bad", "0")
+    refused(result, 1, "max-bad")
+    assert "named as masks" in result.stderr
+
+
 def test_the_settings_are_repeated() -> None:
     config = DataConfig(
         path="/data/t.csv",

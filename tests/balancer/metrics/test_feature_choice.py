@@ -99,6 +99,16 @@ def test_the_time_of_a_training_is_foreseen(monkeypatch: pytest.MonkeyPatch) -> 
     assert seconds_to_train("auto", dataset(70, 40), CPU) == 0
 
 
+def test_the_cost_of_a_first_training_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_features, "is_trained", lambda data, recipe: False)
+    cost = feature_choice.cost_of_training(dataset(70, 40))
+    assert all(words in cost for words in ("features=random", "features=chest", "12 minutes"))
+    assert feature_choice.cost_of_training(chest()) == ""
+    assert feature_choice.cost_of_training(dataset(20, 20)) == "", "with few images nothing is trained"
+    monkeypatch.setattr(own_features, "is_trained", lambda data, recipe: True)
+    assert "minutes" not in feature_choice.cost_of_training(dataset(70, 40))
+
+
 def test_folders() -> None:
     """Two folders tell no training fold: chest X-rays by name or on request, else random weights and a note."""
     for setting, is_chest in (("auto", True), ("chest", True), ("chest", False)):

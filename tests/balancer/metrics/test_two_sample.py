@@ -353,7 +353,10 @@ def test_bad_input_is_one_line() -> None:
             "one group for each of 20 other images; got 3",
             lambda: logistic_two_sample(x, x, groups, 0, other_groups=groups[:3]),
         ),
-        ("got 5 folds and 9 patients", lambda: logistic_two_sample(x, x, np.minimum(groups, 8), 0)),
+        (
+            "got 5 folds and 9 patients; it needs 2 or more folds and 10 or more patients",
+            lambda: logistic_two_sample(x, x, np.minimum(groups, 8), 0),
+        ),
         ("got 1 folds and 20 patients", lambda: logistic_two_sample(x, x, groups, 0, folds=1)),
         ("one dim on both sides", lambda: logistic_two_sample(x, x[:, :2], groups, 0)),
         ("finite features", lambda: logistic_two_sample(x, np.full_like(x, np.inf), groups, 0)),
