@@ -10,6 +10,7 @@ from typing import Any
 
 from balancer.core.errors import BalancerError
 from balancer.core.settings_base import DataConfig
+from balancer.data.folders import has_images_below, inspect_line
 from balancer.data.images import named
 from balancer.data.listing import (
     SPLIT_FOLDERS,
@@ -141,9 +142,10 @@ def list_folder(root: Path) -> Listing:
             beside = strays(class_folder, files, root)
             if not files:
                 seen = f" among {sum(item.files for item in beside)} files ({few(beside)})" if beside else ""
-                raise BalancerError(
-                    f"{class_folder} holds no image{seen}; expected files such as {' '.join(sorted(SUFFIXES))}"
-                )
+                remedy = f"expected files such as {' '.join(sorted(SUFFIXES))}"
+                if has_images_below(class_folder):
+                    remedy = f"to read its folders: {inspect_line(root, '--format', 'splits')}"
+                raise BalancerError(f"{class_folder} holds no image{seen}; {remedy}")
             left_out += beside
             for file in files:
                 patient, kind = parse_name(file.stem, label)

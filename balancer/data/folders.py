@@ -71,15 +71,16 @@ def read_splits(path: Path, config: DataConfig) -> Listing:
     root = _split_root(path)
     if root is None:
         raise BalancerError(f"{path} has no train folder with folders of images; expected {{train,val,test}}/<class>/*")
-    folders = {split: child(root, *SPLIT_NAMES[split]) for split in SPLITS}
+    by_split = ((split, child(root, *SPLIT_NAMES[split])) for split in SPLITS)
+    folders = {split: folder for split, folder in by_split if folder is not None}
     left_out = [
         left_out_entry(root, entry, "no train, val or test folder" if entry.is_dir() else BESIDE)
         for entry in visible(root)
         if entry not in folders.values()
     ]
-    inside = _inside(folders["train"] or root)
+    inside = _inside(folders["train"])
     walk = _Walk(root, config, inside, left_out)
-    parts = {split: walk.class_folders(folder) for split, folder in folders.items() if folder}
+    parts = {split: walk.class_folders(folder) for split, folder in folders.items()}
     walk.refuse_lost_classes(path, parts["train"])
     classes = sorted(parts["train"], key=natural)
     records: list[Record] = []
@@ -88,8 +89,7 @@ def read_splits(path: Path, config: DataConfig) -> Listing:
         for label, cls in enumerate(classes):
             if (name := cls if cls in of_class else spelled.pop(cls.lower(), None)) is not None:
                 records += walk.records(of_class.pop(name), label, split)
-        for files in of_class.values():
-            left_out.append(left_out_entry(root, files[0].parent, "no class of train"))
+        left_out += [left_out_entry(root, folders[split] / cls, "no class of train") for cls in of_class]
     return Listing(root, tuple(classes), records, left_out, walk.notes(path, classes, records), names_tell_class=True)
 
 
@@ -167,7 +167,7 @@ class _Walk:
     def _why_empty(self, entry: Path) -> str:
         if not dicom_files.can_read() and dicom_files.any_below(entry):
             return dicom_files.needs_extra()
-        if any(has_image(one) for one in _folders_in(entry)[1:]):
+        if has_images_below(entry):
             self.nested.append(entry)
             return "its images lie in folders; --patient-pattern folder reads them, each folder as a patient"
         return "a folder without an image that is read"
@@ -288,10 +288,13 @@ def _inside(folder: Path) -> Inside:
     for entry in visible(folder):
         if not _may_be_class(entry) or is_mask_folder(entry.name):
             continue
-        if has_image(entry) or dicom_files.any_below(entry):
+        if dicom_files.any_below(entry):
             return Inside.FLAT
         inner = (one for one in visible(entry) if _may_be_class(one) and not is_mask_folder(one.name))
-        if names := {one.name for one in inner if any(has_image(deeper) for deeper in _folders_in(one))}:
+        names = {one.name for one in inner if any(has_image(deeper) for deeper in _folders_in(one))}
+        if has_image(entry) and (not names or len(image_files(entry)) >= len(names)):  # a few may lie loose
+            return Inside.FLAT
+        if names:
             below[entry.name] = names
     if len(below) < 2:
         return Inside.FLAT
@@ -306,6 +309,11 @@ def _inside(folder: Path) -> Inside:
 def _are_numbers(folder: Path) -> bool:
     """Return whether no folder in a folder has a letter in its name, as in 01, 2024 and 2024-03-01."""
     return not any(c.isalpha() for entry in visible(folder) if _may_be_class(entry) for c in entry.name)
+
+
+def has_images_below(folder: Path) -> bool:
+    """Return whether images lie in the folders of a folder, at any depth."""
+    return any(has_image(one) for one in _folders_in(folder)[1:])
 
 
 def _may_be_class(entry: Path) -> bool:

@@ -198,7 +198,8 @@ def _copies(data: Dataset) -> list[str]:
     """Return a sentence on images that equal an earlier one byte by byte, in whatever fold or class."""
     first: dict[str, str] = {}
     copies = [r.name for r, d in zip(data.records, data.digests, strict=True) if first.setdefault(d, r.name) != r.name]
-    return [f"{len(copies):,} images are copies of others, byte by byte: {named(copies, 3)}."] if copies else []
+    are = "1 image is a copy" if len(copies) == 1 else f"{len(copies):,} images are copies"
+    return [f"{are} of another, byte by byte: {named(copies, 3)}."] if copies else []
 
 
 def _tables(reader: str, path: Path, listing: Listing) -> list[str]:

@@ -55,12 +55,33 @@ def test_folders_of_patients_are_read_as_the_option_reads_them(tmp_path: Path) -
     assert set(read(by_patient(tmp_path / "more"), patient_pattern="(?P<patient>[xy]).png").classes) == {"ill", "well"}
 
 
+def test_an_image_beside_the_folders_of_patients(tmp_path: Path) -> None:
+    root = by_patient(tmp_path / "data")
+    made()[0].save(root / "ill" / "loose.png")
+    assert {r.patient for r in read(root).records if r.name.count("/") == 1} == {"image-ill/loose.png"}
+    assert len(read(root).records) == 17
+    for i, picture in enumerate(made()[:4]):
+        picture.save(root / "well" / f"{i}.png")
+    assert {r.name.count("/") for r in read(root).records} == {1}, "folders beside as many images are left out"
+    assert {item.files for item in read(root).left_out} == {2}
+
+
 def test_folders_of_patients_in_splits(tmp_path: Path) -> None:
     for split in ("train", "test"):
         by_patient(tmp_path / "data" / split)
+    by_patient(tmp_path / "data" / "test", ("other",))
     listing = read(tmp_path / "data")
+    assert [(item.name, item.files) for item in listing.left_out] == [("test/other", 8)]
     assert {r.split for r in listing.records} == {"train", "test"}
     assert "patient-ill 0" in {r.patient for r in listing.records}
+
+
+def test_folders_of_patients_in_the_layout_of_the_chest_set(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        by_patient(tmp_path / "data" / split, ("NORMAL", "PNEUMONIA"))
+    line = shown_line(refusal(tmp_path / "data"))
+    assert line == ["balancer", "inspect", str(tmp_path / "data"), "--format", "splits"]
+    assert len({r.patient for r in read(tmp_path / "data", format=line[-1]).records}) == 8
 
 
 def test_one_folder_in_each_class_tells_no_patient(tmp_path: Path) -> None:
