@@ -56,10 +56,12 @@ def recognises_splits(path: Path) -> bool:
 def recognises_classes(path: Path) -> bool:
     """Return whether a folder, or the only folder in it, has two or more folders of images.
 
-    Folders whose names are numbers may be dates. Where a table lies with them, the table tells the classes.
+    Folders whose names are numbers may be dates or patients: where a table lies with them, or where they are many.
     """
     root = _class_root(path)
-    return root is not None and not (_are_numbers(root) and tables_on_the_way(path, root))
+    if root is None or not _are_numbers(root):
+        return root is not None
+    return not tables_on_the_way(path, root) and _class_count(root) <= MOST_CLASSES
 
 
 def read_splits(path: Path, config: DataConfig) -> Listing:
@@ -185,10 +187,9 @@ class _Walk:
             first = next(one for one in _folders_in(self.nested[0])[1:] if has_image(one))
             dates = _are_numbers(self.root)
             such = f"{first.relative_to(self.root).as_posix()}{', which may be of dates' if dates else ''}"
-            hint = tables_hint(path) or (tables_hint(path.parent) if dates else "")
             raise BalancerError(
                 f"{has}; those of {named([one.name for one in self.nested], 6)} lie in folders (such as"
-                f" {such}){hint}; if each"
+                f" {such}){tables_hint(path)}; if each"
                 f" of these folders is a patient's: {inspect_line(path, '--patient-pattern', 'folder')}"
             )
         if self.mask_folders:
@@ -264,12 +265,13 @@ def inspect_line(path: Path, *options: str) -> str:
 
 
 def tables_hint(path: Path) -> str:
-    """Return the command lines that read the tables in a folder, or in folders of it; empty if there are none."""
-    tables = tables_in(path) or [table for one in visible(path) if one.is_dir() for table in tables_in(one)]
+    """Return the command lines that read the tables in a folder, in folders of it, or beside it; empty without one."""
+    within = (table for one in visible(path) if one.is_dir() for table in tables_in(one))
+    tables = tables_in(path) or [*within] or tables_in(path.parent)
     if not tables:
         return ""
     lines = " or ".join(inspect_line(table) for table in tables[:5])
-    return f"; {'a table tells' if len(tables) == 1 else f'{len(tables):,} tables may tell'} the classes: {lines}"
+    return f"; {'a table' if len(tables) == 1 else f'{len(tables):,} tables'} may tell the classes: {lines}"
 
 
 def tables_on_the_way(path: Path, root: Path) -> list[Path]:

@@ -109,6 +109,17 @@ def test_dates_are_no_classes(tmp_path: Path, classes: tuple[str, ...]) -> None:
     assert shlex.quote(str(root / "list.csv")) in message
 
 
+def test_many_folders_of_numbers_are_no_classes(tmp_path: Path) -> None:
+    root = tmp_path / "export" / "DICOM"
+    for i in range(21):
+        made()[0].save(root / f"{i:08d}" / "x.png")
+    write_table(tmp_path / "export" / "list.csv", [{"file": "x.png", "label": "a"}])
+    assert shown_line(refusal(root)) == ["balancer", "inspect", str(tmp_path / "export" / "list.csv")]
+    assert len(read(root, format="classes").classes) == 21
+    shutil.rmtree(root / "00000020")
+    assert len(read(root).classes) == 20
+
+
 def test_parts_of_patients_are_no_patients(tmp_path: Path) -> None:
     for patient in ("Anna", "Berta", "Carla"):
         for part in ("left", "right"):
