@@ -185,12 +185,14 @@ def inspect(explicit: dict[str, Any], data: str | None, training_fold: Path | No
     """Say what is understood of some data: classes, folds, patients, sizes, what is left out, and how to go on.
 
     DATA is a folder, a table or an archive. Options put wrong guesses right; the commands that are shown repeat them.
+    The exit code is 1 where a table must be mended first; the lines that are shown then do that.
     """
     from balancer.api import inspect_data
     from balancer.core.config import absolute_paths, merge, resolve
 
     path = absolute_paths({"data": {"path": data}}) if data is not None else {}
-    return CommandResult.of(inspect_data(resolve(AuditConfig, merge(explicit, path)).data, training_fold))
+    understood = inspect_data(resolve(AuditConfig, merge(explicit, path)).data, training_fold)
+    return CommandResult(understood.to_json(), understood.describe(), understood.exit_code)
 
 
 @main.group(context_settings={**HELP, "auto_envvar_prefix": "BALANCER_FEATURES"})

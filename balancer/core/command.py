@@ -57,6 +57,7 @@ class CommandResult:
 
     data: JsonObject
     text: str
+    exit_code: int = 0  # 1 if the answer is that something must be mended first
 
     @classmethod
     def of(cls, result: Described, **first: str) -> CommandResult:
@@ -247,6 +248,7 @@ def data_command(
                 file, assignments = values.pop("config_file"), values.pop("assignments")
                 result = body(_explicit(like, file, flags, assignments, False), **values)
                 emit(result, as_json, "" if values.get("dry") else closing)
+            click.get_current_context().exit(result.exit_code)
 
         data = Options(DATA.heading, DATA.options[1:])  # without --data, which is the argument
         settings = Options(SETTINGS.heading, SETTINGS.options[1:])  # without --seed

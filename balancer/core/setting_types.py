@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import re
 from dataclasses import dataclass
@@ -44,8 +45,12 @@ def _folders(value: Any) -> Any:
 
 
 def _pairs(value: Any) -> Any:
-    """Return ``a=x,b`` as a list of names with their new names; the last ``=`` parts the two, or a name stays."""
-    parts = _listed(value)
+    """Return ``a=x,b`` as a list of names with their new names; the last ``=`` parts the two, or a name stays.
+
+    A pair with a comma in it stands in double quotes, as in a table.
+    """
+    quoted = isinstance(value, str) and '"' in value
+    parts = _listed(next(csv.reader([value], skipinitialspace=True), []) if quoted else value)
     if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
         return parts
     if empty := next((part for part in parts if not all(side.strip() for side in part.rsplit("=", 1))), None):

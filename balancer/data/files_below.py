@@ -52,9 +52,14 @@ class FilesBelow:
         for i in absent:
             if elsewhere or "/" not in written[i]:
                 names[i] = self._by_name(written[i])
-        by_name = sum(names[i] is not None for i in absent)
+        by_name = len({name for i in absent if (name := names[i]) is not None})
         how = [f"{by_name:,} files of {table.name} were found by their names below {self.root}."] if by_name else []
         return names, how
+
+    def count(self) -> int:
+        """Return how many files with the suffix of an image lie below the root."""
+        images = SUFFIXES | dicom_files.SUFFIXES
+        return len({place for _, place in self._walk() if PurePosixPath(place).suffix.lower() in images})
 
     def _folders_to_drop(self, written: Sequence[str]) -> int:
         """Return how many folders at the start of paths are of another place; 0 if no number leads to a file."""

@@ -30,7 +30,7 @@ from balancer.data.listing import (
 from balancer.data.masks import is_mask_folder, masks_among, named_as_mask
 from balancer.data.records import SPLITS, Record, image_key, patient_key
 
-SPLIT_NAMES = {  # of folders, and of the cells of a table
+SPLIT_NAMES = {  # of folders
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,25 +16,26 @@ from balancer.core.errors import BalancerError, UsageError
 from balancer.core.files import JsonObject, refuse_unwritable
 from balancer.core.pixels import WORDS
 from balancer.core.settings import PHANTOM, DataConfig
-from balancer.data import dicom_files, folders, table
+from balancer.data import folders, table
 from balancer.data.caveats import unreadable_note
 from balancer.data.colour import GREY_MODES
+from balancer.data.column_guesses import Guess
 from balancer.data.dataset import Dataset, load_dataset, phantom_folder, read_data
 from balancer.data.dicom_files import BITS, DicomRules
 from balancer.data.images import named, open_image
-from balancer.data.listing import SUFFIXES, LeftOut, Listing, few, left_out_note
+from balancer.data.listing import LeftOut, Listing, few, left_out_note
+from balancer.data.mending import Mended, mended, merged
+from balancer.data.next_lines import DEFAULT_SIDE, command_lines, inspect_line
 from balancer.data.patients import suggested_pattern
-from balancer.data.readers import READERS, choose_reader
+from balancer.data.readers import choose_reader
 from balancer.data.records import SPLITS, is_patient
-from balancer.data.spreadsheet import read_spreadsheet
-from balancer.data.table import Columns
 from balancer.data.training_fold import write_training_fold
 
 log = logging.getLogger("balancer")
 SAMPLED = 500  # files whose headers are read, evenly spread
 SHOWN = 12  # names in a line
-WITHOUT_FLAG = {"resize", "window", "frame", "dicom_source"}  # settings that --set alone takes
-DEFAULT_SIDE = DataConfig().image_size
+MIN_SIDE = 16  # px: the smallest working size
+LINES = 6  # columns that may be the class, a line for each
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ class Inspection:
     root: str
     columns: dict[str, str] = field(default_factory=dict)  # of a table: role -> column
     other_columns: dict[str, int] = field(default_factory=dict)  # with few values, and how many
-    problem: str = ""  # why a table cannot be read yet; all below is empty then
+    labels: dict[str, int] = field(default_factory=dict)  # of a table that cannot be used yet, and their rows
+    problem: str = ""  # why a table cannot be used yet; all below but the notes and the lines is empty then
     images: int = 0
     classes: dict[str, dict[str, int]] = field(default_factory=dict)  # class -> fold -> images
     patients: str = ""
@@ -72,6 +73,11 @@ class Inspection:
     cost: str = ""  # a sentence on what is trained before the first GAN, if anything is
     next: list[str] = field(default_factory=list)  # command lines
     training_fold: str = ""  # what was written about the training fold, in words
+
+    @property
+    def exit_code(self) -> int:
+        """Return 1 if the data cannot be used as they stand."""
+        return int(bool(self.problem))
 
     def to_json(self) -> JsonObject:
         """Return all of it for ``--json``."""
@@ -87,6 +93,8 @@ class Inspection:
             others = ", ".join(f"{name} ({n} values)" for name, n in self.other_columns.items())
             lines.append(f"            not read: {others}")
         if self.problem:
+            lines += self._labels()
+            lines += [f"note        {note}" for note in self.notes]
             return "\n".join([*lines, f"problem     {self.problem}", *self._going_on()])
         lines += [f"images      {self.images:,}, {self._pictures()}", f"patients    {self.patients}"]
         if self.sources:
@@ -114,6 +122,11 @@ class Inspection:
             rows.append(f"{'':<12}{name:<{width}}  " + " ".join(f"{counts[fold]:>8,}" for fold in SPLITS))
         return rows
 
+    def _labels(self) -> list[str]:
+        shown = list(self.labels.items())[: 2 * SHOWN]
+        more = [f"{'':<12}and {len(self.labels) - len(shown):,} more"] if len(shown) < len(self.labels) else []
+        return [f"{'' if i else 'labels':<12}{name}: {n:,} rows" for i, (name, n) in enumerate(shown)] + more
+
     def _going_on(self) -> list[str]:
         return ["", "go on with:", *(f"  {line}" for line in self.next)] if self.next else []
 
@@ -136,42 +149,104 @@ def inspect(
     data = config.path or PHANTOM
     path = phantom_folder() if data == PHANTOM else Path(data)
     reader = choose_reader(path, config.format)
-    columns: dict[str, str] = {}
-    others: dict[str, int] = {}
-    if reader.name == "table":
-        try:
-            columns, others = _columns(path, config)
-        except UsageError as error:
-            return _not_yet(data, path, config, str(error))
+    known = Inspection(data, reader.name, reader.words, "")
+    loaded: Dataset | None
     with _held_back() as shown:
-        listing = read_data(config)
-        loaded = load_dataset(config, require=())
-        shown |= {*loaded.notes, *(f"left out: {name} cannot be read ({reason})" for name, reason in loaded.bad)}
-    pattern = suggested_pattern(loaded.records)
+        if reader.name == "table":
+            understood, loaded = _of_table(path, config, known)
+        else:
+            loaded = load_dataset(config, require=())
+            understood = _understood(config, known, loaded)
+        bad = loaded.bad if loaded else []
+        notes = loaded.notes if loaded else understood.notes
+        shown |= {*notes, *(f"left out: {name} cannot be read ({reason})" for name, reason in bad)}
+    if loaded is None:
+        return understood
+    return replace(
+        understood,
+        cost=cost(loaded),
+        next=[*_tables(reader.name, path, Path(understood.root)), *understood.next],
+        training_fold=_write_fold(training_fold, loaded) if training_fold is not None else "",
+    )
+
+
+def _of_table(path: Path, config: DataConfig, known: Inspection) -> tuple[Inspection, Dataset | None]:
+    """Return what is understood of a table, and the data; if it cannot be used, why, and the lines that mend it."""
+    guess = table.guess_of(path, config)
+    names = guess.profile.header
+    known = replace(
+        known,
+        root=config.images or str(guess.profile.file.parent),
+        columns=guess.by_role(),
+        other_columns={names[c]: len(guess.profile.values(c)) for c in guess.candidates},
+        notes=guess.notes,
+    )
+    try:
+        guess.columns()
+    except UsageError as error:
+        return replace(known, problem=str(error), next=_for_each_candidate(config, guess)), None
+    labels = table.label_counts(guess, config)
+    try:
+        loaded = load_dataset(config, require=SPLITS)
+    except BalancerError as error:
+        if isinstance(error, UsageError) and not isinstance(error, table.UnknownSplits):
+            raise
+        return _to_mend(config, known, guess, labels, error), None
+    return _understood(config, known, loaded, merged(config, labels)), loaded
+
+
+def _to_mend(
+    config: DataConfig, known: Inspection, guess: Guess, labels: dict[str, int], error: BalancerError
+) -> Inspection:
+    better = mended(config, error, labels)
+    lines = [inspect_line(better.config), *_lines(better.config, better.data)] if better else []
+    return replace(known, labels=labels, problem=str(error), next=lines or _for_each_candidate(config, guess))
+
+
+def _for_each_candidate(config: DataConfig, guess: Guess) -> list[str]:
+    """Return a line for each column that may be the class."""
+    if guess.path is None:
+        return []
+    header = guess.profile.header
+    roles = config.columns.model_copy(update={"path": header[guess.path]})
+    columns = [roles.model_copy(update={"label": header[c]}) for c in guess.candidates[:LINES]]
+    return [inspect_line(config.model_copy(update={"columns": of})) for of in columns]
+
+
+def _understood(config: DataConfig, known: Inspection, loaded: Dataset, better: Mended | None = None) -> Inspection:
+    """Return what is understood of data that can be used; the lines have other settings where these are better."""
+    listing = read_data(config)
     pictures = _pictures(listing, loaded.rules)
     above = [*left_out_note(loaded.left_out), *unreadable_note(loaded.bad)]
-    return Inspection(
-        data,
-        reader.name,
-        reader.words,
-        str(listing.root),
-        columns,
-        others,
+    better = better or Mended(config, loaded)
+    return replace(
+        known,
+        root=str(listing.root),
         images=len(loaded.records),
         classes={
             cls: {fold: loaded.counts(fold)[label] for fold in SPLITS} for label, cls in enumerate(loaded.classes)
         },
-        patients=_patients(loaded),
+        patients=_patients(loaded, known.columns.get("patient")),
         sources=dict(Counter(r.source for r in loaded.records if r.source).most_common()),
         channels=loaded.channels,
         pictures=pictures,
         left_out=loaded.left_out,
         unreadable=loaded.bad,
         notes=[*(note for note in loaded.notes if note not in above), *_copies(loaded)],
-        cost=cost(loaded),
-        next=[*_tables(reader.name, path, listing), *command_lines(config, pattern, pictures, len(loaded.classes))],
-        training_fold=_write_fold(training_fold, loaded) if training_fold is not None else "",
+        next=_lines(better.config, better.data, pictures),
     )
+
+
+def _lines(config: DataConfig, data: Dataset, pictures: Pictures | None = None) -> list[str]:
+    """Return the commands that go on with data that can be used."""
+    pictures = pictures or _pictures(read_data(config), data.rules)
+    return command_lines(config, suggested_pattern(data.records), _small_side(pictures), len(data.classes))
+
+
+def _small_side(pictures: Pictures | None) -> int | None:
+    """Return the working size that suits images which are all smaller than the usual size."""
+    small = pictures is not None and max(pictures.largest) < DEFAULT_SIDE and min(pictures.smallest) >= MIN_SIDE
+    return min(pictures.smallest) if pictures is not None and small else None
 
 
 @contextmanager
@@ -202,10 +277,10 @@ def _copies(data: Dataset) -> list[str]:
     return [f"{are} of another, byte by byte: {named(copies, 3)}."] if copies else []
 
 
-def _tables(reader: str, path: Path, listing: Listing) -> list[str]:
+def _tables(reader: str, path: Path, root: Path) -> list[str]:
     """Return the lines that inspect the tables that lie with folders of classes."""
-    tables = folders.tables_on_the_way(path, listing.root) if reader in ("splits", "classes") else []
-    return [shlex.join(["balancer", "inspect", str(table)]) for table in tables]
+    tables = folders.tables_on_the_way(path, root) if reader in ("splits", "classes") else []
+    return [inspect_line(DataConfig(path=str(table))) for table in tables]
 
 
 def _refuse_place(file: Path) -> None:
@@ -220,72 +295,12 @@ def _write_fold(file: Path, data: Dataset) -> str:
     return f"{file}: the {len(data.indices('train')):,} images of the training fold (split {data.split_hash})"
 
 
-def command_lines(config: DataConfig, pattern: str | None, pictures: Pictures | None, classes: int) -> list[str]:
-    """Return the commands that go on with these data of so many classes, with the settings that were given here."""
-    flags = ["--data", config.path or PHANTOM]
-    for name, value in config.model_dump(mode="json", exclude_defaults=True, exclude={"path", "columns"}).items():
-        flag = f"--{name.replace('_', '-')}"
-        if isinstance(value, list):
-            flags += [text for one in value for text in (flag, one)] if name == "where" else [flag, ",".join(value)]
-        elif name == "flips":
-            flags += ["--set", "data.flips=true"]
-        elif value is True:
-            flags.append(flag)
-        else:
-            flags += ["--set", f"data.{name}={value}"] if name in WITHOUT_FLAG else [flag, str(value)]
-    given = {role: name for role, name in config.columns.model_dump().items() if name}
-    flags += ["--columns", ",".join(f"{role}={name}" for role, name in given.items())] if given else []
-    flags += ["--patient-pattern", pattern] if pattern and config.patients is None else []
-    if pictures and max(pictures.largest) < DEFAULT_SIDE == config.image_size and min(pictures.smallest) >= 16:
-        flags += ["--image-size", str(min(pictures.smallest))]
-    shared = " ".join(map(shlex.quote, flags))
-    audit = " ".join(map(shlex.quote, [flag for flag in flags if flag != "--strict"]))
-    return [
-        f"balancer audit {audit}",
-        f"balancer gan-train {shared}{' --class all' * (classes > 2)}",
-        "balancer synthesize",
-        "classifier ablate --regimes all",
-    ]
-
-
-def _columns(path: Path, config: DataConfig) -> tuple[dict[str, str], dict[str, int]]:
-    """Return the columns by role, and the others with few values, of a table."""
-    file = table.table_file(path)
-    opened = read_spreadsheet(file)
-    columns = table.choose_columns(opened, config.columns)
-    named_columns = {
-        role: opened.header[column]
-        for role in Columns.__annotations__
-        if (column := getattr(columns, role)) is not None
-    }
-    few_values = table.label_candidates(opened)
-    return named_columns, {name: n for name, n in few_values.items() if name not in named_columns.values()}
-
-
-def _not_yet(data: str, path: Path, config: DataConfig, problem: str) -> Inspection:
-    """Return what is known of a table whose columns somebody must name."""
-    file = table.table_file(path)
-    candidates = table.label_candidates(read_spreadsheet(file))
-    opened = read_spreadsheet(file)
-    first = next(opened.rows, [])
-    files = [name for name, cell in zip(opened.header, first, strict=False) if _looks_like_file(cell)]
-    path_column = config.columns.path or next(iter(files), "NAME")
-    label = config.columns.label or min(candidates, key=lambda name: candidates[name], default="NAME")
-    line = f"balancer inspect {shlex.quote(data)} --columns {shlex.quote(f'path={path_column},label={label}')}"
-    reads = READERS["table"].words
-    return Inspection(data, "table", reads, str(file.parent), {}, candidates, problem=problem, next=[line])
-
-
-def _looks_like_file(cell: str) -> bool:
-    return "/" in cell or "\\" in cell or Path(cell).suffix.lower() in SUFFIXES | dicom_files.SUFFIXES
-
-
-def _patients(data: Dataset) -> str:
+def _patients(data: Dataset, column: str | None) -> str:
     keys = [record.patient for record in data.records if is_patient(record.patient)]
     if not keys:
         return "not known: every image counts by itself"
     of = "" if len(keys) == len(data.records) else f" of {len(keys):,} of {len(data.records):,} images"
-    return f"{len(set(keys)):,}{of}"
+    return f"{len(set(keys)):,}{of}{f' (column {column})' if column else ''}"
 
 
 def _pictures(listing: Listing, rules: DicomRules) -> Pictures | None:

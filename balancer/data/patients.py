@@ -11,10 +11,11 @@ from pathlib import Path, PurePosixPath
 from balancer.core.errors import BalancerError
 from balancer.core.setting_types import PATIENT_PATTERNS
 from balancer.core.settings_base import DataConfig
+from balancer.data.column_words import find_column
 from balancer.data.images import named
 from balancer.data.listing import Listing
 from balancer.data.records import Record, image_key, is_patient, patient_key
-from balancer.data.spreadsheet import ROLES, find_column, read_spreadsheet
+from balancer.data.spreadsheet import read_spreadsheet
 
 
 def with_patients(listing: Listing, config: DataConfig) -> Listing:
@@ -74,7 +75,7 @@ def _from_names(names: Sequence[str], root: Path, setting: str) -> list[str | No
 
 def _from_file(names: Sequence[str], root: Path, file: Path) -> tuple[list[str | None], list[str]]:
     table = read_spreadsheet(file)
-    path, patient = (find_column(table, role, ROLES[role]) for role in ("path", "patient"))
+    path, patient = (find_column(table.header, role) for role in ("path", "patient"))
     if len(table.header) == 2:  # two columns: whichever is known tells which the other is
         path, patient = (0 if patient == 1 else 1 if patient == 0 else path, patient)
         patient = 1 - path if path is not None else patient

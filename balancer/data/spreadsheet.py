@@ -9,12 +9,12 @@ from __future__ import annotations
 import codecs
 import csv
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from balancer.core.errors import BalancerError
+from balancer.core.errors import BalancerError, UsageError, nearest
 from balancer.core.extras import install
 
 TEXT = {".csv", ".tsv", ".txt"}
@@ -26,27 +26,6 @@ _LONGEST = 1 << 20  # characters of the first line; of a cell, csv reads 131,072
 _CHUNK = 1 << 20  # bytes read at a time to learn the encoding
 _BATCH = 10_000  # rows of a Parquet file in memory
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-
-# The usual names of columns by role, in lower case and without anything but letters and digits.
-ROLES = {
-    "path": (
-        *("path", "filepath", "file", "filename", "image", "imagename", "imagepath", "imagefile", "imageindex"),
-        *("imageid", "img", "imgpath", "imgname", "picture", "dicompath", "isicid", "relativepath"),
-    ),
-    "label": (
-        *("label", "labels", "class", "classname", "target", "diagnosis", "dx", "finding", "findings"),
-        *("findinglabels", "category", "pathology", "disease"),
-    ),
-    "patient": (
-        *("patient", "patientid", "patientkey", "subject", "subjectid", "person", "personid", "participant"),
-        *("participantid", "caseid", "lesionid"),
-    ),
-    "split": ("split", "partition", "subset", "splitname"),
-    "source": (
-        *("source", "site", "hospital", "center", "centre", "institution", "manufacturer", "scanner", "device"),
-        *("clinic", "origin"),
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -79,14 +58,30 @@ def read_spreadsheet(file: Path) -> Spreadsheet:
     return table
 
 
-def find_column(table: Spreadsheet, role: str, usual: Sequence[str]) -> int | None:
-    """Return the column that has a usual name of a role; of several the first in the order of the names."""
-    plain = [_plain(name) for name in table.header]
-    return next((plain.index(name) for name in usual if name in plain), None)
+def column_named(table: Spreadsheet, name: str, setting: str) -> int:
+    """Return the position of a column, whatever the case of its name.
+
+    Raises:
+        UsageError: there is no such column; the message has the nearest name.
+    """
+    if name in table.header:
+        return table.header.index(name)
+    low = [column.casefold() for column in table.header]
+    if low.count(name.strip().casefold()) == 1:
+        return low.index(name.strip().casefold())
+    raise UsageError(f"{setting} is {name!r}, no column of {table.file}; {nearest(name, table.header)}")
 
 
-def _plain(name: str) -> str:
-    return "".join(c for c in name.casefold() if c.isalnum())
+def row_filters(table: Spreadsheet, where: Sequence[str]) -> list[Callable[[list[str]], bool]]:
+    """Return a test of a row for each condition; upper and lower case count as one."""
+
+    def condition(text: str) -> Callable[[list[str]], bool]:
+        name, _, value = text.partition("=")
+        differs, value = name.endswith("!"), value.strip().casefold()
+        column = column_named(table, name.removesuffix("!").strip(), "where")
+        return lambda row: (row[column].casefold() == value) != differs
+
+    return [condition(text) for text in where]
 
 
 def _read_text(file: Path, suffix: str) -> Spreadsheet:

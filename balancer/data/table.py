@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
-from balancer.core.errors import BalancerError, UsageError, nearest
-from balancer.core.settings_base import ColumnsConfig, DataConfig
-from balancer.data.files_below import FilesBelow
-from balancer.data.folders import SPLIT_NAMES
+from balancer.core.errors import BalancerError, UsageError
+from balancer.core.settings_base import DataConfig
+from balancer.data.column_guesses import NO_LABEL, NOBODY, Columns, Guess, guess_columns
+from balancer.data.column_words import split_of
 from balancer.data.images import named
+from balancer.data.label_spellings import merged_already, pairs_text, spellings
 from balancer.data.listing import LeftOut, Listing, natural, printable, visible
 from balancer.data.records import Record, image_key, patient_key
-from balancer.data.spreadsheet import ROLES, SUFFIXES, TABLES, Spreadsheet, find_column, read_spreadsheet
+from balancer.data.spreadsheet import SUFFIXES, TABLES, Spreadsheet, read_spreadsheet, row_filters
+from balancer.data.table_files import TableFiles
 
-NO_LABEL = {"", "na", "n/a", "nan", "null", "#n/a", "<na>"}  # in lower case: how programs write an empty cell
 SHOWN = 12  # names in a message
-_SPLITS = {name: split for split, names in SPLIT_NAMES.items() for name in names}
 
 
-@dataclass(frozen=True)
-class Columns:
-    """The positions of the columns that are read; None where the table has no such column."""
+class UnknownSplits(UsageError):
+    """A split column holds what is no split."""
 
-    path: int
-    label: int
-    patient: int | None
-    split: int | None
-    source: int | None
+
+class MissingFiles(BalancerError):
+    """More files are missing than the settings allow."""
+
+    def __init__(self, message: str, share: float) -> None:
+        super().__init__(message)
+        self.allowing = math.ceil(share * 1000) / 1000  # the setting max_bad with which reading goes on
 
 
 @dataclass
@@ -72,60 +75,52 @@ def read(path: Path, config: DataConfig) -> Listing:
         UsageError: a setting names a column or a value that the table does not have.
         BalancerError: the table cannot be read, a path leads out of the folder, or too many files are missing.
     """
-    file = table_file(path)
-    table = read_spreadsheet(file)
-    columns = choose_columns(table, config.columns)
+    files, guess = _opened(path, config)
+    columns = guess.columns()
+    table = read_spreadsheet(guess.profile.file)
     rows = _rows(table, columns, config.where)
+    places, how = files.locate(rows.paths)
+    notes = [*table.notes, *guess.notes, *how, *_row_notes(table.file, rows, config)]
+    left_out = _missing(files, rows, places, config.max_bad)
+    records, classes, more, repeated = _records(table.file, rows, places, config.strict)
+    notes += [f"{repeated:,} rows of {table.file.name} repeat earlier rows and count once."] if repeated else []
+    source_name = f"column {table.header[columns.source]}" if columns.source is not None else ""
+    return Listing(files.root, classes, records, [*left_out, *more], notes, source_name=source_name)
+
+
+def guess_of(path: Path, config: DataConfig) -> Guess:
+    """Return what is known of the columns of a table, also where it is too little to read the table.
+
+    Raises:
+        BalancerError: the table cannot be read, or a setting names a column that it does not have.
+    """
+    return _opened(path, config)[1]
+
+
+def _opened(path: Path, config: DataConfig) -> tuple[TableFiles, Guess]:
+    file = table_file(path)
     root = Path(config.images) if config.images else file.parent
+    table = read_spreadsheet(file)
     if not root.is_dir():
         raise BalancerError(f"images folder {root} is no folder; give --images the folder below which the files lie")
-    names, how = FilesBelow(root).find(rows.paths, file)
-    notes = [*table.notes, *how, *_row_notes(file, rows, config)]
-    left_out = _missing(root, rows, names, config.max_bad)
-    records, classes, more = _records(file, rows, names, config.strict)
-    source_name = f"column {table.header[columns.source]}" if columns.source is not None else ""
-    return Listing(root, classes, records, [*left_out, *more], notes, source_name=source_name)
+    files = TableFiles(root, file)
+    return files, guess_columns(table, config.where, config.columns, files)
 
 
-def choose_columns(table: Spreadsheet, config: ColumnsConfig) -> Columns:
-    """Return the columns that the settings name, and for the others those with a usual name.
+def label_counts(guess: Guess, config: DataConfig) -> dict[str, int]:
+    """Return the labels of the rows that are read, and how many rows each has.
 
     Raises:
-        UsageError: the table lacks a named column, or no column is known to hold the files or the classes.
+        BalancerError: the table cannot be read, or no column is known to hold the classes.
     """
-    found: dict[str, int | None] = {}
-    for role, usual in ROLES.items():
-        name = getattr(config, role)
-        found[role] = find_column(table, role, usual) if name is None else column_named(table, name, f"columns.{role}")
-    path, label = found.pop("path"), found.pop("label")
-    for role, column in (("path", path), ("label", label)):
-        if column is None:
-            raise UsageError(
-                f"table {table.file} has no column that is known to hold the {role} (columns:"
-                f" {named(table.header, SHOWN)}); give --columns {role}=NAME; `balancer inspect` helps to choose"
-            )
-    assert path is not None, "checked above"
-    assert label is not None, "checked above"
-    return Columns(path, label, **found)
-
-
-def column_named(table: Spreadsheet, name: str, setting: str) -> int:
-    """Return the position of a column, whatever the case of its name.
-
-    Raises:
-        UsageError: there is no such column; the message has the nearest name.
-    """
-    if name in table.header:
-        return table.header.index(name)
-    low = [column.casefold() for column in table.header]
-    if low.count(name.strip().casefold()) == 1:
-        return low.index(name.strip().casefold())
-    raise UsageError(f"{setting} is {name!r}, no column of {table.file}; {nearest(name, table.header)}")
+    columns = replace(guess.columns(), split=None)
+    rows = _rows(read_spreadsheet(guess.profile.file), columns, config.where)
+    return dict(Counter(rows.labels).most_common())
 
 
 def _rows(table: Spreadsheet, columns: Columns, where: Sequence[str]) -> Rows:
     """Return the cells that count of the rows that are read; of each row only these stay in memory."""
-    keeps = _filters(table, where)
+    keeps = row_filters(table, where)
     rows, texts, plain = Rows(), sys.intern, lru_cache(maxsize=None)(_one_line)
     for row in table.rows:
         rows.read += 1
@@ -162,25 +157,14 @@ def _one_line(label: str) -> str:
     return printable(" ".join(label.split()))
 
 
-def _filters(table: Spreadsheet, where: Sequence[str]) -> list[Callable[[list[str]], bool]]:
-    """Return a test of a row for each condition; upper and lower case count as one."""
-
-    def condition(text: str) -> Callable[[list[str]], bool]:
-        name, _, value = text.partition("=")
-        differs, value = name.endswith("!"), value.strip().casefold()
-        column = column_named(table, name.removesuffix("!").strip(), "where")
-        return lambda row: (row[column].casefold() == value) != differs
-
-    return [condition(text) for text in where]
-
-
 def _refuse_unknown_splits(table: Spreadsheet, rows: Rows, column: str) -> None:
-    unknown = sorted({cell for cell in rows.splits if cell.casefold() not in _SPLITS})
+    unknown = sorted({cell for cell in rows.splits if not split_of(cell)})
     if unknown:
-        raise UsageError(
+        leave_out = shlex.quote(f"{column}!={unknown[0]}")
+        raise UnknownSplits(
             f"table {table.file}: column {column!r} holds {named([cell or 'an empty cell' for cell in unknown], 6)};"
-            " expected train, val or test; leave rows out with --where, or name another column with"
-            " --columns split=NAME"
+            " expected train, val or test; write these words in the table, leave rows out with --where"
+            f" {leave_out}, or ignore the column with --columns split={NOBODY}"
         )
 
 
@@ -199,47 +183,53 @@ def _row_notes(file: Path, rows: Rows, config: DataConfig) -> list[str]:
             f"{n:,} rows of {file.name} name several labels (such as {several[0]}): each combination is a class of its"
             " own; --classes chooses and merges."
         )
-    by_case: dict[str, set[str]] = {}
-    for label in set(rows.labels):
-        by_case.setdefault(label.casefold(), set()).add(label)
-    for spellings in sorted(sorted(s) for s in by_case.values() if len(s) > 1):
-        merged = ",".join(f"{label}={spellings[0]}" for label in spellings)
-        notes.append(f"Labels of {file.name} differ by case alone: --classes {merged},... merges them.")
+    if (alike := spellings(rows.labels)) and not merged_already(alike, config.classes):
+        pairs = shlex.quote(pairs_text({label: alike.get(label, label) for label in sorted(set(rows.labels))}))
+        alike_labels = named([repr(label) for label in sorted(alike)], SHOWN)
+        notes.append(
+            f"Labels of {file.name} differ by spelling alone ({alike_labels}); this merges them: --classes {pairs}"
+        )
     return notes
 
 
-def _missing(root: Path, rows: Rows, names: Sequence[str | None], max_bad: float) -> list[LeftOut]:
-    """Return the files that are not there.
+def _missing(files: TableFiles, rows: Rows, places: Sequence[list[str]], max_bad: float) -> list[LeftOut]:
+    """Return the files that are not there, each once.
 
     Raises:
-        BalancerError: they are a larger share of the rows than the settings allow.
+        MissingFiles: they are a larger share of the rows than the settings allow.
     """
-    missing = [path for path, name in zip(rows.paths, names, strict=True) if name is None]
+    missing = [path for path, place in zip(rows.paths, places, strict=True) if not place]
+    names = [printable(path) for path in dict.fromkeys(missing)]
     if len(missing) > max_bad * len(rows.paths):
-        raise BalancerError(
-            f"{len(missing):,} of {len(rows.paths):,} files are missing below {root}, more than --max-bad {max_bad:g}"
-            f" allows ({named([printable(path) for path in missing], 3)}); give --images the folder of the files, or"
-            " raise --max-bad"
+        others = files.any_images() if len(missing) == len(rows.paths) else 0
+        remedy = (
+            f"{others:,} images lie there under other names: tables are joined by file name, or by the SOPInstanceUID,"
+            " StudyInstanceUID, AccessionNumber or PatientID of DICOM files; give --columns path=NAME"
+            if others
+            else "give --images the folder of the files, or raise --max-bad"
         )
-    return [LeftOut(printable(path), "no such file") for path in missing]
+        raise MissingFiles(
+            f"{len(missing):,} of {len(rows.paths):,} rows name files that are missing below {files.root}, more than"
+            f" --max-bad {max_bad:g} allows ({named(names, 3)}); {remedy}",
+            len(missing) / len(rows.paths),
+        )
+    return [LeftOut(name, "no such file") for name in names]
 
 
 def _records(
-    file: Path, rows: Rows, names: Sequence[str | None], strict: bool
-) -> tuple[list[Record], tuple[str, ...], list[LeftOut]]:
-    """Return a record for each file, the classes, and the files that two rows describe differently.
+    file: Path, rows: Rows, places: Sequence[list[str]], strict: bool
+) -> tuple[list[Record], tuple[str, ...], list[LeftOut], int]:
+    """Return a record for each file, the classes, the files that two rows describe differently, and repeated rows.
 
     Raises:
         BalancerError: two rows differ, and the settings are strict.
     """
     first: dict[str, int] = {}
-    repeated: list[int] = []
-    for i, name in enumerate(names):
-        if name is not None and first.setdefault(name, i) != i:
-            repeated.append(i)
+    repeated: list[tuple[int, str]] = []
+    for i, place in enumerate(places):
+        repeated += [(i, name) for name in place if first.setdefault(name, i) != i]
     conflicts: dict[str, str] = {}
-    for i in repeated:
-        name = str(names[i])
+    for i, name in repeated:
         k = first[name]
         for what, cells in (("labels", rows.labels), ("patients", rows.patients), ("splits", rows.splits)):
             if cells[i] != cells[k] and name not in conflicts:
@@ -255,7 +245,7 @@ def _records(
         Record(
             name,
             index[rows.labels[i]],
-            _SPLITS.get(rows.splits[i].casefold(), ""),
+            split_of(rows.splits[i]),
             patient_key(rows.patients[i]) if rows.patients[i] else image_key(name),
             rows.sources[i],
         )
@@ -263,17 +253,4 @@ def _records(
         if name not in conflicts
     ]
     left_out = [LeftOut(name, reason) for name, reason in conflicts.items()]
-    if twice := len(repeated) - sum(1 for i in repeated if names[i] in conflicts):
-        left_out.append(LeftOut(f"{twice:,} rows", "repeat an earlier row", twice))
-    return records, classes, left_out
-
-
-def label_candidates(table: Spreadsheet, most: int = 30) -> dict[str, int]:
-    """Return the columns whose cells have few different values, and how many, for somebody who must choose one."""
-    values: list[Counter[str]] = [Counter() for _ in table.header]
-    for row in table.rows:
-        for cell, counter in zip(row, values, strict=True):
-            if len(counter) <= most:
-                counter[cell] += 1
-    sizes = {name: len(counter) for name, counter in zip(table.header, values, strict=True)}
-    return {name: n for name, n in sizes.items() if 2 <= n <= most}
+    return records, classes, left_out, len({i for i, name in repeated if name not in conflicts})

@@ -32,19 +32,21 @@ def test_a_table_never_seen_before(runs_cwd: Path) -> None:
         {
             "Study": f"S{i:04d}",
             "Picture": f"D:\\pacs\\pictures\\{i:03d}.png",
-            "Result": "ill" if i % 3 else "well",
-            "Sex": "MF"[i % 2],
+            "Lung": "ill" if i % 3 else "well",
+            "Heart": "big" if i % 2 else "small",
+            "Site": "AB"[i % 2],
         }
         for i in range(50)
     ]
     write_table(runs_cwd / "export" / "list.csv", rows, ";")
-    first = done(balancer("inspect", "export/list.csv")).stdout
-    assert "--columns label=NAME" in first
-    assert "Result (2 values)" in first
-    facts = done(balancer("inspect", "export", "--columns", "label=Result", "--json"))
+    first = balancer("inspect", "export/list.csv", "--json")
+    assert first.exit_code == 1
+    lines = json.loads(first.stdout)["next"]
+    assert [line.rpartition(" ")[2] for line in lines] == ["path=Picture,label=Lung", "path=Picture,label=Heart"]
+    facts = done(balancer(*shlex.split(lines[0])[1:], "--json"))
     shown = json.loads(facts.stdout)
-    assert shown["columns"] == {"path": "Picture", "label": "Result"}
-    assert shown["other_columns"] == {"Sex": 2}
+    assert shown["columns"] == {"path": "Picture", "label": "Lung", "source": "Site"}
+    assert shown["other_columns"] == {"Heart": 2}
     line = next(line for line in shown["next"] if "gan-train" in line)
     assert line.endswith("--image-size 16"), "the working size is not that of the images"
     small = [str(text) for text in TINY_GAN]
