@@ -57,9 +57,13 @@ class FilesBelow:
         return names, how
 
     def count(self) -> int:
-        """Return how many files with the suffix of an image lie below the root."""
-        images = SUFFIXES | dicom_files.SUFFIXES
-        return len({place for _, place in self._walk() if PurePosixPath(place).suffix.lower() in images})
+        """Return how many images lie below the root, by their suffix or as DICOM files of any name."""
+        suffixes = SUFFIXES | dicom_files.SUFFIXES
+        places = {place for _, place in self._walk()}
+        return sum(
+            PurePosixPath(place).suffix.lower() in suffixes or dicom_files.is_dicom_file(self.root / place)
+            for place in places
+        )
 
     def _folders_to_drop(self, written: Sequence[str]) -> int:
         """Return how many folders at the start of paths are of another place; 0 if no number leads to a file."""

@@ -56,7 +56,7 @@ class TableFiles:
         return places, [f"{n:,} DICOM files were joined to {rows:,} rows of {self.table.name} by their {element}."]
 
     def any_images(self) -> int:
-        """Return how many images lie below the root, by their names."""
+        """Return how many images lie below the root."""
         return self._below.count()
 
     def _element(self, cells: Sequence[str]) -> tuple[str, float]:

@@ -151,7 +151,10 @@ def test_a_table_of_dicom_files_leads_nowhere_else(tmp_path: Path) -> None:
             listed(table)
         assert "--images" in said(caught)
     shown = inspect(DataConfig(path=str(write_table(table, [{"scan": "a/b.dcm", "x": r["label"]} for r in rows]))))
-    assert "path=scan" in shown.next[0], "a column of DICOM files is known by its suffixes"
+    assert shown.columns["path"] == "scan", "a column of DICOM files is known by its suffixes"
+    assert shown.exit_code == 1
+    assert "--columns path=" in shown.problem
+    assert "--images" not in shown.problem, "files are there"
 
 
 def test_names_of_exporting_programs_are_no_patients_of_the_chest_set(tmp_path: Path) -> None:
