@@ -57,12 +57,16 @@ class FilesBelow:
         return names, how
 
     def count(self) -> int:
-        """Return how many images lie below the root, by their suffix or as DICOM files of any name."""
+        """Return how many images lie below the root; see :meth:`images`."""
+        return len(self.images())
+
+    def images(self) -> list[str]:
+        """Return the names of the images below the root, sorted: by their suffix, or DICOM files of any name."""
         suffixes = SUFFIXES | dicom_files.SUFFIXES
-        places = {place for _, place in self._walk()}
-        return sum(
-            PurePosixPath(place).suffix.lower() in suffixes or dicom_files.is_dicom_file(self.root / place)
-            for place in places
+        return sorted(
+            place
+            for place in {place for _, place in self._walk()}
+            if PurePosixPath(place).suffix.lower() in suffixes or dicom_files.is_dicom_file(self.root / place)
         )
 
     def _folders_to_drop(self, written: Sequence[str]) -> int:

@@ -22,8 +22,9 @@ from balancer.data.colour import GREY_MODES
 from balancer.data.column_guesses import Guess
 from balancer.data.dataset import Dataset, load_dataset, phantom_folder, read_data
 from balancer.data.dicom_files import BITS, DicomRules
+from balancer.data.files_below import FilesBelow
 from balancer.data.images import named, open_image
-from balancer.data.listing import LeftOut, Listing, few, left_out_note
+from balancer.data.listing import LeftOut, Listing, few, left_out_note, printable
 from balancer.data.mending import Mended, mended, merged
 from balancer.data.next_lines import DEFAULT_SIDE, command_lines, inspect_line
 from balancer.data.patients import suggested_pattern
@@ -232,7 +233,11 @@ def _understood(config: DataConfig, known: Inspection, loaded: Dataset, better: 
         pictures=pictures,
         left_out=loaded.left_out,
         unreadable=loaded.bad,
-        notes=[*(note for note in loaded.notes if note not in above), *_copies(loaded)],
+        notes=[
+            *(note for note in loaded.notes if note not in above),
+            *_copies(loaded),
+            *_without_row(listing),
+        ],
         next=_lines(better.config, better.data, pictures),
     )
 
@@ -275,6 +280,17 @@ def _copies(data: Dataset) -> list[str]:
     copies = [r.name for r, d in zip(data.records, data.digests, strict=True) if first.setdefault(d, r.name) != r.name]
     are = "1 image is a copy" if len(copies) == 1 else f"{len(copies):,} images are copies"
     return [f"{are} of another, byte by byte: {named(copies, 3)}."] if copies else []
+
+
+def _without_row(listing: Listing) -> list[str]:
+    """Return a sentence on the images that lie with those of a table and have no row that is read."""
+    if listing.reader != "table":
+        return []
+    names = [*(record.name for record in listing.records), *(item.name for item in listing.left_out)]
+    known = {Path(name).as_posix() for name in names}
+    rest = [printable(name) for name in FilesBelow(listing.root).images() if name not in known]
+    have = "1 image has" if len(rest) == 1 else f"{len(rest):,} images have"
+    return [f"{have} no row with one of these classes: {named(rest, 3)}."] if rest else []
 
 
 def _tables(reader: str, path: Path, root: Path) -> list[str]:

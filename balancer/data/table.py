@@ -17,9 +17,9 @@ from balancer.data.column_guesses import NO_LABEL, NOBODY, Columns, Guess, guess
 from balancer.data.column_words import split_of
 from balancer.data.images import named
 from balancer.data.label_spellings import merged_already, pairs_text, spellings
-from balancer.data.listing import LeftOut, Listing, natural, printable, visible
+from balancer.data.listing import LeftOut, Listing, natural, printable, tables_in
 from balancer.data.records import Record, image_key, patient_key
-from balancer.data.spreadsheet import SUFFIXES, TABLES, Spreadsheet, read_spreadsheet, row_filters
+from balancer.data.spreadsheet import SUFFIXES, Spreadsheet, read_spreadsheet, row_filters
 from balancer.data.table_files import TableFiles
 
 SHOWN = 12  # names in a message
@@ -54,18 +54,12 @@ class Rows:
 
 def recognises(path: Path) -> bool:
     """Return whether a path is a table, or a folder in which a single table lies."""
-    return len(_tables_in(path)) == 1 if path.is_dir() else path.suffix.lower() in SUFFIXES
+    return len(tables_in(path)) == 1 if path.is_dir() else path.suffix.lower() in SUFFIXES
 
 
 def table_file(path: Path) -> Path:
     """Return the table itself, where a folder with a single table was named."""
-    return next(iter(_tables_in(path)), path)
-
-
-def _tables_in(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return [p for p in visible(folder) if p.is_file() and p.suffix.lower() in TABLES]
+    return next(iter(tables_in(path)), path)
 
 
 def read(path: Path, config: DataConfig) -> Listing:

@@ -81,6 +81,18 @@ def test_notes_stand_once(runs_cwd: Path) -> None:
         assert words in shown
 
 
+def test_images_without_a_row_are_counted(tmp_path: Path) -> None:
+    images = made({"train": (30, 20)}, "ab")
+    for image in images:
+        image.save(tmp_path / image.name)
+    images[0].save(tmp_path / "more" / "extra.png")
+    rows = [{"file": image.name, "label": image.cls} for image in images]
+    rows[3]["label"] = ""
+    write_table(tmp_path / "list.csv", rows)
+    (note,) = [note for note in inspect(DataConfig(path=str(tmp_path / "list.csv"))).notes if "no row with" in note]
+    assert all(words in note for words in ("2 images", "more/extra.png", images[3].name))
+
+
 def test_what_is_logged_before_an_error_is_not_lost(runs_cwd: Path) -> None:
     root = as_classes(made({"train": (30, 20)}, "ab"), runs_cwd / "data")
     (root / "a" / "bad.png").write_bytes(b"no picture")
