@@ -179,8 +179,8 @@ RULES: tuple[Rule[Evidence], ...] = (
         f"recall is below {percent(POOR)} of its real baseline, or many images repeat one another",
         lambda e: e.variety is not None and (e.variety.little or e.variety.repeated),
         _variety,
-        "The images are much less varied. Widen the networks (`generator_width` of `balancer gan-train`), or train with "
-        "`--set minibatch_stddev=true`.",
+        "The images are much less varied. Widen the networks (`generator_width` of `balancer gan-train`), or train "
+        "with `--set minibatch_stddev=true`.",
     ),
     Rule(
         VARIETY,
@@ -198,8 +198,8 @@ RULES: tuple[Rule[Evidence], ...] = (
         f"recall is below {percent(LESS_VARIED)} of its real baseline, or coverage below {percent(POOR)} of its own",
         lambda e: e.variety is not None and (e.variety.recall_share < LESS_VARIED or e.variety.coverage_share < POOR),
         _variety,
-        "The images are less varied. Widen the networks (`generator_width` of `balancer gan-train`), or train with "
-        "`--set minibatch_stddev=true`.",
+        "The images are less varied. Widen the networks (`generator_width` of `balancer gan-train`), or train "
+        "with `--set minibatch_stddev=true`.",
     ),
     Rule(VARIETY, "good", "recall and coverage are near their real baselines", lambda e: True, _variety),
 )
