@@ -171,7 +171,8 @@ RULES: tuple[Rule[Evidence], ...] = (
         "the generator has collapsed",
         lambda e: e.variety is not None and e.variety.collapsed,
         _variety,
-        "Do not use the set: the generator has collapsed. With `balancer gan-train`, lower `lr_generator` or take another preset.",
+        "Do not use the set: the generator has collapsed. With `balancer gan-train`, lower `lr_generator` or take "
+        "another preset.",
     ),
     Rule(
         VARIETY,
