@@ -27,7 +27,7 @@ from balancer.data.table_files import TableFiles
 NO_LABEL = {"", "na", "n/a", "nan", "null", "#n/a", "<na>"}  # in lower case: how programs write an empty cell
 NOBODY = "none"  # in place of a column's name: no column has this role
 SHOWN = 12  # names in a message
-MOST_CELLS = 10_000  # different cells of a column that are kept
+MOST_CELLS = 2_000  # different cells of a column that are kept
 MOST_CLASSES = 30  # different cells of a column that may be the class
 SAMPLED = 200  # cells by which the column of the files is known
 ENOUGH = 0.5  # share of them that must lead to files
@@ -164,7 +164,9 @@ def _path_column(profile: Profile, files: TableFiles, notes: list[str]) -> int |
     if by_header is not None:
         return by_header
     like_files = (c for c, cells in samples.items() if cells and all(map(_looks_like_file, cells)))
-    return next(iter([*usual, *like_files]), None)
+    column = next(iter([*usual, *like_files]), None)
+    notes += [files.no_column()] if column is None else []
+    return column
 
 
 def _looks_like_file(cell: str) -> bool:
@@ -241,7 +243,7 @@ def _maybe_patients(profile: Profile, taken: set[int | None]) -> list[str]:
         if c not in taken and codes and repeats and not is_attribute(profile.header[c]) and _tells_many(profile, c):
             columns.append(profile.header[c])
     return [
-        f"Column {name!r} has {len(profile.cells[profile.header.index(name)]):,} different values, some in several"
-        f" rows. If it tells the patients, give --columns {shlex.quote(f'patient={name}')}."
+        f"Column {name!r} has many different values, some in several rows. If it tells the patients, give --columns"
+        f" {shlex.quote(f'patient={name}')}."
         for name in columns[:3]
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -58,6 +59,16 @@ class TableFiles:
     def any_images(self) -> int:
         """Return how many images lie below the root."""
         return self._below.count()
+
+    def no_column(self) -> str:
+        """Return a sentence for a table of which no column leads to files."""
+        links = sorted(path for path in self.root.iterdir() if path.is_symlink() and path.is_dir())
+        linked = f" Linked folders are not searched: --images {shlex.quote(str(links[0]))} does that." if links else ""
+        return (
+            f"No column leads to one of the {self.any_images():,} images below {self.root}. Tables are joined by file"
+            f" name, or by the {', '.join(ELEMENTS[:-1])} or {ELEMENTS[-1]} of DICOM files. Another folder is --images"
+            f" DIR.{linked}"
+        )
 
     def _element(self, cells: Sequence[str]) -> tuple[str, float]:
         """Return the element of headers in which most cells stand, and their share."""

@@ -165,6 +165,16 @@ def test_missing_files_are_mended_or_named(folder: Path) -> None:
     assert "path=" in facts.problem
 
 
+def test_a_folder_that_is_a_link_is_named(folder: Path) -> None:
+    (folder / "table").mkdir()
+    (folder / "table" / "link").symlink_to(folder / "pictures")
+    facts = seen(folder / "table", {"Nummer": lambda i: f"{i:03d}"}, LABEL)
+    assert facts.exit_code == 1
+    words = next(note for note in facts.notes if "--images" in note).split()
+    place = words[len(words) - 1 - words[::-1].index("--images") + 1]
+    assert inspect(config(folder / "table" / "t.csv", images=place)).images == N
+
+
 def test_the_exit_code(folder: Path) -> None:
     file = table(folder, FILE, {"a": lambda i: "xy"[i % 2], "b": lambda i: "uvw"[i % 3]})
     shown = balancer("inspect", str(file), "-q")
