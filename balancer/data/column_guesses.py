@@ -164,9 +164,9 @@ def _path_column(profile: Profile, files: TableFiles, notes: list[str]) -> int |
     if by_header is not None:
         return by_header
     like_files = (c for c, cells in samples.items() if cells and all(map(_looks_like_file, cells)))
-    column = next(iter([*usual, *like_files]), None)
-    notes += [files.no_column()] if column is None else []
-    return column
+    likely = next(iter([*usual, *like_files]), None)
+    notes += [files.no_column()] if likely is None else []
+    return likely
 
 
 def _looks_like_file(cell: str) -> bool:
