@@ -10,7 +10,10 @@ resampled AUROCs are linear in the patients' weights (DeLong's placements), whic
 within a percent.
 
     python benchmarks/calibration.py [--studies 1000] [--resamples 200] [--trial-seeds 2,3,5,10] [--gan-seeds 1,3]
-    [--scenarios ...] [--regimes ...] [--classes 2]
+    [--scenarios ...] [--regimes ...] [--classes 2] [--sizes 1]
+
+With --sizes 5 each study is a learning curve: an ablation at each size, on the same test images, which are hard for the
+same reasons. Holm's family then holds the contrasts of all sizes.
 """
 
 from __future__ import annotations
@@ -123,22 +126,25 @@ def draw(
     shift: Mapping[str, float],
     seed: int,
     classes: int = 2,
+    of_images: int | None = None,
 ) -> Study:
     """Simulate a study of ``k`` trial seeds and ``g`` GAN seeds; ``shift`` adds to the AUROCS of a regime.
 
-    Wherever a regime's AUROC lies, trainings scatter by as much of the AUROC. A seed moves all classes alike.
+    Wherever a regime's AUROC lies, trainings scatter by as much of the AUROC. A seed moves all classes alike. Studies
+    with the same ``of_images`` share what makes an image hard for every classifier.
     """
     rng = np.random.default_rng(seed)
     y_true, patient = layout(classes)
     is_positive = scored(y_true, classes)
     columns = len(is_positive)
 
-    def noise(*shape: int) -> Array:
-        by_patient = rng.standard_normal((*shape, patient.max() + 1))[..., patient]
-        by_image = rng.standard_normal((*shape, len(patient)))
+    def noise(*shape: int, source: np.random.Generator = rng) -> Array:
+        by_patient = source.standard_normal((*shape, patient.max() + 1))[..., patient]
+        by_image = source.standard_normal((*shape, len(patient)))
         return WITHIN_PATIENT**0.5 * by_patient + (1 - WITHIN_PATIENT) ** 0.5 * by_image
 
-    shared, trial = noise(columns, 1, 1), rng.standard_normal((k, 1))
+    hard = rng if of_images is None else np.random.default_rng(of_images)
+    shared, trial = noise(columns, 1, 1, source=hard), rng.standard_normal((k, 1))
     scores, truth = {}, {}
     for regime in regimes:
         expected = stats.norm.ppf(np.array(AUROCS[classes]) + shift.get(regime, 0.0))[:, None, None]
@@ -227,20 +233,29 @@ def check_intervals(
     resamples: int,
     regimes: Sequence[str] = POOLED,
     classes: int = 2,
+    sizes: int = 1,
 ) -> Calibration:
-    """Simulate many studies without a planted effect; the effect of a fixed synthetic set is part of the truth."""
+    """Simulate many studies without a planted effect; the effect of a fixed synthetic set is part of the truth.
+
+    A study of several ``sizes`` is as many ablations of the same test images.
+    """
     covered: dict[str, list[bool]] = {}
     rejected, effects = [], {test: [] for test, (left, right, _) in PLANTED.items() if {left, right} <= {*regimes}}
     with progress.bar(studies, f"{k} trial seeds, {g} GAN seed(s)", "study") as bar:
         for number in range(studies):
-            study = draw(scenario, regimes, k, g, {}, derive_seed(number, "study", str(scenario), k, g), classes)
-            estimated, p = estimates(aurocs(study, resamples, number // SAME_RESAMPLES), classes), []
-            for name, e in estimated.items():
-                truth = expected(study.truth, CONTRASTS.get(name, {"baseline": 1.0}))
-                low, high = statistics.share_interval(e, fewest_patients(classes)) if name == OWN else (e.low, e.high)
-                covered.setdefault(name, []).append(low <= truth <= high)
-                if name in FAMILY:
-                    p.append(statistics.mean_p(e.value - truth, e.se, e.shares))
+            p: list[float] = []
+            for size in range(sizes):
+                names = ("study", str(scenario), k, g, *([f"size {size}"] if sizes > 1 else []))
+                of_images = derive_seed(number, "images", str(scenario)) if sizes > 1 else None
+                study = draw(scenario, regimes, k, g, {}, derive_seed(number, *names), classes, of_images)
+                estimated = estimates(aurocs(study, resamples, number // SAME_RESAMPLES), classes)
+                for name, e in estimated.items():
+                    truth = expected(study.truth, CONTRASTS.get(name, {"baseline": 1.0}))
+                    own = statistics.share_interval(e, fewest_patients(classes))
+                    low, high = own if name == OWN else (e.low, e.high)
+                    covered.setdefault(name, []).append(low <= truth <= high)
+                    if name in FAMILY:
+                        p.append(statistics.mean_p(e.value - truth, e.se, e.shares))
             rejected.append(min(statistics.holm(p)) < ALPHA)
             for test, stated in effects.items():
                 left, right, family = PLANTED[test]
@@ -296,23 +311,26 @@ def main() -> None:
     parser.add_argument("--scenarios", default=",".join(SCENARIOS))
     parser.add_argument("--regimes", default=",".join(POOLED))
     parser.add_argument("--classes", type=int, choices=list(AUROCS), default=2)
+    parser.add_argument("--sizes", type=int, default=1, help="of a learning curve; above 1 no power is measured")
     args = parser.parse_args()
     begin, sizes, regimes = time.perf_counter(), (args.studies, args.resamples), tuple(args.regimes.split(","))
     errors = (100 * (p * (1 - p) / args.studies) ** 0.5 for p in (0.95, statistics.POWER))
-    print(f"{args.studies} studies a line, {args.resamples} resamples, {args.regimes}, {args.classes} classes")
+    print(f"{args.studies} studies a line, {args.resamples} resamples, {args.regimes}")
+    print(f"{args.classes} classes, {args.sizes} size(s)")
     print("Monte Carlo standard error: {:.1f} points of coverage, {:.1f} of power\n".format(*errors))
     columns = ("coverage, lowest", "mean", "highest", OWN, "family error", *PLANTED)
     print("| scenario | GAN seeds | trial seeds |", " | ".join(columns), "|")
     print("| --- | ---: | ---: |" + " ---: |" * len(columns))
     lines = itertools.product(args.scenarios.split(","), args.gan_seeds.split(","), args.trial_seeds.split(","))
     for name, g, k in lines:
-        checked = check_intervals(SCENARIOS[name], int(k), int(g), *sizes, regimes, args.classes)
-        power = check_power(SCENARIOS[name], checked.detectable, int(k), int(g), *sizes, regimes, args.classes)
+        checked = check_intervals(SCENARIOS[name], int(k), int(g), *sizes, regimes, args.classes, args.sizes)
+        planted = checked.detectable if args.sizes == 1 else {}
+        power = check_power(SCENARIOS[name], planted, int(k), int(g), *sizes, regimes, args.classes)
         covered = [share for contrast, share in checked.covered.items() if contrast != OWN]
         shares = (min(covered), np.mean(covered), max(covered), checked.covered[OWN], checked.rejected)
         cells = [f"{100 * share:.1f}" for share in shares]
         cells += [f"{100 * power[t]:.0f} (+{checked.detectable[t]:.4f})".replace("0.", ".") for t in power]
-        cells += ["–"] * (len(PLANTED) - len(power))
+        cells += ["–"] * (len(PLANTED) - len(power))  # a regime is missing, or there are several sizes
         print(f"| {name} | {g} | {k} |", " | ".join(cells), "|", flush=True)
     print(f"\n{(time.perf_counter() - begin) / 60:.0f} minutes")
 

@@ -19,6 +19,7 @@ from balancer.core.settings import (
     ComponentsConfig,
     CrossvalidateConfig,
     ReproduceConfig,
+    StudyConfig,
     TrainConfig,
     TuneConfig,
 )
@@ -43,6 +44,7 @@ REPORT_FILES = ("config.yaml", "env.json", "report.*", "table.*", "analysis.json
 
 if TYPE_CHECKING:
     from classifier.explain.results import Explanation, RunExplanation
+    from classifier.learning_curve.page import StudyResult
     from classifier.systems.reproduce import Reproduction
     from classifier.tuning.report import SearchSummary
 
@@ -396,4 +398,32 @@ def prepare_reproduction(config: ReproduceConfig, workers: Workers, smoke: bool 
         lambda: reproduction.estimate(systems, config, workers).seconds,
         lambda run: reproduction.reproduce(systems, config, smoke, run, workers),
         if_finished="rewrite",
+    )
+
+
+def prepare_study(config: StudyConfig, workers: Workers, dry: bool = False) -> PreparedRun[StudyResult]:
+    """Open the data at every size, and check the settings of every step that needs no GAN; ``dry`` as above."""
+    from classifier.learning_curve.comparison import compare
+    from classifier.learning_curve.page import write_study
+    from classifier.learning_curve.plan import open_references
+    from classifier.learning_curve.steps import run_points
+
+    limit_threads(workers.threads)
+    references = open_references(config, workers, dry)
+    parallel, data = workers.count(), references[-1].ablation.data
+
+    def work(run: RunDir) -> StudyResult:
+        points = run_points(config, run, workers, len(data.classes) > 2)
+        return write_study(points, compare(points, config.seed), run, config.quick)
+
+    return PreparedRun(
+        "study",
+        config,
+        workers.describe(),
+        data.describe(),
+        lambda: sum(reference.estimate_seconds(config, workers.local_device, parallel) for reference in references),
+        work,
+        if_finished="rewrite",
+        tracked_files=("config.yaml", "env.json", "report.*", "study.*", "figures/*.png"),
+        undecoded=data.undecoded,
     )

@@ -10,7 +10,7 @@ import click
 from balancer.core.command import CommandArgs, CommandResult, execute, plain_command, run_command, show_run
 from balancer.core.errors import UsageError
 from balancer.core.options import Options, setting
-from balancer.core.settings import AblateConfig, ComponentsConfig, CrossvalidateConfig, TrainConfig
+from balancer.core.settings import AblateConfig, ComponentsConfig, CrossvalidateConfig, StudyConfig, TrainConfig
 from balancer.core.tracking_options import TRACKING
 from classifier import cli_models  # noqa: F401  # registers its commands
 from classifier.program import main
@@ -191,6 +191,34 @@ def reproduce(args: CommandArgs) -> CommandResult:
         systems = reproduction.checked_systems(config)
         return CommandResult.of(reproduction.estimate(systems, config, workers))
     return execute(args, prepared, show_run)
+
+
+@run_command(
+    main,
+    "study",
+    setting("--sizes", metavar="LIST"),
+    setting("--gans"),
+    setting("--seeds"),
+    setting("--regimes", metavar="LIST"),
+    setting("--gan", multiple=True, metavar="KEY=VALUE"),
+    setting("--synthesis", multiple=True, metavar="KEY=VALUE"),
+    setting("--classifier", multiple=True, metavar="KEY=VALUE"),
+    setting("--quick"),
+    WORKERS,
+    example="classifier study --sizes 50,100,200,all --gans 3 --dry-run",
+    closing="{run}/report.html has the answer, with links to every GAN and ablation",
+)
+def study(args: CommandArgs) -> CommandResult:
+    """Answer the whole question: train GANs, export their images, run the ablation and the four planned tests.
+
+    With --sizes, all of it is repeated with fewer images of the smallest class: a learning curve.
+    """
+    from classifier.api import prepare_study
+    from classifier.experiments.jobs import Workers
+
+    workers = Workers(args.device, threads=args.threads, **args.options)
+    config = args.settings(StudyConfig)
+    return execute(args, prepare_study(config, workers, args.dry_run), show_run)
 
 
 @run_command(

@@ -10,6 +10,7 @@ from balancer.core.errors import UsageError
 from balancer.core.setting_types import (
     MOST_TRIALS,
     Batch,
+    Changes,
     Doses,
     Folders,
     Images,
@@ -21,6 +22,7 @@ from balancer.core.setting_types import (
     Schedule,
     SearchRange,
     Shares,
+    Sizes,
     Steps,
     Trainable,
     Unset,
@@ -229,3 +231,26 @@ class ReproduceConfig(Settings):
     )
     share: float = Field(1.0, gt=0, le=1, description="Share of each system's training that is run.")
     changes: tuple[str, ...] = Field((), description="KEY=VALUE, laid over the settings of each system.")
+
+
+class StudyConfig(Settings):
+    """`classifier study`: GANs and trials at each size of the minority class, and what is changed in their settings."""
+
+    data: DataConfig = DataConfig()
+    seed: int = Field(0, description="Root seed: GANs and trials count up from it.")
+    sizes: Sizes = Field(("all",), description="Training images of the smallest class, such as 50,100,200,all.")
+    gans: Repeats = Field(3, description="GANs at each size, with seeds of their own; a claim about the GAN takes 3.")
+    seeds: Repeats = Field(5, description="Paired trial seeds per regime; a verdict takes 3.")
+    regimes: Names = Field(
+        ("confirmatory",), description="Groups or names; confirmatory: the regimes of the four tests that are planned."
+    )
+    gan: Changes = Field((), description="KEY=VALUE, settings of each GAN, such as steps=4000.")
+    synthesis: Changes = Field((), description="KEY=VALUE, settings of each synthesis.")
+    classifier: Changes = Field((), description="KEY=VALUE, settings of each ablation, such as model=resnet18.")
+    quick: bool = Field(False, description="The sizes of a demonstration: minutes, and no result.")
+
+    @model_validator(mode="after")
+    def _refuse_a_size_in_data(self) -> Self:
+        if self.data.minority is not None:
+            raise UsageError(f"minority is {self.data.minority}; a study names its sizes with --sizes")
+        return self

@@ -99,6 +99,8 @@ DATA = Options(
         setting("--val-fraction", "data.val_fraction"),
         setting("--split-seed", "data.split_seed"),
         setting("--split-by", "data.split_by", metavar="patient|source"),
+        setting("--minority", "data.minority"),
+        setting("--ratio", "data.ratio"),
         setting("--strict", "data.strict"),
         setting("--max-bad", "data.max_bad"),
     ),

@@ -74,5 +74,6 @@ DEMO: dict[str, dict[str, Any]] = {
     "ablate": {"steps": 250, "evaluations": 5},
     "components": {"steps": 250, "evaluations": 5},
     "crossvalidate": {"steps": 250, "evaluations": 5},
+    "study": {},  # its steps have the sizes above
     "tune": {"steps": 150, "evaluations": 5, "trials": 12},
 }

@@ -129,6 +129,7 @@ PATIENT_PATTERNS = {
     "folder": r"(?:^|/)(?P<patient>[^/]+)/[^/]+$",
 }
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Changes = Annotated[tuple[str, ...], BeforeValidator(_folders)]  # key=value; a comma may be part of a value
 Pairs = Annotated[tuple[str, ...], BeforeValidator(_pairs)]
 Conditions = Annotated[tuple[str, ...], BeforeValidator(_conditions)]
 Pattern = Annotated[str, BeforeValidator(_pattern)]
@@ -152,4 +153,5 @@ Precision = Literal["auto", "float32", "bfloat16"]
 Resize = Literal["squash", "pad", "crop"]
 Channels = Annotated[Literal["auto", 1, 3], BeforeValidator(_digit)]
 Schedule = Literal["constant", "cosine", "step", "plateau", "one_cycle", "triangular"]
+Sizes = Annotated[tuple[Literal["all"] | Annotated[int, Field(ge=16, le=MOST_IMAGES)], ...], BeforeValidator(_numbers)]
 Doses = Annotated[tuple[Annotated[float, Field(ge=0, le=1000)], ...], BeforeValidator(_numbers)]

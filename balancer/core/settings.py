@@ -17,6 +17,7 @@ from balancer.core.classifier_settings import (
     ReproduceConfig,
     S2Config,
     StageConfig,
+    StudyConfig,
     TrainConfig,
     TuneConfig,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "S2Config",
     "Settings",
     "StageConfig",
+    "StudyConfig",
     "SynthesizeConfig",
     "TrainConfig",
     "TuneConfig",
@@ -76,6 +78,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "components": ComponentsConfig,
     "crossvalidate": CrossvalidateConfig,
     "reproduce": ReproduceConfig,
+    "study": StudyConfig,
 }
 CLASSIFIER = "classifier"  # the section of a config file that all commands below it share
 CLASSIFIERS = {name for name, model in COMMANDS.items() if issubclass(model, ClassifierConfig)}

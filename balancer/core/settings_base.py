@@ -82,6 +82,15 @@ class DataConfig(Settings):
     split_by: Literal["patient", "source"] = Field(
         "patient", description="source: the test images are those of sources that training never sees."
     )
+    minority: Annotated[int | None, Unset("all")] = Field(
+        None,
+        ge=16,
+        le=10_000_000,
+        description="Training images that the smallest class keeps, by whole patients; the rest lie idle.",
+    )
+    ratio: Annotated[float | None, Unset("all")] = Field(
+        None, ge=1, le=1e6, description="Training images of each other class, at most, for one of the smallest class."
+    )
     strict: bool = Field(False, description="End with an error where patients or files cross splits or classes.")
     flips: bool = Field(
         False,
@@ -105,5 +114,6 @@ class DataConfig(Settings):
 # Hashes of settings leave these out while they have their default, so that runs of before them stay the same runs.
 ADDED_LATER = {"format", "columns", "images", "where", "classes", "positive", "patients", "patient_pattern"}
 ADDED_LATER |= {"test_fraction", "split_by", "strict", "flips", "window", "frame", "dicom_source", "channels"}
+ADDED_LATER |= {"minority", "ratio"}
 ADDED_LATER_TO_COMMANDS = {"patients", "patient_pattern", "features", "channels"}
 PATHS_OF_DATA = ("path", "images", "patients")  # settings of the data that are paths

@@ -29,6 +29,7 @@ from balancer.data.listing import LeftOut, Listing, left_out_note, printable
 from balancer.data.readers import read_listing
 from balancer.data.records import SPLITS, Record, is_patient
 from balancer.data.split import hash_of, split_hash, write_split
+from balancer.data.thinning import thin_training
 
 log = logging.getLogger("balancer")
 LISTED = 100  # names of files that are not read, in env.json
@@ -42,7 +43,7 @@ class Dataset:
     source: str  # the path, or "phantom"
     images: np.ndarray = field(repr=False)  # (n, size, size) or (n, size, size, 3) uint8, a read-only memory map
     labels: np.ndarray = field(repr=False)  # (n,) int64, indices into ``classes``
-    folds: np.ndarray = field(repr=False)  # (n,) of "train", "val", "test"
+    folds: np.ndarray = field(repr=False)  # (n,) of "train", "val", "test", and of "unused" in a thinned training fold
     records: list[Record] = field(repr=False)
     groups: list[str] = field(repr=False)  # patients; those with identical files are merged
     digests: list[str] = field(repr=False)  # SHA-256 of each file
@@ -216,16 +217,17 @@ def _load(config: DataConfig, require: Sequence[str], ranges: Ranges | None, dec
         *patients_note(listing, records),
     ]
     folds, folding = assign_folds(records, groups, shares, config, listing)
+    folds, thinning = thin_training([r.label for r in records], groups, folds, listing.classes, config)
     copies = copies_note(records, folds, decoded.digests)
     parted = [] if listing.numbers_restart else parted_patients(records, folds)
     if config.strict and (copies or parted):
         raise BalancerError(f"{path} is not strictly split: {' '.join([*copies, *parted])} Or leave out --strict.")
     for note in (*facts, *grouping, *copies, *parted):
         log.warning(note)
-    for note in folding:
+    for note in (*folding, *thinning):
         log.info(note)
     shared = shared_numbers(records, folds) if listing.numbers_restart else []
-    notes += [*facts, *grouping, *folding, *copies, *parted, *shared]
+    notes += [*facts, *grouping, *folding, *thinning, *copies, *parted, *shared]
     if shares[0] > 0:  # the split of the data is the one that was carved
         records = [
             replace(r, split="test" if fold == "test" else "train") for r, fold in zip(records, folds, strict=True)

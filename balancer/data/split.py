@@ -14,6 +14,8 @@ import numpy as np
 from balancer.core.sealed import write_with_sum
 from balancer.core.seeding import derive_seed
 
+DEVELOPMENT = ("train", "val")  # folds that training and choosing may use; their images name a split
+
 
 def carve_validation(
     labels: Sequence[int],
@@ -115,7 +117,9 @@ def merge_groups(patients: Sequence[str], *shared: Sequence[str]) -> list[str]:
 def split_hash(names: Sequence[str], folds: Sequence[str], digests: Sequence[str]) -> str:
     """Return 16 hex digits that name the content of train and of validation."""
     rows = sorted(
-        f"{fold}\t{name}\t{digest}" for name, fold, digest in zip(names, folds, digests, strict=True) if fold != "test"
+        f"{fold}\t{name}\t{digest}"
+        for name, fold, digest in zip(names, folds, digests, strict=True)
+        if fold in DEVELOPMENT
     )
     return hash_of(rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
@@ -164,6 +165,14 @@ class ResampledStudy:
         most = statistics.largest_value(metric, len(self.results.classes))
         return estimate_sum(coefficients, values, self.patients, self._scatter(metric), most)
 
+    def means(self, arm: str, metric: str = "auroc") -> Array | None:
+        """Return the mean of an arm over its seeds, (1 + resamples,): on the sample, then on each resample of patients.
+
+        None if the study lacks the arm, or no trial seed is complete.
+        """
+        values = self._values([arm], metric) if arm in self.results.arms else {}
+        return values[arm].mean(axis=(1, 2)) if values else None
+
     def summary(self, arm: str, metric: str) -> MetricSummary | None:
         """Return mean, SD over trial seeds and 95 % interval of a metric; None if no trial seed is complete."""
         e = self.estimate({arm: 1.0}, metric)
@@ -192,7 +201,8 @@ def analyse(results: StudyResults, resamples: int = RESAMPLES, seed: int = 0) ->
     study = ResampledStudy(results, resamples, seed)
     pairs = [(c, e) for c in possible_contrasts(results) if (e := study.estimate(c.coefficients)) is not None]
     p_holm = adjusted_p(pairs)
-    contrasts = [_result(c, e, p_holm.get(c.name), len(p_holm), results) for c, e in pairs]
+    sizes = Counter(c.family for c, _ in pairs if c.name in p_holm)
+    contrasts = [_result(c, e, p_holm.get(c.name), sizes[c.family], results) for c, e in pairs]
     regimes = [_summary(name, study) for name in results.regimes]
     patients, y_true = results.groups("test"), results.y_true("test")
     seeds = sorted({trial.trial_seed for trial in results.trials})
@@ -225,9 +235,13 @@ def was_tested(estimate: Estimate) -> bool:
 
 
 def adjusted_p(pairs: Iterable[tuple[Contrast, Estimate]]) -> dict[str, float]:
-    """Return Holm's p by name, of the confirmatory contrasts that were tested."""
-    tested = {c.name: e.p for c, e in pairs if c.is_confirmatory and was_tested(e)}
-    return dict(zip(tested, statistics.holm(list(tested.values())), strict=True))
+    """Return Holm's p by name, of the contrasts of adjusted families that were tested; each family by itself."""
+    by_family: dict[str, dict[str, float]] = {}
+    for contrast, estimate in pairs:
+        if contrast.is_adjusted and was_tested(estimate):
+            by_family.setdefault(contrast.family, {})[contrast.name] = estimate.p
+    families = by_family.values()
+    return {n: p for of in families for n, p in zip(of, statistics.holm(list(of.values())), strict=True)}
 
 
 def _result(
@@ -235,7 +249,7 @@ def _result(
 ) -> ContrastResult:
     tested = was_tested(estimate)
     p = estimate.p if tested else None
-    family = family_size if contrast.is_confirmatory else None
+    family = family_size if contrast.is_adjusted else None
     delong, mcnemar = (None, None) if contrast.left is None else _references(contrast, results)
     return ContrastResult(
         contrast=contrast,
@@ -243,7 +257,7 @@ def _result(
         p=p,
         p_holm=p_holm,
         mde=statistics.detectable_effect(estimate, family) if tested and estimate.se > 0 else None,
-        verdict=verdicts.verdict_of(estimate, p_holm if contrast.is_confirmatory else p),
+        verdict=verdicts.verdict_of(estimate, p_holm if contrast.is_adjusted else p),
         delong=delong,
         mcnemar=mcnemar,
         endpoint=endpoint_of(results.classes),

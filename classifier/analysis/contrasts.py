@@ -24,6 +24,14 @@ from classifier.training.regimes import GROUPS, REGIMES
 Array = np.ndarray
 CONFIRMATORY = (("gan", "baseline"), ("combined", "augment"), ("gan", "duplicate"), ("combined", "duplicate_augment"))
 POOLED = tuple(dict.fromkeys(regime for pair in CONFIRMATORY for regime in pair))  # their scatter over seeds is pooled
+# Whether synthetic images do better where being synthetic tells little of the class: each way against the usual one,
+# and against no synthetic images at all.
+WAYS = ("gan_both", "gan_both_added", "gan_pretrain", "gan_mixup")
+SHORTCUT = (
+    *((way, reference) for way in WAYS for reference in ("gan", "baseline")),
+    *((f"{way}_augment", reference) for way in WAYS for reference in ("combined", "augment")),
+)
+ADJUSTED = ("confirmatory", "shortcut")  # families that Holm's correction covers, each by itself
 INTERACTION = "interaction"
 FACTORIAL = {
     "main effect of synthetic images": {"gan": 0.5, "combined": 0.5, "baseline": -0.5, "augment": -0.5},
@@ -37,7 +45,7 @@ class Contrast:
     """The definition of a contrast: a weighted sum of the endpoint of arms, which is the test AUROC."""
 
     name: str
-    family: str  # confirmatory, factorial, exploratory, check, dose
+    family: str  # confirmatory, shortcut, factorial, exploratory, check, dose
     coefficients: dict[str, float]  # by arm
     left: str | None = None  # the two regimes of a plain difference
     right: str | None = None
@@ -45,8 +53,13 @@ class Contrast:
 
     @property
     def is_confirmatory(self) -> bool:
-        """Return whether Holm's correction covers the contrast."""
+        """Return whether the contrast is of the four tests that every study plans."""
         return self.family == "confirmatory"
+
+    @property
+    def is_adjusted(self) -> bool:
+        """Return whether Holm's correction covers the contrast."""
+        return self.family in ADJUSTED
 
     @property
     def uses_synthetic(self) -> bool:
@@ -61,7 +74,7 @@ class ContrastResult:
     contrast: Contrast
     estimate: Estimate
     p: float | None  # unadjusted; None for too few trial seeds
-    p_holm: float | None  # None unless the contrast is confirmatory and was tested
+    p_holm: float | None  # None unless the contrast is of an adjusted family and was tested
     mde: float | None  # minimal detectable effect; None without a test, or without any scatter
     verdict: str
     delong: DeLong | None = None  # image-level references; None for sums of more than two arms
@@ -148,6 +161,7 @@ def possible_contrasts(results: StudyResults) -> list[Contrast]:
     """Return the contrasts whose arms the study has, family by family."""
     regimes = set(results.regimes)
     contrasts = [_difference("confirmatory", *pair) for pair in CONFIRMATORY if regimes.issuperset(pair)]
+    contrasts += [_difference("shortcut", *pair) for pair in SHORTCUT if regimes.issuperset(pair)]
     contrasts += [Contrast(n, "factorial", c) for n, c in FACTORIAL.items() if regimes.issuperset(c)]
     contrasts += [_difference("exploratory", *pair) for pair in _exploratory() if regimes.issuperset(pair)]
     checks = [(name, "baseline") for name in GROUPS["checks"]]
@@ -171,4 +185,7 @@ def _exploratory() -> list[tuple[str, str]]:
     controls = [REGIMES[name] for name in GROUPS["controls"]]
     pairs = [("augment", "baseline"), ("combined", "baseline"), *((c.name, c.reference) for c in controls)]
     pairs += [("combined" if c.augment else "gan", c.name) for c in controls if not c.synthetic]
+    for twin in ("", "_augment"):  # what class balance and copies alone do, beside synthetic images in every class
+        pairs += [(f"{name}{twin}", REGIMES[f"{name}{twin}"].reference) for name in ("duplicate_both", "undersample")]
+        pairs += [(f"gan_both{twin}", f"{name}{twin}") for name in ("duplicate_both", "undersample")]
     return [pair for pair in pairs if pair not in CONFIRMATORY]

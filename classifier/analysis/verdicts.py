@@ -55,7 +55,7 @@ def sentence(result: ContrastResult) -> str:
     if result.p is None:
         alone = " over the test set alone" if result.estimate.n_trial_seeds == 1 else ""
         return f"{effect}{alone}: {too_few_seeds(result.estimate.n_trial_seeds)}"
-    adjusted = result.p_holm if result.contrast.is_confirmatory else None
+    adjusted = result.p_holm if result.contrast.is_adjusted else None
     test = f"unadjusted {p_equals(result.p)}" if adjusted is None else f"Holm {p_equals(adjusted)}"
     return f"{effect}, {test}: {_in_words(result)}"
 
@@ -105,7 +105,7 @@ def _in_words(result: ContrastResult) -> str:
     }.get(verdict, verdict)
     if contrast.name == INTERACTION and verdict in ("helps", "hurts"):
         words = f"both together do {'more' if verdict == 'helps' else 'less'} than the sum of their effects"
-    limits = [] if contrast.is_confirmatory else ["exploratory"]
+    limits = [] if contrast.is_adjusted else ["exploratory"]
     if contrast.uses_synthetic and not result.claims_the_gan:
         limits.append(f"for {sets_in_words(result.gan_seeds)}")
     return f"{words} ({', '.join(limits)})" if limits else words

@@ -25,7 +25,8 @@ from balancer.core.signals import deferred_signals
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.folds import DEFAULT_VAL_FRACTION
 from balancer.data.records import sampling_unit
-from balancer.data.split import carve_validation, split_hash
+from balancer.data.split import DEVELOPMENT, carve_validation, split_hash
+from balancer.data.thinning import UNUSED
 from balancer.metrics.resampling import FEWER_RESAMPLES, patient_weights, patients_per_class, stratified_folds
 from balancer.reporting.document import Document, Section, Table, csv_text, part_notes
 from balancer.reporting.numbers import bounds, mean_sd, plural, short
@@ -44,7 +45,6 @@ from classifier.training import trainer
 log = logging.getLogger("balancer")
 Array = np.ndarray
 RESULTS = "folds.jsonl"
-UNUSED = "unused"  # the fold of the test set's images: no code asks for it
 AT_VAL = tuple(f"{metric}_val_threshold" for metric in ("balanced_accuracy", "sensitivity", "specificity"))
 METRICS = ("auroc", "auprc", *AT_VAL, "accuracy", "balanced_accuracy", "nll", "brier", "ece")
 METHOD = (
@@ -162,7 +162,7 @@ def fold_numbers(data: Dataset, folds: int, seed: int) -> Array:
     Raises:
         BalancerError: if a class has fewer patients than there are folds, or a fold would lack a class.
     """
-    pool = np.flatnonzero(data.folds != "test")
+    pool = np.flatnonzero(np.isin(data.folds, DEVELOPMENT))
     labels, groups = data.labels[pool], np.array([data.groups[i] for i in pool])
     patients = patients_per_class(labels, groups, len(data.classes))
     number = np.full(len(data.labels), -1)

@@ -28,7 +28,7 @@ from classifier.report.samples import with_grade
 from classifier.training import trainer
 from classifier.training.regimes import Regime
 from classifier.training.synthetic import SyntheticSet, load_sets, split_of
-from classifier.training.training_set import TrainingSet, training_set
+from classifier.training.training_set import TrainingSet, added_counts, training_set
 
 log = logging.getLogger("balancer")
 ClassifierT = TypeVar("ClassifierT", bound=ClassifierConfig)
@@ -72,24 +72,27 @@ class Study:
         Without a set, the classes are those that lack images; of two classes that are even, it is the minority class.
         """
         deficits, count = self.data.deficits, self.config.synthetic_count
-        if images is not None and dose is None and count == "all":
-            return tuple(np.bincount(images.labels, minlength=len(deficits)).tolist())
         lacking = [label for label, n in enumerate(deficits) if n] or [self.data.minority_class]
+        if images is not None and dose is None and count == "all":
+            held = np.bincount(images.labels, minlength=len(deficits)).tolist()
+            return tuple(n if label in lacking else 0 for label, n in enumerate(held))
         used = lacking if images is None else images.held
         number = [n if not isinstance(count, int) else count for n in deficits]
         if dose is not None:
             number = [round(dose * n) for n in deficits]
-        return tuple(n if label in used else 0 for label, n in enumerate(number))
+        return tuple(n if label in used and label in lacking else 0 for label, n in enumerate(number))
 
     def training_set(self, trial: Trial) -> TrainingSet:
         """Return the images that the trial trains on."""
-        images = None
+        regime, duplicates, images = trial.regime, self.duplicate_counts, None
+        of_every_class = regime.others in ("replaced", "added")
+        if of_every_class:
+            duplicates = added_counts(regime, self.data.counts("train"))
         if trial.synthetic_set is not None:
             synthetic_set = self.synthetic[trial.synthetic_set]
-            images = synthetic_set.first(self.counts(synthetic_set, trial.dose))
-        return training_set(
-            self.data, trial.regime, images, trial.seed + trial.regime.seed_offset, self.duplicate_counts
-        )
+            counts = duplicates if of_every_class else self.counts(synthetic_set, trial.dose)
+            images = synthetic_set.first(counts)
+        return training_set(self.data, regime, images, trial.seed + regime.seed_offset, duplicates)
 
 
 def recipe_hash(config: ClassifierConfig) -> str:
@@ -280,16 +283,41 @@ def _unfilled(sets: Sequence[SyntheticSet], data: Dataset) -> list[str]:
 
 def _synthetic_sets(config: ClassifierConfig, data: Dataset, regimes: Sequence[Regime]) -> list[SyntheticSet]:
     sets: list[SyntheticSet] = []
+    needed = _needed_of_every_class(config, data, regimes)
     if config.synthetic and any(r.synthetic or r.duplicate for r in regimes):
         dose = max(config.doses, default=0.0) if isinstance(config, AblateConfig) else 0.0
-        sets = load_sets(config.synthetic, data, config.data, config.synthetic_count, dose)
+        sets = load_sets(config.synthetic, data, config.data, config.synthetic_count, dose, needed)
     if not sets and (lacking := [r.name for r in regimes if r.synthetic]):
         raise BalancerError(
             f"regime {lacking[0]} needs synthetic images; run `balancer synthesize`, or give --synthetic DIR"
         )
+    for label, n in needed.items():
+        if any(label not in s.held for s in sets):
+            name = data.classes[label]
+            raise BalancerError(
+                f"regimes with synthetic images of every class need {n} {name} images, and no set holds any: run"
+                f" `balancer gan-train --class {name}` and `balancer synthesize --n {n}`, and give both sets with"
+                " --synthetic"
+            )
     if len(sets) > 1 and isinstance(config, TrainConfig):
         raise UsageError(
             f"synthetic names {len(sets)} sets; `classifier train` takes one, `classifier ablate` takes several; "
-            "folders of one class each make one set where there are more than two classes"
+            "folders of different classes make one set"
         )
     return sets
+
+
+def _needed_of_every_class(config: ClassifierConfig, data: Dataset, regimes: Sequence[Regime]) -> dict[int, int]:
+    """Return how many synthetic images of each class are needed by regimes that add some to every class.
+
+    Raises:
+        UsageError: the settings give another number.
+    """
+    counts = [added_counts(r, data.counts("train")) for r in regimes if r.synthetic and r.others != "whole"]
+    if counts and config.synthetic_count != "deficit":
+        named = next(r.name for r in regimes if r.synthetic and r.others != "whole")
+        raise UsageError(
+            f"synthetic_count is {config.synthetic_count!r}, and regime {named} takes as many images as its share"
+            " needs; leave one of them out"
+        )
+    return {label: n for label, n in enumerate(map(max, zip(*counts, strict=True))) if n}

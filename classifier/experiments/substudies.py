@@ -40,7 +40,12 @@ class Substudy:
 
 
 def run_substudy(
-    folder: Path, configure: Callable[[], AblateConfig], workers: Workers, with_report: bool, smoke_notice: str = ""
+    folder: Path,
+    configure: Callable[[], AblateConfig],
+    workers: Workers,
+    with_report: bool,
+    smoke_notice: str = "",
+    two_classes: bool = True,
 ) -> Substudy:
     """Run the trials of a study that its folder does not hold yet; read a finished study.
 
@@ -50,6 +55,7 @@ def run_substudy(
         workers: what runs the trials.
         with_report: also write the report, the figures and the audit of an ablation, if there are several regimes.
         smoke_notice: for a smoke run, the note for env.json, so that nothing takes the study for a result.
+        two_classes: refuse data of more than two classes.
 
     Raises:
         Interrupted: if a signal came; finished trials are kept.
@@ -64,7 +70,8 @@ def run_substudy(
     started = (folder / "env.json").exists()
     config = resumed_config("ablate", AblateConfig, folder, {}) if started else configure()
     study = open_study(config)
-    refuse_several_classes(study.data, "a comparison of systems or of their parts")
+    if two_classes:
+        refuse_several_classes(study.data, "a comparison of systems or of their parts")
     ablation.check(study)
     request = RunRequest(resume=str(folder)) if started else RunRequest(out=folder, force=True)
     notes = [*([smoke_notice] if smoke_notice else []), *study.data.notes]

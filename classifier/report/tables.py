@@ -140,6 +140,7 @@ def layout_of(classes: tuple[str, ...]) -> Layout:
 
 FAMILIES = {
     "confirmatory": "Confirmatory, Holm-adjusted",
+    "shortcut": "Where being synthetic tells little of the class, Holm-adjusted by itself",
     "factorial": "2 x 2 design: main effects and interaction",
     "exploratory": "Exploratory, unadjusted",
     "check": "Checks of the study itself",

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from PIL import Image
@@ -75,18 +76,24 @@ class SyntheticSet:
 
 
 def load_sets(
-    paths: Sequence[str], data: Dataset, config: DataConfig, count: int | str, dose: float = 0.0
+    paths: Sequence[str],
+    data: Dataset,
+    config: DataConfig,
+    count: int | str,
+    dose: float = 0.0,
+    of_every_class: Mapping[int, int] | None = None,
 ) -> list[SyntheticSet]:
     """Return the synthetic sets, one for each GAN seed; arguments as for :func:`load_synthetic`.
 
-    With two classes, every path is a set of the minority class. With more, a set may come from several paths, which
-    hold different classes; the second path with images of a class begins the second set.
+    With two classes, every path is a set of the minority class, unless the study needs images of both. With more, a
+    set may come from several paths, which hold different classes; the second path with images of a class begins the
+    second set.
 
     Raises:
         BalancerError: as :func:`load_synthetic` does, if two sets come from one generator or share an image, or if a
             class has fewer sets than another.
     """
-    sets = [load_synthetic(Path(path), data, config, count, dose) for path in paths]
+    sets = [load_synthetic(Path(path), data, config, count, dose, of_every_class or {}) for path in paths]
     _refuse_same_generator(sets)
     for unknown in (s.path for s in sets if not s.generator):
         log.log(
@@ -94,7 +101,7 @@ def load_sets(
             "%s has no report.json that names its GAN: the generator is not known, its images alone are compared",
             unknown,
         )
-    return sets if len(data.classes) == 2 else _by_gan_seed(sets, data)
+    return sets if len(data.classes) == 2 and not of_every_class else _by_gan_seed(sets, data)
 
 
 def split_of(paths: Sequence[str]) -> str | None:
@@ -147,7 +154,14 @@ def join(sets: Sequence[SyntheticSet]) -> SyntheticSet:
     return SyntheticSet(path, images, labels, hashes, generator, coding, tuple(others), caveat)
 
 
-def load_synthetic(path: Path, data: Dataset, config: DataConfig, count: int | str, dose: float = 0.0) -> SyntheticSet:
+def load_synthetic(
+    path: Path,
+    data: Dataset,
+    config: DataConfig,
+    count: int | str,
+    dose: float = 0.0,
+    of_every_class: Mapping[int, int] = MappingProxyType({}),
+) -> SyntheticSet:
     """Return the first images of each class of a synthesis run, as many as the study needs.
 
     Args:
@@ -157,6 +171,7 @@ def load_synthetic(path: Path, data: Dataset, config: DataConfig, count: int | s
         config: gives the working size.
         count: ``deficit`` (of each class), ``all`` or a number of each class.
         dose: the largest dose, in deficits.
+        of_every_class: images of each class, by label, that regimes need which add some to every class.
 
     Raises:
         BalancerError: if the manifest is missing, damaged or of another split or class, or images are too few, changed,
@@ -172,8 +187,9 @@ def load_synthetic(path: Path, data: Dataset, config: DataConfig, count: int | s
             f" hold validation {sampling_unit(data.groups)}s; synthesize again from a GAN of this split, or give the"
             " same --data and settings"
         )
-    by_class = {label: [r for r in rows if r.class_name == data.classes[label]] for label in _labels(path, rows, data)}
-    chosen = _needed(path, by_class, data, count, dose)
+    held = _labels(path, rows, data, any_class=len(data.classes) > 2 or bool(of_every_class))
+    by_class = {label: [r for r in rows if r.class_name == data.classes[label]] for label in held}
+    chosen = _needed(path, by_class, data, count, dose, of_every_class)
     images, (generator, caveat) = _read_all(path, [r for of in chosen.values() for r in of], data, config), _maker(path)
     sets, begin = [], 0
     for label, of_class in chosen.items():
@@ -186,12 +202,18 @@ def load_synthetic(path: Path, data: Dataset, config: DataConfig, count: int | s
 
 
 def _needed(
-    path: Path, by_class: Mapping[int, list[ManifestRow]], data: Dataset, count: int | str, dose: float
+    path: Path,
+    by_class: Mapping[int, list[ManifestRow]],
+    data: Dataset,
+    count: int | str,
+    dose: float,
+    of_every_class: Mapping[int, int],
 ) -> dict[int, list[ManifestRow]]:
     """Return the rows of each class that the study needs; a class that needs none is left out."""
     deficits, counts = {label: data.deficits[label] for label in by_class}, {}
     for label, rows in by_class.items():
         counts[label] = deficits[label] if count == "deficit" else len(rows) if count == "all" else int(count)
+        counts[label] = max(counts[label], of_every_class.get(label, counts[label]))
     if max(counts.values()) < 1:
         raise BalancerError(
             f"{max(counts.values())} synthetic images would be added (the training fold's deficit is"
@@ -232,10 +254,10 @@ def _as_real_files(synthetic: SyntheticSet, files: list[Path], data: Dataset, la
     return replace(synthetic, images=real.of(synthetic.images), coding=note)
 
 
-def _labels(path: Path, rows: Sequence[ManifestRow], data: Dataset) -> list[int]:
-    """Return the labels of a manifest's classes; with two classes it must be of the minority class alone."""
+def _labels(path: Path, rows: Sequence[ManifestRow], data: Dataset, any_class: bool) -> list[int]:
+    """Return the labels of a manifest's classes, which must be the minority class unless any class may be there."""
     classes = {row.class_name for row in rows}
-    allowed = list(data.classes) if len(data.classes) > 2 else [data.classes[data.minority_class]]
+    allowed = list(data.classes) if any_class else [data.classes[data.minority_class]]
     if classes <= set(allowed):
         return sorted(data.classes.index(name) for name in classes)
     expected = f"one of {', '.join(allowed)}" if len(allowed) > 1 else f"{allowed[0]}, the minority class here"

@@ -112,7 +112,7 @@ def train(
         loss_of = with_penalty(loss_of, model.first_weight, config.head_l2)
 
     # Data: positions of each batch, labels, and network inputs
-    sampler = BatchSampler(config, regime, train_set, seed)
+    sampler = BatchSampler(config, regime, train_set, seed, sum(stage.steps for stage in planned))
     labels = torch.from_numpy(train_set.labels).to(device)
     images = ImageInputs(config, regime, train_set, val_images, seed, device)
 
@@ -157,7 +157,7 @@ def train(
                 if stage_step in validate_after:
                     # Validation: EMA weights if there are any, BatchNorm statistics of images without augmentation
                     if config.bn_statistics == "reestimated":
-                        update_bn(evaluated, _unaugmented_batches(config, sampler, inputs))
+                        update_bn(evaluated, _unaugmented_batches(config, sampler, inputs, step - 1))
                     score = predict_inputs(evaluated, inputs.validation(), device)
                     figures = Validation(step, float(torch.stack(losses).mean()), nll(val_labels, score))
                     _check_finite(figures, name)
@@ -264,11 +264,12 @@ def update_bn(model: nn.Module, batches: Iterable[Tensor]) -> None:
 
 
 def _unaugmented_batches(
-    config: ClassifierConfig, sampler: BatchSampler, inputs: ImageInputs | FeatureInputs
+    config: ClassifierConfig, sampler: BatchSampler, inputs: ImageInputs | FeatureInputs, step: int
 ) -> Iterator[Tensor]:
-    """Yield the inputs of the first training batches, about BN_IMAGES in all, without augmentation."""
-    for step in range(math.ceil(BN_IMAGES / config.batch_size)):
-        for index in np.array_split(sampler.indices(step), config.accumulate):
+    """Yield the inputs of the first batches like that of ``step``, about BN_IMAGES in all, without augmentation."""
+    first = sampler.first_like(step)
+    for like in range(first, first + math.ceil(BN_IMAGES / config.batch_size)):
+        for index in np.array_split(sampler.indices(like), config.accumulate):
             yield inputs.unaugmented(index)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,9 +49,9 @@ def training_set(
     Raises:
         BalancerError: if the regime needs synthetic images or duplicates and there are none, or no real image is left.
     """
-    real, n_classes = data.indices("train"), len(data.classes)
-    n_fold = len(real)
-    added, added_labels = _added(data, regime, synthetic, seed, duplicates)
+    n_fold, n_classes = len(data.indices("train")), len(data.classes)
+    real = _kept(data, regime, seed)
+    added, added_labels = _added(data, regime, synthetic, seed, duplicates, real)
     if regime.replace:
         real = real[~np.isin(data.labels[real], added_labels)]
         if not len(real):
@@ -63,16 +64,60 @@ def training_set(
     return TrainingSet(images, labels, len(real), len(added), digest, n_classes, n_fold)
 
 
+def added_counts(regime: Regime, counts: Sequence[int]) -> tuple[int, ...]:
+    """Return how many images a regime adds to each class of a training fold with these counts.
+
+    Without ``others``, the smaller classes are filled up. Else the share of added images is the same in every class:
+    one less the size of the smallest class over that of the largest.
+
+    >>> added_counts(Regime("gan"), [100, 300]), added_counts(Regime("gan_both", others="replaced"), [100, 300])
+    ((200, 0), (200, 200))
+    >>> added_counts(Regime("gan_both_added", others="added"), [100, 300])
+    (200, 600)
+    """
+    most, fewest = max(counts), min(counts)
+    if regime.others == "reduced":
+        return (0,) * len(counts)
+    if regime.others == "replaced":
+        return (most - fewest,) * len(counts)
+    if regime.others == "added":
+        return tuple(round(n * (most - fewest) / fewest) for n in counts)
+    return tuple(most - n for n in counts)
+
+
+def _kept(data: Dataset, regime: Regime, seed: int) -> Array:
+    """Return the positions of the real images that the regime keeps, of each class at random, in their order."""
+    real = data.indices("train")
+    if regime.others not in ("replaced", "reduced"):
+        return real
+    fewest = min(data.counts("train"))
+    chosen = []
+    for label in range(len(data.classes)):
+        members = data.indices("train", label)
+        drawn = np.random.default_rng(derive_seed(seed, "kept", label)).choice(len(members), fewest, replace=False)
+        chosen.append(members[drawn])
+    return np.sort(np.concatenate(chosen))
+
+
 def _added(
-    data: Dataset, regime: Regime, synthetic: SyntheticSet | None, seed: int, duplicates: int | Sequence[int]
+    data: Dataset,
+    regime: Regime,
+    synthetic: SyntheticSet | None,
+    seed: int,
+    duplicates: int | Sequence[int],
+    real: Array,
 ) -> tuple[Array, Array]:
-    """Return the images (m, H, W) that the regime adds, and their labels (m,)."""
+    """Return the images (m, H, W) or (m, H, W, 3) that the regime adds, and their labels (m,).
+
+    ``real`` are the positions of the real images that the regime keeps, of which duplicates and partners are.
+    """
     if regime.synthetic:
         if synthetic is None:
             raise BalancerError(
                 f"regime {regime.name} needs synthetic images; run `balancer synthesize`, or give --synthetic DIR"
             )
-        return synthetic.images, synthetic.labels
+        images = _blended(data, synthetic, seed, real) if regime.mixup else synthetic.images
+        return images, synthetic.labels
     copied = np.empty(0, np.int64)
     if regime.duplicate:
         counts = {data.minority_class: duplicates} if isinstance(duplicates, int) else dict(enumerate(duplicates))
@@ -81,13 +126,28 @@ def _added(
                 f"regime {regime.name} would add {total} duplicates (the deficit here is {data.deficit});"
                 " give --synthetic-count N"
             )
-        copied = np.concatenate([_duplicates(data, label, n, seed) for label, n in counts.items()])
+        copied = np.concatenate([_duplicates(data, label, n, seed, real) for label, n in counts.items()])
     return data.images[copied], data.labels[copied]
 
 
-def _duplicates(data: Dataset, label: int, count: int, seed: int) -> Array:
-    """Return positions (count,) of training images of a class, each drawn as often as any other."""
-    members = data.indices("train", label)
+def _blended(data: Dataset, synthetic: SyntheticSet, seed: int, real: Array) -> Array:
+    """Return each synthetic image blended with a real image of its class, by a weight that is uniform in [0, 1].
+
+    Within a class the label stays what it is. So this is mixup (Zhang et al. 2018, arXiv:1710.09412) with alpha = 1.
+    """
+    rng = np.random.default_rng(derive_seed(seed, "mixup"))
+    partners = np.empty(len(synthetic.labels), np.int64)
+    for label in synthetic.held:
+        members, places = real[data.labels[real] == label], np.flatnonzero(synthetic.labels == label)
+        partners[places] = rng.choice(members, len(places))
+    weights = rng.random(len(partners)).reshape(-1, *[1] * (synthetic.images.ndim - 1))
+    blended = weights * synthetic.images + (1 - weights) * data.images[partners]
+    return np.rint(blended).astype(np.uint8)
+
+
+def _duplicates(data: Dataset, label: int, count: int, seed: int, real: Array) -> Array:
+    """Return positions (count,) of real images of a class, each drawn as often as any other."""
+    members = real[data.labels[real] == label]
     return members[batch_indices(len(members), count, 0, derive_seed(seed, "duplicates"))] if count else members[:0]
 
 
@@ -106,13 +166,16 @@ def _changed_labels(labels: Array, n_classes: int, regime: Regime, seed: int) ->
 class BatchSampler:
     """The positions of every batch's images in the training set, as a pure function of the step."""
 
-    def __init__(self, config: ClassifierConfig, regime: Regime, train_set: TrainingSet, seed: int) -> None:
-        """Prepare the sampler.
+    def __init__(
+        self, config: ClassifierConfig, regime: Regime, train_set: TrainingSet, seed: int, steps: int = 0
+    ) -> None:
+        """Prepare the sampler; ``steps`` are those of the training, half of which are the pretraining of a regime.
 
         Raises:
             UsageError: if the regime oversamples, and a batch is smaller than the number of classes.
         """
         self._n, self._size, self._seed = len(train_set.images), config.batch_size, seed
+        self._real, self._turn = train_set.n_real, math.ceil(steps / 2) if regime.pretrain else math.inf
         classes = range(train_set.n_classes) if regime.oversample else ()
         self._members = [np.flatnonzero(train_set.labels == label) for label in classes]
         if config.batch_size < len(self._members):
@@ -120,12 +183,20 @@ class BatchSampler:
                 f"batch_size is {config.batch_size}, but {regime.name} needs {len(self._members)} classes in a batch"
             )
 
+    def first_like(self, step: int) -> int:
+        """Return the first step whose images are drawn from those of ``step``: 0, or where synthetic images end."""
+        return int(self._turn) if step >= self._turn else 0
+
     def indices(self, step: int) -> Array:
         """Return the positions (B,) of batch ``step``: shuffled passes over all images, or over each class on its own.
+
+        A regime that pretrains draws the second half of its steps from the real images alone.
 
         Oversampling takes the same share of every batch from each class; of two classes the positive one gets the odd
         image. Minority images are then drawn more often, each as often as any other of its class.
         """
+        if step >= self._turn:
+            return batch_indices(self._real, self._size, step - int(self._turn), derive_seed(self._seed, "real"))
         if not self._members:
             return batch_indices(self._n, self._size, step, self._seed)
         ends = [self._size * k // len(self._members) for k in range(len(self._members) + 1)]

@@ -27,6 +27,7 @@ from balancer.core.saved_runs import resumed_or_new
 from balancer.core.settings import TuneConfig
 from balancer.core.system_errors import is_out_of_memory
 from balancer.data.dataset import Dataset
+from balancer.data.split import DEVELOPMENT
 from classifier.evaluation.metrics import nll
 from classifier.evaluation.thresholds import fit_temperature, with_temperature
 from classifier.experiments.jobs import (
@@ -81,7 +82,7 @@ def open_once(config: TuneConfig, decode: bool = True) -> Study:
 
 def without_test(data: Dataset) -> Dataset:
     """Return the training and validation folds alone."""
-    places = np.flatnonzero(data.folds != "test").tolist()
+    places = np.flatnonzero(np.isin(data.folds, DEVELOPMENT)).tolist()
     return replace(
         data,
         images=data.images[places],

@@ -57,7 +57,7 @@ def test_the_reference_differs_in_the_balancing_alone() -> None:
 
 def test_the_order_is_the_registrys_and_nothing_comes_twice() -> None:
     assert names("gan", "baseline", "gan") == ["baseline", "gan"]
-    assert names("checks", "controls", "all") == list(REGIMES)
+    assert names("checks", "shortcut", "controls", "all") == list(REGIMES)
     assert names("all", "combined", "weighted") == ["baseline", "augment", "gan", "combined", "weighted"]
 
 

@@ -1,0 +1,192 @@
+"""The page of a study: the answer, the contrasts at each size, the GANs behind them, and links to every step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from balancer.core.files import JsonObject, write_text
+from balancer.core.run import RunDir
+from balancer.core.sealed import write_json
+from balancer.reporting.document import Document, Figure, Link, Section, Table, csv_text, part_notes, to_markdown
+from balancer.reporting.links import documentation
+from balancer.reporting.numbers import DASH, bounds, p_value, short, signed, with_interval
+from balancer.reporting.pages import to_html
+from balancer.reporting.plots import save_figure
+from classifier.analysis.analyse import endpoint_of
+from classifier.analysis.verdicts import short_margin
+from classifier.learning_curve import figures
+from classifier.learning_curve.comparison import Curve
+from classifier.learning_curve.steps import FinishedPoint
+from classifier.report.page import PICTURES
+from classifier.report.samples import set_grade
+
+QUICK = "A quick study: the sizes of a demonstration. Its figures are no result."
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """A finished study and its page."""
+
+    curve: Curve
+    notes: list[str]
+    page: Path
+
+    def to_json(self) -> JsonObject:
+        """Return the content of study.json."""
+        return {**self.curve.to_json(), "notes": self.notes}
+
+    def describe(self) -> str:
+        """Return the answer and its reasons, for a terminal."""
+        worth = [worth.describe() for worth in self.curve.worth]
+        return "\n".join([self.curve.verdict, *(f"  {line}" for line in [*self.curve.headline, *worth]), *self.notes])
+
+
+def write_study(points: Sequence[FinishedPoint], curve: Curve, run: RunDir, quick: bool) -> StudyResult:
+    """Write study.json, study.csv, report.md and report.html with its figures into the run's folder."""
+    notes = [*([QUICK] if quick else []), *_notes(points, curve)]
+    result = StudyResult(curve, notes, run / "report.html")
+    warnings, caveats = part_notes(notes)
+    several = len(curve.sizes) > 1
+    drawn = {"differences": figures.differences(curve), "endpoint": figures.endpoint(curve)} if several else {}
+    (run / PICTURES).mkdir(exist_ok=True)
+    pictures = {name: save_figure(figure, run / PICTURES, name) for name, figure in drawn.items()}
+    document = Document(
+        _title(points, curve),
+        warnings,
+        curve.verdict,
+        [] if several else curve.headline,  # the table has them, size by size
+        _sections(points, curve, several),
+        links=[*_links(points), *documentation("ablation", "statistics")],
+        caveats=caveats,
+    )
+    write_text(run / "report.md", to_markdown(document, PICTURES))
+    write_text(run / "report.html", to_html(document, pictures, {name: f"{PICTURES}/{name}.svg" for name in pictures}))
+    write_text(run / "study.csv", _csv(curve))
+    write_json(run / "study.json", result.to_json())
+    return result
+
+
+def _title(points: Sequence[FinishedPoint], curve: Curve) -> str:
+    source = Path(points[0].ablation.results.source).name
+    if len(curve.sizes) == 1:
+        return f"Does GAN balancing help on {source}?"
+    return f"Does GAN balancing help on {source}, and with how many images?"
+
+
+def _notes(points: Sequence[FinishedPoint], curve: Curve) -> list[str]:
+    """Return the caveats of every size, each once; those on a single size say which."""
+    by_note: dict[str, list[str]] = {}
+    for point, size in zip(points, curve.sizes, strict=True):
+        for note in [*point.ablation.results.notes, *size.analysis.notes]:
+            by_note.setdefault(note, []).append(f"{size.minority:,}")
+    everywhere = len(points)
+    return [
+        note if len(sizes) == everywhere else f"At {', '.join(sizes)} images: {note}" for note, sizes in by_note.items()
+    ]
+
+
+def _sections(points: Sequence[FinishedPoint], curve: Curve, several: bool) -> list[Section]:
+    name = endpoint_of(curve.sizes[0].analysis.classes)
+    family = sum(c.p_holm is not None for s in curve.sizes for c in s.analysis.contrasts)
+    planned = (
+        f"Differences in test {name}, paired by trial seed. Holm's correction is over all {family} planned tests"
+        f"{' of all sizes' if several else ''}. Margin: ±{short_margin()}, below which a difference is of no use."
+    )
+    caption = "A point inside the band is of no use; an interval that clears 0 shows a difference."
+    sections = [
+        Section(
+            "Planned differences",
+            [planned],
+            _contrast_table(curve),
+            Figure("differences", caption, f"Differences in test {name} against the number of real images")
+            if several
+            else None,
+        ),
+        Section(
+            f"Test {name} of each regime",
+            ["Means over trial seeds and GANs, with 95 % intervals."],
+            _regime_table(curve),
+            Figure(
+                "endpoint",
+                "Intervals of two regimes may overlap though their paired difference is clear.",
+                f"Test {name} of each regime against the number of real images",
+            )
+            if several
+            else None,
+        ),
+    ]
+    if curve.worth:
+        sections.append(
+            Section(
+                "What the synthetic images are worth",
+                [
+                    "How many real images of the smallest class would give the same, read off the curve of the regime "
+                    "without synthetic images. The intervals are over test patients; seeds and the choice of the "
+                    "images are not in them."
+                ],
+                bullets=[worth.describe() for worth in curve.worth],
+            )
+        )
+    return [*sections, Section("The GANs", table=_gan_table(points, curve))]
+
+
+def _contrast_table(curve: Curve) -> Table:
+    rows = [
+        [
+            name,
+            f"{size.minority:,}",
+            f"{signed(c.estimate.value)} {bounds(c.estimate.low, c.estimate.high)}",
+            p_value(c.p_holm) if c.p_holm is not None else DASH,
+            short(c.mde) if c.mde is not None else DASH,
+            c.verdict,
+        ]
+        for name in curve.contrast_names
+        for size in curve.sizes
+        if (c := size.contrast(name)) is not None
+    ]
+    header = ["difference", "real images", "estimate, 95 % interval", "Holm p", "detectable", "verdict"]
+    return Table(header, rows, words=True)
+
+
+def _regime_table(curve: Curve) -> Table:
+    regimes = [r.regime for r in curve.sizes[0].analysis.regimes]
+    rows = []
+    for regime in regimes:
+        metrics = [size.analysis.metric(regime, "auroc") for size in curve.sizes]
+        rows.append([regime, *(DASH if m is None else with_interval(m.mean, m.low, m.high) for m in metrics)])
+    return Table(["regime", *(f"{size.minority:,} images" for size in curve.sizes)], rows)
+
+
+def _gan_table(points: Sequence[FinishedPoint], curve: Curve) -> Table:
+    rows = [
+        [f"{size.minority:,}", str(k), f"{size.added:,}", set_grade(images) or DASH]
+        for point, size in zip(points, curve.sizes, strict=True)
+        for k, images in enumerate(point.syntheses)
+    ]
+    return Table(["real images", "GAN", "images added", "grade of the images"], rows, words=True)
+
+
+def _links(points: Sequence[FinishedPoint]) -> list[Link]:
+    several = len(points) > 1
+    links = []
+    for point in points:
+        at, folder = (f" at size {point.point.name}" if several else ""), f"size-{point.point.name}"
+        links.append(Link(f"ablation{at}", f"{folder}/ablation/report.html"))
+        links += [
+            Link(f"images of GAN {k}{at}", f"{folder}/{images.name}/report.html")
+            for k, images in enumerate(point.syntheses)
+        ]
+    return links
+
+
+def _csv(curve: Curve) -> str:
+    header = ["contrast", "minority", "added", "estimate", "low", "high", "p", "p_holm", "verdict"]
+    rows = [
+        [name, size.minority, size.added, e.value, e.low, e.high, c.p, c.p_holm, c.verdict]
+        for name in curve.contrast_names
+        for size in curve.sizes
+        if (c := size.contrast(name)) is not None and (e := c.estimate)
+    ]
+    return csv_text(header, [["" if cell is None else str(cell) for cell in row] for row in rows])

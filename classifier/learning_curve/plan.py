@@ -1,0 +1,168 @@
+"""What a study does at each size of the minority class: the settings of its GANs, syntheses and ablation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from balancer import synthesis
+from balancer.api import prepare_gan_training
+from balancer.core.config import flatten, merge, parse_assignments, resolve, without_nulls
+from balancer.core.errors import BalancerError, UsageError
+from balancer.core.presets import DEMO
+from balancer.core.run import PreparedRun
+from balancer.core.settings import AblateConfig, DataConfig, GanTrainConfig, StudyConfig, SynthesizeConfig
+from classifier.experiments.estimates import estimate_seconds
+from classifier.experiments.jobs import Workers
+from classifier.experiments.study import Study, configure, open_study
+from classifier.training.regimes import select_regimes
+
+ALL = "all"
+REPORT_SECONDS = 150.0  # of a synthesis with its report, on one core of the reference machine
+FIXED = {  # settings that a study decides for its steps
+    "gan_train": ("data", "seed", "target_class"),
+    "synthesize": ("data", "gan_run", "n"),
+    "ablate": ("data", "seed", "seeds", "regimes", "synthetic", "synthetic_count"),
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One size of the minority class: the number of its training images, or None for all of them."""
+
+    minority: int | None
+
+    @property
+    def name(self) -> str:
+        """Return ``50``, or ``all``."""
+        return ALL if self.minority is None else str(self.minority)
+
+    def data(self, config: StudyConfig) -> DataConfig:
+        """Return the settings of the data, with the training fold thinned to this size."""
+        return config.data.model_copy(update={"minority": self.minority})
+
+    def folder(self, run: Path) -> Path:
+        """Return the folder of everything that is made at this size."""
+        return run / f"size-{self.name}"
+
+    def gan_folder(self, run: Path, k: int) -> Path:
+        """Return the run directory of a GAN."""
+        return self.folder(run) / f"gan-{k}"
+
+    def synthesis_folder(self, run: Path, k: int) -> Path:
+        """Return the run directory of the images of a GAN."""
+        return self.folder(run) / f"synthesis-{k}"
+
+    def ablation_folder(self, run: Path) -> Path:
+        """Return the run directory of the ablation."""
+        return self.folder(run) / "ablation"
+
+
+def points_of(config: StudyConfig) -> list[Point]:
+    """Return the sizes of a study, the smallest first; all images come last.
+
+    Raises:
+        UsageError: a size is named twice, or none is named.
+    """
+    sizes = [None if size == ALL else int(size) for size in config.sizes]
+    if not sizes or len(set(sizes)) < len(sizes):
+        raise UsageError(f"sizes are {list(config.sizes)}; expected each size once, such as 50,100,200,all")
+    return [Point(n) for n in sorted(n for n in sizes if n is not None)] + [Point(None)] * (None in sizes)
+
+
+def _changes(config: StudyConfig, command: str) -> dict[str, Any]:
+    """Return the settings of a step that the study's settings name, over the sizes of a demonstration if it is quick.
+
+    Raises:
+        UsageError: a text is no assignment, or names a setting that the study decides.
+    """
+    of_step = {"gan_train": config.gan, "synthesize": config.synthesis, "ablate": config.classifier}[command]
+    values = without_nulls(merge(*parse_assignments(of_step)))
+    for key in flatten(values):
+        if key.split(".")[0] in FIXED[command]:
+            raise UsageError(f"{key} is given for {command.replace('_', '-')}, and the study decides it; leave it out")
+    return merge(DEMO[command] if config.quick else {}, values)
+
+
+def gan_settings(config: StudyConfig, point: Point, k: int, several: bool) -> GanTrainConfig:
+    """Return the settings of the GAN with the k-th seed.
+
+    Args:
+        config: of the study.
+        point: the size.
+        k: number of the seed.
+        several: whether there are more than two classes: then each that lacks images gets a GAN, in one run.
+    """
+    fixed: dict[str, Any] = {"data": point.data(config).model_dump(mode="json"), "seed": config.seed + k}
+    fixed |= {"target_class": "all"} if several else {}
+    return resolve(GanTrainConfig, merge(_changes(config, "gan_train"), fixed))
+
+
+def synthesis_settings(config: StudyConfig, point: Point, run: Path, k: int) -> SynthesizeConfig:
+    """Return the settings of the images of the k-th GAN: as many as its class lacks."""
+    return synthesis.configure(
+        merge(_changes(config, "synthesize"), {"gan_run": str(point.gan_folder(run, k)), "seed": config.seed})
+    )
+
+
+def ablation_settings(config: StudyConfig, point: Point, run: Path) -> AblateConfig:
+    """Return the settings of the ablation with the images of every GAN."""
+    sets = [str(point.synthesis_folder(run, k)) for k in range(config.gans)]
+    return configure(AblateConfig, merge(_ablation(config, point), {"synthetic": sets}))
+
+
+def reference_settings(config: StudyConfig, point: Point) -> AblateConfig:
+    """Return the settings of the regimes without synthetic images, which can be checked and timed before any GAN."""
+    without = merge(_ablation(config, point), {"regimes": ["baseline", "augment"], "seeds": 1})
+    return resolve(AblateConfig, without)
+
+
+def _ablation(config: StudyConfig, point: Point) -> Mapping[str, Any]:
+    fixed = {
+        "data": point.data(config).model_dump(mode="json"),
+        "seed": config.seed,
+        "seeds": config.seeds,
+        "regimes": list(config.regimes),
+    }
+    return merge(_changes(config, "ablate"), fixed)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What can be checked and timed at one size before there is a GAN."""
+
+    gan: PreparedRun[Any]
+    ablation: Study  # of the regimes without synthetic images
+
+    def estimate_seconds(self, config: StudyConfig, device: torch.device, parallel: int) -> float:
+        """Return the time of all steps at this size; a trial takes as many steps as one without synthetic images."""
+        trials = sum(config.seeds * (config.gans if r.synthetic else 1) for r in select_regimes(config.regimes))
+        a_trial = estimate_seconds(self.ablation, device) / len(self.ablation.trials)
+        return config.gans * (self.gan.estimate_seconds() + REPORT_SECONDS) + trials * a_trial / parallel
+
+
+def open_references(config: StudyConfig, workers: Workers, dry: bool) -> list[Reference]:
+    """Open the data at every size, and check the settings of the steps, so that none is refused after hours.
+
+    Raises:
+        UsageError: sizes or settings that cannot be.
+        BalancerError: the data cannot be used, or no class lacks images at some size.
+    """
+    resolve(SynthesizeConfig, _changes(config, "synthesize"))  # refused here, and not after the first GAN
+    references = []
+    if not any(regime.synthetic for regime in select_regimes(config.regimes)):
+        raise UsageError(f"regimes are {list(config.regimes)}, none with synthetic images; add gan or combined")
+    for point in points_of(config):
+        study = open_study(reference_settings(config, point), decode=not dry)
+        if not study.data.deficit:
+            raise BalancerError(
+                f"no class of {study.data.source} lacks images at size {point.name}"
+                f" ({', '.join(map(str, study.data.counts('train')))}): there is nothing to balance"
+            )
+        gan = gan_settings(config, point, 0, several=len(study.data.classes) > 2)
+        references.append(Reference(prepare_gan_training(gan, workers.device, workers.threads, dry), study))
+    return references

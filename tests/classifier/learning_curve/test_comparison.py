@@ -1,0 +1,140 @@
+"""Contrasts over several sizes are one family; and synthetic images are put in real ones."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_study import fake_study
+from scipy.optimize import brentq
+
+from balancer.core.settings import AblateConfig
+from classifier.analysis import statistics
+from classifier.analysis.analyse import analyse
+from classifier.analysis.results import StudyResults
+from classifier.experiments.substudies import Substudy
+from classifier.learning_curve import figures
+from classifier.learning_curve.comparison import Curve, adjusted_together, compare, equivalent
+from classifier.learning_curve.plan import Point
+from classifier.learning_curve.steps import FinishedPoint
+
+RESAMPLES = 40
+
+
+def point(minority: int | None, results: StudyResults) -> FinishedPoint:
+    ablation = Substudy(Path("ablation"), AblateConfig(), "cpu", "s", results)
+    return FinishedPoint(Point(minority), [], [], ablation)
+
+
+def study(minority: int, separations: dict[str, float], **more: Any) -> StudyResults:
+    counts = {"NORMAL": minority, "PNEUMONIA": 3293}
+    return fake_study(separations, n_train=counts, sets=2, **more)
+
+
+def curve_of(separations: dict[int, dict[str, float]], **more: Any) -> Curve:
+    points = [point(n, study(n, apart, **more)) for n, apart in separations.items()]
+    return compare(points, resamples=RESAMPLES)
+
+
+def apart(baseline: float, gan: float) -> dict[str, float]:
+    of = {"baseline": baseline, "gan": gan, "duplicate": baseline}
+    return {regime: of[regime] for regime in of} | {
+        "augment": baseline + 0.1,
+        "combined": gan + 0.1,
+        "duplicate_augment": baseline + 0.1,
+    }
+
+
+def test_one_size_is_the_ablation_itself() -> None:
+    results = study(200, apart(1.0, 2.0))
+    curve = compare([point(None, results)], resamples=RESAMPLES)
+    alone = analyse(results, RESAMPLES)
+    (size,) = curve.sizes
+    assert (size.name, size.minority, size.added) == ("all", 200, 3093)
+    assert [c.to_json() for c in size.analysis.contrasts] == [c.to_json() for c in alone.contrasts]
+    assert curve.verdict == alone.verdict
+    assert curve.headline == alone.headline
+    assert curve.worth == []
+
+
+def test_p_values_are_adjusted_over_all_sizes() -> None:
+    studies = [study(n, apart(1.0, gan), random=n) for n, gan in ((50, 1.6), (100, 1.2), (400, 1.0))]
+    alone = [analyse(results, RESAMPLES) for results in studies]
+    together = adjusted_together(alone)
+    raw = [c.p for a in alone for c in a.contrasts if c.contrast.is_confirmatory]
+    assert len(raw) == 12
+    order = np.argsort(raw)  # Holm 1979: the k-th smallest times what is left, never falling, at most 1
+    by_hand, highest = np.empty(12), 0.0
+    for rank, i in enumerate(order):
+        highest = max(highest, min(1.0, (12 - rank) * raw[i]))
+        by_hand[i] = highest
+    adjusted = [c.p_holm for a in together for c in a.contrasts if c.contrast.is_confirmatory]
+    np.testing.assert_allclose(adjusted, by_hand)
+    for before, after in zip(alone, together, strict=True):
+        for one, other in zip(before.contrasts, after.contrasts, strict=True):
+            assert one.estimate == other.estimate
+            if one.contrast.is_confirmatory:
+                assert other.p_holm >= one.p_holm
+                assert other.mde == statistics.detectable_effect(other.estimate, 12)
+            else:
+                assert one == other
+
+
+def test_the_answer_says_where_on_the_curve() -> None:
+    curve = curve_of({50: apart(0.5, 2.5), 400: apart(2.0, 2.0)}, noise=0.2)
+    assert curve.contrast_names == [
+        "gan - baseline",
+        "combined - augment",
+        "gan - duplicate",
+        "combined - duplicate_augment",
+    ]
+    assert "gan - baseline helps at 50;" in curve.verdict
+    assert "at 400 images" in curve.verdict
+    assert len(curve.headline) == 8
+    assert curve.headline[0].startswith("50 images: gan - baseline: +")
+
+
+# --- worth
+
+
+def test_an_equivalent_number_is_where_the_curve_reaches_the_value() -> None:
+    numbers = np.array([20, 50, 200, 900])
+    curve = np.array([0.6, 0.7, 0.85, 0.9])
+
+    def on_curve(log_n: float) -> float:
+        return float(np.interp(log_n, np.log(numbers), curve))
+
+    for value in (0.61, 0.7, 0.8, 0.899):
+        expected = np.exp(brentq(lambda x, v=value: on_curve(x) - v, np.log(20), np.log(900)))
+        assert equivalent(numbers, curve[:, None], np.array([value]))[0] == pytest.approx(expected)
+
+
+def test_ends_flat_stretches_and_a_curve_that_falls() -> None:
+    numbers = np.array([20, 50, 200])
+    rows = np.array([[0.7, 0.7, 0.7], [0.8, 0.8, 0.65], [0.8, 0.9, 0.75]])
+    np.testing.assert_allclose(equivalent(numbers, rows, np.array([0.6, 0.95, 0.7])), [20, 200, 20])
+    assert equivalent(numbers, rows[:, :1], np.array([0.8]))[0] == pytest.approx(50)  # the first to reach it
+    fallen = equivalent(numbers, rows[:, 2:], np.array([0.725]))[0]  # held at .70 up to 50 images, .75 at 200
+    assert fallen == pytest.approx(np.exp((np.log(50) + np.log(200)) / 2))
+
+
+def test_a_regime_worth_twice_the_images() -> None:
+    """At 100 images the regime separates the classes as the baseline does at 200."""
+    sizes = {50: apart(0.8, 0.8), 100: apart(1.2, 1.6), 200: apart(1.6, 2.0), 400: apart(2.4, 2.4)}
+    curve = curve_of(sizes, noise=0.05)
+    worth = {(w.regime, w.size): w for w in curve.worth}
+    assert set(worth) == {(r, str(n)) for r in ("gan", "combined") for n in sizes}
+    found = worth["gan", "100"]
+    assert found.low <= found.real <= found.high
+    assert 150 < found.real < 260
+    assert "at least 400" in worth["gan", "400"].describe() or worth["gan", "400"].real < 400
+
+
+def test_the_figures_show_every_contrast_and_regime() -> None:
+    curve = curve_of({50: apart(0.5, 2.5), 100: apart(1, 2), 400: apart(2.0, 2.0)})
+    differences = figures.differences(curve)
+    assert [axes.get_title() for axes in differences.axes] == curve.contrast_names
+    endpoint = figures.endpoint(curve)
+    (legend,) = ([text.get_text() for text in endpoint.axes[0].get_legend().get_texts()],)
+    assert legend == [r.regime for r in curve.sizes[0].analysis.regimes]
+    assert [t.get_text() for t in endpoint.axes[0].get_xticklabels()] == ["50", "100", "400"]

@@ -1,0 +1,102 @@
+"""What a study will do at each size, and what it refuses before anything is trained."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from balancer.core.config import resolve
+from balancer.core.errors import BalancerError, UsageError
+from balancer.core.settings import StudyConfig
+from balancer.data.dataset import Dataset
+from classifier.analysis.contrasts import POOLED
+from classifier.experiments.jobs import Workers
+from classifier.learning_curve import plan
+from classifier.learning_curve.plan import Point, gan_settings, open_references, points_of, reference_settings
+from classifier.training.regimes import GROUPS
+
+CPU = Workers("cpu", threads=1)
+
+
+def settings(**values: Any) -> StudyConfig:
+    return resolve(StudyConfig, values)
+
+
+def test_sizes_are_taken_from_the_smallest_to_all() -> None:
+    assert [point.name for point in points_of(settings(sizes="200,all,50"))] == ["50", "200", "all"]
+    assert [point.minority for point in points_of(settings())] == [None]
+    for sizes in ("50,50", "all,all", ""):
+        with pytest.raises(UsageError, match="each size once"):
+            points_of(settings(sizes=sizes))
+    with pytest.raises(UsageError, match="sizes"):
+        settings(sizes="15")
+    with pytest.raises(UsageError, match="sizes"):
+        settings(sizes="half")
+
+
+def test_the_confirmatory_group_is_the_regimes_of_the_planned_tests() -> None:
+    assert set(GROUPS["confirmatory"]) == set(POOLED)
+
+
+def test_each_gan_has_its_seed_and_the_images_of_its_size() -> None:
+    config = settings(seed=5, gan=["steps=77", "loss=hinge"], data={"path": "phantom", "image_size": 32})
+    gans = [gan_settings(config, Point(40), k, several=False) for k in range(3)]
+    assert [gan.seed for gan in gans] == [5, 6, 7]
+    for gan in gans:
+        assert (gan.data.minority, gan.data.image_size, gan.steps, gan.loss) == (40, 32, 77, "hinge")
+        assert gan.target_class is None
+    assert gan_settings(config, Point(None), 0, several=True).target_class == "all"
+
+
+def test_a_quick_study_has_the_sizes_of_a_demonstration_under_what_is_given(tmp_path: Path) -> None:
+    data = {"path": str(tmp_path)}
+    full, quick = settings(data=data), settings(data=data, quick=True, classifier=["evaluations=2"])
+    assert gan_settings(full, Point(None), 0, False).steps == 16_000
+    assert gan_settings(quick, Point(None), 0, False).steps == 700
+    ablation = reference_settings(quick, Point(None))
+    assert (ablation.steps, ablation.evaluations) == (250, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"gan": ["seed=3"]}, "seed"),
+        ({"gan": ["data.image_size=32"]}, "data.image_size"),
+        ({"classifier": ["regimes=gan"]}, "regimes"),
+        ({"gan": ["stepz=3"]}, "stepz"),
+        ({"classifier": ["steps"]}, "key=value"),
+        ({"synthesis": ["n=3"]}, "n is given"),
+        ({"synthesis": ["kid_subsets=-1"]}, "kid_subsets"),
+        ({"regimes": "baseline,augment"}, "none with synthetic images"),
+        ({"regimes": "combimed"}, "combined"),
+        ({"sizes": "5000"}, "minority is 5000"),
+    ],
+)
+def test_refused_before_anything_is_trained(template: Path, changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        open_references(settings(data={"path": str(template), "image_size": 16}, **changes), CPU, dry=False)
+
+
+def test_nothing_to_balance(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Dataset, "deficits", property(lambda _: (0, 0)))
+    config = settings(data={"path": str(template), "image_size": 16})
+    with pytest.raises(BalancerError, match="nothing to balance"):
+        open_references(config, CPU, dry=False)
+
+
+def test_the_sizes_are_no_setting_of_the_data() -> None:
+    with pytest.raises(UsageError, match="--sizes"):
+        settings(data={"minority": 50})
+
+
+def test_the_time_counts_gans_and_trials(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "estimate_seconds", lambda *_: 20.0)  # of two trials
+    config = settings(data={"path": str(template), "image_size": 16}, sizes="16,all", gans=2, seeds=3)
+    references = open_references(config, CPU, dry=False)
+    assert len(references) == 2
+    gan = 30.0
+    for reference in references:
+        object.__setattr__(reference.gan, "estimate_seconds", lambda: gan)
+        trials = 3 * (4 + 2 * 2)  # four regimes without synthetic images, two with two sets each
+        expected = 2 * (gan + plan.REPORT_SECONDS) + 10.0 * trials / 2
+        assert reference.estimate_seconds(config, CPU.local_device, parallel=2) == expected

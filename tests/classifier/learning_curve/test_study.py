@@ -1,0 +1,106 @@
+"""`classifier study` from the command line: every step in its folder, and a study that was stopped goes on."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from balancer.core.errors import Interrupted
+from balancer.core.marker import MARKER
+from balancer.core.run import PreparedRun
+from classifier.learning_curve import steps
+
+TINY = [
+    *("--data", "phantom", "--image-size", "16", "--quick", "--sizes", "60,all", "--gans", "2", "--seeds", "2"),
+    *("--gan", "steps=3", "--gan", "batch_size=4", "--gan", "generator_width=4", "--gan", "discriminator_width=4"),
+    *("--gan", "min_diversity=0", "--synthesis", "two_sample=false", "--synthesis", "kid_subsets=2"),
+    *("--classifier", "steps=2", "--classifier", "evaluations=1", "--classifier", "bn_statistics=running"),
+]
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(900)
+def test_a_study_that_was_stopped_gives_what_it_would_have_given(
+    classifier: Callable[..., Result], runs_cwd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = classifier("study", *TINY, "--out", "whole", "--json")
+    assert done.exit_code == 0, done.output
+    whole = json.loads((runs_cwd / "whole/study.json").read_text())
+    assert [size["size"] for size in whole["sizes"]] == ["60", "all"]
+    assert abs(whole["sizes"][0]["minority"] - 60) <= 6
+    for size in ("size-60", "size-all"):
+        for name in ("gan-0", "gan-1", "synthesis-0", "synthesis-1", "ablation"):
+            assert (runs_cwd / "whole" / size / name / MARKER).exists()
+    report = (runs_cwd / "whole/report.html").read_text()
+    assert "size-60/ablation/report.html" in report
+    assert "drawings" in report
+
+    performed, perform = [], steps.perform
+
+    def third_is_stopped(prepared: PreparedRun[Any], request: Any) -> Any:
+        performed.append(prepared.command)
+        if len(performed) == 3:
+            raise Interrupted(2, "the step's own note")
+        return perform(prepared, request)
+
+    monkeypatch.setattr(steps, "perform", third_is_stopped)
+    stopped = classifier("study", *TINY, "--out", "parts")
+    assert stopped.exit_code == 130
+    assert "--resume" in stopped.stderr
+    assert "parts" in stopped.stderr
+    assert not (runs_cwd / "parts" / MARKER).exists()
+    resumed = classifier("study", "--resume", "parts")
+    assert resumed.exit_code == 0, resumed.output
+    assert performed == [
+        "gan-train",
+        "synthesize",
+        "gan-train",
+        "gan-train",
+        *["synthesize"],
+        *["gan-train", "synthesize"] * 2,
+    ]
+    again = json.loads((runs_cwd / "parts/study.json").read_text())
+    assert again == whole
+
+
+def test_a_finished_step_is_read_and_a_begun_one_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, Any]] = []
+    monkeypatch.setattr(steps, "perform", lambda prepared, request: asked.append((prepared, request)))
+    monkeypatch.setattr(steps, "resumed_config", lambda *_: "saved settings")
+
+    def run() -> None:
+        steps._run_step("gan-train", Any, tmp_path / "gan-0", lambda: "new settings", lambda config: config)  # type: ignore[arg-type, return-value]
+
+    run()
+    assert [(config, request.resume, request.out) for config, request in asked] == [
+        ("new settings", None, tmp_path / "gan-0")
+    ]
+    (tmp_path / "gan-0").mkdir()
+    (tmp_path / "gan-0/env.json").touch()
+    run()
+    assert (asked[1][0], asked[1][1].resume) == ("saved settings", str(tmp_path / "gan-0"))
+    (tmp_path / "gan-0" / MARKER).touch()
+    run()
+    assert len(asked) == 2
+
+
+def test_a_dry_run_names_the_time_and_writes_nothing(
+    classifier: Callable[..., Result],
+    small_args: tuple[str, ...],
+    template: Path,
+    runs_cwd: Path,
+    no_estimate: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("classifier.learning_curve.plan.estimate_seconds", lambda *_: 20.0)
+    monkeypatch.setattr("balancer.gan.trainer.estimate_seconds", lambda *_: 60.0)
+    done = classifier("study", "--data", template, "--image-size", "16", "--sizes", "16,all", "--dry-run", "--json")
+    assert done.exit_code == 0, done.output
+    answer = json.loads(done.stdout)
+    trials = 5 * (4 + 2 * 3)
+    assert answer["estimated_seconds"] == 2 * (3 * (60 + 150) + trials * 10)
+    assert answer["config"]["sizes"] == [16, "all"]
+    assert not (runs_cwd / "runs").exists()
