@@ -154,7 +154,13 @@ def open_references(config: StudyConfig, workers: Workers, dry: bool) -> list[Re
     """
     resolve(SynthesizeConfig, _changes(config, "synthesize"))  # refused here, and not after the first GAN
     references = []
-    if not any(regime.synthetic for regime in select_regimes(config.regimes)):
+    regimes = select_regimes(config.regimes)
+    if named := [regime.name for regime in regimes if regime.synthetic and regime.others != "whole"]:
+        raise UsageError(
+            f"regime {named[0]} needs a GAN of every class, and a study trains GANs of those that lack images; leave it"
+            " out, or give both sets to `classifier ablate`"
+        )
+    if not any(regime.synthetic for regime in regimes):
         raise UsageError(f"regimes are {list(config.regimes)}, none with synthetic images; add gan or combined")
     for point in points_of(config):
         study = open_study(reference_settings(config, point), decode=not dry)

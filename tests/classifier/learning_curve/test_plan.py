@@ -69,6 +69,7 @@ def test_a_quick_study_has_the_sizes_of_a_demonstration_under_what_is_given(tmp_
         ({"synthesis": ["kid_subsets=-1"]}, "kid_subsets"),
         ({"regimes": "baseline,augment"}, "none with synthetic images"),
         ({"regimes": "combimed"}, "combined"),
+        ({"regimes": "baseline,gan_both"}, "gan_both needs a GAN of every class"),
         ({"sizes": "5000"}, "minority is 5000"),
     ],
 )
