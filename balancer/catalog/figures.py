@@ -98,6 +98,11 @@ class _Entries:
 
 
 @dataclass(frozen=True)
+class _Study:
+    verdict: str
+
+
+@dataclass(frozen=True)
 class _Audit:
     leaks: list[str]
 
@@ -162,6 +167,10 @@ def _of_entries(path: Path, values: Any) -> str:
     return f"a table of {len(entries)}" + (f", {failed} failed" if failed else "")
 
 
+def _of_study(path: Path, values: Any) -> str:
+    return parse(_Study, values, path).verdict
+
+
 def _of_audit(path: Path, values: Any) -> str:
     leaks = parse(_Audit, values, path).leaks
     return f"leaks: {'; '.join(leaks)}" if leaks else "no leak was found"
@@ -181,6 +190,7 @@ READERS: dict[str, tuple[str, Callable[[Path, Any], str]]] = {
     "components": ("table.json", _of_entries),
     "reproduce": ("table.json", _of_entries),
     "reproduce-smoke": ("table.json", _of_entries),
+    "study": ("study.json", _of_study),
 }
 
 

@@ -49,6 +49,7 @@ FILES: dict[str, dict[str, Any]] = {
     },
     "components": {"table.json": {"entries": [{}, {}]}},
     "reproduce": {"table.json": {"entries": [{"error": None}, {"error": "no weights"}]}},
+    "study": {"study.json": {"verdict": "gan - baseline helps at 50 images.", "sizes": []}},
 }
 FIGURES = {
     "gan-train": "KID 1.500 at step 40 (real against real 0.250)",
@@ -61,6 +62,7 @@ FIGURES = {
     "crossvalidate": "AUROC .900 ± .010 over 3 folds, pooled .890 [.850, .920]",
     "components": "a table of 2",
     "reproduce": "a table of 2, 1 failed",
+    "study": "gan - baseline helps at 50 images.",
 }
 
 
