@@ -330,7 +330,7 @@ def test_an_interrupted_cluster_stops_working(cluster: SimpleNamespace, template
         assert list(busy.values()) == [0, 0]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_workers_that_see_other_data_say_so(cluster: SimpleNamespace, chest_folder: Path) -> None:
     study = study_of(chest_folder)
     next((chest_folder / "test" / "NORMAL").iterdir()).unlink()
