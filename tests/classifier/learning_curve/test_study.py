@@ -67,12 +67,13 @@ def test_a_study_that_was_stopped_gives_what_it_would_have_given(
 
 
 def test_a_finished_step_is_read_and_a_begun_one_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step: Any = steps._run_step  # settings and runs are stand-ins here
     asked: list[tuple[Any, Any]] = []
     monkeypatch.setattr(steps, "perform", lambda prepared, request: asked.append((prepared, request)))
     monkeypatch.setattr(steps, "resumed_config", lambda *_: "saved settings")
 
     def run() -> None:
-        steps._run_step("gan-train", Any, tmp_path / "gan-0", lambda: "new settings", lambda config: config)  # type: ignore[arg-type, return-value]
+        step("gan-train", Any, tmp_path / "gan-0", lambda: "new settings", lambda config: config)
 
     run()
     assert [(config, request.resume, request.out) for config, request in asked] == [
