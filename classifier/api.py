@@ -405,15 +405,15 @@ def prepare_study(config: StudyConfig, workers: Workers, dry: bool = False) -> P
     """Open the data at every size, and check the settings of every step that needs no GAN; ``dry`` as above."""
     from classifier.learning_curve.comparison import compare
     from classifier.learning_curve.page import write_study
-    from classifier.learning_curve.plan import open_references
+    from classifier.learning_curve.plan import estimate, open_references
     from classifier.learning_curve.steps import run_points
 
     limit_threads(workers.threads)
     references = open_references(config, workers, dry)
-    parallel, data = workers.count(), references[-1].ablation.data
+    data = references[-1].ablation.data
 
     def work(run: RunDir) -> StudyResult:
-        points = run_points(config, run, workers, len(data.classes) > 2)
+        points = run_points(config, references, run, workers)
         return write_study(points, compare(points, config.seed), run, config.quick)
 
     return PreparedRun(
@@ -421,7 +421,7 @@ def prepare_study(config: StudyConfig, workers: Workers, dry: bool = False) -> P
         config,
         workers.describe(),
         data.describe(),
-        lambda: sum(reference.estimate_seconds(config, workers.local_device, parallel) for reference in references),
+        lambda: estimate(config, references, workers, dry),
         work,
         if_finished="rewrite",
         tracked_files=("config.yaml", "env.json", "report.*", "study.*", "figures/*.png"),

@@ -29,7 +29,7 @@ from balancer.data.listing import LeftOut, Listing, left_out_note, printable
 from balancer.data.readers import read_listing
 from balancer.data.records import SPLITS, Record, is_patient
 from balancer.data.split import hash_of, split_hash, write_split
-from balancer.data.thinning import thin_training
+from balancer.data.thinning import UNUSED, thin_training
 
 log = logging.getLogger("balancer")
 LISTED = 100  # names of files that are not read, in env.json
@@ -61,6 +61,7 @@ class Dataset:
     rules: DicomRules = AS_SHOWN  # by which DICOM files were read
     carved: bool = False  # test was chosen here, and the source has no split of its own
     undecoded: Undecoded | None = None  # of a dry run: one image stands for all; see balancer.data.decoded
+    full_split_hash: str | None = None  # of the split before the training fold was thinned; None if it was not
 
     def indices(self, fold: str, label: int | None = None) -> np.ndarray:
         """Return the positions of a fold's images, of all classes or of one."""
@@ -91,6 +92,16 @@ class Dataset:
     def deficit(self) -> int:
         """Return how many minority images the training fold lacks."""
         return max(self.deficits)
+
+    def fits_split(self, split: str, label: int) -> bool:
+        """Return whether what was learnt from a class under a split may serve here.
+
+        The split is this one, or the split before thinning where thinning took no image of the class. Validation and
+        test are the same in both.
+        """
+        if split == self.split_hash:
+            return True
+        return split == self.full_split_hash and not len(self.indices(UNUSED, label))
 
     @property
     def patients_known(self) -> bool:
@@ -217,6 +228,7 @@ def _load(config: DataConfig, require: Sequence[str], ranges: Ranges | None, dec
         *patients_note(listing, records),
     ]
     folds, folding = assign_folds(records, groups, shares, config, listing)
+    unthinned = folds
     folds, thinning = thin_training([r.label for r in records], groups, folds, listing.classes, config)
     copies = copies_note(records, folds, decoded.digests)
     parted = [] if listing.numbers_restart else parted_patients(records, folds)
@@ -233,7 +245,9 @@ def _load(config: DataConfig, require: Sequence[str], ranges: Ranges | None, dec
             replace(r, split="test" if fold == "test" else "train") for r, fold in zip(records, folds, strict=True)
         ]
     data = _put_together(path, listing, records, decoded, groups, folds, notes, shares[0] > 0)
-    data = replace(data, rules=dicom)
+    data = replace(
+        data, rules=dicom, full_split_hash=_split_hash(listing, records, unthinned, decoded) if thinning else None
+    )
     _check_folds(data, require)
     log.info(
         "data: %s; train %s, val %s, test %s (%s); split %s",
@@ -256,7 +270,7 @@ def _put_together(
     carved: bool,
 ) -> Dataset:
     """Return the data set with its hashes, which change with a name, a file's content, a fold or a label."""
-    names = [r.name if listing.names_tell_class else f"{listing.classes[r.label]}/{r.name}" for r in records]
+    names = _names(listing, records)
     return Dataset(
         source=path,
         images=decoded.images,
@@ -265,7 +279,7 @@ def _put_together(
         records=records,
         groups=groups,
         digests=decoded.digests,
-        split_hash=split_hash(names, folds.tolist(), decoded.digests),
+        split_hash=_split_hash(listing, records, folds, decoded),
         fingerprint=hash_of(f"{n}\t{d}" for n, d in zip(names, decoded.digests, strict=True)),
         bad=decoded.bad,
         left_out=listing.left_out,
@@ -279,6 +293,15 @@ def _put_together(
         carved=carved,
         undecoded=decoded.undecoded,
     )
+
+
+def _names(listing: Listing, records: Sequence[Record]) -> list[str]:
+    """Return the names of images that tell their class, by themselves or after it."""
+    return [r.name if listing.names_tell_class else f"{listing.classes[r.label]}/{r.name}" for r in records]
+
+
+def _split_hash(listing: Listing, records: Sequence[Record], folds: np.ndarray, decoded: Decoded) -> str:
+    return split_hash(_names(listing, records), folds.tolist(), decoded.digests)
 
 
 def read_data(config: DataConfig) -> Listing:

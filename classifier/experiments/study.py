@@ -283,7 +283,7 @@ def _unfilled(sets: Sequence[SyntheticSet], data: Dataset) -> list[str]:
 
 def _synthetic_sets(config: ClassifierConfig, data: Dataset, regimes: Sequence[Regime]) -> list[SyntheticSet]:
     sets: list[SyntheticSet] = []
-    needed = _needed_of_every_class(config, data, regimes)
+    needed = needed_of_every_class(config, data, regimes)
     if config.synthetic and any(r.synthetic or r.duplicate for r in regimes):
         dose = max(config.doses, default=0.0) if isinstance(config, AblateConfig) else 0.0
         sets = load_sets(config.synthetic, data, config.data, config.synthetic_count, dose, needed)
@@ -307,7 +307,7 @@ def _synthetic_sets(config: ClassifierConfig, data: Dataset, regimes: Sequence[R
     return sets
 
 
-def _needed_of_every_class(config: ClassifierConfig, data: Dataset, regimes: Sequence[Regime]) -> dict[int, int]:
+def needed_of_every_class(config: ClassifierConfig, data: Dataset, regimes: Sequence[Regime]) -> dict[int, int]:
     """Return how many synthetic images of each class are needed by regimes that add some to every class.
 
     Raises:

@@ -12,7 +12,7 @@ from balancer.metrics.resampling import CONFIDENCE, RESAMPLES
 from balancer.reporting.numbers import listed
 from classifier.analysis import statistics, verdicts
 from classifier.analysis.analyse import Analysis, ResampledStudy, analyse
-from classifier.analysis.contrasts import ContrastResult
+from classifier.analysis.contrasts import ADJUSTED, ContrastResult
 from classifier.analysis.results import StudyResults
 from classifier.learning_curve.steps import FinishedPoint
 
@@ -74,19 +74,24 @@ class Curve:
     sizes: list[SizeResult]
     worth: list[Worth]
 
+    def names_of(self, family: str) -> list[str]:
+        """Return the names of the contrasts of a family that the sizes have."""
+        return list(
+            dict.fromkeys(c.name for s in self.sizes for c in s.analysis.contrasts if c.contrast.family == family)
+        )
+
     @property
     def contrast_names(self) -> list[str]:
         """Return the names of the confirmatory contrasts."""
-        return list(
-            dict.fromkeys(c.name for s in self.sizes for c in s.analysis.contrasts if c.contrast.is_confirmatory)
-        )
+        return self.names_of("confirmatory")
 
     @property
     def verdict(self) -> str:
         """Return the answer in a paragraph: that of the ablation for one size, else where on the curve it helps."""
         if len(self.sizes) == 1:
             return self.sizes[0].analysis.verdict
-        return " ".join(_along(self, name) for name in self.contrast_names)
+        results = [c for size in self.sizes for c in size.analysis.contrasts]
+        return " ".join([*(_along(self, name) for name in self.contrast_names), *verdicts.on_the_shortcut(results)])
 
     @property
     def headline(self) -> list[str]:
@@ -105,7 +110,7 @@ class Curve:
 
 
 def compare(points: Sequence[FinishedPoint], seed: int = 0, resamples: int = RESAMPLES) -> Curve:
-    """Analyse the ablations of all sizes; the confirmatory contrasts of all sizes are one family of Holm.
+    """Analyse the ablations of all sizes; the contrasts of an adjusted family are one family of Holm over all sizes.
 
     Raises:
         BalancerError: as :func:`~classifier.analysis.analyse.analyse`.
@@ -120,14 +125,20 @@ def compare(points: Sequence[FinishedPoint], seed: int = 0, resamples: int = RES
 
 
 def adjusted_together(analyses: Sequence[Analysis]) -> list[Analysis]:
-    """Return the analyses, with the p-values of their confirmatory contrasts adjusted over all of them."""
-    tested = [
-        (i, c) for i, a in enumerate(analyses) for c in a.contrasts if c.contrast.is_confirmatory and c.p is not None
-    ]
-    p_holm = {
-        (i, c.name): p
-        for (i, c), p in zip(tested, statistics.holm([c.p for _, c in tested if c.p is not None]), strict=True)
+    """Return the analyses, with the p-values of each adjusted family adjusted over all of them."""
+    for family in ADJUSTED:
+        analyses = _family_together(family, analyses)
+    return list(analyses)
+
+
+def _family_together(family: str, analyses: Sequence[Analysis]) -> list[Analysis]:
+    tested = {
+        (i, c.name): c.p
+        for i, analysis in enumerate(analyses)
+        for c in analysis.contrasts
+        if c.contrast.family == family and c.p is not None
     }
+    p_holm = dict(zip(tested, statistics.holm(list(tested.values())), strict=True))
     return [
         replace(a, contrasts=[_adjusted(c, p_holm.get((i, c.name)), len(tested)) for c in a.contrasts])
         for i, a in enumerate(analyses)

@@ -18,6 +18,7 @@ from classifier.analysis.analyse import endpoint_of
 from classifier.analysis.verdicts import short_margin
 from classifier.learning_curve import figures
 from classifier.learning_curve.comparison import Curve
+from classifier.learning_curve.plan import OtherClass
 from classifier.learning_curve.steps import FinishedPoint
 from classifier.report.page import PICTURES
 from classifier.report.samples import set_grade
@@ -57,8 +58,8 @@ def write_study(points: Sequence[FinishedPoint], curve: Curve, run: RunDir, quic
         warnings,
         curve.verdict,
         [] if several else curve.headline,  # the table has them, size by size
-        _sections(points, curve, several),
-        links=[*_links(points), *documentation("ablation", "statistics")],
+        _sections(points, curve, run.path),
+        links=[*_links(points, run.path), *documentation("ablation", "statistics")],
         caveats=caveats,
     )
     write_text(run / "report.md", to_markdown(document, PICTURES))
@@ -87,19 +88,18 @@ def _notes(points: Sequence[FinishedPoint], curve: Curve) -> list[str]:
     ]
 
 
-def _sections(points: Sequence[FinishedPoint], curve: Curve, several: bool) -> list[Section]:
+def _sections(points: Sequence[FinishedPoint], curve: Curve, run: Path) -> list[Section]:
     name = endpoint_of(curve.sizes[0].analysis.classes)
-    family = sum(c.p_holm is not None for s in curve.sizes for c in s.analysis.contrasts)
-    planned = (
-        f"Differences in test {name}, paired by trial seed. Holm's correction is over all {family} planned tests"
-        f"{' of all sizes' if several else ''}. Margin: ±{short_margin()}, below which a difference is of no use."
-    )
+    several = len(curve.sizes) > 1
     caption = "A point inside the band is of no use; an interval that clears 0 shows a difference."
     sections = [
         Section(
             "Planned differences",
-            [planned],
-            _contrast_table(curve),
+            [
+                f"Differences in test {name}, paired by trial seed. {_holm(curve, 'confirmatory')} Margin:"
+                f" ±{short_margin()}, below which a difference is of no use."
+            ],
+            _contrast_table(curve, curve.contrast_names),
             Figure("differences", caption, f"Differences in test {name} against the number of real images")
             if several
             else None,
@@ -117,6 +117,10 @@ def _sections(points: Sequence[FinishedPoint], curve: Curve, several: bool) -> l
             else None,
         ),
     ]
+    if names := curve.names_of("shortcut"):
+        about = "Each regime against the usual one, and against no synthetic images at all."
+        text = [f"{about} {_holm(curve, 'shortcut')}"]
+        sections.append(Section("Where being synthetic tells little of the class", text, _contrast_table(curve, names)))
     if curve.worth:
         sections.append(
             Section(
@@ -129,10 +133,16 @@ def _sections(points: Sequence[FinishedPoint], curve: Curve, several: bool) -> l
                 bullets=[worth.describe() for worth in curve.worth],
             )
         )
-    return [*sections, Section("The GANs", table=_gan_table(points, curve))]
+    return [*sections, Section("The GANs", table=_gan_table(points, curve, run))]
 
 
-def _contrast_table(curve: Curve) -> Table:
+def _holm(curve: Curve, family: str) -> str:
+    tests = sum(c.p_holm is not None for s in curve.sizes for c in s.analysis.contrasts if c.contrast.family == family)
+    of_sizes = " of all sizes" if len(curve.sizes) > 1 else ""
+    return f"Holm's correction is over all {tests} tests of this table{of_sizes}."
+
+
+def _contrast_table(curve: Curve, names: Sequence[str]) -> Table:
     rows = [
         [
             name,
@@ -142,7 +152,7 @@ def _contrast_table(curve: Curve) -> Table:
             short(c.mde) if c.mde is not None else DASH,
             c.verdict,
         ]
-        for name in curve.contrast_names
+        for name in names
         for size in curve.sizes
         if (c := size.contrast(name)) is not None
     ]
@@ -159,16 +169,27 @@ def _regime_table(curve: Curve) -> Table:
     return Table(["regime", *(f"{size.minority:,} images" for size in curve.sizes)], rows)
 
 
-def _gan_table(points: Sequence[FinishedPoint], curve: Curve) -> Table:
+def _gan_table(points: Sequence[FinishedPoint], curve: Curve, run: Path) -> Table:
     rows = [
         [f"{size.minority:,}", str(k), f"{size.added:,}", set_grade(images) or DASH]
         for point, size in zip(points, curve.sizes, strict=True)
         for k, images in enumerate(point.syntheses)
     ]
-    return Table(["real images", "GAN", "images added", "grade of the images"], rows, words=True)
+    rows += [
+        [f"all {other.name}", str(k), f"{other.n:,}", set_grade(images) or DASH]
+        for other, sets in _others(points, run)
+        for k, images in enumerate(sets)
+    ]
+    return Table(["real images", "GAN", "images", "grade of the images"], rows, words=True)
 
 
-def _links(points: Sequence[FinishedPoint]) -> list[Link]:
+def _others(points: Sequence[FinishedPoint], run: Path) -> list[tuple[OtherClass, list[Path]]]:
+    """Return each class that lacks no image and was synthesized, once for each place, and its images' folders."""
+    others = {other.place: (other, len(point.syntheses)) for point in points for other in point.others}
+    return [(other, [other.synthesis_folder(run, k) for k in range(gans)]) for other, gans in others.values()]
+
+
+def _links(points: Sequence[FinishedPoint], run: Path) -> list[Link]:
     several = len(points) > 1
     links = []
     for point in points:
@@ -178,14 +199,18 @@ def _links(points: Sequence[FinishedPoint]) -> list[Link]:
             Link(f"images of GAN {k}{at}", f"{folder}/{images.name}/report.html")
             for k, images in enumerate(point.syntheses)
         ]
-    return links
+    return links + [
+        Link(f"{other.name} images of GAN {k}", f"{other.place}/{images.name}/report.html")
+        for other, sets in _others(points, run)
+        for k, images in enumerate(sets)
+    ]
 
 
 def _csv(curve: Curve) -> str:
     header = ["contrast", "minority", "added", "estimate", "low", "high", "p", "p_holm", "verdict"]
     rows = [
         [name, size.minority, size.added, e.value, e.low, e.high, c.p, c.p_holm, c.verdict]
-        for name in curve.contrast_names
+        for name in [*curve.contrast_names, *curve.names_of("shortcut")]
         for size in curve.sizes
         if (c := size.contrast(name)) is not None and (e := c.estimate)
     ]

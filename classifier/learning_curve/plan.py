@@ -1,27 +1,28 @@
-"""What a study does at each size of the minority class: the settings of its GANs, syntheses and ablation."""
+"""What a study does at each size of the smallest class: the settings of its GANs, syntheses and ablation."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from balancer import synthesis
 from balancer.api import prepare_gan_training
 from balancer.core.config import flatten, merge, parse_assignments, resolve, without_nulls
 from balancer.core.errors import BalancerError, UsageError
+from balancer.core.files import folder_name
 from balancer.core.presets import DEMO
 from balancer.core.run import PreparedRun
 from balancer.core.settings import AblateConfig, DataConfig, GanTrainConfig, StudyConfig, SynthesizeConfig
+from balancer.data.dataset import Dataset
 from classifier.experiments.estimates import estimate_seconds
 from classifier.experiments.jobs import Workers
-from classifier.experiments.study import Study, configure, open_study
-from classifier.training.regimes import select_regimes
+from classifier.experiments.study import Study, configure, needed_of_every_class, open_study
+from classifier.training.regimes import Regime, select_regimes
 
 ALL = "all"
+OTHERS = "others"  # the folder of the classes that lack no image
 REPORT_SECONDS = 150.0  # of a synthesis with its report, on one core of the reference machine
 FIXED = {  # settings that a study decides for its steps
     "gan_train": ("data", "seed", "target_class"),
@@ -60,6 +61,27 @@ class Point:
     def ablation_folder(self, run: Path) -> Path:
         """Return the run directory of the ablation."""
         return self.folder(run) / "ablation"
+
+
+@dataclass(frozen=True)
+class OtherClass:
+    """A class that lacks no image, of which some regimes need synthetic images all the same.
+
+    Its images are the same at every size, unless a ratio takes some of them out. So its GANs serve all sizes.
+    """
+
+    name: str
+    place: str  # its folder, relative to the run: others/PNEUMONIA, or size-50/others/PNEUMONIA with a ratio
+    data: DataConfig
+    n: int  # synthetic images
+
+    def gan_folder(self, run: Path, k: int) -> Path:
+        """Return the run directory of a GAN."""
+        return run / self.place / f"gan-{k}"
+
+    def synthesis_folder(self, run: Path, k: int) -> Path:
+        """Return the run directory of the images of a GAN."""
+        return run / self.place / f"synthesis-{k}"
 
 
 def points_of(config: StudyConfig) -> list[Point]:
@@ -102,16 +124,22 @@ def gan_settings(config: StudyConfig, point: Point, k: int, several: bool) -> Ga
     return resolve(GanTrainConfig, merge(_changes(config, "gan_train"), fixed))
 
 
-def synthesis_settings(config: StudyConfig, point: Point, run: Path, k: int) -> SynthesizeConfig:
-    """Return the settings of the images of the k-th GAN: as many as its class lacks."""
-    return synthesis.configure(
-        merge(_changes(config, "synthesize"), {"gan_run": str(point.gan_folder(run, k)), "seed": config.seed})
-    )
+def other_gan_settings(config: StudyConfig, other: OtherClass, k: int) -> GanTrainConfig:
+    """Return the settings of the GAN of a class that lacks no image, with the k-th seed."""
+    fixed = {"data": other.data.model_dump(mode="json"), "seed": config.seed + k, "target_class": other.name}
+    return resolve(GanTrainConfig, merge(_changes(config, "gan_train"), fixed))
 
 
-def ablation_settings(config: StudyConfig, point: Point, run: Path) -> AblateConfig:
+def synthesis_settings(config: StudyConfig, gan: Path, n: int | None) -> SynthesizeConfig:
+    """Return the settings of the images of a GAN: ``n`` of each class, or None for as many as each class lacks."""
+    fixed = {"gan_run": str(gan), "seed": config.seed} | ({} if n is None else {"n": n})
+    return synthesis.configure(merge(_changes(config, "synthesize"), fixed))
+
+
+def ablation_settings(config: StudyConfig, point: Point, others: Sequence[OtherClass], run: Path) -> AblateConfig:
     """Return the settings of the ablation with the images of every GAN."""
-    sets = [str(point.synthesis_folder(run, k)) for k in range(config.gans)]
+    makers: list[Point | OtherClass] = [point, *others]
+    sets = [str(maker.synthesis_folder(run, k)) for k in range(config.gans) for maker in makers]
     return configure(AblateConfig, merge(_ablation(config, point), {"synthetic": sets}))
 
 
@@ -135,14 +163,25 @@ def _ablation(config: StudyConfig, point: Point) -> Mapping[str, Any]:
 class Reference:
     """What can be checked and timed at one size before there is a GAN."""
 
+    point: Point
     gan: PreparedRun[Any]
     ablation: Study  # of the regimes without synthetic images
+    others: list[OtherClass]
+    n: int | None = None  # synthetic images of each class that lacks some; None: as many as each lacks
 
-    def estimate_seconds(self, config: StudyConfig, device: torch.device, parallel: int) -> float:
-        """Return the time of all steps at this size; a trial takes as many steps as one without synthetic images."""
-        trials = sum(config.seeds * (config.gans if r.synthetic else 1) for r in select_regimes(config.regimes))
-        a_trial = estimate_seconds(self.ablation, device) / len(self.ablation.trials)
-        return config.gans * (self.gan.estimate_seconds() + REPORT_SECONDS) + trials * a_trial / parallel
+
+def estimate(config: StudyConfig, references: Sequence[Reference], workers: Workers, dry: bool) -> float:
+    """Return the seconds of all steps; a trial takes as many steps as one without synthetic images."""
+    trials = sum(config.seeds * (config.gans if r.synthetic else 1) for r in select_regimes(config.regimes))
+    seconds = 0.0
+    for reference in references:
+        a_trial = estimate_seconds(reference.ablation, workers.local_device) / len(reference.ablation.trials)
+        seconds += config.gans * (reference.gan.estimate_seconds() + REPORT_SECONDS)
+        seconds += trials * a_trial / workers.count()
+    for other in {other.place: other for reference in references for other in reference.others}.values():
+        gan = prepare_gan_training(other_gan_settings(config, other, 0), workers.device, workers.threads, dry)
+        seconds += config.gans * (gan.estimate_seconds() + REPORT_SECONDS)
+    return seconds
 
 
 def open_references(config: StudyConfig, workers: Workers, dry: bool) -> list[Reference]:
@@ -153,15 +192,10 @@ def open_references(config: StudyConfig, workers: Workers, dry: bool) -> list[Re
         BalancerError: the data cannot be used, or no class lacks images at some size.
     """
     resolve(SynthesizeConfig, _changes(config, "synthesize"))  # refused here, and not after the first GAN
-    references = []
     regimes = select_regimes(config.regimes)
-    if named := [regime.name for regime in regimes if regime.synthetic and regime.others != "whole"]:
-        raise UsageError(
-            f"regime {named[0]} needs a GAN of every class, and a study trains GANs of those that lack images; leave it"
-            " out, or give both sets to `classifier ablate`"
-        )
     if not any(regime.synthetic for regime in regimes):
         raise UsageError(f"regimes are {list(config.regimes)}, none with synthetic images; add gan or combined")
+    references = []
     for point in points_of(config):
         study = open_study(reference_settings(config, point), decode=not dry)
         if not study.data.deficit:
@@ -170,5 +204,31 @@ def open_references(config: StudyConfig, workers: Workers, dry: bool) -> list[Re
                 f" ({', '.join(map(str, study.data.counts('train')))}): there is nothing to balance"
             )
         gan = gan_settings(config, point, 0, several=len(study.data.classes) > 2)
-        references.append(Reference(prepare_gan_training(gan, workers.device, workers.threads, dry), study))
-    return references
+        prepared = prepare_gan_training(gan, workers.device, workers.threads, dry)
+        references.append(Reference(point, prepared, study, *_wanted(config, point, study.data, regimes)))
+    return _shared(references)
+
+
+def _wanted(
+    config: StudyConfig, point: Point, data: Dataset, regimes: Sequence[Regime]
+) -> tuple[list[OtherClass], int | None]:
+    """Return the classes that lack no image and need synthetic ones, and how many the others need beyond their lack."""
+    needed = needed_of_every_class(reference_settings(config, point), data, regimes)
+    lacking = {label: n for label, n in enumerate(data.deficits) if n}
+    beyond = [n for label, n in needed.items() if n > lacking.get(label, n)]
+    place = OTHERS if config.data.ratio is None else f"size-{point.name}/{OTHERS}"
+    of_data = config.data if config.data.ratio is None else point.data(config)
+    others = [
+        OtherClass(name, f"{place}/{folder_name(name)}", of_data, n)
+        for label, n in needed.items()
+        if label not in lacking and (name := data.classes[label])
+    ]
+    return others, max(beyond, default=None)
+
+
+def _shared(references: list[Reference]) -> list[Reference]:
+    """Return the references with other classes of one place alike: their images serve the size that needs most."""
+    most: dict[str, int] = {}
+    for other in (other for reference in references for other in reference.others):
+        most[other.place] = max(other.n, most.get(other.place, 0))
+    return [replace(r, others=[replace(other, n=most[other.place]) for other in r.others]) for r in references]

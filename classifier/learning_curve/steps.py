@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,10 +16,12 @@ from balancer.core.settings import GanTrainConfig, Settings, StudyConfig, Synthe
 from classifier.experiments.jobs import Workers
 from classifier.experiments.substudies import Substudy, check_same_data, resume_note_of, run_substudy
 from classifier.learning_curve.plan import (
+    OtherClass,
     Point,
+    Reference,
     ablation_settings,
     gan_settings,
-    points_of,
+    other_gan_settings,
     synthesis_settings,
 )
 
@@ -35,67 +37,96 @@ class FinishedPoint:
     gans: list[Path]
     syntheses: list[Path]
     ablation: Substudy
+    others: list[OtherClass]  # classes that lack no image and were synthesized too
 
 
-def run_points(config: StudyConfig, run: RunDir, workers: Workers, several: bool) -> list[FinishedPoint]:
+def run_points(
+    config: StudyConfig, references: Sequence[Reference], run: RunDir, workers: Workers
+) -> list[FinishedPoint]:
     """Train the GANs, export their images and run the ablation, size by size.
 
     Args:
         config: of the study.
+        references: what was checked at each size.
         run: its run directory.
         workers: what runs the trials; their device is that of the GANs too.
-        several: whether there are more than two classes.
 
     Raises:
         Interrupted: a signal came; what is finished is kept.
         BalancerError: a step failed, or the data changed since the study began.
     """
-    points = points_of(config)
     with resume_note_of(run.path):
         finished = [
-            _run_point(config, point, run.path, workers, several, f"size {point.name} ({i} of {len(points)})")
-            for i, point in enumerate(points, start=1)
+            _run_point(config, reference, run.path, workers, f"size {reference.point.name} ({i} of {len(references)})")
+            for i, reference in enumerate(references, start=1)
         ]
     # the test images are the same at every size
     check_same_data([of.ablation for of in finished], keys=("data_fingerprint", "recipe_hash"))
     return finished
 
 
-def _run_point(
-    config: StudyConfig, point: Point, run: Path, workers: Workers, several: bool, where: str
-) -> FinishedPoint:
-    device, threads = workers.device, workers.threads
-    gans, syntheses = [], []
+def _run_point(config: StudyConfig, reference: Reference, run: Path, workers: Workers, where: str) -> FinishedPoint:
+    point, several = reference.point, len(reference.ablation.data.classes) > 2
     for k in range(config.gans):
         which = f"{k + 1} of {config.gans}"
-        gan, images = point.gan_folder(run, k), point.synthesis_folder(run, k)
         log.info("study: %s, GAN %s", where, which)
-        _run_step(
-            "gan-train",
-            GanTrainConfig,
-            gan,
+        _make_images(
+            point.gan_folder(run, k),
+            point.synthesis_folder(run, k),
             lambda k=k: gan_settings(config, point, k, several),  # type: ignore[misc]
-            lambda settings: balancer.prepare_gan_training(settings, device, threads),
+            lambda gan: synthesis_settings(config, gan, reference.n),
+            workers,
         )
-        log.info("study: %s, images of GAN %s", where, which)
-        _run_step(
-            "synthesize",
-            SynthesizeConfig,
-            images,
-            lambda k=k: synthesis_settings(config, point, run, k),  # type: ignore[misc]
-            lambda settings: balancer.prepare_synthesis(settings, device, threads),
-        )
-        gans.append(gan)
-        syntheses.append(images)
+        for other in reference.others:
+            log.info("study: %s, GAN %s of %s", where, which, other.name)
+            _make_images(
+                other.gan_folder(run, k),
+                other.synthesis_folder(run, k),
+                lambda k=k, other=other: other_gan_settings(config, other, k),  # type: ignore[misc]
+                lambda gan, other=other: synthesis_settings(config, gan, other.n),  # type: ignore[misc]
+                workers,
+            )
     log.info("study: %s, ablation", where)
     ablation = run_substudy(
         point.ablation_folder(run),
-        lambda: ablation_settings(config, point, run),
+        lambda: ablation_settings(config, point, reference.others, run),
         workers,
         with_report=True,
         two_classes=False,
     )
-    return FinishedPoint(point, gans, syntheses, ablation)
+    numbers = range(config.gans)
+    return FinishedPoint(
+        point,
+        [point.gan_folder(run, k) for k in numbers],
+        [point.synthesis_folder(run, k) for k in numbers],
+        ablation,
+        reference.others,
+    )
+
+
+def _make_images(
+    gan: Path,
+    images: Path,
+    train: Callable[[], GanTrainConfig],
+    export: Callable[[Path], SynthesizeConfig],
+    workers: Workers,
+) -> None:
+    """Train a GAN and export its images, each in a run directory of its own."""
+    device, threads = workers.device, workers.threads
+    _run_step(
+        "gan-train",
+        GanTrainConfig,
+        gan,
+        train,
+        lambda settings: balancer.prepare_gan_training(settings, device, threads),
+    )
+    _run_step(
+        "synthesize",
+        SynthesizeConfig,
+        images,
+        lambda: export(gan),
+        lambda settings: balancer.prepare_synthesis(settings, device, threads),
+    )
 
 
 def _run_step(

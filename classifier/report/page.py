@@ -269,9 +269,9 @@ def _differences(analysis: Analysis) -> tuple[list[str], Table | None]:
     if not analysis.contrasts:
         return ["No two regimes here make a pair that would answer a question."], None
     text = (
-        f"Differences in test {endpoint_of(analysis.classes)}, paired by trial seed. Only the confirmatory family is "
-        "adjusted for several tests (Holm). Detectable: the effect that such a study finds in 80 % of cases. Margin: "
-        f"±{short_margin()}, below which an effect is of no use."
+        f"Differences in test {endpoint_of(analysis.classes)}, paired by trial seed. Only the families confirmatory "
+        "and shortcut are adjusted for several tests (Holm), each by itself. Detectable: the effect that such a study "
+        f"finds in 80 % of cases. Margin: ±{short_margin()}, below which an effect is of no use."
     )
     return [text], tables.contrast_table(analysis)
 

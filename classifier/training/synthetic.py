@@ -180,14 +180,14 @@ def load_synthetic(
     if (path / "config.yaml").exists() and not (path / MARKER).exists():
         raise BalancerError(f"{path} is not finished; continue it with `balancer {_command(path)} --resume {path}`")
     rows = read_manifest(path)
-    splits = {row.split_hash for row in rows}
-    if splits != {data.split_hash}:
+    held = _labels(path, rows, data, any_class=len(data.classes) > 2 or bool(of_every_class))
+    made_under = {(row.split_hash, data.classes.index(row.class_name)) for row in rows}
+    if others := {split for split, label in made_under if not data.fits_split(split, label)}:
         raise BalancerError(
-            f"{path} was made under split {'/'.join(sorted(splits))}, {data.source} gives {data.split_hash}: it could"
+            f"{path} was made under split {'/'.join(sorted(others))}, {data.source} gives {data.split_hash}: it could"
             f" hold validation {sampling_unit(data.groups)}s; synthesize again from a GAN of this split, or give the"
             " same --data and settings"
         )
-    held = _labels(path, rows, data, any_class=len(data.classes) > 2 or bool(of_every_class))
     by_class = {label: [r for r in rows if r.class_name == data.classes[label]] for label in held}
     chosen = _needed(path, by_class, data, count, dose, of_every_class)
     images, (generator, caveat) = _read_all(path, [r for of in chosen.values() for r in of], data, config), _maker(path)

@@ -106,3 +106,16 @@ def test_a_thinned_data_set_has_another_name_and_the_same_test(chest_folder: Pat
     small.write_split(chest_folder.parent / "split.csv")
     rows = [line.split(",")[1] for line in (chest_folder.parent / "split.csv").read_text().splitlines()[1:]]
     assert Counter(rows) == Counter(small.folds.tolist())
+
+
+def test_a_class_that_keeps_its_images_fits_the_split_before_thinning(chest_folder: Path) -> None:
+    full = load_dataset(DataConfig(path=str(chest_folder), image_size=16))
+    small = load_dataset(DataConfig(path=str(chest_folder), image_size=16, minority=16))
+    few, many = small.minority_class, 1 - small.minority_class
+    assert small.full_split_hash == full.split_hash != small.split_hash
+    assert full.full_split_hash is None
+    assert small.fits_split(full.split_hash, many)
+    assert not small.fits_split(full.split_hash, few), "its GAN would have seen images that are not used here"
+    assert small.fits_split(small.split_hash, few)
+    assert not full.fits_split(small.split_hash, many)
+    assert not full.fits_split("", many)

@@ -23,7 +23,7 @@ RESAMPLES = 40
 
 def point(minority: int | None, results: StudyResults) -> FinishedPoint:
     ablation = Substudy(Path("ablation"), AblateConfig(), "cpu", "s", results)
-    return FinishedPoint(Point(minority), [], [], ablation)
+    return FinishedPoint(Point(minority), [], [], ablation, [])
 
 
 def study(minority: int, separations: dict[str, float], **more: Any) -> StudyResults:
@@ -78,6 +78,24 @@ def test_p_values_are_adjusted_over_all_sizes() -> None:
                 assert other.mde == statistics.detectable_effect(other.estimate, 12)
             else:
                 assert one == other
+
+
+def test_the_shortcut_family_is_adjusted_over_all_sizes_by_itself() -> None:
+    def several(n: int, both: float) -> StudyResults:
+        return study(n, {"baseline": 1.0, "gan": 1.2, "gan_both": both}, random=n, noise=0.2)
+
+    alone = [analyse(several(n, both), 20) for n, both in ((50, 2.6), (400, 1.2))]
+    together = adjusted_together(alone)
+    raw, adjusted = (
+        np.array([getattr(c, p) for a in of for c in a.contrasts if c.contrast.family == "shortcut"])
+        for of, p in ((alone, "p"), (together, "p_holm"))
+    )
+    assert len(raw) == 4
+    first = int(raw.argmin())
+    assert adjusted[first] == pytest.approx(min(1.0, 4 * raw[first]))
+    assert (adjusted >= raw).all()
+    planned = [c for a in together for c in a.contrasts if c.contrast.is_confirmatory]
+    assert min(c.p_holm for c in planned) == pytest.approx(min(1.0, 2 * min(c.p for c in planned)))
 
 
 def test_the_answer_says_where_on_the_curve() -> None:

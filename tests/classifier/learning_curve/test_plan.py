@@ -1,5 +1,6 @@
 """What a study will do at each size, and what it refuses before anything is trained."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,15 @@ from balancer.data.dataset import Dataset
 from classifier.analysis.contrasts import POOLED
 from classifier.experiments.jobs import Workers
 from classifier.learning_curve import plan
-from classifier.learning_curve.plan import Point, gan_settings, open_references, points_of, reference_settings
+from classifier.learning_curve.plan import (
+    Point,
+    estimate,
+    gan_settings,
+    open_references,
+    other_gan_settings,
+    points_of,
+    reference_settings,
+)
 from classifier.training.regimes import GROUPS
 
 CPU = Workers("cpu", threads=1)
@@ -69,7 +78,7 @@ def test_a_quick_study_has_the_sizes_of_a_demonstration_under_what_is_given(tmp_
         ({"synthesis": ["kid_subsets=-1"]}, "kid_subsets"),
         ({"regimes": "baseline,augment"}, "none with synthetic images"),
         ({"regimes": "combimed"}, "combined"),
-        ({"regimes": "baseline,gan_both"}, "gan_both needs a GAN of every class"),
+        ({"regimes": "baseline,gan_both", "classifier": ["synthetic_count=5"]}, "synthetic_count is given"),
         ({"sizes": "5000"}, "minority is 5000"),
     ],
 )
@@ -92,12 +101,47 @@ def test_the_sizes_are_no_setting_of_the_data() -> None:
 
 def test_the_time_counts_gans_and_trials(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "estimate_seconds", lambda *_: 20.0)  # of two trials
-    config = settings(data={"path": str(template), "image_size": 16}, sizes="16,all", gans=2, seeds=3)
-    references = open_references(config, CPU, dry=False)
-    assert len(references) == 2
-    gan = 30.0
-    for reference in references:
-        object.__setattr__(reference.gan, "estimate_seconds", lambda: gan)
-        trials = 3 * (4 + 2 * 2)  # four regimes without synthetic images, two with two sets each
-        expected = 2 * (gan + plan.REPORT_SECONDS) + 10.0 * trials / 2
-        assert reference.estimate_seconds(config, CPU.local_device, parallel=2) == expected
+    prepare = plan.prepare_gan_training
+    thirty = {"estimate_seconds": lambda: 30.0}
+    monkeypatch.setattr(plan, "prepare_gan_training", lambda *of: replace(prepare(*of), **thirty))
+    data = {"path": str(template), "image_size": 16}
+    config = settings(data=data, sizes="16,all", gans=2, seeds=3)
+    workers = Workers("cpu", threads=1, jobs=2)
+    references = open_references(config, workers, dry=False)
+    assert [reference.point.name for reference in references] == ["16", "all"]
+    trials = 3 * (4 + 2 * 2)  # four regimes without synthetic images, two with two sets each
+    at_a_size = 2 * (30.0 + plan.REPORT_SECONDS) + 10.0 * trials / 2
+    assert estimate(config, references, workers, dry=False) == 2 * at_a_size
+    both = settings(data=data, sizes="16,all", gans=2, seeds=3, regimes="confirmatory,gan_both")
+    at_a_size += 10.0 * 3 * 2 / 2
+    once = 2 * (30.0 + plan.REPORT_SECONDS)  # the GANs of the other class serve both sizes
+    references = open_references(both, workers, dry=False)
+    assert estimate(both, references, workers, dry=False) == 2 * at_a_size + once
+
+
+def test_the_other_class_serves_every_size_unless_a_ratio_thins_it(template: Path) -> None:
+    data = {"path": str(template), "image_size": 16}
+    config = settings(data=data, sizes="16,all", regimes="gan,gan_both")
+    small, full = open_references(config, CPU, dry=True)
+    few, many = full.ablation.data.counts("train")
+    assert small.others == full.others
+    (other,) = full.others
+    kept = small.ablation.data.counts("train")[0]
+    assert (other.name, other.place, other.n) == ("PNEUMONIA", "others/PNEUMONIA", many - kept)
+    assert small.n is None, "the smallest class gets what it lacks"
+    gan = other_gan_settings(config, other, 2)
+    assert (gan.target_class, gan.data.minority, gan.seed) == ("PNEUMONIA", None, 2)
+    assert many > few
+
+    thin = settings(data=data | {"ratio": 1.5}, sizes="16,all", regimes="gan,gan_both_added")
+    small, full = open_references(thin, CPU, dry=True)
+    assert [other.place for other in small.others + full.others] == [
+        "size-16/others/PNEUMONIA",
+        "size-all/others/PNEUMONIA",
+    ]
+    assert [other.data.minority for other in small.others + full.others] == [16, None]
+
+
+def test_without_such_regimes_no_other_class_is_made(template: Path) -> None:
+    (reference,) = open_references(settings(data={"path": str(template), "image_size": 16}), CPU, dry=True)
+    assert (reference.others, reference.n) == ([], None)

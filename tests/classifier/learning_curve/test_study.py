@@ -66,6 +66,26 @@ def test_a_study_that_was_stopped_gives_what_it_would_have_given(
     assert again == whole
 
 
+@pytest.mark.nightly
+@pytest.mark.timeout(900)
+def test_the_gans_of_the_other_class_serve_every_size(classifier: Callable[..., Result], runs_cwd: Path) -> None:
+    run = runs_cwd / "both"
+    done = classifier("study", *TINY, "--regimes", "confirmatory,gan_both", "--out", "both")
+    assert done.exit_code == 0, done.output
+    for k in (0, 1):
+        assert (run / "others/PNEUMONIA" / f"gan-{k}" / MARKER).exists()
+        assert (run / "others/PNEUMONIA" / f"synthesis-{k}" / MARKER).exists()
+    for size in ("size-60", "size-all"):
+        trials = [json.loads(line) for line in (run / size / "ablation/results.jsonl").read_text().splitlines()]
+        both = [trial for trial in trials if trial["regime"] == "gan_both"]
+        assert len(both) == 2 * 2  # trial seeds and GANs
+        assert all(len(set(trial["n_train"].values())) == 1 for trial in both), "both classes are filled up alike"
+        assert {trial["synthetic_set"] for trial in both} == {0, 1}
+    report = (run / "report.html").read_text()
+    assert "others/PNEUMONIA/synthesis-1/report.html" in report
+    assert "gan_both - gan" in report
+
+
 def test_a_finished_step_is_read_and_a_begun_one_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step: Any = steps._run_step  # settings and runs are stand-ins here
     asked: list[tuple[Any, Any]] = []

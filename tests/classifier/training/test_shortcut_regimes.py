@@ -12,7 +12,7 @@ from balancer.core.errors import BalancerError, UsageError
 from balancer.core.settings import AblateConfig, ClassifierConfig, DataConfig, TrainConfig
 from balancer.data.dataset import Dataset
 from classifier.analysis.contrasts import SHORTCUT, WAYS
-from classifier.experiments.study import _needed_of_every_class, open_study
+from classifier.experiments.study import needed_of_every_class, open_study
 from classifier.training import trainer
 from classifier.training.regimes import GROUPS, REGIMES
 from classifier.training.synthetic import SyntheticSet, load_sets
@@ -182,10 +182,10 @@ def test_a_missing_class_is_named_with_the_commands(make_manifest: Make, small_d
 def test_the_number_of_images_is_the_regimes_own(make_data: MakeData) -> None:
     config = TrainConfig(regime="gan_both", synthetic_count=5)
     with pytest.raises(UsageError, match="synthetic_count is 5, and regime gan_both"):
-        _needed_of_every_class(config, make_data((4, 10)), [REGIMES["gan_both"]])
+        needed_of_every_class(config, make_data((4, 10)), [REGIMES["gan_both"]])
     both = [REGIMES["gan_both"], REGIMES["gan_both_added"], REGIMES["gan"]]
-    assert _needed_of_every_class(TrainConfig(), make_data((4, 10)), both) == {0: 6, 1: 15}
-    assert _needed_of_every_class(TrainConfig(synthetic_count=5), make_data((4, 10)), [REGIMES["gan"]]) == {}
+    assert needed_of_every_class(TrainConfig(), make_data((4, 10)), both) == {0: 6, 1: 15}
+    assert needed_of_every_class(TrainConfig(synthetic_count=5), make_data((4, 10)), [REGIMES["gan"]]) == {}
 
 
 def test_every_way_is_compared_with_the_usual_one_and_with_none() -> None:

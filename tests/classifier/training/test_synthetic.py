@@ -346,6 +346,21 @@ def test_a_copy_of_a_set_is_no_other_gan_seed(
     assert "not known" in caplog.text
 
 
+def test_images_of_a_class_that_thinning_left_alone_may_come_from_the_split_before_it(
+    make_manifest: Make, data: Dataset, tmp_path: Path
+) -> None:
+    before = make_manifest(tmp_path / "before", 6, "b" * 16)
+    few = data.minority_class
+    folds = data.folds.astype("<U6")
+    folds[data.indices("train", 1 - few)[0]] = "unused"
+    thinned = replace(data, folds=folds, full_split_hash="b" * 16)
+    assert len(load_synthetic(before, thinned, CONFIG, 1).images) == 1
+    folds[data.indices("train", few)[0]] = "unused"
+    for other in (data, thinned):  # its GAN saw images that are of no use here
+        with pytest.raises(BalancerError, match="was made under split"):
+            load_synthetic(before, other, CONFIG, 1)
+
+
 @pytest.mark.parametrize("kept", [0, 1, 20, 60, -1, -8, -40, -100])
 def test_a_torn_manifest_is_never_a_traceback(folder: Path, data: Dataset, kept: int) -> None:
     """Cut anywhere: an error of ours, or (where only the last line end is lost) the whole set."""
