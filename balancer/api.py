@@ -28,7 +28,7 @@ from balancer.core.settings import (
 )
 from balancer.core.tracking import NOT_TRACKED, Tracking
 from balancer.data import dataset, inspection
-from balancer.gan import every_class, trainer
+from balancer.gan import donor, every_class, trainer
 from balancer.metrics import feature_choice
 from balancer.metrics.features import random_subset
 from balancer.quality.class_reports import ClassReports
@@ -203,9 +203,12 @@ def export_generator(
 
 
 def prepare_gan_training(
-    config: GanTrainConfig, device_name: str, threads: int | None = None, dry: bool = False
+    config: GanTrainConfig, device_name: str, threads: int | None = None, dry: bool = False, resumed: bool = False
 ) -> PreparedRun[trainer.GanSummary | every_class.GanSummaries]:
-    """Open the data of a GAN training; for a dry run, without decoding images that the cache does not hold."""
+    """Open the data of a GAN training; for a dry run, without decoding images that the cache does not hold.
+
+    A resumed run has the weights of its donor already, if it has a checkpoint; then the donor may be gone.
+    """
     device = open_device(device_name, threads)
     trainer.check(config)
     data = dataset.load_dataset(config.data, decode=not dry)
@@ -214,6 +217,8 @@ def prepare_gan_training(
         every_class.settings_of_classes(config, data)  # refused here, and not in a run that was begun
     else:
         trainer.target_label(config, data)
+    if not resumed:
+        donor.open_donor(config, data)
 
     def work(run: RunDir) -> trainer.GanSummary | every_class.GanSummaries:
         if not (run / "split.csv").exists():  # else the split that the run was begun with stays on record

@@ -64,6 +64,7 @@ def main() -> None:
     setting("--class", "target_class"),
     setting("--steps"),
     setting("--batch-size"),
+    setting("--init-from", metavar="DIR"),
     TRACKING,
     example="balancer gan-train --preset sngan_diffaug --steps 8000 --name sngan",
     closing="{run} holds what was trained; next: balancer synthesize --gan-run {run}",
@@ -72,7 +73,8 @@ def gan_train(args: CommandArgs) -> CommandResult:
     """Train a DCGAN on the minority class of the training fold, or (--class all) one on each class that lacks any."""
     from balancer.api import prepare_gan_training
 
-    prepared = prepare_gan_training(args.settings(GanTrainConfig), args.device, args.threads, args.dry_run)
+    config, resumed = args.settings(GanTrainConfig), args.resume is not None
+    prepared = prepare_gan_training(config, args.device, args.threads, args.dry_run, resumed)
     return execute(args, prepared, show_run)
 
 

@@ -124,7 +124,8 @@ def _open(
 
 def facts_of(saved: Checkpoint) -> JsonObject:
     """Return what an exported file says of itself; no path of a folder is among them."""
-    config = saved.config.model_copy(update={"data": saved.config.data.without_paths()})
+    donor = saved.config.init_from and Path(saved.config.init_from).name
+    config = saved.config.model_copy(update={"data": saved.config.data.without_paths(), "init_from": donor})
     side = config.data.image_size
     drawn = "N(0, 1)" if config.z_distribution == "normal" else "U(-1, 1)"
     shape = f"[{onnx_file.BATCH}, {saved.channels}, {side}, {side}]"
@@ -133,6 +134,7 @@ def facts_of(saved: Checkpoint) -> JsonObject:
         "format": FORMAT,
         "class": saved.class_name,
         "step": saved.step,
+        **({"ancestors": [asdict(ancestor) for ancestor in saved.ancestors]} if saved.ancestors else {}),
         "input": f"latents float32 [{onnx_file.BATCH}, {config.z_dim}], each value drawn from {drawn}",
         "channels": saved.channels,
         "output": f"{LEVELS[saved.channels]} uint8 {shape}: 0 black to 255 white",

@@ -24,6 +24,7 @@ from balancer.core.seeding import derive_seed, generator
 from balancer.core.settings import GanTrainConfig, SynthesizeConfig
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.manifest import MANIFEST, MANIFEST_COLUMNS
+from balancer.gan.ancestry import Ancestor
 from balancer.gan.checkpoint import finished_settings, read_best
 from balancer.gan.class_runs import runs_of
 from balancer.gan.monitor import CHUNK, generate
@@ -56,6 +57,7 @@ class Source:
     step: int
     data: Dataset
     precisions: tuple[str, ...] = ()  # of training, in order; empty if not known
+    ancestors: tuple[Ancestor, ...] = ()  # trainings whose weights training started from
 
     @property
     def class_name(self) -> str:
@@ -140,7 +142,8 @@ def open_source(
             f"{gan.data.task}, or train on this one first"
         )
     label = data.classes.index(saved.class_name)
-    return Source(run, G.to(device).eval(), gan, label, saved.step, data, tuple(saved.precisions))
+    past = tuple(saved.precisions), saved.ancestors
+    return Source(run, G.to(device).eval(), gan, label, saved.step, data, *past)
 
 
 def count(config: SynthesizeConfig, source: Source) -> int:
@@ -257,6 +260,11 @@ def about(config: SynthesizeConfig, source: Source) -> list[str]:
         "images.",
         f"The generator was trained on the {data.counts('train')[source.label]:,} {cls} images of the training fold "
         f"({counts}; split `{data.split_hash}`). It saw no validation or test image.",
+        *(
+            f"Its weights had learnt before from training images of {ancestor.class_name} (run `{ancestor.run}`, step"
+            f" {ancestor.step:,})."
+            for ancestor in source.ancestors
+        ),
     ]
 
 

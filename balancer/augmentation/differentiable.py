@@ -80,16 +80,18 @@ DIFFAUGMENT: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
 }
 
 
-def check_policy(policy: Sequence[str], channels: int | None = None) -> None:
+def check_policy(policy: Sequence[str], channels: int | None = None, setting: str = "diffaugment") -> None:
     """Refuse an unknown operation, and one that changes nothing in images of so many channels.
+
+    ``setting`` names the policy in messages.
 
     Raises:
         UsageError: naming the operation and the nearest known one.
     """
     for name in policy:
-        lookup(DIFFAUGMENT, name, "diffaugment")
+        lookup(DIFFAUGMENT, name, setting)
     if SATURATION in policy and channels == 1:
-        raise UsageError(f"diffaugment has {SATURATION}, which changes nothing in grey images; leave it out")
+        raise UsageError(f"{setting} has {SATURATION}, which changes nothing in grey images; leave it out")
 
 
 def diff_augment(

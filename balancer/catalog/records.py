@@ -31,7 +31,7 @@ DEPTH = 4  # folders below the one that is searched
 START = ("config.yaml", "env.json")  # what names a folder a run
 LEFT = ("log.txt", "split.csv", "metrics.jsonl", "results.jsonl", "report.json", "summary.json", "analysis.json")
 NAMES = READERS.keys()  # of the folders below runs/
-SOURCES = ("gan_run", "synthetic", "fake")  # settings that name the runs that a run builds on
+SOURCES = ("gan_run", "init_from", "synthetic", "fake")  # settings that name the runs that a run builds on
 PAGES = ("report.html", "audit.html", "report.md", "table.md", "MODEL_CARD.md")
 # Pictures for a thumbnail, the first that is there; of a pattern the last, which is the latest.
 PICTURES = (

@@ -44,8 +44,10 @@ DEFAULT_FOLDER = Path("data/chest_xray")
 OLD_SETTINGS = {("bn_statistics", "clean"): "reestimated"}
 # Settings that are paths, beside those of the data.
 PATHS = {"gan_run", "synthetic", "real", "fake", "training", "weights", "folder", "split_of", "checkpoint", "patients"}
+PATHS |= {"init_from"}
 RUNS_OF = {  # of these settings, a name under runs/ serves too
     "gan_run": ("gan-train",),
+    "init_from": ("gan-train",),
     "synthetic": SYNTHESES,
     "split_of": ("gan-train", "ablate", "train", *SYNTHESES),
 }
@@ -381,7 +383,7 @@ def config_hash(section: Settings, exclude: set[str] | None = None) -> str:
     to_old = {(name, new): old for (name, old), new in OLD_SETTINGS.items()}
     values = section.model_dump(mode="json", exclude=exclude)
     fields = type(section).model_fields
-    values = {k: v for k, v in values.items() if k not in ADDED_LATER_TO_COMMANDS or v != fields[k].default}
+    values = {k: v for k, v in values.items() if k not in ADDED_LATER_TO_COMMANDS or v != _plain(fields[k].default)}
     if isinstance(values.get("data"), dict):
         usual = DataConfig().model_dump(mode="json")
         data = values["data"].items()

@@ -41,8 +41,15 @@ class GanTrainConfig(Settings):
     target_class: Annotated[str | None, Unset("the minority class of the training fold")] = Field(
         None, description="Class to learn; all: a GAN for each class that lacks images."
     )
+    # where training starts
+    init_from: Annotated[str | None, Unset("random weights")] = Field(
+        None, description="Finished gan-train run of the same networks and split, whose weights training starts from."
+    )
+    freeze_discriminator: int = Field(
+        0, ge=0, le=64, description="First layers of D that keep the weights of init_from (FreezeD, Mo et al. 2020)."
+    )
     # networks
-    architecture: str = Field("dcgan", description="dcgan, upsample, upsample_last, residual or s2.")
+    architecture: str = Field("dcgan", description="dcgan, excited, upsample, upsample_last, residual or s2.")
     z_dim: Width = Field(100, description="Size of the latent vector.")
     z_distribution: Literal["normal", "uniform"] = Field("normal", description="Distribution of the latent vector.")
     generator_width: Width = Field(32, description="Channels of G's last hidden layer.")
@@ -56,6 +63,16 @@ class GanTrainConfig(Settings):
     gradient_penalty_weight: float = Field(0.0, ge=0, description="lambda of WGAN-GP.")
     penalty_every: Steps = Field(1, description="D steps between penalties, which are that many times as strong.")
     lecam_weight: float = Field(0.0, ge=0, description="LeCam regularisation (Tseng et al. 2021) of D's outputs.")
+    consistency_weight: float = Field(
+        0.0, ge=0, description="Penalty on how far consistency_augment moves D's outputs, of real and synthetic images."
+    )
+    consistency_augment: Names = Field(("translation",), description="DiffAugment's transforms that must not matter.")
+    reconstruction_weight: float = Field(
+        0.0, ge=0, description="D also draws real images again from its features (FastGAN, Liu et al. 2021)."
+    )
+    top_k: float = Field(
+        1.0, gt=0, le=1, description="Share of each batch, best by D, that G learns from in the second half."
+    )
     # augmentation of what D sees
     diffaugment: Names = Field(("translation",), description="DiffAugment's transforms of what D sees.")
     ada_target: Annotated[float | None, Unset("augment every image")] = Field(
@@ -71,6 +88,9 @@ class GanTrainConfig(Settings):
     optimizer: Literal["adam", "rmsprop"] = Field("adam", description="Of both networks.")
     lr_generator: float = Field(2e-4, gt=0, description="Learning rate of G.")
     lr_discriminator: float = Field(2e-4, gt=0, description="Learning rate of D.")
+    lr_schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="cosine: both learning rates fall to 0 at the last step."
+    )
     beta1: float = Field(0.5, ge=0, lt=1, description="Adam's decay of the mean gradient.")
     beta2: float = Field(0.999, ge=0, lt=1, description="Adam's decay of the mean squared gradient.")
     ema_decay: float = Field(0.995, ge=0, lt=1, description="Decay of the averaged weights of G; 0: no averaging.")
@@ -104,6 +124,16 @@ class GanTrainConfig(Settings):
             raise UsageError(
                 "ada_target adapts the probability of diffaugment, which is empty;"
                 " give --set diffaugment=translation,cutout"
+            )
+        if self.freeze_discriminator and self.init_from is None:
+            raise UsageError(
+                f"freeze_discriminator is {self.freeze_discriminator} without init_from, so random weights would stay;"
+                " give --init-from RUN, or leave freeze_discriminator out"
+            )
+        if self.consistency_weight and not self.consistency_augment:
+            raise UsageError(
+                f"consistency_weight is {self.consistency_weight:g} with an empty consistency_augment;"
+                " give --set consistency_augment=translation,cutout"
             )
         return self
 

@@ -63,7 +63,7 @@ __all__ = [
 
 # What a recipe is not: which data and class, chance, length, number format, and what is watched and kept.
 NOT_RECIPE = {"data", "seed", "preset", "target_class", "steps", "precision", "log_every", "snapshot_every"}
-NOT_RECIPE |= {"snapshot_images", "features", "selection", "min_diversity", "tensorboard"}
+NOT_RECIPE |= {"init_from", "snapshot_images", "features", "selection", "min_diversity", "tensorboard"}
 RECIPE = tuple(name for name in GanTrainConfig.model_fields if name not in NOT_RECIPE)
 
 COMMANDS: dict[str, type[Settings]] = {

@@ -116,4 +116,6 @@ ADDED_LATER = {"format", "columns", "images", "where", "classes", "positive", "p
 ADDED_LATER |= {"test_fraction", "split_by", "strict", "flips", "window", "frame", "dicom_source", "channels"}
 ADDED_LATER |= {"minority", "ratio"}
 ADDED_LATER_TO_COMMANDS = {"patients", "patient_pattern", "features", "channels"}
+ADDED_LATER_TO_COMMANDS |= {"init_from", "freeze_discriminator", "consistency_weight", "consistency_augment"}
+ADDED_LATER_TO_COMMANDS |= {"reconstruction_weight", "top_k", "lr_schedule"}
 PATHS_OF_DATA = ("path", "images", "patients")  # settings of the data that are paths

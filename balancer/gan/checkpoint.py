@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -25,6 +25,7 @@ from balancer.core.sealed import DamagedFile, load_tensors, save_tensors
 from balancer.core.settings import GanTrainConfig
 from balancer.core.shapes import check_format, check_tensors, parse
 from balancer.data.dataset import Dataset
+from balancer.gan.ancestry import Ancestor
 from balancer.gan.networks import make_generator
 from balancer.gan.snapshot import Snapshot
 from balancer.gan.step import GanState
@@ -36,6 +37,7 @@ CHECKPOINT = "checkpoint.pt"  # the state at the last snapshot: for --resume
 BEST = "best.pt"  # the averaged generator of the chosen snapshot: for synthesis
 GENERATOR_KEYS = {"config", "step", "class", "split_hash", "data", "G_ema"}  # "precisions" too, but in older files
 KEYS = GENERATOR_KEYS | {"G", "D", "optimizer_G", "optimizer_D", "running_stats", "best"}
+SOME_KEYS = {"decoder"}  # of settings that need them
 OPTIMIZER_SLOTS = {torch.optim.Adam: ("exp_avg", "exp_avg_sq"), torch.optim.RMSprop: ("square_avg",)}
 REMEDY = "train again"
 
@@ -59,6 +61,7 @@ class Header:
     data: DataSource
     precisions: list[str] = field(default_factory=list)  # not in files of earlier versions
     threads: list[int] = field(default_factory=list)
+    ancestors: list[Ancestor] = field(default_factory=list)  # only in files of trainings that have any
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class Checkpoint:
     channels: int  # of the images: 1 grey, 3 colour
     precisions: list[str]  # as in GanState; empty in files of earlier versions
     threads: list[int]
+    ancestors: tuple[Ancestor, ...]  # as in GanState
     state: dict[str, Any]  # state dicts by the keys of GanState.modules(), running_stats and best; not checked yet
 
     @property
@@ -146,6 +150,7 @@ def _write(
         "data": data.describe(),
         "precisions": state.precisions,
         "threads": state.threads,
+        **({"ancestors": [asdict(ancestor) for ancestor in state.ancestors]} if state.ancestors else {}),
     }
     save_tensors(path, {**header, **content}, previous(path))
 
@@ -181,9 +186,10 @@ def read_checkpoint(
         )
     if header.step > saved.steps:
         raise DamagedFile(path, f"step: {header.step}; expected at most {saved.steps}", remedy)
-    state = {key: content[key] for key in KEYS - GENERATOR_KEYS | {"G_ema"} if key in content}
+    state = {key: content[key] for key in KEYS - GENERATOR_KEYS | {"G_ema"} | SOME_KEYS if key in content}
     origin = header.split_hash, header.data.source, header.data.channels
-    return Checkpoint(path, saved, header.step, header.class_name, *origin, header.precisions, header.threads, state)
+    past = header.precisions, header.threads, tuple(header.ancestors)
+    return Checkpoint(path, saved, header.step, header.class_name, *origin, *past, state)
 
 
 def load_weights(saved: Checkpoint, name: str, network: nn.Module, remedy: str = REMEDY) -> None:
@@ -328,7 +334,7 @@ def load_checkpoint(
             _load_optimizer(saved, name, module, remedy)
     stats = check_tensors(path, "running_stats", saved.state["running_stats"], state.running_stats, remedy)
     state.running_stats = {name: stats[name].to(device) for name in state.running_stats}
-    state.step, state.best = saved.step, saved.best
+    state.step, state.best, state.ancestors = saved.step, saved.best, saved.ancestors
     state.ema.n_averaged.fill_(state.step + 1)  # not saved: the first weights and one update a step
     precision = state.precisions[0]
     if saved.precisions and saved.precisions[-1] != precision:

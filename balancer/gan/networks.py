@@ -13,25 +13,18 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from balancer.core.errors import UsageError, lookup
 from balancer.core.settings import GanTrainConfig
-
-MAX_MULTIPLE = 16  # widest layer, in multiples of the width
-
-
-def pyramid(image_size: int) -> tuple[int, int]:
-    """Return (base, doublings) with ``image_size == base * 2**doublings`` and the smallest base of at least 4.
-
-    >>> pyramid(64), pyramid(148)
-    ((4, 4), (37, 2))
-
-    Raises:
-        UsageError: the size cannot be halved at least twice.
-    """
-    base, doublings = image_size, 0
-    while base % 2 == 0 and base >= 8:
-        base, doublings = base // 2, doublings + 1
-    if doublings < 2:
-        raise UsageError(f"image size {image_size} cannot be halved twice; choose one such as 32, 64, 128, 148 or 256")
-    return base, doublings
+from balancer.gan.layers import (
+    MAX_MULTIPLE,
+    DownBlock,
+    MinibatchStddev,
+    SkipExcitation,
+    UpBlock,
+    convolution,
+    init_glorot,
+    init_he,
+    init_normal,
+    pyramid,
+)
 
 
 class DCGANGenerator(nn.Module):
@@ -72,26 +65,33 @@ class DCGANGenerator(nn.Module):
         return self.layers(z[:, :, None, None])
 
 
-class UpBlock(nn.Module):
-    """Residual block that doubles the side (Miyato et al. 2018): two 3 x 3 convolutions, the first after upsampling."""
+class ExcitedGenerator(DCGANGenerator):
+    """DCGAN's generator with FastGAN's skip-layer excitation (Liu et al. 2021, arXiv:2101.04775).
 
-    def __init__(self, c_in: int, c_out: int) -> None:
-        super().__init__()
-        self.branch = nn.Sequential(
-            nn.BatchNorm2d(c_in),
-            nn.ReLU(inplace=True),
-            nn.Upsample(scale_factor=2),
-            nn.Conv2d(c_in, c_out, 3, padding=1, bias=False),
-            nn.BatchNorm2d(c_out),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(c_out, c_out, 3, padding=1),
+    From the third feature map on, channels are scaled by what the map of a quarter of the side says. FastGAN spans a
+    factor of 16, on images of up to 1,024 px. At 16 px a factor of 4 already leaves no map to scale.
+    """
+
+    def __init__(self, image_size: int, z_dim: int, width: int, image_channels: int = 1) -> None:
+        super().__init__(image_size, z_dim, width, image_channels)
+        base, _ = pyramid(image_size)
+        maps = [layer.num_features for layer in self.layers if isinstance(layer, nn.BatchNorm2d)]
+        self.gates = nn.ModuleList(
+            SkipExcitation(coarse, fine, base, 2**i)
+            for i, (coarse, fine) in enumerate(zip(maps, maps[2:], strict=False))
         )
-        # convolving before upsampling gives the same as after it, at a quarter of the cost
-        self.skip = nn.Sequential(nn.Conv2d(c_in, c_out, 1), nn.Upsample(scale_factor=2))
+        self.gates.apply(init_normal)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return features (B, c_out, 2H, 2W) of features (B, c_in, H, W)."""
-        return self.skip(x) + self.branch(x)
+    def forward(self, z: Tensor) -> Tensor:
+        """Return images (B, 1 or 3, H, W) in [-1, 1] of latents (B, z_dim)."""
+        x, maps = z[:, :, None, None], list[Tensor]()
+        for layer in self.layers:
+            x = layer(x)
+            if isinstance(layer, nn.ReLU):  # a feature map is whole
+                if len(maps) >= 2:
+                    x = self.gates[len(maps) - 2](maps[-2], x)
+                maps.append(x)
+        return x
 
 
 class ResidualGenerator(nn.Module):
@@ -118,46 +118,38 @@ class ResidualGenerator(nn.Module):
         return self.layers(self.project(z).unflatten(1, (-1, self.base, self.base)))
 
 
-class MinibatchStddev(nn.Module):
-    """Append a channel with the features' mean SD over the batch (Karras et al. 2018, arXiv:1710.10196, section 3).
-
-    With this channel a discriminator sees when a batch varies too little, which pushes the generator to cover more of
-    the data.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return features (B, C + 1, H, W) of features (B, C, H, W)."""
-        spread = (x.var(0, correction=0) + 1e-8).sqrt().mean()
-        return torch.cat([x, spread.expand(len(x), 1, *x.shape[2:])], 1)
-
-
-def _convolution(
-    c_in: int,
-    c_out: int,
-    kernel: int,
-    stride: int,
-    padding: int,
-    norm: str,
-    first: bool = False,
-    init: Callable[[nn.Module], None] | None = None,
-) -> list[nn.Module]:
-    """Return a discriminator's convolution with its normalisation; the first layer has no BatchNorm."""
-    batch = norm == "batch"
-    conv = nn.Conv2d(c_in, c_out, kernel, stride=stride, padding=padding, bias=not batch)
-    layers: list[nn.Module] = [conv, nn.BatchNorm2d(c_out)] if batch and not first else [conv]
-    for layer in layers:
-        (init or init_normal)(layer)
-    return [spectral_norm(conv)] if norm == "spectral" else layers
-
-
 class Discriminator(nn.Module):
     """Images (B, 1 or 3, H, W) in [-1, 1] to logits (B,) through ``layers``."""
 
-    layers: nn.Module
+    layers: nn.Sequential
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits."""
-        return self.layers(images).flatten()
+        logits: Tensor = self.layers(images)
+        return logits.flatten()
+
+    def with_maps(self, images: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+        """Return the logits, and the last features (B, C, s, s) of each side s on the way to them."""
+        x, maps = images, dict[int, Tensor]()
+        for layer in self.layers:
+            x = layer(x)
+            if x.dim() == 4:
+                maps[x.shape[2]] = x
+        return x.flatten(), maps
+
+    def first_layers(self, n: int) -> list[nn.Module]:
+        """Return the first ``n`` layers with weights; blocks count as one, and a BatchNorm belongs to its convolution.
+
+        Raises:
+            UsageError: the network has no layer beyond these.
+        """
+        weighted = [m for m in self.layers if next(m.parameters(), None) is not None]
+        starts = [i for i, m in enumerate(weighted) if not isinstance(m, nn.BatchNorm2d)]
+        if n >= len(starts):
+            raise UsageError(
+                f"freeze_discriminator is {n}, and D has {len(starts)} layers; expected at most {len(starts) - 1}"
+            )
+        return weighted[: starts[n]]
 
 
 class DCGANDiscriminator(Discriminator):
@@ -181,30 +173,11 @@ class DCGANDiscriminator(Discriminator):
         init = init_he if norm == "none" else init_normal
         layers: list[nn.Module] = []
         for i, (c_in, c_out) in enumerate(itertools.pairwise(channels)):
-            layers += [*_convolution(c_in, c_out, 4, 2, 1, norm, i == 0, init), nn.LeakyReLU(0.2, inplace=True)]
+            layers += [*convolution(c_in, c_out, 4, 2, 1, norm, i == 0, init), nn.LeakyReLU(0.2, inplace=True)]
         layers += [MinibatchStddev()] * minibatch_stddev
         self.layers = nn.Sequential(
-            *layers, *_convolution(channels[-1] + minibatch_stddev, 1, base, 1, 0, norm, True, init)
+            *layers, *convolution(channels[-1] + minibatch_stddev, 1, base, 1, 0, norm, True, init)
         )
-
-
-class DownBlock(nn.Module):
-    """Residual block that halves the side: activation, 3 x 3, activation, 3 x 3, average pooling."""
-
-    def __init__(self, c_in: int, c_out: int, norm: str) -> None:
-        super().__init__()
-        self.branch = nn.Sequential(
-            nn.LeakyReLU(0.2),
-            *_convolution(c_in, c_in, 3, 1, 1, norm, init=init_he),
-            nn.LeakyReLU(0.2),
-            *_convolution(c_in, c_out, 3, 1, 1, norm, init=init_he),
-            nn.AvgPool2d(2),
-        )
-        self.skip = nn.Sequential(nn.AvgPool2d(2), *_convolution(c_in, c_out, 1, 1, 0, norm, init=init_he))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return features (B, c_out, H/2, W/2) of features (B, c_in, H, W)."""
-        return (self.skip(x) + self.branch(x)) * 0.5**0.5  # keeps the variance, whatever the depth
 
 
 class ResidualDiscriminator(Discriminator):
@@ -224,11 +197,11 @@ class ResidualDiscriminator(Discriminator):
         self.layers = nn.Sequential(
             # a strided convolution does the first halving: at full resolution a block costs more than all others
             # together
-            *_convolution(image_channels, channels[0], 4, 2, 1, norm, True, init_he),
+            *convolution(image_channels, channels[0], 4, 2, 1, norm, True, init_he),
             *(DownBlock(c_in, c_out, norm) for c_in, c_out in itertools.pairwise(channels)),
             *[MinibatchStddev()] * minibatch_stddev,
             nn.LeakyReLU(0.2),
-            *_convolution(channels[-1] + minibatch_stddev, 1, base, 1, 0, norm, True, init_he),
+            *convolution(channels[-1] + minibatch_stddev, 1, base, 1, 0, norm, True, init_he),
         )
 
 
@@ -290,7 +263,7 @@ class S2Discriminator(Discriminator):
         layers: list[nn.Module] = []
         side, c_in = image_size, image_channels
         for i, (multiple, stride) in enumerate(((1, 2), (2, 2), (4, 2), (8, 1))):
-            layers += _convolution(c_in, multiple * width, 5, stride, 2, norm, i == 0, init_glorot)
+            layers += convolution(c_in, multiple * width, 5, stride, 2, norm, i == 0, init_glorot)
             layers.append(nn.LeakyReLU(0.2, inplace=True))
             side, c_in = -(-side // stride), multiple * width
         head = nn.Linear((c_in + minibatch_stddev) * side**2, 1)
@@ -299,41 +272,18 @@ class S2Discriminator(Discriminator):
         self.layers = nn.Sequential(*layers, nn.Flatten(), spectral_norm(head) if norm == "spectral" else head)
 
 
-def init_normal(module: nn.Module) -> None:
-    """Initialise as the DCGAN paper: weights N(0, .02), BatchNorm scale N(1, .02) as in its code, biases 0."""
-    _init_weights(module, partial(nn.init.normal_, mean=0.0, std=0.02))
-    if isinstance(module, nn.BatchNorm2d):
-        nn.init.normal_(module.weight, 1.0, 0.02)  # its bias is 0 already
-
-
-def _init_weights(module: nn.Module, weights: Callable[[Tensor], Tensor]) -> None:
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-        weights(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-
-def init_glorot(module: nn.Module) -> None:
-    """Initialise as Keras by default: Glorot uniform, biases 0."""
-    _init_weights(module, nn.init.xavier_uniform_)
-
-
-def init_he(module: nn.Module) -> None:
-    """Initialise as He et al. 2015 for LeakyReLU(0.2): normal weights by fan-in, biases 0."""
-    _init_weights(module, partial(nn.init.kaiming_normal_, a=0.2))
-
-
 @dataclass(frozen=True)
 class Architecture:
     """A pair of networks."""
 
     generator: Callable[[int, int, int, int], nn.Module]  # of (image_size, z_dim, width, image_channels)
     # of (image_size, width, norm, minibatch_stddev, image_channels)
-    discriminator: Callable[[int, int, str, bool, int], nn.Module]
+    discriminator: Callable[[int, int, str, bool, int], Discriminator]
 
 
 ARCHITECTURES = {
     "dcgan": Architecture(DCGANGenerator, DCGANDiscriminator),
+    "excited": Architecture(ExcitedGenerator, DCGANDiscriminator),
     "upsample": Architecture(partial(DCGANGenerator, upsampled=None), DCGANDiscriminator),
     "upsample_last": Architecture(partial(DCGANGenerator, upsampled=1), DCGANDiscriminator),
     "residual": Architecture(ResidualGenerator, ResidualDiscriminator),

@@ -1,4 +1,4 @@
-"""Additions to the discriminator's loss: gradient penalties and LeCam. All return scalars."""
+"""Additions to the discriminator's loss: gradient penalties, LeCam and consistency. All return scalars."""
 
 from __future__ import annotations
 
@@ -39,3 +39,11 @@ def lecam(real_logits: Tensor, fake_logits: Tensor, mean_real: Tensor, mean_fake
     synthetic logit, synthetic logits below the average real logit.
     """
     return F.relu(real_logits - mean_fake).square().mean() + F.relu(mean_real - fake_logits).square().mean()
+
+
+def inconsistency(logits: Tensor, changed_logits: Tensor) -> Tensor:
+    """Return the mean square of what a change of the images does to their logits (B,).
+
+    Zhang et al. 2020, arXiv:1910.12027; on real and on synthetic images it is bCR (Zhao et al. 2021, arXiv:2002.04724).
+    """
+    return (logits - changed_logits).square().mean()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +14,11 @@ from balancer.core.device import autocast, memory_format, resolve_precision
 from balancer.core.ema import exponential_average
 from balancer.core.seeding import derive_seed, generator
 from balancer.core.settings import GanTrainConfig
+from balancer.gan.ancestry import Ancestor
+from balancer.gan.decoder import Reconstruction
 from balancer.gan.losses import loss_named
-from balancer.gan.networks import architecture
-from balancer.gan.penalties import lecam, one_centred_penalty, zero_centred_penalty
+from balancer.gan.networks import Discriminator, architecture
+from balancer.gan.penalties import inconsistency, lecam, one_centred_penalty, zero_centred_penalty
 from balancer.gan.snapshot import Snapshot
 
 RUNNING_STATS = (
@@ -33,7 +36,7 @@ class GanState:
     """Everything that training changes."""
 
     G: nn.Module
-    D: nn.Module
+    D: Discriminator
     ema: AveragedModel
     optimizer_G: torch.optim.Optimizer
     optimizer_D: torch.optim.Optimizer
@@ -42,6 +45,8 @@ class GanState:
     threads: list[int]  # as precisions
     step: int = 0
     best: Snapshot | None = None  # the snapshot chosen so far
+    decoder: nn.Module | None = None  # of a discriminator that reconstructs
+    ancestors: tuple[Ancestor, ...] = ()  # whose weights training started from, the first one first
 
     def modules(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
         """Return what has a ``state_dict``, by its key in a checkpoint."""
@@ -51,6 +56,7 @@ class GanState:
             "G_ema": self.ema.module,
             "optimizer_G": self.optimizer_G,
             "optimizer_D": self.optimizer_D,
+            **({"decoder": self.decoder} if self.decoder else {}),
         }
 
 
@@ -65,20 +71,45 @@ def build_state(config: GanTrainConfig, device: torch.device, channels: int = 1)
     D = nets.discriminator(
         size, config.discriminator_width, config.discriminator_norm, config.minibatch_stddev, channels
     )
-    for net in (G, D):
+    decoder = Reconstruction(config, D, channels) if config.reconstruction_weight else None
+    for net in (G, D, *([decoder] if decoder else [])):
         net.to(device).to(memory_format=memory_format(device))
-    optimizers = _optimizer(config, G, config.lr_generator), _optimizer(config, D, config.lr_discriminator)
+    of_D = [*_trained(config, D), *(decoder.parameters() if decoder else [])]
+    optimizers = (
+        _optimizer(config, list(G.parameters()), config.lr_generator),
+        _optimizer(config, of_D, config.lr_discriminator),
+    )
     ema = exponential_average(G, config.ema_decay, warm_up=True).eval().requires_grad_(False)
     stats = {name: torch.zeros((), device=device) for name in RUNNING_STATS}
     precisions = [resolve_precision(device, config.precision, on_cpu=True)]
-    return GanState(G, D, ema, *optimizers, stats, precisions, [torch.get_num_threads()])
+    return GanState(G, D, ema, *optimizers, stats, precisions, [torch.get_num_threads()], decoder=decoder)
 
 
-def _optimizer(config: GanTrainConfig, net: nn.Module, lr: float) -> torch.optim.Optimizer:
+def _trained(config: GanTrainConfig, D: Discriminator) -> list[nn.Parameter]:
+    """Return the parameters of D that are trained; the others are marked as fixed."""
+    for layer in D.first_layers(config.freeze_discriminator):
+        layer.requires_grad_(False)
+    return [p for p in D.parameters() if p.requires_grad]
+
+
+def _optimizer(config: GanTrainConfig, parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
     if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(net.parameters(), lr=lr, alpha=0.9, eps=1e-7)  # Keras's rho and epsilon
-    fused = next(net.parameters()).device.type in ("cpu", "cuda")
-    return torch.optim.Adam(net.parameters(), lr=lr, betas=(config.beta1, config.beta2), fused=fused)
+        return torch.optim.RMSprop(parameters, lr=lr, alpha=0.9, eps=1e-7)  # Keras's rho and epsilon
+    fused = parameters[0].device.type in ("cpu", "cuda")
+    return torch.optim.Adam(parameters, lr=lr, betas=(config.beta1, config.beta2), fused=fused)
+
+
+def learning_rate_share(config: GanTrainConfig, step: int) -> float:
+    """Return the share of the learning rates that a step, counted from 0, uses (Loshchilov & Hutter 2017)."""
+    return 1.0 if config.lr_schedule == "constant" else (1 + math.cos(math.pi * step / config.steps)) / 2
+
+
+def best_share(config: GanTrainConfig, step: int) -> float:
+    """Return the share of a batch that G learns from: it falls from 1 to ``top_k`` over the first half of training.
+
+    Sinha et al. 2020, arXiv:2002.06224, who shrink it by 1 % with each pass over the training images.
+    """
+    return 1 - (1 - config.top_k) * min(1.0, 2 * step / config.steps)
 
 
 def sample_z(config: GanTrainConfig, n: int, source: torch.Generator) -> Tensor:
@@ -95,8 +126,13 @@ def train_step(config: GanTrainConfig, state: GanState, real_images: Tensor) -> 
 
     Returns:
         Scalars still on the device: ``loss_D``, ``loss_G``; ``D_real`` and ``D_fake``, D's mean probability of "real"
-        of each kind of image; with adaptive augmentation ``augment_p``, its probability.
+        of each kind of image; with adaptive augmentation ``augment_p``, its probability; ``reconstruction`` and
+        ``inconsistency``, where these are part of D's loss.
     """
+    if config.lr_schedule != "constant":
+        share = learning_rate_share(config, state.step)
+        state.optimizer_G.param_groups[0]["lr"] = config.lr_generator * share
+        state.optimizer_D.param_groups[0]["lr"] = config.lr_discriminator * share
     loss, device = loss_named(config.loss), real_images.device
     source = generator(config.seed, "step", state.step)
     batches = real_images.split(config.batch_size)
@@ -117,6 +153,9 @@ def train_step(config: GanTrainConfig, state: GanState, real_images: Tensor) -> 
         if loss.relativistic:
             with torch.no_grad():
                 real_logits = state.D(_seen_by_D(config, state, batches[-1], source)).float()
+    if config.top_k < 1:
+        kept = fake_logits.topk(max(1, round(best_share(config, state.step) * len(fake_logits)))).indices
+        real_logits, fake_logits = real_logits[kept], fake_logits[kept]
     loss_G = loss.generator(real_logits, fake_logits)
     state.optimizer_G.zero_grad(set_to_none=True)
     loss_G.backward()
@@ -137,18 +176,32 @@ def _discriminator_step(
 ) -> dict[str, Tensor]:
     """Make one optimiser step of D; ``count`` is the number of steps of D before."""
     loss = loss_named(config.loss)
-    state.D.requires_grad_(True)
+    for parameter in state.optimizer_D.param_groups[0]["params"]:  # those that are frozen stay so
+        parameter.requires_grad_(True)
     with autocast(real.device, config.precision, on_cpu=True):
         lazy = count % config.penalty_every == 0
         real = _seen_by_D(config, state, real, source).requires_grad_(lazy and config.r1_weight > 0)
         fake = _seen_by_D(config, state, fake, source).requires_grad_(lazy and config.r2_weight > 0)
-        real_logits, fake_logits = state.D(real).float(), state.D(fake).float()
+        real_logits, maps = _judged(state, real)
+        fake_logits = state.D(fake).float()
         loss_D = loss.discriminator(real_logits, fake_logits)
-        total = loss_D
+        total, scalars = loss_D, dict[str, Tensor]()
         if lazy:
             total = total + config.penalty_every * _penalties(
                 config, state, real, fake, real_logits, fake_logits, source
             )
+        if config.consistency_weight:
+            moved_real, moved_fake = (
+                state.D(diff_augment(images.detach(), config.consistency_augment, source)).float()
+                for images in (real, fake)
+            )
+            moved = inconsistency(real_logits, moved_real) + inconsistency(fake_logits, moved_fake)
+            scalars["inconsistency"] = moved
+            total = total + config.consistency_weight * moved
+        if state.decoder:
+            corner = int(torch.randint(4, (), generator=source))
+            scalars["reconstruction"] = state.decoder(real.detach(), maps, corner)
+            total = total + config.reconstruction_weight * scalars["reconstruction"]
     if config.lecam_weight:
         anchors = state.running_stats["lecam_real"], state.running_stats["lecam_fake"]
         total = total + config.lecam_weight * lecam(real_logits, fake_logits, *anchors)
@@ -156,12 +209,20 @@ def _discriminator_step(
     total.backward()
     state.optimizer_D.step()
     update_running_stats(config, state, real_logits.detach(), fake_logits.detach())
-    scalars = {
+    scalars = {name: value.detach() for name, value in scalars.items()} | {
         "loss_D": loss_D.detach(),
         "D_real": real_logits.detach().sigmoid().mean(),
         "D_fake": fake_logits.detach().sigmoid().mean(),
     }
     return scalars if config.ada_target is None else scalars | {"augment_p": state.running_stats["augment_p"].clone()}
+
+
+def _judged(state: GanState, images: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+    """Return D's logits, and the features that the decoders see if D reconstructs."""
+    if state.decoder is None:
+        return state.D(images).float(), {}
+    logits, maps = state.D.with_maps(images)
+    return logits.float(), maps
 
 
 def _penalties(

@@ -37,6 +37,8 @@ from balancer.gan.checkpoint import (
     save_checkpoint,
     save_generator,
 )
+from balancer.gan.decoder import feature_channels
+from balancer.gan.donor import open_donor, start_from
 from balancer.gan.losses import loss_named
 from balancer.gan.monitor import generate, measure, open_monitor, seconds_an_image
 from balancer.gan.networks import architecture
@@ -246,13 +248,16 @@ class Snapshots:
 def _new_or_resumed_state(
     config: GanTrainConfig, data: Dataset, label: int, run: RunDir, device: torch.device
 ) -> GanState:
-    """Return a fresh state, or that of the run's last good checkpoint; drop logged rows of later steps."""
+    """Return a fresh or a donor's state, or that of the run's last good checkpoint; drop logged rows of later steps."""
     state = build_state(config, device, data.channels)
+    if run.resumed:
+        read_history(run / "metrics.jsonl")  # refused before anything is changed
+    if run.resumed and load_state(run.path, config, state, data, label, device):
+        log.info("resumed at step %d of %d", state.step, config.steps)
+    elif donor := open_donor(config, data):
+        start_from(donor, state)
     if not run.resumed:
         return state
-    read_history(run / "metrics.jsonl")  # refused before anything is changed
-    if load_state(run.path, config, state, data, label, device):
-        log.info("resumed at step %d of %d", state.step, config.steps)
     # a kill may have come between a row and its snapshot, also before the first one
     keep_jsonl(run / "metrics.jsonl", lambda row: row["step"] <= state.step)
     return state
@@ -303,10 +308,16 @@ def check(config: GanTrainConfig, channels: int | None = None) -> None:
             " ada_target out or take another loss"
         )
     check_policy(config.diffaugment, channels)
+    check_policy(config.consistency_augment, channels, "consistency_augment")
     check_installed(trackers(config))
     # Of width 1, which costs nothing. On the meta device, initial weights would import the compiler (2 s).
     with torch.random.fork_rng(devices=[]):
-        architecture(config.architecture).generator(config.data.image_size, config.z_dim, 1, channels or 1)
+        nets = architecture(config.architecture)
+        nets.generator(config.data.image_size, config.z_dim, 1, channels or 1)
+        D = nets.discriminator(config.data.image_size, 1, config.discriminator_norm, False, channels or 1)
+        D.first_layers(config.freeze_discriminator)
+        if config.reconstruction_weight:
+            feature_channels(config, D, channels or 1)
 
 
 def scale(pixels: Tensor, device: torch.device) -> Tensor:

@@ -45,7 +45,16 @@ from balancer.gan.trainer import train, training_images
 pytestmark = pytest.mark.usefixtures("cheap_features")
 
 CLOCKS = {"images_per_s", "memory_mb", "eta_s"}
-EVERY: dict[str, dict[str, Any]] = {**{p: {"preset": p} for p in PRESETS}, **RECIPES}
+# At 32 px, the smallest side that D can reconstruct.
+FEW_IMAGES: dict[str, Any] = {
+    "data": {"path": "phantom", "image_size": 32},
+    "architecture": "excited",
+    "reconstruction_weight": 1.0,
+    "consistency_weight": 10.0,
+    "top_k": 0.5,
+    "lr_schedule": "cosine",
+}
+EVERY: dict[str, dict[str, Any]] = {**{p: {"preset": p} for p in PRESETS}, **RECIPES, "few images": FEW_IMAGES}
 STOPS = [*((recipe, 4) for recipe in EVERY), ("dcgan", 5), ("dcgan", 6)]
 # Between them these use every part of the state: singular vectors, ADA, LeCam, averages, optimisers, lazy penalties.
 ON_COMMIT = {
@@ -54,6 +63,7 @@ ON_COMMIT = {
     ("rmsprop, no average", 4),
     ("upsample, lazy R1, minibatch sd", 4),
     ("everything adaptive", 4),
+    ("few images", 4),
 }
 
 
@@ -67,7 +77,8 @@ def rows_of(run: Path) -> list[dict[str, float]]:
 )
 def test_resumed_equals_uninterrupted(recipe: str, stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights, statistics, singular vectors, averages, optimisers, ADA, LeCam and the best snapshot: bit for bit."""
-    settings, data = config(**{"snapshot_every": 3, **EVERY[recipe]}), dataset()
+    settings = config(**{"snapshot_every": 3, **EVERY[recipe]})
+    data = dataset(size=settings.data.image_size)
     run_training(tmp_path / "whole", settings, data)
     with monkeypatch.context() as patch:
         interrupt_after(patch, stop, signal.SIGINT)

@@ -9,18 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from balancer.core.errors import UsageError
+from balancer.gan.layers import DownBlock, MinibatchStddev, UpBlock, pyramid
 from balancer.gan.networks import (
     ARCHITECTURES,
     DCGANDiscriminator,
     DCGANGenerator,
-    DownBlock,
-    MinibatchStddev,
     S2Discriminator,
     S2Generator,
-    UpBlock,
     architecture,
     count_values,
-    pyramid,
 )
 
 PYRAMID = (16, 32, 48, 64, 80, 148, 256)
@@ -29,6 +26,7 @@ NORMS = ("batch", "spectral", "none")
 KINDS = [(name, norm, stddev) for name in ARCHITECTURES for norm in NORMS for stddev in (False, True)]
 CONVOLUTIONS = {
     "dcgan": 4,
+    "excited": 4,
     "upsample": 4,
     "upsample_last": 4,
     "residual": 8,
