@@ -1,11 +1,15 @@
-"""Compare GAN recipes: the paper's DCGAN, then one ingredient at a time, at equal steps, batch and widths.
+"""Compare GAN recipes: the paper's DCGAN, then one ingredient at a time, at equal steps (or time), batch and widths.
 
 Every run is an ordinary `balancer gan-train`, measured by an ordinary `balancer synthesize`. The images are compared
 with half the training fold and with validation images of the class, which neither the generator nor the choice of a
 snapshot has seen. Finished runs are not repeated.
 
     BALANCER_DATA=DIR python benchmarks/recipes.py --steps 2500 --seeds 0,1 --out runs/recipes [--only dcgan,r1] [--set
-    KEY=VALUE] [--table]
+    KEY=VALUE] [--table] [--donor RUN]
+
+Steps are those of the default. A recipe for few images whose step takes longer gets fewer steps (`COST`). Recipes that
+start from another run's weights (docs/gan.md#few-images) need `--donor RUN`. The steps of that run are taken off, but
+for the recipes that say "donor for free".
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from pathlib import Path
 
 from balancer.cli import main as balancer
 from balancer.core.jsonl import read_jsonl
+from balancer.gan.checkpoint import finished_settings
 from balancer.quality.results import OTHER_REAL, PIXELS, SYNTHETIC, UNTRAINED, QualityReport, from_json
 
 PAPER = ["preset=dcgan"]
@@ -25,6 +30,7 @@ EMA = [*PAPER, "ema_decay=0.99"]
 LONGER = [*PAPER, "ema_decay=0.995"]
 TRANSLATION = ["diffaugment=translation"]
 R1 = [*LONGER, "discriminator_norm=none", "r1_weight=0.1", "penalty_every=4"]
+DONOR = ["init_from=DONOR"]
 ALL = ["diffaugment=translation,cutout,brightness,contrast"]
 # folder -> what the table says, settings
 RECIPES: dict[str, tuple[str, list[str]]] = {
@@ -63,7 +69,22 @@ RECIPES: dict[str, tuple[str, list[str]]] = {
     ),
     "residual": ("residual, R1, EMA .995, translation", [*R1, *TRANSLATION, "architecture=residual"]),
     "wgan-gp": ("WGAN-GP", ["preset=wgan_gp"]),
+    # for few images
+    "default": ("today's default", []),
+    "transfer": ("from a donor", DONOR),
+    "transfer-free": ("from a donor, donor for free", DONOR),
+    "transfer-cosine": ("from a donor, cosine", [*DONOR, "lr_schedule=cosine"]),
+    "transfer-freeze": ("from a donor, two layers of D frozen", [*DONOR, "freeze_discriminator=2"]),
+    "cosine": ("cosine, both rates 4e-4", ["lr_schedule=cosine", "lr_generator=4e-4", "lr_discriminator=4e-4"]),
+    "excited": ("skip-layer excitation", ["architecture=excited"]),
+    "reconstruction": ("D reconstructs", ["reconstruction_weight=1"]),
+    "fastgan": ("skip-layer excitation, D reconstructs", ["architecture=excited", "reconstruction_weight=1"]),
+    "bcr": ("bCR", ["consistency_weight=10"]),
+    "top-k": ("top-k, half", ["top_k=0.5"]),
+    "wide": ("width 48", ["generator_width=48", "discriminator_width=48"]),
 }
+# Time of a step over that of the default's, one thread of an AMD EPYC, 2026-11-28.
+COST = {"excited": 1.2, "reconstruction": 1.5, "fastgan": 1.75, "bcr": 1.5, "wide": 1.8}
 
 IMAGES = 600  # a little more than half the training fold's images of the class, the larger of the references
 
@@ -74,10 +95,13 @@ def run(command: str, out: Path, *arguments: str) -> None:
     balancer([command, *arguments, "--resume" if begun else "--out", str(out)], standalone_mode=False)
 
 
-def train(out: Path, recipe: str, seed: int, steps: int, settings: list[str]) -> None:
-    """Train one recipe with one seed."""
-    options = [part for setting in [*settings, *RECIPES[recipe][1]] for part in ("--set", setting)]
-    run("gan-train", out, "--seed", str(seed), "--steps", str(steps), *options)
+def train(out: Path, recipe: str, seed: int, steps: int, settings: list[str], donor: Path | None) -> None:
+    """Train one recipe with one seed, in the time of so many steps of the default."""
+    of_recipe = [part.replace("DONOR", str(donor)) for part in RECIPES[recipe][1]]
+    if donor and RECIPES[recipe][1][:1] == DONOR and not recipe.endswith("-free"):
+        steps -= finished_settings(donor).steps
+    options = [part for setting in [*settings, *of_recipe] for part in ("--set", setting)]
+    run("gan-train", out, "--seed", str(seed), "--steps", str(round(steps / COST.get(recipe, 1))), *options)
 
 
 @dataclass(frozen=True)
@@ -144,15 +168,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--out", type=Path, default=Path("runs/recipes"))
-    parser.add_argument("--only", default=",".join(RECIPES), help="recipes, parted by commas")
+    parser.add_argument("--only", help="recipes, parted by commas; by default all that need no other options")
+    parser.add_argument("--donor", type=Path, help="finished run that some recipes start from")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of every run")
     parser.add_argument("--table", action="store_true", help="train nothing, print what there is")
     args = parser.parse_args()
-    recipes = [name.strip() for name in args.only.split(",")]
+    able = [name for name, (_, settings) in RECIPES.items() if args.donor or settings[:1] != DONOR]
+    recipes = [name.strip() for name in args.only.split(",")] if args.only else able
+    if unable := [name for name in recipes if name not in able]:
+        parser.error(f"{', '.join(unable)}: no such recipe, or one that needs --donor RUN")
     seeds = [int(seed) for seed in args.seeds.split(",")]
     for seed in [] if args.table else seeds:
         for recipe in recipes:
-            train(args.out / f"{recipe}-{seed}", recipe, seed, args.steps, args.set)
+            train(args.out / f"{recipe}-{seed}", recipe, seed, args.steps, args.set, args.donor)
     table(args.out, recipes, seeds)
 
 
