@@ -517,6 +517,7 @@ def test_changed_keys_are_names_whatever_the_values_hold() -> None:
 
 
 NOT_THE_RECIPE = {
+    "init_from": "/x",
     "data": {"path": "phantom", "image_size": 32, "split_seed": 3},
     "seed": 4,
     "target_class": "pneumonia",
