@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from balancer import api as balancer
+from balancer.core.errors import BalancerError
 from balancer.core.marker import MARKER
 from balancer.core.run import PreparedRun, RunDir, RunRequest, perform
-from balancer.core.saved_runs import resumed_config
+from balancer.core.saved_runs import read_environment, resumed_config
 from balancer.core.settings import GanTrainConfig, Settings, StudyConfig, SynthesizeConfig
 from classifier.experiments.jobs import Workers
 from classifier.experiments.substudies import Substudy, check_same_data, resume_note_of, run_substudy
@@ -55,6 +56,7 @@ def run_points(
         Interrupted: a signal came; what is finished is kept.
         BalancerError: a step failed, or the data changed since the study began.
     """
+    _check_unchanged(config, references, run.path)
     with resume_note_of(run.path):
         finished = [
             _run_point(config, reference, run.path, workers, f"size {reference.point.name} ({i} of {len(references)})")
@@ -63,6 +65,24 @@ def run_points(
     # the test images are the same at every size
     check_same_data([of.ablation for of in finished], keys=("data_fingerprint", "recipe_hash"))
     return finished
+
+
+def _check_unchanged(config: StudyConfig, references: Sequence[Reference], run: Path) -> None:
+    """Refuse, before anything is trained, to go on with steps that were made of other data."""
+    for reference in references:
+        folders = [reference.point.ablation_folder(run)]
+        for maker in (reference.point, *reference.others):
+            for k in range(config.gans):
+                folders += [maker.gan_folder(run, k), maker.synthesis_folder(run, k)]
+        for folder in folders:
+            if not (folder / "env.json").exists():
+                continue
+            then, now = read_environment(folder).data.get("fingerprint"), reference.ablation.data.fingerprint
+            if then != now:
+                raise BalancerError(
+                    f"{folder} was made of other images of {reference.ablation.data.source} (fingerprint {then}, now"
+                    f" {now}); bring the data back, or start a new study"
+                )
 
 
 def _run_point(config: StudyConfig, reference: Reference, run: Path, workers: Workers, where: str) -> FinishedPoint:

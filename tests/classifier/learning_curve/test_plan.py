@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from balancer.core.config import resolve
+from balancer.core.config import read_config_file, resolve
 from balancer.core.errors import BalancerError, UsageError
-from balancer.core.settings import StudyConfig
+from balancer.core.settings import AblateConfig, GanTrainConfig, StudyConfig
 from balancer.data.dataset import Dataset
 from classifier.analysis.contrasts import POOLED
 from classifier.experiments.jobs import Workers
@@ -145,3 +145,14 @@ def test_the_other_class_serves_every_size_unless_a_ratio_thins_it(template: Pat
 def test_without_such_regimes_no_other_class_is_made(template: Path) -> None:
     (reference,) = open_references(settings(data={"path": str(template), "image_size": 16}), CPU, dry=True)
     assert (reference.others, reference.n) == ([], None)
+
+
+def test_the_gpu_tier_trains_in_a_study_as_alone() -> None:
+    file = Path(__file__).parents[3] / "configs/gpu.yaml"
+    config = resolve(StudyConfig, read_config_file(file, "study"))
+    alone = resolve(GanTrainConfig, read_config_file(file, "gan_train"))
+    assert gan_settings(config, Point(None), 0, several=False) == alone
+    ablation = resolve(AblateConfig, read_config_file(file, "ablate"))
+    trained = reference_settings(config, Point(None))
+    assert (trained.steps, trained.batch_size) == (ablation.steps, ablation.batch_size) == (4000, 64)
+    assert config.seeds == ablation.seeds

@@ -3,15 +3,22 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from click.testing import Result
 
-from balancer.core.errors import Interrupted
+from balancer.core.config import resolve
+from balancer.core.environment import environment
+from balancer.core.errors import BalancerError, Interrupted
 from balancer.core.marker import MARKER
 from balancer.core.run import PreparedRun
+from balancer.core.sealed import write_json
+from balancer.core.settings import StudyConfig
+from classifier.experiments.jobs import Workers
 from classifier.learning_curve import steps
+from classifier.learning_curve.plan import open_references
 
 TINY = [
     *("--data", "phantom", "--image-size", "16", "--quick", "--sizes", "60,all", "--gans", "2", "--seeds", "2"),
@@ -64,6 +71,32 @@ def test_a_study_that_was_stopped_gives_what_it_would_have_given(
     ]
     again = json.loads((runs_cwd / "parts/study.json").read_text())
     assert again == whole
+
+
+def test_a_step_of_other_images_is_refused_before_anything_is_trained(
+    chest_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = resolve(StudyConfig, {"data": {"path": str(chest_folder), "image_size": 16}, "regimes": "gan,gan_both"})
+    (reference,) = open_references(config, Workers("cpu", threads=1), dry=False)
+    trained: list[str] = []
+
+    def point(*_: Any) -> Any:
+        trained.append("size")
+        return SimpleNamespace(ablation=None)
+
+    monkeypatch.setattr(steps, "_run_point", point)
+    monkeypatch.setattr(steps, "check_same_data", lambda *_, **__: None)
+    folder = reference.others[0].synthesis_folder(tmp_path, 2)
+    folder.mkdir(parents=True)
+    data = reference.ablation.data.describe()
+    run: Any = SimpleNamespace(path=tmp_path)
+    write_json(folder / "env.json", environment("synthesize", "cpu", data=data))
+    steps.run_points(config, [reference], run, Workers("cpu", threads=1))
+    assert trained == ["size"]
+    write_json(folder / "env.json", environment("synthesize", "cpu", data=data | {"fingerprint": "5" * 16}))
+    with pytest.raises(BalancerError, match=r"synthesis-2 was made of other images .*fingerprint 5555555555555555"):
+        steps.run_points(config, [reference], run, Workers("cpu", threads=1))
+    assert trained == ["size"]
 
 
 @pytest.mark.nightly
