@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from sklearn.model_selection import StratifiedGroupKFold
 
-from balancer.core.config import resolve
+from balancer.core.config import merge, resolve
 from balancer.core.device import limit_threads
 from balancer.core.jsonl import append_jsonl, read_jsonl
 from balancer.core.settings import TrainConfig
@@ -58,6 +58,25 @@ RECIPES = {  # name -> regime, changes
     "ema, reestimated, smoothing .05": ("augment", {**REESTIMATED, "label_smoothing": 0.05}),
     "ema, reestimated, weight decay .1": ("augment", {**REESTIMATED, "weight_decay": 0.1}),
     "ema, reestimated, 2,800 steps": ("augment", {**REESTIMATED, "steps": 2800}),
+    "small_resnet": ("augment", {**REESTIMATED, "model": "small_resnet"}),
+    "small_resnet, strong, 2,800 steps": (
+        "augment",
+        {**REESTIMATED, "model": "small_resnet", "augmentation": "strong", "steps": 2800},
+    ),
+    "strong, 2,800 steps": ("augment", {**REESTIMATED, "augmentation": "strong", "steps": 2800}),
+    "strong, 5,600 steps, ema .995": (
+        "augment",
+        {**REESTIMATED, "augmentation": "strong", "steps": 5600, "ema_decay": 0.995},
+    ),
+    "96 px": ("augment", {**REESTIMATED, "data": {"image_size": 96}}),
+    "96 px, strong, 2,800 steps": (
+        "augment",
+        {**REESTIMATED, "data": {"image_size": 96}, "augmentation": "strong", "steps": 2800},
+    ),
+    "128 px, strong, 2,800 steps": (
+        "augment",
+        {**REESTIMATED, "data": {"image_size": 128}, "augmentation": "strong", "steps": 2800},
+    ),
     "baseline old": ("baseline", {}),
     "baseline ema, reestimated": ("baseline", REESTIMATED),
     "baseline ema, reestimated, unit": ("baseline", {**REESTIMATED, "normalisation": "unit"}),
@@ -101,7 +120,7 @@ def main() -> None:
     for name in chosen:
         regime, changes = RECIPES[name]
         path = {"data": {"path": os.environ.get("BALANCER_DATA")}}
-        config = resolve(TrainConfig, {**path, **OLD, **changes})
+        config = resolve(TrainConfig, merge(path, OLD, changes))
         for part, data in parts(load_dataset(config.data), args.folds):
             if any((r["recipe"], r["part"], r["seed"]) == (name, part, args.seed) for r in read_jsonl(log)):
                 continue

@@ -74,8 +74,10 @@ class ClassifierConfig(Settings):
         "deficit", description="How many images of each synthesis."
     )
     # network
-    model: str = Field("small_cnn", description="small_cnn, s1_cnn, s2_cnn, or a torchvision name such as resnet18.")
-    batch_norm: bool = Field(True, description="BatchNorm in small_cnn and s2_cnn.")
+    model: str = Field(
+        "small_cnn", description="small_cnn, small_resnet, s1_cnn, s2_cnn, or a torchvision name such as resnet18."
+    )
+    batch_norm: bool = Field(True, description="BatchNorm in the built-in networks.")
     s2: S2Config = S2Config()  # its keys have their own meanings
     weights: str = Field("none", description="Weights of a torchvision model.")
     head: Literal["linear", "dense"] = Field(

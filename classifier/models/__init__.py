@@ -8,12 +8,15 @@ from torch import nn
 
 from balancer.core.errors import UsageError
 from balancer.core.settings import ClassifierConfig, S2Config
-from classifier.models.cnn import S1CNN, S2CNN, SmallCNN
+from classifier.models.cnn import S1CNN, S2CNN, SmallCNN, SmallResNet
 from classifier.models.heads import HeadDesign, number_of_outputs
 
 # name -> (settings, number of outputs, channels of the images) -> network
 OWN_MODELS: dict[str, Callable[[ClassifierConfig, int, int], nn.Module]] = {
     "small_cnn": lambda c, outputs, channels: SmallCNN(
+        c.data.image_size, batch_norm=c.batch_norm, outputs=outputs, channels=channels
+    ),
+    "small_resnet": lambda c, outputs, channels: SmallResNet(
         c.data.image_size, batch_norm=c.batch_norm, outputs=outputs, channels=channels
     ),
     "s1_cnn": lambda c, outputs, channels: S1CNN(

@@ -12,9 +12,15 @@ from classifier.explain import explain
 from classifier.explain.layers import as_maps, choose_layer
 from classifier.models import OWN_MODELS, build_model
 from classifier.models.backbones import Backbone, backbone_names
+from classifier.models.cnn import ResidualBlock
 
 SIDES = {"maxvit": 224, "inception": 224, "_14": 98}  # of networks that do not take 96 px
-OWN = {"small_cnn": "features.23", "s1_cnn": "features.21", "s2_cnn": "layers.5"}
+OWN = {
+    "small_cnn": ("features.23", nn.ReLU),
+    "small_resnet": ("features.6", ResidualBlock),
+    "s1_cnn": ("features.21", nn.ReLU),
+    "s2_cnn": ("layers.5", nn.ReLU),
+}
 # Small versions of torchvision's families at 32 px, and the layer that the field uses for each.
 FAMILIES = {
     "resnet": (lambda: models.ResNet(models.resnet.BasicBlock, [1, 1, 1, 1]), 64, "layer4", (2, 2)),
@@ -47,8 +53,9 @@ def settings(name: str, size: int = 32) -> ClassifierConfig:
 def test_our_networks(name: str) -> None:
     net = build_model(settings(name)).eval()
     layer = choose_layer(net, nets.noise(1, side=32))
-    assert layer.name == OWN[name]
-    assert isinstance(layer.module, nn.ReLU)
+    expected, kind = OWN[name]
+    assert layer.name == expected
+    assert isinstance(layer.module, kind)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

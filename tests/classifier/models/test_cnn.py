@@ -10,7 +10,7 @@ from torch import nn
 from balancer.core.errors import UsageError
 from balancer.core.settings import ClassifierConfig, DataConfig
 from classifier.models import OWN_MODELS, build_model
-from classifier.models.cnn import S1CNN, S2CNN, SmallCNN
+from classifier.models.cnn import S1CNN, S2CNN, ResidualBlock, SmallCNN, SmallResNet
 
 SIZE = 48
 BACKBONES = ["resnet18", "mobilenet_v3_small", "squeezenet1_1"]
@@ -106,7 +106,28 @@ def test_s1_has_the_published_number_of_parameters() -> None:
     assert S1CNN(31).eval()(images(2, 31)).shape == (2,)
 
 
-@pytest.mark.parametrize("make", [SmallCNN, S1CNN, S2CNN])
+def test_the_residual_network_has_the_layers_that_it_says() -> None:
+    """Counted by hand: 3 x 3 convolutions twice a block, a 1 x 1 where the width changes, BatchNorm after each."""
+    expected = 9 * 16 + 2 * 16
+    for c_in, c_out in ((16, 16), (16, 32), (32, 64), (64, 128)):
+        expected += 9 * c_in * c_out + 9 * c_out * c_out + 2 * 2 * c_out
+        expected += 0 if c_in == c_out else c_in * c_out + 2 * c_out
+    expected += 128 + 1
+    assert sum(p.numel() for p in SmallResNet(64).parameters()) == expected
+    convolutions = [m for m in SmallResNet(64).modules() if isinstance(m, nn.Conv2d)]
+    assert sum(m.kernel_size == (3, 3) for m in convolutions) == 9  # nine layers with those of the stem
+
+
+def test_a_block_without_a_branch_gives_what_it_takes() -> None:
+    block = ResidualBlock(4, 4, 1, batch_norm=False)
+    nn.init.zeros_(block.second[0].weight)
+    nn.init.zeros_(block.second[0].bias)
+    maps = torch.rand(2, 4, 6, 6)
+    assert torch.equal(block(maps), maps)
+    assert ResidualBlock(4, 8, 2, batch_norm=True)(maps).shape == (2, 8, 3, 3)
+
+
+@pytest.mark.parametrize("make", [SmallCNN, SmallResNet, S1CNN, S2CNN])
 def test_without_batch_norm(make: type[nn.Module]) -> None:
     """None of its layers, and a bias in every convolution."""
     model = make(28, batch_norm=False)
