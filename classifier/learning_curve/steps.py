@@ -71,7 +71,8 @@ def _check_unchanged(config: StudyConfig, references: Sequence[Reference], run: 
     """Refuse, before anything is trained, to go on with steps that were made of other data."""
     for reference in references:
         folders = [reference.point.ablation_folder(run)]
-        for maker in (reference.point, *reference.others):
+        makers: list[Point | OtherClass] = [reference.point, *reference.others]
+        for maker in makers:
             for k in range(config.gans):
                 folders += [maker.gan_folder(run, k), maker.synthesis_folder(run, k)]
         for folder in folders:
