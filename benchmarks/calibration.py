@@ -10,10 +10,11 @@ resampled AUROCs are linear in the patients' weights (DeLong's placements), whic
 within a percent.
 
     python benchmarks/calibration.py [--studies 1000] [--resamples 200] [--trial-seeds 2,3,5,10] [--gan-seeds 1,3]
-    [--scenarios ...] [--regimes ...] [--classes 2] [--sizes 1]
+    [--scenarios ...] [--regimes ...] [--classes 2] [--sizes 1] [--family confirmatory]
 
 With --sizes 5 each study is a learning curve: an ablation at each size, on the same test images, which are hard for the
-same reasons. Holm's family then holds the contrasts of all sizes.
+same reasons. Holm's family then holds the contrasts of all sizes. With --family shortcut the studies have the regimes
+in which being synthetic tells little of the class too, and coverage and family error are those of their contrasts.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ from balancer.core import progress
 from balancer.core.seeding import derive_seed
 from balancer.metrics.resampling import patient_weights
 from classifier.analysis import statistics
-from classifier.analysis.contrasts import CONFIRMATORY, FACTORIAL, POOLED, estimate_sum, scatter_over_seeds
+from classifier.analysis.contrasts import CONFIRMATORY, FACTORIAL, POOLED, SHORTCUT, estimate_sum, scatter_over_seeds
 from classifier.analysis.statistics import ALPHA, Estimate
+from classifier.training.regimes import REGIMES
 
 Array = np.ndarray
 # Patients with 1, 2, ... images in the official test set, by class: 234 + 390 images of 202 + 202 patients.
@@ -47,15 +49,24 @@ PATIENTS_OF_THREE = (
 WITHIN_PATIENT = 0.5  # share of every score's variance that a patient's images have in common
 # The AUROC of each class that has scores: of two classes one score serves both.
 AUROCS = {2: (0.95,), 3: (0.95, 0.9, 0.85)}
-SYNTHETIC = ("gan", "combined")
 UNEVEN = ("baseline", "gan")
-FAMILY = {f"{left} - {right}": {left: 1.0, right: -1.0} for left, right in CONFIRMATORY}
-CONTRASTS = {**FAMILY, **FACTORIAL}
+FAMILIES = {
+    name: {f"{left} - {right}": {left: 1.0, right: -1.0} for left, right in pairs}
+    for name, pairs in (("confirmatory", CONFIRMATORY), ("shortcut", SHORTCUT))
+}
+CONTRASTS = {  # whose coverage is measured
+    "confirmatory": {**FAMILIES["confirmatory"], **FACTORIAL},
+    "shortcut": FAMILIES["shortcut"],
+}
+REGIMES_OF = {  # those of the pool come first: studies of both families share their scores
+    "confirmatory": POOLED,
+    "shortcut": tuple(dict.fromkeys([*POOLED, *(arm for pair in SHORTCUT for arm in pair)])),
+}
 SAME_RESAMPLES = 10  # studies: drawing patients takes as long as the rest of a study
 OWN = "baseline's AUROC"
 # A planted effect is looked for by an unadjusted test, or by Holm's first step of four.
 UNADJUSTED, HOLM = "power, unadjusted", "power, Holm"
-PLANTED = {UNADJUSTED: ("gan", "baseline", 1), HOLM: ("combined", "augment", len(FAMILY))}
+PLANTED = {UNADJUSTED: ("gan", "baseline", 1), HOLM: ("combined", "augment", len(CONFIRMATORY))}
 
 
 @dataclass(frozen=True)
@@ -150,7 +161,7 @@ def draw(
         expected = stats.norm.ppf(np.array(AUROCS[classes]) + shift.get(regime, 0.0))[:, None, None]
         slope = float(stats.norm.pdf(expected).mean()) / 2**0.5  # of the endpoint in the separation, in SDs
         sd = {name: getattr(scenario, name) / slope for name in ("trial", "trial_own", "gan", "gan_trial")}
-        sets, used = (g, 1) if regime in SYNTHETIC else (1, 0)
+        sets, used = (g, 1) if REGIMES[regime].synthetic else (1, 0)
         gan = used * sd["gan"] * rng.standard_normal(sets)
         own_sd = sd["trial_own"] * (scenario.uneven if regime in UNEVEN else 1)
         own = own_sd * rng.standard_normal((k, 1)) + used * sd["gan_trial"] * rng.standard_normal((k, sets))
@@ -204,10 +215,10 @@ def _auroc(scores: Array, positive: Array, weights: Array) -> Array:
     return values
 
 
-def estimates(values: Mapping[str, Array], classes: int = 2) -> dict[str, Estimate]:
+def estimates(values: Mapping[str, Array], classes: int = 2, family: str = "confirmatory") -> dict[str, Estimate]:
     """Estimate the contrasts whose regimes there are, and the baseline's AUROC, as an ablation does."""
-    scatter = scatter_over_seeds(values)
-    sums = {name: c for name, c in CONTRASTS.items() if set(c).issubset(values)} | {OWN: {"baseline": 1.0}}
+    scatter = scatter_over_seeds({regime: of for regime, of in values.items() if regime in POOLED})
+    sums = {name: c for name, c in CONTRASTS[family].items() if set(c).issubset(values)} | {OWN: {"baseline": 1.0}}
     return {name: estimate_sum(c, values, fewest_patients(classes), scatter) for name, c in sums.items()}
 
 
@@ -221,7 +232,7 @@ class Calibration:
     """Shares of studies, and the minimal detectable effects that the studies state."""
 
     covered: dict[str, float]  # by contrast, and of the baseline's own AUROC: the 95 % interval holds the truth
-    rejected: float  # Holm rejects at least one true null of the confirmatory family
+    rejected: float  # Holm rejects at least one true null of the family
     detectable: dict[str, float]  # by the keys of PLANTED; root mean square over studies
 
 
@@ -234,13 +245,15 @@ def check_intervals(
     regimes: Sequence[str] = POOLED,
     classes: int = 2,
     sizes: int = 1,
+    family: str = "confirmatory",
 ) -> Calibration:
     """Simulate many studies without a planted effect; the effect of a fixed synthetic set is part of the truth.
 
     A study of several ``sizes`` is as many ablations of the same test images.
     """
     covered: dict[str, list[bool]] = {}
-    rejected, effects = [], {test: [] for test, (left, right, _) in PLANTED.items() if {left, right} <= {*regimes}}
+    tested = PLANTED if family == "confirmatory" else {}
+    rejected, effects = [], {test: [] for test, (left, right, _) in tested.items() if {left, right} <= {*regimes}}
     with progress.bar(studies, f"{k} trial seeds, {g} GAN seed(s)", "study") as bar:
         for number in range(studies):
             p: list[float] = []
@@ -248,18 +261,18 @@ def check_intervals(
                 names = ("study", str(scenario), k, g, *([f"size {size}"] if sizes > 1 else []))
                 of_images = derive_seed(number, "images", str(scenario)) if sizes > 1 else None
                 study = draw(scenario, regimes, k, g, {}, derive_seed(number, *names), classes, of_images)
-                estimated = estimates(aurocs(study, resamples, number // SAME_RESAMPLES), classes)
+                estimated = estimates(aurocs(study, resamples, number // SAME_RESAMPLES), classes, family)
                 for name, e in estimated.items():
-                    truth = expected(study.truth, CONTRASTS.get(name, {"baseline": 1.0}))
+                    truth = expected(study.truth, CONTRASTS[family].get(name, {"baseline": 1.0}))
                     own = statistics.share_interval(e, fewest_patients(classes))
                     low, high = own if name == OWN else (e.low, e.high)
                     covered.setdefault(name, []).append(low <= truth <= high)
-                    if name in FAMILY:
+                    if name in FAMILIES[family]:
                         p.append(statistics.mean_p(e.value - truth, e.se, e.shares))
             rejected.append(min(statistics.holm(p)) < ALPHA)
             for test, stated in effects.items():
-                left, right, family = PLANTED[test]
-                stated.append(statistics.detectable_effect(estimated[f"{left} - {right}"], family))
+                left, right, tests = PLANTED[test]
+                stated.append(statistics.detectable_effect(estimated[f"{left} - {right}"], tests))
             bar.update()
     return Calibration(
         {name: float(np.mean(held)) for name, held in covered.items()},
@@ -293,8 +306,8 @@ def check_power(
             study = draw(scenario, regimes, k, g, shift, seed, classes)
             estimated = estimates(aurocs(study, resamples, number // SAME_RESAMPLES), classes)
             for test in planted:
-                left, right, family = PLANTED[test]
-                hits[test] += estimated[f"{left} - {right}"].p < ALPHA / family
+                left, right, tests = PLANTED[test]
+                hits[test] += estimated[f"{left} - {right}"].p < ALPHA / tests
             bar.update()
     return {test: count / studies for test, count in hits.items()}
 
@@ -309,21 +322,24 @@ def main() -> None:
     parser.add_argument("--trial-seeds", default="2,3,5,10")
     parser.add_argument("--gan-seeds", default="1,3")
     parser.add_argument("--scenarios", default=",".join(SCENARIOS))
-    parser.add_argument("--regimes", default=",".join(POOLED))
+    parser.add_argument("--family", choices=list(FAMILIES), default="confirmatory", help="other than that: no power")
+    parser.add_argument("--regimes", help="by default those of the family")
     parser.add_argument("--classes", type=int, choices=list(AUROCS), default=2)
     parser.add_argument("--sizes", type=int, default=1, help="of a learning curve; above 1 no power is measured")
     args = parser.parse_args()
-    begin, sizes, regimes = time.perf_counter(), (args.studies, args.resamples), tuple(args.regimes.split(","))
+    begin, sizes = time.perf_counter(), (args.studies, args.resamples)
+    regimes = tuple(args.regimes.split(",")) if args.regimes else REGIMES_OF[args.family]
     errors = (100 * (p * (1 - p) / args.studies) ** 0.5 for p in (0.95, statistics.POWER))
-    print(f"{args.studies} studies a line, {args.resamples} resamples, {args.regimes}")
-    print(f"{args.classes} classes, {args.sizes} size(s)")
+    print(f"{args.studies} studies a line, {args.resamples} resamples, {','.join(regimes)}")
+    print(f"{args.classes} classes, {args.sizes} size(s), family {args.family}")
     print("Monte Carlo standard error: {:.1f} points of coverage, {:.1f} of power\n".format(*errors))
     columns = ("coverage, lowest", "mean", "highest", OWN, "family error", *PLANTED)
     print("| scenario | GAN seeds | trial seeds |", " | ".join(columns), "|")
     print("| --- | ---: | ---: |" + " ---: |" * len(columns))
     lines = itertools.product(args.scenarios.split(","), args.gan_seeds.split(","), args.trial_seeds.split(","))
     for name, g, k in lines:
-        checked = check_intervals(SCENARIOS[name], int(k), int(g), *sizes, regimes, args.classes, args.sizes)
+        lengths = args.classes, args.sizes, args.family
+        checked = check_intervals(SCENARIOS[name], int(k), int(g), *sizes, regimes, *lengths)
         planted = checked.detectable if args.sizes == 1 else {}
         power = check_power(SCENARIOS[name], planted, int(k), int(g), *sizes, regimes, args.classes)
         covered = [share for contrast, share in checked.covered.items() if contrast != OWN]

@@ -33,6 +33,8 @@ from classifier.experiments import components as switches
 from classifier.experiments import crossvalidation as crossval
 from classifier.experiments.estimates import BUDGET, estimate_seconds
 from classifier.experiments.jobs import Workers
+from classifier.experiments.selections import estimate_seconds as filter_seconds
+from classifier.experiments.selections import with_selections
 from classifier.experiments.study import configure, open_study, refuse_several_classes
 from classifier.experiments.substudies import read_substudy
 from classifier.export import writing
@@ -243,14 +245,14 @@ def prepare_training(
 
     def work(run: RunDir) -> TrialResult:
         study.data.write_split(run / "split.csv")
-        return ablation.train_one(study, run, device)
+        return ablation.train_one(with_selections(study, run.path), run, device)
 
     return PreparedRun(
         "train",
         config,
         describe_device(device),
         study.data.describe(),
-        lambda: estimate_seconds(study, device),
+        lambda: estimate_seconds(study, device) + filter_seconds(study),
         work,
         tracked_files=("config.yaml", "env.json", "result.json", CARD, CHECKPOINT),
         undecoded=study.data.undecoded,
@@ -266,14 +268,19 @@ def prepare_ablation(config: AblateConfig, workers: Workers, dry: bool = False) 
 
     def work(run: RunDir) -> ablation.AblationResult:
         findings = ablation.write_data_audit(study, run)
-        return ablation.write_ablation(ablation.ablate(study, run, workers), study, run, findings)
+        chosen = with_selections(study, run.path)
+        return ablation.write_ablation(ablation.ablate(chosen, run, workers), chosen, run, findings)
 
     return PreparedRun(
         "ablate",
         config,
         workers.describe(),
         study.data.describe(),
-        lambda: estimate_seconds(study, workers.local_device) / parallel + ablation.report_seconds(study),
+        lambda: (
+            estimate_seconds(study, workers.local_device) / parallel
+            + filter_seconds(study)
+            + ablation.report_seconds(study)
+        ),
         work,
         if_finished="rewrite",
         tracked_files=(*REPORT_FILES, CARD, "audit/audit.html", "synthetic/*.html"),

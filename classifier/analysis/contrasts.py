@@ -26,7 +26,7 @@ CONFIRMATORY = (("gan", "baseline"), ("combined", "augment"), ("gan", "duplicate
 POOLED = tuple(dict.fromkeys(regime for pair in CONFIRMATORY for regime in pair))  # their scatter over seeds is pooled
 # Whether synthetic images do better where being synthetic tells little of the class: each way against the usual one,
 # and against no synthetic images at all.
-WAYS = ("gan_both", "gan_both_added", "gan_pretrain", "gan_mixup")
+WAYS = ("gan_both", "gan_both_added", "gan_pretrain", "gan_mixup", "gan_filtered")
 SHORTCUT = (
     *((way, reference) for way in WAYS for reference in ("gan", "baseline")),
     *((f"{way}_augment", reference) for way in WAYS for reference in ("combined", "augment")),

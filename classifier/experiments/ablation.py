@@ -34,6 +34,7 @@ from classifier.analysis.analyse import Analysis, analyse
 from classifier.analysis.reading import SPLIT, recover_trials
 from classifier.analysis.results import PREDICTIONS, RESULTS, StudyResults, TrialResult
 from classifier.experiments.jobs import Kept, Workers, run_trials
+from classifier.experiments.selections import check_selections
 from classifier.experiments.study import Study, check_channels, check_provenance, code_hash, code_notes, thread_notes
 from classifier.experiments.trial import TrainedTrial, run_trial, save_trial
 from classifier.report import page as report
@@ -111,6 +112,7 @@ def ablate(study: Study, run: RunDir, workers: Workers) -> StudyResults:
     write_split(study, run, expected=bool(results))
     for trial in results.values():
         run.tracker.trial(tracked(trial, run.path))  # kept before, unless the run was not tracked then
+    check_selections(study, results.values(), str(run / RESULTS))
     if results:
         log.info("%d of %d trials were done before", len(planned) - len(missing), len(planned))
 

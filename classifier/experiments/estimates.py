@@ -49,7 +49,7 @@ def estimate_seconds(study: Study, device: torch.device, budget: float = BUDGET)
         if arm in a_trial:
             continue
         seconds = 0.0
-        train = study.training_set(trial)
+        train = study.training_set(trial, rehearsal=True)
         images = at_the_end
         for stage in trainer.stages(config, train):
             if learns_from_features(config, stage, trial.regime, len(train.images)):

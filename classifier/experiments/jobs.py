@@ -19,7 +19,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
@@ -40,6 +40,7 @@ from balancer.core.threads import choose_threads
 from classifier.experiments.plan import Trial
 from classifier.experiments.study import Study, open_study, provenance
 from classifier.experiments.trial import Interrupt, TrainedTrial, run_trial
+from classifier.training.filtering import Selection
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -150,7 +151,7 @@ def run_trials(
     if workers.backend == "dask":
         results = collect(_on_cluster(study, trials, workers, stop), stop)
     elif workers.jobs > 1:
-        context = study.config, provenance(study), workers.device, workers.threads
+        context = study.config, provenance(study), workers.device, workers.threads, study.selections
         results = run_in_processes((delayed(_attempt_trial)(trial, *context) for trial in trials), workers)
     else:
         device = workers.local_device
@@ -282,9 +283,10 @@ def _attempt_trial(
     expected: dict[str, str],
     device: str,
     threads: int,
+    selections: tuple[Selection, ...] = (),
     interrupt: Interrupt = lambda: None,
 ) -> Attempt[TrainedTrial]:
-    """Run a trial in a worker, on data that must be those of the main process."""
+    """Run a trial in a worker, on data that must be those of the main process, and with what its filter chose."""
 
     def job(study: Study) -> TrainedTrial:
         if differ := [f"{k} {v}, expected {expected[k]}" for k, v in provenance(study).items() if v != expected[k]]:
@@ -292,7 +294,7 @@ def _attempt_trial(
                 f"the data in {config.data.path} are not those of the process that runs the command "
                 f"({'; '.join(differ)}); copy them there"
             )
-        return run_trial(study, trial, resolve_device(device), interrupt)
+        return run_trial(replace(study, selections=selections), trial, resolve_device(device), interrupt)
 
     return attempt(threads, lambda: _open_once(config), job)
 
@@ -306,7 +308,7 @@ def _on_cluster(
     """Yield the attempts of dask workers. If a worker dies, dask runs its trial again elsewhere."""
     from distributed import as_completed
 
-    context = study.config, provenance(study), workers.device, workers.threads
+    context = study.config, provenance(study), workers.device, workers.threads, study.selections
     with _connect(workers.scheduler) as client:
         futures = {client.submit(_attempt_on_cluster, trial, *context, pure=False): trial for trial in trials}
         for future in as_completed(list(futures), loop=client.loop):
@@ -353,7 +355,12 @@ def _connect(address: str | None) -> Iterator[Client]:
 
 
 def _attempt_on_cluster(
-    trial: Trial, config: ClassifierConfig, expected: dict[str, str], device: str, threads: int
+    trial: Trial,
+    config: ClassifierConfig,
+    expected: dict[str, str],
+    device: str,
+    threads: int,
+    selections: tuple[Selection, ...] = (),
 ) -> Attempt[TrainedTrial]:
     """Run a trial in a dask worker; stop early if nobody waits for the result any more."""
     from distributed import get_worker
@@ -370,7 +377,7 @@ def _attempt_on_cluster(
         task = worker.state.tasks.get(key)
         return signal.SIGTERM if task is None or task.state == "cancelled" else None
 
-    made = _attempt_trial(trial, config, expected, device, threads, interrupt)
+    made = _attempt_trial(trial, config, expected, device, threads, selections, interrupt)
     if isinstance(made.error, BalancerError):
         return Attempt(None, BalancerError(f"{where}: {made.error}"), made.warnings)
     return made

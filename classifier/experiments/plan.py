@@ -68,6 +68,6 @@ def plan_trials(config: ClassifierConfig, regimes: Sequence[Regime], synthetic_s
                 trials.append(Trial(regime, seed))
                 continue
             trials += [Trial(regime, seed, s, main_dose) for s in range(synthetic_sets)]
-            with_doses = not regime.replace and regime.others == "whole"
+            with_doses = not regime.replace and not regime.filtered and regime.others == "whole"
             trials += [Trial(regime, seed, s, d) for d in doses if with_doses for s in range(synthetic_sets)]
     return trials

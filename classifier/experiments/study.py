@@ -26,8 +26,9 @@ from classifier.models.heads import number_of_outputs
 from classifier.models.weights import weights_hash
 from classifier.report.samples import with_grade
 from classifier.training import trainer
+from classifier.training.filtering import Selection
 from classifier.training.regimes import Regime
-from classifier.training.synthetic import SyntheticSet, load_sets, split_of
+from classifier.training.synthetic import SyntheticSet, lacking, load_sets, split_of
 from classifier.training.training_set import TrainingSet, added_counts, training_set
 
 log = logging.getLogger("balancer")
@@ -42,6 +43,7 @@ class Study:
     data: Dataset
     synthetic: list[SyntheticSet]  # one per GAN seed
     regimes: list[Regime]
+    selections: tuple[Selection, ...] = ()  # what a filter chose of each set; empty until it has
 
     @property
     def trials(self) -> list[Trial]:
@@ -71,19 +73,22 @@ class Study:
 
         Without a set, the classes are those that lack images; of two classes that are even, it is the minority class.
         """
-        deficits, count = self.data.deficits, self.config.synthetic_count
-        lacking = [label for label, n in enumerate(deficits) if n] or [self.data.minority_class]
+        deficits, count, lack = self.data.deficits, self.config.synthetic_count, lacking(self.data)
         if images is not None and dose is None and count == "all":
             held = np.bincount(images.labels, minlength=len(deficits)).tolist()
-            return tuple(n if label in lacking else 0 for label, n in enumerate(held))
-        used = lacking if images is None else images.held
+            return tuple(n if label in lack else 0 for label, n in enumerate(held))
+        used = lack if images is None else images.held
         number = [n if not isinstance(count, int) else count for n in deficits]
         if dose is not None:
             number = [round(dose * n) for n in deficits]
-        return tuple(n if label in used and label in lacking else 0 for label, n in enumerate(number))
+        return tuple(n if label in used and label in lack else 0 for label, n in enumerate(number))
 
-    def training_set(self, trial: Trial) -> TrainingSet:
-        """Return the images that the trial trains on."""
+    def training_set(self, trial: Trial, rehearsal: bool = False) -> TrainingSet:
+        """Return the images that the trial trains on; ``rehearsal``: as many, whatever a filter will choose.
+
+        Raises:
+            BalancerError: as :func:`~classifier.training.training_set.training_set`, or if no filter has chosen yet.
+        """
         regime, duplicates, images = trial.regime, self.duplicate_counts, None
         of_every_class = regime.others in ("replaced", "added")
         if of_every_class:
@@ -91,8 +96,21 @@ class Study:
         if trial.synthetic_set is not None:
             synthetic_set = self.synthetic[trial.synthetic_set]
             counts = duplicates if of_every_class else self.counts(synthetic_set, trial.dose)
-            images = synthetic_set.first(counts)
+            if trial.regime.filtered and not rehearsal:
+                images = self.filtered(trial.synthetic_set)
+            else:
+                images = synthetic_set.first(counts)
         return training_set(self.data, regime, images, trial.seed + regime.seed_offset, duplicates)
+
+    def filtered(self, number: int) -> SyntheticSet:
+        """Return the images of a set, by its position, that the filter keeps.
+
+        Raises:
+            BalancerError: no filter has chosen.
+        """
+        if not self.selections:
+            raise BalancerError("the filter of gan_filtered has chosen no images of this study yet")
+        return self.selections[number].of(self.synthetic[number], self.data.classes)
 
 
 def recipe_hash(config: ClassifierConfig) -> str:
@@ -265,7 +283,7 @@ def open_study(config: ClassifierConfig, decode: bool = True) -> Study:
     for trial in study.trials:
         if trial.seed == config.seed:
             # Refuses a count below 1, and a batch larger than the fold.
-            trainer.stages(config, study.training_set(trial))
+            trainer.stages(config, study.training_set(trial, rehearsal=True))
     return study
 
 
@@ -286,10 +304,11 @@ def _synthetic_sets(config: ClassifierConfig, data: Dataset, regimes: Sequence[R
     needed = needed_of_every_class(config, data, regimes)
     if config.synthetic and any(r.synthetic or r.duplicate for r in regimes):
         dose = max(config.doses, default=0.0) if isinstance(config, AblateConfig) else 0.0
-        sets = load_sets(config.synthetic, data, config.data, config.synthetic_count, dose, needed)
-    if not sets and (lacking := [r.name for r in regimes if r.synthetic]):
+        filtered = any(r.filtered for r in regimes)
+        sets = load_sets(config.synthetic, data, config.data, config.synthetic_count, dose, needed, filtered)
+    if not sets and (without := [r.name for r in regimes if r.synthetic]):
         raise BalancerError(
-            f"regime {lacking[0]} needs synthetic images; run `balancer synthesize`, or give --synthetic DIR"
+            f"regime {without[0]} needs synthetic images; run `balancer synthesize`, or give --synthetic DIR"
         )
     for label, n in needed.items():
         if any(label not in s.held for s in sets):
@@ -314,6 +333,11 @@ def needed_of_every_class(config: ClassifierConfig, data: Dataset, regimes: Sequ
         UsageError: the settings give another number.
     """
     counts = [added_counts(r, data.counts("train")) for r in regimes if r.synthetic and r.others != "whole"]
+    if config.synthetic_count == "all" and (filtered := [r.name for r in regimes if r.filtered]):
+        raise UsageError(
+            f"synthetic_count is 'all', and regime {filtered[0]} leaves images out; give the number to keep, or leave"
+            " one of them out"
+        )
     if counts and config.synthetic_count != "deficit":
         named = next(r.name for r in regimes if r.synthetic and r.others != "whole")
         raise UsageError(

@@ -23,6 +23,7 @@ from classifier.analysis.reading import read_environment, read_patients, read_tr
 from classifier.analysis.results import StudyResults, check_same_images
 from classifier.experiments import ablation
 from classifier.experiments.jobs import Kept, Workers, with_resume_note
+from classifier.experiments.selections import with_selections
 from classifier.experiments.study import open_study, refuse_several_classes
 
 log = logging.getLogger("balancer")
@@ -74,10 +75,16 @@ def run_substudy(
         refuse_several_classes(study.data, "a comparison of systems or of their parts")
     ablation.check(study)
     request = RunRequest(resume=str(folder)) if started else RunRequest(out=folder, force=True)
-    notes = [*([smoke_notice] if smoke_notice else []), *study.data.notes]
     with open_run("ablate", config, request) as run:
-        data = {**study.data.describe(), "notes": notes}
-        write_json(run / "env.json", environment("ablate", workers.describe(), data=data, smoke=bool(smoke_notice)))
+
+        def write_environment(notes: Sequence[str]) -> None:
+            data = {**study.data.describe(), "notes": notes}
+            write_json(run / "env.json", environment("ablate", workers.describe(), data=data, smoke=bool(smoke_notice)))
+
+        smoke = [smoke_notice] if smoke_notice else []
+        write_environment([*smoke, *study.data.notes])
+        study = with_selections(study, run.path)
+        write_environment(notes := [*smoke, *study.data.notes])  # with what a filter left out
         results = ablation.ablate(study, run, workers)
         if with_report and len(study.regimes) > 1:
             findings = ablation.write_data_audit(study, run)

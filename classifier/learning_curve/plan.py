@@ -19,7 +19,9 @@ from balancer.data.dataset import Dataset
 from classifier.experiments.estimates import estimate_seconds
 from classifier.experiments.jobs import Workers
 from classifier.experiments.study import Study, configure, needed_of_every_class, open_study
+from classifier.training.filtering import estimate_seconds as filter_seconds
 from classifier.training.regimes import Regime, select_regimes
+from classifier.training.training_set import needed_counts
 
 ALL = "all"
 OTHERS = "others"  # the folder of the classes that lack no image
@@ -172,12 +174,17 @@ class Reference:
 
 def estimate(config: StudyConfig, references: Sequence[Reference], workers: Workers, dry: bool) -> float:
     """Return the seconds of all steps; a trial takes as many steps as one without synthetic images."""
-    trials = sum(config.seeds * (config.gans if r.synthetic else 1) for r in select_regimes(config.regimes))
+    regimes = select_regimes(config.regimes)
+    trials = sum(config.seeds * (config.gans if r.synthetic else 1) for r in regimes)
+    filtered = [regime for regime in regimes if regime.filtered]
     seconds = 0.0
     for reference in references:
         a_trial = estimate_seconds(reference.ablation, workers.local_device) / len(reference.ablation.trials)
         seconds += config.gans * (reference.gan.estimate_seconds() + REPORT_SECONDS)
         seconds += trials * a_trial / workers.count()
+        if filtered:
+            data = reference.ablation.data
+            seconds += config.gans * filter_seconds(data, needed_counts(filtered, data.counts("train")))
     for other in {other.place: other for reference in references for other in reference.others}.values():
         gan = prepare_gan_training(other_gan_settings(config, other, 0), workers.device, workers.threads, dry)
         seconds += config.gans * (gan.estimate_seconds() + REPORT_SECONDS)
@@ -213,7 +220,8 @@ def _wanted(
     config: StudyConfig, point: Point, data: Dataset, regimes: Sequence[Regime]
 ) -> tuple[list[OtherClass], int | None]:
     """Return the classes that lack no image and need synthetic ones, and how many the others need beyond their lack."""
-    needed = needed_of_every_class(reference_settings(config, point), data, regimes)
+    needed_of_every_class(reference_settings(config, point), data, regimes)  # refuses settings that do not fit
+    needed = {label: n for label, n in enumerate(needed_counts(regimes, data.counts("train"))) if n}
     lacking = {label: n for label, n in enumerate(data.deficits) if n}
     beyond = [n for label, n in needed.items() if n > lacking.get(label, n)]
     place = OTHERS if config.data.ratio is None else f"size-{point.name}/{OTHERS}"

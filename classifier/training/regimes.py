@@ -32,6 +32,7 @@ class Regime:
     others: Literal["whole", "replaced", "added", "reduced"] = "whole"
     pretrain: bool = False  # synthetic images in the first half of the steps alone
     mixup: bool = False  # synthetic images are blended with real ones of their class (Zhang et al. 2018)
+    filtered: bool = False  # of a surplus of synthetic images those are added that look most real to a discriminator
     seed_offset: int = 0  # added to the trial seed, so that the regime is not paired
 
     @property
@@ -60,6 +61,7 @@ REGIMES = {
         *_with_augmentation("gan_both_added", "shortcut", synthetic=True, others="added"),
         *_with_augmentation("gan_pretrain", "shortcut", synthetic=True, pretrain=True),
         *_with_augmentation("gan_mixup", "shortcut", synthetic=True, mixup=True),
+        *_with_augmentation("gan_filtered", "shortcut", synthetic=True, filtered=True),
         *_with_augmentation("duplicate_both", "shortcut", duplicate=True, others="replaced"),
         *_with_augmentation("undersample", "shortcut", others="reduced"),
         Regime("baseline_again", "checks", seed_offset=100_000),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ from balancer.reporting.numbers import listed, plural
 
 log = logging.getLogger("balancer")
 Array = np.ndarray
+SURPLUS, ADVISED = 1.5, 2  # images that a set must hold, and should hold, for each that a filter keeps
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,17 @@ class SyntheticSet:
 
     def first(self, counts: Sequence[int]) -> SyntheticSet:
         """Return the first images of each class, as many as ``counts`` says by label."""
-        index = np.sort(np.concatenate([np.flatnonzero(self.labels == k)[:n] for k, n in enumerate(counts)]))
+        return self.at(np.sort(np.concatenate([np.flatnonzero(self.labels == k)[:n] for k, n in enumerate(counts)])))
+
+    def at(self, index: Array) -> SyntheticSet:
+        """Return the images at some positions."""
         hashes = tuple(self.hashes[i] for i in index)
         return replace(self, images=self.images[index], labels=self.labels[index], hashes=hashes)
+
+
+def lacking(data: Dataset) -> list[int]:
+    """Return the classes that lack images in the training fold; of two classes that are even, the minority class."""
+    return [label for label, n in enumerate(data.deficits) if n] or [data.minority_class]
 
 
 def load_sets(
@@ -82,6 +92,7 @@ def load_sets(
     count: int | str,
     dose: float = 0.0,
     of_every_class: Mapping[int, int] | None = None,
+    with_surplus: bool = False,
 ) -> list[SyntheticSet]:
     """Return the synthetic sets, one for each GAN seed; arguments as for :func:`load_synthetic`.
 
@@ -93,7 +104,7 @@ def load_sets(
         BalancerError: as :func:`load_synthetic` does, if two sets come from one generator or share an image, or if a
             class has fewer sets than another.
     """
-    sets = [load_synthetic(Path(path), data, config, count, dose, of_every_class or {}) for path in paths]
+    sets = [load_synthetic(Path(path), data, config, count, dose, of_every_class or {}, with_surplus) for path in paths]
     _refuse_same_generator(sets)
     for unknown in (s.path for s in sets if not s.generator):
         log.log(
@@ -161,6 +172,7 @@ def load_synthetic(
     count: int | str,
     dose: float = 0.0,
     of_every_class: Mapping[int, int] = MappingProxyType({}),
+    with_surplus: bool = False,
 ) -> SyntheticSet:
     """Return the first images of each class of a synthesis run, as many as the study needs.
 
@@ -172,6 +184,7 @@ def load_synthetic(
         count: ``deficit`` (of each class), ``all`` or a number of each class.
         dose: the largest dose, in deficits.
         of_every_class: images of each class, by label, that regimes need which add some to every class.
+        with_surplus: whether to read all images of the classes that lack some, of which a filter keeps a part.
 
     Raises:
         BalancerError: if the manifest is missing, damaged or of another split or class, or images are too few, changed,
@@ -189,7 +202,7 @@ def load_synthetic(
             " same --data and settings"
         )
     by_class = {label: [r for r in rows if r.class_name == data.classes[label]] for label in held}
-    chosen = _needed(path, by_class, data, count, dose, of_every_class)
+    chosen = _needed(path, by_class, data, count, dose, of_every_class, with_surplus)
     images, (generator, caveat) = _read_all(path, [r for of in chosen.values() for r in of], data, config), _maker(path)
     sets, begin = [], 0
     for label, of_class in chosen.items():
@@ -208,11 +221,14 @@ def _needed(
     count: int | str,
     dose: float,
     of_every_class: Mapping[int, int],
+    with_surplus: bool,
 ) -> dict[int, list[ManifestRow]]:
     """Return the rows of each class that the study needs; a class that needs none is left out."""
     deficits, counts = {label: data.deficits[label] for label in by_class}, {}
     for label, rows in by_class.items():
         counts[label] = deficits[label] if count == "deficit" else len(rows) if count == "all" else int(count)
+        if with_surplus and label in lacking(data):
+            _check_surplus(path, counts[label], rows, data.classes[label])
         counts[label] = max(counts[label], of_every_class.get(label, counts[label]))
     if max(counts.values()) < 1:
         raise BalancerError(
@@ -231,8 +247,17 @@ def _needed(
         if needed < 1:
             log.info("%s: its %d %s images are not used, since the class lacks none", path, len(rows), name)
         else:
-            chosen[label] = rows[:needed]
+            chosen[label] = rows if with_surplus and label in lacking(data) else rows[:needed]
     return chosen
+
+
+def _check_surplus(path: Path, kept: int, rows: Sequence[ManifestRow], name: str) -> None:
+    """Refuse a set that holds too few images of a class for a filter that keeps some of them."""
+    if len(rows) < (least := math.ceil(SURPLUS * kept)):
+        raise BalancerError(
+            f"regime gan_filtered keeps {kept} of {least} or more synthetic {name} images, {path / 'manifest.csv'}"
+            f" lists {len(rows)}; {_more(path, ADVISED * kept)}, or leave the regime out"
+        )
 
 
 def _as_real_files(synthetic: SyntheticSet, files: list[Path], data: Dataset, label: int) -> SyntheticSet:

@@ -15,7 +15,7 @@ from balancer.data.dataset import Dataset
 from balancer.data.sampling import batch_indices
 from balancer.data.subset import Subset
 from classifier.training.regimes import Regime
-from classifier.training.synthetic import SyntheticSet
+from classifier.training.synthetic import ADVISED, SyntheticSet
 
 Array = np.ndarray
 
@@ -83,6 +83,22 @@ def added_counts(regime: Regime, counts: Sequence[int]) -> tuple[int, ...]:
     if regime.others == "added":
         return tuple(round(n * (most - fewest) / fewest) for n in counts)
     return tuple(most - n for n in counts)
+
+
+def needed_counts(regimes: Sequence[Regime], counts: Sequence[int]) -> tuple[int, ...]:
+    """Return how many synthetic images of each class a study of these regimes needs, those of a surplus included.
+
+    >>> needed_counts([Regime("gan"), Regime("gan_both", synthetic=True, others="replaced")], [100, 300])
+    (200, 200)
+    >>> needed_counts([Regime("gan_filtered", synthetic=True, filtered=True)], [100, 300])
+    (400, 0)
+    """
+    per_regime = [
+        [n * (ADVISED if regime.filtered else 1) for n in added_counts(regime, counts)]
+        for regime in regimes
+        if regime.synthetic
+    ]
+    return tuple(max(of_class) for of_class in zip(*per_regime, strict=True)) or (0,) * len(counts)
 
 
 def _kept(data: Dataset, regime: Regime, seed: int) -> Array:

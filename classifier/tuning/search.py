@@ -39,6 +39,7 @@ from classifier.experiments.jobs import (
     run_in_this_process,
     with_resume_note,
 )
+from classifier.experiments.selections import with_selections
 from classifier.experiments.study import Study, code_hash, open_study, provenance
 from classifier.experiments.study import configure as study_settings
 from classifier.experiments.trial import Interrupt
@@ -77,6 +78,7 @@ def open_once(config: TuneConfig, decode: bool = True) -> Study:
         BalancerError: if the data are missing or damaged, or the regime lacks its synthetic images.
     """
     study = open_study(config, decode)
+    study = study if not decode else with_selections(study, None)
     return replace(study, data=without_test(study.data))
 
 

@@ -156,3 +156,18 @@ def test_the_gpu_tier_trains_in_a_study_as_alone() -> None:
     trained = reference_settings(config, Point(None))
     assert (trained.steps, trained.batch_size) == (ablation.steps, ablation.batch_size) == (4000, 64)
     assert config.seeds == ablation.seeds
+
+
+def test_a_filter_gets_a_surplus_of_images(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "estimate_seconds", lambda *_: 0.0)
+    monkeypatch.setattr(plan, "filter_seconds", lambda _, images: float(sum(images)))
+    prepare, none = plan.prepare_gan_training, {"estimate_seconds": lambda: 0.0}
+    monkeypatch.setattr(plan, "prepare_gan_training", lambda *of: replace(prepare(*of), **none))
+    asked = {}
+    for regimes in ("all", "all,gan_filtered"):
+        config = settings(data={"path": str(template), "image_size": 16}, regimes=regimes, gans=2)
+        (reference,) = open_references(config, CPU, dry=False)
+        deficit = reference.ablation.data.deficit
+        asked[regimes] = reference.n, reference.others, estimate(config, [reference], CPU, dry=False)
+    assert asked["all"] == (None, [], 2 * plan.REPORT_SECONDS)
+    assert asked["all,gan_filtered"] == (2 * deficit, [], 2 * (plan.REPORT_SECONDS + 2 * deficit))
