@@ -93,10 +93,10 @@ def parts(data: Dataset, folds: int) -> Iterator[tuple[str, Dataset]]:
         marked = data.folds.astype("<U8")
         marked[train[held]] = "held"
         yield f"fold {number}", replace(data, folds=marked)
-    kinds = np.array([r.kind for r in data.records])
-    for name, held_kinds in SHIFTS.items():
+    sources = np.array([r.source for r in data.records])
+    for name, held_sources in SHIFTS.items():
         marked = data.folds.astype("<U8")
-        away = np.isin(kinds, held_kinds)
+        away = np.isin(sources, held_sources)
         marked[away & (data.folds == "train")] = "held"
         marked[away & (data.folds == "val")] = "unused"
         on_both_sides = np.isin(groups, groups[marked == "held"])
