@@ -165,13 +165,18 @@ class ResampledStudy:
         most = statistics.largest_value(metric, len(self.results.classes))
         return estimate_sum(coefficients, values, self.patients, self._scatter(metric), most)
 
-    def means(self, arm: str, metric: str = "auroc") -> Array | None:
-        """Return the mean of an arm over its seeds, (1 + resamples,): on the sample, then on each resample of patients.
+    def by_seed(self, arms: Sequence[str], metric: str = "auroc") -> dict[int, dict[str, Array]]:
+        """Return a metric (1 + resamples, synthetic sets) by complete trial seed and arm; nothing if an arm is missing.
 
-        None if the study lacks the arm, or no trial seed is complete.
+        The first row is the sample itself.
         """
-        values = self._values([arm], metric) if arm in self.results.arms else {}
-        return values[arm].mean(axis=(1, 2)) if values else None
+        cells = self.results.cells(*arms) if set(arms).issubset(self.results.arms) else []
+        return {
+            cell[arms[0]][0].trial_seed: {
+                arm: np.stack([self._metric(arm, trial, metric) for trial in cell[arm]], axis=1) for arm in arms
+            }
+            for cell in cells
+        }
 
     def summary(self, arm: str, metric: str) -> MetricSummary | None:
         """Return mean, SD over trial seeds and 95 % interval of a metric; None if no trial seed is complete."""

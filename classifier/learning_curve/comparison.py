@@ -5,20 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from balancer.core.files import JsonObject
-from balancer.metrics.resampling import CONFIDENCE, RESAMPLES
+from balancer.metrics.resampling import RESAMPLES
 from balancer.reporting.numbers import listed
 from classifier.analysis import statistics, verdicts
-from classifier.analysis.analyse import Analysis, ResampledStudy, analyse
+from classifier.analysis.analyse import Analysis, analyse
 from classifier.analysis.contrasts import ADJUSTED, ContrastResult
 from classifier.analysis.results import StudyResults
 from classifier.learning_curve.steps import FinishedPoint
-
-Array = np.ndarray
-PAIRS = (("gan", "baseline"), ("combined", "augment"))  # whose gain is put in real images
-FEWEST_SIZES = 3  # by which a curve of real images is drawn
+from classifier.learning_curve.worth import Worth, worths
 
 
 @dataclass(frozen=True)
@@ -33,38 +28,6 @@ class SizeResult:
     def contrast(self, name: str) -> ContrastResult | None:
         """Return a contrast by its name; None if the study has none."""
         return next((c for c in self.analysis.contrasts if c.name == name), None)
-
-
-@dataclass(frozen=True)
-class Worth:
-    """The number of real images of the smallest class that would give what a regime with synthetic images gives.
-
-    The interval is over resamples of test patients; seeds are not in it. A bound at an end of the curve is open: the
-    curve of real images has no sizes beyond.
-    """
-
-    regime: str
-    size: str
-    minority: int
-    added: int
-    real: float
-    low: float
-    high: float
-    smallest: int  # sizes at the ends of the curve
-    largest: int
-
-    def describe(self) -> str:
-        """Return a sentence."""
-        low, high = (self._end(value) for value in (self.low, self.high))
-        return (
-            f"{self.regime} at {self.minority:,} real images ({self.added:,} synthetic added): as"
-            f" {self._end(self.real)} real images, 95 % interval {low} to {high} over test patients"
-        )
-
-    def _end(self, value: float) -> str:
-        if value <= self.smallest:
-            return f"at most {self.smallest:,}"
-        return f"at least {self.largest:,}" if value >= self.largest else f"{value:,.0f}"
 
 
 @dataclass(frozen=True)
@@ -121,7 +84,7 @@ def compare(points: Sequence[FinishedPoint], seed: int = 0, resamples: int = RES
         SizeResult(point.point.name, *_counts(results), analysis)
         for point, results, analysis in zip(points, studies, analyses, strict=True)
     ]
-    return Curve(sizes, worths(sizes, studies, seed, resamples))
+    return Curve(sizes, worths([size.name for size in sizes], [_counts(r) for r in studies], studies, seed, resamples))
 
 
 def adjusted_together(analyses: Sequence[Analysis]) -> list[Analysis]:
@@ -174,67 +137,3 @@ _WORDS = {
     "no benefit": "has no effect larger than the margin",
     verdicts.UNSETTLED: "is not settled",
 }
-
-
-def worths(sizes: Sequence[SizeResult], studies: Sequence[StudyResults], seed: int, resamples: int) -> list[Worth]:
-    """Return for each size and pair of regimes the number of real images that the synthetic ones stand for.
-
-    The curve of the regime without synthetic images is made to rise with the number of real images, and is read off
-    between the sizes on a logarithmic scale.
-    """
-    if len(sizes) < FEWEST_SIZES:
-        return []
-    resampled = [ResampledStudy(results, resamples, seed) for results in studies]
-    numbers = np.array([size.minority for size in sizes])
-    found = []
-    for regime, reference in PAIRS:
-        values = {arm: [study.means(arm) for study in resampled] for arm in (regime, reference)}
-        if any(v is None for of_arm in values.values() for v in of_arm):
-            continue
-        curve = np.stack([v for v in values[reference] if v is not None])  # (sizes, 1 + resamples)
-        for size, reached in zip(sizes, values[regime], strict=True):
-            assert reached is not None
-            real = equivalent(numbers, curve, reached)
-            low, high = np.quantile(real[1:], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-            found.append(
-                Worth(
-                    regime,
-                    size.name,
-                    size.minority,
-                    size.added,
-                    float(real[0]),
-                    float(low),
-                    float(high),
-                    int(numbers[0]),
-                    int(numbers[-1]),
-                )
-            )
-    return found
-
-
-def equivalent(numbers: Array, curve: Array, reached: Array) -> Array:
-    """Return the number of real images (b,) at which a rising curve reaches a value, within the ends of the curve.
-
-    Args:
-        numbers: of real images, (sizes,), rising.
-        curve: the metric at each number, (sizes, b); where it falls it is held at its highest value so far.
-        reached: the value to reach, (b,).
-
-    >>> equivalent(np.array([10, 100, 1000]), np.array([[0.5], [0.7], [0.9]]), np.array([0.8])).round(1)
-    array([316.2])
-    """
-    rising = np.maximum.accumulate(curve, axis=0)
-    logs = np.log(numbers)
-    out = np.empty(len(reached))
-    for i, value in enumerate(reached):
-        # of a flat stretch the first number counts: np.interp takes the last
-        column = rising[:, i]
-        first = int(np.searchsorted(column, value, side="left"))
-        if first == 0:
-            out[i] = logs[0]
-        elif first == len(column):
-            out[i] = logs[-1]
-        else:
-            share = (value - column[first - 1]) / (column[first] - column[first - 1])
-            out[i] = logs[first - 1] + share * (logs[first] - logs[first - 1])
-    return np.exp(out)

@@ -127,8 +127,7 @@ def _sections(points: Sequence[FinishedPoint], curve: Curve, run: Path) -> list[
                 "What the synthetic images are worth",
                 [
                     "How many real images of the smallest class would give the same, read off the curve of the regime "
-                    "without synthetic images. The intervals are over test patients; seeds and the choice of the "
-                    "images are not in them."
+                    "without synthetic images. Each interval says what it is over. The choice of the images is in none."
                 ],
                 bullets=[worth.describe() for worth in curve.worth],
             )

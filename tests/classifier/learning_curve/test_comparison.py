@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_study import fake_study
-from scipy.optimize import brentq
 
 from balancer.core.settings import AblateConfig
 from classifier.analysis import statistics
@@ -14,7 +13,7 @@ from classifier.analysis.analyse import analyse
 from classifier.analysis.results import StudyResults
 from classifier.experiments.substudies import Substudy
 from classifier.learning_curve import figures
-from classifier.learning_curve.comparison import Curve, adjusted_together, compare, equivalent
+from classifier.learning_curve.comparison import Curve, adjusted_together, compare
 from classifier.learning_curve.plan import Point
 from classifier.learning_curve.steps import FinishedPoint
 
@@ -110,42 +109,6 @@ def test_the_answer_says_where_on_the_curve() -> None:
     assert "at 400 images" in curve.verdict
     assert len(curve.headline) == 8
     assert curve.headline[0].startswith("50 images: gan - baseline: +")
-
-
-# --- worth
-
-
-def test_an_equivalent_number_is_where_the_curve_reaches_the_value() -> None:
-    numbers = np.array([20, 50, 200, 900])
-    curve = np.array([0.6, 0.7, 0.85, 0.9])
-
-    def on_curve(log_n: float) -> float:
-        return float(np.interp(log_n, np.log(numbers), curve))
-
-    for value in (0.61, 0.7, 0.8, 0.899):
-        expected = np.exp(brentq(lambda x, v=value: on_curve(x) - v, np.log(20), np.log(900)))
-        assert equivalent(numbers, curve[:, None], np.array([value]))[0] == pytest.approx(expected)
-
-
-def test_ends_flat_stretches_and_a_curve_that_falls() -> None:
-    numbers = np.array([20, 50, 200])
-    rows = np.array([[0.7, 0.7, 0.7], [0.8, 0.8, 0.65], [0.8, 0.9, 0.75]])
-    np.testing.assert_allclose(equivalent(numbers, rows, np.array([0.6, 0.95, 0.7])), [20, 200, 20])
-    assert equivalent(numbers, rows[:, :1], np.array([0.8]))[0] == pytest.approx(50)  # the first to reach it
-    fallen = equivalent(numbers, rows[:, 2:], np.array([0.725]))[0]  # held at .70 up to 50 images, .75 at 200
-    assert fallen == pytest.approx(np.exp((np.log(50) + np.log(200)) / 2))
-
-
-def test_a_regime_worth_twice_the_images() -> None:
-    """At 100 images the regime separates the classes as the baseline does at 200."""
-    sizes = {50: apart(0.8, 0.8), 100: apart(1.2, 1.6), 200: apart(1.6, 2.0), 400: apart(2.4, 2.4)}
-    curve = curve_of(sizes, noise=0.05)
-    worth = {(w.regime, w.size): w for w in curve.worth}
-    assert set(worth) == {(r, str(n)) for r in ("gan", "combined") for n in sizes}
-    found = worth["gan", "100"]
-    assert found.low <= found.real <= found.high
-    assert 150 < found.real < 260
-    assert "at least 400" in worth["gan", "400"].describe() or worth["gan", "400"].real < 400
 
 
 def test_the_figures_show_every_contrast_and_regime() -> None:
