@@ -27,6 +27,7 @@ from balancer.core.jsonl import append_jsonl, read_jsonl
 from balancer.core.settings import AblateConfig
 from balancer.data.dataset import Dataset
 from classifier.evaluation.metrics import evaluate
+from classifier.experiments.selections import with_selections
 from classifier.experiments.study import Study, configure, open_study
 from classifier.training import trainer
 
@@ -62,7 +63,9 @@ def main() -> None:
     full = open_study(configure(AblateConfig, values))
     done = {(r["shift"], r["trial"]) for r in read_jsonl(log)}
     for shift, data in shifts(full.data):
-        study = Study(full.config, data, full.synthetic, full.regimes)
+        folder = args.out / shift.replace(" ", "-")
+        folder.mkdir(exist_ok=True)
+        study = with_selections(Study(full.config, data, full.synthetic, full.regimes), folder)
         val, held = data.indices("val"), data.indices("held")
         for trial in study.trials:
             if (shift, trial.name) in done:
