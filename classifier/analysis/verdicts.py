@@ -174,7 +174,7 @@ def on_the_shortcut(results: Sequence[ContrastResult]) -> list[str]:
     named = "; ".join(f"{r.name} {_effect(r)}, Holm {p_equals(r.p_holm or 0.0)}" for r in differing)
     return [
         f"Where being synthetic tells little of the class, {len(differing) or 'none'} of"
-        f" {plural(len(tested), 'comparison')} {'differs' if len(differing) == 1 else 'differ'} after Holm's correction"
+        f" {plural(len(tested), 'comparison')} {'differ' if len(differing) > 1 else 'differs'} after Holm's correction"
         f"{': ' if named else ''}{named}."
     ]
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from balancer.core.files import JsonObject
 from balancer.metrics.resampling import RESAMPLES
-from balancer.reporting.numbers import listed
+from balancer.reporting.numbers import listed, signed
 from classifier.analysis import statistics, verdicts
 from classifier.analysis.analyse import Analysis, analyse
-from classifier.analysis.contrasts import ADJUSTED, ContrastResult
+from classifier.analysis.contrasts import ADJUSTED, CONFIRMATORY, ContrastResult
 from classifier.analysis.results import StudyResults
 from classifier.learning_curve.steps import FinishedPoint
 from classifier.learning_curve.worth import Worth, worths
@@ -54,7 +54,7 @@ class Curve:
         if len(self.sizes) == 1:
             return self.sizes[0].analysis.verdict
         results = [c for size in self.sizes for c in size.analysis.contrasts]
-        return " ".join([*(_along(self, name) for name in self.contrast_names), *verdicts.on_the_shortcut(results)])
+        return " ".join([*_along_the_curve(self), *verdicts.on_the_shortcut(results)])
 
     @property
     def headline(self) -> list[str]:
@@ -122,18 +122,39 @@ def _counts(results: StudyResults) -> tuple[int, int]:
     return min(counts), sum(max(counts) - n for n in counts)
 
 
+def _along_the_curve(curve: Curve) -> list[str]:
+    """Return a sentence for each planned difference: at which sizes it shows what; one for all if they show the same.
+
+    ``Synthetic images against none, with augmentation: a gain at 50 (+.080) images; not settled at 400 images.``
+    """
+    shown = {name: _along(curve, name) for name in curve.contrast_names}
+    if len(shown) == len(CONFIRMATORY) and len(set(shown.values())) == 1:
+        return [
+            f"Synthetic images against none and against copies, with and without augmentation: {shown.popitem()[1]}."
+        ]
+    return [f"Synthetic images {_AGAINST[name]}: {text}." for name, text in shown.items()]
+
+
 def _along(curve: Curve, name: str) -> str:
-    """Return where on the curve a contrast shows an effect: ``gan - baseline helps at 50 and 100 images``."""
+    """Return what a contrast shows along the curve: ``a gain at 50 (+.080) images; not settled at 400 images``."""
     at: dict[str, list[str]] = {}
     for size in curve.sizes:
         if (result := size.contrast(name)) is not None:
-            at.setdefault(result.verdict, []).append(f"{size.minority:,}")
-    parts = [f"{_WORDS.get(verdict, verdict)} at {listed(sizes)}" for verdict, sizes in at.items()]
-    return f"{name} {'; '.join(parts)} images."
+            effect = f" ({signed(result.estimate.value)})" if result.verdict in ("helps", "hurts") else ""
+            at.setdefault(result.verdict, []).append(f"{size.minority:,}{effect}")
+    return "; ".join(f"{_WORDS[verdict]} at {listed(sizes)} images" for verdict, sizes in at.items())
 
 
+_AGAINST = {
+    "gan - baseline": "against none, without augmentation",
+    "combined - augment": "against none, with augmentation",
+    "gan - duplicate": "against copies, without augmentation",
+    "combined - duplicate_augment": "against copies, with augmentation",
+}
 _WORDS = {
-    "small": "differs by less than the margin",
-    "no benefit": "has no effect larger than the margin",
-    verdicts.UNSETTLED: "is not settled",
+    "helps": "a gain",
+    "hurts": "a loss",
+    "small": f"a difference below {verdicts.short_margin()}",
+    "no benefit": f"no effect above {verdicts.short_margin()}",
+    verdicts.UNSETTLED: verdicts.UNSETTLED,
 }

@@ -26,10 +26,12 @@ def endpoint(curve: Curve) -> Figure:
         if shown:
             places = [s.minority * (1 + APART * (k - len(regimes) / 2)) for s, _ in shown]
             means = [m.mean for _, m in shown]
-            _with_intervals(axes[0, 0], places, means, [m.interval for _, m in shown], COLOURS[regime], regime)
+            marks = "o--" if regime.endswith("_augment") else "o-"  # a regime and its twin have one colour
+            intervals = [m.interval for _, m in shown]
+            _with_intervals(axes[0, 0], places, means, intervals, COLOURS[regime], regime, marks)
     _style(axes[0, 0], curve)
     axes[0, 0].set_ylabel(f"test {endpoint_of(curve.sizes[0].analysis.classes)}")
-    axes[0, 0].legend(frameon=False, fontsize=7.5)
+    axes[0, 0].legend(frameon=False, fontsize=7.5, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.13))
     return figure
 
 
@@ -63,6 +65,7 @@ def _with_intervals(
     intervals: list[tuple[float, float] | None],
     colour: str,
     label: str,
+    marks: str = "o-",
 ) -> None:
     bounds = [i if i is not None else (m, m) for m, i in zip(means, intervals, strict=True)]
     # an interval need not hold the estimate where it is cut off at the ends of the scale
@@ -77,7 +80,7 @@ def _with_intervals(
         places,
         means,
         yerr=[below, above],
-        fmt="o-",
+        fmt=marks,
         color=colour,
         label=label,
         markersize=4,

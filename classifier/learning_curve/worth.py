@@ -42,9 +42,11 @@ class Worth:
     def describe(self) -> str:
         """Return a sentence."""
         low, high = (self._end(value) for value in (self.low, self.high))
+        is_open = self.low <= self.smallest and self.high >= self.largest
         return (
-            f"{self.regime} at {self.minority:,} real images ({self.added:,} synthetic added): as"
-            f" {self._end(self.real)} real images, 95 % interval {low} to {high} {self._scope()}"
+            f"{self.regime} at {self.minority:,} real images ({self.added:,} synthetic added) does as"
+            f" {self._end(self.real)} real images would; 95 % interval {self._scope()}:"
+            f" {'anywhere on the curve' if is_open else f'{low} to {high}'}"
         )
 
     def _scope(self) -> str:
