@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from balancer.core.errors import UsageError
+from balancer.core.presets import QUICK_STUDY
 from balancer.core.setting_types import (
     MOST_TRIALS,
     Batch,
@@ -249,7 +250,16 @@ class StudyConfig(Settings):
     gan: Changes = Field((), description="KEY=VALUE, settings of each GAN, such as steps=4000.")
     synthesis: Changes = Field((), description="KEY=VALUE, settings of each synthesis.")
     classifier: Changes = Field((), description="KEY=VALUE, settings of each ablation, such as model=resnet18.")
-    quick: bool = Field(False, description="The sizes of a demonstration: minutes, and no result.")
+    quick: bool = Field(
+        False,
+        description="The sizes of a demonstration, with one GAN and three trial seeds if none are given: minutes, and"
+        " no result.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _repeat_less_if_quick(cls, values: Any) -> Any:
+        return {**QUICK_STUDY, **values} if isinstance(values, dict) and values.get("quick") is True else values
 
     @model_validator(mode="after")
     def _refuse_a_size_in_data(self) -> Self:

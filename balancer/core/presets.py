@@ -77,3 +77,7 @@ DEMO: dict[str, dict[str, Any]] = {
     "study": {},  # its steps have the sizes above
     "tune": {"steps": 150, "evaluations": 5, "trials": 12},
 }
+
+# `classifier study --quick` takes the sizes above for any data, and so many repeats unless others are given: the fewest
+# trial seeds of which a verdict can be made.
+QUICK_STUDY: dict[str, int] = {"gans": 1, "seeds": 3}

@@ -10,6 +10,7 @@ from pathlib import Path
 from balancer.core.errors import BalancerError
 from balancer.core.sealed import DamagedFile, read_json, write_json
 from balancer.core.shapes import parse
+from balancer.metrics.feature_choice import seconds_to_train
 from balancer.reporting.numbers import plural
 from classifier.analysis.results import TrialResult
 from classifier.experiments.study import Study
@@ -42,7 +43,7 @@ def with_selections(study: Study, run: Path | None) -> Study:
 
 
 def estimate_seconds(study: Study) -> float:
-    """Return the rough time of the filter of a study; 0 without one."""
+    """Return the rough time of the filter of a study, with a feature network that is to be trained; 0 without one."""
     if not any(regime.filtered for regime in study.regimes):
         return 0.0
     classes = range(len(study.data.classes))
@@ -50,7 +51,8 @@ def estimate_seconds(study: Study) -> float:
         [int((images.labels == label).sum()) if study.counts(images)[label] else 0 for label in classes]
         for images in study.synthetic
     ]
-    return sum(filtering.estimate_seconds(study.data, of_set) for of_set in seen)
+    learning = seconds_to_train(filtering.FEATURES, study.data, filtering.CPU)
+    return learning + sum(filtering.estimate_seconds(study.data, of_set) for of_set in seen)
 
 
 def check_selections(study: Study, trials: Iterable[TrialResult], where: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from balancer.core.presets import DEMO
 from balancer.core.run import PreparedRun
 from balancer.core.settings import AblateConfig, DataConfig, GanTrainConfig, StudyConfig, SynthesizeConfig
 from balancer.data.dataset import Dataset
+from balancer.metrics.feature_choice import seconds_to_train
+from balancer.quality.assess import report_seconds
 from classifier.experiments.estimates import estimate_seconds
 from classifier.experiments.jobs import Workers
 from classifier.experiments.study import Study, configure, needed_of_every_class, open_study
@@ -25,7 +27,6 @@ from classifier.training.training_set import needed_counts
 
 ALL = "all"
 OTHERS = "others"  # the folder of the classes that lack no image
-REPORT_SECONDS = 150.0  # of a synthesis with its report, on one core of the reference machine
 FIXED = {  # settings that a study decides for its steps
     "gan_train": ("data", "seed", "target_class"),
     "synthesize": ("data", "gan_run", "n"),
@@ -176,19 +177,28 @@ def estimate(config: StudyConfig, references: Sequence[Reference], workers: Work
     """Return the seconds of all steps; a trial takes as many steps as one without synthetic images."""
     regimes = select_regimes(config.regimes)
     trials = sum(config.seeds * (config.gans if r.synthetic else 1) for r in regimes)
-    filtered = [regime for regime in regimes if regime.filtered]
+    filtered, gan = [r for r in regimes if r.filtered], resolve(GanTrainConfig, _changes(config, "gan_train"))
     seconds = 0.0
     for reference in references:
+        data = reference.ablation.data
+        numbers = [reference.n or n for n in data.deficits if n]
         a_trial = estimate_seconds(reference.ablation, workers.local_device) / len(reference.ablation.trials)
-        seconds += config.gans * (reference.gan.estimate_seconds() + REPORT_SECONDS)
+        seconds += config.gans * (reference.gan.estimate_seconds() + images_seconds(config, numbers))
+        # every GAN's estimate holds the training of a feature network, which the first one waits for
+        seconds -= (config.gans - 1) * seconds_to_train(gan.features, data, workers.local_device)
         seconds += trials * a_trial / workers.count()
         if filtered:
-            data = reference.ablation.data
             seconds += config.gans * filter_seconds(data, needed_counts(filtered, data.counts("train")))
     for other in {other.place: other for reference in references for other in reference.others}.values():
-        gan = prepare_gan_training(other_gan_settings(config, other, 0), workers.device, workers.threads, dry)
-        seconds += config.gans * (gan.estimate_seconds() + REPORT_SECONDS)
+        prepared = prepare_gan_training(other_gan_settings(config, other, 0), workers.device, workers.threads, dry)
+        seconds += config.gans * (prepared.estimate_seconds() + images_seconds(config, [other.n]))
     return seconds
+
+
+def images_seconds(config: StudyConfig, numbers: Iterable[int]) -> float:
+    """Return the time of a synthesis with so many images of each class, and of the report on each class."""
+    settings = resolve(SynthesizeConfig, _changes(config, "synthesize"))
+    return sum(report_seconds(settings, config.data.image_size, n) for n in numbers)
 
 
 def open_references(config: StudyConfig, workers: Workers, dry: bool) -> list[Reference]:

@@ -17,6 +17,7 @@ from classifier.learning_curve.plan import (
     Point,
     estimate,
     gan_settings,
+    images_seconds,
     open_references,
     other_gan_settings,
     points_of,
@@ -25,6 +26,7 @@ from classifier.learning_curve.plan import (
 from classifier.training.regimes import GROUPS
 
 CPU = Workers("cpu", threads=1)
+REPORT = 150.0  # seconds of a report, where the estimate is a stand-in
 
 
 def settings(**values: Any) -> StudyConfig:
@@ -64,6 +66,29 @@ def test_a_quick_study_has_the_sizes_of_a_demonstration_under_what_is_given(tmp_
     assert gan_settings(quick, Point(None), 0, False).steps == 700
     ablation = reference_settings(quick, Point(None))
     assert (ablation.steps, ablation.evaluations) == (250, 2)
+    assert (full.gans, full.seeds, quick.gans, quick.seeds) == (3, 5, 1, 3)
+    assert (asked := settings(data=data, quick=True, gans=2)).gans == 2
+    assert asked.seeds == 3
+
+
+def test_the_time_of_images_follows_their_number_and_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("balancer.quality.assess.slowness", lambda: 2.0)
+    config = settings(data={"path": "phantom", "image_size": 64})
+    alone = images_seconds(config, [400])
+    assert images_seconds(config, [2400]) - alone == pytest.approx(2 * 0.01 * 2000)
+    assert images_seconds(config, [400, 400]) == 2 * alone
+    plain = settings(data={"path": "phantom", "image_size": 64}, synthesis=["two_sample=false"])
+    assert images_seconds(plain, [400]) == pytest.approx(2 * (15 + 4))
+
+
+def test_a_feature_network_is_trained_once_for_all_gans(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "estimate_seconds", lambda *_: 0.0)
+    monkeypatch.setattr(plan, "report_seconds", lambda *_: 0.0)
+    monkeypatch.setattr(plan, "seconds_to_train", lambda *_: 700.0)
+    prepare, of_gan = plan.prepare_gan_training, {"estimate_seconds": lambda: 730.0}
+    monkeypatch.setattr(plan, "prepare_gan_training", lambda *of: replace(prepare(*of), **of_gan))
+    config = settings(data={"path": str(template), "image_size": 16}, gans=3)
+    assert estimate(config, open_references(config, CPU, dry=False), CPU, dry=False) == 700 + 3 * 30
 
 
 @pytest.mark.parametrize(
@@ -101,6 +126,7 @@ def test_the_sizes_are_no_setting_of_the_data() -> None:
 
 def test_the_time_counts_gans_and_trials(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "estimate_seconds", lambda *_: 20.0)  # of two trials
+    monkeypatch.setattr(plan, "report_seconds", lambda *_: REPORT)
     prepare = plan.prepare_gan_training
     thirty = {"estimate_seconds": lambda: 30.0}
     monkeypatch.setattr(plan, "prepare_gan_training", lambda *of: replace(prepare(*of), **thirty))
@@ -110,11 +136,11 @@ def test_the_time_counts_gans_and_trials(template: Path, monkeypatch: pytest.Mon
     references = open_references(config, workers, dry=False)
     assert [reference.point.name for reference in references] == ["16", "all"]
     trials = 3 * (4 + 2 * 2)  # four regimes without synthetic images, two with two sets each
-    at_a_size = 2 * (30.0 + plan.REPORT_SECONDS) + 10.0 * trials / 2
+    at_a_size = 2 * (30.0 + REPORT) + 10.0 * trials / 2
     assert estimate(config, references, workers, dry=False) == 2 * at_a_size
     both = settings(data=data, sizes="16,all", gans=2, seeds=3, regimes="confirmatory,gan_both")
     at_a_size += 10.0 * 3 * 2 / 2
-    once = 2 * (30.0 + plan.REPORT_SECONDS)  # the GANs of the other class serve both sizes
+    once = 2 * (30.0 + REPORT)  # the GANs of the other class serve both sizes
     references = open_references(both, workers, dry=False)
     assert estimate(both, references, workers, dry=False) == 2 * at_a_size + once
 
@@ -160,6 +186,7 @@ def test_the_gpu_tier_trains_in_a_study_as_alone() -> None:
 
 def test_a_filter_gets_a_surplus_of_images(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "estimate_seconds", lambda *_: 0.0)
+    monkeypatch.setattr(plan, "report_seconds", lambda *_: REPORT)
     monkeypatch.setattr(plan, "filter_seconds", lambda _, images: float(sum(images)))
     prepare, none = plan.prepare_gan_training, {"estimate_seconds": lambda: 0.0}
     monkeypatch.setattr(plan, "prepare_gan_training", lambda *of: replace(prepare(*of), **none))
@@ -169,5 +196,5 @@ def test_a_filter_gets_a_surplus_of_images(template: Path, monkeypatch: pytest.M
         (reference,) = open_references(config, CPU, dry=False)
         deficit = reference.ablation.data.deficit
         asked[regimes] = reference.n, reference.others, estimate(config, [reference], CPU, dry=False)
-    assert asked["all"] == (None, [], 2 * plan.REPORT_SECONDS)
-    assert asked["all,gan_filtered"] == (2 * deficit, [], 2 * (plan.REPORT_SECONDS + 2 * deficit))
+    assert asked["all"] == (None, [], 2 * REPORT)
+    assert asked["all,gan_filtered"] == (2 * deficit, [], 2 * (REPORT + 2 * deficit))
