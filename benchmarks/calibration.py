@@ -33,8 +33,17 @@ from balancer.core import progress
 from balancer.core.seeding import derive_seed
 from balancer.metrics.resampling import patient_weights
 from classifier.analysis import statistics
-from classifier.analysis.contrasts import CONFIRMATORY, FACTORIAL, POOLED, SHORTCUT, estimate_sum, scatter_over_seeds
-from classifier.analysis.statistics import ALPHA, Estimate
+from classifier.analysis.contrasts import (
+    CONFIRMATORY,
+    FACTORIAL,
+    POOLED,
+    POOLS,
+    SHORTCUT,
+    estimate_sum,
+    pool_of,
+    scatter_over_seeds,
+)
+from classifier.analysis.statistics import ALPHA, UNPOOLED, Estimate
 from classifier.training.regimes import REGIMES
 
 Array = np.ndarray
@@ -58,10 +67,7 @@ CONTRASTS = {  # whose coverage is measured
     "confirmatory": {**FAMILIES["confirmatory"], **FACTORIAL},
     "shortcut": FAMILIES["shortcut"],
 }
-REGIMES_OF = {  # those of the pool come first: studies of both families share their scores
-    "confirmatory": POOLED,
-    "shortcut": tuple(dict.fromkeys([*POOLED, *(arm for pair in SHORTCUT for arm in pair)])),
-}
+REGIMES_OF = dict(zip(FAMILIES, POOLS, strict=True))  # the confirmatory ones come first: their scores are the same
 SAME_RESAMPLES = 10  # studies: drawing patients takes as long as the rest of a study
 OWN = "baseline's AUROC"
 # A planted effect is looked for by an unadjusted test, or by Holm's first step of four.
@@ -217,9 +223,13 @@ def _auroc(scores: Array, positive: Array, weights: Array) -> Array:
 
 def estimates(values: Mapping[str, Array], classes: int = 2, family: str = "confirmatory") -> dict[str, Estimate]:
     """Estimate the contrasts whose regimes there are, and the baseline's AUROC, as an ablation does."""
-    scatter = scatter_over_seeds({regime: of for regime, of in values.items() if regime in POOLED})
     sums = {name: c for name, c in CONTRASTS[family].items() if set(c).issubset(values)} | {OWN: {"baseline": 1.0}}
-    return {name: estimate_sum(c, values, fewest_patients(classes), scatter) for name, c in sums.items()}
+    scatter = {(): UNPOOLED} | {
+        pool: scatter_over_seeds({regime: of for regime, of in values.items() if regime in pool})
+        for pool in POOLS
+        if any(pool_of(c) == pool for c in sums.values())
+    }
+    return {name: estimate_sum(c, values, fewest_patients(classes), scatter[pool_of(c)]) for name, c in sums.items()}
 
 
 def expected(truth: Mapping[str, float], contrast: Mapping[str, float]) -> float:

@@ -16,10 +16,10 @@ from balancer.metrics.resampling import CONFIDENCE, RESAMPLES, patient_weights, 
 from classifier.analysis import statistics, verdicts
 from classifier.analysis.advice import advice
 from classifier.analysis.contrasts import (
-    POOLED,
     Contrast,
     ContrastResult,
     estimate_sum,
+    pool_of,
     possible_contrasts,
     scatter_over_seeds,
 )
@@ -132,7 +132,7 @@ class ResampledStudy:
             (arm, trial.trial_seed, trial.synthetic_set): resample(trial.predictions["test"], weights, classes)
             for arm, trial in progress.each(trials, "resampling test patients", "trial")
         }
-        self._scatters: dict[str, SeedScatter] = {}  # by metric
+        self._scatters: dict[tuple[tuple[str, ...], str], SeedScatter] = {}  # by pool and metric
 
     @property
     def metrics(self) -> list[str]:
@@ -150,12 +150,12 @@ class ResampledStudy:
             for arm in (arms if cells else ())
         }
 
-    def _scatter(self, metric: str) -> SeedScatter:
-        """Return how much seeds scatter in the study."""
-        if metric not in self._scatters:
-            pooled = [arm for arm in POOLED if arm in self.results.arms]
-            self._scatters[metric] = scatter_over_seeds(self._values(pooled, metric))
-        return self._scatters[metric]
+    def _scatter(self, pool: tuple[str, ...], metric: str) -> SeedScatter:
+        """Return how much seeds scatter in the regimes of a pool that the study has."""
+        if (pool, metric) not in self._scatters:
+            pooled = [arm for arm in pool if arm in self.results.arms]
+            self._scatters[pool, metric] = scatter_over_seeds(self._values(pooled, metric))
+        return self._scatters[pool, metric]
 
     def estimate(self, coefficients: Mapping[str, float], metric: str = "auroc") -> Estimate | None:
         """Return the weighted sum of the arms' metrics; None if no trial seed is complete."""
@@ -163,7 +163,7 @@ class ResampledStudy:
         if not values:
             return None
         most = statistics.largest_value(metric, len(self.results.classes))
-        return estimate_sum(coefficients, values, self.patients, self._scatter(metric), most)
+        return estimate_sum(coefficients, values, self.patients, self._scatter(pool_of(coefficients), metric), most)
 
     def by_seed(self, arms: Sequence[str], metric: str = "auroc") -> dict[int, dict[str, Array]]:
         """Return a metric (1 + resamples, synthetic sets) by complete trial seed and arm; nothing if an arm is missing.

@@ -23,7 +23,7 @@ from classifier.training.regimes import GROUPS, REGIMES
 
 Array = np.ndarray
 CONFIRMATORY = (("gan", "baseline"), ("combined", "augment"), ("gan", "duplicate"), ("combined", "duplicate_augment"))
-POOLED = tuple(dict.fromkeys(regime for pair in CONFIRMATORY for regime in pair))  # their scatter over seeds is pooled
+POOLED = tuple(dict.fromkeys(regime for pair in CONFIRMATORY for regime in pair))
 # Whether synthetic images do better where being synthetic tells little of the class: each way against the usual one,
 # and against no synthetic images at all.
 WAYS = ("gan_both", "gan_both_added", "gan_pretrain", "gan_mixup", "gan_filtered")
@@ -31,6 +31,8 @@ SHORTCUT = (
     *((way, reference) for way in WAYS for reference in ("gan", "baseline")),
     *((f"{way}_augment", reference) for way in WAYS for reference in ("combined", "augment")),
 )
+# Regimes whose scatter over seeds is pooled. A contrast takes the first pool that has its regimes.
+POOLS = (POOLED, tuple(dict.fromkeys([*POOLED, *(regime for pair in SHORTCUT for regime in pair)])))
 ADJUSTED = ("confirmatory", "shortcut")  # families that Holm's correction covers, each by itself
 INTERACTION = "interaction"
 FACTORIAL = {
@@ -112,11 +114,22 @@ class ContrastResult:
         }
 
 
+def pool_of(coefficients: Mapping[str, float]) -> tuple[str, ...]:
+    """Return the regimes whose scatter over seeds counts for a weighted sum of arms; a dose counts as its regime.
+
+    There are none for a sum that is no contrast: what seeds do to all regimes alike cancels in a contrast only. Nor are
+    there any for other regimes than those of :data:`POOLS`, which may scatter in other ways.
+    """
+    regimes = {arm.split("@")[0] for arm in coefficients}
+    is_contrast = sum(coefficients.values()) == 0
+    return next((pool for pool in POOLS if is_contrast and regimes.issubset(pool)), ())
+
+
 def scatter_over_seeds(values: Mapping[str, Array]) -> SeedScatter:
     """Return how much seeds scatter in a study.
 
     Args:
-        values: a metric of each arm of :data:`POOLED`, (1 + resamples, trial seeds, synthetic sets).
+        values: a metric of each arm of a pool, (1 + resamples, trial seeds, synthetic sets).
     """
     if not values:
         return UNPOOLED
@@ -132,22 +145,18 @@ def estimate_sum(
 ) -> Estimate:
     """Estimate a weighted sum of arms.
 
-    The scatter of the study counts if the sum is a contrast of pooled regimes; a dose counts as its regime. Elsewhere
-    seeds may scatter in other ways. What they do to all regimes alike cancels in a contrast only.
-
     Args:
         coefficients: by arm.
         values: a metric of each arm, (1 + resamples, trial seeds, synthetic sets).
         patients: number in the class that has fewer.
-        scatter: of :func:`scatter_over_seeds`.
+        scatter: of :func:`scatter_over_seeds`, for the regimes of :func:`pool_of`; else it does not count.
         most: the largest value of the metric, whose smallest is 0; the sum then lies within its coefficients of one
             sign. None: there is no largest value.
     """
     total = sum(coefficients.values())
     gains = sum(weight for weight in coefficients.values() if weight > 0)
-    regimes = {arm: arm.split("@")[0] for arm in coefficients}
-    if total == 0 and set(POOLED).issuperset(regimes.values()):
-        synthetic = [arm for arm, regime in regimes.items() if REGIMES[regime].synthetic]
+    if pool_of(coefficients):
+        synthetic = [arm for arm in coefficients if REGIMES[arm.split("@")[0]].synthetic]
         squares = sum(weight**2 for weight in coefficients.values())
         scatter = scatter.of_contrast(squares, sum(coefficients[arm] ** 2 for arm in synthetic))
     else:

@@ -20,7 +20,7 @@ from balancer.metrics.classification import weighted_auroc
 from balancer.metrics.resampling import patient_weights
 from classifier.analysis import statistics, verdicts
 from classifier.analysis.analyse import Analysis, analyse
-from classifier.analysis.contrasts import POOLED, Contrast, ContrastResult
+from classifier.analysis.contrasts import POOLED, POOLS, Contrast, ContrastResult, pool_of
 from classifier.analysis.results import StudyResults, TrialPredictions
 from classifier.analysis.statistics import Estimate
 from classifier.report.tables import COLUMNS
@@ -113,7 +113,9 @@ def test_families(eight: tuple[StudyResults, Analysis]) -> None:
     }
 
 
-def estimated(results: StudyResults, name: str, resamples: int = 150) -> Estimate:
+def estimated(
+    results: StudyResults, name: str, resamples: int = 150, pool: tuple[str, ...] = POOLED, gan_df: int = 2
+) -> Estimate:
     """A contrast put together by hand from the predictions."""
     weights = patient_weights(Y_TRUE, PATIENTS[N_VAL:], resamples, 0)
     seeds = sorted({t.trial_seed for t in results.trials})
@@ -121,16 +123,18 @@ def estimated(results: StudyResults, name: str, resamples: int = 150) -> Estimat
         np.array([[weighted_auroc(p.y_true, p.y_score, weights) for p in of(results, arm, k)] for k in seeds])
         for arm in name.split(" - ")
     )
-    seen, by_set = scatter_by_hand(results, seeds, weights)
+    seen, by_set = scatter_by_hand(results, seeds, weights, pool)
     synthetic = sum(REGIMES[arm].synthetic for arm in name.split(" - "))
-    scatter = statistics.SeedScatter(2 * seen, 4, synthetic * by_set, 2 if len(results.sets("gan")) == 3 else 0)
+    scatter = statistics.SeedScatter(2 * seen, 4, synthetic * by_set, gan_df if len(results.sets("gan")) == 3 else 0)
     return statistics.crossed_estimate(np.moveaxis(left - right, -1, 0), 15, scatter)
 
 
-def scatter_by_hand(results: StudyResults, seeds: list[int], weights: Array) -> tuple[float, float]:
-    """The variances of one trial seed and of one GAN seed, pooled over the confirmatory regimes, less the patients'."""
+def scatter_by_hand(
+    results: StudyResults, seeds: list[int], weights: Array, pool: tuple[str, ...]
+) -> tuple[float, float]:
+    """The variances of one trial seed and of one GAN seed, pooled over the regimes of a pool, less the patients'."""
     by_seed, by_set = [], []
-    for arm in (arm for arm in results.regimes if arm in POOLED):
+    for arm in (arm for arm in results.regimes if arm in pool):
         cells = np.array([[weighted_auroc(p.y_true, p.y_score, weights) for p in of(results, arm, k)] for k in seeds])
         by_seed.append(cells.mean(axis=1))
         if REGIMES[arm].synthetic:
@@ -145,6 +149,20 @@ def scatter_by_hand(results: StudyResults, seeds: list[int], weights: Array) -> 
     rescale = (len(weights) - 1) / (len(weights) - 2)
     seen, sets = (v[0] - rescale * v[1:].mean() for v in (squares, np.mean(by_set, axis=0)))
     return float(seen), float(sets)
+
+
+def test_regimes_against_the_shortcut_have_a_pool_of_their_own() -> None:
+    """With it the confirmatory contrasts stay as they are; other regimes have none."""
+    more = SEPARATIONS | {"gan_pretrain": 1.7, "gan_mixup": 1.5, "undersample": 1.4}
+    results = study(more, sets=3)
+    found = {c.name: c for c in analysed(results).contrasts}
+    names = [name for name, c in found.items() if c.contrast.family == "shortcut"]
+    assert names == [f"{way} - {other}" for way in ("gan_pretrain", "gan_mixup") for other in ("gan", "baseline")]
+    by_hand = [estimated(results, name, pool=POOLS[1], gan_df=4) for name in names]
+    assert [found[name].estimate.se for name in names] == pytest.approx([e.se for e in by_hand])
+    assert [found[name].p_holm for name in names] == pytest.approx(statistics.holm([e.p for e in by_hand]))
+    assert found["gan - baseline"].p == pytest.approx(estimated(results, "gan - baseline").p)
+    assert pool_of({"undersample": 1.0, "baseline": -1.0}) == pool_of({"gan": 1.0}) == ()
 
 
 def test_holm_is_over_the_confirmatory_family_that_is_there(eight: tuple[StudyResults, Analysis]) -> None:
