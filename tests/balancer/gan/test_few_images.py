@@ -109,8 +109,8 @@ def test_a_discriminator_that_reconstructs_learns_to() -> None:
     seen: list[Tensor] = []
     with_maps = state.D.with_maps
     state.D.with_maps = lambda images: (seen.append(images.detach()), with_maps(images))[1]
-    errors = [train_step(settings, state, real)["reconstruction"].item() for _ in range(40)]
-    assert errors[-1] < 0.7 * errors[0]
+    errors = [train_step(settings, state, real)["reconstruction"].item() for _ in range(25)]
+    assert errors[-1] < 0.8 * errors[0]
     assert all(torch.equal(images, real) for images in seen)
     plain = build_state(settings_of(), CPU)
     assert torch.equal(
