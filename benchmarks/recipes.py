@@ -81,10 +81,20 @@ RECIPES: dict[str, tuple[str, list[str]]] = {
     "fastgan": ("skip-layer excitation, D reconstructs", ["architecture=excited", "reconstruction_weight=1"]),
     "bcr": ("bCR", ["consistency_weight=10"]),
     "top-k": ("top-k, half", ["top_k=0.5"]),
+    "batch-16": ("batches of 16", ["batch_size=16"]),
+    "batch-8": ("batches of 8", ["batch_size=8"]),
     "wide": ("width 48", ["generator_width=48", "discriminator_width=48"]),
 }
 # Time of a step over that of the default's, one thread of an AMD EPYC, 2026-11-28.
-COST = {"excited": 1.2, "reconstruction": 1.5, "fastgan": 1.75, "bcr": 1.5, "wide": 1.8}
+COST = {
+    "excited": 1.2,
+    "reconstruction": 1.5,
+    "fastgan": 1.75,
+    "bcr": 1.5,
+    "wide": 1.8,
+    "batch-16": 0.59,
+    "batch-8": 0.36,
+}
 
 IMAGES = 600  # a little more than half the training fold's images of the class, the larger of the references
 
