@@ -192,6 +192,7 @@ class AblateConfig(ClassifierConfig):
     )
     seeds: Repeats = Field(5, description="Paired trial seeds per regime; a verdict takes 3.")
     doses: Doses = Field((), description="Also so many synthetic images, in deficits, such as 0.25,0.5,2.")
+    meter: bool = Field(True, description="Measure whether classifiers read being synthetic as a class.")
 
 
 class TuneConfig(TrainConfig):

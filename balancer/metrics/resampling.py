@@ -10,7 +10,7 @@ import numpy as np
 from balancer.core.errors import BalancerError
 from balancer.core.seeding import derive_seed
 from balancer.data.records import sampling_unit
-from balancer.metrics.classification import weighted_auroc
+from balancer.metrics.classification import ordered_pairs, weighted_auroc
 
 Array = np.ndarray
 Groups = Sequence[str] | Array  # the patient of each image
@@ -20,6 +20,7 @@ RESAMPLES = 2000  # for an interval
 FEWER_RESAMPLES = 1000  # for the intervals of an audit and of a cross-validation
 CURVE_RESAMPLES = 200  # for the standard error at each point of a curve
 CONFIDENCE = 0.95
+STRETCH = 2**0.5  # of the scatter of :func:`fold_aurocs`: folds teach and test one another
 
 
 @dataclass(frozen=True)
@@ -178,3 +179,36 @@ def even_folds(groups: Groups, folds: int, seed: int) -> Array:
         fold_of_patient[dealt] = neediest
         filled[neediest] += sizes[dealt]
     return fold_of_patient[patient]
+
+
+def fold_aurocs(scores: Array, labels: Array, fold: Array, units: Array, seed: int, resamples: int) -> Array:
+    """Return the AUROC of out-of-fold scores, (1 + resamples,): of the sample, then of resamples within each fold.
+
+    :func:`balancer.metrics.two_sample.fold_auroc` says why pairs are within folds, and why intervals stretch by
+    :data:`STRETCH`.
+
+    Args:
+        scores: (n,), comparable within a fold only.
+        labels: (n,) 0 or 1.
+        fold: fold (n,) of each image.
+        units: (n,), what is resampled as one.
+        seed: seed of the resamples.
+        resamples: number of resamples.
+
+    Raises:
+        BalancerError: If a score is not finite, or no fold holds images of both labels.
+    """
+    rng = np.random.default_rng(seed)
+    if not any(len(np.unique(labels[fold == k])) == 2 for k in np.unique(fold)):
+        raise BalancerError(f"expected real and synthetic images in one fold; got none among {len(fold)} images")
+    ordered, pairs = np.zeros(1 + resamples), np.zeros(1 + resamples)
+    for k in np.unique(fold):
+        inside = np.flatnonzero(fold == k)
+        weights = np.ones((1 + resamples, len(inside)))
+        for label in (0, 1):
+            of_class = labels[inside] == label
+            weights[1:, of_class] = resample_groups(units[inside][of_class], resamples, rng)
+        of_fold = ordered_pairs(labels[inside], scores[inside], weights)
+        ordered, pairs = ordered + of_fold[0], pairs + of_fold[1]
+    aurocs: Array = ordered / pairs
+    return aurocs

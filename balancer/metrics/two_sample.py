@@ -22,9 +22,8 @@ from balancer.core.pixels import COLOUR, channels_of, planes
 from balancer.core.seeding import derive_seed, generator
 from balancer.data.records import sampling_unit
 from balancer.data.sampling import batch_indices
-from balancer.metrics.classification import ordered_pairs
 from balancer.metrics.features import check_finite
-from balancer.metrics.resampling import RESAMPLES, Groups, even_folds, group_numbers, resample_groups
+from balancer.metrics.resampling import RESAMPLES, STRETCH, Groups, even_folds, fold_aurocs, group_numbers
 from balancer.reporting.numbers import bounds, percent
 
 Array = np.ndarray
@@ -61,6 +60,28 @@ class TwoSample:
     folds: int
 
 
+@dataclass(frozen=True)
+class OutOfFold:
+    """Scores of images by classifiers that saw no image of their patients; real images, or those held out, first."""
+
+    scores: Array  # (n,); comparable within a fold only
+    labels: Array  # (n,) 0 or 1: the side
+    fold: Array  # (n,)
+    units: Array  # (n,) what is resampled as one
+
+
+def logistic_scores(
+    real: Array,
+    fake: Array,
+    groups: Groups,
+    seed: int,
+    folds: int = 5,
+    other_groups: Groups | None = None,
+) -> OutOfFold:
+    """Return the scores that :func:`logistic_two_sample` summarises; arguments and errors as there."""
+    return _out_of_fold("logistic regression", *_logistic(real, fake), groups, other_groups, seed, folds)
+
+
 def logistic_two_sample(
     real: Array,
     fake: Array,
@@ -85,6 +106,11 @@ def logistic_two_sample(
     Raises:
         BalancerError: If counts or dimensions differ, values are not finite, or there are too few images or patients.
     """
+    return _cross_validate("logistic regression", *_logistic(real, fake), groups, other_groups, seed, folds)
+
+
+def _logistic(real: Array, fake: Array) -> tuple[Scorer, Array]:
+    """Return what fits and scores by logistic regression, and the side (n,) of each image."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -97,7 +123,7 @@ def logistic_two_sample(
         scores: Array = model.fit(features[train], labels[train]).decision_function(features[~train])
         return scores
 
-    return _cross_validate("logistic regression", score, labels, groups, other_groups, seed, folds)
+    return score, labels
 
 
 def pixel_two_sample(
@@ -191,6 +217,16 @@ def chance_level(control: TwoSample | None) -> float:
 def _cross_validate(
     classifier: str, score: Scorer, labels: Array, groups: Groups, other_groups: Groups | None, seed: int, folds: int
 ) -> TwoSample:
+    """Return the result of the test for scores of :func:`_out_of_fold`."""
+    of = _out_of_fold(classifier, score, labels, groups, other_groups, seed, folds)
+    bootstrap = derive_seed(seed, "two-sample", "bootstrap")
+    auroc, low, high = fold_auroc(of.scores, of.labels, of.fold, of.units, bootstrap)
+    return TwoSample(classifier, auroc, low, high, int((labels == 0).sum()), int((labels == 1).sum()), folds)
+
+
+def _out_of_fold(
+    classifier: str, score: Scorer, labels: Array, groups: Groups, other_groups: Groups | None, seed: int, folds: int
+) -> OutOfFold:
     """Score every image by a classifier that saw no image of its patient; real images (label 0) come first."""
     n_real, n_fake = int((labels == 0).sum()), int((labels == 1).sum())
     if n_real != n_fake:
@@ -220,9 +256,7 @@ def _cross_validate(
     if not np.isfinite(scores).all():
         raise BalancerError(f"the {classifier} diverged: {int((~np.isfinite(scores)).sum())} scores are not finite")
     of_fake = np.arange(n_fake) if other_groups is None else group_numbers(other_groups)
-    units = np.concatenate([group_numbers(groups), of_fake])
-    auroc, low, high = fold_auroc(scores, labels, fold, units, derive_seed(seed, "two-sample", "bootstrap"))
-    return TwoSample(classifier, auroc, low, high, n_real, n_fake, folds)
+    return OutOfFold(scores, labels, fold, np.concatenate([group_numbers(groups), of_fake]))
 
 
 def fold_auroc(scores: Array, labels: Array, fold: Array, units: Array, seed: int) -> tuple[float, float, float]:
@@ -251,20 +285,8 @@ def fold_auroc(scores: Array, labels: Array, fold: Array, units: Array, seed: in
     Raises:
         BalancerError: If a score is not finite, or no fold holds images of both sides.
     """
-    rng = np.random.default_rng(seed)
-    if not any(len(np.unique(labels[fold == k])) == 2 for k in np.unique(fold)):
-        raise BalancerError(f"expected real and synthetic images in one fold; got none among {len(fold)} images")
-    ordered, pairs = np.zeros(1 + RESAMPLES), np.zeros(1 + RESAMPLES)  # first the sample itself
-    for k in np.unique(fold):
-        inside = np.flatnonzero(fold == k)
-        weights = np.ones((1 + RESAMPLES, len(inside)))
-        for label in (0, 1):
-            of_class = labels[inside] == label
-            weights[1:, of_class] = resample_groups(units[inside][of_class], RESAMPLES, rng)
-        of_fold = ordered_pairs(labels[inside], scores[inside], weights)
-        ordered, pairs = ordered + of_fold[0], pairs + of_fold[1]
-    auroc, resampled = ordered[0] / pairs[0], ordered[1:] / pairs[1:]
-    low, high = auroc + 2**0.5 * (np.percentile(resampled, [2.5, 97.5]) - auroc)
+    auroc, *resampled = fold_aurocs(scores, labels, fold, units, seed, RESAMPLES)
+    low, high = auroc + STRETCH * (np.percentile(resampled, [2.5, 97.5]) - auroc)
     return float(auroc), float(max(low, 0)), float(min(high, 1))
 
 

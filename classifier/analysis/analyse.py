@@ -12,7 +12,7 @@ from balancer.core import progress
 from balancer.core.errors import BalancerError
 from balancer.core.files import JsonObject
 from balancer.data.chest import is_chest
-from balancer.metrics.resampling import CONFIDENCE, RESAMPLES, patient_weights, patients_per_class
+from balancer.metrics.resampling import CONFIDENCE, FEWER_RESAMPLES, RESAMPLES, patient_weights, patients_per_class
 from classifier.analysis import statistics, verdicts
 from classifier.analysis.advice import advice
 from classifier.analysis.contrasts import (
@@ -24,6 +24,7 @@ from classifier.analysis.contrasts import (
     scatter_over_seeds,
 )
 from classifier.analysis.results import MetricSummary, StudyResults, TrialPredictions, TrialResult, check_same_images
+from classifier.analysis.shortcuts import MeterResult, brief, meter_results
 from classifier.analysis.statistics import FEWEST_TRIAL_SEEDS, DeLong, Estimate, McNemar, SeedScatter
 from classifier.evaluation.metrics import weighted_metrics, weighted_multiclass_metrics
 from classifier.training.regimes import REGIMES
@@ -60,6 +61,7 @@ class Analysis:
     margin: float = verdicts.MARGIN
     confidence: float = CONFIDENCE
     advice: list[str] = field(default_factory=list)  # what would settle each open confirmatory contrast
+    meter: list[MeterResult] = field(default_factory=list)  # do classifiers read being synthetic as a class?
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -79,7 +81,8 @@ class Analysis:
         """Return the analysis as it stands in ``analysis.json``."""
         contrasts = [c.to_json() | {"sentence": verdicts.sentence(c)} for c in self.contrasts]
         regimes = [asdict(regime) for regime in self.regimes]
-        return {**vars(self), "regimes": regimes, "contrasts": contrasts, "headline": self.headline}
+        meter = [result.to_json() for result in self.meter]
+        return {**vars(self), "regimes": regimes, "contrasts": contrasts, "meter": meter, "headline": self.headline}
 
 
 def endpoint_of(classes: Sequence[str]) -> str:
@@ -212,6 +215,7 @@ def analyse(results: StudyResults, resamples: int = RESAMPLES, seed: int = 0) ->
     patients, y_true = results.groups("test"), results.y_true("test")
     seeds = sorted({trial.trial_seed for trial in results.trials})
     sets = {trial.synthetic_set for trial in results.trials if REGIMES[trial.regime].synthetic}
+    meter = meter_results(results, seed, min(resamples, FEWER_RESAMPLES))
     left_out = sum(r.trials - r.trial_seeds * max(r.gan_seeds, 1) for r in regimes)
     return Analysis(
         n_test=len(patients),
@@ -222,10 +226,11 @@ def analyse(results: StudyResults, resamples: int = RESAMPLES, seed: int = 0) ->
         resamples=resamples,
         regimes=regimes,
         contrasts=contrasts,
-        verdict=verdicts.answer(contrasts),
+        verdict=" ".join(filter(None, [verdicts.answer(contrasts), brief(meter)])),
         notes=verdicts.notes(len(patients), len(set(patients)), len(seeds), len(sets), left_out, results.unit),
         advice=advice(contrasts),
         unit=results.unit,
+        meter=meter,
     )
 
 

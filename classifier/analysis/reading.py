@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from balancer.data.split import merge_groups, split_hash
 from classifier.analysis.results import FOLDS, PREDICTIONS, RESULTS, TrialPredictions, TrialResult
 from classifier.evaluation.fold_metrics import AnyMetrics, MulticlassMetrics
 from classifier.evaluation.metrics import aurocs_of_classes, nll
+from classifier.evaluation.shortcut import MeterScores
 
 log = logging.getLogger("balancer")
 Array = np.ndarray
@@ -149,12 +150,19 @@ def read_run(run: Path) -> list[TrialResult]:
     return [read_result(run)] if not trials and (run / RESULT).exists() else trials
 
 
-def predictions_file(predictions: Mapping[str, TrialPredictions]) -> bytes:
-    """Return the content of a trial's ``predictions.npz``."""
+def predictions_file(predictions: Mapping[str, TrialPredictions], meter: Sequence[MeterScores] = ()) -> bytes:
+    """Return the content of a trial's ``predictions.npz``: of each fold, and of the readings of the shortcut meter."""
     arrays: dict[str, Array] = {}
     for fold, p in predictions.items():
         arrays |= {f"{fold}_index": p.index, f"{fold}_true": p.y_true, f"{fold}_score": p.y_score}
+    for i, scores in enumerate(meter):
+        arrays |= scores.arrays(_meter_prefix(i))
     return array_bytes(arrays)
+
+
+def _meter_prefix(reading: int) -> str:
+    """Return what the names of the arrays of a reading begin with."""
+    return f"meter{reading}_"
 
 
 def with_predictions(trial: TrialResult, run: Path) -> TrialResult:
@@ -175,7 +183,13 @@ def with_predictions(trial: TrialResult, run: Path) -> TrialResult:
         threshold = getattr(metrics, "uncalibrated_threshold", 0.5)
         predictions[fold] = TrialPredictions(true, score.astype(np.float64), threshold, metrics.temperature, index)
     val, test = (_completed(getattr(trial, fold), predictions[fold]) for fold in FOLDS)
-    return replace(trial, val=val, test=test, predictions=predictions)
+    try:
+        meter = tuple(MeterScores.of(arrays, _meter_prefix(i), len(r.traces)) for i, r in enumerate(trial.meter))
+    except KeyError as error:
+        raise DamagedFile(path, f"{error.args[0]} is missing", remedy) from error
+    except ValueError as error:
+        raise DamagedFile(path, str(error), remedy) from error
+    return replace(trial, val=val, test=test, predictions=predictions, meter_scores=meter)
 
 
 def _completed(metrics: AnyMetrics, predictions: TrialPredictions) -> AnyMetrics:
@@ -240,6 +254,7 @@ def read_patients(run: Path, trials: Iterable[TrialResult] = ()) -> list[str]:
         if others := {trial.split_hash for trial in trials} - {None, split}:
             raise DamagedFile(path, f"it is of split {split}, the trials are of {others.pop()}", remedy)
     last = max((int(p.index.max(initial=-1)) for trial in trials for p in trial.predictions.values()), default=-1)
+    last = max([last, *(scores.largest_position() for trial in trials for scores in trial.meter_scores)])
     if last >= len(patients):
         raise DamagedFile(path, f"it lists {len(patients)} images, a trial predicted image {last + 1}", remedy)
     return patients

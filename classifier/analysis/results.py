@@ -20,6 +20,7 @@ from balancer.core.files import JsonObject
 from balancer.core.shapes import parse
 from balancer.data.records import count_units, sampling_unit
 from classifier.evaluation.fold_metrics import AnyMetrics, BinaryMetrics, MulticlassMetrics, Validation
+from classifier.evaluation.shortcut import MeterScores, Reading
 from classifier.evaluation.thresholds import with_temperature
 from classifier.training.regimes import REGIMES
 
@@ -28,6 +29,7 @@ Array = np.ndarray
 FOLDS = ("val", "test")
 RESULTS = "results.jsonl"
 PREDICTIONS = "predictions.npz"
+_LEFT_OUT = {"fold": None, "meter": ()}  # values that a line of results.jsonl is silent about
 SAME_SPLIT = ("data_fingerprint", "split_hash")  # equal in all trials that are compared
 
 
@@ -91,7 +93,9 @@ class TrialResult:
     threads: int | None = None  # that computed; other numbers give other last digits
     folder: str = ""  # of predictions.npz and model.pt, relative to the run
     fold: int | None = None  # of a cross-validation
+    meter: tuple[Reading, ...] = ()  # of the shortcut meter; nothing in a run of an earlier version, or without it
     predictions: Mapping[str, TrialPredictions] = field(default_factory=dict, repr=False, compare=False)  # by fold
+    meter_scores: tuple[MeterScores, ...] = field(default=(), repr=False, compare=False)  # of each reading
 
     @property
     def key(self) -> tuple[str, int, str | None, float | None]:
@@ -135,9 +139,9 @@ class TrialResult:
 
     def to_json(self) -> JsonObject:
         """Return the trial as a line of ``results.jsonl`` holds it."""
-        values = asdict(replace(self, predictions={}))
-        del values["predictions"]
-        return {key: value for key, value in values.items() if key != "fold" or value is not None}
+        values = asdict(replace(self, predictions={}, meter_scores=()))
+        del values["predictions"], values["meter_scores"]
+        return {key: value for key, value in values.items() if value != _LEFT_OUT.get(key, NotImplemented)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], path: Path, where: str = "", remedy: str = "") -> TrialResult:

@@ -165,7 +165,7 @@ def write_ablation(results: StudyResults, study: Study, run: RunDir, findings: A
     notes = [*data.notes, *(f"Leak in the data: {leak}." for leak in leaks_beyond_copies(findings))]
     if shortcut := strongest_shortcut(findings):
         notes.append(f"Shortcut in the data: {shortcut}")
-    notes += analysis.notes
+    notes += [*study.meter_notes, *analysis.notes]
     notes += code_notes(trial.code_hash for trial in results.trials)
     notes += thread_notes(trial.threads for trial in results.trials)
     sources = study.synthetic_sources

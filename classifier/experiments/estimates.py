@@ -16,7 +16,7 @@ from balancer.core.speed import seconds_each
 from classifier import novelty
 from classifier.experiments.study import Study
 from classifier.models import build_model
-from classifier.training import trainer
+from classifier.training import metering, trainer
 from classifier.training.frozen_features import learns_from_features
 from classifier.training.regimes import Regime
 from classifier.training.training_set import TrainingSet
@@ -50,7 +50,8 @@ def estimate_seconds(study: Study, device: torch.device, budget: float = BUDGET)
             continue
         seconds = 0.0
         train = study.training_set(trial, rehearsal=True)
-        images = at_the_end
+        shown = len(study.measured_sets(trial))
+        images = at_the_end + (metering.forward_passes(data, study.synthetic, shown) if shown else 0)
         for stage in trainer.stages(config, train):
             if learns_from_features(config, stage, trial.regime, len(train.images)):
                 images += len(train.images) + len(val)

@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,14 +19,16 @@ from balancer.core.run_names import SYNTHESES
 from balancer.core.saved_runs import data_settings, newest_of, read_environment
 from balancer.core.settings import AblateConfig, ClassifierConfig, TrainConfig
 from balancer.data.dataset import Dataset, load_dataset
+from balancer.data.records import sampling_unit
 from balancer.reporting.numbers import listed
 from classifier.analysis.results import TrialResult
 from classifier.experiments.plan import Trial, plan_trials, regimes_of
 from classifier.models.heads import number_of_outputs
 from classifier.models.weights import weights_hash
 from classifier.report.samples import with_grade
-from classifier.training import trainer
+from classifier.training import metering, trainer
 from classifier.training.filtering import Selection
+from classifier.training.metering import Probe
 from classifier.training.regimes import Regime
 from classifier.training.synthetic import SyntheticSet, lacking, load_sets, split_of
 from classifier.training.training_set import TrainingSet, added_counts, training_set
@@ -83,23 +85,54 @@ class Study:
             number = [round(dose * n) for n in deficits]
         return tuple(n if label in used and label in lack else 0 for label, n in enumerate(number))
 
+    @property
+    def has_meter(self) -> bool:
+        """Return whether the shortcut meter is asked for: in an ablation with synthetic images, unless it is off."""
+        return isinstance(self.config, AblateConfig) and self.config.meter and bool(self.synthetic)
+
+    @cached_property
+    def probes(self) -> list[Probe]:
+        """Return what the shortcut meter shows each classifier, made once; nothing where it cannot be measured."""
+        return metering.probes(self.data, self.synthetic, self.config.seed) if self.has_meter else []
+
+    @property
+    def meter_notes(self) -> list[str]:
+        """Return the note that a report needs if the meter could not be measured."""
+        if not self.has_meter or self.probes:
+            return []
+        unit = sampling_unit(self.data.groups)
+        return [
+            f"The shortcut meter was left out: it takes {metering.FEWEST_PATIENTS} validation {unit}s of other classes"
+            " than that of the synthetic images."
+        ]
+
+    def measured_sets(self, trial: Trial) -> list[int]:
+        """Return the synthetic sets that the meter measures a trial with: its own, or each if the trial has none."""
+        if trial.regime.group == "checks" or not self.has_meter:
+            return []
+        return [i for i in range(len(self.synthetic)) if trial.synthetic_set in (None, i)]
+
+    def synthetic_images(self, trial: Trial, rehearsal: bool = False) -> SyntheticSet | None:
+        """Return the synthetic images that a trial trains on; ``rehearsal`` and errors as in :meth:`training_set`."""
+        if trial.synthetic_set is None:
+            return None
+        synthetic_set = self.synthetic[trial.synthetic_set]
+        if trial.regime.filtered and not rehearsal:
+            return self.filtered(trial.synthetic_set)
+        if trial.regime.others in ("replaced", "added"):
+            return synthetic_set.first(added_counts(trial.regime, self.data.counts("train")))
+        return synthetic_set.first(self.counts(synthetic_set, trial.dose))
+
     def training_set(self, trial: Trial, rehearsal: bool = False) -> TrainingSet:
         """Return the images that the trial trains on; ``rehearsal``: as many, whatever a filter will choose.
 
         Raises:
             BalancerError: as :func:`~classifier.training.training_set.training_set`, or if no filter has chosen yet.
         """
-        regime, duplicates, images = trial.regime, self.duplicate_counts, None
-        of_every_class = regime.others in ("replaced", "added")
-        if of_every_class:
+        regime, duplicates = trial.regime, self.duplicate_counts
+        if regime.others in ("replaced", "added"):
             duplicates = added_counts(regime, self.data.counts("train"))
-        if trial.synthetic_set is not None:
-            synthetic_set = self.synthetic[trial.synthetic_set]
-            counts = duplicates if of_every_class else self.counts(synthetic_set, trial.dose)
-            if trial.regime.filtered and not rehearsal:
-                images = self.filtered(trial.synthetic_set)
-            else:
-                images = synthetic_set.first(counts)
+        images = self.synthetic_images(trial, rehearsal)
         return training_set(self.data, regime, images, trial.seed + regime.seed_offset, duplicates)
 
     def filtered(self, number: int) -> SyntheticSet:
@@ -118,7 +151,7 @@ def recipe_hash(config: ClassifierConfig) -> str:
 
     The hash leaves out the data, the seeds and what an ablation compares.
     """
-    compared = {"data", "seed", "synthetic", "synthetic_count", "regimes", "regime", "seeds", "doses", "folds"}
+    compared = {"data", "seed", "synthetic", "synthetic_count", "regimes", "regime", "seeds", "doses", "folds", "meter"}
     return config_hash(config, exclude=compared)
 
 
@@ -152,7 +185,7 @@ def provenance(study: Study) -> dict[str, str]:
     return {
         "split_hash": study.data.split_hash,
         "data_fingerprint": study.data.fingerprint,
-        "config_hash": config_hash(study.config),
+        "config_hash": config_hash(study.config, exclude={"meter"}),  # the meter changes no trial
         "weights_hash": weights_hash(study.config.weights),
         "synthetic_sets_hash": hashlib.sha256(sets.encode()).hexdigest()[:16],
     }

@@ -21,12 +21,14 @@ from balancer.data.subset import Subset
 from classifier import novelty
 from classifier.analysis.reading import predictions_file
 from classifier.analysis.results import PREDICTIONS, TrialPredictions, TrialResult
+from classifier.analysis.shortcuts import reading_of
 from classifier.evaluation.metrics import evaluate
+from classifier.evaluation.shortcut import MeterScores, Reading
 from classifier.evaluation.thresholds import BOUND_NOTE, is_at_bound
 from classifier.experiments.plan import Trial
 from classifier.experiments.study import Study, code_hash, provenance, recipe_hash
 from classifier.novelty import Reference
-from classifier.training import trainer
+from classifier.training import metering, trainer
 from classifier.training.checkpoint import CHECKPOINT, classifier_bytes
 from classifier.training.prediction import predict_with_features
 
@@ -58,6 +60,7 @@ def run_trial(study: Study, trial: Trial, device: torch.device, interrupt: Inter
     )
     reference = _reference(fitted.model, data, config, device)
     score = trainer.predict(fitted.model, Subset(data.images, test), config, device)
+    readings = _readings(fitted.model, study, trial, device)
     if is_at_bound(fitted.temperature):
         log.warning("%s: the temperature %.2f lies %s", trial.name, fitted.temperature, BOUND_NOTE)
     name, seed, synthetic_set, dose = trial.key
@@ -87,9 +90,29 @@ def run_trial(study: Study, trial: Trial, device: torch.device, interrupt: Inter
         git_commit=git_commit(),
         threads=torch.get_num_threads(),
         fold=None,
+        meter=tuple(reading for reading, _ in readings),
         predictions=predictions,
+        meter_scores=tuple(scores for _, scores in readings),
     )
     return TrainedTrial(trial, result, classifier_bytes(config, trial.regime, trial.seed, data, fitted, reference))
+
+
+def _readings(model: nn.Module, study: Study, trial: Trial, device: torch.device) -> list[tuple[Reading, MeterScores]]:
+    """Return what the shortcut meter says: with the trial's own synthetic set, or with every set if it has none."""
+    used = study.synthetic_images(trial)
+    # What a filter left out of a set is no sample of its images
+    sets = {i: used if used and trial.regime.filtered else study.synthetic[i] for i in study.measured_sets(trial)}
+    if not sets:
+        return []
+    measured = metering.measure(model, study.data, study.probes, sets, used, study.config, device)
+    data, seed = study.data, study.config.seed
+    return [
+        (
+            reading_of(scores, str(position), data.classes[probe.label], trained_on, data.groups, seed),
+            scores,
+        )
+        for probe, position, scores, trained_on in measured
+    ]
 
 
 def _reference(model: nn.Module, data: Dataset, config: ClassifierConfig, device: torch.device) -> Reference:
@@ -108,6 +131,6 @@ def save_trial(trained: TrainedTrial, run: Path, folder: Path) -> TrialResult:
     for name in (PREDICTIONS, CHECKPOINT):
         remove_other_kind(folder / name, is_folder=False)
     folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(folder / PREDICTIONS, predictions_file(trained.result.predictions))
+    write_bytes(folder / PREDICTIONS, predictions_file(trained.result.predictions, trained.result.meter_scores))
     write_bytes(folder / CHECKPOINT, trained.model)
     return replace(trained.result, folder=folder.relative_to(run).as_posix())

@@ -19,7 +19,7 @@ from classifier.analysis.results import StudyResults, TrialResult
 from classifier.analysis.verdicts import short_margin
 from classifier.evaluation.fold_metrics import BinaryMetrics, MulticlassMetrics
 from classifier.evaluation.metrics import of_class
-from classifier.report import curves, effects, tables
+from classifier.report import curves, effects, meter, tables
 from classifier.report.axes import (
     COLOURS,
     SET_MARKERS,
@@ -48,6 +48,7 @@ def draw_all(results: StudyResults, analysis: Analysis, data: Dataset, failures:
         "forest": effects.forest(analysis),
         "seeds": seeds(main, analysis),
         "dose": effects.dose_response(results, analysis),
+        meter.NAME: meter.draw(analysis.meter),
         "roc": curves.roc_of_classes(main) if several else curves.roc(main),
         "precision_recall": None if several else curves.precision_recall(main),
         "gap": validation_gap(main, analysis.margin),

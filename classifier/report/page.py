@@ -20,7 +20,7 @@ from classifier.analysis.contrasts import ContrastResult
 from classifier.analysis.results import StudyResults
 from classifier.analysis.verdicts import short_margin
 from classifier.evaluation.thresholds import BOUND_NOTE, is_at_bound
-from classifier.report import figures, samples, tables
+from classifier.report import figures, meter, samples, tables
 from classifier.report.failures import SHOWN, Failure, Failures, find_failures
 from classifier.training.synthetic import SyntheticSet
 
@@ -49,6 +49,7 @@ _CAPTIONS = {
         "images. Inside the bands a difference is of no use. "
         "These doses were not planned as tests: a peak here is a lead, no finding.",
     ),
+    meter.TITLE: (meter.NAME, meter.ALT, meter.CAPTION),
     "ROC": (
         "roc",
         "ROC curves on test by regime",
@@ -131,6 +132,7 @@ _SEVERAL = {
         "class.",
     ),
 }
+_IN_TABLES = ("forest", meter.NAME)  # figures whose sections stand in table.md
 _OF_TWO, _OF_SEVERAL = ("Precision and recall", "How the threshold carries over"), ("Recall by class",)
 
 
@@ -204,7 +206,7 @@ def write_outputs(
     files = {name: f"{PICTURES}/{name}.{'svg' if name in drawn else 'png'}" for name in pictures}
     write_text(run / "report.html", to_html(document, pictures, files))
     write_text(run / "table.md", to_markdown(_tables_of(document)))
-    write_text(run / "table.csv", tables.csv_table(rows))
+    write_text(run / "table.csv", tables.csv_table(rows, analysis.meter))
     write_text(run / "table.tex", tables.latex_tables(rows, analysis))
     regimes = [row.to_json() for row in rows]
     write_json(run / "table.json", {**analysis.to_json(), "regimes": regimes, "notes": notes, "source": note})
@@ -212,7 +214,7 @@ def write_outputs(
 
 def _tables_of(document: Document) -> Document:
     """Return the document without figures and the sections that illustrate them."""
-    sections = [replace(s, figure=None) for s in document.sections if s.figure is None or s.figure.name == "forest"]
+    sections = [replace(s, figure=None) for s in document.sections if s.figure is None or s.figure.name in _IN_TABLES]
     return replace(document, sections=sections, links=[])
 
 
@@ -242,6 +244,7 @@ def sections(
     first.paragraphs.append(tables.caption(rows, analysis))
     more = {
         "forest": _differences(analysis),
+        meter.NAME: meter.text_and_table(analysis.meter),
         "reliability": (_at_bound(results), tables.calibration_table(results, results.regimes)),
         "failures": _failures(failures, results.classes),
     }
@@ -249,11 +252,12 @@ def sections(
     for name, (title, figure) in figures_of(results.classes).items():
         paragraphs, table = more.get(name, ([], None))
         if name in shown or paragraphs:
-            illustrated[name] = Section(title, paragraphs, table, figure if name in shown else None)
+            bullets = meter.sentences(analysis.meter) if name == meter.NAME else []
+            illustrated[name] = Section(title, paragraphs, table, figure if name in shown else None, bullets)
     return [
         *([Section("What would settle it", bullets=analysis.advice)] if analysis.advice else []),
         first,
-        *(illustrated.pop(name) for name in ("forest", "seeds", "dose") if name in illustrated),
+        *(illustrated.pop(name) for name in ("forest", "seeds", "dose", meter.NAME) if name in illustrated),
         *blocks,
         *illustrated.values(),
         Section("What the regimes were trained on", [], tables.training_table(rows)),

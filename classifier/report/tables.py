@@ -13,9 +13,11 @@ from balancer.reporting.numbers import DASH, bounds, mean_sd, p_value, plural, s
 from classifier.analysis.analyse import Analysis, endpoint_of
 from classifier.analysis.contrasts import ContrastResult
 from classifier.analysis.results import MetricSummary, StudyResults, summarise_seeds
+from classifier.analysis.shortcuts import MeterResult
 from classifier.analysis.statistics import FEWEST_GAN_SEEDS
 from classifier.analysis.verdicts import over_seeds
 from classifier.evaluation.metrics import DECISION, MULTICLASS_DECISION, of_class
+from classifier.report.meter import meter_columns
 
 AUROC = "test.auroc"
 
@@ -300,8 +302,11 @@ def caption(rows: Sequence[RegimeRow], analysis: Analysis) -> str:
     return f"{basis(rows, analysis)} {rows[0].layout.reading}"
 
 
-def csv_table(rows: Sequence[RegimeRow]) -> str:
-    """Return everything as CSV, one row per regime; a cell is empty if a metric has no SD or no interval."""
+def csv_table(rows: Sequence[RegimeRow], meter: Sequence[MeterResult] = ()) -> str:
+    """Return everything as CSV, one row per regime; a cell is empty if a metric has no SD or no interval.
+
+    What the shortcut meter measured stands in the last columns.
+    """
     parts = ("mean", "sd", "low", "high")
     classes, keys = rows[0].classes, list(rows[0].layout.columns)
     header = ["regime", "seeds", "synthetic_sets", *(f"train_{c}" for c in classes)]
@@ -317,10 +322,11 @@ def csv_table(rows: Sequence[RegimeRow]) -> str:
             row.n_val,
             row.n_test,
             *(getattr(row.metrics[key], part) for key in keys for part in parts),
+            *meter_columns(meter, row.regime).values(),
         ]
         for row in rows
     ]
-    return csv_text(header, cells)
+    return csv_text([*header, *meter_columns(meter, rows[0].regime)], cells)
 
 
 def latex_tables(rows: Sequence[RegimeRow], analysis: Analysis) -> str:

@@ -61,6 +61,19 @@ def probabilities(logits: Tensor) -> Tensor:
     return logits.sigmoid() if logits.ndim == 1 else logits.softmax(dim=1)
 
 
+def log_odds(logits: Tensor, label: int) -> Tensor:
+    """Return the logit (B,) of the probability of a class, for logits (B,) or (B, C); on the CPU, float64.
+
+    >>> log_odds(torch.tensor([2.0, -1.0]), 0).tolist()
+    [-2.0, 1.0]
+    """
+    logits = logits.cpu().double()
+    if logits.ndim == 1:
+        return logits if label == 1 else -logits
+    others = [k for k in range(logits.shape[1]) if k != label]
+    return logits[:, label] - logits[:, others].logsumexp(dim=1)
+
+
 @torch.no_grad()
 def predict_inputs(model: nn.Module, inputs: Iterable[Tensor], device: torch.device) -> Array:
     """Return the probabilities of network inputs, in evaluation mode and float32; shapes as for :func:`predict`."""

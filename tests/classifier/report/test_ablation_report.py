@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_meter import with_meter
 from fake_study import fake_study
 from PIL import Image
 
@@ -21,7 +22,7 @@ from balancer.reporting.document import Document, Link, Section, to_markdown
 from balancer.reporting.pages import to_html
 from classifier.analysis.analyse import Analysis, analyse
 from classifier.analysis.results import StudyResults
-from classifier.report import figures, tables
+from classifier.report import figures, meter, tables
 from classifier.report import page as report
 from classifier.report.failures import Failures, find_failures
 from classifier.training.synthetic import SyntheticSet
@@ -60,6 +61,7 @@ FIGURES = report.figures_of(("NORMAL", "PNEUMONIA"))
 @pytest.fixture(scope="module")
 def written(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Written:
     run, results = tmp_path_factory.mktemp("study"), study(data, ["baseline", "gan"], 2)
+    results = with_meter(results, {"baseline": 0.0, "gan": 2.0})
     analysis = analyse(results, resamples=40)
     report.write_outputs(results, analysis, data, run, "Data `there`.", [*data.notes, *analysis.notes, "A leak."])
     return Written(run, results, analysis, data, find_failures(results, data))
@@ -119,6 +121,7 @@ def test_no_report_speaks_of_patients_where_none_is_known(
     patients = [f"NORMAL-file-{i}.png" for i in range(len(data.labels))]
     unknown = replace(data, groups=patients, notes=[])
     results = fake_study(["baseline", "gan"], 2, 1, data.labels, data.folds, patients)
+    results = with_meter(results, {"baseline": 0.0, "gan": 2.0})
     analysis = analyse(results, resamples=20)
     report.write_outputs(results, analysis, unknown, tmp_path, "", analysis.notes)
     for name in ("report.md", "table.md", "table.tex"):
@@ -159,6 +162,32 @@ def test_every_figure_has_a_caption_and_a_place(written: Written) -> None:
     assert placed[:2] == ["forest", "seeds"]
     page = plain(written.read("report.html"))
     assert all(figure.caption in page for name, (_, figure) in FIGURES.items() if name != "dose")
+
+
+def test_the_meter_has_its_section_with_a_sentence_a_figure_and_columns(written: Written) -> None:
+    (gan,) = [result for result in written.analysis.meter if result.regime == "gan"]
+    for text in (written.read("report.md"), plain(written.read("report.html")), written.read("table.md")):
+        assert gan.sentence in text
+        assert meter.TITLE in text
+    assert f"![{meter.ALT}](figures/meter.png)" in written.read("report.md")
+    rows = {row["regime"]: row for row in csv.DictReader(io.StringIO(written.read("table.csv")))}
+    for result in written.analysis.meter:
+        moved, row = result.traces[0], rows[result.regime]
+        assert float(row["meter_NORMAL_spectrum_traced_value"]) == pytest.approx(moved.traced.value, abs=1e-6)
+        assert float(row["meter_NORMAL_spectrum_shift"]) == pytest.approx(moved.shift, abs=1e-6)
+    assert rows["baseline"]["meter_NORMAL_spectrum_beyond_reference_low"] == ""
+    expected = json.loads(json.dumps([result.to_json() for result in written.analysis.meter]))
+    assert json.loads(written.read("table.json"))["meter"] == expected
+
+
+def test_a_study_without_the_meter_has_no_section(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "draw_all", lambda *_: {})
+    results = study(data, ["baseline", "gan"], 2)
+    report.write_outputs(results, analyse(results, resamples=20), data, tmp_path, "", [])
+    assert meter.TITLE not in (tmp_path / "report.md").read_text()
+    assert "meter" not in (tmp_path / "table.csv").read_text()
 
 
 def test_tables_in_every_format_agree(written: Written) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from fake_meter import with_meter
 from fake_study import FOUR, fake_study, fake_trial
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -44,8 +45,10 @@ class Drawn:
     figures: dict[str, Figure]
 
 
-def draw(data: Dataset, arms: list[str], seeds: int, sets: int = 1) -> Drawn:
+def draw(data: Dataset, arms: list[str], seeds: int, sets: int = 1, has_meter: bool = False) -> Drawn:
     results = fake_study(arms, seeds, sets, data.labels, data.folds, data.groups)
+    if has_meter:
+        results = with_meter(results, {name: 2.0 * REGIMES[name].synthetic for name in results.regimes}, data.classes)
     analysis = analyse(results, resamples=40)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(curves, "CURVE_RESAMPLES", 20)
@@ -60,7 +63,7 @@ def data(make_data: Callable[..., Dataset]) -> Dataset:
 
 @pytest.fixture(scope="module")
 def four(data: Dataset) -> Drawn:
-    return draw(data, [*FOUR, "gan@0.5", "combined@0.5"], 2, sets=3)
+    return draw(data, [*FOUR, "gan@0.5", "combined@0.5"], 2, sets=3, has_meter=True)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +97,7 @@ def words(figure: Figure) -> list[str]:
 
 def test_figures_are_drawn_where_there_is_something_to_say(one: Drawn, four: Drawn, every: Drawn) -> None:
     assert set(one.figures) - {"failures"} == ALWAYS
-    assert set(four.figures) == ALWAYS | {"forest", "dose", "failures"}
+    assert set(four.figures) == ALWAYS | {"forest", "dose", "failures", "meter"}
     assert set(every.figures) - {"failures"} == ALWAYS | {"forest"}
     assert plt.get_fignums() == [], "figures are left open"
 
@@ -108,6 +111,18 @@ def test_every_figure_opens(four: Drawn) -> None:
         edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
         assert edge.min() > 200, f"{name}: something leaves the page"
         assert words(figure)[-1].startswith("memory; test n = 62 images of 62 patients; 2 trial seeds")
+
+
+def test_the_meter_is_drawn_at_its_shares(four: Drawn) -> None:
+    """A line for each regime and class; in each column its share, and the control below."""
+    rows, columns = four.analysis.meter, four.figures["meter"].axes
+    assert [t.get_text() for t in columns[0].get_yticklabels()] == [f"{r.regime}: {r.class_name}" for r in rows]
+    for t, axes in enumerate(columns[:-1]):
+        points = {round(line.get_xdata()[0], 9) for line in axes.lines if line.get_marker() == "o"}
+        assert points == {round(s.value, 9) for r in rows for s in (r.traces[t].traced, r.traces[t].control)}
+    shares = [s for r in rows for s in (r.features, r.features_control) if s is not None]
+    ends = {tuple(line.get_xdata()) for line in columns[-1].lines if line.get_marker() == "None"}
+    assert ends - {(0.5, 0.5), (0, 1)} == {(s.low, s.high) for s in shares}, "but for lines of the axes"
 
 
 def test_svg_is_the_same_each_time_and_needs_no_font(four: Drawn) -> None:
