@@ -27,7 +27,7 @@ from classifier.models.heads import number_of_outputs
 from classifier.models.weights import weights_hash
 from classifier.report.samples import with_grade
 from classifier.training import metering, trainer
-from classifier.training.filtering import Selection
+from classifier.training.filtering import Selection, folds_of
 from classifier.training.metering import Probe
 from classifier.training.regimes import Regime
 from classifier.training.synthetic import SyntheticSet, lacking, load_sets, split_of
@@ -339,6 +339,9 @@ def _synthetic_sets(config: ClassifierConfig, data: Dataset, regimes: Sequence[R
         dose = max(config.doses, default=0.0) if isinstance(config, AblateConfig) else 0.0
         filtered = any(r.filtered for r in regimes)
         sets = load_sets(config.synthetic, data, config.data, config.synthetic_count, dose, needed, filtered)
+        for s in sets if filtered else ():
+            for label in set(s.held) & set(lacking(data)):
+                folds_of(data, label, int((s.labels == label).sum()))  # refuses too few patients
     if not sets and (without := [r.name for r in regimes if r.synthetic]):
         raise BalancerError(
             f"regime {without[0]} needs synthetic images; run `balancer synthesize`, or give --synthetic DIR"

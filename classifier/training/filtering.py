@@ -103,7 +103,7 @@ def select(data: Dataset, synthetic: SyntheticSet, counts: Sequence[int], seed: 
     numbers depend on the seed, the set and the class.
 
     Raises:
-        BalancerError: if a class has too few patients in the training fold, or images are too few.
+        BalancerError: as :func:`folds_of`.
     """
     chosen = feature_choice.choose(FEATURES, data, CPU).network
     network = chosen or random_conv(CPU, data.channels)
@@ -114,6 +114,24 @@ def select(data: Dataset, synthetic: SyntheticSet, counts: Sequence[int], seed: 
             if counts[label]
         )
     return Selection(synthetic.digest, data.fingerprint, data.split_hash, seed, classes)
+
+
+def folds_of(data: Dataset, label: int, n_fake: int) -> int:
+    """Return in how many folds the images of a class are parted, beside so many synthetic ones.
+
+    Raises:
+        BalancerError: if the class has too few patients in the training fold, or synthetic images are too few.
+    """
+    groups = [data.groups[i] for i in data.indices("train", label)]
+    patients = len(set(groups))
+    folds = min(FOLDS, min(patients, n_fake) // LEAST)
+    if folds < FEWEST_FOLDS:
+        raise BalancerError(
+            f"{data.classes[label]} has {plural(patients, sampling_unit(groups))} in the training fold and"
+            f" {plural(n_fake, 'synthetic image')}, and a filter needs {FEWEST_FOLDS * LEAST} of each; leave the regime"
+            " gan_filtered out"
+        )
+    return folds
 
 
 def estimate_seconds(data: Dataset, images: Sequence[int]) -> float:
@@ -151,13 +169,7 @@ def _of_class(
 ) -> FilteredClass:
     index, name = data.indices("train", label), data.classes[label]
     groups, fakes = np.array([data.groups[i] for i in index]), synthetic.of_class(label).images
-    folds = min(FOLDS, min(len(set(groups)), len(fakes)) // LEAST)
-    if folds < FEWEST_FOLDS:
-        raise BalancerError(
-            f"{name} has {plural(len(set(groups)), sampling_unit(groups.tolist()))} in the training fold and"
-            f" {plural(len(fakes), 'synthetic image')}, and a filter needs {FEWEST_FOLDS * LEAST} of each; leave the"
-            " regime gan_filtered out"
-        )
+    folds = folds_of(data, label, len(fakes))
     real, fake = (
         extract(network, images, CPU, what)
         for images, what in ((data.images[index], f"real {name}"), (fakes, f"synthetic {name}"))

@@ -141,8 +141,12 @@ def test_colour_and_three_classes(make_data: MakeData) -> None:
     assert kept.images.shape[1:] == (16, 16, 3)
 
 
-def test_too_few_patients_are_refused(make_data: MakeData) -> None:
+def test_too_few_patients_are_refused(make_data: MakeData, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_data((9, 40))
+    monkeypatch.setattr(filtering, "LEAST", 10_000)
+    with pytest.raises(BalancerError, match=r"needs 20000 of each"):
+        open_study(study.config)  # before anything is written
+    monkeypatch.undo()
     with pytest.raises(BalancerError, match=r"NORMAL has 3 patients .* needs 4 .*gan_filtered"):
         select(replace(data, groups=[f"p{i % 3}" for i in range(len(data.groups))]), halves(data, 40), (9, 0), 0)
 
