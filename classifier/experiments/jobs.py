@@ -294,12 +294,15 @@ def _attempt_trial(
                 f"the data in {config.data.path} are not those of the process that runs the command "
                 f"({'; '.join(differ)}); copy them there"
             )
-        return run_trial(replace(study, selections=selections), trial, resolve_device(device), interrupt)
+        return run_trial(study, trial, resolve_device(device), interrupt)
 
-    return attempt(threads, lambda: _open_once(config), job)
+    return attempt(threads, lambda: _open_once(config, selections), job)
 
 
-_open_once = lru_cache(maxsize=1)(open_study)  # once per worker
+@lru_cache(maxsize=1)
+def _open_once(config: ClassifierConfig, selections: tuple[Selection, ...]) -> Study:
+    """Return the study, opened once per worker, with what its filter chose."""
+    return replace(open_study(config), selections=selections)
 
 
 def _on_cluster(
