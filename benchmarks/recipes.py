@@ -5,7 +5,7 @@ with half the training fold and with validation images of the class, which neith
 snapshot has seen. Finished runs are not repeated.
 
     BALANCER_DATA=DIR python benchmarks/recipes.py --steps 2500 --seeds 0,1 --out runs/recipes [--only dcgan,r1] [--set
-    KEY=VALUE] [--table] [--donor RUN]
+    KEY=VALUE] [--table] [--donor RUN] [--quick]
 
 Steps are those of the default. A recipe for few images whose step takes longer gets fewer steps (`COST`). Recipes that
 start from another run's weights (docs/gan.md#few-images) need `--donor RUN`. The steps of that run are taken off, but
@@ -23,7 +23,8 @@ from pathlib import Path
 from balancer.cli import main as balancer
 from balancer.core.jsonl import read_jsonl
 from balancer.gan.checkpoint import finished_settings
-from balancer.quality.results import OTHER_REAL, PIXELS, SYNTHETIC, UNTRAINED, QualityReport, from_json
+from balancer.metrics.features import UNTRAINED
+from balancer.quality.results import HALF_SIZE, OTHER_REAL, PIXELS, SYNTHETIC, QualityReport, from_json
 
 PAPER = ["preset=dcgan"]
 EMA = [*PAPER, "ema_decay=0.99"]
@@ -123,10 +124,11 @@ class Measured:
     images_per_s: float
 
 
-def measure(trained: Path) -> Measured:
-    """Return the report on a trained run's images."""
-    out = trained / "measured"
-    run("synthesize", out, "--gan-run", str(trained), "--n", str(IMAGES), "--inception-weights", "off")
+def measure(trained: Path, quick: bool) -> Measured:
+    """Return the report on a trained run's images; ``quick`` trains no classifiers, which are most of the cost."""
+    out = trained / ("measured-quick" if quick else "measured")
+    tests = ["--set", "two_sample=false"] if quick else []
+    run("synthesize", out, "--gan-run", str(trained), "--n", str(IMAGES), "--inception-weights", "off", *tests)
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     rates = [row["images_per_s"] for row in read_jsonl(trained / "metrics.jsonl") if "images_per_s" in row]
     return Measured(from_json(report["quality"]), report["gan_step"], statistics.median(rates))
@@ -138,11 +140,12 @@ def figures(measured: Measured, real_baseline: bool = False) -> dict[str, str]:
     rows = {(row.features, row.reference == quality.reference): row for row in quality.distances}
     val, half = rows["chest-xray-128", True], rows["chest-xray-128", False]
     side = OTHER_REAL if real_baseline else SYNTHETIC
-    auroc = {t.on: t.auroc for t in quality.two_sample if t.compared == side}
+    auroc = {t.on: f"{t.auroc:.2f}" for t in quality.two_sample if t.compared == side}
     columns = {"Fréchet": f"{getattr(val, f'frechet{end}'):.1f}", "KID": f"{getattr(val, f'kid{end}'):.3f}"}
     overlap = getattr(val, f"overlap{end}")
     columns |= {name: f"{getattr(overlap, name):.2f}" for name in ("precision", "recall", "coverage")}
-    columns |= {"AUROC, logistic": f"{auroc['chest-xray-128']:.2f}", "AUROC, pixels": f"{auroc[PIXELS]:.2f}"}
+    tests = {"logistic": "chest-xray-128", "pixels": PIXELS, "half size": HALF_SIZE}
+    columns |= {f"AUROC, {name}": auroc.get(on, "") for name, on in tests.items()}
     columns["Fréchet, training"] = f"{getattr(half, f'frechet{end}'):.1f}"
     columns["KID, training"] = f"{getattr(half, f'kid{end}'):.3f}"
     columns["Fréchet, random-conv"] = f"{getattr(rows[UNTRAINED, True], f'frechet{end}'):.2f}"
@@ -152,12 +155,12 @@ def figures(measured: Measured, real_baseline: bool = False) -> dict[str, str]:
     return columns | {"grid peak, dB": peak, "step": str(measured.step), "images/s": f"{measured.images_per_s:.0f}"}
 
 
-def table(out: Path, recipes: list[str], seeds: list[int]) -> None:
+def table(out: Path, recipes: list[str], seeds: list[int], quick: bool) -> None:
     """Print one row per recipe with one value per seed in each cell; the first row is real against real."""
     begun = False
     for recipe in recipes:
         trained = [out / f"{recipe}-{seed}" for seed in seeds]
-        reports = [measure(folder) for folder in trained if (folder / "done").exists()]
+        reports = [measure(folder, quick) for folder in trained if (folder / "done").exists()]
         if reports and not begun:
             columns, begun = figures(reports[0]), True
             print(f"| recipe | seeds | {' | '.join(columns)} |\n| --- | ---: |{' ---: |' * len(columns)}")
@@ -182,6 +185,7 @@ def main() -> None:
     parser.add_argument("--donor", type=Path, help="finished run that some recipes start from")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of every run")
     parser.add_argument("--table", action="store_true", help="train nothing, print what there is")
+    parser.add_argument("--quick", action="store_true", help="train no classifiers to tell the images apart")
     args = parser.parse_args()
     able = [name for name, (_, settings) in RECIPES.items() if args.donor or settings[:1] != DONOR]
     recipes = [name.strip() for name in args.only.split(",")] if args.only else able
@@ -191,7 +195,7 @@ def main() -> None:
     for seed in [] if args.table else seeds:
         for recipe in recipes:
             train(args.out / f"{recipe}-{seed}", recipe, seed, args.steps, args.set, args.donor)
-    table(args.out, recipes, seeds)
+    table(args.out, recipes, seeds, args.quick)
 
 
 if __name__ == "__main__":
