@@ -77,6 +77,7 @@ class OtherClass:
     place: str  # its folder, relative to the run: others/PNEUMONIA, or size-50/others/PNEUMONIA with a ratio
     data: DataConfig
     n: int  # synthetic images
+    latents: int  # added to the seed of the images, another number for each class
 
     def gan_folder(self, run: Path, k: int) -> Path:
         """Return the run directory of a GAN."""
@@ -133,9 +134,13 @@ def other_gan_settings(config: StudyConfig, other: OtherClass, k: int) -> GanTra
     return resolve(GanTrainConfig, merge(_changes(config, "gan_train"), fixed))
 
 
-def synthesis_settings(config: StudyConfig, gan: Path, n: int | None) -> SynthesizeConfig:
-    """Return the settings of the images of a GAN: ``n`` of each class, or None for as many as each class lacks."""
-    fixed = {"gan_run": str(gan), "seed": config.seed} | ({} if n is None else {"n": n})
+def synthesis_settings(config: StudyConfig, gan: Path, n: int | None, latents: int = 0) -> SynthesizeConfig:
+    """Return the settings of the images of a GAN: ``n`` of each class, or None for as many as each class lacks.
+
+    ``latents`` is added to the seed. GANs of two classes with one seed start from the same weights, and image i of
+    either shall not come from the same latent vector too.
+    """
+    fixed = {"gan_run": str(gan), "seed": config.seed + latents} | ({} if n is None else {"n": n})
     return synthesis.configure(merge(_changes(config, "synthesize"), fixed))
 
 
@@ -237,7 +242,7 @@ def _wanted(
     place = OTHERS if config.data.ratio is None else f"size-{point.name}/{OTHERS}"
     of_data = config.data if config.data.ratio is None else point.data(config)
     others = [
-        OtherClass(name, f"{place}/{folder_name(name)}", of_data, n)
+        OtherClass(name, f"{place}/{folder_name(name)}", of_data, n, latents=1 + label)
         for label, n in needed.items()
         if label not in lacking and (name := data.classes[label])
     ]

@@ -104,7 +104,7 @@ def _run_point(config: StudyConfig, reference: Reference, run: Path, workers: Wo
                 other.gan_folder(run, k),
                 other.synthesis_folder(run, k),
                 lambda k=k, other=other: other_gan_settings(config, other, k),  # type: ignore[misc]
-                lambda gan, other=other: synthesis_settings(config, gan, other.n),  # type: ignore[misc]
+                lambda gan, of=other: synthesis_settings(config, gan, of.n, of.latents),  # type: ignore[misc]
                 workers,
             )
     log.info("study: %s, ablation", where)

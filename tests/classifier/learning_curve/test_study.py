@@ -113,7 +113,7 @@ def test_the_gans_of_the_other_class_serve_every_size(classifier: Callable[..., 
         both = [trial for trial in trials if trial["regime"] == "gan_both"]
         assert len(both) == 2 * 2  # trial seeds and GANs
         assert all(len(set(trial["n_train"].values())) == 1 for trial in both), "both classes are filled up alike"
-        assert {trial["synthetic_set"] for trial in both} == {0, 1}
+        assert {trial["synthetic_set"] for trial in both} == {"0", "1"}
     report = (run / "report.html").read_text()
     assert "others/PNEUMONIA/synthesis-1/report.html" in report
     assert "gan_both - gan" in report
