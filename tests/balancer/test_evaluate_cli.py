@@ -285,6 +285,7 @@ def test_large_images_are_reduced_by_default(runs_cwd: Path) -> None:
 # --- patients
 
 
+@pytest.mark.nightly
 def test_patients_are_read_off_kaggle_names(fake: Path, runs_cwd: Path) -> None:
     folder = write(runs_cwd / "chest", fields(9, 1, SIZE)[:3], "person7_virus_{}.png")
     write(folder, fields(9, 1, SIZE)[3:6], "NORMAL2-IM-0012-{:04d}.png")

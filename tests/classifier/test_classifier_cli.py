@@ -140,6 +140,7 @@ def test_without_out_the_run_goes_under_runs(classifier: Run, small_args: Args, 
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_process_of_its_own(small_args: Args, tmp_path: Path) -> None:
     """stdout holds JSON alone also where libraries write to it, and imports stay inside the commands."""
     code = "from classifier.cli import main; main()"

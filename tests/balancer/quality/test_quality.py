@@ -284,6 +284,7 @@ def test_a_collapsed_generator_is_caught(distinct: int) -> None:
     assert "100 of the 100 images repeat another image" in verdict(report)
 
 
+@pytest.mark.nightly
 def test_another_class_is_caught(forty_pixel_steps: None) -> None:
     """Fields of another smoothness, contrast and brightness lie far above every baseline; every classifier sees it."""
     train, held_out = real_sets(200)
@@ -535,6 +536,7 @@ def judged(
 
 
 @pytest.mark.realdata
+@pytest.mark.nightly
 def test_other_real_normals_pass(chests: dict[str, ImageSet], five_pixel_steps: None) -> None:
     report, ratio, test = judged(chests, chests["honest"].images)
     assert ratio < 1.5

@@ -146,6 +146,7 @@ def test_the_help_names_the_rules_that_are_taken_when_none_is_named(classifier: 
     assert ",".join(THRESHOLD_RULES) in "".join(classifier("thresholds", "-h").stdout.split())
 
 
+@pytest.mark.nightly
 def test_several_runs_are_told_apart(classifier: Run, run: Path, tmp_path: Path) -> None:
     other = fake_run(tmp_path / "one", single=True, seeds=1)
     found = json.loads(done(classifier("thresholds", run, other, "--out", tmp_path / "o", "--json")).stdout)

@@ -95,9 +95,13 @@ def words(figure: Figure) -> list[str]:
     return [t.get_text() for t in figure.findobj(Text) if t.get_text()]
 
 
-def test_figures_are_drawn_where_there_is_something_to_say(one: Drawn, four: Drawn, every: Drawn) -> None:
+def test_figures_are_drawn_where_there_is_something_to_say(one: Drawn, four: Drawn) -> None:
     assert set(one.figures) - {"failures"} == ALWAYS
     assert set(four.figures) == ALWAYS | {"forest", "dose", "failures", "meter"}
+
+
+@pytest.mark.nightly
+def test_figures_of_every_regime_are_drawn(every: Drawn) -> None:
     assert set(every.figures) - {"failures"} == ALWAYS | {"forest"}
     assert plt.get_fignums() == [], "figures are left open"
 

@@ -79,6 +79,7 @@ def test_equal_ratios_give_a_random_choice_and_distant_ones_a_ranking() -> None:
 # --- who is kept, and who sees what
 
 
+@pytest.mark.nightly
 def test_what_looks_real_is_kept(make_data: MakeData) -> None:
     data = make_data((80, 170))
     (of_class,) = select(data, halves(data, 180), (90, 0), seed=0).classes

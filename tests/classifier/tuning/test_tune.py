@@ -172,6 +172,7 @@ def test_how_many_trials() -> None:
 # The search, with faked objectives
 
 
+@pytest.mark.nightly
 def test_the_grid_comes_whole_and_once(tmp_path: Path) -> None:
     called = []
 
@@ -199,6 +200,7 @@ def test_the_seed_gives_the_points(tmp_path: Path, sampler: str) -> None:
     assert len(set(found[0])) == 14
 
 
+@pytest.mark.nightly
 def test_tpe_comes_nearer_than_chance(tmp_path: Path) -> None:
     def late(sampler: str) -> float:
         runs = [run_search(search(tmp_path / f"{sampler}{s}", sampler=sampler, seed=s, trials=30)) for s in range(2)]
@@ -585,6 +587,7 @@ def test_without_optuna_the_extra_is_named(
     assert not list(runs_cwd.iterdir())
 
 
+@pytest.mark.nightly
 def test_figures_of_equal_values_can_be_drawn(tmp_path: Path) -> None:
     """One trial, and four with the same value: no warning, no error."""
     for name, more in (("one", {"trials": 1}), ("grid", {"space": "s2_grid", "trials": 4})):
