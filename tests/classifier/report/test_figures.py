@@ -98,12 +98,12 @@ def words(figure: Figure) -> list[str]:
 def test_figures_are_drawn_where_there_is_something_to_say(one: Drawn, four: Drawn) -> None:
     assert set(one.figures) - {"failures"} == ALWAYS
     assert set(four.figures) == ALWAYS | {"forest", "dose", "failures", "meter"}
+    assert plt.get_fignums() == [], "figures are left open"
 
 
 @pytest.mark.nightly
 def test_figures_of_every_regime_are_drawn(every: Drawn) -> None:
     assert set(every.figures) - {"failures"} == ALWAYS | {"forest"}
-    assert plt.get_fignums() == [], "figures are left open"
 
 
 def test_every_figure_opens(four: Drawn) -> None:
