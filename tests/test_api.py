@@ -46,6 +46,7 @@ def test_examples_in_docstrings(name: str) -> None:
     assert not failures
 
 
+@pytest.mark.nightly
 def test_the_documented_example(runs_cwd: Path, threads: None, monkeypatch, capsys) -> None:
     """On fewer drawings than the phantom set has, which saves twenty seconds."""
     spec = PhantomSpec(size=32, train=(60, 120), val=(8, 8), test=(20, 30))

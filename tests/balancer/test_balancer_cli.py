@@ -242,6 +242,7 @@ def test_refusing_changed_data_leaves_the_run_as_it_was(
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_sigterm_to_a_real_process(chest_folder: Path, tmp_path: Path) -> None:
     """Once in a fresh process: exit 143 within seconds, the state saved and readable."""
     args = ["gan-train", "--data", str(chest_folder), *TINY[2:], "--steps", "100000", "--out", str(tmp_path / "run")]

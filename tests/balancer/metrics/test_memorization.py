@@ -361,6 +361,7 @@ def fold(data: Dataset, name: str, label: int) -> tuple[np.ndarray, list[str]]:
 
 
 @pytest.mark.realdata
+@pytest.mark.nightly
 def test_xrays_of_unseen_patients_are_no_copies(xrays: Dataset) -> None:
     train, patients = fold(xrays, "train", 0)
     unseen, names = fold(xrays, "val", 0)

@@ -266,6 +266,7 @@ def test_bad_input_is_one_line() -> None:
 
 
 @pytest.mark.realdata
+@pytest.mark.nightly
 def test_on_real_chests(real_data: Path) -> None:
     data = load_dataset(DataConfig(path=str(real_data), image_size=64))
     normal = np.random.default_rng(0).permutation(data.indices("train", 0))
