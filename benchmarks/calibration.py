@@ -263,12 +263,15 @@ def check_intervals(
     """
     covered: dict[str, list[bool]] = {}
     tested = PLANTED if family == "confirmatory" else {}
-    rejected, effects = [], {test: [] for test, (left, right, _) in tested.items() if {left, right} <= {*regimes}}
+    rejected: list[bool] = []
+    effects: dict[str, list[float]] = {
+        test: [] for test, (left, right, _) in tested.items() if {left, right} <= {*regimes}
+    }
     with progress.bar(studies, f"{k} trial seeds, {g} GAN seed(s)", "study") as bar:
         for number in range(studies):
             p: list[float] = []
             for size in range(sizes):
-                names = ("study", str(scenario), k, g, *([f"size {size}"] if sizes > 1 else []))
+                names: list[str | int] = ["study", str(scenario), k, g, *([f"size {size}"] if sizes > 1 else [])]
                 of_images = derive_seed(number, "images", str(scenario)) if sizes > 1 else None
                 study = draw(scenario, regimes, k, g, {}, derive_seed(number, *names), classes, of_images)
                 estimated = estimates(aurocs(study, resamples, number // SAME_RESAMPLES), classes, family)
@@ -304,7 +307,7 @@ def check_power(
     """Return how often each planted effect, by the keys of PLANTED, is detected; a fixed set has exactly its effect."""
     if g < statistics.FEWEST_GAN_SEEDS:
         scenario = replace(scenario, gan=0)
-    shift = {}
+    shift: dict[str, float] = {}
     for test, effect in planted.items():
         left, right, _ = PLANTED[test]
         up = min(effect / 2, 0.02)  # there is little room above .95

@@ -19,6 +19,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ OLD = {
     "ema_decay": 0.0,
     "bn_statistics": "running",
 }
-RECIPES = {  # name -> regime, changes
+RECIPES: dict[str, tuple[str, dict[str, Any]]] = {  # name -> regime, changes
     "old": ("augment", {}),
     "ema": ("augment", EMA),
     "ema, best": ("augment", {"ema_decay": 0.99}),

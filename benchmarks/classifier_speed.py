@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from timing import arguments, compare
 
 from balancer.augmentation.classical import Augmenter
@@ -60,7 +61,7 @@ def reference(config: TrainConfig, augment: Augmenter | None, device: torch.devi
 
     size = config.data.image_size
 
-    def transform(image):
+    def transform(image: Image.Image) -> torch.Tensor:
         pixels = np.asarray(image.convert("L").resize((size, size)))
         if augment:
             pixels = augment(pixels[None], np.zeros(1, int), 0)[0]

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -76,7 +77,8 @@ def images(n: int) -> np.ndarray:
 
 def as_npz(pixels: np.ndarray, folder: Path) -> Path:
     """Write an archive of MedMNIST's layout; return it."""
-    arrays, first = {}, 0
+    arrays: dict[str, Any] = {}
+    first = 0
     for split, share in SHARES.items():
         n = round(len(pixels) * share)
         arrays[f"{split}_images"] = pixels[first : first + n]

@@ -20,7 +20,13 @@ import numpy as np
 from PIL import Image
 from pydicom import FileDataset, dcmread
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless, generate_uid
+from pydicom.uid import (
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    RLELossless,
+    generate_uid,
+)
 
 from balancer.core.device import limit_threads
 from balancer.data.images import decode_image, resize_image
@@ -42,8 +48,8 @@ def write(file: Path, coding: str, elements: dict[str, float]) -> Path:
     samples = np.clip(samples + rng.normal(0, 8, samples.shape), 0, 2**BITS - 1).astype(np.uint16)
     meta = FileMetaDataset()
     meta.TransferSyntaxUID, meta.MediaStorageSOPInstanceUID = ExplicitVRLittleEndian, generate_uid()
-    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"  # a digital radiograph
-    ds = FileDataset(None, {}, bytes(128), meta)
+    meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
+    ds = FileDataset(file, {}, bytes(128), meta)
     ds.SOPClassUID, ds.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
     ds.Rows, ds.Columns, ds.SamplesPerPixel, ds.PhotometricInterpretation = ROWS, COLUMNS, 1, "MONOCHROME2"
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, BITS, BITS - 1, 0

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from balancer.core.config import data_path
 from balancer.core.environment import processor_name
-from balancer.data.dataset import source_folder
+from balancer.core.settings import DataConfig
+from balancer.data.dataset import read_data
 from balancer.reporting.document import Table
 from balancer.reporting.numbers import fixed
 
@@ -126,7 +127,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="commands that hold this word")
     parser.add_argument("--folder", type=Path, help="where the runs are made, and kept for the next time")
     args = parser.parse_args()
-    source = source_folder(data_path(os.environ.get("BALANCER_DATA")))
+    source = read_data(DataConfig(path=data_path(os.environ.get("BALANCER_DATA")))).root
     names = {"images": source / "test/NORMAL", "real": source / "test/NORMAL", "training": source / "train/NORMAL"}
     place = args.folder or Path(tempfile.mkdtemp())
     place.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +56,7 @@ def speeds(by_title: dict[str, Predict], files: dict[str, Path], data: Dataset) 
     """Return size, speed and AUROC of each."""
     images = {fold: data.images[data.indices(fold)] for fold in ("val", "test")}
     batch, single = (
-        integers.seconds([lambda f=f, n=n: f(images["val"][:n]) for f in by_title.values()])
-        for n in (integers.TIMED, 1)
+        integers.seconds([partial(f, images["val"][:n]) for f in by_title.values()]) for n in (integers.TIMED, 1)
     )
     rows = []
     for i, (title, probabilities) in enumerate(by_title.items()):

@@ -125,8 +125,8 @@ def trial(
     score = trainer.predict(fitted.model, data.images[test], config, CPU)
     as_png = trainer.predict(fitted.model, unmarked, config, CPU)
     auroc = weighted_auroc(data.labels[test], score, np.ones((1, len(test))))[0]
-    missed = [float((s < fitted.threshold).mean()) for s in (score[data.labels[test] == 1], as_png)]
-    return float(auroc), *missed
+    missed = (float((s < fitted.threshold).mean()) for s in (score[data.labels[test] == 1], as_png))
+    return float(auroc), next(missed), next(missed)
 
 
 def mean_sd(figures: tuple[float, ...]) -> str:

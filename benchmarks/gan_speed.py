@@ -9,6 +9,8 @@ G's step, a DataLoader over decoded tensors, float32. Ours runs in float32 (equa
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -22,7 +24,7 @@ from balancer.gan.step import build_state, train_step
 from balancer.gan.trainer import next_batch
 
 
-def ours(config: GanTrainConfig, pixels: Tensor, device: torch.device):
+def ours(config: GanTrainConfig, pixels: Tensor, device: torch.device) -> Callable[[], None]:
     """Return one step of this package's loop."""
     state, images = build_state(config, device), pixels.to(device)
 
@@ -32,7 +34,7 @@ def ours(config: GanTrainConfig, pixels: Tensor, device: torch.device):
     return step
 
 
-def reference(config: GanTrainConfig, pixels: Tensor, device: torch.device):
+def reference(config: GanTrainConfig, pixels: Tensor, device: torch.device) -> Callable[[], None]:
     """Return one step of the tutorials' loop."""
     size, width = config.data.image_size, config.generator_width
     G = DCGANGenerator(size, config.z_dim, width).to(device)

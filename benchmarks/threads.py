@@ -19,9 +19,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from balancer.core.threads import COUNT, WAIT_POLICY, allowed_processors
 
+Worker: TypeAlias = "subprocess.Popen[str]"  # makes steps for as long as its stdin says
 BUSY = "while True: pass"
 
 
@@ -105,18 +107,22 @@ def work(kind: str, threads: int) -> None:
 
 
 @contextlib.contextmanager
-def workers(kind: str, setting: Setting) -> Iterator[list[subprocess.Popen[str]]]:
+def workers(kind: str, setting: Setting) -> Iterator[list[Worker]]:
     """Start the processes of a setting, and end them."""
     command = [sys.executable, __file__, "--work", kind, "--threads", str(setting.threads)]
     environment = {**os.environ, WAIT_POLICY: setting.policy} if setting.policy != "ACTIVE" else dict(os.environ)
     if setting.policy == "ACTIVE":  # libgomp's own default, which the word ACTIVE would make still longer
         environment.pop(WAIT_POLICY, None)
     environment.pop(COUNT, None)
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
+
+    def start() -> Worker:
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
     with contextlib.ExitStack() as stack:
-        started = [stack.enter_context(subprocess.Popen(command, **pipes)) for _ in range(setting.trainings)]
+        started = [stack.enter_context(start()) for _ in range(setting.trainings)]
         try:
             for process in started:
+                assert process.stdout is not None, "a pipe"
                 process.stdout.readline()
             yield started
         finally:
@@ -124,12 +130,13 @@ def workers(kind: str, setting: Setting) -> Iterator[list[subprocess.Popen[str]]
                 process.kill()
 
 
-def turn(processes: list[subprocess.Popen[str]], seconds: float) -> float:
+def turn(processes: list[Worker], seconds: float) -> float:
     """Return the steps per second of all processes of a setting together."""
-    for process in processes:
-        process.stdin.write(f"{seconds}\n")
-        process.stdin.flush()
-    return sum(float(process.stdout.readline()) for process in processes)
+    pipes = [(process.stdin, process.stdout) for process in processes if process.stdin and process.stdout]
+    for stdin, _ in pipes:
+        stdin.write(f"{seconds}\n")
+        stdin.flush()
+    return sum(float(stdout.readline()) for _, stdout in pipes)
 
 
 @contextlib.contextmanager
