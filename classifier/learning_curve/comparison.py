@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from balancer.core.files import JsonObject
 from balancer.metrics.resampling import RESAMPLES
 from balancer.reporting.numbers import listed, signed
-from classifier.analysis import statistics, verdicts
+from classifier.analysis import shortcuts, statistics, verdicts
 from classifier.analysis.analyse import Analysis, analyse
 from classifier.analysis.contrasts import ADJUSTED, CONFIRMATORY, ContrastResult
 from classifier.analysis.results import StudyResults
@@ -54,7 +54,8 @@ class Curve:
         if len(self.sizes) == 1:
             return self.sizes[0].analysis.verdict
         results = [c for size in self.sizes for c in size.analysis.contrasts]
-        return " ".join([*_along_the_curve(self), *verdicts.on_the_shortcut(results)])
+        read = shortcuts.along_sizes({size.minority: size.analysis.meter for size in self.sizes})
+        return " ".join(filter(None, [*_along_the_curve(self), *verdicts.on_the_shortcut(results), read]))
 
     @property
     def headline(self) -> list[str]:

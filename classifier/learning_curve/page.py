@@ -20,6 +20,7 @@ from classifier.learning_curve import figures
 from classifier.learning_curve.comparison import Curve
 from classifier.learning_curve.plan import OtherClass
 from classifier.learning_curve.steps import FinishedPoint
+from classifier.report import meter
 from classifier.report.page import PICTURES
 from classifier.report.samples import set_grade
 
@@ -121,6 +122,8 @@ def _sections(points: Sequence[FinishedPoint], curve: Curve, run: Path) -> list[
         about = "Each regime against the usual one, and against no synthetic images at all."
         text = [f"{about} {_holm(curve, 'shortcut')}"]
         sections.append(Section("Where being synthetic tells little of the class", text, _contrast_table(curve, names)))
+    if (read := meter_table(curve)) is not None:
+        sections.append(Section(meter.TITLE, meter.method(curve.sizes[0].analysis.meter), read))
     if curve.worth:
         sections.append(
             Section(
@@ -166,6 +169,23 @@ def _regime_table(curve: Curve) -> Table:
         metrics = [size.analysis.metric(regime, "auroc") for size in curve.sizes]
         rows.append([regime, *(DASH if m is None else with_interval(m.mean, m.low, m.high) for m in metrics)])
     return Table(["regime", *(f"{size.minority:,} images" for size in curve.sizes)], rows)
+
+
+def meter_table(curve: Curve) -> Table | None:
+    """Return what the shortcut meter measured, regime by regime along the sizes; None for a study without it."""
+    measured = [(size.minority, meter.table(size.analysis.meter)) for size in curve.sizes if size.analysis.meter]
+    if not measured:
+        return None
+    names, header = measured[0][1].numeric, measured[0][1].header
+    keys = dict.fromkeys(tuple(row[:names]) for _, table in measured for row in table.rows)
+    rows = [
+        [*key, f"{minority:,}", *row[names:]]
+        for key in keys
+        for minority, table in measured
+        for row in table.rows
+        if tuple(row[:names]) == key
+    ]
+    return Table([*header[:names], "real images", *header[names:]], rows, numeric=names, words=True)
 
 
 def _gan_table(points: Sequence[FinishedPoint], curve: Curve, run: Path) -> Table:

@@ -28,8 +28,11 @@ CAPTION = (
 
 def text_and_table(results: Sequence[MeterResult]) -> tuple[list[str], Table | None]:
     """Return what was done, and a row for each regime and class; nothing for a study without the meter."""
-    if not results:
-        return [], None
+    return (method(results), table(results)) if results else ([], None)
+
+
+def method(results: Sequence[MeterResult]) -> list[str]:
+    """Return what was done; one result or more."""
     names = listed([f"the {TRACES[trace.trace].words}" for trace in results[0].traces])
     classes = " or ".join(dict.fromkeys(result.class_name for result in results))
     text = (
@@ -43,7 +46,7 @@ def text_and_table(results: Sequence[MeterResult]) -> tuple[list[str], Table | N
         "Where classifiers were trained on the synthetic images that are compared, the control is of real images that "
         "they were trained on: a training sets its own images apart."
     )
-    return [text, *([seen] if any(result.trained_on for result in results) else [])], table(results)
+    return [text, *([seen] if any(result.trained_on for result in results) else [])]
 
 
 def sentences(results: Sequence[MeterResult]) -> list[str]:

@@ -5,14 +5,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_meter import with_meter
 from fake_study import fake_study
 
 from balancer.core.settings import AblateConfig
 from classifier.analysis import statistics
 from classifier.analysis.analyse import analyse
 from classifier.analysis.results import StudyResults
+from classifier.analysis.shortcuts import along_sizes, meter_results
 from classifier.experiments.substudies import Substudy
-from classifier.learning_curve import figures
+from classifier.learning_curve import figures, page
 from classifier.learning_curve.comparison import Curve, adjusted_together, compare
 from classifier.learning_curve.plan import Point
 from classifier.learning_curve.steps import FinishedPoint
@@ -120,3 +122,35 @@ def test_the_figures_show_every_contrast_and_regime() -> None:
     (legend,) = ([text.get_text() for text in endpoint.axes[0].get_legend().get_texts()],)
     assert legend == [r.regime for r in curve.sizes[0].analysis.regimes]
     assert [t.get_text() for t in endpoint.axes[0].get_xticklabels()] == ["50", "100", "400"]
+
+
+def test_the_answer_and_a_table_say_at_which_sizes_being_synthetic_is_read() -> None:
+    regimes = {"baseline": 1.0, "gan": 1.2, "gan_both": 1.2}
+
+    def size(n: int, gan: float, both: float) -> FinishedPoint:
+        shifts = {"baseline": 0.0, "gan": gan, "gan_both": both}
+        return point(n, with_meter(study(n, regimes), shifts))
+
+    curve = compare([size(50, 2.0, 2.0), size(400, 2.0, 0.0)], resamples=RESAMPLES)
+    assert "gan read being synthetic as NORMAL at every size" in curve.verdict
+    assert "gan_both read being synthetic as NORMAL at 50 images" in curve.verdict
+    table = page.meter_table(curve)
+    assert table.header[:2] == ["regime", "real images"]
+    assert [(row[0], row[1], row[-1]) for row in table.rows] == [
+        ("baseline", "50", "control"),
+        ("baseline", "400", "control"),
+        ("gan", "50", "read"),
+        ("gan", "400", "read"),
+        ("gan_both", "50", "read"),
+        ("gan_both", "400", "not seen"),
+    ]
+    bare = compare([point(n, study(n, regimes)) for n in (50, 400)], resamples=10)
+    assert page.meter_table(bare) is None
+    assert "synthetic as" not in bare.verdict
+
+
+def test_a_curve_without_a_shortcut_says_so() -> None:
+    regimes, shifts = {"baseline": 1.0, "gan": 1.2}, {"baseline": 0.0, "gan": 0.0}
+    results = meter_results(with_meter(study(50, regimes), shifts), seed=0, resamples=20)
+    assert "no classifier reads being synthetic as NORMAL" in along_sizes({50: results, 400: []})
+    assert along_sizes({50: [], 400: [r for r in results if r.regime == "baseline"]}) == ""
