@@ -15,36 +15,39 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from balancer.core.errors import UsageError, lookup
+from balancer.core.stepping import Source, drawn
 
 
-def _uniform(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Return one number in [0, 1) per image, (B, 1, 1, 1)."""
-    return torch.rand(len(images), 1, 1, 1, generator=generator).to(images.device, images.dtype)
+def _uniform(images: Tensor, generator: Source) -> Tensor:
+    """Return one number in [0, 1) per image, (B, 1, 1, 1) float32."""
+    n = len(images)
+    return drawn(generator, lambda source: torch.rand(n, 1, 1, 1, generator=source), images.device)
 
 
-def _integers(images: Tensor, low: int, high: int, generator: torch.Generator) -> Tensor:
+def _integers(images: Tensor, low: int, high: int, generator: Source) -> Tensor:
     """Return one integer in [low, high] per image, (B, 1)."""
-    return torch.randint(low, high + 1, (len(images), 1), generator=generator).to(images.device)
+    n = len(images)
+    return drawn(generator, lambda source: torch.randint(low, high + 1, (n, 1), generator=source), images.device)
 
 
-def brightness(images: Tensor, generator: torch.Generator) -> Tensor:
+def brightness(images: Tensor, generator: Source) -> Tensor:
     """Add a number in [-0.5, 0.5)."""
-    return images + _uniform(images, generator) - 0.5
+    return images + _uniform(images, generator).to(images.dtype) - 0.5
 
 
-def saturation(images: Tensor, generator: torch.Generator) -> Tensor:
+def saturation(images: Tensor, generator: Source) -> Tensor:
     """Scale the distance of each pixel's channels from their mean by a factor in [0, 2)."""
     mean = images.mean(dim=1, keepdim=True)
-    return (images - mean) * (2 * _uniform(images, generator)) + mean
+    return (images - mean) * (2 * _uniform(images, generator).to(images.dtype)) + mean
 
 
-def contrast(images: Tensor, generator: torch.Generator) -> Tensor:
+def contrast(images: Tensor, generator: Source) -> Tensor:
     """Scale the distance from the image's mean by a factor in [0.5, 1.5)."""
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
-    return (images - mean) * (_uniform(images, generator) + 0.5) + mean
+    return (images - mean) * (_uniform(images, generator).to(images.dtype) + 0.5) + mean
 
 
-def translation(images: Tensor, generator: torch.Generator, ratio: float = 0.125) -> Tensor:
+def translation(images: Tensor, generator: Source, ratio: float = 0.125) -> Tensor:
     """Shift by up to an eighth of the side in each direction; pixels from outside are 0, as in the paper."""
     height, width = images.shape[2:]
     reach_y, reach_x = int(height * ratio + 0.5), int(width * ratio + 0.5)
@@ -57,7 +60,7 @@ def translation(images: Tensor, generator: torch.Generator, ratio: float = 0.125
     return padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def cutout(images: Tensor, generator: torch.Generator, ratio: float = 0.5) -> Tensor:
+def cutout(images: Tensor, generator: Source, ratio: float = 0.5) -> Tensor:
     """Set a square of half the side to 0, centred anywhere in the image."""
     height, width = images.shape[2:]
     half_y, half_x = int(height * ratio + 0.5) // 2, int(width * ratio + 0.5) // 2
@@ -71,7 +74,7 @@ def cutout(images: Tensor, generator: torch.Generator, ratio: float = 0.5) -> Te
 
 
 SATURATION = "saturation"
-DIFFAUGMENT: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+DIFFAUGMENT: dict[str, Callable[[Tensor, Source], Tensor]] = {
     "brightness": brightness,
     SATURATION: saturation,
     "contrast": contrast,
@@ -94,9 +97,7 @@ def check_policy(policy: Sequence[str], channels: int | None = None, setting: st
         raise UsageError(f"{setting} has {SATURATION}, which changes nothing in grey images; leave it out")
 
 
-def diff_augment(
-    images: Tensor, policy: Sequence[str], generator: torch.Generator, probability: Tensor | None = None
-) -> Tensor:
+def diff_augment(images: Tensor, policy: Sequence[str], generator: Source, probability: Tensor | None = None) -> Tensor:
     """Apply the operations of a policy in order, each with its own draw per image.
 
     With ``probability``, a scalar on the images' device, each operation changes each image with this probability, else
@@ -107,7 +108,7 @@ def diff_augment(
         changed = DIFFAUGMENT[name](images, generator)
         if probability is not None:
             # float32: bfloat16 rounds .999 to 1
-            draw = torch.rand(len(images), 1, 1, 1, generator=generator).to(images.device)
+            draw = _uniform(images, generator)
             changed = torch.where(draw < probability, changed, images)
         images = changed
     return images

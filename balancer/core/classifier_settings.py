@@ -24,6 +24,7 @@ from balancer.core.setting_types import (
     SearchRange,
     Shares,
     Sizes,
+    StepMode,
     Steps,
     Trainable,
     Unset,
@@ -144,6 +145,12 @@ class ClassifierConfig(Settings):
     # watching
     evaluations: Validations = Field(5, description="Validations, evenly spread over the steps of a stage.")
     precision: Precision = Field("auto", description="auto: bfloat16 on a GPU, else float32.")
+    step_mode: Literal["auto", StepMode] = Field(
+        "auto", description="plain, compiled, graph (CUDA alone), or auto: graph on CUDA, else plain."
+    )
+    augment_on: Literal["auto", "cpu", "device"] = Field(
+        "auto", description="Where images are augmented. auto: mild and strong on a GPU, else on the CPU."
+    )
     selection: Literal["best_val_nll", "last"] = Field("last", description="Which validation's weights are kept.")
     threshold: str = Field(
         "balanced_accuracy",

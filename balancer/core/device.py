@@ -83,6 +83,11 @@ def memory_format(device: torch.device) -> torch.memory_format:
     return torch.contiguous_format if device.type == "mps" else torch.channels_last
 
 
+def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor of the CPU on a device; on CUDA without waiting for the work that is queued there."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+
+
 def synchronize(device: torch.device) -> None:
     """Wait for queued work, so that a clock read afterwards tells the truth."""
     if device.type == "cuda":

@@ -17,6 +17,7 @@ from balancer.core.setting_types import (
     Precision,
     Repeats,
     Resize,
+    StepMode,
     Steps,
     Unset,
     Width,
@@ -95,6 +96,9 @@ class GanTrainConfig(Settings):
     beta2: float = Field(0.999, ge=0, lt=1, description="Adam's decay of the mean squared gradient.")
     ema_decay: float = Field(0.995, ge=0, lt=1, description="Decay of the averaged weights of G; 0: no averaging.")
     precision: Precision = Field("auto", description="auto: bfloat16 where the hardware multiplies in it.")
+    step_mode: Literal["auto", StepMode] = Field(
+        "auto", description="plain, compiled, graph (CUDA alone), or auto: graph on CUDA, else plain."
+    )
     # watching
     log_every: Steps = Field(50, description="Steps between log lines.")
     snapshot_every: Steps = Field(1000, description="Steps between grid, quality and checkpoint.")

@@ -150,6 +150,7 @@ Shares = Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...], BeforeValida
 Trainable = Literal["all", "head"] | Width
 Optimizer = Literal["adam", "adamw", "sgd"]
 Precision = Literal["auto", "float32", "bfloat16"]
+StepMode = Literal["plain", "compiled", "graph"]
 Resize = Literal["squash", "pad", "crop"]
 Channels = Annotated[Literal["auto", 1, 3], BeforeValidator(_digit)]
 Schedule = Literal["constant", "cosine", "step", "plateau", "one_cycle", "triangular"]

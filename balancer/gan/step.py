@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from balancer.core.device import autocast, memory_format, resolve_precision
 from balancer.core.ema import exponential_average
 from balancer.core.seeding import derive_seed, generator
 from balancer.core.settings import GanTrainConfig
+from balancer.core.stepping import Source, drawn, set_rate
 from balancer.gan.ancestry import Ancestor
 from balancer.gan.decoder import Reconstruction
 from balancer.gan.losses import loss_named
@@ -112,6 +114,16 @@ def best_share(config: GanTrainConfig, step: int) -> float:
     return 1 - (1 - config.top_k) * min(1.0, 2 * step / config.steps)
 
 
+def _kept(config: GanTrainConfig, step: int, n: int) -> int:
+    """Return how many of n images G learns from."""
+    return max(1, round(best_share(config, step) * n))
+
+
+def _is_lazy(config: GanTrainConfig, count: int) -> bool:
+    """Return whether D's step number ``count`` has the penalties."""
+    return count % config.penalty_every == 0
+
+
 def sample_z(config: GanTrainConfig, n: int, source: torch.Generator) -> Tensor:
     """Return latents ``z`` (n, z_dim) on the CPU: N(0, 1) or U(-1, 1)."""
     if config.z_distribution == "uniform":
@@ -129,16 +141,44 @@ def train_step(config: GanTrainConfig, state: GanState, real_images: Tensor) -> 
         of each kind of image; with adaptive augmentation ``augment_p``, its probability; ``reconstruction`` and
         ``inconsistency``, where these are part of D's loss.
     """
+    set_rates(config, state)
+    scalars = update_networks(config, state, real_images, step_source(config, state.step))
+    finish_step(state)
+    return scalars
+
+
+def step_source(config: GanTrainConfig, step: int) -> torch.Generator:
+    """Return the generator of all random numbers of a step."""
+    return generator(config.seed, "step", step)
+
+
+def step_kind(config: GanTrainConfig, step: int) -> tuple[object, ...]:
+    """Return what steps have in common that run the same operations: where penalties fall, and top_k's number."""
+    counts = range(config.n_dis * step, config.n_dis * (step + 1))
+    return *(_is_lazy(config, count) for count in counts), _kept(config, step, config.batch_size)
+
+
+def set_rates(config: GanTrainConfig, state: GanState) -> None:
+    """Give both optimisers the learning rates of the step to come, if these move."""
     if config.lr_schedule != "constant":
         share = learning_rate_share(config, state.step)
-        state.optimizer_G.param_groups[0]["lr"] = config.lr_generator * share
-        state.optimizer_D.param_groups[0]["lr"] = config.lr_discriminator * share
+        set_rate(state.optimizer_G, config.lr_generator * share)
+        set_rate(state.optimizer_D, config.lr_discriminator * share)
+
+
+def finish_step(state: GanState) -> None:
+    """Update the averaged weights, and advance ``state.step``."""
+    state.ema.update_parameters(state.G)
+    state.step += 1
+
+
+def update_networks(config: GanTrainConfig, state: GanState, real_images: Tensor, source: Source) -> dict[str, Tensor]:
+    """Make the optimiser steps of a training step: that part which changes tensors alone, so it can be captured."""
     loss, device = loss_named(config.loss), real_images.device
-    source = generator(config.seed, "step", state.step)
     batches = real_images.split(config.batch_size)
     scalars: dict[str, Tensor] = {}
     for i, real in enumerate(batches):
-        z = sample_z(config, len(real), source).to(device)
+        z = drawn(source, partial(sample_z, config, len(real)), device)
         # The last fakes serve D here, detached, and G below, which saves a pass through G.
         last = i == len(batches) - 1
         with torch.set_grad_enabled(last), autocast(device, config.precision, on_cpu=True):
@@ -154,32 +194,29 @@ def train_step(config: GanTrainConfig, state: GanState, real_images: Tensor) -> 
             with torch.no_grad():
                 real_logits = state.D(_seen_by_D(config, state, batches[-1], source)).float()
     if config.top_k < 1:
-        kept = fake_logits.topk(max(1, round(best_share(config, state.step) * len(fake_logits)))).indices
+        kept = fake_logits.topk(_kept(config, state.step, len(fake_logits))).indices
         real_logits, fake_logits = real_logits[kept], fake_logits[kept]
     loss_G = loss.generator(real_logits, fake_logits)
     state.optimizer_G.zero_grad(set_to_none=True)
     loss_G.backward()
     state.optimizer_G.step()
-
-    state.ema.update_parameters(state.G)
-    state.step += 1
     return {**scalars, "loss_G": loss_G.detach()}
 
 
-def _seen_by_D(config: GanTrainConfig, state: GanState, images: Tensor, source: torch.Generator) -> Tensor:
+def _seen_by_D(config: GanTrainConfig, state: GanState, images: Tensor, source: Source) -> Tensor:
     probability = None if config.ada_target is None else state.running_stats["augment_p"]
     return diff_augment(images, config.diffaugment, source, probability)
 
 
 def _discriminator_step(
-    config: GanTrainConfig, state: GanState, real: Tensor, fake: Tensor, source: torch.Generator, count: int
+    config: GanTrainConfig, state: GanState, real: Tensor, fake: Tensor, source: Source, count: int
 ) -> dict[str, Tensor]:
     """Make one optimiser step of D; ``count`` is the number of steps of D before."""
     loss = loss_named(config.loss)
     for parameter in state.optimizer_D.param_groups[0]["params"]:  # those that are frozen stay so
         parameter.requires_grad_(True)
     with autocast(real.device, config.precision, on_cpu=True):
-        lazy = count % config.penalty_every == 0
+        lazy = _is_lazy(config, count)
         real = _seen_by_D(config, state, real, source).requires_grad_(lazy and config.r1_weight > 0)
         fake = _seen_by_D(config, state, fake, source).requires_grad_(lazy and config.r2_weight > 0)
         real_logits, maps = _judged(state, real)
@@ -199,7 +236,7 @@ def _discriminator_step(
             scalars["inconsistency"] = moved
             total = total + config.consistency_weight * moved
         if state.decoder:
-            corner = int(torch.randint(4, (), generator=source))
+            corner = int(drawn(source, lambda g: torch.randint(4, (), generator=g), torch.device("cpu")))
             scalars["reconstruction"] = state.decoder(real.detach(), maps, corner)
             total = total + config.reconstruction_weight * scalars["reconstruction"]
     if config.lecam_weight:
@@ -232,7 +269,7 @@ def _penalties(
     fake: Tensor,
     real_logits: Tensor,
     fake_logits: Tensor,
-    source: torch.Generator,
+    source: Source,
 ) -> Tensor:
     total = real_logits.new_zeros(())
     if config.r1_weight:
@@ -240,7 +277,8 @@ def _penalties(
     if config.r2_weight:
         total = total + config.r2_weight / 2 * zero_centred_penalty(fake_logits, fake)
     if config.gradient_penalty_weight:
-        share = torch.rand(len(real), 1, 1, 1, generator=source).to(real.device)
+        n = len(real)
+        share = drawn(source, lambda g: torch.rand(n, 1, 1, 1, generator=g), real.device)
         total = total + config.gradient_penalty_weight * one_centred_penalty(state.D, real, fake, share)
     return total
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from balancer.augmentation.differentiable import check_policy
 from balancer.core import progress
-from balancer.core.device import memory_format, peak_memory_mb, resolve_precision, synchronize
+from balancer.core.device import memory_format, peak_memory_mb, resolve_precision, synchronize, to_device
 from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.files import JsonObject
 from balancer.core.jsonl import keep_jsonl
@@ -44,6 +44,7 @@ from balancer.gan.monitor import generate, measure, open_monitor, seconds_an_ima
 from balancer.gan.networks import architecture
 from balancer.gan.snapshot import Snapshot, read_history
 from balancer.gan.step import GanState, build_state, sample_z, train_step
+from balancer.gan.stepper import open_stepper
 from balancer.metrics.feature_choice import seconds_to_train
 from balancer.reporting.grids import save_grid, tile, to_uint8
 
@@ -65,6 +66,7 @@ class GanSummary:
     chosen: Snapshot | None
     losses: dict[str, float]  # the last logged row: means since the row before, and the speed
     features: str | None = None  # the network on which snapshots were measured; None if none was
+    step_mode: str = "plain"  # how steps ran, of plain, compiled, graph and compiled+graph
 
     def to_json(self) -> JsonObject:
         """Return the values of summary.json."""
@@ -132,6 +134,7 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
     snapshots = Snapshots(config, data, label, run, device, state)
     precision = resolve_precision(device, config.precision, on_cpu=True)
     log.info("learning %s from %d images in %s", data.classes[label], len(images), precision)
+    fast_step = open_stepper(config, state, device)
     losses = _last_losses(run)
     totals: dict[str, Tensor] = {}  # of every scalar since the last row
     row_step, row_time = state.step, time.perf_counter()
@@ -141,7 +144,8 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
         progress.bar(config.steps, "gan-train", "step", state.step) as bar,
     ):
         while state.step < config.steps:
-            scalars = train_step(config, state, next_batch(config, images, state.step, device))
+            real = next_batch(config, images, state.step, device)
+            scalars = fast_step(real) if fast_step else train_step(config, state, real)
             totals = {k: totals[k] + v if totals else v for k, v in scalars.items()}
             bar.update()
             step = state.step
@@ -176,6 +180,7 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
         chosen=state.best,
         losses=losses,
         features=snapshots.features,
+        step_mode=fast_step.ran if fast_step else "plain",
     )
 
 
@@ -272,10 +277,10 @@ def _last_losses(run: RunDir) -> dict[str, float]:
 def next_batch(config: GanTrainConfig, images: Tensor, step: int, device: torch.device) -> Tensor:
     """Return the real images of a step, (n_dis * B, 1 or 3, H, W) in [-1, 1]."""
     index = batch_indices(len(images), config.n_dis * config.batch_size, step, config.seed)
-    batch = scale(images[torch.from_numpy(index).to(device)], device)
+    batch = scale(images[to_device(torch.from_numpy(index), device)], device)
     if not config.data.flips:
         return batch
-    mirrored = torch.rand(len(batch), generator=generator(config.seed, "flips", step)).to(device) < 0.5
+    mirrored = to_device(torch.rand(len(batch), generator=generator(config.seed, "flips", step)) < 0.5, device)
     return torch.where(mirrored[:, None, None, None], batch.flip(-1), batch)
 
 
