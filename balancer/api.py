@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from balancer import evaluation, importing, synthesis
 from balancer import export as exporting
 from balancer.audit import findings as auditing
 from balancer.audit.report import write_audit
 from balancer.audit.results import Audit
-from balancer.core.config import data_path, explicit_values, resolve
-from balancer.core.device import describe_device, named_device, open_device
+from balancer.core import ranks
+from balancer.core.config import config_hash, data_path, explicit_values, resolve
+from balancer.core.device import describe_device, named_device, open_device, resolve_precision
 from balancer.core.errors import BalancerError
 from balancer.core.run import FinishedRun, PreparedRun, RunDir, RunRequest, perform
 from balancer.core.sealed import write_json
@@ -28,7 +31,7 @@ from balancer.core.settings import (
 )
 from balancer.core.tracking import NOT_TRACKED, Tracking
 from balancer.data import dataset, inspection
-from balancer.gan import donor, every_class, trainer
+from balancer.gan import donor, every_class, shares, trainer
 from balancer.metrics import feature_choice
 from balancer.metrics.features import random_subset
 from balancer.quality.class_reports import ClassReports
@@ -211,14 +214,26 @@ def prepare_gan_training(
     """
     device = open_device(device_name, threads)
     trainer.check(config)
-    data = dataset.load_dataset(config.data, decode=not dry)
+    if not dry:
+        ranks.join(device)
+    with ranks.first_of_machine_before():
+        data = dataset.load_dataset(config.data, decode=not dry)
     several = every_class.is_for_all(config, data)
     if several:
         every_class.settings_of_classes(config, data)  # refused here, and not in a run that was begun
     else:
-        trainer.target_label(config, data)
-    if not resumed:
+        shares.check_enough(data, trainer.target_label(config, data))
+    if not resumed and ranks.is_first():
         donor.open_donor(config, data)
+    ranks.check_same(
+        {
+            "fingerprint of the data": data.fingerprint,
+            "split": data.split_hash,
+            "hash of the settings": config_hash(config),
+            "version of torch": torch.__version__,
+            "precision": resolve_precision(device, config.precision, on_cpu=True),
+        }
+    )
 
     def work(run: RunDir) -> trainer.GanSummary | every_class.GanSummaries:
         if not (run / "split.csv").exists():  # else the split that the run was begun with stays on record
@@ -231,10 +246,11 @@ def prepare_gan_training(
     return PreparedRun(
         "gan-train",
         config,
-        describe_device(device),
+        describe_device(device) + (f", {ranks.count()} ranks" if ranks.count() > 1 else ""),
         data.describe(),
         lambda: (every_class if several else trainer).estimate_seconds(config, data, device),
         work,
+        follow=lambda run: trainer.train(config, data, run, device),
         keep_environment=True,  # the data may have changed since the start
         tracked_files=("config.yaml", "env.json", "summary.json", "grids/*.png", "best.pt"),
         tracked_by=trainer.trackers(config),

@@ -36,15 +36,21 @@ WORKERS = Options(
         JOBS,
         click.option(
             "--backend",
-            type=click.Choice(["local", "dask"]),
+            type=click.Choice(["local", "dask", "slurm"]),
             default="local",
             show_default=True,
-            help="Processes of this machine, or the workers of a dask cluster.",
+            help="Processes of this machine, the workers of a dask cluster, or jobs of SLURM.",
         ),
         click.option(
             "--scheduler",
             metavar="ADDRESS",
             help="The dask scheduler, such as tcp://10.0.0.1:8786; its workers run with --nthreads 1.",
+        ),
+        click.option(
+            "--sbatch",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Option of each SLURM job, such as time=2:00:00 or gres=gpu:1; several times.",
         ),
     ),
 )
@@ -182,7 +188,9 @@ def reproduce(args: CommandArgs) -> CommandResult:
     if smoke and args.dry_run:
         raise UsageError("--smoke is over in minutes and writes no results; drop --dry-run")
     workers = Workers(
-        args.device, threads=args.threads, **{key: args.options[key] for key in ("jobs", "backend", "scheduler")}
+        args.device,
+        threads=args.threads,
+        **{key: args.options[key] for key in ("jobs", "backend", "scheduler", "sbatch")},
     )
     explicit = {**args.explicit, "systems": names} if names else args.explicit
     config = reproduction.configure(explicit, args.resume, smoke)

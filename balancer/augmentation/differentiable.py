@@ -14,20 +14,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from balancer.core import ranks
 from balancer.core.errors import UsageError, lookup
 from balancer.core.stepping import Source, drawn
 
 
 def _uniform(images: Tensor, generator: Source) -> Tensor:
     """Return one number in [0, 1) per image, (B, 1, 1, 1) float32."""
-    n = len(images)
-    return drawn(generator, lambda source: torch.rand(n, 1, 1, 1, generator=source), images.device)
+    draw = ranks.shared(lambda n, source: torch.rand(n, 1, 1, 1, generator=source), len(images))
+    return drawn(generator, draw, images.device)
 
 
 def _integers(images: Tensor, low: int, high: int, generator: Source) -> Tensor:
     """Return one integer in [low, high] per image, (B, 1)."""
-    n = len(images)
-    return drawn(generator, lambda source: torch.randint(low, high + 1, (n, 1), generator=source), images.device)
+    draw = ranks.shared(lambda n, source: torch.randint(low, high + 1, (n, 1), generator=source), len(images))
+    return drawn(generator, draw, images.device)
 
 
 def brightness(images: Tensor, generator: Source) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import click
 
-from balancer.core import program
+from balancer.core import program, torchrun
 from balancer.core.config import (
     SettingsT,
     absolute_paths,
@@ -353,6 +353,8 @@ def dry_run(prepared: PreparedRun[Any], threads: int, request: RunRequest) -> Co
 
 def emit(outcome: CommandResult, as_json: bool, closing: str = "") -> None:
     """Print the outcome on stdout, as JSON or as text with a closing line."""
+    if torchrun.is_silent():
+        return
     text = "\n".join([outcome.text, closing.format_map(outcome.data)] if closing else [outcome.text])
     with printing():
         click.echo(json.dumps(outcome.data, indent=2, allow_nan=False) if as_json else text)

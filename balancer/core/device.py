@@ -10,6 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.threads import choose_threads
+from balancer.core.torchrun import several
 
 
 def named_device(name: str) -> torch.device | None:
@@ -75,7 +76,28 @@ def limit_threads(threads: int | None = None) -> None:
 def open_device(name: str, threads: int | None = None) -> torch.device:
     """Return the device of that name, after :func:`limit_threads`."""
     limit_threads(threads)
-    return resolve_device(name)
+    return resolve_device(name) if several() is None else _device_of_rank(name)
+
+
+def _device_of_rank(name: str) -> torch.device:
+    """Return the device of one of several ranks: a GPU of its own, or the CPU that all share.
+
+    Raises:
+        UsageError: the name is no device that ranks can have.
+        BalancerError: there are fewer GPUs than ranks on this machine.
+    """
+    launch, cards = several(), torch.cuda.device_count() if torch.cuda.is_available() else 0
+    rank = launch.local_rank if launch else 0
+    if name not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"--device is {name!r} under torchrun; expected auto, cpu or cuda: each rank takes a GPU")
+    if name == "cpu" or (name == "auto" and not cards):
+        return torch.device("cpu")
+    if rank >= cards:
+        raise BalancerError(
+            f"torchrun has started rank {rank} of this machine, counted from 0, and torch sees {cards} CUDA device(s);"
+            " give --nproc-per-node the number of GPUs, or --device cpu"
+        )
+    return torch.device("cuda", rank)
 
 
 def memory_format(device: torch.device) -> torch.memory_format:

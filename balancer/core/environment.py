@@ -18,6 +18,7 @@ from pydantic import Field
 import balancer
 from balancer.core.files import JsonObject
 from balancer.core.threads import WAIT_POLICY
+from balancer.core.torchrun import launched
 
 TIME = "%Y-%m-%dT%H:%M:%S%z"
 PACKAGES = ("torch", "torchvision", "torchmetrics", "albumentations", "numpy", "scipy", "scikit-learn", "pillow")
@@ -37,6 +38,7 @@ class Environment:
     device: str = ""
     threads: Annotated[int, Field(ge=1)] | None = None  # not in files of earlier versions
     data: JsonObject = field(default_factory=dict)  # what was read
+    job: str | None = None  # the torchrun that started the command
 
     @property
     def threads_used(self) -> int | None:
@@ -61,6 +63,7 @@ def environment(command: str, device: str, **more: Any) -> JsonObject:
         "device": device,
         "threads": torch.get_num_threads(),
         "wait_policy": os.environ.get(WAIT_POLICY),  # of threads; None: the library's own
+        **({"ranks": launch.ranks, "job": launch.identity} if (launch := launched()) else {}),
         **more,
     }
 

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import click
 
+from balancer.core import torchrun
 from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.signals import unwind_on_signals
 from balancer.core.system_errors import explain, naming
@@ -65,6 +66,11 @@ class Command(click.Command):
         if self.help_texts.example:
             with formatter.section("Example"):
                 formatter.write_text(self.help_texts.example)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, if several ranks of torchrun may."""
+        torchrun.check_command(self.name)
+        return super().invoke(ctx)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the words of the command line."""
@@ -151,6 +157,8 @@ def reporting(as_json: bool, quiet: bool, verbose: bool) -> Iterator[None]:
     handler = BarHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
+    if torchrun.is_silent():
+        level = logging.CRITICAL
     early = logging.handlers.MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
     log.handlers = [handler, early]  # a run's log.txt begins with what was said before it was made
     log.propagate = False
@@ -177,13 +185,18 @@ def reporting(as_json: bool, quiet: bool, verbose: bool) -> Iterator[None]:
 
 def end(line: str, code: int, error: BaseException) -> NoReturn:
     """Say in one line why the command ends, and end it."""
+    speaks = torchrun.may_speak()
+    if not speaks and not isinstance(error, (Interrupted, KeyboardInterrupt)):
+        speaks = torchrun.others_go_on(code)
     before: dict[int, Any] = {}
     with contextlib.suppress(ValueError):  # not in the main thread
         for signum in (signal.SIGINT, signal.SIGTERM):
             before[signum] = signal.signal(signum, signal.SIG_IGN)  # the command ends already
     text = line if isinstance(error, KeyboardInterrupt) else f"error: {' '.join(line.splitlines())}"
     with contextlib.suppress(OSError):  # a broken stderr leaves the exit code
-        click.echo(text, err=True)
+        if speaks:
+            click.echo(text, err=True)
+    torchrun.end_rank(code)
     for number, handler in before.items():  # a program that calls a command lives on
         signal.signal(number, handler)
     raise SystemExit(code) from error

@@ -13,12 +13,13 @@ import logging.handlers
 import signal
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 import filelock
 
+from balancer.core import torchrun
 from balancer.core.config import config_hash, dump, flatten
 from balancer.core.environment import TIME, environment
 from balancer.core.errors import BalancerError, Interrupted
@@ -28,7 +29,7 @@ from balancer.core.marker import MARKER, check_stated, stated_files, write_marke
 from balancer.core.preview import Undecoded
 from balancer.core.run_names import RUNS, point_latest
 from balancer.core.saved_page import Page, find_page, read_page
-from balancer.core.saved_runs import read_environment, resumed_path, saved_config
+from balancer.core.saved_runs import begun_by, read_environment, resumed_path, saved_config
 from balancer.core.sealed import write_json, write_yaml
 from balancer.core.settings import Settings
 from balancer.core.system_errors import explain, explained, naming
@@ -136,6 +137,19 @@ class RunDir:
         return True
 
 
+class FollowedRun(RunDir):
+    """The run directory of the first rank, as the other ranks know it: they write nothing there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.resumed, self.tracker = path, False, Tracker()
+
+    def metrics(self, row: Mapping[str, Any]) -> None:
+        """Leave a row to the first rank."""
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
 @explained()
 def open_run(command: str, config: Settings, request: RunRequest) -> RunDir:
     """Make (or, with ``resume``, reopen) the run directory of a command, named as in ``gan-train``.
@@ -169,6 +183,7 @@ class PreparedRun(Generic[ResultT]):
     data: JsonObject | None  # what was read, for env.json
     estimate_seconds: Callable[[], float]
     work: Callable[[RunDir], ResultT]
+    follow: Callable[[RunDir], ResultT] | None = None  # the part of the work that all ranks of torchrun do
     # What --resume does with a run that is finished: nothing, write its outputs again, or go on with the work.
     if_finished: Literal["stop", "rewrite", "extend"] = "stop"
     keep_environment: bool = False  # a resumed run keeps the env.json of its start
@@ -217,8 +232,17 @@ def perform(prepared: PreparedRun[ResultT], request: RunRequest) -> FinishedRun[
         BalancerError: as :func:`open_run`, or the work fails.
         Interrupted: a signal came; what the work had saved is kept.
     """
+    several = prepared.follow is not None and torchrun.several() is not None
+    if several:
+        from balancer.core import ranks  # torch, which is loaded where there are several
+    if several and torchrun.is_silent():
+        return _follow(prepared)
+    request = _continued(prepared, request)
     with open_run(prepared.command, prepared.config, request) as run:
-        if run.finished and prepared.if_finished == "stop":
+        finished = run.finished and prepared.if_finished == "stop"
+        if several:
+            ranks.from_first((str(run.path), finished))
+        if finished:
             raise AlreadyFinished(run.path)
         try:
             return FinishedRun(run.path, _perform(prepared, run, request.tracking))
@@ -233,6 +257,30 @@ def perform(prepared: PreparedRun[ResultT], request: RunRequest) -> FinishedRun[
             if refusal is None or removed or isinstance(error, BalancerError):
                 raise
             raise BalancerError(f"{refusal}; then continue with --resume {run.path}") from error
+
+
+def _follow(prepared: PreparedRun[ResultT]) -> FinishedRun[ResultT]:
+    """Do this rank's part of the work in the run that the first rank has opened.
+
+    Raises:
+        AlreadyFinished: there is nothing left to do.
+    """
+    from balancer.core import ranks
+
+    path, finished = ranks.from_first(("", False))
+    if finished:
+        raise AlreadyFinished(Path(path))
+    assert prepared.follow is not None
+    return FinishedRun(Path(path), prepared.follow(FollowedRun(Path(path))))
+
+
+def _continued(prepared: PreparedRun[Any], request: RunRequest) -> RunRequest:
+    """Return the request, or the one to continue what this torchrun has begun and starts anew."""
+    launch = torchrun.launched()
+    if launch is None or request.resume is not None or (request.force and not launch.restarts):
+        return request
+    path = begun_by(launch, prepared.command, prepared.config, request.out)
+    return replace(request, out=None, force=False, resume=str(path)) if path else request
 
 
 def _perform(prepared: PreparedRun[ResultT], run: RunDir, tracking: Tracking) -> ResultT:

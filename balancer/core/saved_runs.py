@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,8 +14,9 @@ from balancer.core.errors import BalancerError, UsageError
 from balancer.core.marker import MARKER, check_stated
 from balancer.core.run_names import LATEST, RUNS, find_run
 from balancer.core.sealed import DamagedFile, read_json, read_yaml_text
-from balancer.core.settings import settings_model
+from balancer.core.settings import Settings, settings_model
 from balancer.core.shapes import parse
+from balancer.core.torchrun import Launch
 from balancer.core.yaml_reader import read_yaml
 
 log = logging.getLogger("balancer")
@@ -81,6 +83,34 @@ def latest_run(command: str, finished: bool = True) -> Path | None:
     if not finished:  # without env.json, the run was killed in its first moment: there is nothing to resume
         runs = [p for p in runs if (p / "env.json").exists() and not (p / MARKER).exists()]
     return max(runs, key=lambda p: (p / marker).stat().st_mtime_ns, default=None)
+
+
+def begun_by(launch: Launch, command: str, config: Settings, folder: Path | None) -> Path | None:
+    """Return the newest run that a torchrun has begun, for it to go on with; None if there is none.
+
+    A torchrun with the same ``--rdzv-id`` counts as the same: a scheduler that starts a job again gives the same one.
+
+    Args:
+        launch: what torchrun says of this process.
+        command: as in ``gan-train``.
+        config: the settings, which must be those of the run.
+        folder: the run that it must be, where the user named one.
+
+    Raises:
+        BalancerError: the run was started with other settings.
+    """
+    begun = []
+    for run in [folder] if folder else [p.parent for p in (RUNS / command).glob("*/env.json")]:
+        with contextlib.suppress(OSError, DamagedFile):  # none, or damaged: not one to go on with
+            environment = read_environment(run)
+            if (environment.command, environment.job) == (command, launch.identity) and run.name != LATEST:
+                begun.append(run)
+    newest = max(begun, key=lambda run: (run / "config.yaml").stat().st_mtime_ns, default=None)
+    if newest is None or ((newest / MARKER).exists() and not launch.restarts):  # finished by an earlier torchrun
+        return None
+    resumed_config(command, type(config), newest, config.model_dump(mode="json"))
+    log.info("continuing %s, which torchrun %s has begun", newest, launch.identity)
+    return newest
 
 
 def newest_run(*commands: str) -> Path:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 
 from balancer.core.errors import BalancerError
+from balancer.core.torchrun import after_a_loss
 
 SPACE = "free space there, or name a folder on another disk"
 PERMISSION = "change its permissions or its owner, or name another folder"
@@ -40,6 +41,8 @@ REMEDY = "check the disk or the network drive"
 MEMORY = "use smaller images, a smaller batch_size or fewer --jobs, or a machine with more memory"
 _FULL_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|bad_alloc|_ALLOC_FAILED", re.I)
 _CUT_ARRAY = re.compile(r"\d+ requested and \d+ written")  # numpy's words for a full disk
+_LOST_RANK = re.compile(r"gloo[/\\]|gloo::|ProcessGroup|NCCL|c10d|Connection \w+ by peer")  # torch.distributed's
+_WHY_LOST = re.compile(r"Connection \w+ by peer|Timed? ?out[^.\n]*", re.I)
 _NO_HOME = re.compile(r"determine (the )?home directory", re.I)
 _FAILED_SAVE = re.compile(r"unexpected pos|PytorchStreamWriter|unable to write to file")
 
@@ -62,6 +65,12 @@ def explain(error: BaseException) -> str | None:
         return f"a file could not be written ({_line(error)}): the disk is full, or went away; {SPACE}"
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return f"no thread could be started; {LIMIT}"
+    if isinstance(error, RuntimeError) and _LOST_RANK.search(str(error)):
+        why = _WHY_LOST.search(str(error))
+        return (
+            f"another rank of this torchrun ended or does not answer ({why[0] if why else _line(error)}); "
+            + after_a_loss()
+        )
     if isinstance(error, RuntimeError) and _NO_HOME.search(str(error)):
         return "there is no home folder; set HOME, or BALANCER_CACHE for the cache"
     if isinstance(error, OSError):

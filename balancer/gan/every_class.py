@@ -13,9 +13,10 @@ from pathlib import Path
 
 import torch
 
+from balancer.core import torchrun
 from balancer.core.device import describe_device
 from balancer.core.environment import environment
-from balancer.core.errors import BalancerError, Interrupted
+from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.files import JsonObject, folder_name
 from balancer.core.jsonl import read_jsonl
 from balancer.core.run import RunDir, RunRequest, open_run
@@ -58,7 +59,10 @@ def settings_of_classes(config: GanTrainConfig, data: Dataset) -> dict[str, GanT
 
     Raises:
         BalancerError: no class lacks any.
+        UsageError: torchrun has started several ranks, which train one GAN.
     """
+    if launch := torchrun.several():
+        raise UsageError(f"--class is {ALL!r} in {launch.ranks} ranks of torchrun; name one class")
     names = [name for name, lacking in zip(data.classes, data.deficits, strict=True) if lacking]
     if not names:
         raise BalancerError(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from balancer.augmentation.differentiable import diff_augment
+from balancer.core import ranks
 from balancer.core.device import autocast, memory_format, resolve_precision
 from balancer.core.ema import exponential_average
 from balancer.core.seeding import derive_seed, generator
@@ -134,7 +135,8 @@ def sample_z(config: GanTrainConfig, n: int, source: torch.Generator) -> Tensor:
 def train_step(config: GanTrainConfig, state: GanState, real_images: Tensor) -> dict[str, Tensor]:
     """Make ``n_dis`` optimiser steps of D, one of G and one EMA update; advance ``state.step``.
 
-    ``real_images`` are (n_dis * B, 1 or 3, H, W) in [-1, 1] on the training device, B images for each step of D.
+    ``real_images`` are (n_dis * B, 1 or 3, H, W) in [-1, 1] on the training device, B images for each step of D. In one
+    of several ranks, B is its share of the batch.
 
     Returns:
         Scalars still on the device: ``loss_D``, ``loss_G``; ``D_real`` and ``D_fake``, D's mean probability of "real"
@@ -175,10 +177,10 @@ def finish_step(state: GanState) -> None:
 def update_networks(config: GanTrainConfig, state: GanState, real_images: Tensor, source: Source) -> dict[str, Tensor]:
     """Make the optimiser steps of a training step: that part which changes tensors alone, so it can be captured."""
     loss, device = loss_named(config.loss), real_images.device
-    batches = real_images.split(config.batch_size)
+    batches = real_images.chunk(config.n_dis)
     scalars: dict[str, Tensor] = {}
     for i, real in enumerate(batches):
-        z = drawn(source, partial(sample_z, config, len(real)), device)
+        z = drawn(source, ranks.shared(partial(sample_z, config), len(real)), device)
         # The last fakes serve D here, detached, and G below, which saves a pass through G.
         last = i == len(batches) - 1
         with torch.set_grad_enabled(last), autocast(device, config.precision, on_cpu=True):
@@ -194,6 +196,7 @@ def update_networks(config: GanTrainConfig, state: GanState, real_images: Tensor
             with torch.no_grad():
                 real_logits = state.D(_seen_by_D(config, state, batches[-1], source)).float()
     if config.top_k < 1:
+        real_logits, fake_logits = ranks.joined(real_logits), ranks.joined(fake_logits)
         kept = fake_logits.topk(_kept(config, state.step, len(fake_logits))).indices
         real_logits, fake_logits = real_logits[kept], fake_logits[kept]
     loss_G = loss.generator(real_logits, fake_logits)
@@ -245,7 +248,7 @@ def _discriminator_step(
     state.optimizer_D.zero_grad(set_to_none=True)
     total.backward()
     state.optimizer_D.step()
-    update_running_stats(config, state, real_logits.detach(), fake_logits.detach())
+    update_running_stats(config, state, ranks.gathered(real_logits.detach()), ranks.gathered(fake_logits.detach()))
     scalars = {name: value.detach() for name, value in scalars.items()} | {
         "loss_D": loss_D.detach(),
         "D_real": real_logits.detach().sigmoid().mean(),
@@ -277,8 +280,8 @@ def _penalties(
     if config.r2_weight:
         total = total + config.r2_weight / 2 * zero_centred_penalty(fake_logits, fake)
     if config.gradient_penalty_weight:
-        n = len(real)
-        share = drawn(source, lambda g: torch.rand(n, 1, 1, 1, generator=g), real.device)
+        draw = ranks.shared(lambda n, g: torch.rand(n, 1, 1, 1, generator=g), len(real))
+        share = drawn(source, draw, real.device)
         total = total + config.gradient_penalty_weight * one_centred_penalty(state.D, real, fake, share)
     return total
 

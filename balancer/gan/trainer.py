@@ -1,4 +1,7 @@
-"""GAN training: one flat loop, every step a pure function of (state, seed, step), so that resuming is exact."""
+"""GAN training: one flat loop, every step a pure function of (state, seed, step), so that resuming is exact.
+
+Under torchrun every rank runs this loop on its share of each batch (:mod:`balancer.core.ranks`). The first one writes.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import torch
 from torch import Tensor
 
 from balancer.augmentation.differentiable import check_policy
-from balancer.core import progress
+from balancer.core import progress, ranks, torchrun
 from balancer.core.device import memory_format, peak_memory_mb, resolve_precision, synchronize, to_device
 from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.files import JsonObject
@@ -42,6 +45,7 @@ from balancer.gan.donor import open_donor, start_from
 from balancer.gan.losses import loss_named
 from balancer.gan.monitor import generate, measure, open_monitor, seconds_an_image
 from balancer.gan.networks import architecture
+from balancer.gan.shares import check_shares, own_share, share_state
 from balancer.gan.snapshot import Snapshot, read_history
 from balancer.gan.step import GanState, build_state, sample_z, train_step
 from balancer.gan.stepper import open_stepper
@@ -130,11 +134,16 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
     check(config, data.channels)
     label = target_label(config, data)
     images = training_images(data, label, device)
-    state = _new_or_resumed_state(config, data, label, run, device)
+    state = (
+        _new_or_resumed_state(config, data, label, run, device)
+        if ranks.is_first()  # it alone has the run's files
+        else build_state(config, device, data.channels)
+    )
+    share_state(state, device)
     snapshots = Snapshots(config, data, label, run, device, state)
     precision = resolve_precision(device, config.precision, on_cpu=True)
     log.info("learning %s from %d images in %s", data.classes[label], len(images), precision)
-    fast_step = open_stepper(config, state, device)
+    fast_step = open_stepper(config, state, device) if ranks.count() == 1 else None
     losses = _last_losses(run)
     totals: dict[str, Tensor] = {}  # of every scalar since the last row
     row_step, row_time = state.step, time.perf_counter()
@@ -154,7 +163,7 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
             if step % config.log_every == 0 or step == config.steps:
                 synchronize(device)
                 now = time.perf_counter()
-                losses = {k: float(v) / (step - row_step) for k, v in totals.items()}
+                losses = ranks.means({k: float(v) / (step - row_step) for k, v in totals.items()})
                 if not all(map(math.isfinite, losses.values())):
                     raise BalancerError(
                         f"training diverged by step {step}: {losses}; lower the learning rates;"
@@ -167,8 +176,8 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
 
             if step % config.snapshot_every == 0 or step == config.steps:
                 row_time += snapshots.take(state)  # the speed is that of training alone
-            if (signum := signal_received()) is not None:
-                save_checkpoint(run / CHECKPOINT, config, state, data, label)
+            if (signum := ranks.of_any(signal_received())) is not None:
+                snapshots.keep(state)
                 raise Interrupted(signum, f"saved at step {step} of {config.steps}; continue with --resume {run.path}")
     return GanSummary(
         class_name=data.classes[label],
@@ -185,19 +194,24 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
 
 
 class Snapshots:
-    """Writes the grid of fixed latents, the quality, the checkpoint, and the generator if it is the best so far."""
+    """Writes the grid of fixed latents, the quality, the checkpoint, and the generator if it is the best so far.
+
+    The first of several ranks does so, and the others wait for it.
+    """
 
     def __init__(
         self, config: GanTrainConfig, data: Dataset, label: int, run: RunDir, device: torch.device, state: GanState
     ) -> None:
         """Open the monitor."""
         self._config, self._data, self._label, self._run, self._device = config, data, label, run, device
-        self._monitor = open_monitor(config, data, label, device)
+        self._monitor = open_monitor(config, data, label, device) if ranks.is_first() else None
         self._fixed_z = sample_z(config, GRID_IMAGES, generator(config.seed, "grid")).to(device)
         before = [s.quality for s in read_history(run / "metrics.jsonl").snapshots if s.quality]  # of a resumed run
         self._diversities = [quality.diversity for quality in before]  # of all snapshots
         self.seconds = 0.0
-        (run / "grids").mkdir(exist_ok=True)
+        if ranks.is_first():
+            (run / "grids").mkdir(exist_ok=True)
+        ranks.wait_for_first()  # which may have trained a feature network
 
     @property
     def features(self) -> str | None:
@@ -215,6 +229,20 @@ class Snapshots:
         """
         synchronize(self._device)
         begin = time.perf_counter()
+        if ranks.is_first():
+            self._write(state)
+        ranks.wait_for_first()
+        seconds = time.perf_counter() - begin
+        self.seconds += seconds
+        return seconds
+
+    def keep(self, state: GanState) -> None:
+        """Write the checkpoint alone, for a training that is stopped."""
+        if ranks.is_first():
+            save_checkpoint(self._run / CHECKPOINT, self._config, state, self._data, self._label)
+        ranks.wait_for_first()
+
+    def _write(self, state: GanState) -> None:
         run, step, config, G = self._run, state.step, self._config, state.ema.module
         check_finite(state, run.path)
         grid = to_uint8(generate(G, self._fixed_z))
@@ -231,9 +259,6 @@ class Snapshots:
         save_checkpoint(run / CHECKPOINT, config, state, self._data, self._label)
         text = ", ".join(f"{k} {figures[k]:.4g}" for k in ("kid", "frechet", "diversity") if k in figures)
         log.info("step %d of %d: %s%s", step, config.steps, text, " (best so far)" if state.best is snapshot else "")
-        seconds = time.perf_counter() - begin
-        self.seconds += seconds
-        return seconds
 
     def _stop_if_collapsed(self, step: int, diversity: float) -> None:
         """Stop after two dull snapshots running, unless variety has never been there and is rising still."""
@@ -270,17 +295,21 @@ def _new_or_resumed_state(
 
 def _last_losses(run: RunDir) -> dict[str, float]:
     """Return the last logged row of a run that was killed after its last step."""
+    if not ranks.is_first():
+        return {}
     rows = read_history(run / "metrics.jsonl").losses
     return {k: v for k, v in rows[-1].items() if k != "step"} if rows else {}
 
 
 def next_batch(config: GanTrainConfig, images: Tensor, step: int, device: torch.device) -> Tensor:
-    """Return the real images of a step, (n_dis * B, 1 or 3, H, W) in [-1, 1]."""
-    index = batch_indices(len(images), config.n_dis * config.batch_size, step, config.seed)
-    batch = scale(images[to_device(torch.from_numpy(index), device)], device)
+    """Return the real images of a step, (n_dis * B, 1 or 3, H, W) in [-1, 1]; of several ranks, this one's share."""
+    n = config.n_dis * config.batch_size
+    index = own_share(config, torch.from_numpy(batch_indices(len(images), n, step, config.seed)))
+    batch = scale(images[to_device(index, device)], device)
     if not config.data.flips:
         return batch
-    mirrored = to_device(torch.rand(len(batch), generator=generator(config.seed, "flips", step)) < 0.5, device)
+    mirrored = own_share(config, torch.rand(n, generator=generator(config.seed, "flips", step))) < 0.5
+    mirrored = to_device(mirrored, device)
     return torch.where(mirrored[:, None, None, None], batch.flip(-1), batch)
 
 
@@ -315,6 +344,7 @@ def check(config: GanTrainConfig, channels: int | None = None) -> None:
     check_policy(config.diffaugment, channels)
     check_policy(config.consistency_augment, channels, "consistency_augment")
     check_installed(trackers(config))
+    check_shares(config)
     # Of width 1, which costs nothing. On the meta device, initial weights would import the compiler (2 s).
     with torch.random.fork_rng(devices=[]):
         nets = architecture(config.architecture)
@@ -347,11 +377,13 @@ def estimate_seconds(config: GanTrainConfig, data: Dataset, device: torch.device
         synchronize(device)
         return time.perf_counter() - begin
 
-    part = min(config.batch_size, TRIED_BATCH)
+    launch = torchrun.several()
+    share = config.batch_size // (launch.ranks if launch else 1)  # what this process will see of each batch
+    part = min(share, TRIED_BATCH)
     seconds(part)  # the first step pays for set-up
-    a_step = seconds(part) * config.batch_size / part
+    a_step = seconds(part) * share / part
     if TRIED_STEPS * a_step < budget:
-        a_step = min(seconds(config.batch_size) for _ in range(TRIED_STEPS))
+        a_step = min(seconds(share) for _ in range(TRIED_STEPS))
     snapshots = math.ceil(config.steps / config.snapshot_every)
     shown = min(len(images) // 2, config.snapshot_images)
     watching = snapshots * shown * seconds_an_image(config, state.ema.module, device, budget / 3)

@@ -30,7 +30,9 @@ def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
             f"a Fréchet distance needs 2 images on each side; got {len(real)} real and {len(fake)} synthetic"
         )
     check_finite(real, fake)
-    metric = FrechetInceptionDistance(feature=Precomputed(real.shape[1])).set_dtype(torch.float64)
+    # sync_on_compute: else torchmetrics would wait for the other ranks of a training, which measure nothing
+    metric = FrechetInceptionDistance(feature=Precomputed(real.shape[1]), sync_on_compute=False)
+    metric.set_dtype(torch.float64)
     metric.update(torch.from_numpy(real), real=True)
     metric.update(torch.from_numpy(fake), real=False)
     return max(0.0, float(metric.compute()))

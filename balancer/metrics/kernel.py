@@ -45,7 +45,9 @@ def kernel_distance(real: np.ndarray, fake: np.ndarray, subsets: int, subset_siz
     check_finite(real, fake)
     with warnings.catch_warnings():  # torchmetrics warns that it keeps all features; here they are few
         warnings.simplefilter("ignore", UserWarning)
-        metric = KernelInceptionDistance(feature=Precomputed(real.shape[1]), subsets=subsets, subset_size=subset_size)
+        metric = KernelInceptionDistance(
+            feature=Precomputed(real.shape[1]), subsets=subsets, subset_size=subset_size, sync_on_compute=False
+        )
     metric.set_dtype(torch.float64)
     metric.update(torch.from_numpy(real), real=True)
     metric.update(torch.from_numpy(fake), real=False)

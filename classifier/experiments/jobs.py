@@ -33,10 +33,10 @@ from tqdm import tqdm
 from balancer.core import progress
 from balancer.core.device import describe_device, limit_threads, named_device, resolve_device
 from balancer.core.errors import BalancerError, Interrupted, UsageError
-from balancer.core.extras import install
 from balancer.core.settings import ClassifierConfig
 from balancer.core.signals import deferred_signals
 from balancer.core.threads import choose_threads
+from classifier.experiments.cluster import at_scheduler, check_slurm, directives, on_slurm
 from classifier.experiments.plan import Trial
 from classifier.experiments.study import Study, open_study, provenance
 from classifier.experiments.trial import Interrupt, TrainedTrial, run_trial
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("balancer")
 T = TypeVar("T")
 MOST_JOBS = 1024  # processes of one machine
-CONNECT_SECONDS = 10  # to wait for a scheduler, and for its first worker
 
 
 @dataclass(frozen=True)
@@ -61,16 +60,20 @@ class Workers:
 
     device: str = "auto"  # a name; on a cluster each worker resolves it for itself
     jobs: int = 1  # processes of this machine, which share the device
-    backend: Literal["local", "dask"] = "local"
+    backend: Literal["local", "dask", "slurm"] = "local"
     scheduler: str | None = None  # address of a dask scheduler
+    sbatch: tuple[str, ...] = ()  # options of the jobs of SLURM, of which there are ``jobs``
     threads: int = field(default_factory=choose_threads)  # of each trial, whatever ``jobs`` is
 
     def __post_init__(self) -> None:
         named_device(self.device)
         if not 1 <= self.jobs <= MOST_JOBS:
             raise UsageError(f"--jobs is {self.jobs}; expected 1 to {MOST_JOBS}")
-        if self.backend == "local" and self.scheduler is not None:
+        if self.backend != "dask" and self.scheduler is not None:
             raise UsageError("--scheduler is for a cluster; add --backend dask")
+        if self.backend != "slurm" and self.sbatch:
+            raise UsageError("--sbatch is for SLURM; add --backend slurm")
+        directives(self.sbatch)
         if self.backend == "dask" and self.scheduler is None:
             raise UsageError("--backend dask needs --scheduler ADDRESS, such as tcp://10.0.0.1:8786")
         if self.backend == "dask" and self.jobs > 1:
@@ -85,6 +88,8 @@ class Workers:
         """Return the devices in words."""
         if self.backend == "dask":
             return f"dask workers of {self.scheduler}, device {self.device}"
+        if self.backend == "slurm":
+            return f"{self.jobs} dask workers in jobs of SLURM, device {self.device}"
         return describe_device(self.local_device) + (f", {self.jobs} jobs" if self.jobs > 1 else "")
 
     def count(self) -> int:
@@ -93,10 +98,18 @@ class Workers:
         Raises:
             BalancerError: if the cluster cannot be reached or has no worker.
         """
-        if self.backend == "local":
+        if self.backend == "slurm":
+            check_slurm(self.sbatch, self.threads)
+        if self.backend != "dask":
             return self.jobs
-        with _connect(self.scheduler) as client:
+        with at_scheduler(self.scheduler) as client:
             return len(client.nthreads())
+
+    def connect(self) -> contextlib.AbstractContextManager[Client]:
+        """Return a client of the cluster's scheduler, as a context; raises as :meth:`count`."""
+        if self.backend == "slurm":
+            return on_slurm(self.sbatch, self.jobs, self.threads)
+        return at_scheduler(self.scheduler)
 
 
 @dataclass(frozen=True)
@@ -148,7 +161,7 @@ def run_trials(
         return
     stop = threading.Event()
     results: Generator[TrainedTrial, None, None]
-    if workers.backend == "dask":
+    if workers.backend != "local":
         results = collect(_on_cluster(study, trials, workers, stop), stop)
     elif workers.jobs > 1:
         context = study.config, provenance(study), workers.device, workers.threads, study.selections
@@ -156,7 +169,7 @@ def run_trials(
     else:
         device = workers.local_device
         results = run_in_this_process(lambda trial, interrupt: run_trial(study, trial, device, interrupt), trials)
-    several = workers.backend == "dask" or workers.jobs > 1  # else each trial has a bar of its own
+    several = workers.backend != "local" or workers.jobs > 1  # else each trial has a bar of its own
     bar = progress.bar(len(trials), "trials", "trial", show=several, lines=True)
     with with_resume_note(resume_note), bar, contextlib.closing(results):
         for trained in results:
@@ -312,15 +325,19 @@ def _on_cluster(
     from distributed import as_completed
 
     context = study.config, provenance(study), workers.device, workers.threads, study.selections
-    with _connect(workers.scheduler) as client:
-        futures = {client.submit(_attempt_on_cluster, trial, *context, pure=False): trial for trial in trials}
-        for future in as_completed(list(futures), loop=client.loop):
+    with workers.connect() as client:
+        # One task hands the context to all others, so that a trial that is sent is small.
+        shared = client.submit(_context, context, pure=False)
+        sent = client.map(_attempt_on_cluster, trials, context=shared, pure=False)
+        futures = dict(zip(sent, trials, strict=True))
+        del sent
+        for future, result in as_completed(list(futures), loop=client.loop, with_results=True, raise_errors=False):
             trial = futures.pop(future)
             if future.cancelled() and stop.is_set():
                 continue
-            try:
-                result = future.result()
-            except Exception as error:  # dask's own: workers that die, no scheduler, or a worker without this package
+            if not isinstance(result, Attempt):
+                error = future.exception() if future.status == "error" else BalancerError("the task was cancelled")
+                # dask's own: workers that die, no scheduler, or a worker without this package
                 raise BalancerError(
                     f"{trial.name}: dask gave {type(error).__name__} ({' '.join(str(error).split())}); see the "
                     "workers' logs, check that the scheduler runs and that the workers have this package installed, "
@@ -331,41 +348,15 @@ def _on_cluster(
                 client.cancel([other for other in futures if not other.done()])
 
 
-@contextlib.contextmanager
-def _connect(address: str | None) -> Iterator[Client]:
-    """Open a client of the scheduler; its tasks end when it closes."""
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise BalancerError(f"--backend dask needs dask; run {install('cluster')}") from error
-    # dask reports in tracebacks what the errors here say in a line.
-    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
-    try:
-        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError) as error:  # ValueError: not an address
-        raise BalancerError(
-            f"no dask scheduler answers at {address} ({str(error).splitlines()[0]}); start `dask scheduler`, or "
-            "correct --scheduler"
-        ) from error
-    with client:
-        try:
-            client.wait_for_workers(1, timeout=CONNECT_SECONDS)
-        except TimeoutError as error:
-            raise BalancerError(
-                f"the dask scheduler at {address} has no worker; start some: dask worker {address} --nthreads 1"
-            ) from error
-        yield client
+def _context(context: tuple[Any, ...]) -> tuple[Any, ...]:
+    return context
 
 
-def _attempt_on_cluster(
-    trial: Trial,
-    config: ClassifierConfig,
-    expected: dict[str, str],
-    device: str,
-    threads: int,
-    selections: tuple[Selection, ...] = (),
-) -> Attempt[TrainedTrial]:
-    """Run a trial in a dask worker; stop early if nobody waits for the result any more."""
+def _attempt_on_cluster(trial: Trial, context: tuple[Any, ...]) -> Attempt[TrainedTrial]:
+    """Run a trial in a dask worker; stop early if nobody waits for the result any more.
+
+    ``context`` holds the arguments of :func:`_attempt_trial` that all trials share.
+    """
     from distributed import get_worker
 
     worker: Any = get_worker()
@@ -380,7 +371,7 @@ def _attempt_on_cluster(
         task = worker.state.tasks.get(key)
         return signal.SIGTERM if task is None or task.state == "cancelled" else None
 
-    made = _attempt_trial(trial, config, expected, device, threads, selections, interrupt)
+    made = _attempt_trial(trial, *context, interrupt=interrupt)
     if isinstance(made.error, BalancerError):
         return Attempt(None, BalancerError(f"{where}: {made.error}"), made.warnings)
     return made

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,9 +19,13 @@ import psutil
 import pytest
 from fake_study import fake_trial
 
+from balancer.core.environment import environment
 from balancer.core.errors import BalancerError, Interrupted, UsageError
+from balancer.core.run import RunRequest, open_run
+from balancer.core.sealed import write_json
 from balancer.core.settings import AblateConfig, DataConfig
-from classifier.experiments import jobs
+from classifier.experiments import ablation, jobs
+from classifier.experiments import cluster as clusters
 from classifier.experiments.jobs import Workers, run_trials
 from classifier.experiments.plan import Trial
 from classifier.experiments.study import Study, open_study, provenance
@@ -95,7 +100,7 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense://x", "x:y:z"])
 def test_an_address_where_nobody_answers(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(clusters, "CONNECT_SECONDS", 1)
     with pytest.raises(BalancerError, match="no dask scheduler answers at") as caught:
         Workers(backend="dask", scheduler=address).count()
     assert "\n" not in str(caught.value)
@@ -151,7 +156,7 @@ def test_a_cluster_worker_with_threads_is_refused(study: Study, monkeypatch: pyt
 
     worker = SimpleNamespace(address="tcp://w:1", state=SimpleNamespace(nthreads=4))
     monkeypatch.setattr(distributed, "get_worker", lambda: worker)
-    found = jobs._attempt_on_cluster(study.trials[0], study.config, provenance(study), "cpu", 1)
+    found = jobs._attempt_on_cluster(study.trials[0], (study.config, provenance(study), "cpu", 1))
     assert "dask worker tcp://w:1" in str(found.error)
     assert "runs 4 tasks at once; start it with --nthreads 1" in str(found.error)
 
@@ -260,8 +265,15 @@ def test_a_process_that_is_killed_ends_the_command_clearly(template: Path, monke
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """The cluster that several tests share."""
+    with started_cluster(tmp_path_factory.mktemp("cluster")) as there:
+        yield there
+
+
+@contextlib.contextmanager
+def started_cluster(parent: Path) -> Iterator[SimpleNamespace]:
     """A scheduler and two workers, each a process of its own, on the loopback interface."""
-    folder = tmp_path_factory.mktemp("cluster")
+    folder = Path(tempfile.mkdtemp(dir=parent))
     started: list[subprocess.Popen] = []
 
     def start(kind: str, *options: str) -> subprocess.Popen:
@@ -365,6 +377,40 @@ def test_a_scheduler_that_dies_ends_the_command_clearly(cluster: SimpleNamespace
         run_trials(study, study.trials, Workers("cpu", 1, "dask", cluster.address), keeper, "hint")
     assert "\n" not in str(caught.value)
     assert 1 <= len(keeper.names) < 60
+
+
+@pytest.mark.nightly
+def test_after_the_scheduler_died_a_new_one_does_what_is_left(template: Path, tmp_path: Path) -> None:
+    """Every trial is kept once, with the row that one process gives."""
+    study, request = study_of(template, seeds=20, steps=30), RunRequest(tmp_path / "run")
+    results = tmp_path / "run" / "results.jsonl"
+
+    def kill_when_some_are_kept(scheduler: subprocess.Popen) -> None:
+        while not results.exists() or len(results.read_text().splitlines()) < 3:
+            time.sleep(0.02)
+        scheduler.kill()
+
+    with started_cluster(tmp_path) as first, open_run("ablate", study.config, request) as run:
+        killer = threading.Thread(target=kill_when_some_are_kept, args=(first.scheduler,))
+        killer.start()
+        with pytest.raises(BalancerError, match="dask gave"):
+            ablation.ablate(study, run, Workers("cpu", 1, "dask", first.address))
+        killer.join()
+        write_json(run / "env.json", environment("ablate", "cpu"))
+    kept = results.read_text().splitlines()
+    assert 3 <= len(kept) < 40
+    resumed = RunRequest(resume=str(tmp_path / "run"))
+    with started_cluster(tmp_path) as second, open_run("ablate", study.config, resumed) as run:
+        finished = ablation.ablate(study, run, Workers("cpu", 1, "dask", second.address))
+    lines = results.read_text().splitlines()
+    assert lines[: len(kept)] == kept
+    assert len(lines) == len(finished.trials) == 40
+    passing = {"seconds", "git_commit", "code_hash", "folder", "sha256"}
+    rows = {f"{row['regime']}-{row['trial_seed']}": row for row in map(json.loads, lines)}
+    for name, expected in rows_here(study, [*rows]).items():
+        assert {k: v for k, v in rows[name].items() if k in expected.keys() - passing} == {
+            k: v for k, v in expected.items() if k not in passing
+        }
 
 
 @pytest.mark.nightly
