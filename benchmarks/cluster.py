@@ -28,7 +28,7 @@ from classifier.experiments import jobs
 from classifier.experiments.jobs import Workers, run_trials
 from classifier.experiments.plan import Trial
 from classifier.experiments.study import Study, open_study
-from classifier.experiments.trial import TrainedTrial, run_trial
+from classifier.experiments.trial import Interrupt, TrainedTrial, run_trial
 
 START_SECONDS = 240  # to wait for a scheduler and its workers on a busy machine
 
@@ -36,10 +36,12 @@ START_SECONDS = 240  # to wait for a scheduler and its workers on a busy machine
 _trained: list[TrainedTrial] = []  # of this process
 
 
-def _without_training(study: Study, trial: Trial, *_: Any) -> TrainedTrial:
+def _without_training(
+    study: Study, trial: Trial, device: torch.device, interrupt: Interrupt = lambda: None
+) -> TrainedTrial:
     """Return the result of the study's first trial under another seed, with its predictions and without its model."""
     if not _trained:
-        _trained.append(run_trial(study, study.trials[0], torch.device("cpu")))
+        _trained.append(run_trial(study, study.trials[0], device, interrupt))
     return TrainedTrial(trial, replace(_trained[0].result, trial_seed=trial.seed), b"")
 
 

@@ -61,7 +61,8 @@ def launched() -> Launch | None:
     numbers = [_number(variable) for variable in variables]
     if identity == "none":  # no --rdzv-id: the first rank stays on its machine, below the same torchrun
         identity = f"{platform.node()}-{os.getppid()}"
-    return Launch(*numbers, identity)
+    rank, ranks, local_rank, restarts, most_restarts = numbers
+    return Launch(rank, ranks, local_rank, restarts, most_restarts, identity)
 
 
 def _number(variable: str) -> int:

@@ -125,18 +125,20 @@ def on_slurm(sbatch: tuple[str, ...], jobs: int, threads: int) -> Iterator[Clien
 
     for name in ("distributed.client", "distributed.scheduler", "distributed.deploy", "dask_jobqueue"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    try:
-        # security: what dask sends is executed, so only those with the certificate of this study may send
-        cluster = SLURMCluster(
-            **slurm_options(sbatch, threads),
-            security=True,
-            shared_temp_directory=str(Path.cwd()),
-            scheduler_options={"dashboard": False, "dashboard_address": None},
-        )
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        raise BalancerError(f"no dask scheduler starts here ({' '.join(str(error).split())})") from error
     ended = threading.Event()
-    with cluster, Client(cluster, set_as_default=False) as client:
+    with contextlib.ExitStack() as stack:
+        try:
+            # What dask sends is executed, so only those who can read this study's certificates may connect.
+            certificates = stack.enter_context(tempfile.TemporaryDirectory(prefix=".slurm-", dir=Path.cwd()))
+            cluster = SLURMCluster(
+                **slurm_options(sbatch, threads),
+                security=True,
+                shared_temp_directory=certificates,
+                scheduler_options={"dashboard": False, "dashboard_address": None},
+            )
+        except (ImportError, OSError, RuntimeError, ValueError) as error:
+            raise BalancerError(f"no dask scheduler starts here ({' '.join(str(error).split())})") from error
+        client = stack.enter_context(Client(stack.enter_context(cluster), set_as_default=False))
         cluster.scale(jobs=jobs)
         log.info("submitted %d job%s to SLURM; trials begin when the first one starts", jobs, "" if jobs == 1 else "s")
         keeper = threading.Thread(target=_renew, args=(cluster, jobs, ended), daemon=True)

@@ -371,7 +371,8 @@ def _attempt_on_cluster(trial: Trial, context: tuple[Any, ...]) -> Attempt[Train
         task = worker.state.tasks.get(key)
         return signal.SIGTERM if task is None or task.state == "cancelled" else None
 
-    made = _attempt_trial(trial, *context, interrupt=interrupt)
+    config, expected, device, threads, selections = context
+    made = _attempt_trial(trial, config, expected, device, threads, selections, interrupt)
     if isinstance(made.error, BalancerError):
         return Attempt(None, BalancerError(f"{where}: {made.error}"), made.warnings)
     return made

@@ -112,4 +112,4 @@ def test_trials_in_jobs_of_slurm(slurm: Path, template: Path, monkeypatch: pytes
     assert len((slurm / "cancelled").read_text().split()) == 2
     assert sorted(keeper.names) == sorted(trial.name for trial in study.trials)
     assert keeper.rows == rows_here(study, keeper.names)
-    assert not [*slurm.glob(".dask-jobqueue*")], "certificates are left behind"
+    assert not [*slurm.glob(".slurm-*")], "certificates are left behind"

@@ -156,7 +156,7 @@ def test_a_cluster_worker_with_threads_is_refused(study: Study, monkeypatch: pyt
 
     worker = SimpleNamespace(address="tcp://w:1", state=SimpleNamespace(nthreads=4))
     monkeypatch.setattr(distributed, "get_worker", lambda: worker)
-    found = jobs._attempt_on_cluster(study.trials[0], (study.config, provenance(study), "cpu", 1))
+    found = jobs._attempt_on_cluster(study.trials[0], (study.config, provenance(study), "cpu", 1, ()))
     assert "dask worker tcp://w:1" in str(found.error)
     assert "runs 4 tasks at once; start it with --nthreads 1" in str(found.error)
 
