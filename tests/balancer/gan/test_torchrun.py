@@ -16,14 +16,8 @@ from test_ranks import assert_alike
 pytestmark = [pytest.mark.nightly, pytest.mark.slow]
 REPOSITORY = Path(__file__).resolve().parents[3]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-QUICK = [
-    *TINY_GAN,
-    "--seed",
-    "3",
-    "--device",
-    "cpu",
-    *sets(precision="float32", snapshot_images=8, log_every=1, features="random", min_diversity=0),
-]
+OFTEN = sets(precision="float32", snapshot_images=8, log_every=1, features="random", min_diversity=0)
+QUICK = [*TINY_GAN, "--seed", "3", "--device", "cpu", *OFTEN]
 LONG = [*QUICK, *sets(snapshot_every=20)]
 
 
