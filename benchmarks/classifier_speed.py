@@ -26,10 +26,10 @@ from balancer.core.ema import exponential_average
 from balancer.core.settings import TrainConfig
 from balancer.data.dataset import load_dataset, phantom_folder
 from classifier.models.cnn import SmallCNN
-from classifier.training import trainer
 from classifier.training.inputs import ImageInputs
 from classifier.training.losses import make_loss
 from classifier.training.regimes import REGIMES, Regime
+from classifier.training.step import make_optimizer, train_step
 from classifier.training.training_set import BatchSampler, training_set
 
 
@@ -37,7 +37,7 @@ def ours(config: TrainConfig, regime: Regime, device: torch.device) -> Callable[
     """Return a function that makes one training step of the classifier."""
     train = training_set(load_dataset(config.data), regime, None, 0, 0)
     model = SmallCNN(config.data.image_size).to(device).to(memory_format=memory_format(device))
-    optimizer, loss_of = trainer.make_optimizer(config, model), make_loss(config, regime, train, device)
+    optimizer, loss_of = make_optimizer(config, model), make_loss(config, regime, train, device)
     sampler = BatchSampler(config, regime, train, 0)
     inputs = ImageInputs(config, regime, train, train.images, 0, device)
     labels, count = torch.from_numpy(train.labels).to(device), 0
@@ -47,7 +47,7 @@ def ours(config: TrainConfig, regime: Regime, device: torch.device) -> Callable[
         nonlocal count
         index = sampler.indices(count)
         y = labels[torch.from_numpy(index).to(device)]
-        trainer.train_step(model, optimizer, loss_of, inputs.batch(index, count), y, config.precision)
+        train_step(model, optimizer, loss_of, inputs.batch(index, count), y, config.precision)
         if averaged is not None:
             averaged.update_parameters(model)
         count += 1

@@ -72,18 +72,18 @@ def classifier_step() -> Callable[[], object]:
     from balancer.core.device import memory_format
     from balancer.core.settings import TrainConfig
     from classifier.models.cnn import SmallCNN
-    from classifier.training import trainer
+    from classifier.training.step import make_optimizer, train_step
 
     config, cpu = TrainConfig(), torch.device("cpu")
     model = SmallCNN(64).to(memory_format=memory_format(cpu))
-    optimizer = trainer.make_optimizer(config, model)
+    optimizer = make_optimizer(config, model)
     x = torch.randn(config.batch_size, 1, 64, 64).contiguous(memory_format=memory_format(cpu))
     y = torch.randint(0, 2, (config.batch_size,)).float()
 
     def loss_of(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.binary_cross_entropy_with_logits(logits.squeeze(-1), labels)
 
-    return lambda: trainer.train_step(model, optimizer, loss_of, x, y, config.precision)
+    return lambda: train_step(model, optimizer, loss_of, x, y, config.precision)
 
 
 STEPS = {"gan": gan_step, "classifier": classifier_step}

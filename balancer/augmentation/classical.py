@@ -13,12 +13,13 @@ os.environ.setdefault(
     "NO_ALBUMENTATIONS_UPDATE", "1"
 )  # before the import: it would ask the network for a newer version
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import albumentations as A
 import cv2
 import numpy as np
 
+from balancer.augmentation.ranges import MILD, STRONG, Ranges
 from balancer.core.errors import lookup
 from balancer.core.seeding import derive_seed
 
@@ -39,39 +40,38 @@ def _s2() -> list[A.BasicTransform]:
     ]
 
 
-def _mild() -> list[A.BasicTransform]:
+def _within(ranges: Ranges) -> list[A.BasicTransform | A.BaseCompose]:
+    """Return changes of pose, exposure, sharpness and grain. Each class of a data set may differ in any of them."""
+    changes: list[A.BasicTransform | A.BaseCompose] = [
+        A.Affine(
+            rotate=ranges.angle,
+            translate_percent=ranges.shift,
+            scale=ranges.zoom,
+            shear=ranges.shear,
+            border_mode=cv2.BORDER_CONSTANT,
+            p=1,
+        ),
+        A.RandomGamma(gamma_limit=ranges.gamma, p=ranges.p_gamma),
+    ]
+    if ranges.p_exposure:
+        exposure = {"brightness_limit": ranges.brightness, "contrast_limit": ranges.contrast}
+        changes.append(A.RandomBrightnessContrast(**exposure, p=ranges.p_exposure))
+    blur = A.GaussianBlur(sigma_limit=ranges.blur, blur_limit=0, p=1 if ranges.sharpen else ranges.p_sharpness)
+    if ranges.sharpen:
+        changes.append(A.OneOf([blur, A.Sharpen(alpha=ranges.sharpen, p=1)], p=ranges.p_sharpness))
+    else:
+        changes.append(blur)
+    return [*changes, A.GaussNoise(std_range=ranges.noise, p=ranges.p_noise)]
+
+
+def _mild() -> list[A.BasicTransform | A.BaseCompose]:
     """Return small changes of pose and exposure, and of sharpness and grain, which differ between the classes."""
-    return [
-        A.Affine(
-            rotate=(-10, 10),
-            translate_percent=(-0.06, 0.06),
-            scale=(0.9, 1.1),
-            shear=(-5, 5),
-            border_mode=cv2.BORDER_CONSTANT,
-            p=1,
-        ),
-        A.RandomGamma(gamma_limit=(80, 125), p=0.5),
-        A.GaussianBlur(sigma_limit=(0.1, 1.0), blur_limit=0, p=0.3),
-        A.GaussNoise(std_range=(0.005, 0.03), p=0.3),
-    ]
+    return _within(MILD)
 
 
-def _strong() -> list[A.BasicTransform]:
+def _strong() -> list[A.BasicTransform | A.BaseCompose]:
     """Return ``mild`` with wider ranges, and sharpening: for sources that differ in pose, exposure and processing."""
-    return [
-        A.Affine(
-            rotate=(-15, 15),
-            translate_percent=(-0.1, 0.1),
-            scale=(0.85, 1.15),
-            shear=(-8, 8),
-            border_mode=cv2.BORDER_CONSTANT,
-            p=1,
-        ),
-        A.RandomGamma(gamma_limit=(60, 165), p=0.7),
-        A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.3, p=0.5),
-        A.OneOf([A.GaussianBlur(sigma_limit=(0.1, 1.5), blur_limit=0, p=1), A.Sharpen(alpha=(0.1, 0.4), p=1)], p=0.6),
-        A.GaussNoise(std_range=(0.01, 0.05), p=0.4),
-    ]
+    return _within(STRONG)
 
 
 # The presets below reproduce published systems (docs/systems.md). A flip mirrors the heart to the right side of the
@@ -120,7 +120,7 @@ def _s4() -> list[A.BasicTransform]:
     return [A.HorizontalFlip(p=0.5), pose]
 
 
-CLASSICAL: dict[str, Callable[[], list[A.BasicTransform]]] = {
+CLASSICAL: dict[str, Callable[[], Sequence[A.BasicTransform | A.BaseCompose]]] = {
     "mild": _mild,
     "strong": _strong,
     "s0": _s0,
@@ -138,7 +138,7 @@ class Augmenter:
     """
 
     def __init__(self, preset: str, seed: int, flips: bool = False) -> None:
-        transforms = lookup(CLASSICAL, preset, "augmentation")()
+        transforms = list(lookup(CLASSICAL, preset, "augmentation")())
         if flips and not any(isinstance(transform, A.HorizontalFlip) for transform in transforms):
             transforms.append(A.HorizontalFlip(p=0.5))  # last, so that the others draw what they draw without it
         cv2.setNumThreads(1)  # images are small, and torch owns the cores

@@ -106,8 +106,10 @@ def memory_format(device: torch.device) -> torch.memory_format:
 
 
 def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a tensor of the CPU on a device; on CUDA without waiting for the work that is queued there."""
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+    """Return a tensor on a device; on CUDA without waiting for the work that is queued there."""
+    if device.type == "cuda" and values.device.type == "cpu":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
 
 
 def synchronize(device: torch.device) -> None:

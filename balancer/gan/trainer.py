@@ -5,6 +5,7 @@ Under torchrun every rank runs this loop on its share of each batch (:mod:`balan
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from balancer.augmentation.differentiable import check_policy
 from balancer.core import progress, ranks, torchrun
+from balancer.core.card_memory import full_memory_explained
 from balancer.core.device import memory_format, peak_memory_mb, resolve_precision, synchronize, to_device
 from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.files import JsonObject
@@ -149,6 +151,7 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
     row_step, row_time = state.step, time.perf_counter()
     start_step, start_time = state.step, row_time
     with (
+        _full_memory(config, data, run, device),
         deferred_signals() as signal_received,
         progress.bar(config.steps, "gan-train", "step", state.step) as bar,
     ):
@@ -191,6 +194,21 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
         features=snapshots.features,
         step_mode=fast_step.ran if fast_step else "plain",
     )
+
+
+def _full_memory(
+    config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.device
+) -> contextlib.AbstractContextManager[None]:
+    """Turn an error about full memory into one line that names a batch size, and what is kept."""
+
+    def try_batch(batch: int) -> None:
+        changed, size = config.model_copy(update={"batch_size": batch}), config.data.image_size
+        with torch.random.fork_rng(devices=[]):
+            state = build_state(changed, device, data.channels)
+        for _ in range(2):  # the second has the optimisers' moments
+            train_step(changed, state, torch.zeros(config.n_dis * batch, data.channels, size, size, device=device))
+
+    return full_memory_explained("gan-train", config.batch_size, device, try_batch, f"; {kept_snapshot(run.path)}")
 
 
 class Snapshots:

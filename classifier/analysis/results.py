@@ -29,7 +29,12 @@ Array = np.ndarray
 FOLDS = ("val", "test")
 RESULTS = "results.jsonl"
 PREDICTIONS = "predictions.npz"
-_LEFT_OUT = {"fold": None, "meter": ()}  # values that a line of results.jsonl is silent about
+_LEFT_OUT = {
+    "fold": None,
+    "meter": (),
+    "step_mode": "plain",
+    "augmented_on": None,
+}  # values that a line of results.jsonl is silent about
 SAME_SPLIT = ("data_fingerprint", "split_hash")  # equal in all trials that are compared
 
 
@@ -93,6 +98,8 @@ class TrialResult:
     threads: int | None = None  # that computed; other numbers give other last digits
     folder: str = ""  # of predictions.npz and model.pt, relative to the run
     fold: int | None = None  # of a cross-validation
+    step_mode: str = "plain"  # how steps ran, where not plainly: another way gives other last digits
+    augmented_on: str | None = None  # device, where images were augmented there, by other draws than the CPU's
     meter: tuple[Reading, ...] = ()  # of the shortcut meter; nothing in a run of an earlier version, or without it
     predictions: Mapping[str, TrialPredictions] = field(default_factory=dict, repr=False, compare=False)  # by fold
     meter_scores: tuple[MeterScores, ...] = field(default=(), repr=False, compare=False)  # of each reading

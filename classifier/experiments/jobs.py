@@ -20,7 +20,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
@@ -31,6 +31,7 @@ from joblib.externals.loky.process_executor import BrokenProcessPool
 from tqdm import tqdm
 
 from balancer.core import progress
+from balancer.core.card_memory import Card, check_room
 from balancer.core.device import describe_device, limit_threads, named_device, resolve_device
 from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.settings import ClassifierConfig
@@ -41,6 +42,7 @@ from classifier.experiments.plan import Trial
 from classifier.experiments.study import Study, open_study, provenance
 from classifier.experiments.trial import Interrupt, TrainedTrial, run_trial
 from classifier.training.filtering import Selection
+from classifier.training.memory import try_batch
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -164,6 +166,7 @@ def run_trials(
     if workers.backend != "local":
         results = collect(_on_cluster(study, trials, workers, stop), stop)
     elif workers.jobs > 1:
+        check_card(study, workers)
         context = study.config, provenance(study), workers.device, workers.threads, study.selections
         results = run_in_processes((delayed(_attempt_trial)(trial, *context) for trial in trials), workers)
     else:
@@ -176,6 +179,18 @@ def run_trials(
             with deferred_signals():
                 on_result(trained)
             bar.update()
+
+
+def check_card(study: Study, workers: Workers, card: Card | None = None) -> None:
+    """Refuse more trials at once than the card has memory for; ``card`` stands in for the device's in tests.
+
+    Raises:
+        BalancerError: naming the number of jobs that fits.
+    """
+    config, data, device = study.config, study.data, workers.local_device
+    work = partial(try_batch, config, len(data.classes), data.channels, device, config.batch_size)
+    resident = data.images[:1].nbytes * len(data.indices("train"))
+    check_room(workers.jobs, device, work, resident, card)
 
 
 @contextlib.contextmanager

@@ -90,6 +90,8 @@ def run_trial(study: Study, trial: Trial, device: torch.device, interrupt: Inter
         git_commit=git_commit(),
         threads=torch.get_num_threads(),
         fold=None,
+        step_mode=fitted.step_mode,
+        augmented_on="device" if fitted.augmented_on == "device" else None,
         meter=tuple(reading for reading, _ in readings),
         predictions=predictions,
         meter_scores=tuple(scores for _, scores in readings),

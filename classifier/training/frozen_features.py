@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from balancer.core.device import autocast, exact_float32
+from balancer.core.device import autocast, exact_float32, to_device
 from balancer.core.settings import ClassifierConfig
 from classifier.models.backbones import Backbone, FromFeatures
 from classifier.training.inputs import ImageInputs
@@ -62,7 +62,7 @@ class FeatureInputs:
 
     def batch(self, index: Array, _step: int) -> Tensor:
         """Return the features (B, F) at positions ``index`` (B,)."""
-        return self._train[torch.from_numpy(index).to(self.device)]
+        return self._train[to_device(torch.from_numpy(index), self.device)]
 
     def unaugmented(self, index: Array) -> Tensor:
         """Return the features (B, F) at positions ``index`` (B,): no image is augmented here."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from balancer.core.device import exact_float32, memory_format
+from balancer.core.device import exact_float32, memory_format, to_device
 from balancer.core.pixels import planes
 from balancer.core.settings import ClassifierConfig
 from balancer.data.subset import Subset
@@ -37,14 +37,14 @@ def normalise(images: Tensor, kind: str) -> Tensor:
         return images
     if kind == "symmetric":
         return 2 * images - 1
-    mean, sd = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_SD))
+    mean, sd = (to_device(torch.tensor(v).view(1, 3, 1, 1), images.device) for v in (IMAGENET_MEAN, IMAGENET_SD))
     return (images - mean) / sd
 
 
 def to_input(pixels: Array | Tensor, config: ClassifierConfig, device: torch.device) -> Tensor:
     """Return pixels (B, H, W) or (B, H, W, 3) uint8 as network input (B, 1 or 3, H, W) float32 on the device."""
     pixels = torch.from_numpy(np.ascontiguousarray(pixels)) if isinstance(pixels, np.ndarray) else pixels
-    images = planes(pixels).to(device).float()
+    images = to_device(planes(pixels), device).float()
     return normalise(images, config.input_normalisation).contiguous(memory_format=memory_format(device))
 
 

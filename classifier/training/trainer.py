@@ -6,7 +6,6 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,14 +15,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 
 from balancer.augmentation.classical import Augmenter
+from balancer.augmentation.on_device import DeviceAugmenter
 from balancer.core import progress
-from balancer.core.device import autocast, memory_format
+from balancer.core.card_memory import full_memory_explained
+from balancer.core.device import memory_format, to_device
 from balancer.core.ema import exponential_average
 from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.pixels import channels_of
 from balancer.core.seeding import derive_seed
 from balancer.core.settings import ClassifierConfig
-from balancer.core.system_errors import is_out_of_memory
 from balancer.data.subset import Subset
 from classifier.evaluation.fold_metrics import Validation
 from classifier.evaluation.metrics import nll
@@ -33,11 +33,13 @@ from classifier.models.backbones import Backbone
 from classifier.training.convolutions import zero_unread_gradients
 from classifier.training.frozen_features import FeatureInputs, can_cache_features
 from classifier.training.inputs import ImageInputs
-from classifier.training.losses import Loss, make_loss, with_penalty
+from classifier.training.losses import make_loss, with_penalty
+from classifier.training.memory import try_batch
 from classifier.training.prediction import predict, predict_inputs, to_input
 from classifier.training.regimes import Regime
 from classifier.training.schedules import SCHEDULES
-from classifier.training.stages import Stage, should_stop, stages, validation_steps
+from classifier.training.stages import should_stop, stages, validation_steps
+from classifier.training.step import make_optimizer, open_stepper, train_step
 from classifier.training.training_set import BatchSampler, TrainingSet
 
 __all__ = ["TrainResult", "check", "predict", "stages", "train"]
@@ -59,6 +61,8 @@ class TrainResult:
     val_score: Array  # (n,), or (n, C) if there are more than two classes
     passes_over_real: float  # real images drawn, divided by the number of real images
     seconds: float
+    step_mode: str = "plain"  # how steps ran, of plain, compiled, graph and compiled+graph
+    augmented_on: str | None = None  # cpu or device; None: not at all
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,11 @@ def train(
     selected = Selected(0, math.inf, np.empty(0), model.state_dict())
     history, losses, step, real_drawn = list[Validation](), list[Tensor](), 0, 0
     begin = time.perf_counter()
-    with progress.bar(sum(s.steps for s in planned), name, "step") as bar, _memory_errors(name, config, device):
+    shape = train_set.n_classes, channels_of(train_set.images), device
+    memory = full_memory_explained(
+        name, config.batch_size, device, lambda n: try_batch(config, *shape, n), ", or use a larger accumulate"
+    )
+    with progress.bar(sum(s.steps for s in planned), name, "step") as bar, memory:
         for stage in planned:
             # Stage: from the selected weights, with a fresh optimiser
             for each in (model, ema.module) if ema else (model,):
@@ -139,14 +147,19 @@ def train(
             val_nlls = list[float]()
             optimizer = make_optimizer(stage, model)
             scheduler = SCHEDULES[stage.schedule](optimizer, stage, val_nlls)
+            fast_step = open_stepper(config, stage, network, optimizer, loss_of, device)
             validate_after = validation_steps(stage.steps, stage.evaluations)
 
             for stage_step in range(1, stage.steps + 1):
                 # Optimiser step
                 index = sampler.indices(step)
-                y = labels[torch.from_numpy(index).to(device)]
+                y = labels[to_device(torch.from_numpy(index), device)]
                 batch = inputs.batch(index, step)
-                losses.append(train_step(network, optimizer, loss_of, batch, y, config.precision, config.accumulate))
+                losses.append(
+                    fast_step(batch, y)
+                    if fast_step
+                    else train_step(network, optimizer, loss_of, batch, y, config.precision, config.accumulate)
+                )
                 if stage_ema:
                     stage_ema.update_parameters(network)
                 real_drawn += int((index < train_set.n_real).sum())
@@ -189,44 +202,9 @@ def train(
         val_score=selected.val_score,
         passes_over_real=real_drawn / train_set.n_real,
         seconds=seconds,
+        step_mode=fast_step.ran if fast_step else "plain",
+        augmented_on=images.augmented_on,
     )
-
-
-def train_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    loss_of: Loss,
-    inputs: Tensor,
-    y: Tensor,
-    precision: str,
-    accumulate: int = 1,
-) -> Tensor:
-    """Make one optimiser step on network input (B, ...) and labels (B,); return the loss, detached.
-
-    ``accumulate`` computes the batch in so many parts, one after the other. Memory is that of one part; the gradient
-    is that of the batch, except that BatchNorm sees each part on its own.
-    """
-    model.train()
-    optimizer.zero_grad(set_to_none=True)
-    total = torch.zeros((), device=y.device)
-    for part, truth in zip(inputs.tensor_split(accumulate), y.tensor_split(accumulate), strict=True):
-        with autocast(inputs.device, precision, on_cpu=True):
-            logits = model(part).float()
-        loss = loss_of(logits, truth) * (len(truth) / len(y))
-        loss.backward()
-        total += loss.detach()
-    optimizer.step()
-    return total
-
-
-def make_optimizer(settings: Stage | ClassifierConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """Return the optimiser of the parameters that are not frozen; only AdamW decouples weight decay."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    lr, weight_decay = settings.lr, settings.weight_decay
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr, momentum=0.9, nesterov=True, weight_decay=weight_decay)
-    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, lr=lr, weight_decay=weight_decay, fused=parameters[0].device.type in ("cpu", "cuda"))
 
 
 def _ema_of_part(ema: AveragedModel, part: nn.Module) -> AveragedModel:
@@ -282,20 +260,6 @@ def _check_finite(figures: Validation, name: str) -> None:
         )
 
 
-@contextmanager
-def _memory_errors(name: str, config: ClassifierConfig, device: torch.device) -> Iterator[None]:
-    """Turn an error of torch about full memory into one line that says what to change."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise BalancerError(
-            f"{name}: the memory of {device} is full at batch_size {config.batch_size};"
-            " use a smaller batch_size, or a larger accumulate"
-        ) from error
-
-
 def check(config: ClassifierConfig) -> None:
     """Refuse unknown names, weights that do not fit and images too small for the network, before anything is written.
 
@@ -306,7 +270,7 @@ def check(config: ClassifierConfig) -> None:
         BalancerError: if weights are missing or do not fit.
     """
     threshold_rule(config.threshold)
-    Augmenter(config.augmentation, 0)
+    (DeviceAugmenter if config.augment_on == "device" else Augmenter)(config.augmentation, 0)
     model, size = build_model(config).eval(), config.data.image_size
     for i, stage in enumerate(config.stages, 1):
         if stage.trainable in (None, "all"):

@@ -22,7 +22,7 @@ from balancer.gan.stepper import open_stepper
 from balancer.gan.trainer import GanSummary
 
 MOVING: dict[str, Any] = {"lr_schedule": "cosine", "top_k": 0.5, "steps": 10, "diffaugment": ["translation", "cutout"]}
-QUICK = {"moving rates, top-k": MOVING, **{k: RECIPES[k] for k in ("everything adaptive", "rmsprop, no average")}}
+QUICK = {"moving rates, top-k": MOVING, "everything adaptive": RECIPES["everything adaptive"]}
 SLOW = {**{p: {"preset": p} for p in PRESETS if p != "s2"}, **{k: v for k, v in RECIPES.items() if k not in QUICK}}
 STEPS = 9
 

@@ -11,12 +11,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
+import torch
 from fake_study import fake_trial
 
 from balancer.core.environment import environment
@@ -430,3 +432,27 @@ def test_the_message_of_a_stop_names_no_file_that_is_not_there(tmp_path: Path) -
     assert f"--resume {tmp_path}" in str(kept)
     kept.file.write_text("")
     assert "results.jsonl" in str(kept)
+
+
+@dataclass(frozen=True)
+class Card:
+    """A card on which a step takes a gigabyte."""
+
+    free: int
+
+    def room(self) -> int:
+        return self.free
+
+    def peak(self, work: Callable[[], object]) -> int:
+        work()
+        return 10**9
+
+
+def test_jobs_that_a_card_has_no_memory_for(study: Study) -> None:
+    """A real step is made, with a network that is thrown away; on the CPU nothing is measured."""
+    before = torch.get_rng_state()
+    jobs.check_card(study, Workers("cpu", jobs=2), Card(10**10))
+    with pytest.raises(BalancerError, match=r"--jobs 3 .*--jobs 2"):
+        jobs.check_card(study, Workers("cpu", jobs=3), Card(4 * 10**9))
+    jobs.check_card(study, Workers("cpu", jobs=1000))
+    assert torch.equal(torch.get_rng_state(), before)
