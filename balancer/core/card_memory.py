@@ -82,7 +82,7 @@ def full_memory_explained(
     what: str,
     batch: int,
     device: torch.device,
-    try_batch: Callable[[int], object],
+    try_batch: Callable[[int], object] | None,
     remedy: str,
     card: Card | None = None,
 ) -> Iterator[None]:
@@ -92,7 +92,7 @@ def full_memory_explained(
         what: what was running, for the message.
         batch: its batch size.
         device: where it ran.
-        try_batch: as for :func:`batch_that_fits`.
+        try_batch: as for :func:`batch_that_fits`; None: nothing is tried.
         remedy: what to do besides a smaller batch, or what is kept.
         card: stands in for the device's in tests.
 
@@ -106,7 +106,7 @@ def full_memory_explained(
             raise
         traceback.clear_frames(error.__traceback__)  # else the failed step's tensors would stay
         advice = "use a smaller batch_size"
-        if measured := card or card_of(device):
+        if try_batch and (measured := card or card_of(device)):
             fits = batch_that_fits(measured, batch, try_batch)
             advice = f"batch_size={fits} should fit" if fits else "no batch_size fits: use smaller images or networks"
         raise BalancerError(

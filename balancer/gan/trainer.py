@@ -208,7 +208,9 @@ def _full_memory(
         for _ in range(2):  # the second has the optimisers' moments
             train_step(changed, state, torch.zeros(config.n_dis * batch, data.channels, size, size, device=device))
 
-    return full_memory_explained("gan-train", config.batch_size, device, try_batch, f"; {kept_snapshot(run.path)}")
+    # Of several ranks, one alone would wait for the others
+    tried = try_batch if ranks.count() == 1 else None
+    return full_memory_explained("gan-train", config.batch_size, device, tried, f"; {kept_snapshot(run.path)}")
 
 
 class Snapshots:
