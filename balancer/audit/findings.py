@@ -37,8 +37,10 @@ from balancer.audit.sources import sources
 from balancer.core.settings import DataConfig
 from balancer.core.speed import slowness
 from balancer.data.dataset import PHANTOM_NOTICE, Dataset
-from balancer.data.near_duplicates import COPY, SUSPECT, SimilarPair, identical_files, near_duplicates
+from balancer.data.near_duplicates import COPY, SUSPECT, SimilarPair, Thumbnails, near_duplicates
+from balancer.data.perceptual_hash import identical_files
 from balancer.data.records import SPLITS, is_patient
+from balancer.data.similar_hashes import MOST_COMPARED
 from balancer.metrics.resampling import AurocInterval
 from balancer.reporting.numbers import plural, short
 
@@ -245,6 +247,11 @@ def _near_caveats(near: NearDuplicates, is_phantom: bool) -> list[str]:
     if near.blank:
         verb = "is" if near.blank == 1 else "are"
         sentences.append(f"{plural(near.blank, 'image')} {verb} blank and could not be compared with others.")
+    if near.compared > MOST_COMPARED:
+        sentences.append(
+            f"Of {near.compared:,} images not every pair of perceptual hashes was compared: a few pairs may be missed"
+            " that are alike, most of them less alike than copies are."
+        )
     if near.candidates > near.verified:
         sentences.append(
             f"{near.candidates:,} pairs have similar hashes; only the most similar {near.verified:,} were compared."
@@ -287,7 +294,7 @@ def _crossing(names: Sides, items: Sequence[IdenticalGroup | NearPair]) -> int:
     return sum(all(set(item.folds) & set(side) for side in FOLD_SIDES[names]) for item in items)
 
 
-def _near(data: Dataset, thumbnails: Array) -> NearDuplicates:
+def _near(data: Dataset, thumbnails: Thumbnails) -> NearDuplicates:
     search = near_duplicates(thumbnails, data.digests)
     pairs = [_named(data, pair) for pair in search.pairs]
     copies = [pair for pair in pairs if pair.correlation >= COPY]

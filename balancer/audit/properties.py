@@ -16,13 +16,15 @@ from PIL import Image
 from balancer.core.errors import BalancerError
 from balancer.core.pixels import GREY, channels_of, in_colour, luminance
 from balancer.data import cache
+from balancer.data.cached_images import cached_images
 from balancer.data.dataset import Dataset
 from balancer.data.depth import Ranges
 from balancer.data.dicom_files import DicomRules
 from balancer.data.images import read_picture, resize_image
+from balancer.data.near_duplicates import Thumbnails
 
 Array = np.ndarray
-FORMAT = 3  # raise when what is measured changes
+FORMAT = 4  # raise when what is measured changes
 THUMBNAIL = 64  # pixels a side, squashed
 BORDER_SHARE = 0.03  # of the shorter side: the outer ring that counts as border
 BLACK = 8  # grey levels below which a pixel of the border is black
@@ -61,13 +63,14 @@ OF_COLOURS = (  # of images in colour, beside the properties of their luminance
 class Measured:
     """The properties of every image of a data set, in its order.
 
-    ``values`` (n, len(properties)) float64; ``thumbnails`` (n, THUMBNAIL, THUMBNAIL) uint8. ``from_files`` is true if
+    ``values`` (n, len(properties)) float64; ``thumbnails`` (n, THUMBNAIL, THUMBNAIL) uint8, by
+    position. ``from_files`` is true if
     both were read from files at their own size, false if from the working images, because there are no files.
     """
 
     properties: tuple[Property, ...]
     values: Array
-    thumbnails: Array
+    thumbnails: Thumbnails
     from_files: bool
 
 
@@ -79,22 +82,42 @@ def measure(data: Dataset) -> Measured:
     """
     folder = data.folder
     if folder is None:
-        small = [resize_image(Image.fromarray(image), THUMBNAIL, "squash") for image in luminance(data.images)]
-        return Measured(of_pixels(data.channels), pixel_properties(data.images), np.stack(small), from_files=False)
+        return Measured(
+            of_pixels(data.channels), pixel_properties(data.images), SmallImages(data.images), from_files=False
+        )
     files = [folder / record.name for record in data.records]
     properties, how = (*OF_FILES, *of_pixels(data.channels)), (data.ranges, data.rules, data.channels)
 
-    def measured() -> dict[str, Array]:
-        results = cache.in_threads(lambda i: _measure_file(files[i], *how), len(files), "measuring")
-        values, thumbnails = (np.stack(column) for column in zip(*results, strict=True))
-        return {"values": values, "thumbnails": thumbnails}
+    def measured(thumbnails: Array) -> dict[str, Array]:
+        values = np.empty((len(files), len(properties)))
 
-    layout = {
-        "values": ("float64", (len(files), len(properties))),
-        "thumbnails": ("uint8", (len(files), THUMBNAIL, THUMBNAIL)),
-    }
-    stored = cache.cached_arrays(_cache_file(data), layout, measured)
-    return Measured(properties, stored["values"], stored["thumbnails"], from_files=True)
+        def one(i: int) -> None:
+            values[i], thumbnails[i] = _measure_file(files[i], *how)
+
+        cache.in_threads(one, len(files), "measuring")
+        return {"values": values}
+
+    shape, layout = (len(files), THUMBNAIL, THUMBNAIL), {"values": ("float64", (len(files), len(properties)))}
+    thumbnails, stored = cached_images(_cache_file(data), shape, layout, measured)
+    return Measured(properties, stored["values"], thumbnails, from_files=True)
+
+
+class SmallImages:
+    """The thumbnails of an archive's images, made when they are asked for: those of a large set fill the memory."""
+
+    def __init__(self, images: Array) -> None:
+        """Take the images (n, H, W) or (n, H, W, 3) uint8."""
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, positions: Array) -> Array:
+        """Return the thumbnails (k, THUMBNAIL, THUMBNAIL) uint8 of positions (k,)."""
+        thumbnails = np.empty((len(positions), THUMBNAIL, THUMBNAIL), dtype=np.uint8)
+        for i, image in enumerate(luminance(np.asarray(self._images[positions]))):
+            thumbnails[i] = resize_image(Image.fromarray(image), THUMBNAIL, "squash")
+        return thumbnails
 
 
 def is_measured(data: Dataset) -> bool:

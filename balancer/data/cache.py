@@ -243,7 +243,7 @@ def _open(final: Path, n: int, shape: Shape) -> tuple[Index, np.ndarray]:
     if sorted([*index.kept, *bad]) != list(range(n)) or not known:
         raise DamagedFile(meta, f"kept, bad, dim, refused, in_colour, without_colour: expected positions of {n} files")
     try:
-        if _sha256(file) != index.images_sha256:
+        if sha256_of(file) != index.images_sha256:
             raise DamagedFile(file, f"its content differs from its SHA-256 in {meta.name}")
         images = np.load(file, mmap_mode="r")
     except (IsADirectoryError, ValueError, EOFError) as error:
@@ -262,7 +262,7 @@ def _decode_into(
     file = folder / "images.npy"
     try:
         decoded = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(len(names), *shape))
-        _reserve(file)
+        reserve(file)
         refused: set[int] = set()
 
         def one(i: int, ranges: Ranges) -> Source | str:
@@ -298,7 +298,7 @@ def _decode_into(
             dim=[i for i, source in sources.items() if is_dim(source, ranges)],
             small=sorted({source.side for source in sources.values() if source.side < shape[0]}),
             n_small=sum(source.side < shape[0] for source in sources.values()),
-            images_sha256=_sha256(file),
+            images_sha256=sha256_of(file),
             windows=sum(source.shown == "window" for source in sources.values()),
             full=sum(source.shown == "full" for source in sources.values()),
             refused=sorted(refused),
@@ -313,7 +313,7 @@ def _decode_into(
         raise
 
 
-def _reserve(file: Path) -> None:
+def reserve(file: Path) -> None:
     """Take the space of a sparse file: on a full disk, a write into a memory map kills the process with SIGBUS."""
     size = file.stat().st_size
     with naming(file), file.open("r+b") as handle:
@@ -388,7 +388,8 @@ def stat_stamp(root: Path, names: Sequence[str]) -> str:
     return _hash("\n".join(lines))
 
 
-def _sha256(file: Path) -> str:
+def sha256_of(file: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal digits."""
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 

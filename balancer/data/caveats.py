@@ -11,6 +11,7 @@ from balancer.data.chest import CLASSES
 from balancer.data.images import named
 from balancer.data.listing import Listing
 from balancer.data.patients import suggested_pattern
+from balancer.data.perceptual_hash import identical_files
 from balancer.data.records import Record, is_patient
 
 SHOWN_COPIES = 3  # names of equal files in a sentence
@@ -67,10 +68,7 @@ def copies_note(records: Sequence[Record], folds: np.ndarray, digests: Sequence[
     Figures on such images are too good (the network has seen the image) or mean nothing (both labels are right).
     Copies in train and validation are kept together by the split, unless the source's own validation is used.
     """
-    places: dict[str, list[int]] = defaultdict(list)
-    for i, digest in enumerate(digests):
-        places[digest].append(i)
-    copies = [of for of in places.values() if len(of) > 1]
+    copies = identical_files(digests)
     in_test = [of for of in copies if len({folds[i] == "test" for i in of}) > 1]
     in_val = [of for of in copies if {"train", "val"} <= {str(folds[i]) for i in of}]
     two_labels = [of for of in copies if len({records[i].label for i in of}) > 1]

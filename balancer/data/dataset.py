@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -295,13 +295,13 @@ def _put_together(
     )
 
 
-def _names(listing: Listing, records: Sequence[Record]) -> list[str]:
-    """Return the names of images that tell their class, by themselves or after it."""
-    return [r.name if listing.names_tell_class else f"{listing.classes[r.label]}/{r.name}" for r in records]
+def _names(listing: Listing, records: Sequence[Record]) -> Iterator[str]:
+    """Yield the names of images that tell their class, by themselves or after it."""
+    return (r.name if listing.names_tell_class else f"{listing.classes[r.label]}/{r.name}" for r in records)
 
 
 def _split_hash(listing: Listing, records: Sequence[Record], folds: np.ndarray, decoded: Decoded) -> str:
-    return split_hash(_names(listing, records), folds.tolist(), decoded.digests)
+    return split_hash(_names(listing, records), map(str, folds), decoded.digests)
 
 
 def read_data(config: DataConfig) -> Listing:

@@ -1,10 +1,10 @@
 """Copies: identical files, and images that show one exposure twice, re-encoded, brightened, blurred or trimmed.
 
 Chest X-rays look alike, so similarity alone accuses wrongly. A near duplicate is found in two steps. A perceptual hash
-(Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions", here of 256 bits) proposes pairs.
-Then the two images are aligned (:func:`_aligned`), slow changes of brightness and the finest grain are filtered out,
-and the pixels are correlated. A pair that is not alike enough is compared once more with both histograms equalised,
-which undoes a change of the grey scale.
+(Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions", here of 256 bits) proposes pairs
+(:mod:`balancer.data.similar_hashes`). Then the two images are aligned (:func:`_aligned`), slow changes of brightness
+and the finest grain are filtered out, and the pixels are correlated. A pair that is not alike enough is compared once
+more with both histograms equalised, which undoes a change of the grey scale.
 
 Measured on the 5,856 images of Kermany et al. 2018 at 224 px (tests/balancer/audit/test_audit.py repeats the main
 part):
@@ -24,16 +24,17 @@ COPY lies between. Pairs from SUSPECT to COPY are no copies; the report shows th
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Protocol
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from balancer.core import progress
 from balancer.data.perceptual_hash import perceptual_hash
+from balancer.data.similar_hashes import close_pairs
 
 Array = np.ndarray
 HASH_SIDE = 16  # frequencies a side, so 256 bits
@@ -51,7 +52,15 @@ UNMOVED = SCALES.index(1.0) * len(SHIFTS) + SHIFTS.index(0.0)
 ROUNDS = 2  # of alignment, each over rows and then over columns
 TINY = np.float32(1e-6)  # keeps a division by zero from a blank middle
 PART = 4096  # images whose floats are held at a time: 128 MB
-CHUNK = 512  # images hashed against all others, or pairs aligned, at a time
+CHUNK = 512  # pairs aligned at a time
+
+
+class Thumbnails(Protocol):
+    """Images (n, 64, 64) uint8 by position: an array, a memory map, or what makes them when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, positions: Array, /) -> Array: ...
 
 
 @dataclass(frozen=True)
@@ -77,15 +86,7 @@ class PairSearch:
     candidates: int  # pairs that the hash proposed; at most MOST_CANDIDATES were verified
 
 
-def identical_files(digests: Sequence[str]) -> list[list[int]]:
-    """Return groups of two and more positions with the same digest, in order of their first."""
-    groups: dict[str, list[int]] = defaultdict(list)
-    for i, digest in enumerate(digests):
-        groups[digest].append(i)
-    return [group for group in groups.values() if len(group) > 1]
-
-
-def near_duplicates(thumbnails: Array, digests: Sequence[str]) -> PairSearch:
+def near_duplicates(thumbnails: Thumbnails, digests: Sequence[str]) -> PairSearch:
     """Return pairs of images that look alike. Of identical files only the first is compared.
 
     Args:
@@ -98,7 +99,7 @@ def near_duplicates(thumbnails: Array, digests: Sequence[str]) -> PairSearch:
     if not len(compared):
         return PairSearch([], 0, int(blank.sum()), 0)
     bits = np.concatenate([perceptual_hash(thumbnails[part], HASH_SIDE) for part in _parts(compared)])
-    candidates = _candidates(np.where(bits, np.float32(1), np.float32(-1)))
+    candidates = close_pairs(bits, BITS)
     verified = candidates[np.argsort(candidates[:, 2], kind="stable")[:MOST_CANDIDATES]]
     places = compared[verified[:, :2]]
     correlations = _correlations(thumbnails, places)
@@ -116,24 +117,6 @@ def _parts(positions: Array) -> list[Array]:
     return [positions[start : start + PART] for start in range(0, len(positions), PART)]
 
 
-def _candidates(hashes: Array) -> Array:
-    """Return all pairs within BITS as (k, 3) of (a, b, differing bits), ``a < b``, sorted by both.
-
-    The product of two hashes of -1 and 1 is their length less twice the bits that differ, which float32 holds exactly.
-    """
-    n, length = hashes.shape
-    chunks = [np.empty((0, 3), dtype=np.int64)]
-    for start in range(0, n, CHUNK):
-        found = [np.empty((0, 3), dtype=np.int64)]
-        for other in range(start, n, PART):
-            bits = (length - hashes[start : start + CHUNK] @ hashes[other : other + PART].T) / 2
-            a, b = np.nonzero(np.triu(bits <= BITS, k=1 + start - other))
-            found.append(np.stack([a + start, b + other, bits[a, b].astype(np.int64)], axis=1))
-        pairs = np.concatenate(found)
-        chunks.append(pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))])
-    return np.concatenate(chunks)
-
-
 def equalise(images: Array) -> Array:
     """Return images (n, H, W) uint8 with equalised histograms: each grey level becomes its middle rank in the image."""
     equalised = np.empty_like(images)
@@ -144,7 +127,7 @@ def equalise(images: Array) -> Array:
     return equalised
 
 
-def _correlations(thumbnails: Array, pairs: Array, prepare: Callable[[Array], Array] = np.asarray) -> Array:
+def _correlations(thumbnails: Thumbnails, pairs: Array, prepare: Callable[[Array], Array] = np.asarray) -> Array:
     """Return the correlation (k,) of each of ``pairs`` (k, 2) of positions, prepared and aligned."""
     involved, numbers = np.unique(pairs, return_inverse=True)
     numbers = numbers.reshape(-1, 2)

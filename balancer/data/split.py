@@ -114,7 +114,7 @@ def merge_groups(patients: Sequence[str], *shared: Sequence[str]) -> list[str]:
     return [find(p) for p in patients]
 
 
-def split_hash(names: Sequence[str], folds: Sequence[str], digests: Sequence[str]) -> str:
+def split_hash(names: Iterable[str], folds: Iterable[str], digests: Iterable[str]) -> str:
     """Return 16 hex digits that name the content of train and of validation."""
     rows = sorted(
         f"{fold}\t{name}\t{digest}"

@@ -16,6 +16,13 @@ Array = np.ndarray
 EPSILON = 1e-7  # the negative log-likelihood keeps probabilities this far from 0 and 1
 ECE_BINS = 15
 CHUNK = 250  # resamples at once: their sums stay in the processor's cache
+MOST_WEIGHTS = 5_000_000  # at once, 40 MB: fewer resamples at once where there are more than 20,000 images
+
+
+def parts_of(resamples: int, images: int) -> list[slice]:
+    """Return the rows of weights that are worked on at once, so that memory does not grow with their product."""
+    rows = max(1, min(CHUNK, MOST_WEIGHTS // max(images, 1)))
+    return [slice(start, min(start + rows, resamples)) for start in range(0, resamples, rows)]
 
 
 def ordered_pairs(y_true: Array, y_score: Array, weights: Array) -> tuple[Array, Array]:
@@ -26,8 +33,7 @@ def ordered_pairs(y_true: Array, y_score: Array, weights: Array) -> tuple[Array,
     below = np.searchsorted(y_score[negative], y_score[positive], "left")
     to_tie = np.searchsorted(y_score[negative], y_score[positive], "right")
     ordered, pairs = np.empty(len(weights)), np.empty(len(weights))
-    for start in range(0, len(weights), CHUNK):
-        part = slice(start, start + CHUNK)
+    for part in parts_of(*weights.shape):
         w_negative, w_positive = weights[part, negative], weights[part, positive]
         cumulative = np.concatenate([np.zeros((len(w_negative), 1)), np.cumsum(w_negative, axis=1)], axis=1)
         ordered[part] = np.einsum("bi,bi->b", w_positive, cumulative[:, below] + cumulative[:, to_tie]) / 2
@@ -46,8 +52,7 @@ def weighted_average_precision(y_true: Array, y_score: Array, weights: Array) ->
     order, ends = falling_scores(y_score)
     _check_classes(y_true, 1)
     area = np.empty(len(weights))
-    for start in range(0, len(weights), CHUNK):
-        part = slice(start, start + CHUNK)
+    for part in parts_of(*weights.shape):
         w = weights[part, order]
         called, hits = np.cumsum(w, axis=1)[:, ends], np.cumsum(w * y_true[order], axis=1)[:, ends]
         precision = np.divide(hits, called, out=np.zeros_like(hits), where=called > 0)

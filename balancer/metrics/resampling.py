@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from balancer.core.errors import BalancerError
 from balancer.core.seeding import derive_seed
 from balancer.data.records import sampling_unit
-from balancer.metrics.classification import ordered_pairs, weighted_auroc
+from balancer.metrics.classification import ordered_pairs, parts_of, weighted_auroc
 
 Array = np.ndarray
 Groups = Sequence[str] | Array  # the patient of each image
@@ -117,10 +117,7 @@ def auroc_interval(y_true: Array, y_score: Array, groups: Groups, resamples: int
     auroc = float(weighted_auroc(y_true, y_score, np.ones((1, len(y_true))))[0])
     if min(patients_per_class(y_true, groups)) < 2:
         return AurocInterval(auroc, None, None)
-    weights = resample_groups(groups, resamples, np.random.default_rng(seed), one_fewer=False)
-    tail = (1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2
-    low, high = np.nanquantile(weighted_auroc(y_true, y_score, weights), tail)
-    return AurocInterval(auroc, float(low), float(high))
+    return _with_percentiles(auroc, lambda weights: weighted_auroc(y_true, y_score, weights), groups, resamples, seed)
 
 
 def macro_auroc_interval(
@@ -142,9 +139,28 @@ def macro_auroc_interval(
     auroc = float(np.mean([weighted_auroc(labels == k, scores[:, k], sample)[0] for k in present]))
     if min(patients_per_class(labels, groups, scores.shape[1])[k] for k in present) < 2:
         return AurocInterval(auroc, None, None)
-    weights = resample_groups(groups, resamples, np.random.default_rng(seed), one_fewer=False)
-    means = np.nanmean([weighted_auroc(labels == k, scores[:, k], weights) for k in present], axis=0)
-    low, high = np.nanquantile(means, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
+
+    def macro(weights: Array) -> Array:
+        mean: Array = np.nanmean([weighted_auroc(labels == k, scores[:, k], weights) for k in present], axis=0)
+        return mean
+
+    return _with_percentiles(auroc, macro, groups, resamples, seed)
+
+
+def _with_percentiles(
+    auroc: float, statistic: Callable[[Array], Array], groups: Groups, resamples: int, seed: int
+) -> AurocInterval:
+    """Return an AUROC with the percentiles of a statistic over resamples of patients.
+
+    The weights of half a million images under a thousand resamples would take 4 GB. So they are drawn part by part,
+    which gives the same draws.
+    """
+    patient, rng = group_numbers(groups), np.random.default_rng(seed)
+    values = [
+        statistic(resample_groups(patient, part.stop - part.start, rng, one_fewer=False))
+        for part in parts_of(resamples, len(patient))
+    ]
+    low, high = np.nanquantile(np.concatenate(values), ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
     return AurocInterval(auroc, float(low), float(high))
 
 

@@ -1,5 +1,6 @@
 """Properties are what they are called, and a planted shortcut is found with an interval that knows the patients."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from balancer.audit.properties import BLACK, OF_FILES, OF_PIXELS, measure, pixel
 from balancer.audit.results import PropertyResult, Shortcuts
 from balancer.audit.shortcuts import patient_folds, shortcuts
 from balancer.core.errors import BalancerError
+from balancer.core.pixels import luminance
 from balancer.core.settings import DataConfig
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.metrics.resampling import AurocInterval
@@ -99,6 +101,31 @@ def test_files_are_measured_at_their_own_size_and_once(chest_folder: Path, monke
     monkeypatch.setattr(properties, "_measure_file", None)  # a second reading would call it
     assert properties.is_measured(data)
     assert (measure(data).values == measured.values).all()
+    assert isinstance(measured.thumbnails, np.memmap), "those of a large set fill the memory"
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(file.read_bytes()[:-1])])
+def test_damaged_thumbnails_are_made_again(
+    damage: Callable[[Path], object], chest_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = load(chest_folder)
+    before = np.array(measure(data).thumbnails)
+    (file,) = properties._cache_file(data).parent.glob(f"{properties._cache_file(data).stem}.npy")
+    damage(file)
+    again = measure(data)
+    assert (again.thumbnails == before).all()
+    assert str(file) in caplog.text
+
+
+def test_thumbnails_of_an_archive_are_made_where_they_are_asked_for() -> None:
+    images = RNG.integers(0, 256, (5, 28, 28, 3), dtype=np.uint8)
+    small = properties.SmallImages(images)
+    chosen = small[np.array([4, 1])]
+    assert len(small) == 5
+    assert chosen.shape == (2, 64, 64)
+    assert small[np.arange(0)].shape == (0, 64, 64), "where no hashes are alike"
+    for thumbnail, image in zip(chosen, luminance(images[[4, 1]]), strict=True):
+        assert (thumbnail == np.asarray(Image.fromarray(image).resize((64, 64), Image.Resampling.BICUBIC))).all()
 
 
 def test_changed_files_are_measured_again(chest_folder: Path) -> None:

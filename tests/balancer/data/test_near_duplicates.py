@@ -10,7 +10,8 @@ from PIL import Image, ImageFilter, ImageOps
 
 from balancer.data import near_duplicates as duplicates
 from balancer.data.images import resize_image
-from balancer.data.near_duplicates import BITS, COPY, identical_files, near_duplicates
+from balancer.data.near_duplicates import COPY, near_duplicates
+from balancer.data.perceptual_hash import identical_files
 from balancer.data.phantom import draw_image, draw_patient
 
 SIZE = 128
@@ -97,20 +98,6 @@ def test_when_hashes_propose_too_many_the_likest_are_compared(
     some = near_duplicates(thumbnails, list("abcd"))
     assert some.candidates == 6
     assert sorted(p.bits for p in some.pairs) == sorted(p.bits for p in everything.pairs)[:2]
-
-
-def test_candidates_are_all_pairs_within_the_distance() -> None:
-    """More images than one chunk, some of them near across the chunks; the reference compares bit by bit."""
-    rng = np.random.default_rng(0)
-    bits = rng.random((duplicates.CHUNK + 90, 256)) < 0.5
-    for first, second, apart in ((0, 1, 0), (3, 600, BITS), (4, 601, BITS + 1), (511, 512, 20), (598, 599, BITS - 1)):
-        bits[second] = bits[first]
-        bits[second, rng.choice(256, apart, replace=False)] ^= True
-    found = duplicates._candidates(np.where(bits, np.float32(1), np.float32(-1)))
-    distance = (bits[:, None] ^ bits[None]).sum(axis=2)
-    expected = [(a, b, distance[a, b]) for a, b in zip(*np.nonzero(np.triu(distance <= BITS, 1)), strict=True)]
-    assert len(expected) == 4
-    assert sorted(map(tuple, found.tolist())) == expected
 
 
 def test_alignment_finds_the_best_of_all_warps() -> None:
