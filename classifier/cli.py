@@ -12,7 +12,7 @@ from balancer.core.errors import UsageError
 from balancer.core.options import Options, setting
 from balancer.core.settings import AblateConfig, ComponentsConfig, CrossvalidateConfig, StudyConfig, TrainConfig
 from balancer.core.tracking_options import TRACKING
-from classifier import cli_models  # noqa: F401  # registers its commands
+from classifier import cli_federation, cli_models  # noqa: F401  # register their commands
 from classifier.program import main
 
 SYNTHETIC = setting("--synthetic", type=click.Path(), multiple=True, metavar="DIR")

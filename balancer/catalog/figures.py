@@ -191,6 +191,9 @@ READERS: dict[str, tuple[str, Callable[[Path, Any], str]]] = {
     "reproduce": ("table.json", _of_entries),
     "reproduce-smoke": ("table.json", _of_entries),
     "study": ("study.json", _of_study),
+    "federate": ("federation.json", _of_study),
+    "federate-serve": ("federation.json", _of_study),
+    "federate-join": ("result.json", _of_trial),
 }
 
 

@@ -274,3 +274,46 @@ class StudyConfig(Settings):
         if self.data.minority is not None:
             raise UsageError(f"minority is {self.data.minority}; a study names its sizes with --sizes")
         return self
+
+
+class FederationConfig(TrainConfig):
+    """What a federation trains, and in how many rounds; the settings of a classifier are those of every site."""
+
+    rounds: int = Field(20, ge=1, le=100_000, description="Rounds that part the optimiser steps of every site.")
+    mu: float = Field(0.01, ge=0, le=1e6, description="Of fedprox: weight of the distance from the round's start.")
+    round_seconds: float = Field(
+        3600.0,
+        gt=0,
+        le=1e7,
+        description="Seconds after which a round goes on without the sites that have not answered.",
+    )
+
+
+class FederateConfig(FederationConfig):
+    """`classifier federate`: a federation on one machine, compared with each site alone and with pooled data."""
+
+    simulate: Literal["source", "dirichlet"] = Field(
+        "source", description="How patients are dealt to sites: by the images' source, or with label skew."
+    )
+    sites: Annotated[int | None, Unset("as many as there are sources of each class; with dirichlet 3")] = Field(
+        None, ge=2, le=1000, description="How many."
+    )
+    alpha: float = Field(1.0, gt=0, le=1e6, description="Of dirichlet: the smaller, the more the sites differ.")
+    algorithms: Names = Field(("fedavg", "fedprox"), description="fedavg, fedprox, fedbn and fedprox_bn.")
+    seeds: Repeats = Field(3, description="Paired trial seeds of each way of training; a verdict takes 3.")
+
+
+class FederateServeConfig(FederationConfig):
+    """`classifier federate-serve`: the server of a federation. The server sees no image."""
+
+    algorithm: str = Field("fedavg", description="fedavg, fedprox, fedbn or fedprox_bn.")
+    sites: int = Field(2, ge=1, le=1000, description="Sites to wait for before the first round.")
+    class_names: Names = Field(
+        ("NORMAL", "PNEUMONIA"),
+        description="Classes that every site must have, in this order; of two the last is positive.",
+    )
+    wait: float = Field(3600.0, gt=0, le=1e7, description="Seconds to wait for the sites.")
+
+
+class FederateJoinConfig(TrainConfig):
+    """`classifier federate-join`: one site of a federation. Its images stay where they are."""

@@ -75,6 +75,9 @@ DEMO: dict[str, dict[str, Any]] = {
     "components": {"steps": 250, "evaluations": 5},
     "crossvalidate": {"steps": 250, "evaluations": 5},
     "study": {},  # its steps have the sizes above
+    "federate": {"steps": 250, "evaluations": 5},
+    "federate_serve": {},  # the server has no data: its settings must be those of the sites
+    "federate_join": {},
     "tune": {"steps": 150, "evaluations": 5, "trials": 12},
 }
 

@@ -14,6 +14,10 @@ from balancer.core.classifier_settings import (
     ClassifierConfig,
     ComponentsConfig,
     CrossvalidateConfig,
+    FederateConfig,
+    FederateJoinConfig,
+    FederateServeConfig,
+    FederationConfig,
     ReproduceConfig,
     S2Config,
     StageConfig,
@@ -47,6 +51,10 @@ __all__ = [
     "CrossvalidateConfig",
     "DataConfig",
     "EvaluateConfig",
+    "FederateConfig",
+    "FederateJoinConfig",
+    "FederateServeConfig",
+    "FederationConfig",
     "GanTrainConfig",
     "ImportConfig",
     "QualityConfig",
@@ -79,6 +87,9 @@ COMMANDS: dict[str, type[Settings]] = {
     "crossvalidate": CrossvalidateConfig,
     "reproduce": ReproduceConfig,
     "study": StudyConfig,
+    "federate": FederateConfig,
+    "federate_serve": FederateServeConfig,
+    "federate_join": FederateJoinConfig,
 }
 CLASSIFIER = "classifier"  # the section of a config file that all commands below it share
 CLASSIFIERS = {name for name, model in COMMANDS.items() if issubclass(model, ClassifierConfig)}

@@ -210,7 +210,7 @@ def analyse(results: StudyResults, resamples: int = RESAMPLES, seed: int = 0) ->
     pairs = [(c, e) for c in possible_contrasts(results) if (e := study.estimate(c.coefficients)) is not None]
     p_holm = adjusted_p(pairs)
     sizes = Counter(c.family for c, _ in pairs if c.name in p_holm)
-    contrasts = [_result(c, e, p_holm.get(c.name), sizes[c.family], results) for c, e in pairs]
+    contrasts = [contrast_result(c, e, p_holm.get(c.name), sizes[c.family], results) for c, e in pairs]
     regimes = [_summary(name, study) for name in results.regimes]
     patients, y_true = results.groups("test"), results.y_true("test")
     seeds = sorted({trial.trial_seed for trial in results.trials})
@@ -254,9 +254,10 @@ def adjusted_p(pairs: Iterable[tuple[Contrast, Estimate]]) -> dict[str, float]:
     return {n: p for of in families for n, p in zip(of, statistics.holm(list(of.values())), strict=True)}
 
 
-def _result(
+def contrast_result(
     contrast: Contrast, estimate: Estimate, p_holm: float | None, family_size: int, results: StudyResults
 ) -> ContrastResult:
+    """Return what a study shows about a contrast, with its test, verdict and references."""
     tested = was_tested(estimate)
     p = estimate.p if tested else None
     family = family_size if contrast.is_adjusted else None

@@ -33,7 +33,7 @@ SHORTCUT = (
 )
 # Regimes whose scatter over seeds is pooled. A contrast takes the first pool that has its regimes.
 POOLS = (POOLED, tuple(dict.fromkeys([*POOLED, *(regime for pair in SHORTCUT for regime in pair)])))
-ADJUSTED = ("confirmatory", "shortcut")  # families that Holm's correction covers, each by itself
+ADJUSTED = ("confirmatory", "shortcut", "federated")  # families that Holm's correction covers, each by itself
 INTERACTION = "interaction"
 FACTORIAL = {
     "main effect of synthetic images": {"gan": 0.5, "combined": 0.5, "baseline": -0.5, "augment": -0.5},
@@ -47,7 +47,7 @@ class Contrast:
     """The definition of a contrast: a weighted sum of the endpoint of arms, which is the test AUROC."""
 
     name: str
-    family: str  # confirmatory, shortcut, factorial, exploratory, check, dose
+    family: str  # confirmatory, shortcut, factorial, exploratory, check, dose, federated
     coefficients: dict[str, float]  # by arm
     left: str | None = None  # the two regimes of a plain difference
     right: str | None = None
@@ -65,8 +65,9 @@ class Contrast:
 
     @property
     def uses_synthetic(self) -> bool:
-        """Return whether an arm, ``gan`` or ``gan@0.5``, uses synthetic images."""
-        return any(REGIMES[arm.split("@")[0]].synthetic for arm in self.coefficients)
+        """Return whether an arm, ``gan`` or ``gan@0.5``, uses synthetic images; a site of a federation does not."""
+        regimes = (REGIMES.get(arm.split("@")[0]) for arm in self.coefficients)
+        return any(regime is not None and regime.synthetic for regime in regimes)
 
 
 @dataclass(frozen=True)

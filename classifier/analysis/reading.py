@@ -67,7 +67,7 @@ def read_trials(path: Path) -> list[TrialResult]:
         log.warning("%s: line %d is %s and was left out", path, number, problem)
     trials = [TrialResult.from_json(row, path, f"line {number}", remedy) for number, row in lines.rows.items()]
     check_stated(path)
-    return list({(trial.fold, trial.key): trial for trial in trials}.values())
+    return list({(trial.fold, trial.site, trial.key): trial for trial in trials}.values())
 
 
 def recover_trials(path: Path, check: Callable[[list[TrialResult]], None]) -> list[TrialResult]:
@@ -93,7 +93,7 @@ def recover_trials(path: Path, check: Callable[[list[TrialResult]], None]) -> li
         try:
             with_them = with_predictions(trial, path.parent)
             _check_network(trial, path.parent)
-            complete[trial.fold, trial.key] = with_them
+            complete[trial.fold, trial.site, trial.key] = with_them
         except DamagedFile as error:
             damaged[number] = str(error)
     for problem in damaged.values():

@@ -31,6 +31,7 @@ RESULTS = "results.jsonl"
 PREDICTIONS = "predictions.npz"
 _LEFT_OUT = {
     "fold": None,
+    "site": None,
     "meter": (),
     "step_mode": "plain",
     "augmented_on": None,
@@ -100,6 +101,7 @@ class TrialResult:
     fold: int | None = None  # of a cross-validation
     step_mode: str = "plain"  # how steps ran, where not plainly: another way gives other last digits
     augmented_on: str | None = None  # device, where images were augmented there, by other draws than the CPU's
+    site: int | None = None  # of a federation
     meter: tuple[Reading, ...] = ()  # of the shortcut meter; nothing in a run of an earlier version, or without it
     predictions: Mapping[str, TrialPredictions] = field(default_factory=dict, repr=False, compare=False)  # by fold
     meter_scores: tuple[MeterScores, ...] = field(default=(), repr=False, compare=False)  # of each reading

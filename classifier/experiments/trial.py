@@ -90,6 +90,7 @@ def run_trial(study: Study, trial: Trial, device: torch.device, interrupt: Inter
         git_commit=git_commit(),
         threads=torch.get_num_threads(),
         fold=None,
+        site=None,
         step_mode=fitted.step_mode,
         augmented_on="device" if fitted.augmented_on == "device" else None,
         meter=tuple(reading for reading, _ in readings),

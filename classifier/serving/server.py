@@ -12,11 +12,12 @@ from pathlib import Path
 from balancer.core.device import open_device
 from balancer.core.errors import UsageError
 from balancer.core.files import JsonObject
+from balancer.core.loopback import is_loopback
 from balancer.core.preview import Preview
 from balancer.core.speed import slowness
 from balancer.core.system_errors import naming
 from classifier.serving.answers import NOTICE
-from classifier.serving.guard import LEAST_TOKEN, is_loopback
+from classifier.serving.guard import LEAST_TOKEN
 from classifier.serving.limits import Limits
 
 log = logging.getLogger("balancer")

@@ -170,7 +170,7 @@ def train(
                 if stage_step in validate_after:
                     # Validation: EMA weights if there are any, BatchNorm statistics of images without augmentation
                     if config.bn_statistics == "reestimated":
-                        update_bn(evaluated, _unaugmented_batches(config, sampler, inputs, step - 1))
+                        update_bn(evaluated, unaugmented_batches(config, sampler, inputs, step - 1))
                     score = predict_inputs(evaluated, inputs.validation(), device)
                     figures = Validation(step, float(torch.stack(losses).mean()), nll(val_labels, score))
                     _check_finite(figures, name)
@@ -241,7 +241,7 @@ def update_bn(model: nn.Module, batches: Iterable[Tensor]) -> None:
     model.eval()
 
 
-def _unaugmented_batches(
+def unaugmented_batches(
     config: ClassifierConfig, sampler: BatchSampler, inputs: ImageInputs | FeatureInputs, step: int
 ) -> Iterator[Tensor]:
     """Yield the inputs of the first batches like that of ``step``, about BN_IMAGES in all, without augmentation."""

@@ -50,6 +50,9 @@ FILES: dict[str, dict[str, Any]] = {
     "components": {"table.json": {"entries": [{}, {}]}},
     "reproduce": {"table.json": {"entries": [{"error": None}, {"error": "no weights"}]}},
     "study": {"study.json": {"verdict": "gan - baseline helps at 50 images.", "sizes": []}},
+    "federate": {"federation.json": {"verdict": "fedavg: against each site alone, a gain (+.031).", "arms": []}},
+    "federate-serve": {"federation.json": {"verdict": "fedavg: 20 rounds with 2 sites", "sites": {}}},
+    "federate-join": {"result.json": {"regime": "baseline", "test": {"auroc": 0.9375}}},
 }
 FIGURES = {
     "gan-train": "KID 1.500 at step 40 (real against real 0.250)",
@@ -63,6 +66,9 @@ FIGURES = {
     "components": "a table of 2",
     "reproduce": "a table of 2, 1 failed",
     "study": "gan - baseline helps at 50 images.",
+    "federate": "fedavg: against each site alone, a gain (+.031).",
+    "federate-serve": "fedavg: 20 rounds with 2 sites",
+    "federate-join": "test AUROC .938, regime baseline",
 }
 
 

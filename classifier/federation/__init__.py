@@ -1,0 +1,1 @@
+"""`classifier federate`: sites train one classifier together, and their images stay where they are."""

@@ -1,0 +1,172 @@
+"""What a simulated federation shows: training together against each site alone and against pooled data.
+
+Sites are a fixed choice: the figure of training together, or of a site alone, is the mean over the sites of a trial
+seed, each site with its own threshold. Trial seeds and test patients vary, as in an ablation.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from balancer.core.files import JsonObject
+from balancer.metrics.resampling import RESAMPLES
+from balancer.reporting.numbers import signed
+from classifier.analysis import statistics, verdicts
+from classifier.analysis.analyse import ResampledStudy, adjusted_p, contrast_result, counts_of
+from classifier.analysis.contrasts import Contrast, ContrastResult
+from classifier.analysis.results import MetricSummary, StudyResults, TrialResult, check_same_images
+from classifier.federation.simulation import ALONE, POOLED
+from classifier.report.tables import layout_of
+
+FAMILY = "federated"  # of the planned contrasts, which Holm's correction covers
+
+
+@dataclass(frozen=True)
+class ArmSummary:
+    """The test metrics of one way of training, over its trial seeds."""
+
+    arm: str
+    trial_seeds: int
+    metrics: dict[str, MetricSummary]
+    by_site: dict[int, MetricSummary]  # the endpoint of each site; nothing for pooled data
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that the trials of a simulated federation show."""
+
+    arms: list[ArmSummary]
+    contrasts: list[ContrastResult]
+    notes: list[str]
+    n_test: int
+    test_counts: dict[str, int]
+    endpoint: str
+
+    @property
+    def planned(self) -> list[ContrastResult]:
+        """Return the contrasts that Holm's correction covers."""
+        return [c for c in self.contrasts if c.contrast.family == FAMILY]
+
+    @property
+    def headline(self) -> list[str]:
+        """Return a sentence per planned contrast."""
+        return [verdicts.sentence(c) for c in self.planned]
+
+    @property
+    def verdict(self) -> str:
+        """Return in a sentence per algorithm what training together brings."""
+        by_algorithm: dict[str, list[str]] = {}
+        for c in self.planned:
+            algorithm, _, other = c.name.partition(" - ")
+            by_algorithm.setdefault(algorithm, []).append(_clause(c, other))
+        return " ".join(f"{name}: {'; '.join(clauses)}." for name, clauses in by_algorithm.items())
+
+    def to_json(self) -> JsonObject:
+        """Return the comparison as it stands in ``federation.json``."""
+        return {
+            "verdict": self.verdict,
+            "headline": self.headline,
+            "arms": [asdict(arm) for arm in self.arms],
+            "contrasts": [c.to_json() | {"sentence": verdicts.sentence(c)} for c in self.contrasts],
+            "notes": self.notes,
+            "n_test": self.n_test,
+            "test_counts": self.test_counts,
+        }
+
+
+def compare(
+    trials: Sequence[TrialResult], patients: list[str], seed: int = 0, resamples: int = RESAMPLES
+) -> Comparison:
+    """Compare the ways of training; a trial seed counts in a contrast if all sites of both sides are there.
+
+    Args:
+        trials: of pooled data, of each site alone and of each algorithm.
+        patients: of every image of the data set.
+        seed: of the resamples of test patients.
+        resamples: their number.
+
+    Raises:
+        BalancerError: the trials are of different images.
+    """
+    check_same_images({t.folder: [t] for t in trials}, folds=("test",))
+    arms: dict[str, list[TrialResult]] = {}
+    for trial in trials:
+        arms.setdefault(_arm(trial.regime, trial.site), []).append(trial)
+    results = StudyResults(arms, patients)
+    study = ResampledStudy(results, resamples, seed)
+    sites = {t.regime: sorted({o.site for o in trials if o.regime == t.regime and o.site is not None}) for t in trials}
+    means = {name: _mean_of(name, of_arm) for name, of_arm in sites.items()}
+    possible = _contrasts(means)
+    pairs = [(c, e) for c in possible if (e := study.estimate(c.coefficients)) is not None]
+    p_holm, sizes = adjusted_p(pairs), Counter(c.family for c, _ in pairs)
+    contrasts = [contrast_result(c, e, p_holm.get(c.name), sizes[c.family], results) for c, e in pairs]
+    summaries = [_summary(name, means[name], sites[name], study) for name in means]
+    seeds = {t.trial_seed for t in trials}
+    y_true, groups = results.y_true("test"), results.groups("test")
+    left_out = [s.arm for s in summaries if s.trial_seeds < len(seeds)]
+    notes = verdicts.notes(len(groups), len(set(groups)), len(seeds), 0, 0, results.unit)
+    if left_out:
+        notes.append(f"Trial seeds in which a site was lost are left out of {', '.join(left_out)}.")
+    return Comparison(
+        summaries,
+        contrasts,
+        notes,
+        len(y_true),
+        counts_of(y_true, results.classes),
+        layout_of(results.classes).columns["auroc"].title,
+    )
+
+
+def _arm(name: str, site: int | None) -> str:
+    return name if site is None else f"{name} at site {site}"
+
+
+def _mean_of(name: str, sites: Sequence[int]) -> dict[str, float]:
+    """Return the mean over sites as a weighted sum of arms."""
+    return {_arm(name, site): 1 / len(sites) for site in sites} if sites else {name: 1.0}
+
+
+def _contrasts(means: Mapping[str, Mapping[str, float]]) -> list[Contrast]:
+    """Return the planned contrasts, each algorithm against a site alone and against pooled data, then the others."""
+    algorithms = [name for name in means if name not in (POOLED, ALONE)]
+    planned = [(name, other) for other in (ALONE, POOLED) for name in algorithms]
+    others = [(POOLED, ALONE), *((b, a) for i, a in enumerate(algorithms) for b in algorithms[i + 1 :])]
+    return [
+        _difference(left, right, means, family)
+        for pairs, family in ((planned, FAMILY), (others, "exploratory"))
+        for left, right in pairs
+        if left in means and right in means
+    ]
+
+
+def _difference(left: str, right: str, means: Mapping[str, Mapping[str, float]], family: str) -> Contrast:
+    coefficients = {**means[left], **{arm: -weight for arm, weight in means[right].items()}}
+    return Contrast(f"{left} - {right}", family, coefficients)
+
+
+def _summary(name: str, mean: Mapping[str, float], sites: Sequence[int], study: ResampledStudy) -> ArmSummary:
+    metrics = {metric: s for metric in study.metrics if (s := _estimated(mean, metric, study)) is not None}
+    by_site = {s: m for s in sites if (m := _estimated({_arm(name, s): 1.0}, "auroc", study)) is not None}
+    return ArmSummary(name, len(study.results.cells(*mean)), metrics, by_site)
+
+
+def _estimated(coefficients: Mapping[str, float], metric: str, study: ResampledStudy) -> MetricSummary | None:
+    e = study.estimate(coefficients, metric)
+    if e is None:
+        return None
+    interval = statistics.metric_interval(metric, e, study.patients, len(study.results.classes))
+    return MetricSummary(e.value, e.seed_sd, *interval)
+
+
+def _clause(result: ContrastResult, other: str) -> str:
+    """Return ``against each site alone, a gain (+.031)``."""
+    e = result.estimate
+    effect = {"helps": f"a gain ({signed(e.value)})", "hurts": f"a loss ({signed(e.value)})"}
+    words = {
+        "small": f"a difference below {verdicts.short_margin()}",
+        "no benefit": f"no difference above {verdicts.short_margin()}",
+    }
+    against = "each site alone" if other == ALONE else "pooled data"
+    return f"against {against}, {effect.get(result.verdict) or words.get(result.verdict, result.verdict)}"

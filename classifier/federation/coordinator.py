@@ -1,0 +1,217 @@
+"""The server's part of a training: the rounds, the means of the weights, and who took part."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from torch import nn
+
+from balancer.core import progress
+from balancer.core.errors import BalancerError
+from balancer.core.settings import TrainConfig
+from balancer.reporting.numbers import listed, plural
+from classifier.federation.algorithms import Algorithm, round_ends
+from classifier.federation.averaging import pooled_moments, weighted_mean
+from classifier.federation.messages import REFUSALS, Agreement, Answer, Order
+from classifier.federation.training import fill, initial_model, norms, set_statistics, shared_parameters, to_vector
+
+log = logging.getLogger("balancer")
+Array = np.ndarray
+
+
+class Link(Protocol):
+    """The sites, as the server reaches them."""
+
+    def online(self) -> Sequence[int]:
+        """Return the numbers of the sites that are there."""
+
+    def exchange(self, orders: Mapping[int, Order]) -> dict[int, Answer]:
+        """Send each site its order, and return the answers; a site that is gone, or too slow, has none."""
+
+    def name(self, site: int) -> str:
+        """Return what messages call a site."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One training of a federation."""
+
+    algorithm: Algorithm
+    seed: int  # trial seed
+    rounds: int
+    mu: float  # of a proximal algorithm
+
+    @property
+    def name(self) -> str:
+        """Return the name of the training: ``fedavg-0``."""
+        return f"{self.algorithm.name}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Round:
+    """Who took part in a round, and what the round cost."""
+
+    trial: str
+    round: int  # from 1
+    step: int  # after the round
+    sites: list[int]
+    lost: list[int]  # sites that were there at the start and did not answer
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of a training."""
+
+    plan: Plan
+    model: nn.Module | None  # None where sites keep BatchNorm layers of their own: then each site has its own model
+    rounds: list[Round]
+    counts: dict[int, dict[str, int]]  # of each site that is there at the end
+
+    @property
+    def notes(self) -> list[str]:
+        """Return a sentence for each time that a site was lost."""
+        return [
+            f"{self.plan.name}: {listed([f'site {site}' for site in r.lost])} did not answer in round {r.round}; the"
+            " round went on with the rest."
+            for r in self.rounds
+            if r.lost
+        ]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is."""
+
+    rounds: int  # that are done
+    weights: Array  # of all sites, after them
+    average: Array  # the running average; the weights until the last round is done
+
+
+@dataclass
+class Federation:
+    """The sites that work together, and what all of them must have in common."""
+
+    config: TrainConfig
+    agreement: Agreement
+    link: Link
+    on_round: Callable[[Round, Progress], None] = lambda _round, _progress: None
+    counts: dict[int, dict[str, int]] = field(default_factory=dict)  # the newest of each site
+
+    def join(self) -> dict[int, dict[str, int]]:
+        """Return what every site counts, once all of them have agreed to the settings of the server.
+
+        Raises:
+            BalancerError: a site refuses, or none answers.
+        """
+        self._ask("join", list(self.link.online()))
+        return self.counts
+
+    def train(self, plan: Plan, steps: int, begin: Progress | None = None) -> Outcome:
+        """Train in rounds; a site that is lost leaves the round to the others, and one that is back joins the next.
+
+        Args:
+            plan: the algorithm and its seed.
+            steps: optimiser steps of each site in all.
+            begin: where the training was stopped; None for a new one.
+
+        Raises:
+            BalancerError: a site refuses, or no site is left.
+        """
+        kept, rounds = plan.algorithm.site_norm, list[Round]()
+        model = initial_model(self.config, plan.seed, len(self.agreement.classes), self.agreement.channels)
+        start = to_vector(shared_parameters(model, kept))
+        now, ends = begin or Progress(0, start, start), round_ends(steps, plan.rounds)
+        told: dict[str, Any] = {"trial": plan.name, "seed": plan.seed, "steps": steps, "site_norm": kept}
+        told["mu"] = plan.mu if plan.algorithm.proximal else 0.0
+        with progress.bar(plan.rounds, plan.name, "round", initial=now.rounds) as bar:
+            for first, last in list(zip([0, *ends], ends, strict=False))[now.rounds :]:
+                begun, asked = time.perf_counter(), list(self.link.online())
+                answers = self._ask("train", asked, first=first, last=last, arrays={"parameters": now.weights}, **told)
+                weights = self._mean(answers, "parameters", len(start))
+                average = self._mean(answers, "average", len(start)) if last == steps else weights
+                now = Progress(now.rounds + 1, weights, average)
+                lost, seconds = [site for site in asked if site not in answers], time.perf_counter() - begun
+                rounds.append(Round(plan.name, now.rounds, last, sorted(answers), lost, round(seconds, 3)))
+                self._report(rounds[-1], now)
+                bar.update()
+        told |= {"first": steps, "last": steps}
+        arrays = self._statistics(model, now.average, told)
+        finished = self._ask("finish", list(self.link.online()), arrays=arrays, **told)
+        if not kept:
+            fill(shared_parameters(model, kept), now.average)
+            set_statistics(model, arrays["bn_mean"], arrays["bn_variance"])
+        counts = {site: self.counts[site] for site in sorted(finished)}
+        return Outcome(plan, None if kept else model.eval(), rounds, counts)
+
+    def _statistics(self, model: nn.Module, average: Array, told: dict[str, Any]) -> dict[str, Array]:
+        """Return the final weights, and the BatchNorm statistics of all sites for them, unless sites keep their own."""
+        arrays = {"average": average}
+        if told["site_norm"]:
+            return arrays
+        size = sum(norm.num_features for norm in norms(model))
+        if not size:
+            return {**arrays, "bn_mean": np.empty(0, np.float32), "bn_variance": np.empty(0, np.float32)}
+        answers = self._ask("statistics", list(self.link.online()), arrays=arrays, **told)
+        sites = sorted(answers)
+        means, variances = (
+            [self._vector(answers[site], site, name, size) for site in sites] for name in ("bn_mean", "bn_variance")
+        )
+        mean, variance = pooled_moments(means, variances, [self.counts[site]["patients"] for site in sites])
+        return {**arrays, "bn_mean": mean, "bn_variance": variance}
+
+    def end(self) -> None:
+        """Tell the sites that the work is over."""
+        self.link.exchange({site: Order("end", self.agreement) for site in self.link.online()})
+
+    def _ask(self, kind: Any, sites: Sequence[int], **told: Any) -> dict[int, Answer]:
+        """Send all sites one order; return their answers, at least one.
+
+        Raises:
+            BalancerError: a site refuses, or none answers.
+        """
+        order = Order(kind, self.agreement, **told)
+        answers = self.link.exchange(dict.fromkeys(sites, order))
+        what = f"{kind} of {order.trial}, step {order.last}" if order.trial else kind
+        if not answers:
+            raise BalancerError(
+                f"{what}: none of {plural(len(sites), 'site')} answered; see the logs of the sites, start them again"
+            )
+        for site, answer in sorted(answers.items()):
+            if answer.refusal:
+                raise BalancerError(
+                    f"{self.link.name(site)} refused: {REFUSALS[answer.refusal]}; the log of the site says more"
+                )
+            self.counts[site] = {**self.counts.get(site, {}), **answer.counts}
+        return answers
+
+    def _mean(self, answers: Mapping[int, Answer], name: str, size: int) -> Array:
+        """Return the mean of a vector over sites, by their number of patients."""
+        sites = sorted(answers)
+        vectors = [self._vector(answers[site], site, name, size) for site in sites]
+        return weighted_mean(vectors, [self.counts[site]["patients"] for site in sites])
+
+    def _vector(self, answer: Answer, site: int, name: str, size: int) -> Array:
+        vector = answer.arrays.get(name, np.empty(0, np.float32))
+        if vector.shape != (size,) or not np.isfinite(vector).all():
+            raise BalancerError(
+                f"{self.link.name(site)} sent {len(vector)} numbers as {name}; expected {size} that are finite: check"
+                " that the site runs this version with the same settings"
+            )
+        return vector
+
+    def _report(self, done: Round, now: Progress) -> None:
+        for site in done.lost:
+            log.warning(
+                "%s does not answer in round %d of %s: the round goes on with the rest (%s)",
+                self.link.name(site),
+                done.round,
+                done.trial,
+                plural(len(done.sites), "site"),
+            )
+        self.on_round(done, now)

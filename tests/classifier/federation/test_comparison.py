@@ -1,0 +1,102 @@
+"""The statistics of a federation: means over sites, paired contrasts, and what is said of them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fake_study import IMAGE_FOLDS, LABELS, PATIENTS, fake_predictions, fake_trial
+from sklearn.metrics import roc_auc_score
+
+from balancer.core.errors import BalancerError
+from classifier.analysis.results import TrialResult
+from classifier.federation.comparison import FAMILY, compare
+
+RESAMPLES, SEEDS, SITES = 200, 3, 2
+
+
+def drawn(apart: dict[str, float], seeds: int = SEEDS) -> list[TrialResult]:
+    """Trials of each way of training, with scores whose classes lie so far apart; the same noise for all of them."""
+    rng, trials = np.random.default_rng(3), []
+    hard = rng.normal(size=len(LABELS))
+    for seed in range(seeds):
+        for site in range(SITES):
+            own = 0.2 * rng.normal(size=len(LABELS))
+            for name, distance in apart.items():
+                if name == "pooled" and site:
+                    continue
+                score = 1 / (1 + np.exp(-(distance * (LABELS - 0.5) + hard + own)))
+                place = None if name == "pooled" else site
+                folder = f"trials/{name}-{seed}/site-{place}"
+                predictions = fake_predictions(LABELS, IMAGE_FOLDS, score)
+                trials.append(fake_trial(name, seed, predictions=predictions, site=place, folder=folder))
+    return trials
+
+
+def auroc(trial: TrialResult) -> float:
+    p = trial.predictions["test"]
+    return float(roc_auc_score(p.y_true, p.y_score))
+
+
+def test_a_figure_is_the_mean_over_the_sites_of_a_seed() -> None:
+    trials = drawn({"pooled": 2.0, "alone": 1.0, "fedavg": 1.9})
+    comparison = compare(trials, PATIENTS, resamples=RESAMPLES)
+    for arm in comparison.arms:
+        of_arm = [t for t in trials if t.regime == arm.arm]
+        assert arm.metrics["auroc"].mean == pytest.approx(np.mean([auroc(t) for t in of_arm]))
+        by_seed = [np.mean([auroc(t) for t in of_arm if t.trial_seed == s]) for s in range(SEEDS)]
+        assert arm.metrics["auroc"].sd == pytest.approx(np.std(by_seed, ddof=1))
+        for site, summary in arm.by_site.items():
+            assert summary.mean == pytest.approx(np.mean([auroc(t) for t in of_arm if t.site == site]))
+
+
+def test_contrasts_are_paired_and_adjusted_together() -> None:
+    trials = drawn({"pooled": 2.0, "alone": 1.0, "fedavg": 1.9, "fedprox": 1.9})
+    comparison = compare(trials, PATIENTS, resamples=RESAMPLES)
+    assert [c.name for c in comparison.planned] == [
+        "fedavg - alone",
+        "fedprox - alone",
+        "fedavg - pooled",
+        "fedprox - pooled",
+    ]
+    assert [c.name for c in comparison.contrasts if c.contrast.family != FAMILY] == [
+        "pooled - alone",
+        "fedprox - fedavg",
+    ]
+    mean = {a.arm: a.metrics["auroc"].mean for a in comparison.arms}
+    for c in comparison.contrasts:
+        left, right = c.name.split(" - ")
+        assert c.estimate.value == pytest.approx(mean[left] - mean[right])
+    raw = sorted(c.p for c in comparison.planned if c.p is not None)
+    adjusted = sorted(c.p_holm for c in comparison.planned if c.p_holm is not None)
+    assert adjusted[0] == pytest.approx(min(1.0, 4 * raw[0]))
+    assert all(c.p_holm is None for c in comparison.contrasts if c.contrast.family != FAMILY)
+
+
+def test_a_clear_gain_is_said_so_and_none_too() -> None:
+    comparison = compare(drawn({"pooled": 3.0, "alone": 0.5, "fedavg": 3.0}), PATIENTS, resamples=RESAMPLES)
+    assert comparison.verdict.startswith("fedavg: against each site alone, a gain (+.")
+    assert "against pooled data, no difference above .01" in comparison.verdict
+    assert comparison.to_json()["headline"] == comparison.headline
+
+
+def test_one_seed_settles_nothing() -> None:
+    comparison = compare(drawn({"pooled": 3.0, "alone": 0.5, "fedavg": 3.0}, seeds=1), PATIENTS, resamples=RESAMPLES)
+    assert "against each site alone, not settled" in comparison.verdict
+
+
+def test_a_seed_without_all_sites_is_left_out() -> None:
+    trials = drawn({"pooled": 2.0, "alone": 1.0, "fedavg": 1.9}, seeds=4)
+    lost = [t for t in trials if not (t.regime == "fedavg" and t.site == 1 and t.trial_seed == 2)]
+    comparison = compare(lost, PATIENTS, resamples=RESAMPLES)
+    assert {c.name: c.estimate.n_trial_seeds for c in comparison.contrasts} == {
+        "fedavg - alone": 3,
+        "fedavg - pooled": 3,
+        "pooled - alone": 4,
+    }
+    assert any("left out of fedavg" in note for note in comparison.notes)
+
+
+def test_trials_of_other_images_are_refused() -> None:
+    trials = drawn({"pooled": 2.0, "alone": 1.0, "fedavg": 1.9})
+    with pytest.raises(BalancerError, match="split_hash"):
+        compare([replace(trials[0], split_hash="other"), *trials[1:]], PATIENTS, resamples=RESAMPLES)
