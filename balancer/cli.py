@@ -70,7 +70,10 @@ def main() -> None:
     closing="{run} holds what was trained; next: balancer synthesize --gan-run {run}",
 )
 def gan_train(args: CommandArgs) -> CommandResult:
-    """Train a DCGAN on the minority class of the training fold, or (--class all) one on each class that lacks any."""
+    """Train a DCGAN on the minority class of the training fold, or (--class all) one on each class that lacks any.
+
+    Several GPUs: torchrun --nproc-per-node N -m balancer gan-train ... (docs/cluster.md).
+    """
     from balancer.api import prepare_gan_training
 
     config, resumed = args.settings(GanTrainConfig), args.resume is not None

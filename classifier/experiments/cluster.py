@@ -138,6 +138,7 @@ def on_slurm(sbatch: tuple[str, ...], jobs: int, threads: int) -> Iterator[Clien
             )
         except (ImportError, OSError, RuntimeError, ValueError) as error:
             raise BalancerError(f"no dask scheduler starts here ({' '.join(str(error).split())})") from error
+        stack.callback(_close_certificates, cluster)
         client = stack.enter_context(Client(stack.enter_context(cluster), set_as_default=False))
         cluster.scale(jobs=jobs)
         log.info("submitted %d job%s to SLURM; trials begin when the first one starts", jobs, "" if jobs == 1 else "s")
@@ -147,6 +148,13 @@ def on_slurm(sbatch: tuple[str, ...], jobs: int, threads: int) -> Iterator[Clien
             yield client
         finally:
             ended.set()
+
+
+def _close_certificates(cluster: Any) -> None:
+    """Remove the files of a cluster's certificates, which dask-jobqueue would leave to the garbage collector."""
+    for name in ("_job_ca_file", "_job_cert", "_job_key"):
+        if (file := getattr(cluster, name, None)) is not None:
+            file.close()
 
 
 def check_slurm(sbatch: tuple[str, ...], threads: int) -> None:

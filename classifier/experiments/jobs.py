@@ -294,7 +294,7 @@ def attempt(threads: int, prepare: Callable[[], Any], job: Callable[[Any], T]) -
     log.setLevel(logging.WARNING)
     result, problem = None, None
     try:
-        limit_threads(threads)
+        _limit_once(threads, len(sys.modules))
         prepared = prepare()
         records.flush()
         result = job(prepared)
@@ -303,6 +303,12 @@ def attempt(threads: int, prepare: Callable[[], Any], job: Callable[[Any], T]) -
             error.add_note(f"In a worker:\n{traceback.format_exc()}")  # pickling drops the traceback, but not a note
         problem = error
     return Attempt(result, problem, [(record.levelno, record.getMessage()) for record in records.buffer])
+
+
+@lru_cache(maxsize=1)
+def _limit_once(threads: int, _modules: int) -> None:
+    """Limit the threads of all libraries; again only if a module was imported since: to look for them takes 2 ms."""
+    limit_threads(threads)
 
 
 def _attempt_trial(

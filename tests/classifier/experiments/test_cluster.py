@@ -23,7 +23,7 @@ echo Submitted batch job $!
 """
 SCANCEL = """#!/bin/bash
 echo "$1" >> {folder}/cancelled
-kill -- "-$1"
+kill -KILL -- "-$1"
 """
 
 

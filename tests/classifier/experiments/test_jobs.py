@@ -384,11 +384,11 @@ def test_a_scheduler_that_dies_ends_the_command_clearly(cluster: SimpleNamespace
 @pytest.mark.nightly
 def test_after_the_scheduler_died_a_new_one_does_what_is_left(template: Path, tmp_path: Path) -> None:
     """Every trial is kept once, with the row that one process gives."""
-    study, request = study_of(template, seeds=20, steps=30), RunRequest(tmp_path / "run")
+    study, request = study_of(template, seeds=8, steps=20), RunRequest(tmp_path / "run")
     results = tmp_path / "run" / "results.jsonl"
 
     def kill_when_some_are_kept(scheduler: subprocess.Popen) -> None:
-        while not results.exists() or len(results.read_text().splitlines()) < 3:
+        while not results.exists() or len(results.read_text().splitlines()) < 2:
             time.sleep(0.02)
         scheduler.kill()
 
@@ -400,16 +400,16 @@ def test_after_the_scheduler_died_a_new_one_does_what_is_left(template: Path, tm
         killer.join()
         write_json(run / "env.json", environment("ablate", "cpu"))
     kept = results.read_text().splitlines()
-    assert 3 <= len(kept) < 40
+    assert 2 <= len(kept) < 16
     resumed = RunRequest(resume=str(tmp_path / "run"))
     with started_cluster(tmp_path) as second, open_run("ablate", study.config, resumed) as run:
         finished = ablation.ablate(study, run, Workers("cpu", 1, "dask", second.address))
     lines = results.read_text().splitlines()
     assert lines[: len(kept)] == kept
-    assert len(lines) == len(finished.trials) == 40
+    assert len(lines) == len(finished.trials) == 16
     passing = {"seconds", "git_commit", "code_hash", "folder", "sha256"}
     rows = {f"{row['regime']}-{row['trial_seed']}": row for row in map(json.loads, lines)}
-    for name, expected in rows_here(study, [*rows]).items():
+    for name, expected in json.loads(json.dumps(rows_here(study, [*rows]))).items():
         assert {k: v for k, v in rows[name].items() if k in expected.keys() - passing} == {
             k: v for k, v in expected.items() if k not in passing
         }
