@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 from torch import nn
@@ -109,7 +109,7 @@ class Federation:
         Raises:
             BalancerError: a site refuses, or none answers.
         """
-        self._ask("join", list(self.link.online()))
+        self._ask(Order("join", self.agreement), list(self.link.online()))
         return self.counts
 
     def train(self, plan: Plan, steps: int, begin: Progress | None = None) -> Outcome:
@@ -127,57 +127,56 @@ class Federation:
         model = initial_model(self.config, plan.seed, len(self.agreement.classes), self.agreement.channels)
         start = to_vector(shared_parameters(model, kept))
         now, ends = begin or Progress(0, start, start), round_ends(steps, plan.rounds)
-        told: dict[str, Any] = {"trial": plan.name, "seed": plan.seed, "steps": steps, "site_norm": kept}
-        told["mu"] = plan.mu if plan.algorithm.proximal else 0.0
+        mu = plan.mu if plan.algorithm.proximal else 0.0
+        order = Order("train", self.agreement, plan.name, plan.seed, steps=steps, mu=mu, site_norm=kept)
         with progress.bar(plan.rounds, plan.name, "round", initial=now.rounds) as bar:
             for first, last in list(zip([0, *ends], ends, strict=False))[now.rounds :]:
-                begun, asked = time.perf_counter(), list(self.link.online())
-                answers = self._ask("train", asked, first=first, last=last, arrays={"parameters": now.weights}, **told)
+                begun, present = time.perf_counter(), list(self.link.online())
+                arrays = {"parameters": now.weights}
+                answers = self._ask(replace(order, first=first, last=last, arrays=arrays), present)
                 weights = self._mean(answers, "parameters", len(start))
                 average = self._mean(answers, "average", len(start)) if last == steps else weights
                 now = Progress(now.rounds + 1, weights, average)
-                lost, seconds = [site for site in asked if site not in answers], time.perf_counter() - begun
+                lost, seconds = [site for site in present if site not in answers], time.perf_counter() - begun
                 rounds.append(Round(plan.name, now.rounds, last, sorted(answers), lost, round(seconds, 3)))
                 self._report(rounds[-1], now)
                 bar.update()
-        told |= {"first": steps, "last": steps}
-        arrays = self._statistics(model, now.average, told)
-        finished = self._ask("finish", list(self.link.online()), arrays=arrays, **told)
+        order = replace(order, first=steps, last=steps, arrays={"average": now.average})
+        order = replace(order, kind="finish", arrays={**order.arrays, **self._statistics(model, order)})
+        finished = self._ask(order, list(self.link.online()))
         if not kept:
             fill(shared_parameters(model, kept), now.average)
-            set_statistics(model, arrays["bn_mean"], arrays["bn_variance"])
+            set_statistics(model, order.arrays["bn_mean"], order.arrays["bn_variance"])
         counts = {site: self.counts[site] for site in sorted(finished)}
         return Outcome(plan, None if kept else model.eval(), rounds, counts)
 
-    def _statistics(self, model: nn.Module, average: Array, told: dict[str, Any]) -> dict[str, Array]:
-        """Return the final weights, and the BatchNorm statistics of all sites for them, unless sites keep their own."""
-        arrays = {"average": average}
-        if told["site_norm"]:
-            return arrays
+    def _statistics(self, model: nn.Module, order: Order) -> dict[str, Array]:
+        """Return the BatchNorm statistics of all sites for the final weights; nothing where sites keep their own."""
+        if order.site_norm:
+            return {}
         size = sum(norm.num_features for norm in norms(model))
         if not size:
-            return {**arrays, "bn_mean": np.empty(0, np.float32), "bn_variance": np.empty(0, np.float32)}
-        answers = self._ask("statistics", list(self.link.online()), arrays=arrays, **told)
+            return {"bn_mean": np.empty(0, np.float32), "bn_variance": np.empty(0, np.float32)}
+        answers = self._ask(replace(order, kind="statistics"), list(self.link.online()))
         sites = sorted(answers)
         means, variances = (
             [self._vector(answers[site], site, name, size) for site in sites] for name in ("bn_mean", "bn_variance")
         )
         mean, variance = pooled_moments(means, variances, [self.counts[site]["patients"] for site in sites])
-        return {**arrays, "bn_mean": mean, "bn_variance": variance}
+        return {"bn_mean": mean, "bn_variance": variance}
 
     def end(self) -> None:
         """Tell the sites that the work is over."""
         self.link.exchange({site: Order("end", self.agreement) for site in self.link.online()})
 
-    def _ask(self, kind: Any, sites: Sequence[int], **told: Any) -> dict[int, Answer]:
+    def _ask(self, order: Order, sites: Sequence[int]) -> dict[int, Answer]:
         """Send all sites one order; return their answers, at least one.
 
         Raises:
             BalancerError: a site refuses, or none answers.
         """
-        order = Order(kind, self.agreement, **told)
         answers = self.link.exchange(dict.fromkeys(sites, order))
-        what = f"{kind} of {order.trial}, step {order.last}" if order.trial else kind
+        what = f"{order.kind} of {order.trial}, step {order.last}" if order.trial else order.kind
         if not answers:
             raise BalancerError(
                 f"{what}: none of {plural(len(sites), 'site')} answered; see the logs of the sites, start them again"

@@ -19,10 +19,10 @@ def by_site(comparison: Comparison) -> Figure:
     names = [arm.arm for arm in comparison.arms]
     figure, ((axes,),) = subplots(1, 1, WIDTH, ROW * len(names) + 1.6)
     for row, arm in enumerate(comparison.arms):
-        whole = arm.metrics["auroc"]
-        low, high = whole.interval or (whole.mean, whole.mean)
-        below, above = max(0.0, whole.mean - low), max(0.0, high - whole.mean)
-        axes.errorbar(whole.mean, row, xerr=[[below], [above]], fmt="o", color=PALETTE[0], markersize=5, capsize=2.5)
+        endpoint = arm.metrics["auroc"]
+        low, high = endpoint.interval or (endpoint.mean, endpoint.mean)
+        below, above = max(0.0, endpoint.mean - low), max(0.0, high - endpoint.mean)
+        axes.errorbar(endpoint.mean, row, xerr=[[below], [above]], fmt="o", color=PALETTE[0], markersize=5, capsize=2.5)
         for site, summary in arm.by_site.items():
             place = row + APART * (site + 1)
             colour = PALETTE[1 + site % (len(PALETTE) - 1)]

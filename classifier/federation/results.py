@@ -10,9 +10,11 @@ from balancer.core.environment import git_commit
 from balancer.core.files import write_bytes
 from balancer.core.settings import TrainConfig
 from balancer.data.chest import is_chest
+from balancer.data.dataset import Dataset
 from balancer.data.subset import Subset
 from classifier.analysis.reading import predictions_file
 from classifier.analysis.results import PREDICTIONS, TrialPredictions, TrialResult
+from classifier.evaluation.fold_metrics import AnyMetrics
 from classifier.evaluation.metrics import evaluate
 from classifier.experiments.study import Study, code_hash, provenance, recipe_hash
 from classifier.training.checkpoint import load_classifier
@@ -44,16 +46,11 @@ def site_result(
         seconds: that the training took.
         device: that predicts.
     """
-    data, saved = study.data, load_classifier(folder, device)
-    predictions, metrics, chest = {}, {}, is_chest(data.classes)
-    for fold in ("val", "test"):
-        index = data.indices(fold)
-        labels, score = data.labels[index], predict(saved.model, Subset(data.images, index), config, device)
-        threshold = saved.uncalibrated_threshold
-        predictions[fold] = TrialPredictions(labels, score, threshold, saved.temperature, index)
-        metrics[fold] = evaluate(labels, score, threshold, saved.temperature, chest)
+    data, predictions = study.data, _predictions(study.data, config, folder, device)
     write_bytes(folder / PREDICTIONS, predictions_file(predictions))
+    val, test = (_metrics(predictions[fold], is_chest(data.classes)) for fold in ("val", "test"))
     counts = data.counts("train")
+    on_device = config.augment_on == "device" and REGIMES[config.regime].augment
     return TrialResult(
         regime=name,
         trial_seed=seed,
@@ -65,8 +62,8 @@ def site_result(
         passes_over_real=round(config.steps * config.batch_size / sum(counts), 2),
         selected_step=config.steps,
         history=(),
-        val=metrics["val"],
-        test=metrics["test"],
+        val=val,
+        test=test,
         seconds=round(seconds, 1),
         **provenance(study),
         recipe_hash=recipe_hash(config),
@@ -77,8 +74,23 @@ def site_result(
         fold=None,
         site=site,
         step_mode="plain",
-        augmented_on="device" if config.augment_on == "device" and REGIMES[config.regime].augment else None,
+        augmented_on="device" if on_device else None,
         meter=(),
         predictions=predictions,
         meter_scores=(),
     )
+
+
+def _predictions(data: Dataset, config: TrainConfig, folder: Path, device: torch.device) -> dict[str, TrialPredictions]:
+    """Return what the classifier in a folder predicts for validation and test."""
+    saved, predictions = load_classifier(folder, device), {}
+    for fold in ("val", "test"):
+        index = data.indices(fold)
+        score = predict(saved.model, Subset(data.images, index), config, device)
+        chosen = saved.uncalibrated_threshold, saved.temperature
+        predictions[fold] = TrialPredictions(data.labels[index], score, *chosen, index)
+    return predictions
+
+
+def _metrics(p: TrialPredictions, chest: bool) -> AnyMetrics:
+    return evaluate(p.y_true, p.y_score, p.threshold, p.temperature, chest)

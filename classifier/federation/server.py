@@ -83,22 +83,22 @@ class FlowerLink:
             self._check_interrupt()
             there = self.online()
             for reply in self.state.get_message_res(set(waiting) - set(arriving), self.run):
-                asked = reply.metadata.reply_to_message_id
+                order_id = reply.metadata.reply_to_message_id
                 if reply.has_error():
-                    self._forget(asked)
-                    del waiting[asked]
+                    self._forget(order_id)
+                    del waiting[order_id]
                 else:
-                    arriving[asked] = reply
-            for asked, reply in list(arriving.items()):
+                    arriving[order_id] = reply
+            for order_id, reply in list(arriving.items()):
                 answer = self._receive(reply)
                 if answer is not None:
-                    answers[waiting[asked]] = answer
-                if answer is not None or waiting[asked] not in there:
-                    self._forget(asked, reply.metadata.message_id)
-                    del waiting[asked], arriving[asked]
+                    answers[waiting[order_id]] = answer
+                if answer is not None or waiting[order_id] not in there:
+                    self._forget(order_id, reply.metadata.message_id)
+                    del waiting[order_id], arriving[order_id]
             time.sleep(POLL)
-        for asked in waiting:
-            self._forget(asked)
+        for order_id in waiting:
+            self._forget(order_id)
         return answers
 
     def _check_interrupt(self) -> None:

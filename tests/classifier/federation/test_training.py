@@ -223,7 +223,7 @@ def test_nobody_left_is_an_error(data: Dataset) -> None:
 def test_a_training_goes_on_where_it_was_stopped(data: Dataset) -> None:
     """The server was stopped after the first round, and the sites were not: the end is the same."""
     config = TrainConfig(**USUAL)
-    whole, _ = together(config, "fedavg", *halves(data))
+    uninterrupted, _ = together(config, "fedavg", *halves(data))
     made, link = federation(config, *halves(data))
     kept: list[Progress] = []
     made.on_round = lambda _, now: kept.append(now)
@@ -240,9 +240,9 @@ def test_a_training_goes_on_where_it_was_stopped(data: Dataset) -> None:
         made.train(plan, STEPS)
     link.exchange = exchange  # type: ignore[method-assign]
     again = made.train(plan, STEPS, kept[0])
-    assert whole.model is not None
+    assert uninterrupted.model is not None
     assert again.model is not None
-    for name, value in state_of(whole.model).items():
+    for name, value in state_of(uninterrupted.model).items():
         assert value.tobytes() == state_of(again.model)[name].tobytes(), name
 
 
