@@ -12,11 +12,12 @@ from dataclasses import asdict, dataclass
 
 from balancer.core.files import JsonObject
 from balancer.metrics.resampling import RESAMPLES
-from balancer.reporting.numbers import signed
+from balancer.reporting.numbers import listed, signed
 from classifier.analysis import statistics, verdicts
 from classifier.analysis.analyse import ResampledStudy, adjusted_p, contrast_result, counts_of
 from classifier.analysis.contrasts import Contrast, ContrastResult
 from classifier.analysis.results import MetricSummary, StudyResults, TrialResult, check_same_images
+from classifier.evaluation.thresholds import BOUND_NOTE, is_at_bound
 from classifier.federation.simulation import ALONE, POOLED
 from classifier.report.tables import layout_of
 
@@ -104,11 +105,9 @@ def compare(
     contrasts = [contrast_result(c, e, p_holm.get(c.name), sizes[c.family], results) for c, e in pairs]
     summaries = [_summary(name, means[name], sites[name], study) for name in means]
     seeds = {t.trial_seed for t in trials}
-    y_true, groups = results.y_true("test"), results.groups("test")
+    y_true = results.y_true("test")
     left_out = [s.arm for s in summaries if s.trial_seeds < len(seeds)]
-    notes = verdicts.notes(len(groups), len(set(groups)), len(seeds), 0, 0, results.unit)
-    if left_out:
-        notes.append(f"Trial seeds in which a site was lost are left out of {', '.join(left_out)}.")
+    notes = _notes(trials, results.unit, len(seeds), left_out)
     return Comparison(
         summaries,
         contrasts,
@@ -117,6 +116,22 @@ def compare(
         counts_of(y_true, results.classes),
         layout_of(results.classes).columns["auroc"].title,
     )
+
+
+def _notes(trials: Sequence[TrialResult], unit: str, seeds: int, left_out: Sequence[str]) -> list[str]:
+    """Return the caveats that a reader must have beside the metrics."""
+    notes = [
+        f"Intervals are over test {unit}s like these and over trainings. The sites, the split and the recipe are held"
+        " fixed.",
+        "Exploratory contrasts are leads, not findings.",
+    ]
+    if few := verdicts.too_few_seeds(seeds):
+        notes.append(f"Everything here is {few}." if seeds > 1 else f"{few[:1].upper()}{few[1:]}.")
+    if bound := sorted({_arm(t.regime, t.site) for t in trials if is_at_bound(t.test.temperature)}):
+        notes.append(f"In some trial the temperature of {listed(bound)} lies {BOUND_NOTE}.")
+    if left_out:
+        notes.append(f"Trial seeds in which a site was lost are left out of {listed(left_out)}.")
+    return notes
 
 
 def _arm(name: str, site: int | None) -> str:

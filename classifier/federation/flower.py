@@ -34,6 +34,7 @@ def prepare() -> None:
     for name in ("flwr", "flwr-telemetry"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [logging.NullHandler()], False
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every request otherwise
 
 
 def order_record(order: Order) -> RecordDict:

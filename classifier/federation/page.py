@@ -24,8 +24,8 @@ from classifier.federation.simulation import ALONE, Finished, Simulation
 from classifier.report.page import PICTURES
 from classifier.report.tables import cell, layout_of
 
-SHOWN = ("auroc", "balanced_accuracy_val_threshold", "sensitivity_val_threshold", "specificity_val_threshold", "nll")
-SHOWN_OF_SEVERAL = ("auroc", "balanced_accuracy", "accuracy", "nll")
+SHOWN = ("auroc", "balanced_accuracy_val_threshold", "sensitivity_val_threshold", "specificity_val_threshold")
+SHOWN_OF_SEVERAL = ("auroc", "balanced_accuracy", "accuracy")
 GAN = "The GAN and its images are not part of a federation: a federated GAN is out of scope."
 
 
@@ -95,7 +95,7 @@ def _sections(comparison: Comparison, simulation: Simulation, table: Table, fini
         Section(
             "Test metrics",
             [
-                f"{over_seeds(seeds).capitalize()}; in brackets 95 % intervals over test patients and trial seeds. All"
+                f"{_capital(over_seeds(seeds))}; in brackets 95 % intervals over test patients and trial seeds. All"
                 f" are measured on one test set ({test}), which no site sees. The figures of {ALONE} and of each"
                 " algorithm are means over the sites, each with the threshold that its own validation gives.",
                 steps,
@@ -129,6 +129,10 @@ def _sections(comparison: Comparison, simulation: Simulation, table: Table, fini
             "Limits", bullets=[GAN, "Weights are not anonymous: they can tell of single images (docs/federated.md)."]
         ),
     ]
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _arm_table(comparison: Comparison, classes: tuple[str, ...]) -> Table:

@@ -140,12 +140,13 @@ def simulate(simulation: Simulation, run: RunDir, device: str, threads: int) -> 
                 return [_centrally(arm, simulation, run, resolve_device(device), interrupt)]
             return _together(arm, simulation, run, sites, resolve_device(device), interrupt)
 
-        for number, made in enumerate(run_in_this_process(train, missing), len(arms) - len(missing) + 1):
+        trained = zip(missing, run_in_this_process(train, missing), strict=True)
+        for number, (arm, made) in enumerate(trained, len(arms) - len(missing) + 1):
             with deferred_signals():
                 for trial in made:
                     append_jsonl(run / RESULTS, trial.to_json())
                     trials[_key(trial)] = trial
-            log.info("[%d/%d] %s-%d: %.0f s", number, len(arms), made[0].regime, made[0].trial_seed, made[0].seconds)
+            log.info("[%d/%d] %s: %.0f s", number, len(arms), arm.title, made[0].seconds)
     kept = [trials[key] for arm in arms for key in simulation.keys_of(arm) if key in trials]
     return Finished(kept, [n for o in sites.outcomes for n in o.notes], sites.received, sites.outcomes)
 

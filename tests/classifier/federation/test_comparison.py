@@ -11,7 +11,7 @@ from balancer.core.errors import BalancerError
 from classifier.analysis.results import TrialResult
 from classifier.federation.comparison import FAMILY, compare
 
-RESAMPLES, SEEDS, SITES = 200, 3, 2
+RESAMPLES, SEEDS, SITES = 50, 3, 2
 
 
 def drawn(apart: dict[str, float], seeds: int = SEEDS) -> list[TrialResult]:

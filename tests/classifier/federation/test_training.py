@@ -56,7 +56,15 @@ def state_of(model: nn.Module) -> dict[str, np.ndarray]:
     return {k: v.numpy() for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
 
 
-@pytest.mark.parametrize("change", [{}, {"ema_decay": 0.0}, {"bn_statistics": "running"}, {"batch_norm": False}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        pytest.param({"ema_decay": 0.0}, marks=pytest.mark.nightly),
+        pytest.param({"bn_statistics": "running"}, marks=pytest.mark.nightly),
+        {"batch_norm": False},
+    ],
+)
 def test_one_site_is_the_training_on_pooled_data(data: Dataset, change: dict[str, Any]) -> None:
     config = TrainConfig(**{**USUAL, "regime": "augment", **change})
     pooled = train(data, config, "augment")
@@ -119,6 +127,7 @@ def test_the_proximal_term_has_its_closed_form() -> None:
     torch.testing.assert_close(weight.grad, y + 0.3 * away)
 
 
+@pytest.mark.nightly
 def test_a_strong_proximal_term_keeps_sites_together(data: Dataset) -> None:
     config, sites = TrainConfig(**{**USUAL, "ema_decay": 0.0, "optimizer": "sgd", "lr": 0.01}), halves(data)
 
