@@ -6,18 +6,22 @@ Every recipe is trained on a part of the training fold and scored by likelihood 
 - ``shift``: one source of each class is held out, ``IM-`` and virus, or ``NORMAL2-IM-`` and bacteria, as if it were
   another hospital; patient numbers that occur on both sides are left out of training.
 
-Step, temperature and threshold come from validation images of the training sources, as in a trial. Finished trainings
-are kept in ``OUT/fits.jsonl`` and skipped at the next start.
+Step, temperature and threshold come from validation images of the training sources, as in a trial. A self-supervised
+pretraining sees what the recipe trains on, and nothing of the rest. Finished trainings are kept in ``OUT/fits.jsonl``
+with their scores and skipped at the next start, and so are pretrainings, in the cache.
 
-    BALANCER_DATA=DIR python benchmarks/choose_classifier.py --out OUT [--only NAME,...] [--folds 2]
+The first table has each fit. The second has means over trial seeds and the difference from the default of the same
+regime, both with 95 % intervals over held-out patients and seeds.
+
+    BALANCER_DATA=DIR python benchmarks/choose_classifier.py --out OUT [--only NAME;...] [--folds 2] [--seeds 3]
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +31,25 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from balancer.core.config import merge, resolve
 from balancer.core.device import limit_threads
+from balancer.core.files import JsonObject
 from balancer.core.jsonl import append_jsonl, read_jsonl
 from balancer.core.settings import TrainConfig
 from balancer.data.dataset import Dataset, load_dataset
+from balancer.metrics.classification import weighted_auroc, weighted_calibration
+from balancer.metrics.resampling import FEWER_RESAMPLES as RESAMPLES
+from balancer.metrics.resampling import patient_weights, patients_per_class
+from balancer.reporting.document import Table
+from balancer.reporting.numbers import bounds, short, signed
+from classifier.analysis.statistics import crossed_estimate, metric_interval
 from classifier.evaluation.metrics import RANKING, evaluate
+from classifier.evaluation.thresholds import with_temperature
+from classifier.experiments.study import recipe_hash
 from classifier.training import trainer
+from classifier.training.pretraining import pretrained
 from classifier.training.regimes import REGIMES
 from classifier.training.training_set import training_set
 
+Array = np.ndarray
 LAST = {"selection": "last", "evaluations": 1}
 EMA = {"ema_decay": 0.99, **LAST}
 REESTIMATED = {"bn_statistics": "reestimated", **EMA}
@@ -78,10 +93,43 @@ RECIPES: dict[str, tuple[str, dict[str, Any]]] = {  # name -> regime, changes
         "augment",
         {**REESTIMATED, "data": {"image_size": 128}, "augmentation": "strong", "steps": 2800},
     ),
+    "simsiam": ("augment", {**REESTIMATED, "pretrain": {"method": "simsiam"}}),
+    "vicreg": ("augment", {**REESTIMATED, "pretrain": {"method": "vicreg"}}),
+    "simsiam, 8,000 steps": ("augment", {**REESTIMATED, "pretrain": {"method": "simsiam", "steps": 8000}}),
+    "vicreg, 8,000 steps": ("augment", {**REESTIMATED, "pretrain": {"method": "vicreg", "steps": 8000}}),
+    "small_resnet, simsiam": (
+        "augment",
+        {**REESTIMATED, "model": "small_resnet", "pretrain": {"method": "simsiam"}},
+    ),
+    "small_resnet, vicreg": (
+        "augment",
+        {**REESTIMATED, "model": "small_resnet", "pretrain": {"method": "vicreg"}},
+    ),
+    "simsiam, strong, 2,800 steps": (
+        "augment",
+        {**REESTIMATED, "augmentation": "strong", "steps": 2800, "pretrain": {"method": "simsiam"}},
+    ),
+    "vicreg, strong, 2,800 steps": (
+        "augment",
+        {**REESTIMATED, "augmentation": "strong", "steps": 2800, "pretrain": {"method": "vicreg"}},
+    ),
+    "vicreg, 96 px, strong, 2,800 steps": (
+        "augment",
+        {
+            **REESTIMATED,
+            "data": {"image_size": 96},
+            "augmentation": "strong",
+            "steps": 2800,
+            "pretrain": {"method": "vicreg"},
+        },
+    ),
+    "baseline simsiam": ("baseline", {**REESTIMATED, "pretrain": {"method": "simsiam"}}),
+    "baseline vicreg": ("baseline", {**REESTIMATED, "pretrain": {"method": "vicreg"}}),
     "baseline old": ("baseline", {}),
     "baseline ema, reestimated": ("baseline", REESTIMATED),
     "baseline ema, reestimated, unit": ("baseline", {**REESTIMATED, "normalisation": "unit"}),
 }
+DEFAULTS = {"augment": "ema, reestimated", "baseline": "baseline ema, reestimated"}  # what others are compared with
 SHIFTS = {"IM + virus": ("IM", "virus"), "NORMAL2-IM + bacteria": ("NORMAL2-IM", "bacteria")}
 
 
@@ -105,54 +153,148 @@ def parts(data: Dataset, folds: int) -> Iterator[tuple[str, Dataset]]:
         yield f"shift {name}", replace(data, folds=marked)
 
 
+@dataclass(frozen=True)
+class Fit:
+    """A finished training, on the images that it did not see."""
+
+    recipe: str
+    part: str
+    seed: int
+    recipe_hash: str
+    nll: float
+    auroc: float
+    scores: Array  # (n,) calibrated probabilities of the held-out images, in the order of the data
+
+    @property
+    def key(self) -> tuple[str, str, int, str]:
+        """Return what names the training."""
+        return self.recipe, self.part, self.seed, self.recipe_hash
+
+
+def settings(name: str) -> TrainConfig:
+    """Return the settings of a recipe."""
+    return resolve(TrainConfig, merge({"data": {"path": os.environ.get("BALANCER_DATA")}}, OLD, RECIPES[name][1]))
+
+
+def read(log: Path) -> dict[tuple[str, str, int, str], Fit]:
+    """Return the finished trainings of recipes as they are now."""
+    hashes = {name: recipe_hash(settings(name)) for name in RECIPES}
+    names = [field.name for field in fields(Fit)]
+    fits = [Fit(**{key: row[key] for key in names} | {"scores": np.array(row["scores"])}) for row in read_jsonl(log)]
+    return {fit.key: fit for fit in fits if hashes.get(fit.recipe) == fit.recipe_hash}
+
+
+def fit(name: str, part: str, data: Dataset, seed: int) -> JsonObject:
+    """Train a recipe on a part of the training fold; return the row of the log."""
+    config, regime, device = settings(name), REGIMES[RECIPES[name][0]], torch.device("cpu")
+    train = training_set(data, regime, None, seed, 0)
+    val, held = data.indices("val"), data.indices("held")
+    weights = pretrained(config, data, seed, device)
+    fitted = trainer.train(
+        config, regime, seed, train, (data.images[val], data.labels[val]), device, pretrained=weights
+    )
+    score = trainer.predict(fitted.model, data.images[held], config, device)
+    metrics = evaluate(data.labels[held], score, fitted.threshold, fitted.temperature)
+    return {
+        "recipe": name,
+        "part": part,
+        "seed": seed,
+        "recipe_hash": recipe_hash(config),
+        "n_train": len(train.images),
+        "n_held": len(held),
+        **{key: getattr(metrics, key) for key in RANKING},
+        "temperature": fitted.temperature,
+        "seconds": fitted.seconds,
+        "pretraining": None if weights is None else asdict(weights.facts),
+        "scores": with_temperature(score, fitted.temperature).tolist(),
+    }
+
+
 def main() -> None:
-    """Train what is missing, then print the table."""
+    """Train what is missing, then print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", help="recipes by name, with ; between them")
     parser.add_argument("--folds", type=int, default=2, help="of three")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="the first trial seed")
+    parser.add_argument("--seeds", type=int, default=1)
     args = parser.parse_args()
     limit_threads()
     args.out.mkdir(parents=True, exist_ok=True)
     log = args.out / "fits.jsonl"
     chosen = [n.strip() for n in args.only.split(";")] if args.only else list(RECIPES)
-    device = torch.device("cpu")
-    for name in chosen:
-        regime, changes = RECIPES[name]
-        path = {"data": {"path": os.environ.get("BALANCER_DATA")}}
-        config = resolve(TrainConfig, merge(path, OLD, changes))
-        for part, data in parts(load_dataset(config.data), args.folds):
-            if any((r["recipe"], r["part"], r["seed"]) == (name, part, args.seed) for r in read_jsonl(log)):
-                continue
-            train = training_set(data, REGIMES[regime], None, args.seed, 0)
-            val, held = data.indices("val"), data.indices("held")
-            val_set = data.images[val], data.labels[val]
-            result = trainer.train(config, REGIMES[regime], args.seed, train, val_set, device)
-            score = trainer.predict(result.model, data.images[held], config, device)
-            metrics = evaluate(data.labels[held], score, result.threshold, result.temperature)
-            figures = {key: getattr(metrics, key) for key in RANKING}
-            row = {"recipe": name, "part": part, "seed": args.seed, "n_train": len(train.images), "n_held": len(held)}
-            append_jsonl(log, {**row, **figures, "temperature": result.temperature, "seconds": result.seconds})
-            print(f"{name:<26} {part:<28} NLL {metrics.nll:.4f} AUROC {metrics.auroc:.4f}", flush=True)
-    table(read_jsonl(log))
+    done = read(log)
+    for seed in range(args.seed, args.seed + args.seeds):  # seed by seed, so that pairs are complete early
+        for name in chosen:
+            config = settings(name)
+            for part, data in parts(load_dataset(config.data), args.folds):
+                if (name, part, seed, recipe_hash(config)) in done:
+                    continue
+                row = fit(name, part, data, seed)
+                append_jsonl(log, row)
+                text = f"NLL {row['nll']:.4f} AUROC {row['auroc']:.4f}"
+                print(f"{name:<26} {part:<28} seed {seed} {text}", flush=True)
+    fits = list(read(log).values())
+    print(table(fits).to_text())
+    print(compared(fits, dict(parts(load_dataset(settings(chosen[0]).data), args.folds))).to_text())
 
 
-def table(rows: list[dict]) -> None:
-    """Print a line per recipe: NLL and AUROC of every part, then the mean NLL of the folds and of the shifts."""
-    names = list(dict.fromkeys(r["part"] for r in rows))
-    print(f"| recipe | {' | '.join(names)} | folds | shifts |\n| --- |{' ---: |' * (len(names) + 2)}")
-    for recipe in dict.fromkeys(r["recipe"] for r in rows):
-        mine = {part: [r for r in rows if r["recipe"] == recipe and r["part"] == part] for part in names}
-        cells = [
-            " ".join(f"{r['nll']:.3f} ({r['auroc']:.3f})" for r in sorted(part, key=lambda r: r["seed"]))
-            for part in mine.values()
-        ]
-        means = [
-            np.mean([r["nll"] for part, of_part in mine.items() if part.startswith(kind) for r in of_part])
-            for kind in ("fold", "shift")
-        ]
-        print(f"| {recipe} | {' | '.join(cells)} | {means[0]:.3f} | {means[1]:.3f} |")
+def table(fits: Sequence[Fit]) -> Table:
+    """Return a row per recipe: NLL and AUROC of every part and seed."""
+    names = list(dict.fromkeys(f.part for f in fits))
+    rows = []
+    for recipe in dict.fromkeys(f.recipe for f in fits):
+        of_part = [sorted((f for f in fits if (f.recipe, f.part) == (recipe, n)), key=lambda f: f.seed) for n in names]
+        rows.append([recipe, *(" ".join(f"{f.nll:.3f} ({f.auroc:.4f})" for f in part) for part in of_part)])
+    return Table(["recipe", *names], rows)
+
+
+def compared(fits: Sequence[Fit], data: dict[str, Dataset]) -> Table:
+    """Return a row per recipe and kind of parts: the metrics, and their differences from the default, with intervals.
+
+    Only seeds count that have every part, of the default too.
+    """
+    of = {(f.recipe, f.part, f.seed): f for f in fits}
+    rows = []
+    for recipe in dict.fromkeys(f.recipe for f in fits):
+        default = DEFAULTS[RECIPES[recipe][0]]
+        for kind in ("fold", "shift"):
+            names = [part for part in data if part.startswith(kind)]
+            seeds = [
+                s
+                for s in sorted({f.seed for f in fits})
+                if names and all((r, part, s) in of for r in (recipe, default) for part in names)
+            ]
+            if seeds:
+                mine, theirs = ([[of[r, part, s] for s in seeds] for part in names] for r in (recipe, default))
+                rows.append([recipe, f"{kind}s", str(len(seeds)), *cells(mine, theirs, [data[p] for p in names])])
+    return Table(
+        ["recipe", "held out", "seeds", *(f"{m}{d}" for m in ("NLL", "AUROC") for d in ("", " - default"))], rows
+    )
+
+
+def cells(mine: list[list[Fit]], default: list[list[Fit]], data: list[Dataset]) -> list[str]:
+    """Return NLL, its difference, AUROC and its difference of fits by part and seed; each is a mean over the parts."""
+    values, few = [], []
+    for number, part in enumerate(data):
+        held = part.indices("held")
+        y_true, groups = part.labels[held], [part.groups[i] for i in held]
+        weights = patient_weights(y_true, groups, RESAMPLES, seed=number)
+        few.append(min(patients_per_class(y_true, groups)))
+        values.append([[resampled(y_true, f.scores, weights) for f in of[number]] for of in (mine, default)])
+    means = np.array(values).mean(axis=0)  # recipe and default, seeds, NLL and AUROC, resamples
+    said = []
+    for k, metric in enumerate(("nll", "auroc")):
+        ours, theirs = (of[:, k].T[:, :, None] for of in means)
+        own, difference = (crossed_estimate(shown, sum(few)) for shown in (ours, ours - theirs))
+        said.append(f"{short(own.value, 4)} {bounds(*metric_interval(metric, own, sum(few)), 4)}")
+        said.append(f"{signed(difference.value, 4)} {bounds(difference.low, difference.high, 4)}")
+    return said
+
+
+def resampled(y_true: Array, scores: Array, weights: Array) -> tuple[Array, Array]:
+    """Return NLL and AUROC under each row of the weights."""
+    return weighted_calibration(y_true, scores, weights)["nll"], weighted_auroc(y_true, scores, weights)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from classifier.analysis.results import TrialResult
 from classifier.experiments import ablation
 from classifier.experiments import components as switches
 from classifier.experiments import crossvalidation as crossval
-from classifier.experiments.estimates import BUDGET, estimate_seconds
+from classifier.experiments.estimates import BUDGET, estimate_seconds, pretraining_seconds, training_seconds
 from classifier.experiments.jobs import Workers
 from classifier.experiments.selections import estimate_seconds as filter_seconds
 from classifier.experiments.selections import with_selections
@@ -367,8 +367,9 @@ def prepare_search(
     study = tuning.open_once(config, decode=not dry)
 
     def estimate() -> float:
-        one = estimate_seconds(study, workers.local_device) * config.seeds  # without pruning, at the settings here
+        one = training_seconds(study, workers.local_device) * config.seeds  # without pruning, at the settings here
         seconds = one * tuning.number_of_trials(config) / jobs
+        seconds += pretraining_seconds(study, workers.local_device) * config.seeds  # again for each network searched
         return seconds if timeout is None else min(seconds, timeout)
 
     def work(run: RunDir) -> SearchSummary:

@@ -22,6 +22,7 @@ TRAINING = Options(
     (
         setting("--model"),
         setting("--weights", metavar="imagenet|none|FILE"),
+        setting("--pretrain", "pretrain.method", metavar="none|simsiam|vicreg"),
         setting("--augmentation"),
         setting("--steps"),
         setting("--exposure", metavar="steps|real"),

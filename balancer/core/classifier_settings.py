@@ -63,6 +63,19 @@ class S2Config(Settings):
     dropout: Shares = Field((), description="Dropout after each dense layer.")
 
 
+class PretrainConfig(Settings):
+    """Self-supervised pretraining of the network, before the training with labels (docs/transfer.md)."""
+
+    method: Literal["none", "simsiam", "vicreg"] = Field(
+        "none", description="Self-supervised pretraining on the training fold's real images, without their labels."
+    )
+    steps: Steps = Field(2000, description="Optimiser steps of the pretraining, beside those of the training.")
+    batch_size: Annotated[int, Field(ge=16, le=65_536)] = Field(
+        64, description="Images per step of the pretraining, each in two views."
+    )
+    lr: float = Field(1e-3, gt=0, description="Learning rate of the pretraining, of AdamW, falling by a cosine.")
+
+
 class ClassifierConfig(Settings):
     """How a classifier is trained, whatever the regime."""
 
@@ -82,6 +95,7 @@ class ClassifierConfig(Settings):
     batch_norm: bool = Field(True, description="BatchNorm in the built-in networks.")
     s2: S2Config = S2Config()  # its keys have their own meanings
     weights: str = Field("none", description="Weights of a torchvision model.")
+    pretrain: PretrainConfig = Field(PretrainConfig(), description="Self-supervised, before the training with labels.")
     head: Literal["linear", "dense"] = Field(
         "linear", description="linear: dropout, output; dense: pooling, dense layer, dropout, output."
     )
@@ -169,6 +183,17 @@ class ClassifierConfig(Settings):
             raise UsageError(
                 f"accumulate is {self.accumulate} with batch_size {self.batch_size}; BatchNorm needs two images a part:"
                 f" use at most {self.batch_size // 2}"
+            )
+        if self.pretrain.method == "none" and self.pretrain != PretrainConfig():
+            key = next(k for k, v in self.pretrain if v != PretrainConfig.model_fields[k].default)
+            raise UsageError(
+                f"pretrain.{key} is {getattr(self.pretrain, key)} and pretrain.method is none; give"
+                " pretrain.method=simsiam or vicreg, or leave the other out"
+            )
+        if self.pretrain.method != "none" and self.weights != "none":
+            raise UsageError(
+                f"pretrain.method is {self.pretrain.method} and weights is {self.weights!r}; pretraining begins with"
+                " random weights, so leave one of them out"
             )
         for i, stage in enumerate(self.stages or (StageConfig(),), 1):
             which = f"stage {i}: " if self.stages else ""

@@ -399,4 +399,6 @@ def _renamed(values: Mapping[str, Any], renames: Mapping[tuple[str, str], str]) 
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
     return list(value) if isinstance(value, tuple) else value

@@ -118,4 +118,5 @@ ADDED_LATER |= {"minority", "ratio"}
 ADDED_LATER_TO_COMMANDS = {"patients", "patient_pattern", "features", "channels"}
 ADDED_LATER_TO_COMMANDS |= {"init_from", "freeze_discriminator", "consistency_weight", "consistency_augment"}
 ADDED_LATER_TO_COMMANDS |= {"reconstruction_weight", "top_k", "lr_schedule", "meter", "step_mode", "augment_on"}
+ADDED_LATER_TO_COMMANDS |= {"pretrain"}
 PATHS_OF_DATA = ("path", "images", "patients")  # settings of the data that are paths

@@ -89,9 +89,9 @@ def warp(images: Tensor, angle: Tensor, zoom: Tensor, shift: Tensor, bend: Tenso
     n, size = len(images), images.shape[-1]
     cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
     theta = torch.stack([torch.stack([cos, -sin, 2 * shift[:, 0]], 1), torch.stack([sin, cos, 2 * shift[:, 1]], 1)], 1)
-    grid = F.affine_grid(theta, [n, 1, size, size], align_corners=False)
+    grid = F.affine_grid(theta.to(images.device), [n, 1, size, size], align_corners=False)
     coarse = torch.randn(n, 2, 7, 7, generator=source) * (2 * bend / size)[:, None, None, None]
-    smooth = F.interpolate(coarse, (size, size), mode="bicubic", align_corners=True)
+    smooth = F.interpolate(coarse.to(images.device), (size, size), mode="bicubic", align_corners=True)
     return F.grid_sample(images, grid + smooth.permute(0, 2, 3, 1), padding_mode="border", align_corners=False)
 
 
@@ -116,7 +116,7 @@ def blur(images: Tensor, sigma: Tensor) -> Tensor:
     size, pad = images.shape[-1], 8
     x = F.pad(images, (pad, pad, pad, pad), mode="reflect")
     fy, fx = torch.fft.fftfreq(size + 2 * pad)[:, None], torch.fft.rfftfreq(size + 2 * pad)[None]
-    transfer = torch.exp(-2 * (np.pi * sigma[:, None, None]) ** 2 * (fy**2 + fx**2))
+    transfer = torch.exp(-2 * (np.pi * sigma[:, None, None]) ** 2 * (fy**2 + fx**2)).to(images.device)
     out = torch.fft.irfft2(torch.fft.rfft2(x) * transfer[:, None], s=x.shape[-2:])
     return out[..., pad:-pad, pad:-pad]
 

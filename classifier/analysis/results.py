@@ -22,6 +22,7 @@ from balancer.data.records import count_units, sampling_unit
 from classifier.evaluation.fold_metrics import AnyMetrics, BinaryMetrics, MulticlassMetrics, Validation
 from classifier.evaluation.shortcut import MeterScores, Reading
 from classifier.evaluation.thresholds import with_temperature
+from classifier.training.record import Pretraining
 from classifier.training.regimes import REGIMES
 
 log = logging.getLogger("balancer")
@@ -35,6 +36,7 @@ _LEFT_OUT = {
     "meter": (),
     "step_mode": "plain",
     "augmented_on": None,
+    "pretraining": None,
 }  # values that a line of results.jsonl is silent about
 SAME_SPLIT = ("data_fingerprint", "split_hash")  # equal in all trials that are compared
 
@@ -103,6 +105,7 @@ class TrialResult:
     augmented_on: str | None = None  # device, where images were augmented there, by other draws than the CPU's
     site: int | None = None  # of a federation
     meter: tuple[Reading, ...] = ()  # of the shortcut meter; nothing in a run of an earlier version, or without it
+    pretraining: Pretraining | None = None  # without labels, before the training
     predictions: Mapping[str, TrialPredictions] = field(default_factory=dict, repr=False, compare=False)  # by fold
     meter_scores: tuple[MeterScores, ...] = field(default=(), repr=False, compare=False)  # of each reading
 

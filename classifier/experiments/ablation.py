@@ -30,6 +30,7 @@ from balancer.reporting.document import Link
 from balancer.reporting.links import link_to
 from balancer.reporting.numbers import listed, plural
 from balancer.reporting.pages import without_links
+from classifier.analysis import pretraining
 from classifier.analysis.analyse import Analysis, analyse
 from classifier.analysis.reading import SPLIT, recover_trials
 from classifier.analysis.results import PREDICTIONS, RESULTS, StudyResults, TrialResult
@@ -165,7 +166,7 @@ def write_ablation(results: StudyResults, study: Study, run: RunDir, findings: A
     notes = [*data.notes, *(f"Leak in the data: {leak}." for leak in leaks_beyond_copies(findings))]
     if shortcut := strongest_shortcut(findings):
         notes.append(f"Shortcut in the data: {shortcut}")
-    notes += [*study.meter_notes, *analysis.notes]
+    notes += [*study.meter_notes, *pretraining.notes(results.trials), *analysis.notes]
     notes += code_notes(trial.code_hash for trial in results.trials)
     notes += thread_notes(trial.threads for trial in results.trials)
     sources = study.synthetic_sources

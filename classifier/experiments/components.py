@@ -39,7 +39,7 @@ class Switch:
     name: str
     applies: Callable[[ComponentsConfig], bool]  # whether the system has the component
     off: Callable[[ComponentsConfig], dict[str, Any]]  # the settings without it
-    lacking: str  # why it does not apply, if the system does not have it
+    lacking: str  # why it does not apply, if the system does not have it; empty: nothing is said
     retrain: bool = True  # False: computed from the predictions of the full system
     note: str = ""  # what else changes with it
 
@@ -109,6 +109,12 @@ SWITCHES = (
         _from_scratch,
         "weights is none: nothing is transferred",
         note="all layers learn in every stage, since layers frozen at random values would say nothing about transfer",
+    ),
+    Switch(
+        "self-supervision",
+        lambda c: c.pretrain.method != "none",
+        lambda _: {"pretrain": {}},
+        "",  # the usual case
     ),
     Switch(
         "threshold",
@@ -204,7 +210,7 @@ def folder_of(variant: str) -> str:
 
 def left_out(config: ComponentsConfig) -> dict[str, str]:
     """Return the switches that do not apply, and why."""
-    return {s.name: s.lacking for s in SWITCHES if not s.applies(config)}
+    return {s.name: s.lacking for s in SWITCHES if s.lacking and not s.applies(config)}
 
 
 def compare(config: ComponentsConfig, substudies: Mapping[str, Substudy]) -> list[VariantResult]:

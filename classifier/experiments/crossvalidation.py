@@ -40,7 +40,7 @@ from classifier.experiments.plan import Trial, regimes_of
 from classifier.experiments.study import Study, check_channels, check_provenance, refuse_several_classes
 from classifier.experiments.trial import run_trial, save_trial
 from classifier.report.tables import COLUMNS
-from classifier.training import trainer
+from classifier.training import pretraining, trainer
 
 log = logging.getLogger("balancer")
 Array = np.ndarray
@@ -151,6 +151,8 @@ def open_folds(config: CrossvalidateConfig, decode: bool = True) -> Folds:
     refuse_several_classes(data, "classifier crossvalidate")
     number = fold_numbers(data, config.folds, config.data.split_seed)
     rotations = [rotation(data, number, k, fraction, config.data.split_seed) for k in range(config.folds)]
+    for rotated in rotations:
+        pretraining.check(config, rotated)
     return Folds(data, number, [Study(config, rotated, [], [regime]) for rotated in rotations])
 
 

@@ -11,12 +11,12 @@ import torch
 from balancer.core.errors import Interrupted
 from balancer.core.pixels import channels_of
 from balancer.core.setting_types import Trainable
-from balancer.core.settings import ClassifierConfig
+from balancer.core.settings import ClassifierConfig, PretrainConfig
 from balancer.core.speed import seconds_each
 from classifier import novelty
 from classifier.experiments.study import Study
 from classifier.models import build_model
-from classifier.training import metering, trainer
+from classifier.training import metering, pretraining, trainer
 from classifier.training.frozen_features import learns_from_features
 from classifier.training.regimes import Regime
 from classifier.training.training_set import TrainingSet
@@ -30,7 +30,21 @@ ENOUGH = 15  # stands for a signal: enough was tried
 
 
 def estimate_seconds(study: Study, device: torch.device, budget: float = BUDGET) -> float:
-    """Return the time of all trials on one worker.
+    """Return the time of all trials on one worker, with the pretraining of each trial seed."""
+    return training_seconds(study, device, budget) + pretraining_seconds(study, device)
+
+
+def pretraining_seconds(study: Study, device: torch.device) -> float:
+    """Return the time of the pretrainings that the cache does not hold: one for each trial seed."""
+    if not pretraining.is_wanted(study.config):
+        return 0.0
+    seeds = {trial.seed + trial.regime.seed_offset for trial in study.trials}
+    missing = [s for s in seeds if not pretraining.is_kept(study.config, study.data, s, device)]
+    return len(missing) * pretraining.estimate_seconds(study.config, study.data, device) if missing else 0.0
+
+
+def training_seconds(study: Study, device: torch.device, budget: float = BUDGET) -> float:
+    """Return the time of all trials on one worker, without pretraining.
 
     Tried are the prediction of some validation images, and a few steps for each number of layers that learn, with and
     without augmentation. Stages on cached features cost their features alone. Early stopping is not foreseen.
@@ -38,7 +52,8 @@ def estimate_seconds(study: Study, device: torch.device, budget: float = BUDGET)
     config, data = study.config, study.data
     val, test = data.indices("val"), data.indices("test")
     # Weights do not change the speed; loading them would take long, and normalisation must not follow them.
-    fresh = config.model_copy(update={"weights": "none", "normalisation": config.input_normalisation})
+    without = {"weights": "none", "normalisation": config.input_normalisation, "pretrain": PretrainConfig()}
+    fresh = config.model_copy(update=without)
     an_image = _seconds_an_image(fresh, data.images[val[:ESTIMATED_ON]], device, budget / 4)
     at_the_end = len(test) + sum(min(len(data.indices(fold)), novelty.MOST) for fold in ("train", "val"))
     seen = len(val) + (trainer.BN_IMAGES if config.bn_statistics == "reestimated" else 0)  # images a validation

@@ -26,7 +26,7 @@ from classifier.experiments.plan import Trial, plan_trials, regimes_of
 from classifier.models.heads import number_of_outputs
 from classifier.models.weights import weights_hash
 from classifier.report.samples import with_grade
-from classifier.training import metering, trainer
+from classifier.training import metering, pretraining, trainer
 from classifier.training.filtering import Selection, folds_of
 from classifier.training.metering import Probe
 from classifier.training.regimes import Regime
@@ -317,6 +317,7 @@ def open_study(config: ClassifierConfig, decode: bool = True) -> Study:
         if trial.seed == config.seed:
             # Refuses a count below 1, and a batch larger than the fold.
             trainer.stages(config, study.training_set(trial, rehearsal=True))
+    pretraining.check(config, data)
     return study
 
 

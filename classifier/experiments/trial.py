@@ -31,6 +31,7 @@ from classifier.novelty import Reference
 from classifier.training import metering, trainer
 from classifier.training.checkpoint import CHECKPOINT, classifier_bytes
 from classifier.training.prediction import predict_with_features
+from classifier.training.pretraining import pretrained
 
 log = logging.getLogger("balancer")
 Interrupt = Callable[[], int | None]  # returns the number of a signal that came, or None
@@ -52,12 +53,13 @@ def run_trial(study: Study, trial: Trial, device: torch.device, interrupt: Inter
         Interrupted: if ``interrupt`` returns a signal.
         BalancerError: if the loss is not finite, or memory runs out.
     """
-    data, config, begin = study.data, study.config, time.perf_counter()
+    data, config, regime = study.data, study.config, trial.regime
+    weights = pretrained(config, data, trial.seed + regime.seed_offset, device, interrupt)
+    begin = time.perf_counter()
     train = study.training_set(trial)
     val, test = data.indices("val"), data.indices("test")
-    fitted = trainer.train(
-        config, trial.regime, trial.seed, train, (Subset(data.images, val), data.labels[val]), device, interrupt
-    )
+    val_set = Subset(data.images, val), data.labels[val]
+    fitted = trainer.train(config, regime, trial.seed, train, val_set, device, interrupt, weights)
     reference = _reference(fitted.model, data, config, device)
     score = trainer.predict(fitted.model, Subset(data.images, test), config, device)
     readings = _readings(fitted.model, study, trial, device)
@@ -94,10 +96,11 @@ def run_trial(study: Study, trial: Trial, device: torch.device, interrupt: Inter
         step_mode=fitted.step_mode,
         augmented_on="device" if fitted.augmented_on == "device" else None,
         meter=tuple(reading for reading, _ in readings),
+        pretraining=None if weights is None else weights.facts,
         predictions=predictions,
         meter_scores=tuple(scores for _, scores in readings),
     )
-    return TrainedTrial(trial, result, classifier_bytes(config, trial.regime, trial.seed, data, fitted, reference))
+    return TrainedTrial(trial, result, classifier_bytes(config, regime, trial.seed, data, fitted, reference))
 
 
 def _readings(model: nn.Module, study: Study, trial: Trial, device: torch.device) -> list[tuple[Reading, MeterScores]]:

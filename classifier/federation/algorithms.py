@@ -76,6 +76,11 @@ def check_recipe(config: TrainConfig) -> None:
             f"regime is {config.regime!r}; a federation takes regimes without added or dropped images (baseline,"
             " augment, weighted, oversample or focal): a federated GAN is out of scope"
         )
+    if config.pretrain.method != "none":
+        raise UsageError(
+            f"pretrain.method is {config.pretrain.method!r}; a federation takes 'none': its sites begin with the same"
+            " weights, and no site sees all images"
+        )
     unfit = {
         "selection": config.selection != "last" and "'last': choosing a round would need figures of every site",
         "patience": config.patience > 0 and "0: all sites make the same steps",

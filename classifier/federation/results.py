@@ -75,6 +75,7 @@ def site_result(
         site=site,
         step_mode="plain",
         augmented_on="device" if on_device else None,
+        pretraining=None,
         meter=(),
         predictions=predictions,
         meter_scores=(),

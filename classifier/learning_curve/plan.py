@@ -18,7 +18,7 @@ from balancer.core.settings import AblateConfig, DataConfig, GanTrainConfig, Stu
 from balancer.data.dataset import Dataset
 from balancer.metrics.feature_choice import seconds_to_train
 from balancer.quality.assess import report_seconds
-from classifier.experiments.estimates import estimate_seconds
+from classifier.experiments.estimates import pretraining_seconds, training_seconds
 from classifier.experiments.jobs import Workers
 from classifier.experiments.study import Study, configure, needed_of_every_class, open_study
 from classifier.training.filtering import estimate_seconds as filter_seconds
@@ -187,11 +187,12 @@ def estimate(config: StudyConfig, references: Sequence[Reference], workers: Work
     for reference in references:
         data = reference.ablation.data
         numbers = [reference.n or n for n in data.deficits if n]
-        a_trial = estimate_seconds(reference.ablation, workers.local_device) / len(reference.ablation.trials)
+        study, device = reference.ablation, workers.local_device
+        a_trial = training_seconds(study, device) / len(study.trials)
         seconds += config.gans * (reference.gan.estimate_seconds() + images_seconds(config, numbers))
         # every GAN's estimate holds the training of a feature network, which the first one waits for
         seconds -= (config.gans - 1) * seconds_to_train(gan.features, data, workers.local_device)
-        seconds += trials * a_trial / workers.count()
+        seconds += (trials * a_trial + config.seeds * pretraining_seconds(study, device)) / workers.count()
         if filtered:
             seconds += config.gans * filter_seconds(data, needed_counts(filtered, data.counts("train")))
     for other in {other.place: other for reference in references for other in reference.others}.values():

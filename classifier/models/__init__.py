@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from balancer.core.errors import UsageError
 from balancer.core.settings import ClassifierConfig, S2Config
@@ -59,6 +60,11 @@ def build_model(config: ClassifierConfig, classes: int = 2, channels: int = 1) -
     model = Backbone(config.model, config.data.image_size, config.weights, HeadDesign.of(config, classes), rescaled)
     model.set_trainable(config.trainable)
     return model
+
+
+def features_of(model: nn.Module, images: Tensor) -> Tensor:
+    """Return the features (B, F) of images (B, 1 or 3, H, W) that the head of a network takes."""
+    return cast(Callable[[Tensor], Tensor], model.features)(images)
 
 
 def _refuse(config: ClassifierConfig, settings: Sequence[str], whose: str) -> None:

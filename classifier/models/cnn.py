@@ -87,6 +87,11 @@ class S2CNN(nn.Module):
         """Return the logits (B,) or (B, C) of images (B, 1 or 3, H, W)."""
         return as_logits(self.layers(images))
 
+    def features(self, images: Tensor) -> Tensor:
+        """Return what the output layer takes, (B, F), of images (B, 1 or 3, H, W)."""
+        features: Tensor = self.layers[:-1](images)
+        return features
+
 
 class SmallCNN(nn.Module):
     """Four stages of 3 x 3 convolutions with BatchNorm and ReLU, global average pooling, one output layer.

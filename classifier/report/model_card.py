@@ -22,6 +22,7 @@ from balancer.core.shapes import parse
 from balancer.data.records import count_units
 from balancer.reporting.document import Document, Section, Table, to_markdown
 from balancer.reporting.numbers import DASH, listed, plural, short
+from classifier.analysis.pretraining import NAMES, describe
 from classifier.analysis.results import MetricSummary, StudyResults
 from classifier.report import tables
 from classifier.report.card_facts import CardFacts, is_model_of, read_facts
@@ -139,7 +140,8 @@ def model_card(facts: CardFacts) -> Document:
 
 def _details(facts: CardFacts) -> Section:
     """Return what the model is, and what made it."""
-    env, config, trial = facts.environment, facts.config, facts.results.trials[0]
+    env, config, trials = facts.environment, facts.config, facts.results.trials
+    trial = trials[0]
     hashes = {
         "recipe": trial.recipe_hash,
         "settings": trial.config_hash,
@@ -147,6 +149,7 @@ def _details(facts: CardFacts) -> Section:
         "data": facts.data.fingerprint,
         "split": facts.data.split_hash,
         "weights": trial.weights_hash if config.weights != "none" else None,
+        **{f"pretrained weights of seed {t.trial_seed}": t.pretraining.weights for t in trials if t.pretraining},
     }
     rows = [
         ["made by", f"`classifier {env.command}`, balancer {env.balancer}, code {env.git_commit or 'of no commit'}"],
@@ -170,7 +173,9 @@ def _image(channels: int, config: ClassifierConfig) -> str:
 def _network(config: ClassifierConfig) -> str:
     """Return the network with its weights."""
     weights = "random weights at the start" if config.weights == "none" else f"weights at the start: {config.weights}"
-    return f"`{config.model}`, {weights}"
+    method = config.pretrain.method
+    pretrained = "" if method == "none" else f", pretrained on the training fold without labels: {NAMES[method]}"
+    return f"`{config.model}`, {weights}{pretrained}"
 
 
 def _output(classes: Sequence[str]) -> str:
@@ -228,6 +233,8 @@ def _training_data(facts: CardFacts) -> Section:
         f"`{facts.data.source}`, its training fold: {_counted(facts, 'train')}. Split `{facts.data.split_hash}`, data "
         f"`{facts.data.fingerprint}`."
     )
+    if pretraining := describe(facts.results.trials):
+        text += f" {pretraining}"
     if facts.synthetic:
         text += f" Synthetic images: {'; '.join(facts.synthetic)}. The datasheet of each set lies in its folder."
     return Section("Training data", [text])

@@ -23,7 +23,26 @@ CHECKPOINT = "model.pt"
 KIND = "classifier"
 FORMAT = 3  # to be raised when the content changes
 REMEDY = "train again, or give another model.pt"
+COLLAPSED = 0.2  # a smaller spread of a pretraining's outputs: they are nearly alike
 EXPORT = "classifier export"  # writes the other files that hold a classifier
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """How a network was pretrained without labels before it was trained."""
+
+    method: str
+    steps: int
+    batch_size: int
+    images: int  # real images of the training fold
+    spread: float  # of the outputs at the end: about 1 if they vary as they should, 0 if all are alike
+    weights: str  # the first digits of their SHA-256
+    seconds: float
+
+    @property
+    def collapsed(self) -> bool:
+        """Return whether the outputs are nearly alike, so that little was learnt."""
+        return self.spread < COLLAPSED
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from classifier.training.inputs import ImageInputs
 from classifier.training.losses import make_loss, with_penalty
 from classifier.training.memory import try_batch
 from classifier.training.prediction import predict, predict_inputs, to_input
+from classifier.training.pretraining import Pretrained, is_wanted
 from classifier.training.regimes import Regime
 from classifier.training.schedules import SCHEDULES
 from classifier.training.stages import should_stop, stages, validation_steps
@@ -83,6 +84,7 @@ def train(
     val_set: tuple[Array | Subset, Array],
     device: torch.device,
     interrupt: Callable[[], int | None] = lambda: None,
+    pretrained: Pretrained | None = None,
     on_validation: Callable[[int, Array], None] | None = None,
 ) -> TrainResult:
     """Train a classifier; select, calibrate and choose the threshold on validation, which is real and never augmented.
@@ -93,11 +95,12 @@ def train(
 
     ``val_set`` holds images, of the shape and kind of the training images, and labels (n,). ``interrupt`` is called
     after every step; a signal number ends the training. ``on_validation`` is called with the step and the scores, (n,)
-    or (n, C), of every validation.
+    or (n, C), of every validation. ``pretrained`` holds the weights to begin with, if the settings ask for a
+    pretraining.
 
     Raises:
         Interrupted: if ``interrupt`` returns a signal number.
-        UsageError: if stages do not fit, or a batch is larger than the training fold.
+        UsageError: if stages do not fit, a batch is larger than the training fold, or pretrained weights are missing.
         BalancerError: if the loss is not finite, or the device's memory is full.
     """
     planned = stages(config, train_set)
@@ -107,6 +110,7 @@ def train(
     # Network: each use of random numbers has a seed of its own, so that regimes are paired
     torch.manual_seed(derive_seed(seed, "init"))
     model = build_model(config, train_set.n_classes, channels_of(train_set.images))
+    _begin_with(model, pretrained, config)
     model = model.to(device).to(memory_format=memory_format(device))
     ema = exponential_average(model, config.ema_decay) if config.ema_decay else None
     zero_unread_gradients(model)
@@ -205,6 +209,20 @@ def train(
         step_mode=fast_step.ran if fast_step else "plain",
         augmented_on=images.augmented_on,
     )
+
+
+def _begin_with(model: nn.Module, pretrained: Pretrained | None, config: ClassifierConfig) -> None:
+    """Load pretrained weights, if the settings ask for them; the head keeps its random ones.
+
+    Raises:
+        UsageError: they do, and there are none.
+    """
+    if pretrained is not None:
+        model.load_state_dict(pretrained.state)
+    elif is_wanted(config):
+        raise UsageError(
+            f"pretrain.method is {config.pretrain.method}, and this command does not pretrain; leave it out"
+        )
 
 
 def _ema_of_part(ema: AveragedModel, part: nn.Module) -> AveragedModel:

@@ -45,6 +45,7 @@ from classifier.experiments.study import configure as study_settings
 from classifier.experiments.trial import Interrupt
 from classifier.models import build_model
 from classifier.training import trainer
+from classifier.training.pretraining import pretrained
 from classifier.training.regimes import select_regimes
 from classifier.tuning import storage
 from classifier.tuning.spaces import SPACES, Categorical, Range, Space
@@ -124,8 +125,7 @@ def train_point(
         BalancerError: if the loss is not finite, or the settings do not fit the data.
     """
     study = open_once(base)
-    data, first = study.data, study.trials[0]
-    val = data.indices("val")
+    data, first, val = study.data, study.trials[0], study.data.indices("val")
     images, y_true = data.images[val], data.labels[val]
     losses, temperatures = list[float](), list[float]()
     for unit in range(config.seeds):
@@ -135,10 +135,9 @@ def train_point(
         def on_validation(_step: int, y_score: Array, numbers: Iterator[int] = numbers) -> None:
             report(next(numbers), float(np.mean([*losses, calibrated_nll(y_true, y_score)[0]])))
 
-        train = study.training_set(trial)
-        fitted = trainer.train(
-            config, trial.regime, trial.seed, train, (images, y_true), device, interrupt, on_validation=on_validation
-        )
+        weights = pretrained(config, data, trial.seed + trial.regime.seed_offset, device, interrupt)
+        arguments = config, trial.regime, trial.seed, study.training_set(trial), (images, y_true), device, interrupt
+        fitted = trainer.train(*arguments, weights, on_validation=on_validation)
         loss, temperature = calibrated_nll(y_true, fitted.val_score)
         losses.append(loss)
         temperatures.append(temperature)

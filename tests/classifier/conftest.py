@@ -72,7 +72,8 @@ def trained(small_args: tuple[str, ...], tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture
 def no_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Skip the throw-away trainings by which a dry run estimates its time: this test is about settings."""
-    monkeypatch.setattr("classifier.api.estimate_seconds", lambda study, device: 120.0)
+    for name in ("estimate_seconds", "training_seconds"):
+        monkeypatch.setattr(f"classifier.api.{name}", lambda study, device: 120.0)
     monkeypatch.setattr("classifier.experiments.ablation.report_seconds", lambda study: 0.0)
 
 

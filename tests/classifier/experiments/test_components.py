@@ -48,6 +48,12 @@ def test_one_switch_at_a_time() -> None:
     assert left_out(settings("s1_cnn28")) == {"transfer": "weights is none: nothing is transferred"}
 
 
+def test_a_pretraining_without_labels_is_a_component() -> None:
+    variants = variants_of(ComponentsConfig(pretrain={"method": "vicreg", "steps": 9}, batch_norm=False))
+    assert list(variants) == [FULL, "self-supervision"]
+    assert changed(variants[FULL], variants["self-supervision"]) == {"pretrain"}
+
+
 def test_transfer_goes_and_the_normalisation_stays() -> None:
     variants = variants_of(settings("s3_resnet50"))
     assert changed(variants[FULL], variants["transfer"]) <= {"weights", "normalisation", "stages"}
@@ -79,7 +85,7 @@ def test_the_weights_of_a_weighted_regime_are_off_too(kind: str) -> None:
 def test_what_a_plain_system_lacks_is_said() -> None:
     plain = ComponentsConfig(threshold="half", batch_norm=False)
     assert list(variants_of(plain)) == [FULL]
-    assert set(left_out(plain)) == {switch.name for switch in SWITCHES}
+    assert set(left_out(plain)) == {switch.name for switch in SWITCHES} - {"self-supervision"}, "the usual case"
 
 
 @pytest.mark.parametrize("name", [r.name for r in REGIMES.values() if r.augment])

@@ -10,6 +10,7 @@ from balancer.core.settings import AblateConfig, DataConfig, StageConfig
 from classifier.experiments import estimates
 from classifier.experiments.estimates import estimate_seconds
 from classifier.experiments.study import Study, open_study
+from classifier.training.pretraining import pretrained
 
 CPU = torch.device("cpu")
 AN_IMAGE, A_STEP = 1.0, 1000.0
@@ -76,3 +77,25 @@ def test_a_slow_network_is_tried_on_a_part_of_the_batch(template: Path, monkeypa
     ]
     assert batches == [8, 2]
     assert times == [1, 4]
+
+
+def test_a_pretraining_is_counted_once_a_seed(
+    template: Path, speeds: list[tuple[object, bool]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All regimes of a seed share it, and one that the cache holds costs nothing."""
+    monkeypatch.setenv("BALANCER_CACHE", str(tmp_path))
+    monkeypatch.setattr(estimates.pretraining, "estimate_seconds", lambda *_: 1e6)
+    more = {"regimes": ("baseline", "augment"), "seeds": 3}
+    without = estimate_seconds(study(template, **more), CPU)
+    opened = study(template, **more, pretrain={"method": "simsiam", "steps": 1, "batch_size": 16})
+    assert estimate_seconds(opened, CPU) == without + 3e6
+    pretrained(opened.config, opened.data, 1, CPU)
+    assert estimate_seconds(opened, CPU) == without + 2e6
+
+
+def test_a_pretraining_is_timed_by_its_steps(template: Path) -> None:
+    few, many = (
+        study(template, pretrain={"method": "vicreg", "steps": steps, "batch_size": 16}) for steps in (10, 100_000)
+    )
+    seconds = [estimates.pretraining_seconds(s, CPU) for s in (few, many)]
+    assert 0 < 100 * seconds[0] < seconds[1]

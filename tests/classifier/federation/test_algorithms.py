@@ -37,6 +37,7 @@ def test_algorithms_come_in_the_order_of_the_registry() -> None:
     [
         {"selection": "best_val_nll"},
         {"patience": 2},
+        {"pretrain": {"method": "simsiam"}},
         {"stages": [{"steps": 4}]},
         {"exposure": "real"},
         {"schedule": "plateau"},

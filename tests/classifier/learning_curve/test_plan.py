@@ -82,7 +82,7 @@ def test_the_time_of_images_follows_their_number_and_the_report(monkeypatch: pyt
 
 
 def test_a_feature_network_is_trained_once_for_all_gans(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "estimate_seconds", lambda *_: 0.0)
+    monkeypatch.setattr(plan, "training_seconds", lambda *_: 0.0)
     monkeypatch.setattr(plan, "report_seconds", lambda *_: 0.0)
     monkeypatch.setattr(plan, "seconds_to_train", lambda *_: 700.0)
     prepare, of_gan = plan.prepare_gan_training, {"estimate_seconds": lambda: 730.0}
@@ -125,7 +125,7 @@ def test_the_sizes_are_no_setting_of_the_data() -> None:
 
 
 def test_the_time_counts_gans_and_trials(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "estimate_seconds", lambda *_: 20.0)  # of two trials
+    monkeypatch.setattr(plan, "training_seconds", lambda *_: 20.0)  # of two trials
     monkeypatch.setattr(plan, "report_seconds", lambda *_: REPORT)
     prepare = plan.prepare_gan_training
     thirty = {"estimate_seconds": lambda: 30.0}
@@ -185,7 +185,7 @@ def test_the_gpu_tier_trains_in_a_study_as_alone() -> None:
 
 
 def test_a_filter_gets_a_surplus_of_images(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "estimate_seconds", lambda *_: 0.0)
+    monkeypatch.setattr(plan, "training_seconds", lambda *_: 0.0)
     monkeypatch.setattr(plan, "report_seconds", lambda *_: REPORT)
     monkeypatch.setattr(plan, "filter_seconds", lambda _, images: float(sum(images)))
     prepare, none = plan.prepare_gan_training, {"estimate_seconds": lambda: 0.0}

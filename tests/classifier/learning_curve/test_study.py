@@ -149,7 +149,7 @@ def test_a_dry_run_names_the_time_and_writes_nothing(
     no_estimate: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("classifier.learning_curve.plan.estimate_seconds", lambda *_: 20.0)
+    monkeypatch.setattr("classifier.learning_curve.plan.training_seconds", lambda *_: 20.0)
     monkeypatch.setattr("classifier.learning_curve.plan.report_seconds", lambda *_: 150.0)
     monkeypatch.setattr("balancer.gan.trainer.estimate_seconds", lambda *_: 60.0)
     done = classifier("study", "--data", template, "--image-size", "16", "--sizes", "16,all", "--dry-run", "--json")

@@ -24,6 +24,8 @@ def test_the_frozen_recipe_is_the_default() -> None:
         ({"steps": 1401}, False),
         ({"label_smoothing": 0.01}, False),
         ({"threshold": "half"}, False),
+        ({"pretrain": {"method": "simsiam"}}, False),
+        ({"pretrain": {"method": "none"}}, True),
     ],
 )
 def test_the_hash_names_the_recipe_and_nothing_else(change: dict, same: bool) -> None:
