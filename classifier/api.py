@@ -337,21 +337,14 @@ def prepare_components(
 
 
 def prepare_search(
-    config: TuneConfig,
-    device_name: str,
-    jobs: int = 1,
-    timeout: float | None = None,
-    threads: int | None = None,
-    dry: bool = False,
+    config: TuneConfig, workers: Workers, timeout: float | None = None, dry: bool = False
 ) -> PreparedRun[SearchSummary]:
     """Open the data of a search, the test fold cut off.
 
     Args:
         config: the settings of the search.
-        device_name: auto, cpu, cuda, cuda:N or mps.
-        jobs: processes of this machine.
+        workers: what runs the trials.
         timeout: seconds after which no trial begins; None: no limit.
-        threads: of each trial; None for OMP_NUM_THREADS, or one.
         dry: as for :func:`prepare_training`.
 
     Raises:
@@ -362,19 +355,24 @@ def prepare_search(
     from classifier.tuning import report as tune_report  # Optuna is an extra
     from classifier.tuning import search as tuning
 
-    workers = Workers(device_name, jobs, threads=choose_threads(threads))
     limit_threads(workers.threads)
+    parallel = workers.count()  # refuses a cluster out of reach before anything is written
     study = tuning.open_once(config, decode=not dry)
 
     def estimate() -> float:
         one = training_seconds(study, workers.local_device) * config.seeds  # without pruning, at the settings here
-        seconds = one * tuning.number_of_trials(config) / jobs
+        seconds = one * tuning.number_of_trials(config) / parallel
         seconds += pretraining_seconds(study, workers.local_device) * config.seeds  # again for each network searched
         return seconds if timeout is None else min(seconds, timeout)
 
     def work(run: RunDir) -> SearchSummary:
-        search = tuning.Search(config, run.path, device_name, threads=workers.threads)
-        trials = tuning.run_search(search, jobs, timeout, lambda trial: run.tracker.trial(tune_report.tracked(trial)))
+        cluster = None if workers.backend == "local" else workers
+        folder = run.path.resolve() if cluster else run.path  # workers have other working folders
+        search = tuning.Search(config, folder, workers.device, threads=workers.threads)
+
+        trials = tuning.run_search(
+            search, workers.jobs, timeout, lambda trial: run.tracker.trial(tune_report.tracked(trial)), cluster
+        )
         return tune_report.write_search(trials, search, study.data, run)
 
     return PreparedRun(

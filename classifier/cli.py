@@ -31,6 +31,7 @@ TRAINING = Options(
     ),
 )
 JOBS = click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Trials at the same time.")
+OF_WORKERS = ("jobs", "backend", "scheduler", "sbatch")
 WORKERS = Options(
     "Workers",
     (
@@ -124,7 +125,7 @@ def train(args: CommandArgs) -> CommandResult:
     click.option("--timeout", type=float, metavar="SECONDS", help="Begin no trial after so long. [default: no limit]"),
     SYNTHETIC_IMAGES,
     TRAINING,
-    Options("Workers", (JOBS,)),
+    WORKERS,
     TRACKING,
     example="classifier tune --trials 30 --jobs 2",
     closing="{run}/best.yaml holds the best settings; next: classifier ablate --config {run}/best.yaml",
@@ -132,11 +133,12 @@ def train(args: CommandArgs) -> CommandResult:
 def tune(args: CommandArgs) -> CommandResult:
     """Search settings on validation; the test fold is not read. Writes best.yaml, for `train` and `ablate`."""
     from classifier.api import prepare_search
+    from classifier.experiments.jobs import Workers
     from classifier.tuning.search import configure
 
     config = configure(args.explicit, args.resume)
-    jobs, timeout = args.options["jobs"], args.options["timeout"]
-    prepared = prepare_search(config, args.device, jobs, timeout, args.threads, args.dry_run)
+    workers = Workers(args.device, threads=args.threads, **{key: args.options[key] for key in OF_WORKERS})
+    prepared = prepare_search(config, workers, args.options["timeout"], args.dry_run)
     return execute(args, prepared, show_run)
 
 
@@ -191,7 +193,7 @@ def reproduce(args: CommandArgs) -> CommandResult:
     workers = Workers(
         args.device,
         threads=args.threads,
-        **{key: args.options[key] for key in ("jobs", "backend", "scheduler", "sbatch")},
+        **{key: args.options[key] for key in OF_WORKERS},
     )
     explicit = {**args.explicit, "systems": names} if names else args.explicit
     config = reproduction.configure(explicit, args.resume, smoke)

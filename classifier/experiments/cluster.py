@@ -7,27 +7,68 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import platform
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.extras import install
+from classifier.experiments.attempts import Attempt
+from classifier.experiments.trial import Interrupt
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future
 
+T = TypeVar("T")
 log = logging.getLogger("balancer")
 CONNECT_SECONDS = 10  # to wait for a scheduler, and for its first worker
 RENEW_SECONDS = 60  # between looks for jobs of SLURM that have ended, such as by their time limit
 SUBMIT_SECONDS = 60  # to wait for sbatch to judge a job
 ELSEWHERE = {"ntasks": "--jobs", "nodes": "--jobs", "array": "--jobs", "cpus-per-task": "--threads"}  # a job: a worker
 _DIRECTIVE = re.compile(r"(?:--)?([a-z][a-z-]*)(?:=(.+))?")
+
+
+def in_worker(job: Callable[[Interrupt], Attempt[T]]) -> Attempt[T]:
+    """Run a job in a dask worker, by whose address errors are known. It is interrupted if nobody waits for it."""
+    from distributed import get_worker
+
+    worker: Any = get_worker()
+    where = f"dask worker {worker.address} on {platform.node()}"
+    if worker.state.nthreads > 1:
+        several = f"{where} runs {worker.state.nthreads} tasks at once; start it with --nthreads 1"
+        return Attempt(None, BalancerError(several), [])
+    key = worker.get_current_task()
+
+    def interrupt() -> int | None:
+        task = worker.state.tasks.get(key)
+        return signal.SIGTERM if task is None or task.state == "cancelled" else None
+
+    made = job(interrupt)
+    if isinstance(made.error, BalancerError):
+        return Attempt(None, BalancerError(f"{where}: {made.error}"), made.warnings)
+    return made
+
+
+def checked(future: Future, result: object, what: str) -> Attempt[Any]:
+    """Return what a task sent back.
+
+    Raises:
+        BalancerError: dask's own error: workers that die, no scheduler, or a worker without this package.
+    """
+    if isinstance(result, Attempt):
+        return result
+    error = future.exception() if future.status == "error" else BalancerError("the task was cancelled")
+    raise BalancerError(
+        f"{what}: dask gave {type(error).__name__} ({' '.join(str(error).split())}); see the workers' logs, check that"
+        " the scheduler runs and that the workers have this package installed, then continue with --resume"
+    ) from error
 
 
 @contextlib.contextmanager

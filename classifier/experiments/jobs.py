@@ -11,18 +11,17 @@ import logging
 import logging.handlers
 import multiprocessing
 import os
-import platform
 import signal
 import sys
 import threading
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from joblib import Parallel, delayed, parallel_config
@@ -32,12 +31,13 @@ from tqdm import tqdm
 
 from balancer.core import progress
 from balancer.core.card_memory import Card, check_room
-from balancer.core.device import describe_device, limit_threads, named_device, resolve_device
+from balancer.core.device import describe_device, named_device, resolve_device
 from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.settings import ClassifierConfig
 from balancer.core.signals import deferred_signals
 from balancer.core.threads import choose_threads
-from classifier.experiments.cluster import at_scheduler, check_slurm, directives, on_slurm
+from classifier.experiments.attempts import Attempt, attempt, collect
+from classifier.experiments.cluster import at_scheduler, check_slurm, checked, directives, in_worker, on_slurm
 from classifier.experiments.plan import Trial
 from classifier.experiments.study import Study, open_study, provenance
 from classifier.experiments.trial import Interrupt, TrainedTrial, run_trial
@@ -112,18 +112,6 @@ class Workers:
         if self.backend == "slurm":
             return on_slurm(self.sbatch, self.jobs, self.threads)
         return at_scheduler(self.scheduler)
-
-
-@dataclass(frozen=True)
-class Attempt(Generic[T]):
-    """What a worker sends back: a result or an error, and the warnings logged on the way.
-
-    The error is a value, so that one failed job loses no other.
-    """
-
-    result: T | None
-    error: Exception | Interrupted | None
-    warnings: list[tuple[int, str]]  # level and text
 
 
 @dataclass(frozen=True)
@@ -243,25 +231,6 @@ def run_in_processes(calls: Iterable[Any], workers: Workers) -> Generator[Any, N
         get_reusable_executor(reuse=True).shutdown(kill_workers=True)
 
 
-def collect(attempts: Iterator[Attempt[T]], stop: threading.Event) -> Generator[T, None, None]:
-    """Yield the results and log the warnings of workers. After a failure, set ``stop`` and go on with what still runs.
-
-    Raises:
-        Exception: the first error, once all attempts have ended.
-    """
-    error: Exception | Interrupted | None = None
-    for attempt in attempts:
-        for level, text in attempt.warnings:
-            log.log(level, "%s", text)
-        if attempt.result is not None:
-            yield attempt.result
-        else:
-            error = error or attempt.error
-            stop.set()
-    if error is not None:
-        raise error
-
-
 def _initialise_worker(parent: int) -> None:
     """Leave Ctrl-C to the process that the user started, and end with that process.
 
@@ -282,33 +251,6 @@ def _exit_with(parent: int) -> None:
         while os.getppid() == parent:
             time.sleep(1)
     os._exit(1)
-
-
-def attempt(threads: int, prepare: Callable[[], Any], job: Callable[[Any], T]) -> Attempt[T]:
-    """Run ``job`` on what ``prepare`` returns, in a worker with so many threads; return the result or the error.
-
-    No bar is drawn. The warnings of ``prepare`` are dropped: the main process has prepared, and warned, the same way.
-    """
-    records = logging.handlers.BufferingHandler(1_000_000)
-    log.handlers, log.propagate = [records], False
-    log.setLevel(logging.WARNING)
-    result, problem = None, None
-    try:
-        _limit_once(threads, len(sys.modules))
-        prepared = prepare()
-        records.flush()
-        result = job(prepared)
-    except (Exception, Interrupted) as error:
-        if not isinstance(error, (BalancerError, Interrupted)):
-            error.add_note(f"In a worker:\n{traceback.format_exc()}")  # pickling drops the traceback, but not a note
-        problem = error
-    return Attempt(result, problem, [(record.levelno, record.getMessage()) for record in records.buffer])
-
-
-@lru_cache(maxsize=1)
-def _limit_once(threads: int, _modules: int) -> None:
-    """Limit the threads of all libraries; again only if a module was imported since: to look for them takes 2 ms."""
-    limit_threads(threads)
 
 
 def _attempt_trial(
@@ -339,6 +281,16 @@ def _open_once(config: ClassifierConfig, selections: tuple[Selection, ...]) -> S
     return replace(open_study(config), selections=selections)
 
 
+def _context(context: tuple[Any, ...]) -> tuple[Any, ...]:
+    return context
+
+
+def _attempt_on_cluster(trial: Trial, context: tuple[Any, ...]) -> Attempt[TrainedTrial]:
+    """Run a trial in a dask worker; ``context`` holds the arguments of :func:`_attempt_trial` that all trials share."""
+    config, expected, device, threads, selections = context
+    return in_worker(lambda interrupt: _attempt_trial(trial, config, expected, device, threads, selections, interrupt))
+
+
 def _on_cluster(
     study: Study, trials: list[Trial], workers: Workers, stop: threading.Event
 ) -> Generator[Attempt[TrainedTrial], None, None]:
@@ -356,44 +308,25 @@ def _on_cluster(
             trial = futures.pop(future)
             if future.cancelled() and stop.is_set():
                 continue
-            if not isinstance(result, Attempt):
-                error = future.exception() if future.status == "error" else BalancerError("the task was cancelled")
-                # dask's own: workers that die, no scheduler, or a worker without this package
-                raise BalancerError(
-                    f"{trial.name}: dask gave {type(error).__name__} ({' '.join(str(error).split())}); see the "
-                    "workers' logs, check that the scheduler runs and that the workers have this package installed, "
-                    "then continue with --resume"
-                ) from error
-            yield result
+            yield checked(future, result, trial.name)
             if stop.is_set():
                 client.cancel([other for other in futures if not other.done()])
 
 
-def _context(context: tuple[Any, ...]) -> tuple[Any, ...]:
-    return context
+def run_on_cluster(job: Callable[[T], Attempt[Any]], arguments: Iterator[T], workers: Workers) -> Generator[Any]:
+    """Yield the results of ``job`` for each argument as they end. The next argument is taken when a worker is free."""
+    stop = threading.Event()
 
+    def attempts() -> Generator[Attempt[Any]]:
+        from distributed import as_completed
 
-def _attempt_on_cluster(trial: Trial, context: tuple[Any, ...]) -> Attempt[TrainedTrial]:
-    """Run a trial in a dask worker; stop early if nobody waits for the result any more.
+        with workers.connect() as client:
+            free = max(len(client.nthreads()), workers.jobs)
+            first = [client.submit(job, argument, pure=False) for argument in islice(arguments, free)]
+            ended = as_completed(first, loop=client.loop, with_results=True, raise_errors=False)
+            for future, result in ended:
+                yield checked(future, result, "a trial")
+                for argument in islice(arguments, 0 if stop.is_set() else 1):
+                    ended.add(client.submit(job, argument, pure=False))
 
-    ``context`` holds the arguments of :func:`_attempt_trial` that all trials share.
-    """
-    from distributed import get_worker
-
-    worker: Any = get_worker()
-    where = f"dask worker {worker.address} on {platform.node()}"
-    if worker.state.nthreads > 1:  # torch has one random stream per process: two trials would share it
-        return Attempt(
-            None, BalancerError(f"{where} runs {worker.state.nthreads} tasks at once; start it with --nthreads 1"), []
-        )
-    key = worker.get_current_task()
-
-    def interrupt() -> int | None:
-        task = worker.state.tasks.get(key)
-        return signal.SIGTERM if task is None or task.state == "cancelled" else None
-
-    config, expected, device, threads, selections = context
-    made = _attempt_trial(trial, config, expected, device, threads, selections, interrupt)
-    if isinstance(made.error, BalancerError):
-        return Attempt(None, BalancerError(f"{where}: {made.error}"), made.warnings)
-    return made
+    return collect(attempts(), stop)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,14 @@ from balancer.data.dataset import Dataset
 from balancer.data.split import DEVELOPMENT
 from classifier.evaluation.metrics import nll
 from classifier.evaluation.thresholds import fit_temperature, with_temperature
+from classifier.experiments.attempts import Attempt, attempt
+from classifier.experiments.cluster import in_worker
 from classifier.experiments.jobs import (
-    Attempt,
     Kept,
     Workers,
-    attempt,
     run_in_processes,
     run_in_this_process,
+    run_on_cluster,
     with_resume_note,
 )
 from classifier.experiments.selections import with_selections
@@ -314,6 +315,7 @@ def run_search(
     jobs: int = 1,
     timeout: float | None = None,
     on_trial: Callable[[SearchTrial], None] = lambda _: None,
+    cluster: Workers | None = None,
 ) -> list[SearchTrial]:
     """Run the trials that the storage lacks; return all its trials.
 
@@ -322,6 +324,7 @@ def run_search(
         jobs: processes of this machine that share the storage.
         timeout: seconds after which no further trial starts; None: no limit.
         on_trial: called in this process with every trial that has ended, those of earlier commands first.
+        cluster: workers of other machines, in place of ``jobs``, that see the folder of the search.
 
     Raises:
         Interrupted: if SIGINT or SIGTERM came; finished trials are in the storage.
@@ -347,7 +350,9 @@ def run_search(
                 return
             yield number
 
-    if jobs == 1:
+    if cluster:
+        ended = run_on_cluster(_attempt_there, (search for _ in starts()), cluster)
+    elif jobs == 1:
         device = resolve_device(search.device)
         ended = run_in_this_process(lambda _, interrupt: run_next(search, study, device, interrupt), starts())
     else:
@@ -358,7 +363,7 @@ def run_search(
         for number in ended:
             bar.update()
             ended_so_far = storage.read_trials(study)
-            log.info("%s", describe(ended_so_far, number, total))
+            log.info("%s", storage.describe(ended_so_far, number, total))
             on_trial(next(trial for trial in ended_so_far if trial.trial == number))
     trials = storage.read_trials(study)
     if not complete_trials(trials):
@@ -369,30 +374,26 @@ def run_search(
     return trials
 
 
-def describe(trials: list[SearchTrial], number: int, total: int) -> str:
-    """Return a line on a trial that has ended."""
-    (trial,) = (t for t in trials if t.trial == number)
-    complete = complete_trials(trials)
-    best = f", best {complete[0].value:.4f}" if complete else ""
-    same_as = f" as trial {trial.same_as}" if trial.same_as is not None else ""
-    result = f"validation NLL {trial.value:.4f}{same_as}" if trial.complete else "pruned"
-    return f"[{len(trials)}/{total}] trial {number}: {result}{best}, {trial.seconds:.0f} s"
-
-
 @lru_cache(maxsize=1)
 def _storage_once(search: Search) -> optuna.Study:
     """Return the storage, read from its beginning once per worker."""
     return search.storage()
 
 
-def _attempt_next(search: Search) -> Attempt[int]:
+def _attempt_next(search: Search, interrupt: Interrupt = lambda: None) -> Attempt[int]:
     """Run the next trial in a worker."""
 
-    def prepare() -> None:
+    def prepare() -> torch.device:
+        if not search.folder.is_dir():
+            raise BalancerError(f"there is no {search.folder} here; on a cluster, a search needs a disk that all share")
         _ = search.space  # warns of networks left out
         if search.train is train_point:
             open_once(search.config)
+        return resolve_device(search.device)
 
-    return attempt(
-        search.threads, prepare, lambda _: run_next(search, _storage_once(search), resolve_device(search.device))
-    )
+    return attempt(search.threads, prepare, lambda device: run_next(search, _storage_once(search), device, interrupt))
+
+
+def _attempt_there(search: Search) -> Attempt[int]:
+    """Run the next trial in a dask worker."""
+    return in_worker(partial(_attempt_next, search))

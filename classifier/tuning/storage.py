@@ -273,3 +273,13 @@ def importances(search: optuna.Study, seed: int) -> dict[str, float] | None:
 def log_value(trial: FrozenTrial) -> float:
     """Return the log of the value: a tenth of the NLL counts the same at .1 and at .01."""
     return math.log(max(trial.value or 0.0, 1e-9))
+
+
+def describe(trials: list[SearchTrial], number: int, total: int) -> str:
+    """Return a line on a trial that has ended."""
+    (trial,) = (t for t in trials if t.trial == number)
+    complete = complete_trials(trials)
+    best = f", best {complete[0].value:.4f}" if complete else ""
+    same_as = f" as trial {trial.same_as}" if trial.same_as is not None else ""
+    result = f"validation NLL {trial.value:.4f}{same_as}" if trial.complete else "pruned"
+    return f"[{len(trials)}/{total}] trial {number}: {result}{best}, {trial.seconds:.0f} s"

@@ -1,13 +1,17 @@
 """Jobs of SLURM say what the options say; a stand-in for SLURM runs them on this machine."""
 
+import csv
 import os
 import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_jobs import Keeper, rows_here, study_of
+from click.testing import Result
+from commands import done, refused
+from test_jobs import Keeper, rows_here, started_cluster, study_of
 
 from balancer.core.errors import BalancerError, UsageError
 from classifier.experiments import cluster
@@ -113,3 +117,35 @@ def test_trials_in_jobs_of_slurm(slurm: Path, template: Path, monkeypatch: pytes
     assert sorted(keeper.names) == sorted(trial.name for trial in study.trials)
     assert keeper.rows == rows_here(study, keeper.names)
     assert not [*slurm.glob(".slurm-*")], "certificates are left behind"
+
+
+@pytest.mark.nightly
+def test_a_search_on_a_cluster_finds_the_points_of_one_process(
+    classifier: Callable[..., Result], template: Path, tmp_path: Path
+) -> None:
+    size = [
+        "--data",
+        template,
+        "--image-size",
+        16,
+        "--steps",
+        6,
+        "--set",
+        "evaluations=2",
+        "--set",
+        "precision=float32",
+    ]
+    command = ["tune", *size, "--sampler", "random", "--pruner", "none", "--trials", 6, "--seeds", 1, "--device", "cpu"]
+    with started_cluster(tmp_path) as there:
+        address = ("--backend", "dask", "--scheduler", there.address)
+        done(classifier(*command, *address, "--out", tmp_path / "there"))
+    done(classifier(*command, "--out", tmp_path / "here"))
+    passing = {"trial", "seconds", "started", "best"}
+    points = []
+    for name in ("here", "there"):
+        with (tmp_path / name / "trials.csv").open() as file:
+            points.append(sorted(tuple(v for k, v in row.items() if k not in passing) for row in csv.DictReader(file)))
+    assert points[0] == points[1]
+    assert len(points[0]) == 6
+    refused(classifier(*command, *address, "--out", tmp_path / "gone"), 1, "no dask scheduler answers")
+    assert not (tmp_path / "gone").exists()
