@@ -227,6 +227,7 @@ def prepare_gan_training(
         donor.open_donor(config, data)
     ranks.check_same(
         {
+            "kind of device": device.type,
             "fingerprint of the data": data.fingerprint,
             "split": data.split_hash,
             "hash of the settings": config_hash(config),

@@ -192,7 +192,8 @@ def end(line: str, code: int, error: BaseException) -> NoReturn:
     with contextlib.suppress(ValueError):  # not in the main thread
         for signum in (signal.SIGINT, signal.SIGTERM):
             before[signum] = signal.signal(signum, signal.SIG_IGN)  # the command ends already
-    text = line if isinstance(error, KeyboardInterrupt) else f"error: {' '.join(line.splitlines())}"
+    who = torchrun.other_rank()
+    text = line if isinstance(error, KeyboardInterrupt) else f"error: {who}{' '.join(line.splitlines())}"
     with contextlib.suppress(OSError):  # a broken stderr leaves the exit code
         if speaks:
             click.echo(text, err=True)

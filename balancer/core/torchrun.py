@@ -129,6 +129,12 @@ def may_speak() -> bool:
         return True
 
 
+def other_rank() -> str:
+    """Return, for an error that this rank alone tells, which rank this is; nothing for the first one."""
+    launch = None if _claim is None else several()
+    return f"rank {launch.rank} on {platform.node()}: " if launch and launch.rank else ""
+
+
 def others_go_on(code: int) -> bool:
     """Wait for torchrun to end this silent rank, once the rank that speaks has ended; return whether it has not.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import Result
-from commands import done, refused
+from commands import done, refused, sets
 from test_jobs import Keeper, rows_here, started_cluster, study_of
 
 from balancer.core.errors import BalancerError, UsageError
@@ -123,18 +123,7 @@ def test_trials_in_jobs_of_slurm(slurm: Path, template: Path, monkeypatch: pytes
 def test_a_search_on_a_cluster_finds_the_points_of_one_process(
     classifier: Callable[..., Result], template: Path, tmp_path: Path
 ) -> None:
-    size = [
-        "--data",
-        template,
-        "--image-size",
-        16,
-        "--steps",
-        6,
-        "--set",
-        "evaluations=2",
-        "--set",
-        "precision=float32",
-    ]
+    size = ["--data", template, "--image-size", 16, "--steps", 6, *sets(evaluations=2, precision="float32")]
     command = ["tune", *size, "--sampler", "random", "--pruner", "none", "--trials", 6, "--seeds", 1, "--device", "cpu"]
     with started_cluster(tmp_path) as there:
         address = ("--backend", "dask", "--scheduler", there.address)
