@@ -52,7 +52,7 @@ def test_two_ranks_log_the_losses_of_one_process(chest: Path, tmp_path: Path) ->
     code, out, errors = ended(started("balancer", *command, "--out", tmp_path / "together"))
     assert (code, errors) == (0, [])
     assert out.count("6 steps on") == 1
-    assert_alike(tmp_path / "alone", tmp_path / "together", 1e-5)
+    assert_alike(tmp_path / "alone", tmp_path / "together")
     assert (tmp_path / "together" / "log.txt").read_text().count("step 6 of 6") == 1
 
 
@@ -68,7 +68,7 @@ def test_a_killed_rank_costs_the_steps_since_the_last_snapshot(chest: Path, tmp_
     assert len(errors) <= 1
     (resumed,) = re.findall(r"resumed at step (\d+) of 60", (together / "log.txt").read_text())
     assert int(resumed) in (20, 40)
-    assert_alike(tmp_path / "alone", together, 1e-4)
+    assert_alike(tmp_path / "alone", together, 1e-3)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
