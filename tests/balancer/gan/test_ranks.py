@@ -51,7 +51,7 @@ MIXING: dict[str, Any] = {
 SHARED = {name: recipe for name, recipe in RECIPES.items() if not recipe.get("minibatch_stddev")}
 EVERY = {"everything that mixes": MIXING, **SHARED, **{p: {"preset": p} for p in PRESETS}}
 ON_COMMIT = {"everything that mixes"}
-# A bias before a BatchNorm changes nothing in training: its gradient is rounding, of which Adam makes steps all the same.
+# A bias before a BatchNorm changes nothing in training: its gradient is rounding, of which Adam makes steps.
 BIASED = {"everything adaptive", "relativistic", "s2"}
 
 
