@@ -160,13 +160,10 @@ def connected(server: HostPort, security: SiteSecurity, key: Any = None, seconds
     ]
     tls = security.uses_tls(server)
     try:
-        client = FleetHttpClient.from_server_address(
-            str(server), not tls, str(security.authority) if security.authority else None, interceptors=interceptors
-        )
-    except OSError as error:  # of ssl, too
-        raise BalancerError(
-            f"--ca {security.authority} cannot be used ({error.strerror or error}); give a certificate as PEM"
-        ) from error
+        authority = security.authority.read_bytes() if security.authority else None
+        client = FleetHttpClient.from_server_address(str(server), not tls, authority, interceptors=interceptors)
+    except (OSError, ValueError) as error:  # OSError of ssl, too; ValueError: the file is no text
+        raise BalancerError(f"--ca {security.authority} cannot be used ({error}); give a certificate as PEM") from error
     with client:
         connection = Connection(client, server, patience=seconds)
         if not named:

@@ -110,7 +110,7 @@ def test_a_site_that_dies_in_a_round_leaves_it_to_the_rest(small_args: Args, run
 
 
 @pytest.mark.nightly
-def test_a_server_and_two_sites(small_args: Args, chest_folder: Path, runs_cwd: Path) -> None:
+def test_a_server_and_two_sites(classifier: Run, chest_folder: Path, runs_cwd: Path) -> None:
     recipe = ("--image-size", "16", "--steps", "4", "--batch-size", "8", "--device", "cpu")
     server = started(
         "federate-serve", *recipe, "--rounds", "2", "--address", "127.0.0.1:0", "--out", "served", cwd=runs_cwd
@@ -140,14 +140,8 @@ def test_a_server_and_two_sites(small_args: Args, chest_folder: Path, runs_cwd: 
     for k in range(2):
         result = read_json(runs_cwd / f"site-{k}" / "result.json")
         assert result["test"]["n"] == 26
-        predicted = subprocess.run(
-            command("predict", runs_cwd / f"site-{k}", chest_folder / "test" / "NORMAL", "--json", "-q"),
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert json.loads(predicted.stdout), predicted.stderr
+    predicted = done(classifier("predict", runs_cwd / "site-1", chest_folder / "test" / "NORMAL", "--json", "-q"))
+    assert json.loads(predicted.stdout)
 
 
 def test_a_dry_run_names_the_sites_time(

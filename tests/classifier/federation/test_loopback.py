@@ -277,6 +277,19 @@ def test_another_servers_certificate_is_refused(data: Dataset, tmp_path: Path) -
             pass  # plain HTTP to a server with TLS
 
 
+def test_a_file_that_is_no_certificate_is_named(tmp_path: Path) -> None:
+    from classifier.federation.client import connected
+
+    wrong = tmp_path / "wrong.pem"
+    for content in (b"no certificate", b"\xff\xfe"):
+        wrong.write_bytes(content)
+        with (
+            pytest.raises(BalancerError, match=r"--ca .*wrong\.pem cannot be used"),
+            connected(HostPort("127.0.0.1", 9), SiteSecurity(authority=wrong), seconds=1),
+        ):
+            pass
+
+
 def test_a_stranger_is_refused(data: Dataset) -> None:
     from classifier.federation.client import connected
     from classifier.federation.server import listening
