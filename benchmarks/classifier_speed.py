@@ -22,7 +22,7 @@ from timing import arguments, compare
 from balancer.augmentation.classical import Augmenter
 from balancer.core.config import resolve
 from balancer.core.device import limit_threads, memory_format, resolve_device, resolve_precision
-from balancer.core.ema import exponential_average
+from balancer.core.ema import exponential_average, update_average
 from balancer.core.settings import TrainConfig
 from balancer.data.dataset import load_dataset, phantom_folder
 from classifier.models.cnn import SmallCNN
@@ -49,7 +49,7 @@ def ours(config: TrainConfig, regime: Regime, device: torch.device) -> Callable[
         y = labels[torch.from_numpy(index).to(device)]
         train_step(model, optimizer, loss_of, inputs.batch(index, count), y, config.precision)
         if averaged is not None:
-            averaged.update_parameters(model)
+            update_average(averaged, model)
         count += 1
 
     return step

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from balancer.core.device import limit_threads, resolve_device
 from balancer.core.settings import DataConfig, GanTrainConfig
-from balancer.gan.networks import DCGANDiscriminator, DCGANGenerator
+from balancer.gan.networks import architecture
 from balancer.gan.step import build_state, train_step
 from balancer.gan.trainer import next_batch
 
@@ -36,9 +36,9 @@ def ours(config: GanTrainConfig, pixels: Tensor, device: torch.device) -> Callab
 
 def reference(config: GanTrainConfig, pixels: Tensor, device: torch.device) -> Callable[[], None]:
     """Return one step of the tutorials' loop."""
-    size, width = config.data.image_size, config.generator_width
-    G = DCGANGenerator(size, config.z_dim, width).to(device)
-    D = DCGANDiscriminator(size, width).to(device)
+    size, nets = config.data.image_size, architecture(config.architecture)
+    G = nets.generator(size, config.z_dim, config.generator_width, 1).to(device)
+    D = nets.discriminator(size, config.discriminator_width, config.discriminator_norm, False, 1).to(device)
     adam_G = torch.optim.Adam(G.parameters(), 2e-4, (0.5, 0.999))
     adam_D = torch.optim.Adam(D.parameters(), 2e-4, (0.5, 0.999))
     dataset = torch.utils.data.TensorDataset(pixels.float() / 127.5 - 1)

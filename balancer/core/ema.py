@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -12,7 +14,7 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 def exponential_average(model: nn.Module, decay: float, warm_up: bool = False) -> AveragedModel:
     """Return an exponential moving average of a network's weights and buffers.
 
-    Call ``update_parameters(model)`` after every optimiser step; ``module`` is the averaged network. Floating-point
+    Call :func:`update_average` after every optimiser step; ``module`` is the averaged network. Floating-point
     buffers (BatchNorm's running statistics) are averaged too, because they belong to the averaged weights. Integer
     buffers are copied. Polyak & Juditsky 1992; Tarvainen & Valpola 2017, arXiv:1703.01780; for GANs Yazici et al. 2019,
     arXiv:1806.04498.
@@ -38,3 +40,21 @@ def exponential_average(model: nn.Module, decay: float, warm_up: bool = False) -
 
     average.multi_avg_fn = update
     return average
+
+
+@torch.no_grad()
+def update_average(average: AveragedModel, model: nn.Module) -> None:
+    """Do what ``average.update_parameters(model)`` does, without waiting.
+
+    That method sends the number of updates to the device at each call, and so waits for all work that is queued there.
+    """
+    averaged = itertools.chain(average.module.parameters(), average.module.buffers())
+    pairs = list(zip(averaged, itertools.chain(model.parameters(), model.buffers()), strict=True))
+    is_first = int(average.n_averaged) == 0
+    for dtype in dict.fromkeys(old.dtype for old, _ in pairs):
+        ours, theirs = zip(*[(old.detach(), new.detach()) for old, new in pairs if old.dtype == dtype], strict=True)
+        if is_first:
+            torch._foreach_copy_(ours, theirs)
+        else:
+            average.multi_avg_fn(ours, theirs, average.n_averaged)
+    average.n_averaged += 1

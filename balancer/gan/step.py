@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from balancer.augmentation.differentiable import diff_augment
 from balancer.core import ranks
 from balancer.core.device import autocast, memory_format, resolve_precision
-from balancer.core.ema import exponential_average
+from balancer.core.ema import exponential_average, update_average
 from balancer.core.seeding import derive_seed, generator
 from balancer.core.settings import GanTrainConfig
 from balancer.core.stepping import Source, drawn, set_rate
@@ -170,7 +170,7 @@ def set_rates(config: GanTrainConfig, state: GanState) -> None:
 
 def finish_step(state: GanState) -> None:
     """Update the averaged weights, and advance ``state.step``."""
-    state.ema.update_parameters(state.G)
+    update_average(state.ema, state.G)
     state.step += 1
 
 

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from balancer.core import ranks
+from balancer.core.card_memory import full_memory_explained
 from balancer.core.settings import GanTrainConfig
 from balancer.core.stepping import Capture, FastStep, Source, choose_mode
-from balancer.gan.step import GanState, finish_step, set_rates, step_kind, step_source, update_networks
+from balancer.gan.checkpoint import kept_snapshot
+from balancer.gan.step import (
+    GanState,
+    build_state,
+    finish_step,
+    set_rates,
+    step_kind,
+    step_source,
+    train_step,
+    update_networks,
+)
 
 
 class Stepper:
@@ -55,3 +69,20 @@ def open_stepper(
     optimizers = [state.optimizer_G, state.optimizer_D]
     moving_rate = config.lr_schedule != "constant"
     return Stepper(config, state, FastStep(mode, device, [state.G, state.D], optimizers, others, moving_rate, capture))
+
+
+def memory_errors(
+    config: GanTrainConfig, channels: int, folder: Path, device: torch.device
+) -> contextlib.AbstractContextManager[None]:
+    """Turn an error about full memory into one line that names a batch size, and what is kept in the run's folder."""
+
+    def try_batch(batch: int) -> None:
+        changed, size = config.model_copy(update={"batch_size": batch}), config.data.image_size
+        with torch.random.fork_rng(devices=[]):
+            state = build_state(changed, device, channels)
+        for _ in range(2):  # the second has the optimisers' moments
+            train_step(changed, state, torch.zeros(config.n_dis * batch, channels, size, size, device=device))
+
+    # Of several ranks, one alone would wait for the others
+    tried = try_batch if ranks.count() == 1 else None
+    return full_memory_explained("gan-train", config.batch_size, device, tried, f"; {kept_snapshot(folder)}")

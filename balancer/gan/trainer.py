@@ -5,7 +5,6 @@ Under torchrun every rank runs this loop on its share of each batch (:mod:`balan
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import time
@@ -18,7 +17,6 @@ from torch import Tensor
 
 from balancer.augmentation.differentiable import check_policy
 from balancer.core import progress, ranks, torchrun
-from balancer.core.card_memory import full_memory_explained
 from balancer.core.device import memory_format, peak_memory_mb, resolve_precision, synchronize, to_device
 from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.files import JsonObject
@@ -50,7 +48,7 @@ from balancer.gan.networks import architecture
 from balancer.gan.shares import check_shares, own_share, share_state
 from balancer.gan.snapshot import Snapshot, read_history
 from balancer.gan.step import GanState, build_state, sample_z, train_step
-from balancer.gan.stepper import open_stepper
+from balancer.gan.stepper import memory_errors, open_stepper
 from balancer.metrics.feature_choice import seconds_to_train
 from balancer.reporting.grids import save_grid, tile, to_uint8
 
@@ -151,7 +149,7 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
     row_step, row_time = state.step, time.perf_counter()
     start_step, start_time = state.step, row_time
     with (
-        _full_memory(config, data, run, device),
+        memory_errors(config, data.channels, run.path, device),
         deferred_signals() as signal_received,
         progress.bar(config.steps, "gan-train", "step", state.step) as bar,
     ):
@@ -194,23 +192,6 @@ def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.devi
         features=snapshots.features,
         step_mode=fast_step.ran if fast_step else "plain",
     )
-
-
-def _full_memory(
-    config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.device
-) -> contextlib.AbstractContextManager[None]:
-    """Turn an error about full memory into one line that names a batch size, and what is kept."""
-
-    def try_batch(batch: int) -> None:
-        changed, size = config.model_copy(update={"batch_size": batch}), config.data.image_size
-        with torch.random.fork_rng(devices=[]):
-            state = build_state(changed, device, data.channels)
-        for _ in range(2):  # the second has the optimisers' moments
-            train_step(changed, state, torch.zeros(config.n_dis * batch, data.channels, size, size, device=device))
-
-    # Of several ranks, one alone would wait for the others
-    tried = try_batch if ranks.count() == 1 else None
-    return full_memory_explained("gan-train", config.batch_size, device, tried, f"; {kept_snapshot(run.path)}")
 
 
 class Snapshots:

@@ -19,7 +19,7 @@ from balancer.augmentation.on_device import DeviceAugmenter
 from balancer.core import progress
 from balancer.core.card_memory import full_memory_explained
 from balancer.core.device import memory_format, to_device
-from balancer.core.ema import exponential_average
+from balancer.core.ema import exponential_average, update_average
 from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.pixels import channels_of
 from balancer.core.seeding import derive_seed
@@ -165,7 +165,7 @@ def train(
                     else train_step(network, optimizer, loss_of, batch, y, config.precision, config.accumulate)
                 )
                 if stage_ema:
-                    stage_ema.update_parameters(network)
+                    update_average(stage_ema, network)
                 real_drawn += int((index < train_set.n_real).sum())
                 step += 1
                 bar.update()

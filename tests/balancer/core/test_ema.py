@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from balancer.core.ema import exponential_average
+from balancer.core.ema import exponential_average, update_average
 
 
 class Net(nn.Module):
@@ -35,7 +35,7 @@ def test_closed_form(decay: float, warm_up: bool) -> None:
     expected = 1.0
     for step, (value, rate) in enumerate(zip(values, rates, strict=True)):
         set_state(net, value, 100 + step)
-        average.update_parameters(net)
+        update_average(average, net)
         expected = rate * expected + (1 - rate) * value
     averaged = average.module
     assert isinstance(averaged, Net)
@@ -53,5 +53,22 @@ def test_late_steps_use_the_full_decay(decay: float, expected: float) -> None:
     average = exponential_average(net, decay, warm_up=True)
     average.n_averaged.fill_(10_001)
     set_state(net, 1.0, 0)
-    average.update_parameters(net)
+    update_average(average, net)
     assert average.module.state_dict()["w"][0].item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("warm_up", [True, False])
+def test_an_update_is_that_of_torch(warm_up: bool) -> None:
+    """To the last bit, integer buffers and the count included."""
+    torch.manual_seed(0)
+    net = Net()
+    ours, theirs = (exponential_average(net, 0.9, warm_up) for _ in range(2))
+    for step in range(4):
+        with torch.no_grad():
+            for tensor in (*net.parameters(), net.norm.running_mean, net.norm.running_var):
+                tensor.normal_()
+        net.norm.num_batches_tracked.fill_(step)
+        update_average(ours, net)
+        theirs.update_parameters(net)
+        assert ours.state_dict().keys() == theirs.state_dict().keys()
+        assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in ours.state_dict().items())
