@@ -50,11 +50,12 @@ def update_average(average: AveragedModel, model: nn.Module) -> None:
     """
     averaged = itertools.chain(average.module.parameters(), average.module.buffers())
     pairs = list(zip(averaged, itertools.chain(model.parameters(), model.buffers()), strict=True))
-    is_first = int(average.n_averaged) == 0
+    is_first, averaging = int(average.n_averaged) == 0, average.multi_avg_fn
+    assert averaging is not None, "exponential_average gives one"
     for dtype in dict.fromkeys(old.dtype for old, _ in pairs):
         ours, theirs = zip(*[(old.detach(), new.detach()) for old, new in pairs if old.dtype == dtype], strict=True)
         if is_first:
             torch._foreach_copy_(ours, theirs)
         else:
-            average.multi_avg_fn(ours, theirs, average.n_averaged)
+            averaging(ours, theirs, average.n_averaged)
     average.n_averaged += 1
