@@ -180,7 +180,8 @@ def read(log: Path) -> dict[tuple[str, str, int, str], Fit]:
     """Return the finished trainings of recipes as they are now."""
     hashes = {name: recipe_hash(settings(name)) for name in RECIPES}
     names = [field.name for field in fields(Fit)]
-    fits = [Fit(**{key: row[key] for key in names} | {"scores": np.array(row["scores"])}) for row in read_jsonl(log)]
+    rows = [row for row in read_jsonl(log) if set(names) <= row.keys()]  # rows of earlier versions have no scores
+    fits = [Fit(**{key: row[key] for key in names} | {"scores": np.array(row["scores"])}) for row in rows]
     return {fit.key: fit for fit in fits if hashes.get(fit.recipe) == fit.recipe_hash}
 
 
