@@ -222,6 +222,7 @@ def _served(factory: Any, address: HostPort, security: ServerSecurity, named_sit
         lifespan="off",
         loop="asyncio",
         http="h11",
+        ws="none",
         ssl_certfile=security.certificate,
         ssl_keyfile=security.key,
         timeout_graceful_shutdown=1,
