@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ from albumentations.augmentations.pixel.functional import gamma_transform
 from scipy import stats
 from streams import global_streams_untouched
 
-from balancer.augmentation.classical import Augmenter
+from balancer.augmentation.classical import CLASSICAL, Augmenter, _within
 from balancer.augmentation.on_device import DeviceAugmenter, _Draws, add_noise, blur, expose, gamma, pose, sharpen, warp
 from balancer.augmentation.ranges import RANGES
 from balancer.core.errors import UsageError
@@ -157,6 +158,27 @@ def check_statistics(preset: str, draws: int) -> None:
     for name, value in (("darker level", 90), ("noise", 0)):  # of images that changes leave alone
         shares = [np.mean(np.abs(side[name] - value) < 0.5) for side in (ours, theirs)]
         assert abs(shares[0] - shares[1]) < 3.5 * math.sqrt(0.5 / draws), name
+
+
+POSE = ("angle", "shift", "zoom", "shear")
+ALONE = {"pose": POSE, "gamma": ("p_gamma",), "exposure": ("p_exposure",), "sharpness": ("p_sharpness",)}
+ALONE |= {"noise": ("p_noise",)}
+
+
+@pytest.mark.parametrize("change", list(ALONE))
+@pytest.mark.parametrize("preset", ["strong", pytest.param("mild", marks=pytest.mark.nightly)])
+def test_each_change_on_its_own(preset: str, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made in every image, all others left out: mean and spread of grey levels are distributed as albumentations'."""
+    real, still = RANGES[preset], (0.0, 0.0)
+    none = replace(real, angle=still, shift=still, zoom=(1.0, 1.0), shear=still)
+    none = replace(none, p_gamma=0, p_exposure=0, p_sharpness=0, p_noise=0)
+    values = {name: getattr(real, name) if name in POSE else 1.0 for name in ALONE[change]}
+    monkeypatch.setitem(RANGES, preset, replace(none, **values))
+    monkeypatch.setitem(CLASSICAL, preset, lambda: _within(RANGES[preset]))
+    images = np.repeat(texture(1, 24, 24), 400, 0)
+    sides = [augment(images, np.arange(400), 0) for augment in (on_device(preset, 1), Augmenter(preset, 2))]
+    for figure in (lambda x: x.mean(axis=(1, 2)), lambda x: x.std(axis=(1, 2))):
+        assert stats.ks_2samp(*map(figure, sides)).pvalue > 0.01
 
 
 @pytest.mark.nightly
