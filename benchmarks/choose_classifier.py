@@ -68,6 +68,11 @@ RECIPES: dict[str, tuple[str, dict[str, Any]]] = {  # name -> regime, changes
     "ema, best": ("augment", {"ema_decay": 0.99}),
     "ema, reestimated": ("augment", REESTIMATED),
     "ema, reestimated, strong": ("augment", {**REESTIMATED, "augmentation": "strong"}),
+    "ema, reestimated, independent": ("augment", {**REESTIMATED, "augmentation": "mild_independent"}),
+    "strong, independent, 2,800 steps": (
+        "augment",
+        {**REESTIMATED, "augmentation": "strong_independent", "steps": 2800},
+    ),
     "ema, reestimated, s2": ("augment", {**REESTIMATED, "augmentation": "s2"}),
     "ema, reestimated, unit": ("augment", {**REESTIMATED, "normalisation": "unit"}),
     "ema, reestimated, lr 3e-3": ("augment", {**REESTIMATED, "lr": 3e-3}),

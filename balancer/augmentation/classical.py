@@ -14,12 +14,13 @@ os.environ.setdefault(
 )  # before the import: it would ask the network for a newer version
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import albumentations as A
 import cv2
 import numpy as np
 
-from balancer.augmentation.ranges import MILD, STRONG, Ranges
+from balancer.augmentation.ranges import RANGES, Ranges
 from balancer.core.errors import lookup
 from balancer.core.seeding import derive_seed
 
@@ -62,16 +63,6 @@ def _within(ranges: Ranges) -> list[A.BasicTransform | A.BaseCompose]:
     else:
         changes.append(blur)
     return [*changes, A.GaussNoise(std_range=ranges.noise, p=ranges.p_noise)]
-
-
-def _mild() -> list[A.BasicTransform | A.BaseCompose]:
-    """Return small changes of pose and exposure, and of sharpness and grain, which differ between the classes."""
-    return _within(MILD)
-
-
-def _strong() -> list[A.BasicTransform | A.BaseCompose]:
-    """Return ``mild`` with wider ranges, and sharpening: for sources that differ in pose, exposure and processing."""
-    return _within(STRONG)
 
 
 # The presets below reproduce published systems (docs/systems.md). A flip mirrors the heart to the right side of the
@@ -121,8 +112,9 @@ def _s4() -> list[A.BasicTransform]:
 
 
 CLASSICAL: dict[str, Callable[[], Sequence[A.BasicTransform | A.BaseCompose]]] = {
-    "mild": _mild,
-    "strong": _strong,
+    # small changes of pose and exposure, and of sharpness and grain, which differ between the classes; strong: wider
+    # ones, and sharpening, for sources that differ in pose, exposure and processing
+    **{name: partial(_within, ranges) for name, ranges in RANGES.items()},
     "s0": _s0,
     "s1": _s1,
     "s2": _s2,
@@ -134,7 +126,8 @@ CLASSICAL: dict[str, Callable[[], Sequence[A.BasicTransform | A.BaseCompose]]] =
 class Augmenter:
     """Applies a preset to images; raises UsageError if there is no such preset. No preset changes the hue.
 
-    ``mild`` and ``strong`` flip only where ``flips`` says that a mirrored image is as good: the heart is on the left.
+    The presets of :mod:`balancer.augmentation.ranges` flip only where ``flips`` says that a mirrored image is as good:
+    the heart is on the left.
     """
 
     def __init__(self, preset: str, seed: int, flips: bool = False) -> None:
@@ -144,11 +137,14 @@ class Augmenter:
         cv2.setNumThreads(1)  # images are small, and torch owns the cores
         self._pipeline = A.Compose(transforms, strict=True)
         self._seed = seed
+        self._independent = preset in RANGES and not RANGES[preset].shared_numbers
 
     def __call__(self, images: Array, indices: Array, draw: int) -> Array:
         """Return changed images, grey or in colour uint8; ``indices`` (n,) name the images, ``draw`` the visit."""
         changed = np.empty_like(images)
         for row, (image, index) in enumerate(zip(images, indices.tolist(), strict=True)):
             self._pipeline.set_random_seed(derive_seed(self._seed, "augment", draw, row, index) % 2**32)
+            if self._independent:  # one stream for all changes, in place of a copy of it for each
+                self._pipeline.set_random_state(self._pipeline.random_generator, self._pipeline.py_random)
             changed[row] = self._pipeline(image=image)["image"]
         return changed

@@ -1,4 +1,6 @@
-"""`mild` and `strong` for a whole batch on its device, in plain torch: the changes of albumentations, other draws.
+"""Classical transforms of a whole batch on its device, in plain torch: the changes of albumentations, other draws.
+
+The presets are those of :mod:`balancer.augmentation.ranges`.
 
 A sample follows from (seed, draw, row, index) alone, as in :mod:`balancer.augmentation.classical`, and is the same on
 every device: each number is a hash of these and of its place. So nothing is drawn on the CPU, and nothing waits.
@@ -14,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from balancer.augmentation.ranges import RANGES, SHARED_NUMBERS, Range, Ranges
+from balancer.augmentation.ranges import RANGES, Range, Ranges
 from balancer.core.device import to_device
 from balancer.core.errors import lookup
 from balancer.core.pixels import from_planes, planes
@@ -43,14 +45,15 @@ def _mixed(x: Tensor) -> Tensor:
 class _Draws:
     """Uniform and normal numbers of each image of a batch; every call takes the places that follow."""
 
-    def __init__(self, seed: int, indices: Tensor) -> None:
+    def __init__(self, seed: int, indices: Tensor, shared_numbers: bool) -> None:
+        self._shared = shared_numbers
         rows = torch.arange(len(indices), device=indices.device)
         self._keys = _mixed(_mixed(indices + seed) + rows * INCREMENT)
         self._next = 0
 
     def begin_change(self) -> None:
         """Begin another change of the image, with the first numbers again where changes share them."""
-        if SHARED_NUMBERS:
+        if self._shared:
             self._next = 0
 
     def uniform(self, count: int = 1, first: int | None = None) -> Tensor:
@@ -162,7 +165,7 @@ class DeviceAugmenter:
         if not len(pixels):
             return pixels
         names = to_device(torch.from_numpy(np.ascontiguousarray(indices, np.int64)), pixels.device)
-        draws = _Draws(derive_seed(self._seed, "augment on device", draw), names)
+        draws = _Draws(derive_seed(self._seed, "augment on device", draw), names, self._ranges.shared_numbers)
         return from_planes(_changed(planes(pixels).float(), self._ranges, draws, self._flips).byte())
 
 

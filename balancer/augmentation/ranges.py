@@ -1,8 +1,8 @@
-"""The ranges of `mild` and `strong`, from which both their versions are made: albumentations', and the device's."""
+"""The ranges of the presets that are not of a published system: albumentations' version and the device's use them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 Range = tuple[float, float]
 
@@ -28,6 +28,9 @@ class Ranges:
     p_sharpness: float
     noise: Range  # SD, as a share of the range
     p_noise: float
+    # Albumentations, seeded anew for each image, gives every change the same stream of numbers. So under `mild`, blur
+    # and noise come together or not at all, and with a shift to the same side. Each change alone is as it should be.
+    shared_numbers: bool = True
 
 
 MILD = Ranges(
@@ -62,7 +65,9 @@ STRONG = Ranges(
     noise=(0.01, 0.05),
     p_noise=0.4,
 )
-# Albumentations, seeded anew for each image, gives every transform the same stream of numbers: under `mild`, blur and
-# noise come together or not at all. The device's version does as well, so that a regime means the same on both.
-SHARED_NUMBERS = True
-RANGES = {"mild": MILD, "strong": STRONG}  # the presets that have a version on the device
+RANGES = {  # the presets that have a version on the device
+    "mild": MILD,
+    "strong": STRONG,
+    "mild_independent": replace(MILD, shared_numbers=False),
+    "strong_independent": replace(STRONG, shared_numbers=False),
+}

@@ -116,7 +116,9 @@ class ClassifierConfig(Settings):
         None, description="Of the pixels: each image (by channel) to mean 0 and SD 1, to 0..1, to -1..1, or ImageNet's."
     )
     augmentation: Annotated[str, SearchRange(values=("mild", "strong", "s2"))] = Field(
-        "mild", description="Classical transforms: mild, strong, or a published system's: s0 to s4."
+        "mild",
+        description="Classical transforms: mild, strong, the same with changes drawn independently of one another"
+        " (mild_independent, strong_independent), or a published system's: s0 to s4.",
     )
     # optimisation
     steps: Steps = Field(1400, description="Optimiser steps, the same in every regime.")

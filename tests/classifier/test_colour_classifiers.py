@@ -17,6 +17,7 @@ from PIL import Image
 from torchvision.transforms.functional import normalize
 
 from balancer.augmentation.classical import CLASSICAL, Augmenter
+from balancer.augmentation.ranges import RANGES
 from balancer.core.environment import environment
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.exported import FORMATS, SUFFIXES
@@ -94,7 +95,7 @@ def test_no_preset_changes_the_hue(name: str) -> None:
     means = three.reshape(6, -1, 3).mean(axis=1)
     assert np.ptp(means, axis=1).max() < 1.5
     assert np.abs(means.mean(axis=1) - one.reshape(6, -1).mean(axis=1)).max() < 2
-    if name not in ("mild", "strong"):  # whose noise is drawn for each channel
+    if name not in RANGES:  # whose noise is drawn for each channel
         assert np.abs(three.astype(int) - one[..., None]).max() <= 1
 
 

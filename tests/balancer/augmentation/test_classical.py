@@ -3,6 +3,7 @@
 import itertools
 import math
 import warnings
+from typing import Any
 
 import albumentations as A
 import cv2
@@ -209,3 +210,25 @@ def test_edges_are_mirrored_under_s3() -> None:
 def test_unknown_preset() -> None:
     with pytest.raises(UsageError, match="did you mean 'mild'"):
         Augmenter("mildd", 0)
+
+
+@pytest.mark.parametrize(("preset", "together"), [("mild", True), ("mild_independent", False)])
+def test_blur_and_noise_come_together_only_where_changes_share_numbers(
+    preset: str, together: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each comes in 30 % of the images, whichever preset."""
+    made: list[set[str]] = []
+    for change in (A.GaussianBlur, A.GaussNoise):
+
+        def recorded(self: object, img: np.ndarray, *args: object, _plain: Any = change.apply, **more: object) -> Any:
+            made[-1].add(type(self).__name__)
+            return _plain(self, img, *args, **more)
+
+        monkeypatch.setattr(change, "apply", recorded)
+    augment, image = Augmenter(preset, 0), np.zeros((1, 16, 16), np.uint8)
+    for i in range(400):
+        made.append(set())
+        augment(image, np.array([i]), 0)
+    blurred, noisy = (np.array([name in of for of in made]) for name in ("GaussianBlur", "GaussNoise"))
+    assert (blurred.mean(), noisy.mean()) == pytest.approx((0.3, 0.3), abs=0.08)
+    assert (blurred == noisy).all() if together else abs(np.corrcoef(blurred, noisy)[0, 1]) < 0.2

@@ -101,11 +101,11 @@ def test_noise_is_that_of_albumentations() -> None:
     noise = np.random.default_rng(0).normal(0, 60, flat.shape).astype(np.float32)
     ours = add_noise(torch.from_numpy(flat).float(), torch.from_numpy(noise))
     assert np.array_equal(ours.numpy(), add(flat, noise).astype(float))
-    draws = _Draws(0, torch.arange(4))
+    draws = _Draws(0, torch.arange(4), shared_numbers=True)
     normal = draws.normal(torch.Size((4, 1, 200, 200))).flatten().double().numpy()
     assert stats.kstest(normal[::7], "norm").pvalue > 0.01
     assert abs(np.corrcoef(normal[:-1], normal[1:])[0, 1]) < 0.01
-    uniform = _Draws(1, torch.arange(5000)).uniform(2).double().numpy()
+    uniform = _Draws(1, torch.arange(5000), shared_numbers=True).uniform(2).double().numpy()
     assert stats.kstest(uniform[:, 0], "uniform").pvalue > 0.01
     assert abs(np.corrcoef(uniform.T)[0, 1]) < 0.05
 
@@ -162,6 +162,7 @@ def check_statistics(preset: str, draws: int) -> None:
 
 POSE = ("angle", "shift", "zoom", "shear")
 ALONE = {"pose": POSE, "gamma": ("p_gamma",), "exposure": ("p_exposure",), "sharpness": ("p_sharpness",)}
+PRESETS = [p if r.shared_numbers else pytest.param(p, marks=pytest.mark.nightly) for p, r in RANGES.items()]
 ALONE |= {"noise": ("p_noise",)}
 
 
@@ -181,6 +182,16 @@ def test_each_change_on_its_own(preset: str, change: str, monkeypatch: pytest.Mo
         assert stats.ks_2samp(*map(figure, sides)).pvalue > 0.01
 
 
+@pytest.mark.parametrize("shared_numbers", [True, False])
+def test_changes_share_numbers_only_where_the_preset_says_so(shared_numbers: bool) -> None:
+    draws, numbers = _Draws(0, torch.arange(2000), shared_numbers), []
+    for _ in range(2):
+        draws.begin_change()
+        numbers.append(draws.uniform()[:, 0].numpy())
+    correlation = np.corrcoef(numbers)[0, 1]
+    assert correlation == pytest.approx(1.0) if shared_numbers else abs(correlation) < 0.1
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("preset", list(RANGES))
 def test_statistics_of_many_draws(preset: str) -> None:
@@ -188,7 +199,7 @@ def test_statistics_of_many_draws(preset: str) -> None:
     check_statistics(preset, 1500)
 
 
-@pytest.mark.parametrize("preset", list(RANGES))
+@pytest.mark.parametrize("preset", PRESETS)
 def test_statistics(preset: str) -> None:
     check_statistics(preset, 120)
 
@@ -201,7 +212,7 @@ def test_the_statistics_tell_presets_apart() -> None:
         assert stats.ks_2samp(ours[name], theirs[name]).pvalue < 0.001, name
 
 
-@pytest.mark.parametrize("preset", list(RANGES))
+@pytest.mark.parametrize("preset", PRESETS)
 def test_a_sample_depends_on_what_names_it(preset: str) -> None:
     """Same (seed, draw, row, index), same sample; whatever was drawn before and whatever else is in the batch."""
     images, index = np.repeat(dot(6, -3)[None], 6, 0), np.array([7, 1, 7, 3, 9, 2])
@@ -218,7 +229,7 @@ def test_a_sample_depends_on_what_names_it(preset: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(4, 16, 16), (4, 28, 28, 3), (0, 64, 64)])
-@pytest.mark.parametrize("preset", list(RANGES))
+@pytest.mark.parametrize("preset", PRESETS)
 def test_shape_type_and_input_untouched(preset: str, shape: tuple[int, ...]) -> None:
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     pixels = torch.from_numpy(images.copy())
