@@ -148,7 +148,8 @@ def _listen(address: Address) -> socket.socket:
     """Return a socket that listens; a port that is taken is refused before the models are read."""
     with naming(f"{address.host}:{address.port}"):
         family = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family[0], socket.SOCK_STREAM)
+        # Of a socket that names TCP asyncio sends each packet at once; of another, an answer waits some 40 ms.
+        listener = socket.socket(family[0], socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(family[4])

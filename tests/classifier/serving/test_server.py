@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from balancer.core.jsonl import append_jsonl
 from classifier.analysis.reading import read_result
 from classifier.serving.examples import from_folder
 from classifier.serving.models import load_models
+from classifier.serving.server import Address, _listen
 
 Run = Callable[..., Result]
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -68,6 +70,14 @@ def test_a_taken_port_is_one_line(model_file: Path, classifier: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         refused(classifier("serve", model_file, "--port", port), 1, f"127.0.0.1:{port}")
+
+
+def test_answers_are_sent_at_once() -> None:
+    """asyncio turns Nagle's algorithm off for what a listener accepts, but only if the listener names TCP."""
+    listener = _listen(Address("127.0.0.1", 0, None))
+    listener.listen()
+    with listener, socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
+        assert accepted.proto == socket.IPPROTO_TCP
 
 
 def test_bad_models_are_one_line(model_file: Path, classifier: Run, tmp_path: Path) -> None:
