@@ -10,7 +10,7 @@ here. Both run with and without augmentation.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from timing import arguments, compare
+from torch import Tensor, nn
 
 from balancer.augmentation.classical import Augmenter
 from balancer.core.config import resolve
@@ -69,8 +70,14 @@ def reference(config: TrainConfig, augment: Augmenter | None, device: torch.devi
         return (x - x.mean()) / (x.std() + 1e-3)
 
     loader = torch.utils.data.DataLoader(ImageFolder(root / "train", transform), config.batch_size, shuffle=True)
-    model = SmallCNN(size).to(device)
-    optimizer, batches = torch.optim.AdamW(model.parameters(), config.lr), iter(loader)
+    return plain_step(loader, SmallCNN(size).to(device), config.lr, device)
+
+
+def plain_step(
+    loader: Iterable[tuple[Tensor, Tensor]], model: nn.Module, lr: float, device: torch.device
+) -> Callable[[], None]:
+    """Return a function that makes one step as tutorials write it, on labels 0 and 1."""
+    optimizer, batches = torch.optim.AdamW(model.parameters(), lr), iter(loader)
 
     def step() -> None:
         nonlocal batches

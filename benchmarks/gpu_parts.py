@@ -12,7 +12,7 @@ from typing import Any
 import gan_speed
 import numpy as np
 import torch
-import torch.nn.functional as F
+from classifier_speed import plain_step
 from torch import Tensor
 
 from balancer.augmentation.classical import Augmenter
@@ -204,21 +204,7 @@ def classifier_reference(config: ClassifierConfig, device: torch.device, augment
             return (x - x.mean()) / (x.std() + 1e-3), torch.tensor(float(train.labels[i]))
 
     loader = torch.utils.data.DataLoader(Images(), config.batch_size, shuffle=True, drop_last=True)
-    model = build_model(config).to(device)
-    optimizer, batches = torch.optim.AdamW(model.parameters(), config.lr), iter(loader)
-
-    def step() -> None:
-        nonlocal batches
-        try:
-            x, y = next(batches)
-        except StopIteration:
-            batches = iter(loader)
-            x, y = next(batches)
-        optimizer.zero_grad()
-        F.binary_cross_entropy_with_logits(model(x.to(device)), y.to(device)).backward()
-        optimizer.step()
-
-    return step
+    return plain_step(loader, build_model(config).to(device), config.lr, device)
 
 
 def classifier_speed_part(tier: Tier) -> Figures:
