@@ -126,7 +126,8 @@ def slurm_options(sbatch: tuple[str, ...], threads: int) -> dict[str, Any]:
     What ``sbatch`` leaves open is as in the user's configuration of dask-jobqueue, whose time limit is 30 minutes.
     """
     import dask
-    import dask_jobqueue  # noqa: F401  # reads its configuration
+
+    _jobqueue()  # reads its configuration
 
     def configured(name: str) -> Any:
         return dask.config.get(f"jobqueue.slurm.{name}", None)
@@ -161,7 +162,6 @@ def on_slurm(sbatch: tuple[str, ...], jobs: int, threads: int) -> Iterator[Clien
         BalancerError: dask-jobqueue or sbatch is not there, or SLURM refuses such a job.
     """
     check_slurm(sbatch, threads)
-    from dask_jobqueue import SLURMCluster
     from distributed import Client
 
     for name in ("distributed.client", "distributed.scheduler", "distributed.deploy", "dask_jobqueue"):
@@ -171,7 +171,7 @@ def on_slurm(sbatch: tuple[str, ...], jobs: int, threads: int) -> Iterator[Clien
         try:
             # What dask sends is executed, so only those who can read this study's certificates may connect.
             certificates = stack.enter_context(tempfile.TemporaryDirectory(prefix=".slurm-", dir=Path.cwd()))
-            cluster = SLURMCluster(
+            cluster = _jobqueue().SLURMCluster(
                 **slurm_options(sbatch, threads),
                 security=True,
                 shared_temp_directory=certificates,
@@ -198,6 +198,16 @@ def _close_certificates(cluster: Any) -> None:
             file.close()
 
 
+def _jobqueue() -> Any:
+    """Import dask-jobqueue, and let Ctrl-C do what it did: the import sets a handler that ends the process at once."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        import dask_jobqueue
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    return dask_jobqueue
+
+
 def check_slurm(sbatch: tuple[str, ...], threads: int) -> None:
     """Refuse a machine that cannot submit workers, and workers that SLURM would not take. Nothing is submitted.
 
@@ -206,7 +216,8 @@ def check_slurm(sbatch: tuple[str, ...], threads: int) -> None:
     """
     try:
         import cryptography  # noqa: F401  # for the certificates
-        import dask_jobqueue  # noqa: F401
+
+        _jobqueue()
     except ImportError as error:
         raise BalancerError(f"--backend slurm needs dask-jobqueue; run {install('cluster')}") from error
     if shutil.which("sbatch") is None:
@@ -226,9 +237,9 @@ def check_slurm(sbatch: tuple[str, ...], threads: int) -> None:
 
 def job_script(sbatch: tuple[str, ...], threads: int) -> str:
     """Return the script of a worker's job, but for the address of the scheduler."""
-    from dask_jobqueue.slurm import SLURMJob
-
-    script: str = SLURMJob("tcp://scheduler:8786", name="worker", **slurm_options(sbatch, threads)).job_script()
+    script: str = (
+        _jobqueue().slurm.SLURMJob("tcp://scheduler:8786", name="worker", **slurm_options(sbatch, threads)).job_script()
+    )
     return script
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import signal
 import stat
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from test_jobs import Keeper, rows_here, started_cluster, study_of
 
 from balancer.core.errors import BalancerError, UsageError
 from classifier.experiments import cluster
-from classifier.experiments.cluster import job_script
+from classifier.experiments.cluster import job_script, slurm_options
 from classifier.experiments.jobs import Workers, run_trials
 
 # Runs a job at once, in the background, and prints what SLURM prints. `--test-only` runs nothing.
@@ -138,3 +139,14 @@ def test_a_search_on_a_cluster_finds_the_points_of_one_process(
     assert len(points[0]) == 4
     refused(classifier(*command, *address, "--out", tmp_path / "gone"), 1, "no dask scheduler answers")
     assert not (tmp_path / "gone").exists()
+
+
+def test_the_import_of_dask_jobqueue_leaves_ctrl_c_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "dask_jobqueue"]:
+        monkeypatch.delitem(sys.modules, name)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        slurm_options((), 1)
+        assert signal.getsignal(signal.SIGINT) is before
+    finally:
+        signal.signal(signal.SIGINT, before)
