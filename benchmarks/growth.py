@@ -258,7 +258,8 @@ def draw(rows: list[Row], file: Path) -> None:
         low = min(getattr(row, key) for row in rows if row.images == sizes[0])
         steady = max(low, 0.1) * sizes / sizes[0]
         axes[0, column].plot(sizes, steady, color="#999999", linewidth=0.8, label="in proportion")
-    axes[0, 0].legend(frameon=False, fontsize=7.5)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     figure.savefig(file, dpi=150)
 
 
