@@ -16,7 +16,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from memory_data import in_memory
 from tiny import CPU
 
 from balancer.core.errors import BalancerError
@@ -29,20 +28,11 @@ from classifier.federation.messages import ARRAYS, COUNTS
 from classifier.federation.partition import by_dirichlet
 from classifier.federation.site import Site, agreement_of
 
-pytestmark = pytest.mark.nightly
+pytestmark = [pytest.mark.nightly, pytest.mark.usefixtures("fewer_statistics")]
 USUAL: dict[str, Any] = {"data": DataConfig(image_size=16), "steps": 4, "batch_size": 8, "evaluations": 1}
 LOOPBACK = HostPort("127.0.0.1", 0)
+OPEN, NO_KEY = ServerSecurity(), SiteSecurity()  # whoever reaches the server may join
 PATIENCE = 20.0  # seconds after which a test gives up
-
-
-@pytest.fixture(scope="module")
-def data() -> Dataset:
-    return in_memory((24, 40), val=(8, 8))
-
-
-@pytest.fixture(autouse=True)
-def fewer_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("classifier.training.trainer.BN_IMAGES", 64)
 
 
 def halves(data: Dataset) -> list[Dataset]:
@@ -90,8 +80,8 @@ def run(
     config: TrainConfig,
     sites: list[Dataset],
     classes: tuple[str, ...] | None = None,
-    security: ServerSecurity = ServerSecurity(),  # noqa: B008  # frozen
-    site_security: SiteSecurity = SiteSecurity(),  # noqa: B008
+    security: ServerSecurity = OPEN,
+    site_security: SiteSecurity = NO_KEY,
     known: bool = False,
     configs: list[TrainConfig] | None = None,
 ) -> tuple[Outcome | BalancerError, list[SiteThread]]:

@@ -23,8 +23,8 @@ def test_listed_vectors_and_counts_may_leave() -> None:
         Answer(arrays={"parameters": np.zeros(3, np.uint8)}),  # pixels
         Answer(arrays={"parameters": np.array(["patient-7"])}),
         Answer(counts={"val_auroc": 1}),
-        Answer(counts={"patients": 0.93}),  # type: ignore[dict-item]
-        Answer(counts={"patients": "patient-7"}),  # type: ignore[dict-item]
+        Answer(counts={"patients": 0.93}),
+        Answer(counts={"patients": "patient-7"}),
         Answer(counts={"patients": True}),
         Answer(counts={"patients": -1}),
         Answer(counts={"images_of_class_NORMAL": 3}),

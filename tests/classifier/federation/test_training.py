@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from local_sites import LocalLink
-from memory_data import in_memory
 from tiny import CPU, train
 from torch import nn
 
@@ -22,18 +21,9 @@ from classifier.federation.site import Refused, Site, agreement_of
 from classifier.federation.training import norms, with_proximal_term
 from classifier.training.prediction import predict
 
+pytestmark = pytest.mark.usefixtures("fewer_statistics")
 STEPS, ROUNDS = 6, 3
 USUAL: dict[str, Any] = {"data": DataConfig(image_size=16), "steps": STEPS, "batch_size": 8, "evaluations": 1}
-
-
-@pytest.fixture(scope="module")
-def data() -> Dataset:
-    return in_memory((24, 40), val=(8, 8))
-
-
-@pytest.fixture(autouse=True)
-def fewer_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("classifier.training.trainer.BN_IMAGES", 64)
 
 
 def federation(config: TrainConfig, *sites: Dataset) -> tuple[Federation, LocalLink]:
@@ -91,7 +81,7 @@ def test_dropout_goes_on_between_rounds(data: Dataset) -> None:
         torch.rand(7)
         return answers
 
-    link.exchange = disturbed  # type: ignore[method-assign]
+    link.exchange = disturbed
     outcome = made.train(Plan(ALGORITHMS["fedavg"], 0, ROUNDS, 0.0), STEPS)
     assert outcome.model is not None
     for name, value in state_of(pooled.model).items():
@@ -150,7 +140,7 @@ def test_site_norm_stays_at_the_site(data: Dataset) -> None:
     everything = sum(p.numel() for p in shared.model.parameters())
     assert {len(v) for a in link.sent for v in a.arrays.values()} == {everything - kept}
     assert not any(name.startswith("bn_") for a in link.sent for name in a.arrays)
-    first, second = (dict(site._training.final.named_modules()) for site in link.sites)  # type: ignore[union-attr]
+    first, second = (dict(site._training.final.named_modules()) for site in link.sites)
     norm_names = [name for name, module in first.items() if isinstance(module, nn.BatchNorm2d)]
     assert any(not torch.equal(first[n].weight, second[n].weight) for n in norm_names)
     others = [n for n, m in first.items() if isinstance(m, nn.Conv2d)]
@@ -192,7 +182,7 @@ def test_a_round_goes_on_without_a_lost_site(data: Dataset, caplog: pytest.LogCa
             link.gone.add(1)
         return exchange(orders)
 
-    link.exchange = dying  # type: ignore[method-assign]
+    link.exchange = dying
     outcome = made.train(Plan(ALGORITHMS["fedavg"], 0, ROUNDS, 0.0), STEPS)
     assert [r.lost for r in outcome.rounds] == [[], [1], []]
     assert [r.sites for r in outcome.rounds] == [[0, 1], [0], [0]]
@@ -216,7 +206,7 @@ def test_a_site_that_is_back_joins_the_next_round(data: Dataset, caplog: pytest.
         link.sites = [link.sites[0], Site(config, sites[1], CPU)] if len(rounds) == 1 else link.sites
         return answers
 
-    link.exchange = coming_back  # type: ignore[method-assign]
+    link.exchange = coming_back
     outcome = made.train(Plan(ALGORITHMS["fedavg"], 0, ROUNDS, 0.0), STEPS)
     assert [r.sites for r in outcome.rounds] == [[0], [0, 1], [0, 1]]
     assert "this site joins at step 2" in caplog.text
@@ -244,10 +234,10 @@ def test_a_training_goes_on_where_it_was_stopped(data: Dataset) -> None:
             raise BalancerError("stopped")
         return exchange(orders)
 
-    link.exchange = stopped  # type: ignore[method-assign]
+    link.exchange = stopped
     with pytest.raises(BalancerError, match="stopped"):
         made.train(plan, STEPS)
-    link.exchange = exchange  # type: ignore[method-assign]
+    link.exchange = exchange
     again = made.train(plan, STEPS, kept[0])
     assert uninterrupted.model is not None
     assert again.model is not None
@@ -276,7 +266,7 @@ def test_a_site_refuses_a_server_that_differs(data: Dataset, there: dict[str, An
 
 def test_the_server_says_which_site_refused(data: Dataset) -> None:
     made, link = federation(TrainConfig(**USUAL), data)
-    link.exchange = lambda _orders: {0: Answer(refusal=2)}  # type: ignore[method-assign]
+    link.exchange = lambda _orders: {0: Answer(refusal=2)}
     with pytest.raises(BalancerError, match="site 0 refused: its settings of the training"):
         made.join()
 
@@ -305,7 +295,7 @@ def test_a_loss_that_is_not_finite_is_refused(data: Dataset) -> None:
 def test_weights_of_another_length_are_refused(data: Dataset) -> None:
     made, link = federation(TrainConfig(**USUAL), data)
     short = Answer({"parameters": np.zeros(3, np.float32)}, {"patients": 1})
-    link.exchange = lambda _orders: {0: short}  # type: ignore[method-assign]
+    link.exchange = lambda _orders: {0: short}
     with pytest.raises(BalancerError, match="site 0 sent 3 numbers as parameters"):
         made.train(Plan(ALGORITHMS["fedavg"], 0, 1, 0.0), STEPS)
 
