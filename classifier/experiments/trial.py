@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -32,6 +33,7 @@ from classifier.training import metering, trainer
 from classifier.training.checkpoint import CHECKPOINT, classifier_bytes
 from classifier.training.prediction import predict_with_features
 from classifier.training.pretraining import pretrained
+from classifier.training.synthetic import SyntheticSet
 
 log = logging.getLogger("balancer")
 Interrupt = Callable[[], int | None]  # returns the number of a signal that came, or None
@@ -106,8 +108,7 @@ def run_trial(study: Study, trial: Trial, device: torch.device, interrupt: Inter
 def _readings(model: nn.Module, study: Study, trial: Trial, device: torch.device) -> list[tuple[Reading, MeterScores]]:
     """Return what the shortcut meter says: with the trial's own synthetic set, or with every set if it has none."""
     used = study.synthetic_images(trial)
-    # What a filter left out of a set is no sample of its images
-    sets = {i: used if used and trial.regime.filtered else study.synthetic[i] for i in study.measured_sets(trial)}
+    sets = {i: _shown(study.synthetic[i], used if trial.regime.filtered else None) for i in study.measured_sets(trial)}
     if not sets:
         return []
     measured = metering.measure(model, study.data, study.probes, sets, used, study.config, device)
@@ -119,6 +120,17 @@ def _readings(model: nn.Module, study: Study, trial: Trial, device: torch.device
         )
         for probe, position, scores, trained_on in measured
     ]
+
+
+def _shown(synthetic: SyntheticSet, kept: SyntheticSet | None) -> SyntheticSet:
+    """Return the images of a set that the meter shows: of classes that a filter chose from, those that it kept.
+
+    What the filter left out is no sample of its images. Of the other classes it chose nothing, and all are shown.
+    """
+    if kept is None:
+        return synthetic
+    stays = np.isin(synthetic.hashes, kept.hashes) | ~np.isin(synthetic.labels, kept.held)
+    return synthetic.at(np.flatnonzero(stays))
 
 
 def _reference(model: nn.Module, data: Dataset, config: ClassifierConfig, device: torch.device) -> Reference:

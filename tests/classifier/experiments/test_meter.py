@@ -15,12 +15,14 @@ from balancer.core.config import config_hash
 from balancer.core.jsonl import append_jsonl
 from balancer.core.settings import AblateConfig, DataConfig, TrainConfig
 from balancer.data.dataset import Dataset, load_dataset
+from balancer.metrics.two_sample import TwoSample
 from classifier.analysis.reading import recover_trials
 from classifier.analysis.results import StudyResults
 from classifier.analysis.shortcuts import meter_results
 from classifier.experiments.study import Study, recipe_hash
 from classifier.experiments.trial import TrainedTrial, run_trial, save_trial
 from classifier.training import metering
+from classifier.training.filtering import FilteredClass, Selection
 from classifier.training.regimes import REGIMES, select_regimes
 from classifier.training.synthetic import SyntheticSet
 
@@ -96,6 +98,29 @@ def test_a_trial_is_measured_with_its_own_set_or_with_every_set() -> None:
     study = study_of(CONFIG, ("baseline", "gan", "duplicate", "flipped"), sets=2)
     shown = {trial.name: study.measured_sets(trial) for trial in study.trials}
     assert shown == {"baseline-0": [0, 1], "gan-0": [0], "gan-set1-0": [1], "duplicate-0": [0, 1], "flipped-0": []}
+
+
+def test_a_filtered_trial_is_measured_on_what_was_kept_and_on_the_classes_that_were_not_filtered() -> None:
+    """A study with `gan_both` has synthetic images of both classes, and the filter chooses of the minority alone."""
+    study = study_of(CONFIG, ("gan_filtered",))
+    data, minority = study.data, study.data.minority_class
+    few, many = of_noise(data, 40, 0), of_noise(data, 40, 1)
+    both = replace(
+        few,
+        images=np.concatenate([few.images, many.images]),
+        labels=np.repeat([minority, 1 - minority], 40),
+        hashes=(*few.hashes, *many.hashes),
+    )
+    kept = FilteredClass(
+        "NORMAL", tuple(range(3, 19)), "pixels", TwoSample("logistic", 0.5, 0.4, 0.6, 24, 40, 2), 0.5, ""
+    )
+    chosen = Selection(both.digest, data.fingerprint, data.split_hash, 0, (kept,))
+    study = replace(study, synthetic=[both], selections=(chosen,))
+    (trial,) = study.trials
+    readings = {reading.class_name: reading for reading in run_trial(study, trial, CPU).result.meter}
+    assert readings["NORMAL"].trained_on
+    assert not readings["PNEUMONIA"].trained_on
+    assert all(reading.n_features for reading in readings.values())
 
 
 def test_where_the_meter_is_left_out_the_report_says_so() -> None:
