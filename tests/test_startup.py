@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-HEAVY = ("torch", "torchvision", "torchmetrics", "albumentations", "matplotlib", "sklearn", "scipy", "cv2", "pydicom")
+LIBRARIES = ("numpy", "scipy", "sklearn", "matplotlib", "PIL", "joblib", "jinja2", "requests", "cv2", "pydicom")
+HEAVY = ("torch", "torchvision", "torchmetrics", "albumentations", *LIBRARIES)
 
 
 def fresh(code: str) -> subprocess.CompletedProcess:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
+import scipy
 
 from balancer.audit.patients import FOLD_SIDES, patients
 from balancer.audit.properties import OF_COLOURS, is_measured, measure
@@ -208,8 +208,8 @@ def _separates(interval: AurocInterval, images: Sequence[int], tests: int) -> bo
         return False
     first, second = images
     by_chance = ((first + second + 1) / (12 * first * second)) ** 0.5
-    error = max(by_chance, (interval.high - interval.low) / (2 * norm.ppf(0.975)))
-    return bool(abs(interval.auroc - 0.5) > norm.ppf(1 - 0.025 / tests) * error)
+    error = max(by_chance, (interval.high - interval.low) / (2 * scipy.stats.norm.ppf(0.975)))
+    return bool(abs(interval.auroc - 0.5) > scipy.stats.norm.ppf(1 - 0.025 / tests) * error)
 
 
 def _larger_side(interval: AurocInterval) -> float:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import numpy as np
-
 from balancer.core.files import locked
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from balancer.core.tracking import Row, TrackedRun, TrackedTrial
 
 log = logging.getLogger("balancer")

@@ -15,7 +15,7 @@ PHANTOM = "phantom"  # the data path that means "the built-in drawings"
 class Settings(BaseModel):
     """Base of every settings model: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
     _no_switch = field_validator("*", mode="before")(classmethod(refuse_booleans))
 
 

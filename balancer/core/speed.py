@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable
 from functools import lru_cache
 
-import numpy as np
-
 REFERENCE = 0.0105  # seconds of the probe on one core of an AMD EPYC, on which the constants of estimates were measured
 REPEATS = 5
 FIRST, GROWTH = 2, 4  # items of the first try, and how many times as many each later try takes
@@ -19,6 +17,8 @@ FIRST, GROWTH = 2, 4  # items of the first try, and how many times as many each 
 @lru_cache(maxsize=1)
 def slowness() -> float:
     """Return how many times as long as on the reference machine a computation takes: the best of several tries."""
+    import numpy as np  # not above: every command line imports this module
+
     matrix = np.random.default_rng(0).standard_normal((512, 512)).astype(np.float32)
     seconds = []
     for _ in range(REPEATS):

@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from balancer.core.files import temporary_path
-from balancer.core.pixels import planes
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from balancer.core.tracking import Row, TrackedRun, TrackedTrial
 
 FOLDER = "events"
@@ -53,6 +52,8 @@ class EventFiles:
 
     def image(self, name: str, pixels: np.ndarray, step: int) -> None:
         """Write an image (H, W) or (H, W, 3) uint8."""
+        from balancer.core.pixels import planes  # numpy, which no command line waits for
+
         self._writer_from(step).add_image(name, planes(pixels[None])[0], step)
 
     def figures(self, values: Mapping[str, float]) -> None:

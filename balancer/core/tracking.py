@@ -12,16 +12,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import urlsplit
-
-import numpy as np
 
 from balancer.core import mlflow_store, tensorboard_events
 from balancer.core.errors import BalancerError, Interrupted, UsageError, lookup
 from balancer.core.extras import install
 from balancer.core.sealed import read_json, write_json
 from balancer.core.shapes import parse
+
+if TYPE_CHECKING:
+    import numpy as np
 
 log = logging.getLogger("balancer")
 FILE = "tracking.json"  # in the run: what it is tracked by, for --resume

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, zoom
 
 Array = NDArray[np.float64]
 Pair = tuple[float, float]
@@ -118,7 +118,7 @@ def _axis(size: int) -> Array:
 
 def _clouds(rng: np.random.Generator, size: int, knots: int) -> Array:
     """Return smooth noise (size, size) of about unit variance, its features 1/knots of the image wide."""
-    return 1.3 * zoom(rng.standard_normal((knots, knots)), size / knots, order=1)
+    return 1.3 * scipy.ndimage.zoom(rng.standard_normal((knots, knots)), size / knots, order=1)
 
 
 def _posed_grid(anatomy: Anatomy, rng: np.random.Generator, size: int) -> tuple[Array, Array]:
@@ -227,7 +227,7 @@ def _streaks(x: Array, y: Array, rng: np.random.Generator, count: int, length: f
     weight = np.tile(1 - 0.75 * t, count)
     flat = np.bincount(row[inside] * size + column[inside], weight[inside], size * size).reshape(size, size)
     # a point's weight in pixels grows with size / steps, so that the streaks look alike at every size
-    blurred = gaussian_filter(flat, width * size / 2, truncate=3.0) * (size * width * length * 2.2)
+    blurred = scipy.ndimage.gaussian_filter(flat, width * size / 2, truncate=3.0) * (size * width * length * 2.2)
     return blurred / (1 + 0.35 * blurred)
 
 
@@ -289,6 +289,6 @@ def _expose(image: Array, rng: np.random.Generator) -> NDArray[np.uint8]:
     vignette = 1 - rng.uniform(0, 0.22) * (px * px + py * py) / 2
     exposed = rng.uniform(0.78, 1.12) * image * vignette + rng.uniform(-0.05, 0.10)
     toned = np.clip(exposed, 0, 1) ** rng.uniform(0.75, 1.35)
-    sharp = gaussian_filter(toned, size / 96 * rng.uniform(0.3, 0.6), truncate=3.0)
+    sharp = scipy.ndimage.gaussian_filter(toned, size / 96 * rng.uniform(0.3, 0.6), truncate=3.0)
     grain = rng.uniform(0.008, 0.028) * rng.standard_normal((size, size))
     return np.clip(np.rint(255 * (sharp + grain)), 0, 255).astype(np.uint8)

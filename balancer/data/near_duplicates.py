@@ -30,7 +30,7 @@ from itertools import product
 from typing import Protocol
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
+import scipy
 
 from balancer.core import progress
 from balancer.data.perceptual_hash import perceptual_hash
@@ -148,7 +148,7 @@ def _correlations(thumbnails: Thumbnails, pairs: Array, prepare: Callable[[Array
 def _bands(thumbnails: Array) -> Array:
     """Return what is correlated: (n, side, side) float32 without the slowest changes and the finest grain."""
     grey = thumbnails.astype(np.float32)
-    fine, coarse = (gaussian_filter(grey, (0, sd, sd)) for sd in BAND)
+    fine, coarse = (scipy.ndimage.gaussian_filter(grey, (0, sd, sd)) for sd in BAND)
     return np.asarray(fine - coarse)
 
 

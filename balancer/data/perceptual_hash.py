@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+import scipy
 from PIL import Image
-from scipy.fft import dctn
 
 Array = np.ndarray
 
@@ -18,7 +18,7 @@ def perceptual_hash(images: Array, side: int = 8) -> Array:
     An image is averaged down to 32 x 32 pixels. The hash says which of the ``side`` x ``side`` lowest frequencies of
     its DCT lie above their median, without the row and the column of frequency zero. So brightness and contrast cancel.
     """
-    low = dctn(shrink(images, 32), axes=(1, 2))[:, 1 : side + 1, 1 : side + 1].reshape(len(images), -1)
+    low = scipy.fft.dctn(shrink(images, 32), axes=(1, 2))[:, 1 : side + 1, 1 : side + 1].reshape(len(images), -1)
     bits: Array = low > np.median(low, axis=1, keepdims=True)
     return bits
 

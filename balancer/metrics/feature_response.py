@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
-from scipy import ndimage
 
 from balancer.core.seeding import derive_seed
 from balancer.metrics.features import FeatureNetwork, extract
@@ -27,7 +27,7 @@ HALVINGS = 40  # random halvings of the real images, whose kernel distances are 
 
 def blur(images: Array, sigma: float) -> Array:
     """Blur each image by a Gaussian of ``sigma`` pixels."""
-    return ndimage.gaussian_filter(images, (0, sigma, sigma, 0)[: images.ndim])
+    return scipy.ndimage.gaussian_filter(images, (0, sigma, sigma, 0)[: images.ndim])
 
 
 def noise(images: Array, sd: float) -> Array:
@@ -60,12 +60,12 @@ def elastic(images: Array, amplitude: float) -> Array:
     rows, columns = np.mgrid[:height, :width].astype(float)
     out = np.empty(images.shape)
     for i in range(n):
-        fields = ndimage.gaussian_filter(rng.normal(size=(2, height, width)), (0, height / 12, height / 12))
+        fields = scipy.ndimage.gaussian_filter(rng.normal(size=(2, height, width)), (0, height / 12, height / 12))
         fields *= amplitude * height / 64 / fields.std()
         places = [rows + fields[0], columns + fields[1]]
         for channel in np.ndindex(images.shape[3:]):
             one = (i, slice(None), slice(None), *channel)
-            out[one] = ndimage.map_coordinates(images[one], places, order=1, mode="nearest")
+            out[one] = scipy.ndimage.map_coordinates(images[one], places, order=1, mode="nearest")
     return out
 
 

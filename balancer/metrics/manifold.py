@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial.distance import cdist
+import scipy
 
 from balancer.core.errors import BalancerError
 from balancer.metrics.chance import FEWER_SHUFFLES, MOST, Chance, chance_of_each, draw_sides
@@ -45,7 +45,7 @@ def manifold_overlap(real: Array, fake: Array, k: int = NEIGHBOURS) -> Manifold:
     balls = np.zeros(len(fake), np.int64)  # real balls around each synthetic image
     covered, recalled = np.zeros(len(real), dtype=bool), np.zeros(len(real), dtype=bool)
     for rows in _chunks(len(real)):
-        between = cdist(real[rows], fake)
+        between = scipy.spatial.distance.cdist(real[rows], fake)
         in_real_ball = between <= real_radius[rows, None]
         balls += in_real_ball.sum(axis=0)
         covered[rows] = in_real_ball.any(axis=1)
@@ -69,7 +69,7 @@ def recall_chance(real: Array, fake: Array, seed: int, k: int = NEIGHBOURS) -> C
     _check(real, fake, k)
     real, fake = real[:MOST], fake[:MOST]
     features = np.concatenate([real, fake])
-    distances = cdist(features, features)
+    distances = scipy.spatial.distance.cdist(features, features)
 
     def recall(on_second: Array) -> float:
         second = distances[on_second]
@@ -92,7 +92,7 @@ def _radii(features: Array, k: int) -> Array:
     """Return the distance (n,) of each point to its k-th nearest other point."""
     radii = np.empty(len(features))
     for rows in _chunks(len(features)):
-        distances = cdist(features[rows], features)
+        distances = scipy.spatial.distance.cdist(features[rows], features)
         distances.partition(k, axis=1)  # in place; place 0 is the point itself
         radii[rows] = distances[:, k]
     return radii

@@ -29,8 +29,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
-from scipy.stats import mannwhitneyu
+import scipy
 
 from balancer.core.errors import BalancerError
 from balancer.core.pixels import WORDS, channels_of, is_uint8_images, luminance
@@ -234,7 +233,7 @@ class _Nearest:
 
 def _prints(images: Array) -> _Prints:
     grey = luminance(images)
-    blurred = gaussian_filter(shrink(grey, SIDE), (0, BLUR, BLUR))
+    blurred = scipy.ndimage.gaussian_filter(shrink(grey, SIDE), (0, BLUR, BLUR))
     return _Prints(blurred, np.where(perceptual_hash(grey), np.float32(1), np.float32(-1)))
 
 
@@ -321,7 +320,7 @@ def identical(images: Array, others: Array) -> Array:
 
 def _nearer(distances: Array, others: Array) -> tuple[float, float]:
     """Return P(a distance < another), ties counted half, and the one-sided p-value of Mann and Whitney."""
-    test = mannwhitneyu(distances, others, alternative="less")
+    test = scipy.stats.mannwhitneyu(distances, others, alternative="less")
     return float(1 - test.statistic / (len(distances) * len(others))), float(test.pvalue)
 
 

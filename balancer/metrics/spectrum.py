@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.signal.windows import hann
+import scipy
 
 from balancer.core.errors import BalancerError
 from balancer.core.pixels import luminance
@@ -227,7 +227,7 @@ def _check(images: Array) -> None:
 
 def _windowed(images: Array) -> Iterator[Array]:
     """Yield chunks (m, H, W) float64: the images less their mean under the window, times the window, at unit energy."""
-    window = np.outer(*(hann(side, sym=False) for side in images.shape[1:]))
+    window = np.outer(*(scipy.signal.windows.hann(side, sym=False) for side in images.shape[1:]))
     for start in range(0, len(images), CHUNK):
         x = images[start : start + CHUNK].astype(np.float64)
         x -= np.tensordot(x, window, 2)[:, None, None] / window.sum()

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import fft
-from scipy.ndimage import uniform_filter
+import scipy
 
 from balancer.core.errors import BalancerError
 from balancer.core.pixels import is_uint8_images
@@ -53,7 +52,7 @@ def spectrum(marked: Array, plain: Array) -> Filter:
     ratio = of_marked / of_plain
 
     def put(images: Array) -> Array:
-        parts = [fft.irfft2(ratio * f, s=(height, width), axes=(1, 2)) for f in _transforms(images)]
+        parts = [scipy.fft.irfft2(ratio * f, s=(height, width), axes=(1, 2)) for f in _transforms(images)]
         return _to_pixels(np.concatenate(parts))
 
     return put
@@ -80,7 +79,7 @@ def residual(marked: Array, plain: Array) -> Filter:
 def mean_residual(images: Array) -> Array:
     """Return the mean over images of the image less its mean over 3 x 3 pixels: (H, W), or (H, W, 3) in colour."""
     mean = images.mean(axis=0, dtype=np.float64)  # the residual is linear, so that of the mean is the mean of them
-    return np.asarray(mean - uniform_filter(mean, size=(3, 3, 1)[: mean.ndim], mode="nearest"))
+    return np.asarray(mean - scipy.ndimage.uniform_filter(mean, size=(3, 3, 1)[: mean.ndim], mode="nearest"))
 
 
 def mean_amplitude(images: Array) -> Array:
@@ -92,7 +91,7 @@ def mean_amplitude(images: Array) -> Array:
 def _transforms(images: Array) -> Iterator[Array]:
     """Yield the Fourier transforms of chunks of images; a real image needs half of its frequencies."""
     for start in range(0, len(images), CHUNK):
-        yield fft.rfft2(images[start : start + CHUNK].astype(np.float64), axes=(1, 2))
+        yield scipy.fft.rfft2(images[start : start + CHUNK].astype(np.float64), axes=(1, 2))
 
 
 def _to_pixels(images: Array) -> Array:

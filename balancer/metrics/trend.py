@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy.stats import kendalltau
+import scipy
 
 Direction = Literal["falling", "rising", "level", "too few"]
 ALPHA = 0.05  # one-sided
@@ -64,4 +64,4 @@ def last_third(steps: Sequence[int], distances: Sequence[float], real_baseline: 
 def _p_value(steps: Sequence[int], values: Sequence[float], side: str) -> float:
     if len(set(values)) == 1:  # tau is not defined
         return 1.0
-    return float(kendalltau(steps, values, alternative=side).pvalue)
+    return float(scipy.stats.kendalltau(steps, values, alternative=side).pvalue)

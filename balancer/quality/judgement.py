@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy.stats import fisher_exact
+import scipy
 
 from balancer.metrics.chance import ALPHA
 from balancer.metrics.features import is_untrained
@@ -150,4 +150,4 @@ def repeats(m: Memorization) -> bool:
         return True
     fake, real = m.duplicates_within // 2, m.train_duplicates // 2
     table = [[fake, m.n_fake // 2 - fake], [real, m.train_units // 2 - real]]
-    return bool(fisher_exact(table, alternative="greater").pvalue <= ALPHA)
+    return bool(scipy.stats.fisher_exact(table, alternative="greater").pvalue <= ALPHA)

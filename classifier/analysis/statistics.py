@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special, stats
-from scipy.optimize import brentq
+import scipy
 
 Array = np.ndarray
 Shares = tuple[tuple[float, int], ...]  # of a variance, with degrees of freedom
@@ -248,21 +247,21 @@ def mean_p(value: float, se: float, shares: Shares) -> float:
 
 def critical_value(shares: Shares, alpha: float = ALPHA) -> float:
     """Return how many standard errors a value must lie from zero for :func:`mean_p` to be ``alpha``."""
-    bounds = [float(special.stdtrit(df, 1 - alpha / 2)) for _, df in shares]
+    bounds = [float(scipy.special.stdtrit(df, 1 - alpha / 2)) for _, df in shares]
     if min(bounds) == max(bounds):
         return bounds[0]
 
     def excess(t: float) -> float:
-        return float(sum(share * 2 * special.stdtr(df, -t) for share, df in shares)) - alpha
+        return float(sum(share * 2 * scipy.special.stdtr(df, -t) for share, df in shares)) - alpha
 
-    return float(brentq(excess, 0.999 * min(bounds), 1.001 * max(bounds), xtol=1e-12))
+    return float(scipy.optimize.brentq(excess, 0.999 * min(bounds), 1.001 * max(bounds), xtol=1e-12))
 
 
 def t_test(value: float, se: float, df: float) -> float:
     """Return the two-sided p of zero; without any scatter, 1 for a value of zero and 0 for any other."""
     if se == 0:
         return float(value == 0)
-    return float(2 * stats.t.sf(abs(value) / se, df))
+    return float(2 * scipy.stats.t.sf(abs(value) / se, df))
 
 
 def share_interval(estimate: Estimate, patients: int, most: float = 1.0) -> tuple[float, float]:
@@ -319,7 +318,8 @@ def detectable_effect(estimate: Estimate, family: int | None = None) -> float:
             None for an unadjusted test at .05.
     """
     critical = critical_value(estimate.shares, ALPHA / (family or 1))
-    shift = brentq(lambda shift: stats.nct.sf(critical, estimate.df, shift) - POWER, 0, 3 * critical + 5)
+    noncentral = scipy.stats.nct
+    shift = scipy.optimize.brentq(lambda s: noncentral.sf(critical, estimate.df, s) - POWER, 0, 3 * critical + 5)
     return float(shift) * estimate.se
 
 
@@ -358,9 +358,9 @@ def delong(y_true: Array, left: Array, right: Array) -> DeLong:
 def placements(positive: Array, score: Array) -> tuple[Array, Array]:
     """Return for each positive (m,) and each negative image (n,) the share of the others in the right order with it."""
     m, n = int(positive.sum()), int((~positive).sum())
-    ranks = stats.rankdata(score)
-    above = (ranks[positive] - stats.rankdata(score[positive])) / n
-    below = 1 - (ranks[~positive] - stats.rankdata(score[~positive])) / m
+    ranks = scipy.stats.rankdata(score)
+    above = (ranks[positive] - scipy.stats.rankdata(score[positive])) / n
+    below = 1 - (ranks[~positive] - scipy.stats.rankdata(score[~positive])) / m
     return above, below
 
 
@@ -398,4 +398,4 @@ def mcnemar(left: Array, right: Array) -> McNemar:
     """
     only_left, only_right = int((left & ~right).sum()), int((right & ~left).sum())
     n = only_left + only_right
-    return McNemar(only_left, only_right, float(stats.binomtest(only_left, n).pvalue) if n else 1.0)
+    return McNemar(only_left, only_right, float(scipy.stats.binomtest(only_left, n).pvalue) if n else 1.0)

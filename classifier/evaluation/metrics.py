@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn import metrics
 
 from balancer.metrics.classification import (
     ECE_BINS,
@@ -38,9 +37,11 @@ MULTICLASS_DECISION = ("accuracy", "balanced_accuracy", "f1")
 
 def ranking_metrics(y_true: Array, y_score: Array) -> dict[str, float]:
     """Return AUROC and AUPRC (average precision), which no temperature and no threshold changes."""
+    from sklearn.metrics import average_precision_score, roc_auc_score  # half a second
+
     return {
-        "auroc": float(metrics.roc_auc_score(y_true, y_score)),
-        "auprc": float(metrics.average_precision_score(y_true, y_score)),
+        "auroc": float(roc_auc_score(y_true, y_score)),
+        "auprc": float(average_precision_score(y_true, y_score)),
     }
 
 
@@ -61,7 +62,9 @@ def decision_metrics(y_true: Array, y_score: Array, threshold: float) -> dict[st
 
 def confusion(y_true: Array, y_score: Array, threshold: float) -> tuple[int, int, int, int]:
     """Return (TN, FP, FN, TP) of the decision ``y_score >= threshold``; class 1 is positive."""
-    matrix = metrics.confusion_matrix(y_true, y_score >= threshold, labels=[0, 1])
+    from sklearn.metrics import confusion_matrix
+
+    matrix = confusion_matrix(y_true, y_score >= threshold, labels=[0, 1])
     tn, fp, fn, tp = (int(v) for v in matrix.ravel())
     return tn, fp, fn, tp
 
@@ -183,8 +186,10 @@ def multiclass_decision(y_true: Array, y_score: Array) -> MulticlassDecision:
 
     Balanced accuracy is the mean of the classes' sensitivities, and F1 the mean of the classes' F1 (macro).
     """
+    from sklearn.metrics import confusion_matrix
+
     classes = range(y_score.shape[1])
-    matrix = metrics.confusion_matrix(y_true, y_score.argmax(axis=1), labels=list(classes))
+    matrix = confusion_matrix(y_true, y_score.argmax(axis=1), labels=list(classes))
     hits, true_counts, decided_counts = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
     sensitivity = hits / np.maximum(true_counts, 1)
     return MulticlassDecision(

@@ -13,8 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import expit, log_softmax, logit, softmax
+import scipy
 
 from balancer.core.errors import UsageError, lookup
 from balancer.metrics.classification import falling_scores
@@ -43,7 +42,7 @@ def fit_temperature(y_true: Array, y_score: Array) -> float:
         logs, of_image = np.log(np.clip(y_score, MIN_PROBABILITY, 1)), np.arange(len(y_true))
 
         def loss(log_temperature: float) -> float:
-            return float(-log_softmax(logs / np.exp(log_temperature), axis=1)[of_image, y_true].mean())
+            return float(-scipy.special.log_softmax(logs / np.exp(log_temperature), axis=1)[of_image, y_true].mean())
     else:
         logits = _logits(y_score)
         margins = np.where(y_true == 1, logits, -logits)
@@ -52,7 +51,7 @@ def fit_temperature(y_true: Array, y_score: Array) -> float:
             return float(np.logaddexp(0, -margins / np.exp(log_temperature)).mean())
 
     bound = float(np.log(MAX_TEMPERATURE))
-    return float(np.exp(minimize_scalar(loss, bounds=(-bound, bound), method="bounded").x))
+    return float(np.exp(scipy.optimize.minimize_scalar(loss, bounds=(-bound, bound), method="bounded").x))
 
 
 def with_temperature(y_score: Array, temperature: float) -> Array:
@@ -62,9 +61,9 @@ def with_temperature(y_score: Array, temperature: float) -> Array:
     softmax(log(y_score) / temperature).
     """
     if y_score.ndim == 2:
-        shares: Array = softmax(np.log(np.clip(y_score, MIN_PROBABILITY, 1)) / temperature, axis=1)
+        shares: Array = scipy.special.softmax(np.log(np.clip(y_score, MIN_PROBABILITY, 1)) / temperature, axis=1)
         return shares
-    scores: Array = expit(_logits(y_score) / temperature)
+    scores: Array = scipy.special.expit(_logits(y_score) / temperature)
     return scores
 
 
@@ -107,7 +106,7 @@ def labels_of(y_score: Array, chosen: float) -> Array:
 
 
 def _logits(y_score: Array) -> Array:
-    logits: Array = logit(np.clip(y_score, MIN_PROBABILITY, 1 - MIN_PROBABILITY))
+    logits: Array = scipy.special.logit(np.clip(y_score, MIN_PROBABILITY, 1 - MIN_PROBABILITY))
     return logits
 
 

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from balancer.reporting.plots import BLUE, GREY, PALETTE, subplots
 from classifier.analysis.results import FOLDS
 from classifier.report.axes import annotate, fix_ticks
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
     from classifier.experiments.thresholds import ThresholdResults
 
 GRID = np.arange(5, 96) / 100
@@ -60,6 +61,8 @@ def _style(k: int) -> tuple[str, str]:
 
 
 def _legend(rules: Sequence[str]) -> list[Line2D]:
+    from matplotlib.lines import Line2D
+
     folds = [Line2D([], [], color=c, linewidth=1.6, label=n) for n, c in (("validation", GREY), ("test", BLUE))]
     styles = [_style(k) for k in range(len(rules))]
     marks = [

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage, stats
+import scipy
 
 Array = np.ndarray
 
 
 def unit_ranks(maps: Array) -> Array:
     """Return the ranks (n, H W) of the pixels of each map (n, H, W), centred and of length 1; 0 of a constant map."""
-    ranks = stats.rankdata(maps.reshape(len(maps), -1), axis=1)
+    ranks = scipy.stats.rankdata(maps.reshape(len(maps), -1), axis=1)
     ranks -= ranks.mean(axis=1, keepdims=True)
     length = np.linalg.norm(ranks, axis=1, keepdims=True)
     unit: Array = np.divide(ranks, length, out=np.zeros_like(ranks), where=length > 0)
@@ -30,7 +30,7 @@ def ssim(one: Array, other: Array) -> Array:
     """
 
     def blurred(maps: Array) -> Array:
-        values: Array = ndimage.gaussian_filter(maps.astype(np.float64), (0, 1.5, 1.5), truncate=5 / 1.5)
+        values: Array = scipy.ndimage.gaussian_filter(maps.astype(np.float64), (0, 1.5, 1.5), truncate=5 / 1.5)
         return values
 
     means = blurred(one), blurred(other)

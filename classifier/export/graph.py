@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy
 import torch
-from scipy.special import logit
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
@@ -35,13 +35,14 @@ class ClassifierGraph(nn.Module):
         self.temperature, self.binary = saved.temperature, len(saved.classes) == 2
         chosen = saved.uncalibrated_threshold
         # Above 1 nothing is called positive, and at 0 everything. From the last number below 1 on, sigmoid gives 1.
-        self.least = HIGHEST if chosen > 1 else max(float(logit(min(chosen, np.nextafter(1, 0)))), -HIGHEST)
+        below_one = min(chosen, np.nextafter(1, 0))
+        self.least = HIGHEST if chosen > 1 else max(float(scipy.special.logit(below_one)), -HIGHEST)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits, probabilities and labels."""
         logits: Tensor = self.network(normalise(image.float(), self.normalisation))
         if self.binary:
-            bound = float(logit(1 - MIN_PROBABILITY))
+            bound = float(scipy.special.logit(1 - MIN_PROBABILITY))
             positive = torch.sigmoid(logits.clamp(-bound, bound) / self.temperature)
             return logits, torch.stack([1 - positive, positive], dim=1), (logits >= self.least).long()
         shares = torch.log_softmax(logits, dim=1).clamp(min=float(np.log(MIN_PROBABILITY)))

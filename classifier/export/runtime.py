@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from scipy.special import expit, softmax
+import scipy
 
 from balancer.core import onnx_file
 from balancer.core.errors import UsageError
@@ -60,5 +60,5 @@ def logits_of(session: onnx_file.Session, images: Array) -> Array:
 def scores(logits: Array) -> Array:
     """Return the probability of the second class (n,) of logits (n,), or of each class (n, C) of (n, C), in float64."""
     logits = logits.astype(np.float64)
-    shares: Array = expit(logits) if logits.ndim == 1 else softmax(logits, axis=1)
+    shares: Array = scipy.special.expit(logits) if logits.ndim == 1 else scipy.special.softmax(logits, axis=1)
     return shares

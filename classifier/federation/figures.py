@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from balancer.reporting.plots import PALETTE, subplots
 from classifier.analysis.verdicts import MARGIN
 from classifier.federation.comparison import Comparison
 from classifier.report.axes import MARGIN_BAND, WIDTH
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 ROW = 0.42  # inches of a line
 APART = 0.16  # of a line, between the marks of two sites

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
+from typing import TYPE_CHECKING
 
 from balancer.reporting.plots import PALETTE, subplots
 from classifier.analysis.analyse import endpoint_of
 from classifier.analysis.verdicts import MARGIN
 from classifier.learning_curve.comparison import Curve
 from classifier.report.axes import COLOURS, MARGIN_BAND, WIDTH
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 HEIGHT = 3.3  # inches of a row
 APART = 0.035  # of a size, by which the marks of regimes stand apart, so that no interval hides another
@@ -91,6 +93,8 @@ def _with_intervals(
 
 
 def _style(axes: Axes, curve: Curve) -> None:
+    from matplotlib.ticker import FixedLocator, NullLocator
+
     sizes = [size.minority for size in curve.sizes]
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(sizes))

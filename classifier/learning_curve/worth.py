@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from scipy.optimize import brentq
+import scipy
 
 from classifier.analysis.analyse import ResampledStudy
 from classifier.analysis.results import StudyResults
@@ -171,5 +171,5 @@ def _first_place(sizes: Sequence[int], excess: Callable[[float], float]) -> floa
         return sizes[0]
     for before, place in pairwise(sizes):
         if excess(place) <= 0:
-            return float(brentq(excess, before, place, xtol=PRECISION))
+            return float(scipy.optimize.brentq(excess, before, place, xtol=PRECISION))
     return sizes[-1]

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
 
 from balancer.reporting.plots import PALETTE, subplots
 from classifier.training.regimes import REGIMES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
 
 MARGIN_BAND: dict[str, Any] = {"color": "#009e73", "alpha": 0.13, "linewidth": 0}
 SET_MARKERS = "osDv^P*Xh<>"  # one per synthetic set
@@ -40,6 +40,8 @@ COLOURS = _colours()
 
 def fix_ticks(axis: Axis, most: int) -> None:
     """Set at most ``most`` intervals between round numbers, the same for every size of the axes."""
+    from matplotlib.ticker import MaxNLocator
+
     axis.set_major_locator(MaxNLocator(most, steps=(1, 2, 5, 10)))
 
 
@@ -163,6 +165,8 @@ def margin_bands(axes: Axes, means: Mapping[str, float], margin: float) -> list[
         means: by regime, in the order of the rows.
         margin: below which a difference is of no use.
     """
+    from matplotlib.patches import Rectangle
+
     ends = []
     for y, name in enumerate(means):
         reference = compared_with(name)

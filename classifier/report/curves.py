@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
-from scipy.stats import binomtest
+import scipy
 
 from balancer.metrics.classification import precision_at, roc_at, threshold_sweep
 from balancer.metrics.resampling import CURVE_RESAMPLES, patient_weights, patients_per_class
@@ -23,6 +21,10 @@ from classifier.analysis.statistics import crossed_estimate
 from classifier.evaluation.metrics import decision_metrics
 from classifier.evaluation.thresholds import with_temperature
 from classifier.report.axes import COLOURS, compared_with, grid, grid_with_strips, outer_labels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Array = np.ndarray
 Curve = Callable[[Array, Array, Array, Array], Array]  # of the grid, y_true, y_score and weights
@@ -178,7 +180,7 @@ def binned(y_true: Sequence[Array], scores: Sequence[Array]) -> tuple[Array, Arr
     for b in np.flatnonzero(count >= 1):
         inside, n = bin_of == b, round(float(count[b]))
         share = float(y[inside].mean())
-        interval = binomtest(round(share * n), n).proportion_ci(method="wilson")
+        interval = scipy.stats.binomtest(round(share * n), n).proportion_ci(method="wilson")
         points.append((float(p[inside].mean()), share, min(interval.low, share), max(interval.high, share)))
     stated, observed, low, high = np.array(points).reshape(-1, 4).T
     return stated, observed, low, high, count
@@ -199,6 +201,8 @@ def transfer_loss(trial: TrialPredictions) -> float:
 
 def threshold_transfer(results: StudyResults) -> Figure:
     """Draw balanced accuracy on test against the calibrated threshold, a line per trial; a dot: validation's choice."""
+    from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
     figure, by_name = grid(results.regimes, 2.5)
     lowest = 1.0
     for name, axes in by_name.items():

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from balancer.reporting.numbers import bounds, p_value, signed
 from balancer.reporting.plots import BLUE, GREY, VERMILION, subplots
@@ -17,6 +16,10 @@ from classifier.analysis.verdicts import short_margin
 from classifier.report.axes import COLOURS, MARGIN_BAND, fix_ticks, is_competitive, limits, mark_outside, spread
 from classifier.report.tables import AUROC, FAMILIES, by_family
 from classifier.training.regimes import REGIMES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FAMILY_COLOURS = {"confirmatory": BLUE, "factorial": VERMILION}  # other families are grey
 COLUMNS = {"estimate [95 %]": 8, "p": 118, "verdict": 190}  # of text beside the forest, in points from its right edge

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from balancer.data.dataset import Dataset
 from balancer.reporting.numbers import short
 from balancer.reporting.plots import subplots
 from classifier.analysis.results import StudyResults
 from classifier.report.axes import competitive
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SHOWN = 6
 

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator
 
 from balancer.data.dataset import Dataset
 from balancer.reporting.numbers import short, signed
@@ -36,6 +32,10 @@ from classifier.report.axes import (
 )
 from classifier.report.failures import Failures, contact_sheet
 from classifier.report.tables import AUROC
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 BAND_WORDS = f"; band: reference's mean ±{short_margin()}"
 
@@ -110,6 +110,8 @@ def seeds(results: StudyResults, analysis: Analysis) -> Figure:
 
 
 def _set_legend(axes: Axes, sets: Sequence[str]) -> None:
+    from matplotlib.lines import Line2D
+
     handles = [
         Line2D(
             [], [], color="#555555", linestyle="", marker=SET_MARKERS[i % len(SET_MARKERS)], markersize=5, label=label
@@ -239,6 +241,8 @@ def _matrix(axes: Axes, counts: np.ndarray, classes: Sequence[str]) -> None:
 
 def training(results: StudyResults) -> Figure:
     """Draw training loss (grey) and validation NLL against steps, a line per trial; a dot: the step kept."""
+    from matplotlib.ticker import LogLocator
+
     figure, by_name = grid(results.regimes, 2.3)
     losses = [loss for t in results.trials for v in t.history for loss in (v.train_loss, v.val_nll)]
     for name, axes in by_name.items():

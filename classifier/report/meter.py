@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from balancer.metrics.traces import TRACES
 from balancer.reporting.document import Table
@@ -14,6 +12,10 @@ from balancer.reporting.plots import GREY
 from classifier.analysis.shortcuts import MeterResult, difference_in_words, in_words
 from classifier.evaluation.shortcut import Share
 from classifier.report.axes import COLOURS, fix_ticks, rows_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 NAME = "meter"  # of the figure
 TITLE = "Does the classifier read being synthetic?"

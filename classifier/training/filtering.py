@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import scipy
 import torch
-from scipy.special import logit
 
 from balancer.core.device import limit_threads
 from balancer.core.errors import BalancerError
@@ -159,7 +159,8 @@ def accepted(log_ratio: Array, n: int, seed: int) -> Array:
     """
     f = log_ratio - log_ratio.max()
     log_odds = f - np.log(-np.expm1(f - EPSILON))
-    margin = log_odds - logit(np.random.default_rng(seed).random(len(f)))  # accepted where this exceeds gamma
+    luck = scipy.special.logit(np.random.default_rng(seed).random(len(f)))
+    margin = log_odds - luck  # accepted where this exceeds gamma
     positions: Array = np.sort(np.argsort(-margin, kind="stable")[:n])
     return positions
 

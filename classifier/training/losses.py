@@ -8,7 +8,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import sigmoid_focal_loss
 
 from balancer.core.settings import ClassifierConfig
 from classifier.training.regimes import Regime
@@ -45,14 +44,18 @@ def _binary(config: ClassifierConfig, focal: bool, weights: Tensor) -> Loss:
     """Return the loss of logits (B,); the focal loss is that of Lin et al. (2017, arXiv:1708.02002) without alpha."""
     targets = torch.tensor([config.label_smoothing, 1 - config.label_smoothing], device=weights.device)
 
+    def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(logits, targets[y], weight=weights[y])
+
+    if not focal:
+        return cross_entropy
+    from torchvision.ops import sigmoid_focal_loss
+
     def focal_loss(logits: Tensor, y: Tensor) -> Tensor:
         losses: Tensor = sigmoid_focal_loss(logits, y.float(), -1, config.focal_gamma, "none")  # -1: no alpha
         return (weights[y] * losses).mean()
 
-    def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(logits, targets[y], weight=weights[y])
-
-    return focal_loss if focal else cross_entropy
+    return focal_loss
 
 
 def _multiclass(config: ClassifierConfig, focal: bool, weights: Tensor) -> Loss:

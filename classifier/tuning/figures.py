@@ -5,13 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from classifier.tuning.spaces import Space
 from classifier.tuning.storage import FrozenTrial, TrialState, importance_evaluator, log_value, optuna
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 VALUE = "validation NLL"
 
