@@ -10,11 +10,12 @@ resampled AUROCs are linear in the patients' weights (DeLong's placements), whic
 within a percent.
 
     python benchmarks/calibration.py [--studies 1000] [--resamples 200] [--trial-seeds 2,3,5,10] [--gan-seeds 1,3]
-    [--scenarios ...] [--regimes ...] [--classes 2] [--sizes 1] [--family confirmatory]
+    [--scenarios ...] [--regimes ...] [--classes 2] [--sizes 1] [--scatter alike] [--family confirmatory]
 
 With --sizes 5 each study is a learning curve: an ablation at each size, on the same test images, which are hard for the
-same reasons. Holm's family then holds the contrasts of all sizes. With --family shortcut the studies have the regimes
-in which being synthetic tells little of the class too, and coverage and family error are those of their contrasts.
+same reasons. Holm's family then holds the contrasts of all sizes. With --scatter 'fewer images scatter more' trainings
+scatter more at the smaller sizes. With --family shortcut the studies have the regimes in which being synthetic tells
+little of the class too, and coverage and family error are those of their contrasts.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import functools
 import itertools
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy import stats
@@ -87,6 +88,9 @@ class Scenario:
     gan: float  # SD: effect of a GAN seed
     gan_trial: float  # SD: effect of a GAN seed that differs between trial seeds
     uneven: float = 1.0  # factor on trial_own of baseline and gan: regimes need not scatter alike
+    # Share of the variance over GAN seeds that regimes have in common, since they train on the same images. Left out of
+    # the text: scenarios without it keep their random numbers.
+    gan_shared: float = field(default=0.0, repr=False)
 
 
 SCENARIOS = {
@@ -96,7 +100,10 @@ SCENARIOS = {
     "trial seeds dominate": Scenario(0.03, 0.02, 0.08, 0.006, 0.012, 0.004, 0.004),
     "GAN seeds dominate": Scenario(0.03, 0.03, 0.08, 0.004, 0.004, 0.010, 0.003),
     "two regimes scatter twice as much": Scenario(0.03, 0.02, 0.08, 0.006, 0.008, 0.004, 0.004, uneven=2.0),
+    "GAN seeds dominate in all regimes alike": Scenario(0.03, 0.03, 0.08, 0.004, 0.004, 0.010, 0.003, gan_shared=1.0),
 }
+# Factors on the scatter of trainings at each of five sizes, the smallest first.
+SCATTER = {"alike": (1.0,) * 5, "fewer images scatter more": (3.0, 2.0, 1.5, 1.0, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -162,13 +169,15 @@ def draw(
 
     hard = rng if of_images is None else np.random.default_rng(of_images)
     shared, trial = noise(columns, 1, 1, source=hard), rng.standard_normal((k, 1))
+    of_sets = rng.standard_normal(g) if scenario.gan_shared else np.zeros(1)
     scores, truth = {}, {}
     for regime in regimes:
         expected = stats.norm.ppf(np.array(AUROCS[classes]) + shift.get(regime, 0.0))[:, None, None]
         slope = float(stats.norm.pdf(expected).mean()) / 2**0.5  # of the endpoint in the separation, in SDs
         sd = {name: getattr(scenario, name) / slope for name in ("trial", "trial_own", "gan", "gan_trial")}
         sets, used = (g, 1) if REGIMES[regime].synthetic else (1, 0)
-        gan = used * sd["gan"] * rng.standard_normal(sets)
+        of_gan = (1 - scenario.gan_shared) ** 0.5 * rng.standard_normal(sets)
+        gan = used * sd["gan"] * (of_gan + scenario.gan_shared**0.5 * (of_sets if used else 0.0))
         own_sd = sd["trial_own"] * (scenario.uneven if regime in UNEVEN else 1)
         own = own_sd * rng.standard_normal((k, 1)) + used * sd["gan_trial"] * rng.standard_normal((k, sets))
         of_seeds = sd["trial"] ** 2 + own_sd**2 + used * sd["gan_trial"] ** 2
@@ -254,13 +263,14 @@ def check_intervals(
     resamples: int,
     regimes: Sequence[str] = POOLED,
     classes: int = 2,
-    sizes: int = 1,
+    scatter: Sequence[float] = (1.0,),
     family: str = "confirmatory",
 ) -> Calibration:
     """Simulate many studies without a planted effect; the effect of a fixed synthetic set is part of the truth.
 
-    A study of several ``sizes`` is as many ablations of the same test images.
+    A study has an ablation for each factor of ``scatter`` on the scatter of trainings, all of the same test images.
     """
+    sizes = len(scatter)
     covered: dict[str, list[bool]] = {}
     tested = PLANTED if family == "confirmatory" else {}
     rejected: list[bool] = []
@@ -270,15 +280,16 @@ def check_intervals(
     with progress.bar(studies, f"{k} trial seeds, {g} GAN seed(s)", "study") as bar:
         for number in range(studies):
             p: list[float] = []
-            for size in range(sizes):
+            for size, more in enumerate(scatter):
                 names: list[str | int] = ["study", str(scenario), k, g, *([f"size {size}"] if sizes > 1 else [])]
                 of_images = derive_seed(number, "images", str(scenario)) if sizes > 1 else None
-                study = draw(scenario, regimes, k, g, {}, derive_seed(number, *names), classes, of_images)
+                of_size = replace(scenario, trial=more * scenario.trial, trial_own=more * scenario.trial_own)
+                study = draw(of_size, regimes, k, g, {}, derive_seed(number, *names), classes, of_images)
                 estimated = estimates(aurocs(study, resamples, number // SAME_RESAMPLES), classes, family)
                 for name, e in estimated.items():
                     truth = expected(study.truth, CONTRASTS[family].get(name, {"baseline": 1.0}))
-                    own = statistics.share_interval(e, fewest_patients(classes))
-                    low, high = own if name == OWN else (e.low, e.high)
+                    own = name == OWN
+                    low, high = statistics.share_interval(e, fewest_patients(classes)) if own else (e.low, e.high)
                     covered.setdefault(name, []).append(low <= truth <= high)
                     if name in FAMILIES[family]:
                         p.append(statistics.mean_p(e.value - truth, e.se, e.shares))
@@ -338,21 +349,24 @@ def main() -> None:
     parser.add_argument("--family", choices=list(FAMILIES), default="confirmatory", help="other than that: no power")
     parser.add_argument("--regimes", help="by default those of the family")
     parser.add_argument("--classes", type=int, choices=list(AUROCS), default=2)
-    parser.add_argument("--sizes", type=int, default=1, help="of a learning curve; above 1 no power is measured")
+    parser.add_argument(
+        "--sizes", type=int, default=1, choices=range(1, 6), help="of a learning curve; above 1 no power is measured"
+    )
+    parser.add_argument("--scatter", choices=list(SCATTER), default="alike", help="of trainings over sizes")
     args = parser.parse_args()
     begin, sizes = time.perf_counter(), (args.studies, args.resamples)
     regimes = tuple(args.regimes.split(",")) if args.regimes else REGIMES_OF[args.family]
     errors = (100 * (p * (1 - p) / args.studies) ** 0.5 for p in (0.95, statistics.POWER))
     print(f"{args.studies} studies a line, {args.resamples} resamples, {','.join(regimes)}")
-    print(f"{args.classes} classes, {args.sizes} size(s), family {args.family}")
+    print(f"{args.classes} classes, {args.sizes} size(s), scatter {args.scatter}, family {args.family}")
     print("Monte Carlo standard error: {:.1f} points of coverage, {:.1f} of power\n".format(*errors))
     columns = ("coverage, lowest", "mean", "highest", OWN, "family error", *PLANTED)
     print("| scenario | GAN seeds | trial seeds |", " | ".join(columns), "|")
     print("| --- | ---: | ---: |" + " ---: |" * len(columns))
     lines = itertools.product(args.scenarios.split(","), args.gan_seeds.split(","), args.trial_seeds.split(","))
     for name, g, k in lines:
-        lengths = args.classes, args.sizes, args.family
-        checked = check_intervals(SCENARIOS[name], int(k), int(g), *sizes, regimes, *lengths)
+        of_sizes = SCATTER[args.scatter][: args.sizes]
+        checked = check_intervals(SCENARIOS[name], int(k), int(g), *sizes, regimes, args.classes, of_sizes, args.family)
         planted = checked.detectable if args.sizes == 1 else {}
         power = check_power(SCENARIOS[name], planted, int(k), int(g), *sizes, regimes, args.classes)
         covered = [share for contrast, share in checked.covered.items() if contrast != OWN]

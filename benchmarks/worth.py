@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from calibration import AUROCS, SAME_RESAMPLES, SCENARIOS, Scenario, aurocs, draw, fewest_patients
+from calibration import AUROCS, SAME_RESAMPLES, SCATTER, SCENARIOS, Scenario, aurocs, draw, fewest_patients
 
 from balancer.core import progress
 from balancer.core.seeding import derive_seed
@@ -26,8 +26,6 @@ from classifier.learning_curve.worth import equivalent, interval
 SIZES = np.array([50, 100, 200, 400, 1147])
 BASELINE = np.array([0.86, 0.89, 0.915, 0.935, 0.95])  # expected AUROC at each size
 WORTH = 1.5
-# Factors on the scatter of trainings at each size: few images may make trainings scatter more.
-SCATTER = {"alike": (1.0,) * 5, "fewer images scatter more": (3.0, 2.0, 1.5, 1.0, 1.0)}
 
 
 @dataclass(frozen=True)

@@ -226,12 +226,22 @@ def analyse(results: StudyResults, resamples: int = RESAMPLES, seed: int = 0) ->
         resamples=resamples,
         regimes=regimes,
         contrasts=contrasts,
-        verdict=" ".join(filter(None, [verdicts.answer(contrasts), brief(meter)])),
+        verdict=_answer(contrasts, meter),
         notes=verdicts.notes(len(patients), len(set(patients)), len(seeds), len(sets), left_out, results.unit),
         advice=advice(contrasts),
         unit=results.unit,
         meter=meter,
     )
+
+
+def with_contrasts(analysis: Analysis, contrasts: list[ContrastResult]) -> Analysis:
+    """Return the analysis with other contrasts, and what is said of them: the verdict and the advice."""
+    verdict = _answer(contrasts, analysis.meter)
+    return replace(analysis, contrasts=contrasts, verdict=verdict, advice=advice(contrasts))
+
+
+def _answer(contrasts: Sequence[ContrastResult], meter: Sequence[MeterResult]) -> str:
+    return " ".join(filter(None, [verdicts.answer(contrasts), brief(meter)]))
 
 
 def counts_of(y_true: Array, classes: Sequence[str]) -> dict[str, int]:

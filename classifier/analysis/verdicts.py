@@ -20,6 +20,7 @@ CHECKS = {
     "flipped": (("hurts",), FAULT),
     "permuted": (("hurts",), FAULT),
 }
+NOT_ASKED = "Not asked: no regime with synthetic images was run beside the same regime without them."
 # Synthetic images, the same regime without them, and the same with as many duplicates, by what the answer calls the
 # pair.
 QUESTIONS = {
@@ -143,7 +144,7 @@ def _of_balancing(results: Sequence[ContrastResult]) -> str:
         if (effect := by_name.get(f"{regime} - {reference}")) is not None
     }
     if not effects:
-        return "Not asked: no regime with synthetic images was run beside the same regime without them."
+        return NOT_ASKED
     fewest_sets = min(effect.gan_seeds for effect in effects.values())
     claims_the_gan = all(effect.claims_the_gan for effect in effects.values())
     subject = "GAN balancing" if claims_the_gan else sets_in_words(fewest_sets)
@@ -153,25 +154,40 @@ def _of_balancing(results: Sequence[ContrastResult]) -> str:
         if effect.verdict == "helps":
             regime, _, duplicate = QUESTIONS[words]
             sentences.append(_against_copies(words, by_name.get(f"{regime} - {duplicate}")))
-    if any(effect.p is None for effect in effects.values()):
-        fewest_seeds = min(effect.estimate.n_trial_seeds for effect in effects.values())
-        sentences.append(
+    return " ".join([*sentences, *limits(list(effects.values()))])
+
+
+def limits(results: Sequence[ContrastResult]) -> list[str]:
+    """Return what limits every claim of contrasts with synthetic images: too few trial seeds, or too few GAN seeds."""
+    said = []
+    if any(result.p is None for result in results):
+        fewest_seeds = min(result.estimate.n_trial_seeds for result in results)
+        said.append(
             f"With {plural(fewest_seeds, 'trial seed')} no claim can rest on it: a verdict takes {FEWEST_TRIAL_SEEDS}."
         )
-    if not claims_the_gan:
-        sentences.append(
-            f"A claim about the GAN itself takes {FEWEST_GAN_SEEDS} GAN seeds or more; here: {fewest_sets}."
-        )
-    return " ".join(sentences)
+    if not all(result.claims_the_gan for result in results):
+        fewest_sets = min(result.gan_seeds for result in results)
+        said.append(f"A claim about the GAN itself takes {FEWEST_GAN_SEEDS} GAN seeds or more; here: {fewest_sets}.")
+    return said
 
 
-def on_the_shortcut(results: Sequence[ContrastResult]) -> list[str]:
-    """Return what the contrasts say of regimes in which being synthetic tells little of the class; none if untested."""
-    tested = [r for r in results if r.contrast.family == "shortcut" and r.p_holm is not None]
+def on_the_shortcut(results: Sequence[ContrastResult], where: Sequence[str] = ()) -> list[str]:
+    """Return what the contrasts say of regimes in which being synthetic tells little of the class; none if untested.
+
+    Args:
+        results: of which others than these are passed over.
+        where: words for each result, such as ``at 50 images``; none if all are of one study.
+    """
+    places = [f" {words}" for words in where] or [""] * len(results)
+    tested = [
+        (r, at, r.p_holm)
+        for r, at in zip(results, places, strict=True)
+        if r.contrast.family == "shortcut" and r.p_holm is not None
+    ]
     if not tested:
         return []
-    differing = [result for result in tested if result.p_holm is not None and result.p_holm < ALPHA]
-    named = "; ".join(f"{r.name} {_effect(r)}, Holm {p_equals(r.p_holm or 0.0)}" for r in differing)
+    differing = [of for of in tested if of[2] < ALPHA]
+    named = "; ".join(f"{r.name}{at} {_effect(r)}, Holm {p_equals(p)}" for r, at, p in differing)
     return [
         f"Where being synthetic tells little of the class, {len(differing) or 'none'} of"
         f" {plural(len(tested), 'comparison')} {'differ' if len(differing) > 1 else 'differs'} after Holm's correction"

@@ -9,9 +9,8 @@ from balancer.core.files import JsonObject
 from balancer.metrics.resampling import RESAMPLES
 from balancer.reporting.numbers import listed, signed
 from classifier.analysis import shortcuts, statistics, verdicts
-from classifier.analysis.analyse import Analysis, analyse
+from classifier.analysis.analyse import Analysis, analyse, with_contrasts
 from classifier.analysis.contrasts import ADJUSTED, CONFIRMATORY, ContrastResult
-from classifier.analysis.results import StudyResults
 from classifier.learning_curve.steps import FinishedPoint
 from classifier.learning_curve.worth import Worth, worths
 
@@ -54,8 +53,11 @@ class Curve:
         if len(self.sizes) == 1:
             return self.sizes[0].analysis.verdict
         results = [c for size in self.sizes for c in size.analysis.contrasts]
+        where = [f"at {size.minority:,} images" for size in self.sizes for _ in size.analysis.contrasts]
+        tests = [c for c in results if c.contrast.is_adjusted]
         read = shortcuts.along_sizes({size.minority: size.analysis.meter for size in self.sizes})
-        return " ".join(filter(None, [*_along_the_curve(self), *verdicts.on_the_shortcut(results), read]))
+        said = [*_along_the_curve(self), *verdicts.on_the_shortcut(results, where), *verdicts.limits(tests), read]
+        return " ".join(filter(None, said))
 
     @property
     def headline(self) -> list[str]:
@@ -82,10 +84,11 @@ def compare(points: Sequence[FinishedPoint], seed: int = 0, resamples: int = RES
     studies = [point.ablation.results for point in points]
     analyses = adjusted_together([analyse(results, resamples, seed) for results in studies])
     sizes = [
-        SizeResult(point.point.name, *_counts(results), analysis)
-        for point, results, analysis in zip(points, studies, analyses, strict=True)
+        SizeResult(point.point.name, *_smallest(point), analysis)
+        for point, analysis in zip(points, analyses, strict=True)
     ]
-    return Curve(sizes, worths([size.name for size in sizes], [_counts(r) for r in studies], studies, seed, resamples))
+    counts = [(size.minority, size.added) for size in sizes]
+    return Curve(sizes, worths([size.name for size in sizes], counts, studies, seed, resamples))
 
 
 def adjusted_together(analyses: Sequence[Analysis]) -> list[Analysis]:
@@ -104,7 +107,7 @@ def _family_together(family: str, analyses: Sequence[Analysis]) -> list[Analysis
     }
     p_holm = dict(zip(tested, statistics.holm(list(tested.values())), strict=True))
     return [
-        replace(a, contrasts=[_adjusted(c, p_holm.get((i, c.name)), len(tested)) for c in a.contrasts])
+        with_contrasts(a, [_adjusted(c, p_holm.get((i, c.name)), len(tested)) for c in a.contrasts])
         for i, a in enumerate(analyses)
     ]
 
@@ -116,11 +119,9 @@ def _adjusted(result: ContrastResult, p_holm: float | None, family: int) -> Cont
     return replace(result, p_holm=p_holm, mde=mde, verdict=verdicts.verdict_of(result.estimate, p_holm))
 
 
-def _counts(results: StudyResults) -> tuple[int, int]:
-    """Return the real images of the smallest class, and how many images fill its deficit."""
-    reference = next(t for t in results.trials if t.regime in ("baseline", "augment"))
-    counts = list(reference.n_train.values())
-    return min(counts), sum(max(counts) - n for n in counts)
+def _smallest(point: FinishedPoint) -> tuple[int, int]:
+    """Return the real images of the smallest class, and how many images fill the deficits."""
+    return min(point.counts), sum(max(point.counts) - n for n in point.counts)
 
 
 def _along_the_curve(curve: Curve) -> list[str]:
@@ -129,6 +130,8 @@ def _along_the_curve(curve: Curve) -> list[str]:
     ``Synthetic images against none, with augmentation: a gain at 50 (+.080) images; not settled at 400 images.``
     """
     shown = {name: _along(curve, name) for name in curve.contrast_names}
+    if not shown:
+        return [verdicts.NOT_ASKED]
     if len(shown) == len(CONFIRMATORY) and len(set(shown.values())) == 1:
         return [
             f"Synthetic images against none and against copies, with and without augmentation: {shown.popitem()[1]}."

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from balancer.core.files import JsonObject, write_text
 from balancer.core.run import RunDir
-from balancer.core.sealed import write_json
+from balancer.core.sealed import read_json, write_json
+from balancer.gan.every_class import SUMMARY
+from balancer.metrics.chest import NAME as CHEST
 from balancer.reporting.document import Document, Figure, Link, Section, Table, csv_text, part_notes, to_markdown
 from balancer.reporting.links import documentation
 from balancer.reporting.numbers import DASH, bounds, p_value, short, signed, with_interval
@@ -24,6 +26,18 @@ from classifier.report import meter
 from classifier.report.page import PICTURES
 from classifier.report.samples import set_grade
 
+# What no reader of a learning curve may miss. Each note is a caveat of the whole page.
+_OF_A_CURVE = (
+    "Each size is one draw of the smallest class's images, by whole patients, the smaller draws within the larger. No"
+    " interval holds what another draw would change, which may be most with few images. `--split-seed` draws again, and"
+    " validation with it.",
+    "Holm's correction is over all sizes of this page. The page of each ablation corrects for its own tests: where both"
+    " differ, this page counts.",
+)
+_INTERVALS = (
+    "Each interval is of its difference alone. So *helps* and *hurts* read Holm's p, and *no benefit* reads the"
+    " interval, without a correction."
+)
 QUICK = "A quick study: the sizes of a demonstration. Its figures are no result."
 
 
@@ -51,7 +65,8 @@ def write_study(points: Sequence[FinishedPoint], curve: Curve, run: RunDir, quic
     result = StudyResult(curve, notes, run / "report.html")
     warnings, caveats = part_notes(notes)
     several = len(curve.sizes) > 1
-    drawn = {"differences": figures.differences(curve), "endpoint": figures.endpoint(curve)} if several else {}
+    drawn = {"endpoint": figures.endpoint(curve)} if several else {}
+    drawn |= {"differences": figures.differences(curve)} if several and curve.contrast_names else {}
     (run / PICTURES).mkdir(exist_ok=True)
     pictures = {name: save_figure(figure, run / PICTURES, name) for name, figure in drawn.items()}
     document = Document(
@@ -84,27 +99,30 @@ def _notes(points: Sequence[FinishedPoint], curve: Curve) -> list[str]:
         for note in [*point.ablation.results.notes, *size.analysis.notes]:
             by_note.setdefault(note, []).append(f"{size.minority:,}")
     everywhere = len(points)
+    by_note |= {note: [""] * everywhere for note in (_OF_A_CURVE if everywhere > 1 else ())}
+    if learnt := _seen_by_the_features(points):
+        by_note[learnt] = [""] * everywhere
     return [
         note if len(sizes) == everywhere else f"At {', '.join(sizes)} images: {note}" for note, sizes in by_note.items()
     ]
 
 
+def _seen_by_the_features(points: Sequence[FinishedPoint]) -> str | None:
+    """Return the note that a curve needs whose feature network knows more images than its smaller sizes."""
+    thinned = [gan for point in points if point.point.minority is not None for gan in point.gans]
+    summaries = [file for gan in thinned for file in (*gan.glob(SUMMARY), *gan.glob(f"*/{SUMMARY}"))]  # or one a class
+    if CHEST not in {read_json(file, f"continue with --resume {file.parent}").get("features") for file in summaries}:
+        return None
+    return (
+        f"The feature network `{CHEST}` learnt from the whole training fold of the official chest set, more images than"
+        " the smaller sizes keep. It chose the snapshot of each GAN, and what `gan_filtered` leaves out."
+    )
+
+
 def _sections(points: Sequence[FinishedPoint], curve: Curve, run: Path) -> list[Section]:
     name = endpoint_of(curve.sizes[0].analysis.classes)
     several = len(curve.sizes) > 1
-    caption = "A point inside the band is of no use; an interval that clears 0 shows a difference."
     sections = [
-        Section(
-            "Planned differences",
-            [
-                f"Differences in test {name}, paired by trial seed. {_holm(curve, 'confirmatory')} Margin:"
-                f" ±{short_margin()}, below which a difference is of no use."
-            ],
-            _contrast_table(curve, curve.contrast_names),
-            Figure("differences", caption, f"Differences in test {name} against the number of real images")
-            if several
-            else None,
-        ),
         Section(
             f"Test {name} of each regime",
             ["Means over trial seeds and GANs, with 95 % intervals."],
@@ -118,6 +136,15 @@ def _sections(points: Sequence[FinishedPoint], curve: Curve, run: Path) -> list[
             else None,
         ),
     ]
+    if planned := curve.contrast_names:
+        text = (
+            f"Differences in test {name}, paired by trial seed. {_holm(curve, 'confirmatory')} Margin:"
+            f" ±{short_margin()}, below which a difference is of no use. {_INTERVALS}"
+        )
+        caption = "A point inside the band is of no use. Of intervals that clear 0, the table's verdicts count."
+        drawn = Figure("differences", caption, f"Differences in test {name} against the number of real images")
+        table = _contrast_table(curve, planned)
+        sections.insert(0, Section("Planned differences", [text], table, drawn if several else None))
     if names := curve.names_of("shortcut"):
         about = "Each regime against the usual one, and against no synthetic images at all."
         text = [f"{about} {_holm(curve, 'shortcut')}"]

@@ -218,9 +218,10 @@ def open_references(config: StudyConfig, workers: Workers, dry: bool) -> list[Re
     regimes = select_regimes(config.regimes)
     if not any(regime.synthetic for regime in regimes):
         raise UsageError(f"regimes are {list(config.regimes)}, none with synthetic images; add gan or combined")
-    references = []
+    references: list[Reference] = []
     for point in points_of(config):
         study = open_study(reference_settings(config, point), decode=not dry)
+        _refuse_same_images(references, point, study)
         if not study.data.deficit:
             raise BalancerError(
                 f"no class of {study.data.source} lacks images at size {point.name}"
@@ -230,6 +231,21 @@ def open_references(config: StudyConfig, workers: Workers, dry: bool) -> list[Re
         prepared = prepare_gan_training(gan, workers.device, workers.threads, dry)
         references.append(Reference(point, prepared, study, *_wanted(config, point, study.data, regimes)))
     return _shared(references)
+
+
+def _refuse_same_images(references: Sequence[Reference], point: Point, study: Study) -> None:
+    """Refuse a size that keeps the images of another one: a second look at them is no second finding.
+
+    Raises:
+        UsageError: it does.
+    """
+    same = next((r for r in references if r.ablation.data.split_hash == study.data.split_hash), None)
+    if same is not None:
+        kept = min(study.data.counts("train"))
+        raise UsageError(
+            f"sizes {same.point.name} and {point.name} both keep the same {kept:,} images of the smallest class, by"
+            " whole patients; leave one of them out"
+        )
 
 
 def _wanted(

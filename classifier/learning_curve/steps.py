@@ -39,6 +39,7 @@ class FinishedPoint:
     syntheses: list[Path]
     ablation: Substudy
     others: list[OtherClass]  # classes that lack no image and were synthesized too
+    counts: tuple[int, ...]  # real training images of each class
 
 
 def run_points(
@@ -122,6 +123,7 @@ def _run_point(config: StudyConfig, reference: Reference, run: Path, workers: Wo
         [point.synthesis_folder(run, k) for k in numbers],
         ablation,
         reference.others,
+        reference.ablation.data.counts("train"),
     )
 
 

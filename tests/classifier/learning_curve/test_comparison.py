@@ -1,5 +1,6 @@
 """Contrasts over several sizes are one family; and synthetic images are put in real ones."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,10 @@ import pytest
 from fake_meter import with_meter
 from fake_study import fake_study
 
+from balancer.core.run import RunDir
+from balancer.core.sealed import write_json
 from balancer.core.settings import AblateConfig
+from balancer.metrics.chest import NAME as CHEST
 from classifier.analysis import statistics
 from classifier.analysis.analyse import analyse
 from classifier.analysis.results import StudyResults
@@ -24,7 +28,7 @@ RESAMPLES = 40
 
 def point(minority: int | None, results: StudyResults) -> FinishedPoint:
     ablation = Substudy(Path("ablation"), AblateConfig(), "cpu", "s", results)
-    return FinishedPoint(Point(minority), [], [], ablation, [])
+    return FinishedPoint(Point(minority), [], [], ablation, [], tuple(results.trials[0].n_train.values()))
 
 
 def study(minority: int, separations: dict[str, float], **more: Any) -> StudyResults:
@@ -35,6 +39,15 @@ def study(minority: int, separations: dict[str, float], **more: Any) -> StudyRes
 def curve_of(separations: dict[int, dict[str, float]], **more: Any) -> Curve:
     points = [point(n, study(n, apart, **more)) for n, apart in separations.items()]
     return compare(points, resamples=RESAMPLES)
+
+
+def written(points: list[FinishedPoint], curve: Curve, folder: Path) -> str:
+    """The page in Markdown, without its pictures."""
+    folder.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "save_figure", lambda *_: b"")
+        page.write_study(points, curve, RunDir(folder, resumed=False), quick=False)
+    return (folder / "report.md").read_text()
 
 
 def apart(baseline: float, gan: float) -> dict[str, float]:
@@ -154,3 +167,60 @@ def test_a_curve_without_a_shortcut_says_so() -> None:
     results = meter_results(with_meter(study(50, regimes), shifts), seed=0, resamples=20)
     assert "no classifier reads being synthetic as NORMAL" in along_sizes({50: results, 400: []})
     assert along_sizes({50: [], 400: [r for r in results if r.regime == "baseline"]}) == ""
+
+
+def test_a_contrast_against_the_shortcut_is_named_with_its_size() -> None:
+    separations = {"baseline": 1.0, "gan": 1.2, "gan_both": 3.0}
+    curve = curve_of({50: separations, 400: separations | {"gan_both": 1.2}}, noise=0.2)
+    assert "gan_both - gan at 50 images +" in curve.verdict
+    assert "gan_both - gan at 400 images" not in curve.verdict
+    alone = analyse(study(50, separations, noise=0.2), RESAMPLES).verdict
+    assert "gan_both - gan +" in alone
+
+
+@pytest.mark.parametrize(
+    ("more", "limit"), [({"seeds": 1}, "With 1 trial seed no claim"), ({}, "takes 3 GAN seeds or more; here: 2")]
+)
+def test_the_answer_of_a_curve_states_its_limits(more: dict[str, int], limit: str) -> None:
+    assert limit in curve_of({50: apart(0.5, 2.5), 400: apart(2.0, 2.0)}, **more).verdict
+
+
+def test_what_is_said_of_a_size_is_adjusted_over_all_sizes() -> None:
+    """Alone the size shows a gain, and of 7 tests it does not: its verdict in study.json must not say so."""
+    separations = {"baseline": 1.0, "gan": 1.5}
+    alone = analyse(study(50, separations, random=33, noise=0.2), RESAMPLES)
+    assert alone.contrasts[0].verdict == "helps"
+    others = [analyse(study(n, {"baseline": 1.0, "gan": 1.0}, random=n), RESAMPLES) for n in range(6)]
+    first, *_ = adjusted_together([alone, *others])
+    assert first.contrasts[0].verdict == "not settled"
+    assert first.verdict.startswith("Not settled")
+    assert first.advice[0].startswith("gan - baseline")
+
+
+def test_regimes_without_a_planned_difference(tmp_path: Path) -> None:
+    """Such as each way against the shortcut beside gan alone; there is a page all the same."""
+    results = [study(n, {"gan": 1.2, "gan_both": 1.4}, random=n) for n in (50, 400)]
+    counts = (50, 3293), (400, 3293)
+    points = [replace(point(n, of), counts=of_fold) for n, of, of_fold in zip((50, None), results, counts, strict=True)]
+    curve = compare(points, resamples=RESAMPLES)
+    assert [(size.minority, size.added) for size in curve.sizes] == [(50, 3243), (400, 2893)]
+    assert curve.verdict.startswith("Not asked")
+    text = written(points, curve, tmp_path)
+    assert "Planned differences" not in text
+    assert "gan_both - gan" in text
+
+
+def test_the_page_of_a_curve_says_what_no_interval_holds(tmp_path: Path) -> None:
+    pair = {"baseline": 1.0, "gan": 1.2}
+    points = [replace(point(n, study(n, pair, random=n)), gans=[tmp_path]) for n in (50, 400)]
+    curve = compare(points, resamples=20)
+    said = {}
+    for network in (CHEST, "own-128-0a1b2c3d"):
+        write_json(tmp_path / "summary.json", {"features": network})
+        said[network] = written(points, curve, tmp_path / network)
+        assert "`--split-seed` draws again" in said[network]
+        assert "over all 2 tests of this table of all sizes" in said[network]
+    assert [CHEST in text for text in said.values()] == [True, False], "it learnt from images that are left out here"
+    (one, _), (size, _) = points, curve.sizes
+    text = written([replace(one, point=Point(None))], Curve([size], []), tmp_path / "one")
+    assert "--split-seed" not in text

@@ -112,6 +112,17 @@ def test_refused_before_anything_is_trained(template: Path, changes: dict[str, A
         open_references(settings(data={"path": str(template), "image_size": 16}, **changes), CPU, dry=False)
 
 
+def test_sizes_that_keep_the_same_images_are_refused(template: Path) -> None:
+    """Whole patients may give two numbers the same images, and all of them a number."""
+    full = len(
+        open_references(settings(data={"path": str(template), "image_size": 16}), CPU, True)[0].ablation.data.indices(
+            "train", 0
+        )
+    )
+    with pytest.raises(UsageError, match=f"sizes {full} and all .* same {full} images"):
+        open_references(settings(data={"path": str(template), "image_size": 16}, sizes=f"{full},all"), CPU, dry=True)
+
+
 def test_nothing_to_balance(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Dataset, "deficits", property(lambda _: (0, 0)))
     config = settings(data={"path": str(template), "image_size": 16})
