@@ -137,14 +137,14 @@ def _sections(points: Sequence[FinishedPoint], curve: Curve, run: Path) -> list[
         ),
     ]
     if planned := curve.contrast_names:
-        text = (
+        method = (
             f"Differences in test {name}, paired by trial seed. {_holm(curve, 'confirmatory')} Margin:"
             f" ±{short_margin()}, below which a difference is of no use. {_INTERVALS}"
         )
         caption = "A point inside the band is of no use. Of intervals that clear 0, the table's verdicts count."
         drawn = Figure("differences", caption, f"Differences in test {name} against the number of real images")
         table = _contrast_table(curve, planned)
-        sections.insert(0, Section("Planned differences", [text], table, drawn if several else None))
+        sections.insert(0, Section("Planned differences", [method], table, drawn if several else None))
     if names := curve.names_of("shortcut"):
         about = "Each regime against the usual one, and against no synthetic images at all."
         text = [f"{about} {_holm(curve, 'shortcut')}"]
