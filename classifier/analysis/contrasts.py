@@ -159,7 +159,7 @@ def estimate_sum(
     if pool_of(coefficients):
         synthetic = [arm for arm in coefficients if REGIMES[arm.split("@")[0]].synthetic]
         squares = sum(weight**2 for weight in coefficients.values())
-        scatter = scatter.of_contrast(squares, sum(coefficients[arm] ** 2 for arm in synthetic))
+        scatter = scatter.of_contrast(squares, [coefficients[arm] for arm in synthetic])
     else:
         scatter = UNPOOLED
     first, *others = [weight * values[arm] for arm, weight in coefficients.items()]

@@ -74,14 +74,19 @@ class SeedScatter:
     gan_seeds: float  # variance
     gan_df: int
 
-    def of_contrast(self, squares: float, synthetic_squares: float) -> SeedScatter:
-        """Return the scatter of a contrast, for seeds that move each regime by itself.
+    def of_contrast(self, squares: float, synthetic: Sequence[float]) -> SeedScatter:
+        """Return the scatter of a contrast.
+
+        Trial seeds move each regime by itself: what they do to all alike is not in the pool. Regimes with synthetic
+        images train on the same images. So a GAN seed may move them by themselves or together, and the larger of the
+        two variances counts: that of a sum of both is twice as large if they move together.
 
         Args:
             squares: sum of the squared coefficients.
-            synthetic_squares: the same of the regimes with synthetic images.
+            synthetic: coefficients of the regimes with synthetic images.
         """
-        return replace(self, trial_seeds=squares * self.trial_seeds, gan_seeds=synthetic_squares * self.gan_seeds)
+        alone, together = sum(weight**2 for weight in synthetic), sum(synthetic) ** 2
+        return replace(self, trial_seeds=squares * self.trial_seeds, gan_seeds=max(alone, together) * self.gan_seeds)
 
 
 UNPOOLED = SeedScatter(0.0, 0, 0.0, 0)

@@ -9,7 +9,6 @@ from pathlib import Path
 from balancer.core.files import JsonObject, write_text
 from balancer.core.run import RunDir
 from balancer.core.sealed import read_json, write_json
-from balancer.gan.every_class import SUMMARY
 from balancer.metrics.chest import NAME as CHEST
 from balancer.reporting.document import Document, Figure, Link, Section, Table, csv_text, part_notes, to_markdown
 from balancer.reporting.links import documentation
@@ -38,6 +37,7 @@ _INTERVALS = (
     "Each interval is of its difference alone. So *helps* and *hurts* read Holm's p, and *no benefit* reads the"
     " interval, without a correction."
 )
+SUMMARY = "summary.json"  # in the run of a GAN, or for each class of one
 QUICK = "A quick study: the sizes of a demonstration. Its figures are no result."
 
 

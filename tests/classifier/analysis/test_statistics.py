@@ -17,6 +17,7 @@ from scipy import stats
 from balancer.metrics.classification import weighted_auroc
 from balancer.metrics.resampling import patient_weights
 from classifier.analysis import statistics
+from classifier.analysis.contrasts import FACTORIAL, POOLED, estimate_sum, scatter_over_seeds
 from classifier.analysis.statistics import Estimate, SeedScatter, crossed_estimate, pooled_scatter
 
 Array = np.ndarray
@@ -227,10 +228,22 @@ def test_trial_seeds_are_moderated_by_the_scatter_of_all_regimes(regimes: int, k
     scatter = pooled_scatter(np.stack([flat(row[:, None]) for row in observed], axis=1), [False] * regimes)
     assert (scatter.trial_seeds, scatter.trial_df) == (pytest.approx(two_way(observed)), df)
     contrast = observed[0] - observed[1]
-    e = crossed_estimate(flat(contrast[:, None]), 100, scatter.of_contrast(2, 0))
+    e = crossed_estimate(flat(contrast[:, None]), 100, scatter.of_contrast(2, []))
     expected = (df * 2 * two_way(observed) + (k - 1) * contrast.var(ddof=1)) / (df + k - 1)
     assert e.se**2 == pytest.approx(expected / k)
     assert e.shares == ((pytest.approx(1), df + k - 1),)
+
+
+def test_gan_seeds_that_move_regimes_together_do_not_cancel_in_their_mean() -> None:
+    """Regimes train on the same images: the mean of two then scatters over GAN seeds as much as either of them."""
+    rng = np.random.default_rng(4)
+    of_set = rng.normal(size=(1, 3)).repeat(2, axis=0)
+    values = {arm: flat(of_set if arm in ("gan", "combined") else 0 * of_set) for arm in POOLED}
+    scatter = scatter_over_seeds(values)
+    alone = estimate_sum({"gan": 1.0, "baseline": -1.0}, values, 100, scatter, None)
+    mean = estimate_sum(FACTORIAL["main effect of synthetic images"], values, 100, scatter, None)
+    assert mean.gan_seeds == pytest.approx(of_set[0].var(ddof=1) / 3)
+    assert (mean.value, mean.gan_seeds) == (pytest.approx(alone.value), pytest.approx(alone.gan_seeds))
 
 
 def test_what_patients_explain_is_no_scatter_of_seeds() -> None:
