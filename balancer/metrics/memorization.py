@@ -35,6 +35,7 @@ from balancer.core.errors import BalancerError
 from balancer.core.pixels import WORDS, channels_of, is_uint8_images, luminance
 from balancer.data.perceptual_hash import perceptual_hash, pixel_hashes, shrink
 from balancer.data.records import sampling_unit
+from balancer.data.sampling import evenly
 from balancer.metrics.chance import FEWEST
 from balancer.metrics.copy_verdict import Counts, Status, judge
 from balancer.metrics.resampling import group_numbers
@@ -62,7 +63,8 @@ HASH_BITS = 2  # of 64 that may differ in a match
 HASH_SDS = 3.5
 HASH_MOST = 0.75
 PAIRS = 8  # closest pairs that a report shows
-CHUNK = 256  # images compared at a time, which bounds the memory
+CHUNK, BLOCK = 256, 1 << 14  # images compared at a time: so many with so many, which bounds the memory
+MOST_ASKED = 4000  # real patients whose nearest training image is sought; of more, so many evenly spread
 
 
 class ClosePair(NamedTuple):
@@ -105,7 +107,8 @@ class Memorization:
     # patient's, and of how many; None in reports of earlier versions.
     train_duplicates: int | None = field(default=None, kw_only=True)
     train_patients: int | None = field(default=None, kw_only=True)  # None, too, where no patient is known
-    train_units: int | None = field(default=None, kw_only=True)  # patients, or images where no patient is known
+    # patients, or images where no patient is known; at most MOST_ASKED
+    train_units: int | None = field(default=None, kw_only=True)
     duplicates_within: int  # synthetic images that are exact or near copies of another synthetic image
     closest: tuple[ClosePair, ...]  # nearest first
     status: Status
@@ -121,6 +124,10 @@ def memorization(
     pairs: int = PAIRS,
 ) -> Memorization:
     """Look for copies of training images among synthetic ones.
+
+    Every synthetic image is compared with every training image. How far real patients lie from training images is asked
+    of MOST_ASKED training and as many held-out patients at most, so that the time grows with the images, not their
+    square.
 
     Args:
         train: (n, H, W) or (n, H, W, 3) uint8, what the generator was trained on; at least 2 patients.
@@ -139,11 +146,12 @@ def memorization(
     first, train_prints, fake_prints = _first_of_each(patients), _prints(train), _prints(fake)
     to_train, within = _nearest(fake_prints, train_prints), _nearest(fake_prints, fake_prints, (each_fake, each_fake))
     unit = "image" if train_groups is None else sampling_unit(map(str, train_groups))
-    apart = _nearest(train_prints.at(first), train_prints, (patients[first], patients))
+    asked = first[evenly(len(first), MOST_ASKED)]
+    apart = _nearest(train_prints.at(asked), train_prints, (patients[asked], patients))
     baseline, held = apart.distance, _HeldOut()
     if held_out is not None:
         held_prints = _held_prints(held_out, train_groups, held_groups)
-        baseline = _nearest(held_prints, train_prints).distance
+        baseline = _nearest(held_prints.at(evenly(len(held_prints.grey), MOST_ASKED)), train_prints).distance
         membership = _membership(to_train.back[first], fake_prints, held_prints)
         held = _HeldOut(len(held_out), "held-out", *membership, _nearer(apart.distance, baseline)[1])
     thresholds, nearer = _thresholds(apart.distance, unit), _nearer(to_train.distance, baseline)
@@ -165,8 +173,8 @@ def memorization(
         median_baseline=float(np.median(baseline)),
         duplicates_within=int(_is_near(within, thresholds).sum()),
         train_duplicates=int(_is_near(apart, thresholds).sum()),
-        train_units=counts.units,
-        train_patients=counts.units if unit == "patient" else None,
+        train_units=len(asked),
+        train_patients=len(asked) if unit == "patient" else None,
         closest=_closest(to_train, pairs),
         status=status,
         verdict=verdict,
@@ -181,17 +189,6 @@ class _HeldOut(NamedTuple):
     membership_auroc: float | None = None
     membership_p: float | None = None
     shift_p: float | None = None
-
-
-def _duplicates(within: _Nearest, apart: _Nearest, thresholds: tuple[float, float], unit: str) -> dict[str, int | None]:
-    """Return how many synthetic images repeat another, and how many training patients do: fields of Memorization."""
-    units = len(apart.distance)
-    return {
-        "duplicates_within": int(_is_near(within, thresholds).sum()),
-        "train_duplicates": int(_is_near(apart, thresholds).sum()),
-        "train_units": units,
-        "train_patients": units if unit == "patient" else None,
-    }
 
 
 def _held_prints(held_out: Array, train_groups: Sequence[str] | None, held_groups: Sequence[str] | None) -> _Prints:
@@ -213,12 +210,25 @@ def _membership(seen: Array, fake: _Prints, held_out: _Prints) -> tuple[float, f
 class _Prints:
     """What images are compared by."""
 
-    blurred: Array  # (n, SIDE, SIDE) float32
+    grey: Array  # (n, H, W) uint8
     hashes: Array  # (n, 64) float32, -1 or 1
 
     def at(self, rows: Array | slice) -> _Prints:
         """Return the prints of some images."""
-        return _Prints(self.blurred[rows], self.hashes[rows])
+        return _Prints(self.grey[rows], self.hashes[rows])
+
+    def blurred(self) -> Array:
+        """Return the images (n, SIDE, SIDE) float32, without the detail that blur, noise and JPEG take."""
+        return np.asarray(scipy.ndimage.gaussian_filter(shrink(self.grey, SIDE), (0, BLUR, BLUR)))
+
+    def parts(self, n: int) -> list[_Prints]:
+        """Return the prints, n images at a time."""
+        return [self.at(slice(i, i + n)) for i in range(0, len(self.grey), n)]
+
+    def centres(self) -> Array:
+        """Return the inner pixels of each image as a standardised row."""
+        inner = slice(BORDER + SHIFT, SIDE - BORDER - SHIFT, STRIDE)
+        return np.concatenate([_standardised(part.blurred()[:, inner, inner]) for part in self.parts(CHUNK)])
 
 
 @dataclass(frozen=True)
@@ -233,8 +243,8 @@ class _Nearest:
 
 def _prints(images: Array) -> _Prints:
     grey = luminance(images)
-    blurred = scipy.ndimage.gaussian_filter(shrink(grey, SIDE), (0, BLUR, BLUR))
-    return _Prints(blurred, np.where(perceptual_hash(grey), np.float32(1), np.float32(-1)))
+    bits = [perceptual_hash(grey[i : i + CHUNK]) for i in range(0, len(grey), CHUNK)]
+    return _Prints(grey, np.where(np.concatenate(bits), np.float32(1), np.float32(-1)))
 
 
 def _standardised(crops: Array) -> Array:
@@ -261,25 +271,39 @@ def _nearest(query: _Prints, target: _Prints, patients: tuple[Array, Array] | No
     Unrelated images have about 1.4. The blur finds blurred or noisy copies too: it removes the fine detail in which
     they differ.
     """
-    inner = slice(BORDER + SHIFT, SIDE - BORDER - SHIFT, STRIDE)
-    centre = _standardised(target.blurred[:, inner, inner])
+    found = []
+    for i, block in enumerate(target.parts(BLOCK)):
+        there = None if patients is None else (patients[0], patients[1][i * BLOCK : (i + 1) * BLOCK])
+        found.append(_nearest_of(query, block, there))
+    distances = np.stack([part.distance for part in found])
+    best, each = distances.argmin(axis=0), np.arange(len(query.grey))
+    return _Nearest(
+        distances[best, each],
+        np.stack([part.index for part in found])[best, each] + best * BLOCK,
+        np.min([part.hashed for part in found], axis=0),
+        np.concatenate([part.back for part in found]),
+    )
+
+
+def _nearest_of(query: _Prints, target: _Prints, patients: tuple[Array, Array] | None) -> _Nearest:
+    """Return the nearest of a block of targets, as :func:`_nearest` does."""
+    centre = target.centres()
     centre_length = (centre**2).sum(axis=1)  # 1, or 0 where an image is constant
-    n, m = len(query.blurred), len(target.blurred)
-    distance, index, hashed, back = np.empty(n), np.empty(n, np.int64), np.empty(n), np.full(m, np.inf)
-    for rows in (slice(i, i + CHUNK) for i in range(0, n, CHUNK)):
-        part = query.at(rows)
-        squared = np.full((len(part.blurred), m), np.inf, np.float32)
-        for view in map(_standardised, _views(part.blurred)):
+    parts, back = [], np.full(len(centre), np.inf)
+    for i, part in enumerate(query.parts(CHUNK)):
+        squared = np.full((len(part.grey), len(centre)), np.inf, np.float32)
+        for view in map(_standardised, _views(part.blurred())):
             lengths = (view**2).sum(axis=1)[:, None] + centre_length
             np.minimum(squared, lengths - 2 * view @ centre.T, out=squared)
         squared[squared < ROUNDING] = 0
         if patients is not None:
-            squared[patients[0][rows, None] == patients[1]] = np.inf
+            squared[patients[0][i * CHUNK : (i + 1) * CHUNK, None] == patients[1]] = np.inf
         matches = part.hashes @ target.hashes.T >= 64 - 2 * HASH_BITS
-        distance[rows], index[rows] = np.sqrt(squared.min(axis=1)), squared.argmin(axis=1)
-        hashed[rows] = np.sqrt(np.where(matches, squared, np.inf).min(axis=1))
+        hashed = np.where(matches, squared, np.inf).min(axis=1)
+        parts.append((squared.min(axis=1), squared.argmin(axis=1), hashed))
         back = np.minimum(back, np.sqrt(squared.min(axis=0)))
-    return _Nearest(distance, index, hashed, back)
+    distance, index, hashed = map(np.concatenate, zip(*parts, strict=True))
+    return _Nearest(np.sqrt(distance).astype(np.float64), index, np.sqrt(hashed).astype(np.float64), back)
 
 
 def _thresholds(others: Array, unit: str) -> tuple[float, float]:

@@ -30,11 +30,12 @@ from balancer.metrics.features import (
     inception,
     inception_weights,
     random_conv,
+    random_subset,
 )
 from balancer.metrics.frechet import frechet_distance
 from balancer.metrics.kernel import kernel_chance, kernel_distance
 from balancer.metrics.manifold import NEIGHBOURS, manifold_overlap, recall_chance
-from balancer.metrics.memorization import Memorization, memorization
+from balancer.metrics.memorization import MOST_ASKED, Memorization, memorization
 from balancer.quality.results import (
     HALF_SIZE,
     OTHER_REAL,
@@ -51,6 +52,7 @@ from balancer.quality.sides import Comparison, ImageSet, Side, comparisons, equa
 
 Array = np.ndarray
 ResultT = TypeVar("ResultT")
+MOST_OVERLAP = 20_000  # images a side, each of which is compared with each other
 NOT_FIDS = "The distances here use other networks, named beside each figure, and are not FIDs."
 NO_FID = (
     "FID was not computed: the Inception weights are not in the torch hub cache and could not be downloaded. "
@@ -105,7 +107,7 @@ def assess(
         held_out_copies=equal_to(held_out, fake),
         distances=[_distance_row(settings, f, c) for f in features for c in compared],
         shift=[_shift_row(settings, f, *shift) for f in features if shift],
-        memorization=_if_possible("memorisation", notes, lambda: _memorization(train, held_out, fake)),
+        memorization=_if_possible("memorisation", notes, lambda: _memorization(train, held_out, fake, notes)),
         two_sample=_two_sample(settings, features, main, fake, device, notes) if main and settings.two_sample else [],
         spectrum=_if_possible("spectrum", notes, lambda: _spectrum(main, fake)) if main else None,
         notes=notes,
@@ -211,6 +213,11 @@ def _count_notes(settings: QualityConfig, networks: list[FeatureNetwork], compar
                 f"KID against {c.reference}: with {n} images a side its subsets hold {size} images, not "
                 f"{settings.kid_subset_size}."
             )
+        if n > MOST_OVERLAP:
+            notes.append(
+                f"Precision, recall, density and coverage against {c.reference} are those of {MOST_OVERLAP:,} of the"
+                f" {n:,} images a side: they compare every image with every other."
+            )
         if many:
             notes.append(
                 f"Fréchet distance to {c.reference}: {n} images a side are no more than the features of "
@@ -232,8 +239,16 @@ def _distance(settings: QualityConfig, real: Array, other: Array) -> SetDistance
     """Return distances and overlap of two sets of features (n, dim)."""
     size = kid_subset_size(settings, len(real))
     kid = kernel_distance(real, other, settings.kid_subsets, size, settings.seed)
-    overlap = manifold_overlap(real, other) if len(real) > NEIGHBOURS else None
+    overlap = manifold_overlap(*_drawn(settings, real, other)) if len(real) > NEIGHBOURS else None
     return SetDistance(frechet_distance(real, other), kid.mean, kid.sd, overlap)
+
+
+def _drawn(settings: QualityConfig, real: Array, other: Array) -> tuple[Array, Array]:
+    """Return the features of each side whose neighbours are sought, as many of both: all, or MOST_OVERLAP of them."""
+    if len(real) <= MOST_OVERLAP:
+        return real, other
+    first, second = (random_subset(len(real), MOST_OVERLAP, settings.seed, "overlap", side) for side in ("a", "b"))
+    return real[first], other[second]
 
 
 def _shift_row(
@@ -252,8 +267,14 @@ def _shift_row(
     )
 
 
-def _memorization(train: ImageSet, held_out: ImageSet | None, fake: Array) -> Memorization:
+def _memorization(train: ImageSet, held_out: ImageSet | None, fake: Array, notes: list[str]) -> Memorization:
     """Search for copies, with held-out patients as the baseline where there are two, else other training patients."""
+    for real in (train, held_out):
+        if real and (patients := len(set(real.groups))) > MOST_ASKED:
+            notes.append(
+                f"How near {sampling_unit(real.groups)}s of {real.name} lie to training images was asked of"
+                f" {MOST_ASKED:,} of {patients:,}. Every synthetic image was compared with every training image."
+            )
     if held_out is None or len(set(held_out.groups)) < 2:
         return memorization(train.images, fake, train_groups=train.groups)
     return memorization(train.images, fake, held_out.images, train.groups, held_out.groups)

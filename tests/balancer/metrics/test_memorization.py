@@ -239,6 +239,29 @@ def test_nothing_depends_on_how_many_are_compared_at_a_time(monkeypatch: pytest.
     assert [pair[:2] for pair in in_parts.closest] == [pair[:2] for pair in at_once.closest]
 
 
+def test_nothing_depends_on_how_many_training_images_are_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nearest of all is in the last block, and a patient's own images in another than the patient."""
+    train, fake = images(30, 1), np.concatenate([images(20, 0), noisy(images(30, 1)[28:])])
+    patients = [f"p{i % 15}" for i in range(30)]
+    at_once = memorization(train, fake, images(10, 2), patients)
+    monkeypatch.setattr("balancer.metrics.memorization.BLOCK", 7)
+    in_blocks = memorization(train, fake, images(10, 2), patients)
+    assert [pair[:2] for pair in in_blocks.closest] == [pair[:2] for pair in at_once.closest]
+    assert {pair.training for pair in in_blocks.closest[:2]} == {28, 29}
+    for name in ("nearer_p", "membership_p", "shift_p", "near_copies", "duplicates_within", "train_duplicates"):
+        assert getattr(in_blocks, name) == getattr(at_once, name), name
+    assert in_blocks.near_threshold == pytest.approx(at_once.near_threshold, rel=1e-5)
+
+
+def test_of_many_patients_some_are_asked_and_no_copy_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, held_out = images(40, 1), images(30, 2)
+    fake = np.concatenate([images(20, 0), noisy(train)])
+    monkeypatch.setattr("balancer.metrics.memorization.MOST_ASKED", 12)
+    result = memorization(train, fake, held_out)
+    assert (result.n_baseline, result.train_units, result.n_train, result.n_held_out) == (12, 12, 40, 30)
+    assert result.near_copies == 40
+
+
 def test_hash_against_its_definition() -> None:
     originals = images(5, 0)
     small = originals.reshape(5, 32, 2, 32, 2).mean(axis=(2, 4))

@@ -181,6 +181,24 @@ def test_kid_subsets_shrink_and_the_report_says_so() -> None:
     ]
 
 
+def test_of_large_sets_some_images_are_compared_with_each_other_and_the_report_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sets = levels(0, 60, "training fold"), levels(100, 30, "validation"), fakes()
+    alone = assess(SETTINGS, *sets, CPU)
+    monkeypatch.setattr("balancer.quality.assess.MOST_OVERLAP", 10)
+    for module in ("balancer.quality.assess", "balancer.metrics.memorization"):
+        monkeypatch.setattr(f"{module}.MOST_ASKED", 5)
+    report = assess(SETTINGS, *sets, CPU)
+    for before, after in zip(alone.distances, report.distances, strict=True):
+        assert (before.frechet, before.kid) == (after.frechet, after.kid), "these are of all images"
+        assert before.overlap_real_baseline != after.overlap_real_baseline
+    added = [note for note in report.notes if note not in alone.notes]
+    assert sum("are those of 10 of the" in note for note in added) == len(report.distances)
+    assert sum("was asked of 5 of" in note for note in added) == 2
+    assert report.memorization.train_units == 5
+
+
 def test_blank_images_give_notes_and_no_nan(five_pixel_steps: None) -> None:
     black = np.zeros((20, 16, 16), np.uint8)
     train = ImageSet(black, [str(i) for i in range(20)], "real images")
