@@ -269,15 +269,17 @@ def _shift_row(
 
 def _memorization(train: ImageSet, held_out: ImageSet | None, fake: Array, notes: list[str]) -> Memorization:
     """Search for copies, with held-out patients as the baseline where there are two, else other training patients."""
+    if held_out is None or len(set(held_out.groups)) < 2:
+        result = memorization(train.images, fake, train_groups=train.groups)
+    else:
+        result = memorization(train.images, fake, held_out.images, train.groups, held_out.groups)
     for real in (train, held_out):
         if real and (patients := len(set(real.groups))) > MOST_ASKED:
             notes.append(
                 f"How near {sampling_unit(real.groups)}s of {real.name} lie to training images was asked of"
                 f" {MOST_ASKED:,} of {patients:,}. Every synthetic image was compared with every training image."
             )
-    if held_out is None or len(set(held_out.groups)) < 2:
-        return memorization(train.images, fake, train_groups=train.groups)
-    return memorization(train.images, fake, held_out.images, train.groups, held_out.groups)
+    return result
 
 
 def _two_sample(
