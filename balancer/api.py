@@ -29,6 +29,7 @@ from balancer.core.settings import (
     ImportConfig,
     SynthesizeConfig,
 )
+from balancer.core.stepping import choose_mode
 from balancer.core.tracking import NOT_TRACKED, Tracking
 from balancer.data import dataset, inspection
 from balancer.gan import donor, every_class, shares, trainer
@@ -214,6 +215,7 @@ def prepare_gan_training(
     """
     device = open_device(device_name, threads)
     trainer.check(config)
+    choose_mode(config.step_mode, device)
     if not dry:
         ranks.join(device)
     with ranks.first_of_machine_before():

@@ -23,6 +23,7 @@ from balancer.core.settings import (
     TrainConfig,
     TuneConfig,
 )
+from balancer.core.stepping import choose_mode
 from balancer.core.threads import choose_threads
 from balancer.core.tracking import NOT_TRACKED, Tracking
 from classifier import inference
@@ -241,6 +242,7 @@ def prepare_training(
     For a dry run (``dry``), images that the cache does not hold are not decoded.
     """
     device = open_device(device_name, threads)
+    choose_mode(config.step_mode, device)
     study = open_study(config, decode=not dry)
 
     def work(run: RunDir) -> TrialResult:
@@ -262,6 +264,7 @@ def prepare_training(
 def prepare_ablation(config: AblateConfig, workers: Workers, dry: bool = False) -> PreparedRun[ablation.AblationResult]:
     """Open the data and the synthetic images of an ablation; ``dry`` as for :func:`prepare_training`."""
     limit_threads(workers.threads)
+    workers.check_steps(config)
     study = open_study(config, decode=not dry)
     ablation.check(study)
     parallel = workers.count()  # refuses a cluster out of reach before anything is written
@@ -412,15 +415,17 @@ def prepare_study(config: StudyConfig, workers: Workers, dry: bool = False) -> P
     from classifier.learning_curve.comparison import compare
     from classifier.learning_curve.page import write_study
     from classifier.learning_curve.plan import estimate, open_references
-    from classifier.learning_curve.steps import run_points
+    from classifier.learning_curve.steps import damage_named, run_points
 
     limit_threads(workers.threads)
+    workers.count()  # refuses a cluster out of reach before anything is written
     references = open_references(config, workers, dry)
     data = references[-1].ablation.data
 
     def work(run: RunDir) -> StudyResult:
-        points = run_points(config, references, run, workers)
-        return write_study(points, compare(points, config.seed), run, config.quick)
+        with damage_named(config, references, run.path):
+            points = run_points(config, references, run, workers)
+            return write_study(points, compare(points, config.seed), run, config.quick)
 
     return PreparedRun(
         "study",

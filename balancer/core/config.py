@@ -125,29 +125,33 @@ def without_nulls(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: v for key, v in present.items() if v is not None}
 
 
-def parse_assignment(text: str) -> dict[str, Any]:
+def parse_assignment(text: str, option: str = "--set") -> dict[str, Any]:
     """``data.image_size=128`` as ``{"data": {"image_size": 128}}``; the value is read as YAML.
 
     Only ``null`` or ``~`` is null. An empty value is refused: mostly, it is a variable of the shell that is not set.
     """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise UsageError(f"--set got {text!r}; expected key=value, as in --set data.image_size=128")
+        example = "data.image_size=128" if option == "--set" else "steps=1000"
+        raise UsageError(f"{option} got {text!r}; expected key=value, as in {option} {example}")
     try:
         content = read_yaml(value)
     except ValueError as error:
-        raise UsageError(f"--set {key}: {value!r} is not a YAML value: {error}") from error
+        raise UsageError(f"{option} {key}: {value!r} is not a YAML value: {error}") from error
     if content is None and value.strip().lower() not in ("null", "~"):
-        raise UsageError(f"--set {key}: there is no value after =; give one, or null for what is not set")
+        raise UsageError(f"{option} {key}: there is no value after =; give one, or null for what is not set")
     return nested(key.strip(), content)
 
 
-def parse_assignments(texts: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the settings of several assignments; of two to one setting the last counts, with a warning."""
+def parse_assignments(texts: Sequence[str], option: str = "--set") -> list[dict[str, Any]]:
+    """Return the settings of several assignments; of two to one setting the last counts, with a warning.
+
+    ``option`` is the one that gave them, for messages.
+    """
     keys = [text.partition("=")[0].strip() for text in texts]
     for key in sorted({key for key in keys if keys.count(key) > 1}):
-        log.warning("--set gives %s %d times; the last counts", key, keys.count(key))
-    return [parse_assignment(text) for text in texts]
+        log.warning("%s gives %s %d times; the last counts", option, key, keys.count(key))
+    return [parse_assignment(text, option) for text in texts]
 
 
 def resolve(

@@ -39,8 +39,9 @@ class Interrupted(BaseException):
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return a hint such as ``did you mean 'steps'?``, or the list of known names when none is close."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+    spelt = {other.lower(): other for other in known}  # capitals alone make no other name
+    close = difflib.get_close_matches(name.lower(), spelt, n=1, cutoff=0.6)
+    return f"did you mean {spelt[close[0]]!r}?" if close else f"known: {', '.join(known)}"
 
 
 def lookup(registry: Mapping[str, ItemT], name: str, what: str) -> ItemT:

@@ -51,6 +51,7 @@ class RunRequest:
     resume: str | None = None  # a directory or "latest"
     force: bool = False
     tracking: Tracking = NOT_TRACKED
+    part_of: Path | None = None  # the run that this one is a step of, which the user resumes in its place
 
 
 class _LogFile(logging.FileHandler):
@@ -244,19 +245,20 @@ def perform(prepared: PreparedRun[ResultT], request: RunRequest) -> FinishedRun[
             ranks.from_first((str(run.path), finished))
         if finished:
             raise AlreadyFinished(run.path)
+        to_resume = request.part_of or run.path
         try:
             return FinishedRun(run.path, _perform(prepared, run, request.tracking))
         except (KeyboardInterrupt, Interrupted) as stop:
             signum, said = (stop.signum, stop.message) if isinstance(stop, Interrupted) else (signal.SIGINT, "stopped")
             if "--resume" in said or not (run / "env.json").exists():  # without that file there is nothing to resume
                 raise
-            raise Interrupted(signum, f"{said}; continue with --resume {run.path}") from stop
+            raise Interrupted(signum, f"{said}; continue with --resume {to_resume}") from stop
         except Exception as error:
             refusal = str(error) if isinstance(error, BalancerError) else explain(error)
             removed = refusal is not None and run.discard_if_empty()
             if refusal is None or removed or isinstance(error, BalancerError):
                 raise
-            raise BalancerError(f"{refusal}; then continue with --resume {run.path}") from error
+            raise BalancerError(f"{refusal}; then continue with --resume {to_resume}") from error
 
 
 def _follow(prepared: PreparedRun[ResultT]) -> FinishedRun[ResultT]:

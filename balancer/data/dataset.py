@@ -366,7 +366,7 @@ def _check_folds(data: Dataset, require: Iterable[str]) -> None:
         counts = data.counts(fold)
         if not any(counts):
             advice = (
-                "raise --val-fraction above 0"
+                f"raise --val-fraction, which takes none of the {sum(data.counts('train'))} images outside test"
                 if fold == "val"
                 else f"add a {fold} split with {' and '.join(data.classes)}, or give --test-fraction"
             )

@@ -35,6 +35,7 @@ from balancer.core.device import describe_device, named_device, resolve_device
 from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.settings import ClassifierConfig
 from balancer.core.signals import deferred_signals
+from balancer.core.stepping import choose_mode
 from balancer.core.threads import choose_threads
 from classifier.experiments.attempts import Attempt, attempt, collect
 from classifier.experiments.cluster import at_scheduler, check_slurm, checked, directives, in_worker, on_slurm
@@ -106,6 +107,15 @@ class Workers:
             return self.jobs
         with at_scheduler(self.scheduler) as client:
             return len(client.nthreads())
+
+    def check_steps(self, config: ClassifierConfig) -> None:
+        """Refuse steps that the device of this machine cannot make. Of a cluster's devices nothing is known here.
+
+        Raises:
+            UsageError: naming the setting.
+        """
+        if self.backend == "local":
+            choose_mode(config.step_mode, self.local_device)
 
     def connect(self) -> contextlib.AbstractContextManager[Client]:
         """Return a client of the cluster's scheduler, as a context; raises as :meth:`count`."""

@@ -33,7 +33,8 @@ class HostPort:
         """
         host, colon, port = text.rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
-        if not (host and colon and port.isdecimal() and int(port) <= HIGHEST_PORT):
+        is_host = bool(host) and not any(c.isspace() or c in "/@" for c in host)
+        if not (is_host and colon and port.isdecimal() and int(port) <= HIGHEST_PORT):
             raise UsageError(f"{option} is {text!r}; expected HOST:PORT, such as 127.0.0.1:9092")
         return cls(host, int(port))
 

@@ -21,6 +21,7 @@ POLL = 0.05  # seconds between looks for an order, at first
 SLOWEST_POLL = 0.3
 HEARTBEAT = 10.0  # seconds that the server believes in a site without a sign of life; Flower doubles it
 PATIENCE = 60.0  # seconds without the server after which a site gives up
+OF_KEYS = (401, 403, 409, 412)  # statuses of HTTP by which Flower refuses a site
 
 
 @dataclass
@@ -46,6 +47,8 @@ class Connection:
                 return getattr(self.client, method)(request)
             except httpx.HTTPStatusError as error:
                 raise _refusal(error.response.status_code, self.server) from error
+            except ValueError as error:  # no message of Flower's
+                raise _stranger(self.server, "by no message of a federation") from error
             except httpx.TransportError as error:
                 if _is_tls(error):
                     raise BalancerError(
@@ -216,8 +219,17 @@ def _is_tls(error: Exception) -> bool:
     return any(word in str(error).lower() for word in ("certificate", "ssl", "tls"))
 
 
+def _stranger(server: HostPort, how: str) -> BalancerError:
+    return BalancerError(
+        f"what answers at {server} is no federation server of this version, or has failed ({how}); check --server, and"
+        " see the log of `classifier federate-serve`"
+    )
+
+
 def _refusal(status: int, server: HostPort) -> BalancerError:
+    if status not in OF_KEYS:
+        return _stranger(server, f"status {status}")
     return BalancerError(
         f"the server at {server} refused this site (status {status}); give --site-key the private key whose public key"
-        " the server was started with, and check that both clocks are right"
+        " the server was started with, and check that both clocks are right; if the server was restarted, join again"
     )

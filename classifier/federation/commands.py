@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from balancer.core.device import describe_device, limit_threads, open_device, resolve_device
 from balancer.core.errors import UsageError
+from balancer.core.loopback import listener
 from balancer.core.run import PreparedRun, RunDir
 from balancer.core.settings import FederateConfig, FederateJoinConfig, FederateServeConfig
 from balancer.core.signals import deferred_signals
@@ -76,6 +77,7 @@ def prepare_server(
     security.check(address)
     flower.prepare()
     check_server(config)
+    listener(address.host, address.port, "--address").close()  # a port that is taken is refused here
     if (keys := site_keys(security)) is not None and len(keys) < config.sites:
         raise UsageError(f"sites is {config.sites}, and --site-key names {len(keys)}; give the key of every site")
 

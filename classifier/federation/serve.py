@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from balancer.core.errors import UsageError
 from balancer.core.files import JsonObject, write_bytes
 from balancer.core.pixels import COLOUR, GREY
 from balancer.core.run import RunDir
@@ -71,6 +72,11 @@ def check_server(config: FederateServeConfig) -> None:
     Raises:
         UsageError: naming the setting.
     """
+    names = config.class_names
+    if len(set(names)) < max(2, len(names)):
+        raise UsageError(
+            f"class_names is {','.join(names)!r}; expected two names or more, each once, such as healthy,ill"
+        )
     check_recipe(config)
     check(config)
     select_algorithms([config.algorithm])

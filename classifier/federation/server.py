@@ -8,15 +8,14 @@ HTTPS, signed requests, heartbeats, and messages of records.
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from balancer.core.errors import BalancerError, Interrupted
-from balancer.core.system_errors import naming
+from balancer.core.errors import BalancerError, Interrupted, UsageError
+from balancer.core.loopback import listener
 from classifier.federation import flower
 from classifier.federation.addresses import HostPort, ServerSecurity, public_keys
 from classifier.federation.messages import Answer, Order
@@ -65,7 +64,7 @@ class FlowerLink:
             self._check_interrupt()
             if time.monotonic() > end or len(self.gone()) > max(0, len(self.nodes) - sites):
                 raise BalancerError(
-                    f"{len(there)} of {sites} sites joined within {seconds:.0f} s; start the others with `classifier"
+                    f"{len(there)} of {sites} sites joined within {seconds:g} s; start the others with `classifier"
                     " federate-join`, and see their logs"
                 )
             time.sleep(POLL)
@@ -159,8 +158,7 @@ def listening(
         seconds: to wait for an answer of a site.
 
     Raises:
-        BalancerError: a certificate cannot be used.
-        OSError: the port is taken.
+        BalancerError: a certificate cannot be used, or the port is taken.
     """
     flower.prepare()
     from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, SUPERLINK_NODE_ID
@@ -200,13 +198,21 @@ def site_keys(security: ServerSecurity) -> dict[str, bytes] | None:
 
     Raises:
         BalancerError: a file holds no key, or two hold one.
+        UsageError: two files have one name.
     """
     if not security.site_keys:
         return None
     keys = public_keys(security.site_keys)
-    return {
-        path.name.removesuffix(".pub").removesuffix(".key"): k for path, k in zip(security.site_keys, keys, strict=True)
-    }
+    named: dict[str, bytes] = {}
+    for path, key in zip(security.site_keys, keys, strict=True):
+        name = path.name.removesuffix(".pub").removesuffix(".key")
+        if name in named:
+            raise UsageError(
+                f"two files of --site-key are called {path.name}, and the log would call both sites {name!r}; name each"
+                " file after its site, such as north.key.pub"
+            )
+        named[name] = key
+    return named
 
 
 @contextlib.contextmanager
@@ -234,31 +240,18 @@ def _served(factory: Any, address: HostPort, security: ServerSecurity, named_sit
             f"--certificate {security.certificate} and --certificate-key {security.key} cannot be used"
             f" ({error.strerror or error}); give a certificate and its key, both as PEM"
         ) from error
-    with naming(str(address)), _listener(address) as listener:
+    with listener(address.host, address.port, "--address") as bound:
+        bound.listen()
         server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
         thread.start()
         while not server.started and thread.is_alive():
             time.sleep(POLL)
         try:
-            yield HostPort(address.host, listener.getsockname()[1])
+            yield HostPort(address.host, bound.getsockname()[1])
         finally:
             server.should_exit = True
             thread.join(5)
-
-
-def _listener(address: HostPort) -> socket.socket:
-    """Return a socket that listens. Its protocol is named: asyncio sends at once only where it knows TCP by name."""
-    family, _, _, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(place)
-        listener.listen()
-    except OSError:
-        listener.close()
-        raise
-    return listener
 
 
 def _fleet_api(factory: Any, named_sites: bool) -> Any:

@@ -111,7 +111,7 @@ def _seen_by_the_features(points: Sequence[FinishedPoint]) -> str | None:
     """Return the note that a curve needs whose feature network knows more images than its smaller sizes."""
     thinned = [gan for point in points if point.point.minority is not None for gan in point.gans]
     summaries = [file for gan in thinned for file in (*gan.glob(SUMMARY), *gan.glob(f"*/{SUMMARY}"))]  # or one a class
-    if CHEST not in {read_json(file, f"continue with --resume {file.parent}").get("features") for file in summaries}:
+    if CHEST not in {read_json(file).get("features") for file in summaries}:
         return None
     return (
         f"The feature network `{CHEST}` learnt from the whole training fold of the official chest set, more images than"

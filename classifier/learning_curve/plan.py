@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from balancer import synthesis
 from balancer.api import prepare_gan_training
-from balancer.core.config import flatten, merge, parse_assignments, resolve, without_nulls
+from balancer.core.config import SettingsT, flatten, merge, parse_assignments, resolve, without_nulls
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.files import folder_name
 from balancer.core.presets import DEMO
@@ -18,6 +19,7 @@ from balancer.core.settings import AblateConfig, DataConfig, GanTrainConfig, Stu
 from balancer.data.dataset import Dataset
 from balancer.metrics.feature_choice import seconds_to_train
 from balancer.quality.assess import report_seconds
+from classifier.experiments import ablation
 from classifier.experiments.estimates import pretraining_seconds, training_seconds
 from classifier.experiments.jobs import Workers
 from classifier.experiments.study import Study, configure, needed_of_every_class, open_study
@@ -30,8 +32,9 @@ OTHERS = "others"  # the folder of the classes that lack no image
 FIXED = {  # settings that a study decides for its steps
     "gan_train": ("data", "seed", "target_class"),
     "synthesize": ("data", "gan_run", "n"),
-    "ablate": ("data", "seed", "seeds", "regimes", "synthetic", "synthetic_count"),
+    "ablate": ("data", "seed", "seeds", "regimes", "synthetic", "synthetic_count", "doses"),
 }
+OPTIONS = {"gan_train": "--gan", "synthesize": "--synthesis", "ablate": "--classifier"}  # that change a step's settings
 
 
 @dataclass(frozen=True)
@@ -107,11 +110,27 @@ def _changes(config: StudyConfig, command: str) -> dict[str, Any]:
         UsageError: a text is no assignment, or names a setting that the study decides.
     """
     of_step = {"gan_train": config.gan, "synthesize": config.synthesis, "ablate": config.classifier}[command]
-    values = without_nulls(merge(*parse_assignments(of_step)))
+    values = without_nulls(merge(*parse_assignments(of_step, OPTIONS[command])))
     for key in flatten(values):
         if key.split(".")[0] in FIXED[command]:
             raise UsageError(f"{key} is given for {command.replace('_', '-')}, and the study decides it; leave it out")
     return merge(DEMO[command] if config.quick else {}, values)
+
+
+@contextlib.contextmanager
+def _given_with(option: str) -> Iterator[None]:
+    """Let a message on a setting begin with the option that gave it: every step has settings such as ``steps``."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{option}: {error}") from error
+
+
+def _settings(model: type[SettingsT], config: StudyConfig, command: str, fixed: Mapping[str, Any]) -> SettingsT:
+    """Return the settings of a step: what the study's settings name, under what the study decides."""
+    values = merge(_changes(config, command), fixed)
+    with _given_with(OPTIONS[command]):
+        return resolve(model, values)
 
 
 def gan_settings(config: StudyConfig, point: Point, k: int, several: bool) -> GanTrainConfig:
@@ -125,13 +144,13 @@ def gan_settings(config: StudyConfig, point: Point, k: int, several: bool) -> Ga
     """
     fixed: dict[str, Any] = {"data": point.data(config).model_dump(mode="json"), "seed": config.seed + k}
     fixed |= {"target_class": "all"} if several else {}
-    return resolve(GanTrainConfig, merge(_changes(config, "gan_train"), fixed))
+    return _settings(GanTrainConfig, config, "gan_train", fixed)
 
 
 def other_gan_settings(config: StudyConfig, other: OtherClass, k: int) -> GanTrainConfig:
     """Return the settings of the GAN of a class that lacks no image, with the k-th seed."""
     fixed = {"data": other.data.model_dump(mode="json"), "seed": config.seed + k, "target_class": other.name}
-    return resolve(GanTrainConfig, merge(_changes(config, "gan_train"), fixed))
+    return _settings(GanTrainConfig, config, "gan_train", fixed)
 
 
 def synthesis_settings(config: StudyConfig, gan: Path, n: int | None, latents: int = 0) -> SynthesizeConfig:
@@ -154,7 +173,8 @@ def ablation_settings(config: StudyConfig, point: Point, others: Sequence[OtherC
 def reference_settings(config: StudyConfig, point: Point) -> AblateConfig:
     """Return the settings of the regimes without synthetic images, which can be checked and timed before any GAN."""
     without = merge(_ablation(config, point), {"regimes": ["baseline", "augment"], "seeds": 1})
-    return resolve(AblateConfig, without)
+    with _given_with(OPTIONS["ablate"]):
+        return resolve(AblateConfig, without)
 
 
 def _ablation(config: StudyConfig, point: Point) -> Mapping[str, Any]:
@@ -182,7 +202,7 @@ def estimate(config: StudyConfig, references: Sequence[Reference], workers: Work
     """Return the seconds of all steps; a trial takes as many steps as one without synthetic images."""
     regimes = select_regimes(config.regimes)
     trials = sum(config.seeds * (config.gans if r.synthetic else 1) for r in regimes)
-    filtered, gan = [r for r in regimes if r.filtered], resolve(GanTrainConfig, _changes(config, "gan_train"))
+    filtered, gan = [r for r in regimes if r.filtered], _settings(GanTrainConfig, config, "gan_train", {})
     seconds = 0.0
     for reference in references:
         data = reference.ablation.data
@@ -203,7 +223,7 @@ def estimate(config: StudyConfig, references: Sequence[Reference], workers: Work
 
 def images_seconds(config: StudyConfig, numbers: Iterable[int]) -> float:
     """Return the time of a synthesis with so many images of each class, and of the report on each class."""
-    settings = resolve(SynthesizeConfig, _changes(config, "synthesize"))
+    settings = _settings(SynthesizeConfig, config, "synthesize", {})
     return sum(report_seconds(settings, config.data.image_size, n) for n in numbers)
 
 
@@ -211,16 +231,22 @@ def open_references(config: StudyConfig, workers: Workers, dry: bool) -> list[Re
     """Open the data at every size, and check the settings of the steps, so that none is refused after hours.
 
     Raises:
-        UsageError: sizes or settings that cannot be.
-        BalancerError: the data cannot be used, or no class lacks images at some size.
+        UsageError: sizes, regimes or settings that cannot be.
+        BalancerError: the data cannot be used, no class lacks images at some size, or the test set is too small.
     """
-    resolve(SynthesizeConfig, _changes(config, "synthesize"))  # refused here, and not after the first GAN
+    _settings(SynthesizeConfig, config, "synthesize", {})  # refused here, and not after the first GAN
     regimes = select_regimes(config.regimes)
     if not any(regime.synthetic for regime in regimes):
         raise UsageError(f"regimes are {list(config.regimes)}, none with synthetic images; add gan or combined")
+    if len(regimes) == 1:
+        raise UsageError(
+            f"regimes are {list(config.regimes)}, and a study compares several; add {regimes[0].reference}"
+        )
     references: list[Reference] = []
     for point in points_of(config):
         study = open_study(reference_settings(config, point), decode=not dry)
+        ablation.check(study)
+        workers.check_steps(study.config)
         _refuse_same_images(references, point, study)
         if not study.data.deficit:
             raise BalancerError(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,9 +14,10 @@ from balancer.core.errors import BalancerError
 from balancer.core.marker import MARKER
 from balancer.core.run import PreparedRun, RunDir, RunRequest, perform
 from balancer.core.saved_runs import read_environment, resumed_config
+from balancer.core.sealed import DamagedFile
 from balancer.core.settings import GanTrainConfig, Settings, StudyConfig, SynthesizeConfig
-from classifier.experiments.jobs import Workers
-from classifier.experiments.substudies import Substudy, check_same_data, resume_note_of, run_substudy
+from classifier.experiments.jobs import Kept, Workers, with_resume_note
+from classifier.experiments.substudies import Substudy, check_same_data, run_substudy
 from classifier.learning_curve.plan import (
     OtherClass,
     Point,
@@ -57,8 +59,8 @@ def run_points(
         Interrupted: a signal came; what is finished is kept.
         BalancerError: a step failed, or the data changed since the study began.
     """
-    _check_unchanged(config, references, run.path)
-    with resume_note_of(run.path):
+    with with_resume_note(Kept(run.path, run.path, "step")):
+        _check_unchanged(config, references, run.path)
         finished = [
             _run_point(config, reference, run.path, workers, f"size {reference.point.name} ({i} of {len(references)})")
             for i, reference in enumerate(references, start=1)
@@ -68,15 +70,36 @@ def run_points(
     return finished
 
 
+def _folders(config: StudyConfig, reference: Reference, run: Path) -> list[Path]:
+    """Return the folders of all steps at a size."""
+    makers: list[Point | OtherClass] = [reference.point, *reference.others]
+    made = [
+        folder
+        for maker in makers
+        for k in range(config.gans)
+        for folder in (maker.gan_folder(run, k), maker.synthesis_folder(run, k))
+    ]
+    return [*made, reference.point.ablation_folder(run)]
+
+
+@contextlib.contextmanager
+def damage_named(config: StudyConfig, references: Sequence[Reference], run: Path) -> Iterator[None]:
+    """Say of a damaged file which step is to be made again, and how: its own command is not the one to start."""
+    try:
+        yield
+    except DamagedFile as damage:
+        folders = (folder for reference in references for folder in _folders(config, reference, run))
+        step = next((folder for folder in folders if damage.path.is_relative_to(folder)), None)
+        if step is None:
+            raise
+        remedy = f"remove the folder {step}, and continue with --resume {run}: this step is then made again"
+        raise DamagedFile(damage.path, damage.problem, remedy) from damage
+
+
 def _check_unchanged(config: StudyConfig, references: Sequence[Reference], run: Path) -> None:
     """Refuse, before anything is trained, to go on with steps that were made of other data."""
     for reference in references:
-        folders = [reference.point.ablation_folder(run)]
-        makers: list[Point | OtherClass] = [reference.point, *reference.others]
-        for maker in makers:
-            for k in range(config.gans):
-                folders += [maker.gan_folder(run, k), maker.synthesis_folder(run, k)]
-        for folder in folders:
+        for folder in _folders(config, reference, run):
             if not (folder / "env.json").exists():
                 continue
             then, now = read_environment(folder).data.get("fingerprint"), reference.ablation.data.fingerprint
@@ -98,6 +121,7 @@ def _run_point(config: StudyConfig, reference: Reference, run: Path, workers: Wo
             lambda k=k: gan_settings(config, point, k, several),  # type: ignore[misc]
             lambda gan: synthesis_settings(config, gan, reference.n),
             workers,
+            run,
         )
         for other in reference.others:
             log.info("study: %s, GAN %s of %s", where, which, other.name)
@@ -107,6 +131,7 @@ def _run_point(config: StudyConfig, reference: Reference, run: Path, workers: Wo
                 lambda k=k, other=other: other_gan_settings(config, other, k),  # type: ignore[misc]
                 lambda gan, of=other: synthesis_settings(config, gan, of.n, of.latents),  # type: ignore[misc]
                 workers,
+                run,
             )
     log.info("study: %s, ablation", where)
     ablation = run_substudy(
@@ -133,8 +158,9 @@ def _make_images(
     train: Callable[[], GanTrainConfig],
     export: Callable[[Path], SynthesizeConfig],
     workers: Workers,
+    run: Path,
 ) -> None:
-    """Train a GAN and export its images, each in a run directory of its own."""
+    """Train a GAN and export its images, each in a run directory of its own within the study's ``run``."""
     device, threads = workers.device, workers.threads
     _run_step(
         "gan-train",
@@ -142,6 +168,7 @@ def _make_images(
         gan,
         train,
         lambda settings: balancer.prepare_gan_training(settings, device, threads),
+        run,
     )
     _run_step(
         "synthesize",
@@ -149,6 +176,7 @@ def _make_images(
         images,
         lambda: export(gan),
         lambda settings: balancer.prepare_synthesis(settings, device, threads),
+        run,
     )
 
 
@@ -158,12 +186,14 @@ def _run_step(
     folder: Path,
     configure: Callable[[], SettingsT],
     prepare: Callable[[SettingsT], PreparedRun[Any]],
+    run: Path,
 ) -> None:
-    """Perform one run in its folder, unless the run is finished; a run that was begun keeps its settings."""
+    """Perform one step in its folder, unless the step is finished; a step that was begun keeps its settings."""
     if (folder / MARKER).exists():
         log.info("%s is finished", folder)
         return
     started = (folder / "env.json").exists()
     config = resumed_config(command, model, folder, {}) if started else configure()
-    request = RunRequest(resume=str(folder)) if started else RunRequest(out=folder, force=True)
+    resume, out = (str(folder), None) if started else (None, folder)
+    request = RunRequest(out, resume, force=not started, part_of=run)
     perform(prepare(config), request)

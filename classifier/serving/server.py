@@ -12,10 +12,9 @@ from pathlib import Path
 from balancer.core.device import open_device
 from balancer.core.errors import UsageError
 from balancer.core.files import JsonObject
-from balancer.core.loopback import is_loopback
+from balancer.core.loopback import is_loopback, listener
 from balancer.core.preview import Preview
 from balancer.core.speed import slowness
-from balancer.core.system_errors import naming
 from classifier.serving.answers import NOTICE
 from classifier.serving.guard import LEAST_TOKEN
 from classifier.serving.limits import Limits
@@ -89,8 +88,7 @@ def serve(
         threads: that compute.
 
     Raises:
-        BalancerError: if a model, the examples or the training data cannot be used.
-        OSError: if the port is taken.
+        BalancerError: if a model, the examples, the training data or the port cannot be used.
     """
     import uvicorn  # seconds of imports: only once the options are sound
 
@@ -99,17 +97,17 @@ def serve(
     from classifier.serving.examples import drawings, from_folder
     from classifier.serving.models import load_models, training_images
 
-    with _listen(address) as listener:
+    with _listen(address) as bound:
         models = load_models(sources.models, open_device(device, threads))
         training = training_images(models, sources.data) if sources.show_training else None
         classes = models[0].classes
         shown = drawings(classes) if sources.examples is None else from_folder(sources.examples, classes)
         loopback = is_loopback(address.host)
         app = create_app(models, Options(limits, shown, training, address.token, loopback))
-        host, port = listener.getsockname()[:2]
+        host, port = bound.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         _announce(url, [model.name for model in models], address, sources.show_training)
-        uvicorn.Server(server_config(app)).run(sockets=[listener])
+        uvicorn.Server(server_config(app)).run(sockets=[bound])
     return Served(url, [model.name for model in models])
 
 
@@ -124,8 +122,8 @@ def preview(
     from classifier.serving.models import load_models, training_images
 
     begin = time.perf_counter()
-    with _listen(address) as listener:
-        host, port = listener.getsockname()[:2]
+    with _listen(address) as bound:
+        host, port = bound.getsockname()[:2]
     models = load_models(sources.models, open_device(device, threads))
     training = training_images(models, sources.data, decode=False) if sources.show_training else None
     classes = models[0].classes
@@ -145,18 +143,8 @@ def preview(
 
 
 def _listen(address: Address) -> socket.socket:
-    """Return a socket that listens; a port that is taken is refused before the models are read."""
-    with naming(f"{address.host}:{address.port}"):
-        family = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
-        # Of a socket that names TCP asyncio sends each packet at once; of another, an answer waits some 40 ms.
-        listener = socket.socket(family[0], socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(family[4])
-        except OSError:
-            listener.close()
-            raise
-    return listener
+    """Return a socket at the address; a port that is taken is refused before the models are read."""
+    return listener(address.host, address.port, "--host and --port")
 
 
 def _announce(url: str, names: Sequence[str], address: Address, show_training: bool) -> None:

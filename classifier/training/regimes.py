@@ -84,6 +84,8 @@ def select_regimes(names: Sequence[str]) -> list[Regime]:
     """
     wanted: set[str] = set()
     for name in names:
+        if len(name.replace(";", " ").split()) > 1:
+            raise UsageError(f"regime is {name!r}; put commas between names, as in baseline,gan")
         if name not in REGIMES and name not in GROUPS:
             raise UsageError(f"regime is {name!r}; {nearest(name, [*REGIMES, *GROUPS])}")
         wanted.update(GROUPS.get(name, (name,)))

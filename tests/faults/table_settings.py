@@ -53,6 +53,9 @@ SETTINGS = [
     Fault("config file is no YAML", CONFIG, config("a: [1"), 2, ("c.yaml",), LEFT),
     Fault("config file is a list", CONFIG, config("[1, 2]"), 2, ("c.yaml",), LEFT),
     Fault("section misspelt", CONFIG, config("gann:\n  steps: 2\n"), 2, ("gann",), LEFT),
+    Fault(
+        "graph without CUDA", f"{GAN} --dry-run --set step_mode=graph --device cpu", exit_code=2, words=("step_mode",)
+    ),
     Fault("setting misspelt", f"{GAN} --set stepz=2", exit_code=2, words=("stepz", "steps")),
     Fault("setting out of range", f"{GAN} --set beta2=-1", exit_code=2, words=("beta2", "-1")),
     Fault("setting not finite", f"{GAN} --set beta2=.nan", exit_code=2, words=("beta2", "nan")),

@@ -1,5 +1,6 @@
 """Run directories: one user at a time, resumed as they were started."""
 
+import errno
 import json
 import logging
 import os
@@ -399,6 +400,17 @@ def test_force_never_replaces_a_run_of_another_command(runs_cwd: Path) -> None:
     with pytest.raises(BalancerError, match="holds a gan-train run; expected a synthesize run"):
         open_run("synthesize", resolve(SynthesizeConfig, {}), RunRequest(out=Path("mine"), force=True))
     assert (Path("mine") / "config.yaml").exists()
+
+
+def test_an_error_in_a_step_says_how_to_resume_the_run_that_it_is_a_step_of(tmp_path: Path) -> None:
+    def work(run: RunDir) -> None:
+        write_text(run / "begun.txt", "")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "checkpoint.pt")
+
+    prepared = run_module.PreparedRun("gan-train", CONFIG, "cpu", None, lambda: 0.0, work)
+    step = RunRequest(tmp_path / "study" / "gan-0", part_of=tmp_path / "study")
+    with pytest.raises(BalancerError, match=rf"No space left.*--resume {tmp_path}/study$"):
+        run_module.perform(prepared, step)
 
 
 def test_a_run_directory_that_cannot_be_made_is_one_line(runs_cwd: Path) -> None:

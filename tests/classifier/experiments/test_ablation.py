@@ -683,7 +683,7 @@ def test_the_report_of_a_synthesis_is_copied_into_the_run(
 def test_without_validation_images(small_args: Args, chest_folder: Path, classifier: Run, runs_cwd: Path) -> None:
     shutil.rmtree(chest_folder / "val")
     more = ("--regimes", "baseline", *sets(**{"data.path": chest_folder}), "--val-fraction", "0")
-    refused(classifier("ablate", *small_args, *more), 1, "has no val images; raise --val-fraction above 0")
+    refused(classifier("ablate", *small_args, *more), 1, "has no val images; raise --val-fraction")
 
 
 def test_few_validation_images_are_warned_of(small_args: Args, classifier: Run, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from classifier.federation.addresses import (
     public_key,
     public_keys,
 )
+from classifier.federation.server import site_keys
 
 OUTSIDE, INSIDE = HostPort("192.0.2.1", 9092), HostPort("127.0.0.1", 9092)
 TLS = {"certificate": Path("c.pem"), "key": Path("k.pem")}
@@ -30,7 +31,9 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
     return private, public
 
 
-@pytest.mark.parametrize("text", ["127.0.0.1", ":9092", "host:", "host:port", "host:70000", ""])
+@pytest.mark.parametrize(
+    "text", ["127.0.0.1", ":9092", "host:", "host:port", "host:70000", "", "http://host:9092", "a b:9092"]
+)
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--server"):
         HostPort.parse(text, "--server")
@@ -96,6 +99,16 @@ def test_two_sites_with_one_key_are_refused(pair: tuple[Path, Path], tmp_path: P
     twin.write_bytes(pair[1].read_bytes())
     with pytest.raises(BalancerError, match=r"site\.key\.pub and .*twin\.pub hold one key"):
         public_keys([pair[1], twin])
+
+
+def test_two_sites_of_one_name_are_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """The log tells sites apart by the names of these files; of two alike, one was dropped."""
+    other = tmp_path / "north" / pair[1].name
+    other.parent.mkdir()
+    key = ec.generate_private_key(ec.SECP384R1()).public_key()
+    other.write_bytes(key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH))
+    with pytest.raises(UsageError, match=r"site\.key\.pub.*'site'"):
+        site_keys(ServerSecurity(site_keys=(pair[1], other)))
 
 
 def test_other_files_are_no_keys(tmp_path: Path) -> None:

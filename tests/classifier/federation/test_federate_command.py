@@ -16,6 +16,7 @@ from click.testing import Result
 from commands import done, refused
 
 from balancer.core.jsonl import read_jsonl
+from balancer.core.loopback import listener
 from balancer.core.sealed import read_json
 
 Run = Callable[..., Result]
@@ -193,3 +194,22 @@ def test_what_cannot_be_federated_is_refused(
 def test_insecure_or_wrong_addresses_are_refused(classifier: Run, runs_cwd: Path, arguments: Args, words: str) -> None:
     refused(classifier(*arguments), 2, words)
     assert not (runs_cwd / "runs").exists()
+
+
+@pytest.mark.parametrize("names", ["NORMAL", "NORMAL,NORMAL", ","])
+def test_a_server_of_fewer_than_two_classes_is_refused(
+    classifier: Run, runs_cwd: Path, monkeypatch: pytest.MonkeyPatch, names: str
+) -> None:
+    """Else it would wait for the sites, which would all refuse."""
+    monkeypatch.setattr("classifier.federation.flower.prepare", lambda: None)
+    refused(classifier("federate-serve", "--class-names", names, "--wait", "0.1"), 2, "class_names")
+
+
+def test_a_port_that_is_taken_is_refused_in_a_dry_run_too(
+    classifier: Run, runs_cwd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("classifier.federation.flower.prepare", lambda: None)
+    with listener("127.0.0.1", 0, "--address") as bound:
+        bound.listen()
+        port = bound.getsockname()[1]
+        refused(classifier("federate-serve", "--address", f"127.0.0.1:{port}", "--dry-run"), 1, "--address", str(port))

@@ -71,6 +71,18 @@ def test_one_size_is_the_ablation_itself() -> None:
     assert curve.worth == []
 
 
+def test_a_study_without_plain_real_images_has_its_counts_and_page(tmp_path: Path) -> None:
+    results = study(200, {"gan": 1.0, "gan_both": 1.2})
+    made = replace(point(None, study(200, {"baseline": 1.0})), ablation=point(None, results).ablation)
+    curve = compare([made, made], resamples=RESAMPLES)
+    assert [(size.minority, size.added) for size in curve.sizes] == [(200, 3093)] * 2
+    assert curve.names_of("shortcut") == ["gan_both - gan"]
+    assert curve.verdict.startswith("Not asked")
+    written = page.write_study([made, made], curve, RunDir(tmp_path, resumed=False), quick=False)
+    assert "Planned differences" not in written.page.read_text(encoding="utf-8")
+    assert "gan_both - gan" in written.page.read_text(encoding="utf-8")
+
+
 def test_p_values_are_adjusted_over_all_sizes() -> None:
     studies = [study(n, apart(1.0, gan), random=n) for n, gan in ((50, 1.6), (100, 1.2), (400, 1.0))]
     alone = [analyse(results, RESAMPLES) for results in studies]

@@ -11,6 +11,7 @@ from balancer.core.errors import BalancerError, UsageError
 from balancer.core.settings import AblateConfig, GanTrainConfig, StudyConfig
 from balancer.data.dataset import Dataset
 from classifier.analysis.contrasts import POOLED
+from classifier.api import prepare_study
 from classifier.experiments.jobs import Workers
 from classifier.learning_curve import plan
 from classifier.learning_curve.plan import (
@@ -105,6 +106,13 @@ def test_a_feature_network_is_trained_once_for_all_gans(template: Path, monkeypa
         ({"regimes": "combimed"}, "combined"),
         ({"regimes": "baseline,gan_both", "classifier": ["synthetic_count=5"]}, "synthetic_count is given"),
         ({"sizes": "5000"}, "minority is 5000"),
+        ({"regimes": "gan"}, "add baseline"),
+        ({"classifier": ["doses=2"]}, "doses is given"),
+        ({"gan": ["steps=0"]}, "--gan: .*steps"),
+        ({"classifier": ["epochs=3"]}, "--classifier: .*epochs"),
+        ({"synthesis": ["kid_subsets"]}, "--synthesis got"),
+        ({"gan": ["step_mode=graph"]}, "step_mode is graph"),
+        ({"classifier": ["step_mode=graph"]}, "step_mode is graph"),
     ],
 )
 def test_refused_before_anything_is_trained(template: Path, changes: dict[str, Any], named: str) -> None:
@@ -121,6 +129,22 @@ def test_sizes_that_keep_the_same_images_are_refused(template: Path) -> None:
     )
     with pytest.raises(UsageError, match=f"sizes {full} and all .* same {full} images"):
         open_references(settings(data={"path": str(template), "image_size": 16}, sizes=f"{full},all"), CPU, dry=True)
+
+
+def test_a_test_set_without_an_interval_is_refused(chest_folder: Path) -> None:
+    for file in sorted((chest_folder / "test" / "NORMAL").iterdir())[1:]:
+        file.unlink()
+    with pytest.raises(BalancerError, match="test set has 1 patient of NORMAL"):
+        open_references(settings(data={"path": str(chest_folder), "image_size": 16}), CPU, dry=True)
+
+
+def test_a_cluster_out_of_reach_is_told_before_anything_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(_: Workers) -> int:
+        raise BalancerError("no dask scheduler answers")
+
+    monkeypatch.setattr(Workers, "count", unreachable)
+    with pytest.raises(BalancerError, match="no dask scheduler"):
+        prepare_study(settings(data={"path": "/nowhere"}), Workers(backend="dask", scheduler="tcp://a:1", threads=1))
 
 
 def test_nothing_to_balance(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:

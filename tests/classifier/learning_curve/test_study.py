@@ -14,7 +14,7 @@ from balancer.core.environment import environment
 from balancer.core.errors import BalancerError, Interrupted
 from balancer.core.marker import MARKER
 from balancer.core.run import PreparedRun
-from balancer.core.sealed import write_json
+from balancer.core.sealed import DamagedFile, write_json
 from balancer.core.settings import StudyConfig
 from classifier.experiments.jobs import Workers
 from classifier.learning_curve import steps
@@ -99,6 +99,17 @@ def test_a_step_of_other_images_is_refused_before_anything_is_trained(
     assert trained == ["size"]
 
 
+def test_a_damaged_file_of_a_step_names_the_step_and_the_study(chest_folder: Path, tmp_path: Path) -> None:
+    config = resolve(StudyConfig, {"data": {"path": str(chest_folder), "image_size": 16}})
+    references = open_references(config, Workers("cpu", threads=1), dry=True)
+    step = references[0].point.gan_folder(tmp_path, 1)
+    with (
+        pytest.raises(BalancerError, match=rf"checkpoint\.pt is damaged.*remove.* {step}, .*--resume {tmp_path}:"),
+        steps.damage_named(config, references, tmp_path),
+    ):
+        raise DamagedFile(step / "checkpoint.pt", "it is cut", "train again")
+
+
 @pytest.mark.nightly
 @pytest.mark.timeout(900)
 def test_the_gans_of_the_other_class_serve_every_size(classifier: Callable[..., Result], runs_cwd: Path) -> None:
@@ -126,7 +137,7 @@ def test_a_finished_step_is_read_and_a_begun_one_goes_on(tmp_path: Path, monkeyp
     monkeypatch.setattr(steps, "resumed_config", lambda *_: "saved settings")
 
     def run() -> None:
-        step("gan-train", Any, tmp_path / "gan-0", lambda: "new settings", lambda config: config)
+        step("gan-train", Any, tmp_path / "gan-0", lambda: "new settings", lambda config: config, tmp_path)
 
     run()
     assert [(config, request.resume, request.out) for config, request in asked] == [
@@ -139,6 +150,7 @@ def test_a_finished_step_is_read_and_a_begun_one_goes_on(tmp_path: Path, monkeyp
     (tmp_path / "gan-0" / MARKER).touch()
     run()
     assert len(asked) == 2
+    assert {request.part_of for _, request in asked} == {tmp_path}  # which errors say how to resume
 
 
 def test_a_dry_run_names_the_time_and_writes_nothing(

@@ -61,7 +61,16 @@ def test_the_order_is_the_registrys_and_nothing_comes_twice() -> None:
     assert names("all", "combined", "weighted") == ["baseline", "augment", "gan", "combined", "weighted"]
 
 
-@pytest.mark.parametrize(("name", "hint"), [("gann", "did you mean 'gan'"), ("every", "known: all"), ("", "known")])
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("gann", "did you mean 'gan'"),
+        ("every", "known: all"),
+        ("", "known"),
+        ("BASELINE", "did you mean 'baseline'"),
+        ("gan augment", "put commas"),
+    ],
+)
 def test_unknown_regimes_are_refused(name: str, hint: str) -> None:
     with pytest.raises(UsageError, match=f"regime is '{name}'; {hint}"):
         select_regimes(["baseline", name])

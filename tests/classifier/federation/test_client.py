@@ -1,0 +1,37 @@
+"""A site's end of the connection, where what answers is no federation server."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+
+from balancer.core.errors import BalancerError
+from classifier.federation.addresses import HostPort
+from classifier.federation.client import Connection
+
+SERVER = HostPort("127.0.0.1", 8000)
+
+
+def status(number: int) -> Exception:
+    request = httpx.Request("POST", f"http://{SERVER}")
+    return httpx.HTTPStatusError("refused", request=request, response=httpx.Response(number, request=request))
+
+
+@pytest.mark.parametrize(
+    ("error", "option"),
+    [
+        (ValueError("Invalid protobuf response payload"), "--server"),  # of a web server that answers everything
+        (status(404), "--server"),
+        (status(500), "--server"),
+        (status(401), "--site-key"),
+        (status(412), "--site-key"),
+    ],
+)
+def test_who_answers_and_how_decides_what_is_told(error: Exception, option: str) -> None:
+    def answer(_: object) -> Any:
+        raise error
+
+    with pytest.raises(BalancerError, match=f"127.0.0.1:8000.*{option}") as refused:
+        Connection(SimpleNamespace(RegisterNode=answer), SERVER).call("RegisterNode", None)
+    assert ("--site-key" in str(refused.value)) == (option == "--site-key")
