@@ -7,33 +7,28 @@ classifier finds, a classifier trained on the balanced set can find too, and can
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from balancer.core import progress
-from balancer.core.device import exact_float32, memory_format
 from balancer.core.errors import BalancerError
-from balancer.core.pixels import COLOUR, channels_of, planes
-from balancer.core.seeding import derive_seed, generator
+from balancer.core.pixels import COLOUR
+from balancer.core.seeding import derive_seed
 from balancer.data.records import sampling_unit
-from balancer.data.sampling import batch_indices
 from balancer.metrics.features import check_finite
+from balancer.metrics.pixel_classifier import FULL_BATCH_SIDE, score_images, train_on_pixels
 from balancer.metrics.resampling import RESAMPLES, STRETCH, Groups, even_folds, fold_aurocs, group_numbers
 from balancer.reporting.numbers import bounds, percent
 
 Array = np.ndarray
 Scorer = Callable[[Array, int], Array]  # mask of the images to train on, and the fold -> scores of the other images
 
-BATCH, LR, WEIGHT_DECAY = 64, 3e-3, 1e-2
 SMALLEST_SIDE = 8  # pixels
-# Above 128 px a side a batch holds fewer images, down to 16, since each image holds more.
-FULL_BATCH_SIDE, SMALLEST_BATCH = 128, 16
-CHUNK = 256  # images at once where no gradient is needed
 BANDS = (
     (0.6, "close to real, but not the same"),
     (0.75, "a moderate difference"),
@@ -135,11 +130,13 @@ def pixel_two_sample(
     folds: int = 5,
     steps: int = 200,
     other_groups: Groups | None = None,
+    stop: threading.Event | None = None,
 ) -> TwoSample:
-    """Run the test with a small convolutional network (:class:`PixelNet`), trained from scratch in each fold.
+    """Run the test with a small convolutional network, trained from scratch in each fold.
 
-    The number of steps is fixed, so the cost depends on the image size alone; docs/features.md has times and
-    sensitivities. Nothing is augmented: shifts and flips would hide artefacts that keep to one place or direction.
+    The network is :class:`~balancer.metrics.pixel_classifier.PixelNet`. The number of steps is fixed, so the cost
+    depends on the image size alone; docs/features.md has times and sensitivities. Nothing is augmented: shifts and
+    flips would hide artefacts that keep to one place or direction.
 
     Args:
         real: images (n, H, W) or (n, H, W, 3) uint8.
@@ -150,10 +147,12 @@ def pixel_two_sample(
         folds: number of folds.
         steps: optimiser steps in each fold.
         other_groups: for a control, the patient (n,) of each image in ``fake``, which are real images then.
+        stop: ends the test at its next step, for a caller that runs it in a thread.
 
     Raises:
         BalancerError: If counts or sizes differ, images are not uint8 or under 8 pixels, or images or patients are too
             few.
+        CancelledError: If ``stop`` was set.
     """
     shaped = real.ndim in (3, 4) and real.shape[1:] == fake.shape[1:] and real.shape[3:] in ((), (COLOUR,))
     if not shaped or min(real.shape[1:3]) < SMALLEST_SIDE:
@@ -168,17 +167,22 @@ def pixel_two_sample(
 
     with progress.bar(folds * steps, "two-sample test on pixels", "step") as bar:
 
+        def advance() -> None:
+            if stop is not None and stop.is_set():
+                raise CancelledError
+            bar.update()
+
         def score(train: Array, fold: int) -> Array:
             stream = derive_seed(seed, "two-sample", "fold", fold)
-            net = _train(images[train], labels[train], device, stream, steps, bar.update)
-            return _score(net, images[~train], device)
+            net = train_on_pixels(images[train], labels[train], device, stream, steps, advance)
+            return score_images(net, images[~train], device)
 
         return _cross_validate("small CNN", score, labels, groups, other_groups, seed, folds)
 
 
 def estimate_pixel_seconds(side: int) -> float:
     """Return a rough time of :func:`pixel_two_sample` on one core; above 128 px, batches shrink as images grow."""
-    return 26 * (min(side, FULL_BATCH_SIDE) / 64) ** 2
+    return 22 * (min(side, FULL_BATCH_SIDE) / 64) ** 2
 
 
 def interpretation(result: TwoSample, control: TwoSample | None = None) -> str:
@@ -288,102 +292,6 @@ def fold_auroc(scores: Array, labels: Array, fold: Array, units: Array, seed: in
     auroc, *resampled = fold_aurocs(scores, labels, fold, units, seed, RESAMPLES)
     low, high = auroc + STRETCH * (np.percentile(resampled, [2.5, 97.5]) - auroc)
     return float(auroc), float(max(low, 0)), float(min(high, 1))
-
-
-class PixelNet(nn.Module):
-    """Map levels (B, C, H, W), 0 to 255, to logits (B,) of being synthetic.
-
-    Convolutions of stride 2 lead to a map of 8 px or less, followed by one more convolution, the mean over the map, and
-    a linear logit. The network sees the image and what a 3 x 3 mean leaves of it. Checkerboards, noise and blur live in
-    this residual, too faint beside a chest to be learnt from few images. Batch statistics normalise the inputs, not
-    each image's own: the strength of the residual is evidence.
-    """
-
-    WIDTH, WIDEST, SLOPE = 16, 64, 0.1
-    mean: Tensor
-    sd: Tensor
-
-    def __init__(self, side: int, channels: int = 1) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        inputs = c_in = 2 * channels
-        c_out = self.WIDTH
-        while side > 8:
-            layers += self._block(c_in, c_out, stride=2)
-            side, c_in, c_out = (side + 1) // 2, c_out, min(2 * c_out, self.WIDEST)
-        layers += self._block(c_in, self.WIDEST, stride=1)
-        self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.logit = nn.Linear(self.WIDEST, 1)
-        self.register_buffer("mean", torch.zeros(1, inputs, 1, 1))
-        self.register_buffer("sd", torch.ones(1, inputs, 1, 1))
-
-    @classmethod
-    def _block(cls, c_in: int, c_out: int, stride: int) -> list[nn.Module]:
-        conv = nn.Conv2d(c_in, c_out, 3, stride=stride, padding=1, bias=False)
-        return [conv, nn.BatchNorm2d(c_out), nn.LeakyReLU(cls.SLOPE)]
-
-    def initialise(self, source: torch.Generator) -> None:
-        """Draw the weights of He et al. 2015 from ``source`` alone."""
-        for parameter in self.parameters():
-            if parameter.ndim > 1:
-                nn.init.kaiming_normal_(parameter, a=self.SLOPE, generator=source)
-        nn.init.zeros_(self.logit.bias)
-
-    @torch.no_grad()
-    def standardise(self, images: Tensor) -> None:
-        """Set mean and SD of each input from the training images."""
-        total = torch.zeros(2, self.mean.shape[1], dtype=torch.float64)
-        for chunk in images.split(CHUNK):
-            inputs = self.inputs(chunk).double()
-            total += torch.stack([inputs.sum((0, 2, 3)), inputs.square().sum((0, 2, 3))])
-        mean, square = total / images[:, 0].numel()
-        sd = (square - mean**2).clamp(min=0).sqrt()
-        self.mean.copy_(mean.view(1, -1, 1, 1))
-        self.sd.copy_(torch.where(sd > 0, sd, 1).view(1, -1, 1, 1))  # constant images
-
-    @staticmethod
-    def inputs(images: Tensor) -> Tensor:
-        """Return the image and its residual (B, 2C, H, W)."""
-        x = images.float()
-        return torch.cat([x, x - F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)], dim=1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits (B,)."""
-        logits: Tensor = self.logit(self.layers((self.inputs(images) - self.mean) / self.sd))
-        return logits.squeeze(1)
-
-
-def _train(
-    images: Array, labels: Array, device: torch.device, seed: int, steps: int, advance: Callable[[], object]
-) -> PixelNet:
-    """Train by AdamW on the binary cross-entropy, with one cycle of the learning rate; return evaluation mode."""
-    pixels, targets = planes(torch.from_numpy(images)), torch.from_numpy(labels).float().to(device)
-    with torch.random.fork_rng(devices=[]):  # making the layers draws weights, which initialise() replaces
-        net = PixelNet(max(images.shape[1:3]), channels_of(images))
-    net.initialise(generator(seed, "init"))
-    net.standardise(pixels)
-    net, pixels = net.to(device, memory_format=memory_format(device)), pixels.to(device)  # type: ignore[call-overload]
-    batch = max(SMALLEST_BATCH, BATCH * FULL_BATCH_SIDE**2 // max(FULL_BATCH_SIDE, *images.shape[1:3]) ** 2)
-    optimizer = torch.optim.AdamW(net.parameters(), LR, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps)
-    with exact_float32(device):
-        for step in range(steps):
-            chosen = torch.from_numpy(batch_indices(len(images), batch, step, seed)).to(device)
-            loss = F.binary_cross_entropy_with_logits(net(pixels[chosen]), targets[chosen])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            advance()
-    return net.eval()
-
-
-@torch.no_grad()
-def _score(net: PixelNet, images: Array, device: torch.device) -> Array:
-    """Return the logits (n,) of being synthetic."""
-    with exact_float32(device):
-        parts = [net(chunk.to(device)).cpu().numpy() for chunk in planes(torch.from_numpy(images)).split(CHUNK)]
-    return np.concatenate(parts)
 
 
 def _labels(real: Array, fake: Array) -> Array:

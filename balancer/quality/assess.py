@@ -7,7 +7,10 @@ reference: real images, other real images of other patients (the real baseline),
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
@@ -19,6 +22,7 @@ from balancer.core.pixels import COLOUR, channels_of
 from balancer.core.seeding import derive_seed
 from balancer.core.settings import QualityConfig
 from balancer.core.speed import slowness
+from balancer.core.threads import allowed_processors
 from balancer.data.records import sampling_unit
 from balancer.metrics import spectrum, two_sample
 from balancer.metrics.feature_choice import Choice
@@ -120,10 +124,11 @@ def report_seconds(settings: QualityConfig, side: int, images: int) -> float:
     """Return a rough estimate: the time on one core of the reference machine, scaled to the speed of this one.
 
     Features and the search for copies cost time per image, the tests on pixels, each with its control, by the images'
-    size.
+    size. The tests run side by side, and the longest decides where processors are many.
     """
-    tests = 2 * sum(two_sample.estimate_pixel_seconds(s) for s in (side, side // 2)) if settings.two_sample else 0
-    return (15 + 0.01 * images + tests) * slowness()
+    tests = [2 * two_sample.estimate_pixel_seconds(s) for s in (side, side // 2)] if settings.two_sample else [0.0]
+    longest, at_once = max(tests) / 2, tests_at_once(torch.device("cpu"))
+    return (15 + 0.01 * images + max(longest, sum(tests) / at_once)) * slowness()
 
 
 def _if_possible(what: str, notes: list[str], compute: Callable[[], ResultT]) -> ResultT | None:
@@ -295,25 +300,57 @@ def _two_sample(
     Each classifier has a control: the same test with other real images in place of the synthetic ones.
     """
     assert c.other is not None, "the main comparison has a real baseline"
-    logistic, pixel = two_sample.logistic_two_sample, partial(two_sample.pixel_two_sample, device=device)
+    stop = threading.Event()
+    logistic, pixel = two_sample.logistic_two_sample, partial(two_sample.pixel_two_sample, device=device, stop=stop)
     tests: list[tuple[str, Callable[..., two_sample.TwoSample], Array, Array, Array]] = [
         *((f.network.name, logistic, f.of(c.real), f.of_fake(c.fake), f.of(c.other)) for f in features),
         (PIXELS, pixel, c.real.images, fake[c.fake], c.other.images),
     ]
     if min(fake.shape[1:3]) >= 2 * two_sample.SMALLEST_SIDE:
         tests.append((HALF_SIZE, pixel, halved(c.real.images), halved(fake[c.fake]), halved(c.other.images)))
-    rows = []
-    for on, test, real, synthetic, other in tests:
-        against = partial(test, real, groups=c.real.groups, seed=settings.seed)
-        result = _if_possible("two-sample test", notes, partial(against, synthetic))
-        control = _if_possible("two-sample test", notes, partial(against, other, other_groups=c.other.groups))
-        for compared, outcome, beside in ((SYNTHETIC, result, control), (OTHER_REAL, control, None)):
-            if outcome:
-                words = two_sample.interpretation(outcome, beside)
-                rows.append(
-                    TwoSampleRow(**vars(outcome), on=on, compared=compared, reference=c.reference, interpretation=words)
-                )
-    return rows
+    with _side_by_side(device, stop) as pool:
+        begun = []
+        for on, test, real, synthetic, other in tests:
+            against = partial(test, real, groups=c.real.groups, seed=settings.seed)
+            control = partial(against, other, other_groups=c.other.groups)
+            begun.append((on, pool.submit(against, synthetic), pool.submit(control)))
+        return [row for test in begun for row in _rows(*test, c.reference, notes)]
+
+
+def _rows(
+    on: str,
+    synthetic: Future[two_sample.TwoSample],
+    other: Future[two_sample.TwoSample],
+    reference: str,
+    notes: list[str],
+) -> Iterator[TwoSampleRow]:
+    """Yield the outcomes of a test and of its control, each with a note instead where these images cannot give it."""
+    result, control = (_if_possible("two-sample test", notes, outcome.result) for outcome in (synthetic, other))
+    for compared, outcome, beside in ((SYNTHETIC, result, control), (OTHER_REAL, control, None)):
+        if outcome:
+            words = two_sample.interpretation(outcome, beside)
+            yield TwoSampleRow(**vars(outcome), on=on, compared=compared, reference=reference, interpretation=words)
+
+
+def tests_at_once(device: torch.device) -> int:
+    """Return how many tests run side by side: as many as processors allow, each with the threads of this one."""
+    return max(1, allowed_processors() // torch.get_num_threads()) if device.type == "cpu" else 1
+
+
+@contextlib.contextmanager
+def _side_by_side(device: torch.device, stop: threading.Event) -> Iterator[ThreadPoolExecutor]:
+    """Yield what runs tests in threads, since torch works without the interpreter's lock.
+
+    Each test computes what it would compute alone. Where the block ends with an error or a signal, ``stop`` is set.
+    """
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(tests_at_once(device), initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        try:
+            yield pool
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def halved(images: Array) -> Array:

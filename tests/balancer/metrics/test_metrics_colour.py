@@ -12,8 +12,9 @@ from balancer.core.errors import BalancerError
 from balancer.core.pixels import in_colour, luminance
 from balancer.metrics.features import chest_xray, extract, is_untrained, random_conv
 from balancer.metrics.memorization import memorization
+from balancer.metrics.pixel_classifier import PixelNet
 from balancer.metrics.spectrum import compare_spectra
-from balancer.metrics.two_sample import PixelNet, pixel_two_sample
+from balancer.metrics.two_sample import pixel_two_sample
 from balancer.quality.assess import halved
 
 CPU = torch.device("cpu")

@@ -17,7 +17,7 @@ from streams import global_streams_untouched
 from balancer.core.errors import BalancerError
 from balancer.core.settings import DataConfig
 from balancer.data.dataset import load_dataset
-from balancer.metrics import two_sample
+from balancer.metrics import pixel_classifier, two_sample
 from balancer.metrics.resampling import even_folds
 from balancer.metrics.two_sample import (
     TwoSample,
@@ -271,7 +271,7 @@ def test_any_size(shape: tuple[int, int], steps: int, final: tuple[int, int]) ->
     marked = to_uint8(images[32:] + 20.0 * corner * (1 - 2 * ((rows + columns) % 2)))
     result = pixel_two_sample(images[:32], marked, np.arange(32), CPU, seed=0, folds=2, steps=steps)
     assert result.auroc > 0.9
-    net = two_sample._train(images, np.repeat([0, 1], 32), CPU, 0, 1, lambda: None)
+    net = pixel_classifier.train_on_pixels(images, np.repeat([0, 1], 32), CPU, 0, 1, lambda: None)
     assert net.layers[:-2](torch.zeros(1, 2, *shape)).shape[2:] == final
 
 
@@ -282,7 +282,7 @@ def test_constant_images_are_ties() -> None:
 
 
 def test_inputs_are_standardised_by_the_training_images() -> None:
-    net = two_sample.PixelNet(32)
+    net = pixel_classifier.PixelNet(32)
     pixels = torch.from_numpy(natural(300, 32, 0))[:, None]
     net.standardise(pixels)
     inputs = (net.inputs(pixels) - net.mean) / net.sd
@@ -292,13 +292,22 @@ def test_inputs_are_standardised_by_the_training_images() -> None:
     assert net.inputs(flat)[:, 1].abs().max() == pytest.approx(0, abs=1e-4)  # no residual, borders included
 
 
+@pytest.mark.parametrize("shape", [(40, 24, 24), (40, 17, 30), (40, 16, 16, 3)])
+def test_inputs_that_are_kept_change_no_bit(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8), np.tile([0, 1], 20)
+    kept = pixel_classifier.train_on_pixels(images, labels, CPU, 0, 6, lambda: None).state_dict()
+    monkeypatch.setattr(pixel_classifier, "MOST_KEPT", 0)
+    made_anew = pixel_classifier.train_on_pixels(images, labels, CPU, 0, 6, lambda: None).state_dict()
+    assert all(torch.equal(values, made_anew[name]) for name, values in kept.items())
+
+
 def test_an_image_scores_the_same_whatever_is_scored_beside_it() -> None:
     images = natural(40, 16, 0)
-    net = two_sample._train(images, np.tile([0, 1], 20), CPU, 0, 5, lambda: None)
-    together = two_sample._score(net, images, CPU)
+    net = pixel_classifier.train_on_pixels(images, np.tile([0, 1], 20), CPU, 0, 5, lambda: None)
+    together = pixel_classifier.score_images(net, images, CPU)
     assert together.shape == (40,)
     assert together.std() > 0
-    assert two_sample._score(net, images[:7], CPU) == pytest.approx(together[:7], abs=1e-4)
+    assert pixel_classifier.score_images(net, images[:7], CPU) == pytest.approx(together[:7], abs=1e-4)
 
 
 # ---- words and errors

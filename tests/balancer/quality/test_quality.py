@@ -483,10 +483,14 @@ def test_halved(shape: tuple[int, int, int]) -> None:
 
 def test_the_estimate_grows_with_size_until_batches_shrink(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("balancer.quality.assess.slowness", lambda: 1.0)
+    monkeypatch.setattr(quality, "allowed_processors", lambda: 1)
     seconds = {side: report_seconds(QualityConfig(), side, 1000) for side in (32, 64, 128, 256)}
     assert seconds[32] < seconds[64] < seconds[128] < seconds[256] < 2 * seconds[128]
     assert report_seconds(QualityConfig(two_sample=False), 256, 1000) < seconds[32]
-    assert 40 < report_seconds(QualityConfig(), 64, 2534) < 160  # 65 s were measured
+    alone = report_seconds(QualityConfig(), 64, 2534)
+    assert 40 < alone < 160  # 65 s were measured
+    monkeypatch.setattr(quality, "allowed_processors", lambda: 2)
+    assert 0.5 * alone < report_seconds(QualityConfig(), 64, 2534) < 0.8 * alone, "tests run side by side"
 
 
 def test_copies_of_held_out_images_are_no_likeness() -> None:
