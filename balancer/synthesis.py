@@ -300,6 +300,13 @@ def export(config: SynthesizeConfig, sources: Sequence[Source], run: RunDir, dev
             if n > 1 and (images == images[0]).all():
                 raise BalancerError(f"the generator of {source.run} makes the same image every time; train again")
             made.append(Written(images, [row[0] for row in rows[first:]], time.perf_counter() - begin))
+    if equal := len(rows) - len({sha256 for _, _, _, sha256, *_ in rows}):
+        log.warning(
+            "%d of %d images equal another one: the generator has collapsed, and `classifier ablate` refuses such a"
+            " set; train it longer, or with other settings",
+            equal,
+            len(rows),
+        )
     write_with_sum(run / MANIFEST, csv_text(MANIFEST_COLUMNS, rows))
     return made
 

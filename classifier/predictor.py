@@ -15,6 +15,7 @@ import numpy as np
 
 from balancer.core.errors import BalancerError, UsageError, nearest
 from balancer.core.exported import SUFFIXES
+from balancer.core.saved_runs import inner_runs
 from classifier.analysis.results import RESULTS, StudyResults, TrialResult
 from classifier.export.runtime import open_onnx
 from classifier.training.record import CHECKPOINT, ClassifierRecord
@@ -147,6 +148,8 @@ def model_and_images(paths: tuple[Path, ...], newest: Callable[[], Path]) -> tup
     if not is_model(first):
         if not first.exists():
             raise BalancerError(f"{first} does not exist; give a model.pt, the folder of a run, or an image")
+        if inner := inner_runs(first, "ablate", "train"):
+            raise BalancerError(f"{first} is no classifier itself{inner}")
         try:
             return newest(), list(paths)
         except BalancerError as error:

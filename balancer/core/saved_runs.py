@@ -44,12 +44,34 @@ def saved_config(command: str, path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise DamagedFile(file, "it is no mapping", elsewhere)
     if saved_command != command:
-        raise BalancerError(f"{path} holds a {saved_command} run; expected a {command} run")
+        raise BalancerError(
+            f"{path} holds {_article(saved_command)} run; expected {_article(command)} run{inner_runs(path, command)}"
+        )
     try:
         validate(settings_model(command), values)
     except UsageError as error:
         raise DamagedFile(file, str(error), elsewhere) from error
     return dict(values)
+
+
+def _article(command: str) -> str:
+    return f"{'an' if command[0] in 'aeiou' else 'a'} {command}"
+
+
+def inner_runs(run: Path, *commands: str) -> str:
+    """Return, for a message, the runs of some commands that are steps of a run, such as of a study; nothing if none is.
+
+    ``; give one that it holds: study/size-50/ablation, study/size-all/ablation``
+    """
+    if not (run / "env.json").exists():
+        return ""
+    inner = []
+    for file in sorted(file for depth in ("*", "*/*", "*/*/*") for file in run.glob(f"{depth}/env.json")):
+        with contextlib.suppress(OSError, DamagedFile):
+            if read_environment(file.parent).command in commands:
+                inner.append(str(file.parent))
+    more = f" and {len(inner) - 3} more" if len(inner) > 3 else ""
+    return f"; give one that it holds: {', '.join(inner[:3])}{more}" if inner else ""
 
 
 def read_environment(run: Path, remedy: str = "") -> Environment:

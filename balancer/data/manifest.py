@@ -54,9 +54,9 @@ def read_manifest(folder: Path) -> list[ManifestRow]:
     Excel's byte-order mark and line ends are read.
 
     Raises:
-        BalancerError: the folder has no manifest.
+        BalancerError: the folder has no manifest, or two rows have one SHA-256.
         DamagedFile: the manifest is not what its SHA-256 says, lacks a column or lists no image; a row is cut short or
-            holds no number where one belongs; two rows have one index, file or SHA-256; a file lies outside the folder.
+            holds no number where one belongs; two rows have one index or file; a file lies outside the folder.
     """
     path = folder / MANIFEST
     remedy = f"synthesize again; if you changed the file on purpose, remove {MANIFEST}.sha256"
@@ -119,6 +119,13 @@ def _check_unique(path: Path, rows: Iterable[ManifestRow]) -> None:
     for name, value in UNIQUE:
         first: dict[object, ManifestRow] = {}
         doubles = [(first[value(row)], row) for row in rows if first.setdefault(value(row), row) is not row]
+        if doubles and name == "sha256":
+            one, other = doubles[0]
+            raise BalancerError(
+                f"{path}: {len(doubles)} images equal another one (sha256; first line {other.line} that of line"
+                f" {one.line}), and every image counts once: the generator has collapsed, so train it longer or with"
+                " other settings; or rows stand twice, so remove them"
+            )
         if doubles:
             one, other = doubles[0]
             raise DamagedFile(

@@ -11,6 +11,7 @@ from balancer.core.errors import BalancerError, UsageError
 from balancer.core.files import JsonObject, refuse_unwritable
 from balancer.core.marker import MARKER
 from balancer.core.preview import Preview
+from balancer.core.saved_runs import inner_runs
 from balancer.core.speed import slowness
 from balancer.reporting.numbers import plural
 from classifier.analysis.reading import (
@@ -131,7 +132,7 @@ def _finished_trials(run: Path, several_classes: bool) -> list[TrialResult]:
     if not trials:
         raise BalancerError(
             f"{run} holds no finished trial (no {RESULTS} and no {RESULT}); "
-            "give the folder of a `classifier ablate` or `classifier train`"
+            f"give the folder of a `classifier ablate` or `classifier train`{inner_runs(run, 'ablate', 'train')}"
         )
     if not (run / MARKER).exists():
         log.warning("%s is not finished: only the %s there so far", run, plural(len(trials), "trial"))

@@ -19,7 +19,7 @@ import torch
 from balancer.core.config import validate
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.files import JsonObject
-from balancer.core.saved_runs import read_environment, saved_config
+from balancer.core.saved_runs import inner_runs, read_environment, saved_config
 from balancer.core.settings import AblateConfig, ClassifierConfig, TrainConfig
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.reporting.numbers import plural, short
@@ -125,7 +125,8 @@ def read_study(run: Path, regimes: Sequence[str], decode: bool = True) -> SavedS
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BalancerError(f"{run} is neither a model nor a run; {GIVE}, or a model.pt and images") from error
     if command not in COMMANDS:
-        raise BalancerError(f"{run} holds a {command} run, which has no classifiers to compare; {GIVE}")
+        inner = inner_runs(run, *COMMANDS)
+        raise BalancerError(f"{run} holds a {command} run, which has no classifiers to compare; {GIVE}{inner}")
     config = validate(COMMANDS[command], saved_config(command, run))
     trials = _chosen(_main_trials(run), run, regimes)
     every = [trial for of_regime in trials.values() for trial in of_regime]

@@ -13,9 +13,10 @@ from balancer import api as balancer
 from balancer.core.errors import BalancerError
 from balancer.core.marker import MARKER
 from balancer.core.run import PreparedRun, RunDir, RunRequest, perform
-from balancer.core.saved_runs import read_environment, resumed_config
+from balancer.core.saved_runs import read_environment, resumed_config, saved_config
 from balancer.core.sealed import DamagedFile
 from balancer.core.settings import GanTrainConfig, Settings, StudyConfig, SynthesizeConfig
+from balancer.data.manifest import read_manifest
 from classifier.experiments.jobs import Kept, Workers, with_resume_note
 from classifier.experiments.substudies import Substudy, check_same_data, run_substudy
 from classifier.learning_curve.plan import (
@@ -99,7 +100,8 @@ def damage_named(config: StudyConfig, references: Sequence[Reference], run: Path
 def _check_unchanged(config: StudyConfig, references: Sequence[Reference], run: Path) -> None:
     """Refuse, before anything is trained, to go on with steps that were made of other data."""
     for reference in references:
-        for folder in _folders(config, reference, run):
+        steps = _folders(config, reference, run)
+        for folder in steps:
             if not (folder / "env.json").exists():
                 continue
             then, now = read_environment(folder).data.get("fingerprint"), reference.ablation.data.fingerprint
@@ -108,6 +110,22 @@ def _check_unchanged(config: StudyConfig, references: Sequence[Reference], run: 
                     f"{folder} was made of other images of {reference.ablation.data.source} (fingerprint {then}, now"
                     f" {now}); bring the data back, or start a new study"
                 )
+            if (folder / "config.yaml").exists() and not (folder / MARKER).exists():
+                _check_place(folder, steps, run)
+
+
+def _check_place(folder: Path, steps: Sequence[Path], run: Path) -> None:
+    """Refuse to go on with a step whose settings name other steps where the study no longer lies."""
+    saved = saved_config(read_environment(folder).command, folder)
+    for named in map(Path, filter(None, [saved.get("gan_run"), *(saved.get("synthetic") or ())])):
+        places = [step.relative_to(run).parts for step in steps]
+        place = next((parts for parts in places if named.parts[-len(parts) :] == parts), None)
+        if place and not named.exists():
+            before = Path(*named.parts[: -len(place)])
+            raise BalancerError(
+                f"{folder} was begun where the study lay in {before}, and now the study lies in {run}; move it back, or"
+                f" leave a link there: ln -s {run.resolve()} {before}"
+            )
 
 
 def _run_point(config: StudyConfig, reference: Reference, run: Path, workers: Workers, where: str) -> FinishedPoint:
@@ -178,6 +196,7 @@ def _make_images(
         lambda settings: balancer.prepare_synthesis(settings, device, threads),
         run,
     )
+    read_manifest(images)  # a generator that has collapsed is refused now, and not after the other GANs
 
 
 def _run_step(

@@ -13,6 +13,7 @@ from torch import nn
 from balancer.core.device import memory_format
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.exported import SUFFIXES, read_tensors
+from balancer.core.saved_runs import inner_runs
 from balancer.core.sealed import DamagedFile, load_tensors, tensor_bytes
 from balancer.core.settings import ClassifierConfig
 from balancer.core.shapes import check_tensors, parse
@@ -75,12 +76,13 @@ def load_classifier(path: Path, device: torch.device) -> SavedClassifier:
     Raises:
         BalancerError: if it is missing, damaged or no classifier checkpoint.
     """
-    path = path / CHECKPOINT if path.is_dir() else path
+    folder, path = path, path / CHECKPOINT if path.is_dir() else path
     try:
         values = _read(path, device)
     except FileNotFoundError as error:
         raise BalancerError(
             f"{path} does not exist; give a model.pt made by `classifier train` or `classifier ablate`"
+            f"{inner_runs(folder, 'ablate', 'train')}"
         ) from error
     return parse_classifier(values, path, device)
 

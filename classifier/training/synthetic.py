@@ -21,7 +21,7 @@ from balancer.core.marker import MARKER
 from balancer.core.pixels import COLOUR, GREY, WORDS
 from balancer.core.run_names import SYNTHESES
 from balancer.core.saved_runs import read_environment
-from balancer.core.sealed import read_json
+from balancer.core.sealed import DamagedFile, read_json
 from balancer.core.settings import DataConfig
 from balancer.data.coding import coding_note, dataset_coding, read_coding
 from balancer.data.colour import GREY_MODES
@@ -332,7 +332,7 @@ def _read(path: Path, row: ManifestRow, config: DataConfig, channels: int) -> tu
         if file.exists() and not file.is_file():  # reading a pipe would wait for ever
             raise OSError("it is no regular file")
         if hashlib.sha256(file.read_bytes()).hexdigest() != row.sha256:
-            raise BalancerError(f"{file} is not the image that the manifest lists (SHA-256 differs); synthesize again")
+            raise DamagedFile(file, "it is not the image that the manifest lists (SHA-256 differs)", "synthesize again")
         with Image.open(file) as image:
             if min(image.size) < config.image_size:  # an enlarged image is blurred, which would reveal its class
                 raise BalancerError(
@@ -349,7 +349,8 @@ def _read(path: Path, row: ManifestRow, config: DataConfig, channels: int) -> tu
             )
         return read_image(file, config.image_size, config.resize, channels=channels), kind
     except OSError as error:
-        raise BalancerError(f"{file}, listed in the manifest, cannot be read ({error}); synthesize again") from error
+        problem = f"it is listed in the manifest, and cannot be read ({error.strerror or error})"
+        raise DamagedFile(file, problem, "synthesize again") from error
 
 
 def _read_all(path: Path, rows: Sequence[ManifestRow], data: Dataset, config: DataConfig) -> Array:

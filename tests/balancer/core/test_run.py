@@ -22,7 +22,14 @@ from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.files import write_text
 from balancer.core.jsonl import read_jsonl
 from balancer.core.run import RUNS, RunDir, RunRequest, open_run
-from balancer.core.saved_runs import latest_run, resumed_config, resumed_or_new, resumed_path, saved_config
+from balancer.core.saved_runs import (
+    inner_runs,
+    latest_run,
+    resumed_config,
+    resumed_or_new,
+    resumed_path,
+    saved_config,
+)
 from balancer.core.sealed import DamagedFile, write_json, write_yaml
 from balancer.core.settings import GanTrainConfig, SynthesizeConfig
 from balancer.core.signals import deferred_signals
@@ -411,6 +418,19 @@ def test_an_error_in_a_step_says_how_to_resume_the_run_that_it_is_a_step_of(tmp_
     step = RunRequest(tmp_path / "study" / "gan-0", part_of=tmp_path / "study")
     with pytest.raises(BalancerError, match=rf"No space left.*--resume {tmp_path}/study$"):
         run_module.perform(prepared, step)
+
+
+def test_a_run_of_runs_names_those_that_it_holds(tmp_path: Path) -> None:
+    for step, command in (("", "study"), ("size-50/gan-0", "gan-train"), ("size-50/ablation", "ablate")):
+        (tmp_path / step).mkdir(parents=True, exist_ok=True)
+        write_yaml(tmp_path / step / "config.yaml", "seed: 0\n")
+        write_json(tmp_path / step / "env.json", environment(command, "cpu"))
+    with pytest.raises(BalancerError, match=rf"a study run; expected a gan-train run; .*: {tmp_path}/size-50/gan-0$"):
+        saved_config("gan-train", tmp_path)
+    with pytest.raises(BalancerError, match=r"expected an audit run$"):
+        saved_config("audit", tmp_path)
+    assert inner_runs(tmp_path, "ablate", "train").endswith(f"{tmp_path}/size-50/ablation")
+    assert not inner_runs(tmp_path / "size-50", "ablate"), "a folder that is no run may hold whatever it likes"
 
 
 def test_a_run_directory_that_cannot_be_made_is_one_line(runs_cwd: Path) -> None:

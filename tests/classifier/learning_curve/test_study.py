@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from balancer.core.config import resolve
+from balancer.core.config import dump, resolve
 from balancer.core.environment import environment
 from balancer.core.errors import BalancerError, Interrupted
 from balancer.core.marker import MARKER
 from balancer.core.run import PreparedRun
-from balancer.core.sealed import DamagedFile, write_json
-from balancer.core.settings import StudyConfig
+from balancer.core.sealed import DamagedFile, write_json, write_yaml
+from balancer.core.settings import StudyConfig, SynthesizeConfig
 from classifier.experiments.jobs import Workers
 from classifier.learning_curve import steps
 from classifier.learning_curve.plan import open_references
@@ -97,6 +97,23 @@ def test_a_step_of_other_images_is_refused_before_anything_is_trained(
     with pytest.raises(BalancerError, match=r"synthesis-2 was made of other images .*fingerprint 5555555555555555"):
         steps.run_points(config, [reference], run, Workers("cpu", threads=1))
     assert trained == ["size"]
+
+
+def test_a_study_that_was_moved_says_where_it_lay(chest_folder: Path, tmp_path: Path) -> None:
+    """The settings of a step that was begun name the folders of others; a link in the old place serves."""
+    config = resolve(StudyConfig, {"data": {"path": str(chest_folder), "image_size": 16}})
+    references = open_references(config, Workers("cpu", threads=1), dry=True)
+    before, now = tmp_path / "before", tmp_path / "now"
+    point = references[0].point
+    step = point.synthesis_folder(now, 0)
+    step.mkdir(parents=True)
+    point.gan_folder(now, 0).mkdir()
+    write_yaml(step / "config.yaml", dump(SynthesizeConfig(gan_run=str(point.gan_folder(before, 0)))))
+    write_json(step / "env.json", environment("synthesize", "cpu", data=references[0].ablation.data.describe()))
+    with pytest.raises(BalancerError, match=rf"lay in {before}, .* lies in {now};.*ln -s {now} {before}"):
+        steps._check_unchanged(config, references, now)
+    before.symlink_to(now)
+    steps._check_unchanged(config, references, now)
 
 
 def test_a_damaged_file_of_a_step_names_the_step_and_the_study(chest_folder: Path, tmp_path: Path) -> None:

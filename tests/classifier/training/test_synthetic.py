@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from balancer.core.errors import BalancerError
-from balancer.core.sealed import write_with_sum
+from balancer.core.sealed import DamagedFile, write_with_sum
 from balancer.core.settings import DataConfig
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.data.images import read_image
@@ -170,25 +170,36 @@ def test_sets_of_one_generator_are_not_several_gan_seeds(make_manifest: Make, da
 def test_a_changed_file_is_refused(folder: Path, data: Dataset) -> None:
     file = folder / "images/NORMAL/s2.png"
     file.write_bytes((folder / "images/NORMAL/s5.png").read_bytes())
-    with pytest.raises(BalancerError, match=r"s2\.png is not the image .*SHA-256 differs"):
+    with pytest.raises(BalancerError, match=r"s2\.png is damaged: it is not the image .*SHA-256 differs"):
         load_synthetic(folder, data, CONFIG, "deficit")
     assert len(load_synthetic(folder, data, CONFIG, 2).images) == 2, "what is not used is not read"
 
 
+def test_a_collapsed_generator_is_no_damaged_file(folder: Path, data: Dataset) -> None:
+    """To synthesize again would give the same images."""
+    edit(folder, lambda rows: rows[3].__setitem__(3, rows[2][3]))
+    with pytest.raises(BalancerError, match=r"1 images equal another one.*sha256.*collapsed") as refused:
+        load_synthetic(folder, data, CONFIG, "deficit")
+    assert not isinstance(refused.value, DamagedFile)
+
+
 def test_a_listed_file_that_is_missing_or_no_image(folder: Path, data: Dataset) -> None:
     (folder / "images/NORMAL/s1.png").unlink()
-    with pytest.raises(BalancerError, match=r"s1\.png, listed in the manifest, cannot be read"):
+    with pytest.raises(BalancerError, match=r"s1\.png is damaged: it is listed in the manifest, and cannot be read"):
         load_synthetic(folder, data, CONFIG, "deficit")
     (folder / "images/NORMAL/s0.png").write_bytes(b"text")
     edit(folder, lambda rows: [r.__setitem__(3, hashlib.sha256(b"text").hexdigest()) for r in rows if r[1] == "0"])
-    with pytest.raises(BalancerError, match=r"s0\.png, listed in the manifest, cannot be read"):
+    with pytest.raises(BalancerError, match=r"s0\.png is damaged: it is listed in the manifest, and cannot be read"):
         load_synthetic(folder, data, CONFIG, 1)
 
 
 def test_a_pipe_in_place_of_an_image_is_refused_and_not_waited_for(folder: Path, data: Dataset) -> None:
     (folder / "images/NORMAL/s1.png").unlink()
     os.mkfifo(folder / "images/NORMAL/s1.png")
-    with pytest.raises(BalancerError, match=r"s1\.png, listed in the manifest, cannot be read \(it is no regular file"):
+    with pytest.raises(
+        BalancerError,
+        match=r"s1\.png is damaged: it is listed in the manifest, and cannot be read \(it is no regular file",
+    ):
         load_synthetic(folder, data, CONFIG, "deficit")
 
 
