@@ -56,10 +56,10 @@ class Connection:
                         " the certificate of the authority that signed the server's"
                     ) from error
                 if time.monotonic() > end:
-                    raise BalancerError(
-                        f"no federation server answers at {self.server} ({error}); check --server, and that `classifier"
-                        " federate-serve` runs there"
-                    ) from error
+                    remedy = "check --server, and that `classifier federate-serve` runs there"
+                    if self.node is not None:
+                        remedy = "it has ended, or the network has; see its log, and join again once it runs"
+                    raise BalancerError(f"no federation server answers at {self.server} ({error}); {remedy}") from error
             time.sleep(min(1.0, self.patience / 10))
 
     def beat(self, over: threading.Event) -> None:

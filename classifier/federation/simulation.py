@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Set
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 
@@ -11,7 +12,7 @@ import torch
 
 from balancer.core.device import resolve_device
 from balancer.core.errors import BalancerError
-from balancer.core.jsonl import append_jsonl
+from balancer.core.jsonl import append_jsonl, drop_lines, scan_jsonl
 from balancer.core.marker import MARKER
 from balancer.core.run import RunDir
 from balancer.core.settings import FederateConfig
@@ -143,12 +144,22 @@ def simulate(simulation: Simulation, run: RunDir, device: str, threads: int) -> 
         trained = zip(missing, run_in_this_process(train, missing), strict=True)
         for number, (arm, made) in enumerate(trained, len(arms) - len(missing) + 1):
             with deferred_signals():
+                _forget(run, {_key(trial) for trial in made} & trials.keys())
                 for trial in made:
                     append_jsonl(run / RESULTS, trial.to_json())
                     trials[_key(trial)] = trial
             log.info("[%d/%d] %s: %.0f s", number, len(arms), arm.title, made[0].seconds)
     kept = [trials[key] for arm in arms for key in simulation.keys_of(arm) if key in trials]
     return Finished(kept, [n for o in sites.outcomes for n in o.notes], sites.received, sites.outcomes)
+
+
+def _forget(run: RunDir, again: Set[tuple[str, int, int | None]]) -> None:
+    """Drop the lines of sites whose federation is trained again, since it had lost another site."""
+    if again:
+        rows = scan_jsonl(run / RESULTS).rows.items()
+        drop_lines(
+            run / RESULTS, {n for n, row in rows if (row["regime"], row["trial_seed"], row.get("site")) in again}
+        )
 
 
 class Sites:

@@ -35,6 +35,14 @@ _IMAGES_ALIKE = {"image_size", "resize", "flips"}
 _OF_THE_SITE = {"data", "seed", "synthetic", "synthetic_count", "threshold", "step_mode", "augment_on"}
 
 
+AGREE = {  # what to do where a site differs from the server
+    "classes": "agree on the names and their order: --classes OLD=NEW renames, and --class-names is the server's",
+    "recipe": "give the settings of the training that config.yaml of the server's run has",
+    "version": "install one version at the server and at all sites",
+    "channels": "give --channels, the same at the server and at all sites",
+}
+
+
 class Refused(BalancerError):
     """Raised at a site that refuses an order, once its answer is made."""
 
@@ -103,11 +111,8 @@ class Site:
             here, there = getattr(self._agreement, field.name), getattr(server, field.name)
             if here != there:
                 shown = [", ".join(v) if isinstance(v, tuple) else v for v in (here, there)]
-                raise Refused(
-                    refusal,
-                    f"{REFUSALS[refusal]}: {field.name} is {shown[0]} here, {shown[1]} at the server; agree with the"
-                    " server on one",
-                )
+                differ = f"{field.name} is {shown[0]} here, {shown[1]} at the server"
+                raise Refused(refusal, f"{REFUSALS[refusal]}: {differ}; {AGREE[field.name]}")
 
     def _counts(self) -> dict[str, int]:
         counts = {f"images_of_class_{k}": n for k, n in enumerate(self._data.counts("train"))}

@@ -18,6 +18,16 @@ def status(number: int) -> Exception:
     return httpx.HTTPStatusError("refused", request=request, response=httpx.Response(number, request=request))
 
 
+@pytest.mark.parametrize(("node", "words"), [(None, "--server"), (1, "join again")])
+def test_a_server_that_has_gone_is_no_wrong_address(node: int | None, words: str) -> None:
+    def answer(_: object) -> Any:
+        raise httpx.ConnectError("Connection refused")
+
+    connection = Connection(SimpleNamespace(PullMessages=answer), SERVER, node, patience=0.0)
+    with pytest.raises(BalancerError, match=f"no federation server answers at 127.0.0.1:8000.*{words}"):
+        connection.call("PullMessages", None)
+
+
 @pytest.mark.parametrize(
     ("error", "option"),
     [

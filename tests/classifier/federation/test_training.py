@@ -249,7 +249,7 @@ def test_a_training_goes_on_where_it_was_stopped(data: Dataset) -> None:
     ("there", "words"),
     [
         ({"classes": ("healthy", "ill")}, "classes is NORMAL, PNEUMONIA here, healthy, ill at the server"),
-        ({"recipe": "other"}, "recipe"),
+        ({"recipe": "other"}, "recipe.*config.yaml"),
         ({"version": "0.0.9"}, "version"),
         ({"channels": 3}, "channels"),
     ],
