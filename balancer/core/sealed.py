@@ -49,7 +49,7 @@ class DamagedFile(BalancerError):
         self.path, self.problem = path, problem
 
 
-def digest(content: bytes) -> str:
+def digest(content: bytes | memoryview) -> str:
     """Return the SHA-256 of some bytes, in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
 
@@ -106,7 +106,7 @@ def unsealed_json(text: bytes) -> tuple[JsonObject, bool]:
         ValueError: the text is not a JSON object, or the seal does not fit. The message says which.
     """
     seal = JSON_SEAL.search(text, max(0, len(text) - 2 * DIGITS))  # from its last bytes: reports hold megabytes
-    if seal is not None and digest(text[: seal.start()]) != seal[1].decode():
+    if seal is not None and digest(memoryview(text)[: seal.start()]) != seal[1].decode():
         raise ValueError("its content differs from its SHA-256")
     value = json.loads(text, parse_constant=_refuse_constant)
     if not isinstance(value, dict):

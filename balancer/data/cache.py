@@ -17,7 +17,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -125,7 +125,8 @@ def decode_all(
         cache_dir("images")
         sweep(root)
         digests = file_digests(names, stamp, digest)
-        key = _hash(json.dumps([FORMAT, digests, settings, *([ranges] if ranges else [])], sort_keys=True))
+        facts = [FORMAT, digests, settings, *([ranges] if ranges else [])]
+        key = _hash(json.JSONEncoder(sort_keys=True).iterencode(facts))  # the text of a large set is never held
 
         def decode_hashed(i: int, ranges: Ranges | None) -> Decoding:
             decoding = reader.decode(i, ranges)
@@ -146,8 +147,8 @@ def decode_all(
         *shown_note(index.windows, index.full, str(settings.get("window", "auto"))),
         *enlarged_note(index.small, index.n_small, len(names), size),
     ]
-    facts = [digests[i] for i in index.kept], bad, index.ranges, notes
-    return Decoded(images, index.kept, *facts, in_colour=index.in_colour, without_colour=index.without_colour)
+    of_kept = [digests[i] for i in index.kept], bad, index.ranges, notes
+    return Decoded(images, index.kept, *of_kept, in_colour=index.in_colour, without_colour=index.without_colour)
 
 
 def _is_there(folder: Path, n: int, shape: Shape) -> bool:
@@ -385,7 +386,7 @@ def stat_stamp(root: Path, names: Sequence[str]) -> str:
         stat = (root / name).stat()
         # The inode and the time of change of the entry: a tool may give another file the old one's size and time.
         lines.append(f"{name}\t{stat.st_size}\t{stat.st_mtime_ns}\t{stat.st_ino}\t{stat.st_ctime_ns}")
-    return _hash("\n".join(lines))
+    return _hash(["\n".join(lines)])
 
 
 def sha256_of(file: Path) -> str:
@@ -394,5 +395,8 @@ def sha256_of(file: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:24]
+def _hash(parts: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode(errors="surrogateescape"))
+    return digest.hexdigest()[:24]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -301,7 +302,8 @@ def _names(listing: Listing, records: Sequence[Record]) -> Iterator[str]:
 
 
 def _split_hash(listing: Listing, records: Sequence[Record], folds: np.ndarray, decoded: Decoded) -> str:
-    return split_hash(_names(listing, records), map(str, folds), decoded.digests)
+    of_each = (sys.intern(str(fold)) for fold in folds)  # one string for all images of a fold
+    return split_hash(_names(listing, records), of_each, decoded.digests)
 
 
 def read_data(config: DataConfig) -> Listing:

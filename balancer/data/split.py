@@ -115,13 +115,14 @@ def merge_groups(patients: Sequence[str], *shared: Sequence[str]) -> list[str]:
 
 
 def split_hash(names: Iterable[str], folds: Iterable[str], digests: Iterable[str]) -> str:
-    """Return 16 hex digits that name the content of train and of validation."""
-    rows = sorted(
-        f"{fold}\t{name}\t{digest}"
-        for name, fold, digest in zip(names, folds, digests, strict=True)
-        if fold in DEVELOPMENT
-    )
-    return hash_of(rows)
+    """Return 16 hex digits that name the content of train and of validation.
+
+    They are those of the sorted rows of fold, name and digest. Names are unique and hold no control characters, so the
+    order of the rows is that of fold and name. The rows of a large set would fill the memory; they are never held.
+    """
+    rows = [row for row in zip(folds, names, digests, strict=True) if row[0] in DEVELOPMENT]
+    rows.sort()
+    return hash_of("\t".join(row) for row in rows)
 
 
 def hash_of(lines: Iterable[str]) -> str:

@@ -1,6 +1,7 @@
 """The split: by patient, stratified, near the share asked for, the same for ever."""
 
 import csv
+import hashlib
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -142,6 +143,16 @@ def test_merging_does_not_depend_on_the_order(files: list, random: object) -> No
 
 
 NAMES, FOLDS, DIGESTS = ["a", "b", "c", "d"], ["train", "train", "val", "test"], ["1", "2", "3", "4"]
+
+
+def test_the_split_hash_is_that_of_the_sorted_rows() -> None:
+    """As in every version, so that old runs are of the same split: names that begin others, signs, folders, umlauts."""
+    names = ["b/a 1", "b/a", "b/a-1", "b/a.png", "b/a\u00e4", "b", "B", "b/\udcff", "a/z", "\U0001f4a9"]
+    folds = ["val", "train", "train", "val", "train", "train", "test", "val", "train", "train"]
+    digests = [f"{i % 3}" for i in range(len(names))]
+    rows = sorted(f"{f}\t{n}\t{d}" for n, f, d in zip(names, folds, digests, strict=True) if f != "test")
+    text = "\n".join(rows).encode(errors="surrogateescape")
+    assert split_hash(names, iter(folds), digests) == hashlib.sha256(text).hexdigest()[:16]
 
 
 def test_the_split_hash_names_train_and_validation() -> None:
