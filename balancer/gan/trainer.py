@@ -31,6 +31,7 @@ from balancer.core.tracking import check_installed
 from balancer.data.chest import other_task
 from balancer.data.dataset import Dataset
 from balancer.data.sampling import batch_indices
+from balancer.data.subset import Subset
 from balancer.gan.checkpoint import (
     BEST,
     CHECKPOINT,
@@ -118,10 +119,13 @@ def target_label(config: GanTrainConfig, data: Dataset) -> int:
     return names.index(config.target_class.lower())
 
 
-def training_images(data: Dataset, label: int, device: torch.device) -> Tensor:
-    """Return the training fold's images of a class, (n, 1 or 3, H, W) uint8, all resident on the device."""
-    pixels = np.ascontiguousarray(data.images[data.indices("train", label)])
-    return planes(torch.from_numpy(pixels)).to(device)
+def training_images(data: Dataset, label: int, device: torch.device) -> Tensor | Subset:
+    """Return the training fold's images of a class: on a GPU all of them, (n, 1 or 3, H, W) uint8.
+
+    On the CPU each batch is read from the memory map of the data.
+    """
+    images = Subset(data.images, data.indices("train", label))
+    return images if device.type == "cpu" else planes(torch.from_numpy(np.asarray(images))).to(device)
 
 
 def train(config: GanTrainConfig, data: Dataset, run: RunDir, device: torch.device) -> GanSummary:
@@ -302,11 +306,15 @@ def _last_losses(run: RunDir) -> dict[str, float]:
     return {k: v for k, v in rows[-1].items() if k != "step"} if rows else {}
 
 
-def next_batch(config: GanTrainConfig, images: Tensor, step: int, device: torch.device) -> Tensor:
+def next_batch(config: GanTrainConfig, images: Tensor | Subset, step: int, device: torch.device) -> Tensor:
     """Return the real images of a step, (n_dis * B, 1 or 3, H, W) in [-1, 1]; of several ranks, this one's share."""
     n = config.n_dis * config.batch_size
     index = own_share(config, torch.from_numpy(batch_indices(len(images), n, step, config.seed)))
-    batch = scale(images[to_device(index, device)], device)
+    if isinstance(images, Subset):
+        pixels = planes(torch.from_numpy(images[index.numpy()]))
+    else:
+        pixels = images[to_device(index, device)]
+    batch = scale(pixels, device)
     if not config.data.flips:
         return batch
     mirrored = own_share(config, torch.rand(n, generator=generator(config.seed, "flips", step))) < 0.5

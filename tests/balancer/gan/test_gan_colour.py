@@ -99,7 +99,7 @@ def test_batches_are_the_images() -> None:
     """Those that a loop over positions gives; mirrored where flips say so."""
     data = coloured()
     images = trainer.training_images(data, 0, CPU)
-    assert images.shape == (11, 3, 16, 16)
+    assert images.shape == (11, 16, 16, 3)
     batch = trainer.next_batch(config(), images, 0, CPU)
     levels = from_planes(((batch + 1) * 127.5).round()).numpy().astype(np.uint8)
     known = {image.tobytes() for image in data.images[data.indices("train", 0)]}

@@ -200,8 +200,8 @@ def test_only_the_training_folds_minority_is_seen(tmp_path: Path, monkeypatch: p
     level = np.where(data.folds == "train", np.where(data.labels == 0, 51, 102), np.where(data.folds == "val", 255, 0))
     marked = replace(data, images=np.broadcast_to(level[:, None, None], data.images.shape).astype(np.uint8))
     pixels = training_images(marked, 0, CPU)
-    assert pixels.shape == (11, 1, 16, 16)
-    assert pixels.unique().tolist() == [51]
+    assert pixels.shape == (11, 16, 16)
+    assert np.unique(pixels).tolist() == [51]
     seen: list[torch.Tensor] = []
 
     def stepping(settings: GanTrainConfig, state: Any, real: torch.Tensor) -> dict[str, torch.Tensor]:
