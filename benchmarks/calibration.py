@@ -6,8 +6,8 @@ separation varies with the trial seed (alike for all regimes, and by regime), wi
 So the expected AUROC is a normal probability. Images and patients are as many as in the official test set, of two
 classes or, with --classes 3, of NORMAL, BACTERIAL and VIRAL. Then each class has scores of its own, and the endpoint is
 the macro AUROC. Every study goes through classifier.analysis, like the trials of an ablation, except for one thing:
-resampled AUROCs are linear in the patients' weights (DeLong's placements), which is fifty times as fast and agrees
-within a percent.
+resampled AUROCs are linear in the patients' weights (DeLong's placements), which is some forty times as fast and agrees
+within two percent.
 
     python benchmarks/calibration.py [--studies 1000] [--resamples 200] [--trial-seeds 2,3,5,10] [--gan-seeds 1,3]
     [--scenarios ...] [--regimes ...] [--classes 2] [--sizes 1] [--scatter alike] [--family confirmatory]

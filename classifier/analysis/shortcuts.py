@@ -2,7 +2,11 @@
 
 A regime's classifiers *read* being synthetic as a class if their share of pairs exceeds two controls, each difference
 with its interval. One control is the trace of real images against real images. The other is the same regime without
-synthetic images: its classifiers never saw the trace, so what they make of it is no shortcut.
+synthetic images: its classifiers never saw the trace, so what they make of it is no shortcut. Without that regime
+nothing is judged.
+
+A trace is fitted to few images, and chance gives it a direction of its own, which moves all images alike. What chance
+does to the share is measured by the controls of several halvings. It is a part of the variance of both differences.
 """
 
 from __future__ import annotations
@@ -17,13 +21,14 @@ from balancer.metrics.resampling import FEWER_RESAMPLES
 from balancer.metrics.traces import TRACES
 from balancer.reporting.numbers import bounds, listed, signed, with_interval
 from classifier.analysis.results import StudyResults, TrialResult
-from classifier.analysis.statistics import crossed_estimate, share_interval
+from classifier.analysis.statistics import crossed_estimate, interval_with, share_interval
 from classifier.analysis.verdicts import too_few_seeds
 from classifier.evaluation.shortcut import MeterScores, Reading, Resampled, Share, TraceReading, resample
 from classifier.training.regimes import REGIMES
 
 Array = np.ndarray
 SLIGHT = 0.05  # of all pairs: what is read moves little
+UNJUDGED = "Whether classifiers read being synthetic cannot be judged without the same regime on real images alone."
 
 
 def reading_of(
@@ -39,7 +44,7 @@ def reading_of(
         patients: of every image of the data set.
         seed: of the resamples.
     """
-    values, few = resample(scores, patients, seed, FEWER_RESAMPLES), _Patients.of(scores, patients)
+    values, few = resample(scores, patients, seed, FEWER_RESAMPLES), Patients.of(scores, patients)
     traces = tuple(
         TraceReading(
             name,
@@ -75,14 +80,10 @@ class TraceResult:
     control_shift: float
 
     @property
-    def beyond(self) -> Share:
-        """Return the difference from the regime without synthetic images, or from real images if there is no such."""
-        return self.beyond_reference or self.beyond_control
-
-    @property
     def exceeds(self) -> bool:
         """Return whether the share exceeds both controls."""
-        return min(self.beyond_control.low, self.beyond.low) > 0
+        beyond = self.beyond_reference
+        return beyond is not None and min(self.beyond_control.low, beyond.low) > 0
 
 
 @dataclass(frozen=True)
@@ -100,11 +101,17 @@ class MeterResult:
     features: Share | None  # AUROC of synthetic against held-out real images of the class, by the features
     features_control: Share | None  # of real images against real ones
     trained_on: bool  # whether classifiers were trained on the synthetic images whose features were compared
+    halvings: int  # of the real patients, whose controls measure what chance does in the fit of a trace
 
     @property
     def is_synthetic(self) -> bool:
         """Return whether the regime's classifiers were trained on synthetic images."""
         return REGIMES[self.regime].synthetic
+
+    @property
+    def is_judged(self) -> bool:
+        """Return whether the same regime without synthetic images was measured beside one with them."""
+        return self.is_synthetic and self.reference is not None
 
     @property
     def reads(self) -> bool:
@@ -114,13 +121,19 @@ class MeterResult:
     @property
     def is_slight(self) -> bool:
         """Return whether what is read moves less than :data:`SLIGHT` of all pairs."""
-        return self.reads and max(trace.beyond.value for trace in self.traces if trace.exceeds) < SLIGHT
+        return (
+            self.reads
+            and max(t.beyond_reference.value for t in self.traces if t.exceeds and t.beyond_reference) < SLIGHT
+        )
 
     @property
     def verdict(self) -> str:
-        """Return ``read``, ``slightly`` or ``not seen``; ``control`` for a regime without synthetic images."""
-        if not self.is_synthetic:
-            return "control"
+        """Return ``read``, ``slightly`` or ``not seen``; ``control`` for a regime without synthetic images.
+
+        ``no reference``: the same regime without synthetic images is missing, so nothing is judged.
+        """
+        if not self.is_judged:
+            return "no reference" if self.is_synthetic else "control"
         return ("slightly" if self.is_slight else "read") if self.reads else "not seen"
 
     @property
@@ -129,6 +142,9 @@ class MeterResult:
         first, *others = [f"{TRACES[t.trace].words}{{}} in {self._effect(t)}" for t in self.traces]
         compared = f", a real image of another class scores higher for {self.class_name} than one without"
         verb = f"{'slightly ' * self.is_slight}reads" if self.reads else "is not seen to read"
+        verb = (
+            verb if self.is_judged else f"cannot be judged without {REGIMES[self.regime].reference}: whether it reads"
+        )
         text = (
             f"{self.regime} {verb} being synthetic as {self.class_name}. With the synthetic set's"
             f" {'; with its '.join([first.format(compared), *(other.format('') for other in others)])}."
@@ -180,7 +196,7 @@ def meter_results(results: StudyResults, seed: int, resamples: int = FEWER_RESAM
         measured = {
             regime: of
             for regime in main.regimes
-            if (of := _Measured.of(main.arms[regime], class_name, sets, results.patients, seed, resamples)).cells
+            if (of := Measured.of(main.arms[regime], class_name, sets, results.patients, seed, resamples)).cells
         }
         for regime, ours in measured.items():
             reference = REGIMES[regime].reference
@@ -191,7 +207,7 @@ def meter_results(results: StudyResults, seed: int, resamples: int = FEWER_RESAM
 
 
 @dataclass(frozen=True)
-class _Patients:
+class Patients:
     """The number of patients that a share rests on, on the side that has fewer."""
 
     shown: int
@@ -199,7 +215,8 @@ class _Patients:
     control: int
 
     @classmethod
-    def of(cls, scores: MeterScores, patients: Sequence[str]) -> _Patients:
+    def of(cls, scores: MeterScores, patients: Sequence[str]) -> Patients:
+        """Count the patients of scores; ``patients`` are those of every image of the data set."""
         shown, held_out, left, right = (
             len({patients[i] for i in index}) for index in (scores.index, scores.held_out, scores.left, scores.right)
         )
@@ -207,11 +224,11 @@ class _Patients:
 
 
 @dataclass(frozen=True)
-class _Measured:
+class Measured:
     """The readings of a regime for a class: by trial seed, one for each synthetic set."""
 
     cells: dict[int, list[tuple[Reading, Resampled]]]
-    patients: _Patients
+    patients: Patients
 
     @classmethod
     def of(
@@ -222,7 +239,8 @@ class _Measured:
         patients: Sequence[str],
         seed: int,
         resamples: int,
-    ) -> _Measured:
+    ) -> Measured:
+        """Return the readings of trials, of the seeds that have every set."""
         by_seed: dict[int, dict[str, tuple[Reading, MeterScores]]] = {}
         for trial in trials:
             of_class = {
@@ -237,10 +255,11 @@ class _Measured:
             for k, row in complete.items()
         }
         first = next((scores for row in complete.values() for _, scores in row), None)
-        return cls(cells, _Patients(0, 0, 0) if first is None else _Patients.of(first, patients))
+        return cls(cells, Patients(0, 0, 0) if first is None else Patients.of(first, patients))
 
     @property
     def readings(self) -> list[Reading]:
+        """Return the readings of every trial seed and set."""
         return [reading for row in self.cells.values() for reading, _ in row]
 
     def values(self, part: Callable[[Resampled], Array], seeds: Sequence[int] | None = None) -> Array:
@@ -248,6 +267,15 @@ class _Measured:
         rows = [[part(of) for _, of in self.cells[k]] for k in (self.cells if seeds is None else seeds)]
         stacked: Array = np.moveaxis(np.array(rows), -1, 0)
         return stacked
+
+    def chance(self, t: int, seeds: Sequence[int]) -> Array:
+        """Return the share (J,) of each control of trace number ``t``, over these trial seeds and all sets.
+
+        Trials of different versions may differ in the number of controls: those that all have count.
+        """
+        shares = [of.controls[t] for k in seeds for _, of in self.cells[k]]
+        mean: Array = np.mean([share[: min(map(len, shares))] for share in shares], axis=0)
+        return mean
 
     def features(self, part: Callable[[Resampled], Array | None], patients: int) -> Share | None:
         """Return the share of a part that has the features; None if a cell lacks the part."""
@@ -257,7 +285,7 @@ class _Measured:
         return _share(np.moveaxis(np.array(rows), -1, 0), patients)
 
 
-def _result(regime: str, class_name: str, ours: _Measured, reference: str, theirs: _Measured | None) -> MeterResult:
+def _result(regime: str, class_name: str, ours: Measured, reference: str, theirs: Measured | None) -> MeterResult:
     """Return what the meter says of a regime; ``theirs`` is the same regime without synthetic images."""
     first, few = ours.readings[0], ours.patients
     return MeterResult(
@@ -267,28 +295,31 @@ def _result(regime: str, class_name: str, ours: _Measured, reference: str, their
         len(ours.cells),
         len(next(iter(ours.cells.values()))),
         None if theirs is None else reference,
-        tuple(_trace_result(t, reading.trace, ours, theirs) for t, reading in enumerate(first.traces)),
+        tuple(trace_result(t, reading.trace, ours, theirs) for t, reading in enumerate(first.traces)),
         first.n_features,
         ours.features(lambda of: of.features, few.held_out),
         ours.features(lambda of: of.features_control, few.control),
         any(reading.trained_on for reading in ours.readings),
+        len(ours.chance(0, list(ours.cells))) // 2,
     )
 
 
-def _trace_result(t: int, name: str, ours: _Measured, theirs: _Measured | None) -> TraceResult:
+def trace_result(t: int, name: str, ours: Measured, theirs: Measured | None) -> TraceResult:
     """Return how far trace number ``t`` moves the scores of a regime."""
     patients = ours.patients.shown
     traced, control = ours.values(lambda of: of.traced[t]), ours.values(lambda of: of.control[t])
-    beyond = None
+    beyond, chance = None, ours.chance(t, list(ours.cells))
     if theirs is not None:
         seeds = [k for k in ours.cells if k in theirs.cells]
         left, right = (of.values(lambda of: of.traced[t], seeds) for of in (ours, theirs))
-        beyond = _difference(left - right, patients)
+        both = [of.chance(t, seeds) for of in (ours, theirs)]
+        n = min(map(len, both))
+        beyond = _difference(left - right, patients, both[0][:n] - both[1][:n])
     return TraceResult(
         name,
         _share(traced, patients),
         _share(control, patients),
-        _difference(traced - control, patients),
+        _difference(traced - control, patients, chance),
         beyond,
         float(np.mean([reading.traces[t].shift for reading in ours.readings])),
         float(np.mean([reading.traces[t].control_shift for reading in ours.readings])),
@@ -306,17 +337,25 @@ def _share(values: Array, patients: int) -> Share:
     return Share(estimate.value, *share_interval(estimate, patients))
 
 
-def _difference(values: Array, patients: int) -> Share:
-    """Return a difference of two shares, with its interval; arguments as for :func:`_share`."""
+def _difference(values: Array, patients: int, controls: Array) -> Share:
+    """Return a difference of two shares, with its interval.
+
+    Args:
+        values: (1 + resamples, trial seeds, synthetic sets).
+        patients: the number that it rests on.
+        controls: (J,) the same difference with each control: what chance in the fit of a trace makes of it. The two
+            ways round of a halving move a share to either side by as much. So a halving has one degree of freedom.
+    """
     estimate = crossed_estimate(values, patients, limit=1.0)
-    return Share(estimate.value, estimate.low, estimate.high)
+    low, high = interval_with(estimate, float(np.var(controls)), max(len(controls) // 2, 1))
+    return Share(estimate.value, max(low, -1.0), min(high, 1.0))
 
 
 def brief(rows: Sequence[MeterResult]) -> str:
     """Return one sentence for the answer: which regimes read being synthetic as which class; empty without a meter."""
-    rows = [row for row in rows if row.is_synthetic]
+    synthetic, rows = [row for row in rows if row.is_synthetic], [row for row in rows if row.is_judged]
     if not rows:
-        return ""
+        return UNJUDGED if synthetic else ""
     few = too_few_seeds(min(row.trial_seeds for row in rows))
     limit = f" ({few})" if few else ""
     regimes = {row.class_name: list[str]() for row in rows}
@@ -341,9 +380,9 @@ def along_sizes(by_size: Mapping[int, Sequence[MeterResult]]) -> str:
     Returns:
         The sentence; empty if no size has the meter.
     """
-    measured = {size: rows for size, of in by_size.items() if (rows := [row for row in of if row.is_synthetic])}
+    measured = {size: rows for size, of in by_size.items() if (rows := [row for row in of if row.is_judged])}
     if not measured:
-        return ""
+        return UNJUDGED if any(row.is_synthetic for of in by_size.values() for row in of) else ""
     few = too_few_seeds(min(row.trial_seeds for rows in measured.values() for row in rows))
     limit = f" ({few})" if few else ""
     reading: dict[tuple[str, str], dict[int, bool]] = {}  # regime and class: the sizes where it reads, and if slightly

@@ -75,18 +75,23 @@ class SeedScatter:
     gan_df: int
 
     def of_contrast(self, squares: float, synthetic: Sequence[float]) -> SeedScatter:
-        """Return the scatter of a contrast.
+        """Return the scatter of a contrast, for seeds that move each regime by itself.
 
-        Trial seeds move each regime by itself: what they do to all alike is not in the pool. Regimes with synthetic
-        images train on the same images. So a GAN seed may move them by themselves or together, and the larger of the
-        two variances counts: that of a sum of both is twice as large if they move together.
+        Regimes with synthetic images train on the same images, so a GAN seed may move them together. In a difference
+        of such regimes that cancels. In a sum it adds up, and the pool would be too small. A sum has no pool of GAN
+        seeds.
 
         Args:
             squares: sum of the squared coefficients.
             synthetic: coefficients of the regimes with synthetic images.
         """
         alone, together = sum(weight**2 for weight in synthetic), sum(synthetic) ** 2
-        return replace(self, trial_seeds=squares * self.trial_seeds, gan_seeds=max(alone, together) * self.gan_seeds)
+        return replace(
+            self,
+            trial_seeds=squares * self.trial_seeds,
+            gan_seeds=alone * self.gan_seeds,
+            gan_df=0 if together > alone else self.gan_df,
+        )
 
 
 UNPOOLED = SeedScatter(0.0, 0, 0.0, 0)
@@ -297,6 +302,17 @@ def positive_interval(estimate: Estimate) -> tuple[float, float]:
         return 0.0, 0.0
     factor = float(np.exp(critical_value(estimate.shares) * estimate.se / estimate.value))
     return estimate.value / factor, estimate.value * factor
+
+
+def interval_with(estimate: Estimate, variance: float, df: int) -> tuple[float, float]:
+    """Return the 95 % interval of an estimate whose variance has one more part, with its degrees of freedom."""
+    if variance <= 0:
+        return estimate.low, estimate.high
+    total = estimate.se**2 + variance
+    known = [(share * estimate.se**2, of) for share, of in estimate.shares]
+    shares = shares_of([*(part for part, _ in known), variance], [*(of for _, of in known), df], total)
+    half = critical_value(shares) * float(total**0.5)
+    return min(estimate.low, estimate.value - half), max(estimate.high, estimate.value + half)
 
 
 def largest_value(metric: str, classes: int = 2) -> float | None:

@@ -32,7 +32,7 @@ class MeterScores:
     index: Array  # (n,) positions of the real validation images of the other classes
     plain: Array  # (n,) scores as they are
     traced: Array  # (T, n) with each trace of the synthetic images
-    control: Array  # (T, J, n) with the same traces of real images against real images
+    control: Array  # (T, J, n) with the same traces of real images against real images, each way round beside the other
     held_out: Array  # (m,) positions of real validation images of the class
     features: Array  # (2 m,) scores of being synthetic by the features: held-out images, then synthetic ones
     fold: Array  # (2 m,) of the cross-validation of these scores
@@ -111,7 +111,8 @@ class Resampled:
     """Shares of pairs on the sample, then on resamples of patients, (1 + resamples,); None: not measured."""
 
     traced: tuple[Array, ...]  # with each trace
-    control: tuple[Array, ...]
+    control: tuple[Array, ...]  # the mean over the controls of each trace
+    controls: tuple[Array, ...]  # the share (J,) of each control on the sample
     features: Array | None
     features_control: Array | None
 
@@ -144,9 +145,11 @@ def resample(scores: MeterScores, patients: Sequence[str], seed: int, resamples:
 
     s = scores
     synthetic = np.arange(len(s.held_out))  # each counts by itself
+    controls = [[share(moved) for moved in of_trace] for of_trace in s.control]
     return Resampled(
         tuple(share(moved) for moved in s.traced),
-        tuple(np.mean([share(moved) for moved in of_trace], axis=0) for of_trace in s.control),
+        tuple(np.mean(of_trace, axis=0) for of_trace in controls),
+        tuple(np.array([values[0] for values in of_trace]) for of_trace in controls),
         told_apart(s.features, s.fold, groups[s.held_out], synthetic, "features"),
         told_apart(s.control_features, s.control_fold, groups[s.left], groups[s.right], "control"),
     )

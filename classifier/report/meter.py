@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from balancer.metrics.traces import TRACES
 from balancer.reporting.document import Table
-from balancer.reporting.numbers import DASH, listed, short, signed
+from balancer.reporting.numbers import DASH, listed, plural, short, signed
 from balancer.reporting.plots import GREY
 from classifier.analysis.shortcuts import MeterResult, difference_in_words, in_words
 from classifier.evaluation.shortcut import Share
@@ -44,11 +44,18 @@ def method(results: Sequence[MeterResult]) -> list[str]:
         "synthetic only beyond that regime, and beyond the same trace of real images against real images. No test "
         "image is used. Method: `docs/statistics.md`."
     )
+    halvings = min(result.halvings for result in results)
+    chance = (
+        "A trace is fitted to few images, and chance gives it a direction of its own. The intervals of both differences"
+        f" hold that chance, by {plural(halvings, 'halving')} of the real images"
+        f"{': with so few they are wide' if halvings < 2 else ''}. They are not adjusted for the number of regimes,"
+        " classes, traces and sizes."
+    )
     seen = (
         "Where classifiers were trained on the synthetic images that are compared, the control is of real images that "
         "they were trained on: a training sets its own images apart."
     )
-    return [text, *([seen] if any(result.trained_on for result in results) else [])]
+    return [text, chance, *([seen] if any(result.trained_on for result in results) else [])]
 
 
 def sentences(results: Sequence[MeterResult]) -> list[str]:

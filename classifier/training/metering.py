@@ -31,6 +31,7 @@ MOST_SHOWN = 200  # real images that get the trace
 MOST_COMPARED = 150  # images of a class on each side, whose features are compared
 MOST_FITTED = 500  # images on each side that a trace is fitted to
 FOLDS = 5  # of the comparison of features
+HALVINGS = 4  # of the real patients: each gives two controls of a trace, either way round
 FEWEST_PATIENTS = 2 * FOLDS  # of validation
 
 
@@ -41,7 +42,8 @@ class Probe:
     label: int
     index: Array  # (n,) real validation images of the other classes
     filters: Mapping[int, tuple[Filter, ...]]  # put each trace on an image; by position of the synthetic set
-    controls: tuple[tuple[Filter, ...], ...]  # the same of each trace, fitted to two halves of the real images
+    controls: tuple[tuple[Filter, ...], ...]  # the same of each trace, fitted to two halves of the real images: halving
+    # by halving, one way round and then the other
     held_out: Array  # (m,) real validation images of the class; empty where their patients are too few
     trained: Array  # (m,) real training images of the class, as many
     halves: tuple[Array, Array]  # of the held-out images, as many in each; empty where their patients are too few
@@ -63,13 +65,16 @@ def probes(data: Dataset, sets: Sequence[SyntheticSet], seed: int) -> list[Probe
         held_out, trained = (_some(data.indices(fold, label), compared) for fold in ("val", "train"))
         if min(_patients(data, held_out), _patients(data, trained)) < FEWEST_PATIENTS:
             held_out = trained = train[:0]
-        real, *sides = (data.images[_some(part, fitted)] for part in (train, *halves))
+        more = (_halves(data, train, derive_seed(stream, "halving", h)) for h in range(1, HALVINGS))
+        halvings = [[data.images[_some(half, fitted)] for half in both] for both in (halves, *more)]
+        real = data.images[_some(train, fitted)]
         halved = _halves(data, held_out, stream)
         if min(_patients(data, half) for half in halved) < FEWEST_PATIENTS:
             halved = train[:0], train[:0]
         traces = TRACES.values()
         filters = {i: tuple(t.fit(_some(images, fitted), real) for t in traces) for i, images in holding.items()}
-        controls = tuple((t.fit(*sides), t.fit(*reversed(sides))) for t in traces)  # either way round
+        ways = [way for a, b in halvings for way in ((a, b), (b, a))]
+        controls = tuple(tuple(t.fit(*way) for way in ways) for t in traces)
         shown = _some(others, MOST_SHOWN)
         made.append(Probe(label, shown, filters, controls, held_out, trained, halved, stream))
     return made
@@ -159,7 +164,7 @@ def forward_passes(data: Dataset, sets: Sequence[SyntheticSet], shown: int) -> i
     for label in sorted({label for s in sets for label in s.held}):
         n_class = len(data.indices("val", label))
         traced = min(MOST_SHOWN, len(data.indices("val")) - n_class)
-        passes += traced * (1 + len(TRACES) * (2 + shown)) + min(MOST_COMPARED, n_class) * (1 + 3 * shown)
+        passes += traced * (1 + len(TRACES) * (2 * HALVINGS + shown)) + min(MOST_COMPARED, n_class) * (1 + 3 * shown)
     return passes
 
 

@@ -10,12 +10,14 @@ from balancer.metrics.traces import TRACES
 from classifier.analysis import shortcuts
 from classifier.analysis.results import StudyResults, TrialPredictions
 from classifier.evaluation.shortcut import MeterScores
+from classifier.training.metering import HALVINGS
 
+CONTROLS = 2 * HALVINGS
 NOISE = 0.02  # SD by image and by trial, of scores whose own SD is 1
 
 
 def fake_scores(val: TrialPredictions, label: int, shift: float, seed: int) -> MeterScores:
-    """Normal scores, which the first trace moves by ``shift`` and the others do not; features know nothing."""
+    """Normal scores, which the first trace moves by ``shift`` and no control does; features know nothing."""
     rng = np.random.default_rng(seed)
     others, of_class = val.index[val.y_true != label], val.index[val.y_true == label]
     plain, fold = rng.normal(size=len(others)), np.tile(np.arange(len(of_class)) % 5, 2)
@@ -23,11 +25,12 @@ def fake_scores(val: TrialPredictions, label: int, shift: float, seed: int) -> M
     noise = NOISE * (rng.normal(size=(3, traces, n)) + rng.normal(size=(3, traces, 1)))
     moved = np.array([shift, *[0.0] * (traces - 1)])[:, None]
     features = rng.normal(size=(2, 2 * len(of_class)))
+    more = NOISE * (rng.normal(size=(CONTROLS - 2, traces, n)) + rng.normal(size=(CONTROLS - 2, traces, 1)))
     return MeterScores(
         others,
         plain,
         plain + moved + noise[0],
-        plain + np.stack([noise[1], noise[2]], axis=1),
+        plain + np.stack([*noise[1:], *more], axis=1),
         of_class,
         features[0],
         fold,

@@ -21,7 +21,8 @@ from classifier.analysis.reading import (
     with_predictions,
 )
 from classifier.analysis.results import StudyResults, TrialResult
-from classifier.analysis.shortcuts import MeterResult, brief, meter_results
+from classifier.analysis.shortcuts import MeterResult, along_sizes, brief, meter_results
+from classifier.training.regimes import REGIMES
 
 
 def metered(
@@ -68,9 +69,30 @@ def test_what_the_regime_without_synthetic_images_shows_too_is_no_shortcut() -> 
     assert brief(list(found.values())).startswith("No shortcut was seen")
 
 
-def test_without_that_regime_the_other_control_decides() -> None:
+def test_without_that_regime_nothing_is_judged() -> None:
+    """A trace moves classifiers that never saw a synthetic image further than its control does (docs/statistics.md)."""
     gan = results(metered({"gan": 2.0}))["gan", "NORMAL"]
-    assert (gan.reference, gan.traces[0].beyond_reference, gan.verdict) == (None, None, "read")
+    assert (gan.reference, gan.traces[0].beyond_reference, gan.verdict) == (None, None, "no reference")
+    assert gan.traces[0].beyond_control.low > 0
+    assert "cannot be judged without baseline" in gan.sentence
+    for text in (brief([gan]), along_sizes({50: [gan], 400: []})):
+        assert "cannot be judged" in text
+        assert "read being synthetic as" not in text
+
+
+@pytest.mark.parametrize(("halvings", "verdict"), [(4, "not seen"), (0, "read")])
+def test_what_chance_does_to_the_fit_of_a_trace_is_in_both_differences(halvings: int, verdict: str) -> None:
+    """Few images give a trace a direction of its own; controls of other halvings move the same network as far."""
+    study = metered({"baseline": 0.0, "gan": 0.4})
+    sides = np.repeat([[0.5, -0.5, 0.2, -0.2, 0.6, -0.6, 0.3, -0.3][: 2 * halvings] or [0.0]], 2, axis=0)[:, :, None]
+    trials = [
+        replace(t, meter_scores=tuple(replace(s, control=s.plain + sides * REGIMES[t.regime].synthetic) for s in of))
+        for t in study.trials
+        for of in [t.meter_scores]
+    ]
+    gan = results(StudyResults.of(trials, study.patients))["gan", "NORMAL"]
+    assert (gan.verdict, gan.halvings) == (verdict, halvings)
+    assert gan.traces[0].traced.value > 0.55
 
 
 def test_a_small_effect_is_called_small() -> None:

@@ -16,6 +16,7 @@ from balancer.data.dataset import Dataset
 from balancer.data.records import Record
 from balancer.metrics.traces import TRACES
 from classifier.evaluation.shortcut import MeterScores, resample
+from classifier.training import metering
 from classifier.training.metering import FEWEST_PATIENTS, forward_passes, measure, probes
 from classifier.training.prediction import log_odds
 from classifier.training.synthetic import SyntheticSet
@@ -95,6 +96,19 @@ def test_without_a_trace_nothing_is_read(data: Dataset) -> None:
 def test_a_network_that_reads_something_else_is_not_moved(data: Dataset) -> None:
     found = shares(data, measured(data, Reads(STRIPES), of_class(fresh(60), 12.0)))
     assert max(abs(share - 0.5) for share in found.values()) < 0.2, "traces of 20 images are rough"
+
+
+def test_each_halving_of_the_real_patients_gives_a_control_either_way_round(data: Dataset) -> None:
+    """The first halving is that of the runs that had no other, to the last bit."""
+    (probe,) = probes(data, [of_class(fresh(40))], 0)
+    images, train = data.images[probe.index], data.indices("train", 0)
+    halves = [data.images[half] for half in metering._halves(data, train, probe.seed)]
+    for trace, controls in zip(TRACES.values(), probe.controls, strict=True):
+        assert len(controls) == 2 * metering.HALVINGS
+        moved = [put(images) for put in controls]
+        for put, way in zip(moved, (halves, halves[::-1]), strict=False):
+            np.testing.assert_array_equal(put, trace.fit(*way)(images))
+        assert len({put.tobytes() for put in moved}) == len(moved)
 
 
 def test_images_are_those_of_validation_and_of_the_right_classes(data: Dataset) -> None:
