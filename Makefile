@@ -52,7 +52,7 @@ docs-serve: $(READY)
 demo: $(READY)
 	$(BIN)/balancer gan-train --data phantom
 	$(BIN)/balancer synthesize --data phantom
-	$(BIN)/classifier ablate --data phantom --regimes all --seeds 3
+	$(BIN)/classifier ablate --data phantom --regimes all --seeds 3 --jobs 2
 
 bench: $(READY)
 	$(BIN)/python benchmarks/gan_speed.py

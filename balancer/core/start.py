@@ -1,6 +1,6 @@
 """Where the console scripts begin: a process of our own, which is made ready before anything is imported.
 
-A signal during the imports ends the process without a traceback. The imports take a third of a second. So this module
+A signal during the imports ends the process without a traceback. The imports take a quarter of a second. So this module
 imports nothing but the standard library.
 """
 
