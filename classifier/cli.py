@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -226,9 +227,10 @@ def study(args: CommandArgs) -> CommandResult:
     """
     from classifier.api import prepare_study
     from classifier.experiments.jobs import Workers
+    from classifier.learning_curve.plan import with_absolute_paths
 
     workers = Workers(args.device, threads=args.threads, **args.options)
-    config = args.settings(StudyConfig)
+    config = replace(args, explicit=with_absolute_paths(args.explicit)).settings(StudyConfig)
     return execute(args, prepare_study(config, workers, args.dry_run), show_run)
 
 

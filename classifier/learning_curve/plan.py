@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,16 @@ from typing import Any
 
 from balancer import synthesis
 from balancer.api import prepare_gan_training
-from balancer.core.config import SettingsT, flatten, merge, parse_assignments, resolve, without_nulls
+from balancer.core.config import (
+    SettingsT,
+    absolute_paths,
+    flatten,
+    merge,
+    parse_assignment,
+    parse_assignments,
+    resolve,
+    without_nulls,
+)
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.files import folder_name
 from balancer.core.presets import DEMO
@@ -103,6 +113,28 @@ def points_of(config: StudyConfig) -> list[Point]:
     return [Point(n) for n in sorted(n for n in sizes if n is not None)] + [Point(None)] * (None in sizes)
 
 
+def with_absolute_paths(explicit: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the user set, with absolute paths in the settings of steps, so that ``--resume`` works from anywhere.
+
+    Raises:
+        UsageError: a text is no assignment.
+    """
+    changed = dict(explicit)
+    for option in OPTIONS.values():
+        name = option.removeprefix("--")
+        texts = [given] if isinstance(given := explicit.get(name), str) else given
+        if isinstance(texts, list | tuple) and all(isinstance(text, str) for text in texts):
+            changed[name] = [_with_absolute_path(text, option) for text in texts]
+    return changed
+
+
+def _with_absolute_path(text: str, option: str) -> str:
+    values = parse_assignment(text, option)
+    absolute = absolute_paths(values)
+    key = text.partition("=")[0].strip()
+    return text if absolute == values else f"{key}={json.dumps(absolute[key], ensure_ascii=False)}"
+
+
 def _changes(config: StudyConfig, command: str) -> dict[str, Any]:
     """Return the settings of a step that the study's settings name, over the sizes of a demonstration if it is quick.
 
@@ -159,14 +191,14 @@ def synthesis_settings(config: StudyConfig, gan: Path, n: int | None, latents: i
     ``latents`` is added to the seed. GANs of two classes with one seed start from the same weights, and image i of
     either shall not come from the same latent vector too.
     """
-    fixed = {"gan_run": str(gan), "seed": config.seed + latents} | ({} if n is None else {"n": n})
+    fixed = {"gan_run": str(gan.resolve()), "seed": config.seed + latents} | ({} if n is None else {"n": n})
     return synthesis.configure(merge(_changes(config, "synthesize"), fixed))
 
 
 def ablation_settings(config: StudyConfig, point: Point, others: Sequence[OtherClass], run: Path) -> AblateConfig:
     """Return the settings of the ablation with the images of every GAN."""
     makers: list[Point | OtherClass] = [point, *others]
-    sets = [str(maker.synthesis_folder(run, k)) for k in range(config.gans) for maker in makers]
+    sets = [str(maker.synthesis_folder(run.resolve(), k)) for k in range(config.gans) for maker in makers]
     return configure(AblateConfig, merge(_ablation(config, point), {"synthetic": sets}))
 
 

@@ -122,9 +122,11 @@ def _check_place(folder: Path, steps: Sequence[Path], run: Path) -> None:
         place = next((parts for parts in places if named.parts[-len(parts) :] == parts), None)
         if place and not named.exists():
             before = Path(*named.parts[: -len(place)])
+            remedy = f"move it back, or leave a link there: ln -s {run.resolve()} {before}"
+            if not before.is_absolute():  # as earlier versions noted them
+                remedy = "start the command in the folder where the study was begun"
             raise BalancerError(
-                f"{folder} was begun where the study lay in {before}, and now the study lies in {run}; move it back, or"
-                f" leave a link there: ln -s {run.resolve()} {before}"
+                f"{folder} was begun where the study lay in {before}, and now the study lies in {run}; {remedy}"
             )
 
 

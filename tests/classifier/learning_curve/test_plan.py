@@ -16,6 +16,7 @@ from classifier.experiments.jobs import Workers
 from classifier.learning_curve import plan
 from classifier.learning_curve.plan import (
     Point,
+    ablation_settings,
     estimate,
     gan_settings,
     images_seconds,
@@ -23,6 +24,8 @@ from classifier.learning_curve.plan import (
     other_gan_settings,
     points_of,
     reference_settings,
+    synthesis_settings,
+    with_absolute_paths,
 )
 from classifier.training.regimes import GROUPS
 
@@ -58,6 +61,26 @@ def test_each_gan_has_its_seed_and_the_images_of_its_size() -> None:
         assert (gan.data.minority, gan.data.image_size, gan.steps, gan.loss) == (40, 32, 77, "hinge")
         assert gan.target_class is None
     assert gan_settings(config, Point(None), 0, several=True).target_class == "all"
+
+
+def test_settings_of_steps_name_absolute_paths(runs_cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study may be resumed from another folder, where a relative path would lead elsewhere."""
+    (runs_cwd / "runs/gan-train/mine").mkdir(parents=True)
+    explicit = {"gan": ["init_from=mine", "steps=4"], "classifier": "weights=müller.pt", "seeds": 3}
+    made = with_absolute_paths(explicit)
+    assert made == {
+        "gan": [f'init_from="{runs_cwd}/runs/gan-train/mine"', "steps=4"],
+        "classifier": [f'weights="{runs_cwd}/müller.pt"'],
+        "seeds": 3,
+    }
+    config = settings(data={"path": "phantom"}, **made)
+    assert gan_settings(config, Point(None), 0, several=False).init_from == f"{runs_cwd}/runs/gan-train/mine"
+    monkeypatch.setattr("classifier.learning_curve.plan.configure", lambda _, values: values)
+    monkeypatch.setattr("balancer.synthesis.configure", lambda values: values)
+    ablation: Any = ablation_settings(config, Point(None), [], Path("run"))
+    assert ablation["synthetic"][0] == f"{runs_cwd}/run/size-all/synthesis-0"
+    images: Any = synthesis_settings(config, Path("run/gan-0"), None)
+    assert images["gan_run"] == f"{runs_cwd}/run/gan-0"
 
 
 def test_a_quick_study_has_the_sizes_of_a_demonstration_under_what_is_given(tmp_path: Path) -> None:
