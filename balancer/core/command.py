@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from balancer.core.config import (
     read_config_file,
     reads_data,
 )
-from balancer.core.errors import UsageError
+from balancer.core.errors import Interrupted, UsageError
 from balancer.core.exported import FORMATS
 from balancer.core.files import JsonObject
 from balancer.core.options import DATA, MAIN, SETTING, SETTINGS, Option, Options, SettingOption
@@ -155,7 +156,7 @@ def run_command(
             with reporting(as_json, quiet, verbose):
                 check_variables((group, *getattr(group, "beside", ())))
                 args = _arguments(name, section, typed)
-                with thread_environment(args.threads):
+                with thread_environment(args.threads), _resumable(args):
                     emit(body(args), as_json, "" if args.dry_run else closing)
 
         def model(option: SettingOption) -> type[Settings]:
@@ -165,6 +166,18 @@ def run_command(
         return _registered(group, name, callback, (*own, *data, SETTINGS, COMPUTING, RUN, OUTPUT), example, model)
 
     return register
+
+
+@contextlib.contextmanager
+def _resumable(args: CommandArgs) -> Iterator[None]:
+    """Let a signal that comes before the run to resume is open say how to continue, as one that comes later does."""
+    try:
+        yield
+    except (KeyboardInterrupt, Interrupted) as stop:
+        if args.resume is None or args.dry_run or "--resume" in str(stop):
+            raise
+        signum = stop.signum if isinstance(stop, Interrupted) else signal.SIGINT
+        raise Interrupted(signum, f"stopped; continue with --resume {args.resume}") from stop
 
 
 def _without(options: Options, own: Sequence[Option | Options]) -> Options:

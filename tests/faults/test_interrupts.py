@@ -106,12 +106,18 @@ def test_a_signal_in_the_last_snapshot_of_a_training(
     signum: int, code: int, chest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the last step nothing looked for a signal any more."""
+    from balancer.data import dataset
     from balancer.gan import trainer
 
     with monkeypatch.context() as patch:
         signal_in(patch, trainer, "save_grid", signum)
         command = ["gan-train", "--data", chest, "--steps", 2, *TINY_GAN, "--out", tmp_path / "gan"]
         ended(balancer(*command), code, tmp_path / "gan")
+    with monkeypatch.context() as patch:  # while the data are read, too
+        signal_in(patch, dataset, "load_dataset", signum)
+        stopped = balancer("gan-train", "--resume", tmp_path / "gan")
+        ended(stopped, code, tmp_path / "gan")
+        assert f"--resume {tmp_path / 'gan'}" in stopped.stderr.splitlines()[-1]
     done(balancer("gan-train", "--resume", tmp_path / "gan"))
     assert (tmp_path / "gan" / "done").exists()
 
