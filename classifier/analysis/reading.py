@@ -104,6 +104,14 @@ def recover_trials(path: Path, check: Callable[[list[TrialResult]], None]) -> li
     return list(complete.values())
 
 
+def drop_replaced(path: Path) -> None:
+    """Drop the lines of trials that stand again further down."""
+    trials = {n: TrialResult.from_json(row, path, f"line {n}") for n, row in scan_jsonl(path).rows.items()}
+    last = {(trial.fold, trial.site, trial.key): number for number, trial in trials.items()}
+    if replaced := trials.keys() - set(last.values()):
+        drop_lines(path, replaced)
+
+
 def _is_stated(path: Path) -> bool:
     """Return whether a file is the one that a finished run ended with; if not, say so."""
     try:

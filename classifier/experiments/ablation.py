@@ -13,6 +13,7 @@ from balancer.audit.findings import audit, leaks_beyond_copies, strongest_shortc
 from balancer.audit.findings import estimate_seconds as auditing_seconds
 from balancer.audit.report import read_audit, write_audit
 from balancer.audit.results import Audit
+from balancer.core import progress
 from balancer.core.config import flatten
 from balancer.core.errors import BalancerError
 from balancer.core.files import JsonObject, remove_other_kind, write_text
@@ -32,12 +33,20 @@ from balancer.reporting.numbers import listed, plural
 from balancer.reporting.pages import without_links
 from classifier.analysis import pretraining
 from classifier.analysis.analyse import Analysis, analyse
-from classifier.analysis.reading import SPLIT, recover_trials
+from classifier.analysis.reading import SPLIT, drop_replaced, recover_trials
 from classifier.analysis.results import PREDICTIONS, RESULTS, StudyResults, TrialResult
-from classifier.experiments.jobs import Kept, Workers, run_trials
+from classifier.experiments.jobs import Kept, Workers, run_in_this_process, run_trials, with_resume_note
+from classifier.experiments.plan import Trial
 from classifier.experiments.selections import check_selections
 from classifier.experiments.study import Study, check_channels, check_provenance, code_hash, code_notes, thread_notes
-from classifier.experiments.trial import TrainedTrial, run_trial, save_trial
+from classifier.experiments.trial import (
+    Interrupt,
+    TrainedTrial,
+    measure_again,
+    needs_measuring,
+    run_trial,
+    save_trial,
+)
 from classifier.report import page as report
 from classifier.report import tables
 from classifier.report.card_facts import Kinds, facts_of
@@ -101,6 +110,8 @@ def finished_trials(study: Study, run: RunDir) -> list[TrialResult]:
 def ablate(study: Study, run: RunDir, workers: Workers) -> StudyResults:
     """Run the trials that ``results.jsonl`` does not hold yet; return all trials in the order of the plan.
 
+    Finished trials whose shortcut meter an earlier version measured with fewer controls are measured again.
+
     Raises:
         Interrupted: if a signal came; finished trials are kept.
         BalancerError: if the finished trials of a resumed run do not belong to this study, or a trial failed.
@@ -108,8 +119,9 @@ def ablate(study: Study, run: RunDir, workers: Workers) -> StudyResults:
     planned = study.trials
     results = {trial.key: trial for trial in finished_trials(study, run)}
     missing = [trial for trial in planned if trial.key not in results]
-    if missing:
-        (run / MARKER).unlink(missing_ok=True)  # of a finished run that lost a trial
+    again = [trial for trial in planned if trial.key in results and needs_measuring(study, results[trial.key])]
+    if missing or again:
+        (run / MARKER).unlink(missing_ok=True)  # of a finished run that lost a trial, or is measured again
     write_split(study, run, expected=bool(results))
     for trial in results.values():
         run.tracker.trial(tracked(trial, run.path))  # kept before, unless the run was not tracked then
@@ -132,8 +144,37 @@ def ablate(study: Study, run: RunDir, workers: Workers) -> StudyResults:
             trial.seconds,
         )
 
+    _measure_again(study, again, results, run, workers)
     run_trials(study, missing, workers, write, Kept(run.path, run / RESULTS))
     return StudyResults.of([results[t.key] for t in planned], study.data.groups)
+
+
+def _measure_again(
+    study: Study,
+    trials: Sequence[Trial],
+    results: dict[tuple[str, int, str | None, float | None], TrialResult],
+    run: RunDir,
+    workers: Workers,
+) -> None:
+    """Measure the shortcut meter of finished trials anew; their new lines stand in place of the old ones.
+
+    Raises:
+        Interrupted: if a signal came; what was measured is kept.
+    """
+    if not trials:
+        return
+    log.info("the shortcut meter of %s is measured again, with more controls", plural(len(trials), "finished trial"))
+    device = workers.local_device
+
+    def measured(trial: Trial, _: Interrupt) -> TrialResult:
+        return measure_again(study, trial, results[trial.key], run.path, device)
+
+    with with_resume_note(Kept(run.path, run / RESULTS)), progress.bar(len(trials), "shortcut meter", "trial") as bar:
+        for result in run_in_this_process(measured, trials):
+            append_jsonl(run / RESULTS, result.to_json())
+            results[result.key] = result
+            bar.update()
+    drop_replaced(run / RESULTS)
 
 
 def write_split(study: Study, run: RunDir, expected: bool) -> None:

@@ -30,7 +30,7 @@ from classifier.experiments.plan import Trial
 from classifier.experiments.study import Study, code_hash, provenance, recipe_hash
 from classifier.novelty import Reference
 from classifier.training import metering, trainer
-from classifier.training.checkpoint import CHECKPOINT, classifier_bytes
+from classifier.training.checkpoint import CHECKPOINT, classifier_bytes, load_classifier
 from classifier.training.prediction import predict_with_features
 from classifier.training.pretraining import pretrained
 from classifier.training.synthetic import SyntheticSet
@@ -103,6 +103,25 @@ def run_trial(study: Study, trial: Trial, device: torch.device, interrupt: Inter
         meter_scores=tuple(scores for _, scores in readings),
     )
     return TrainedTrial(trial, result, classifier_bytes(config, regime, trial.seed, data, fitted, reference))
+
+
+def needs_measuring(study: Study, result: TrialResult) -> bool:
+    """Return whether an earlier version measured the shortcut meter of a trial with fewer controls than today's."""
+    controls = [scores.control.shape[1] for scores in result.meter_scores]
+    return study.has_meter and bool(controls) and min(controls) < 2 * metering.HALVINGS
+
+
+def measure_again(study: Study, trial: Trial, result: TrialResult, run: Path, device: torch.device) -> TrialResult:
+    """Measure the shortcut meter of a finished trial anew, by its checkpoint, and write the scores; nothing is trained.
+
+    Raises:
+        BalancerError: the checkpoint is missing or damaged.
+    """
+    folder = run / result.folder
+    readings = _readings(load_classifier(folder, device).model, study, trial, device)
+    meter, scores = tuple(reading for reading, _ in readings), tuple(scores for _, scores in readings)
+    write_bytes(folder / PREDICTIONS, predictions_file(result.predictions, scores))
+    return replace(result, meter=meter, meter_scores=scores)
 
 
 def _readings(model: nn.Module, study: Study, trial: Trial, device: torch.device) -> list[tuple[Reading, MeterScores]]:

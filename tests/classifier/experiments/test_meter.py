@@ -13,12 +13,15 @@ from tiny import CPU, PLAIN
 
 from balancer.core.config import config_hash
 from balancer.core.jsonl import append_jsonl
+from balancer.core.run import RunDir
 from balancer.core.settings import AblateConfig, DataConfig, TrainConfig
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.metrics.two_sample import TwoSample
 from classifier.analysis.reading import recover_trials
 from classifier.analysis.results import StudyResults
 from classifier.analysis.shortcuts import meter_results
+from classifier.experiments import ablation, jobs
+from classifier.experiments.jobs import Workers
 from classifier.experiments.study import Study, recipe_hash
 from classifier.experiments.trial import TrainedTrial, run_trial, save_trial
 from classifier.training import metering
@@ -92,6 +95,35 @@ def test_the_meter_is_kept_with_its_trial(with_it: dict[str, TrainedTrial], tmp_
     before, after = (meter_results(StudyResults.of(trials, groups), 0, 20) for trials in (rows, again))
     assert before == after
     assert [result.regime for result in before] == ["baseline", "gan"]
+
+
+def test_a_finished_trial_with_fewer_controls_is_measured_again(
+    with_it: dict[str, TrainedTrial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of before has one halving: resumed, it gets the scores that it would have today, and trains nothing."""
+    monkeypatch.setattr(jobs, "run_trial", lambda *_: pytest.fail("a trial is run again"))
+    for name, trial in with_it.items():
+        scores = tuple(replace(s, control=s.control[:, :2]) for s in trial.result.meter_scores)
+        old = replace(trial, result=replace(trial.result, meter_scores=scores))
+        row = save_trial(old, tmp_path, tmp_path / "trials" / name)
+        append_jsonl(tmp_path / "results.jsonl", row.to_json())
+    (tmp_path / "done").write_text("")
+    with RunDir(tmp_path, resumed=False) as run:
+        again = ablation.ablate(study_of(CONFIG), run, Workers("cpu", threads=1))
+        lines = (tmp_path / "results.jsonl").read_text().splitlines()
+        assert len(lines) == len(with_it)
+        assert not (tmp_path / "done").exists(), "it states what the files were"
+        kept = recover_trials(tmp_path / "results.jsonl", lambda _: None)
+        for found in (again.trials, kept):
+            for result, trial in zip(found, with_it.values(), strict=True):
+                assert result.meter == trial.result.meter
+                for new, first in zip(result.meter_scores, trial.result.meter_scores, strict=True):
+                    assert all(
+                        np.array_equal(a, b) for a, b in zip(vars(new).values(), vars(first).values(), strict=True)
+                    )
+        monkeypatch.setattr(ablation, "measure_again", lambda *_: pytest.fail("nothing is left to measure"))
+        ablation.ablate(study_of(CONFIG), run, Workers("cpu", threads=1))
+        assert (tmp_path / "results.jsonl").read_text().splitlines() == lines
 
 
 def test_a_trial_is_measured_with_its_own_set_or_with_every_set() -> None:
