@@ -51,6 +51,7 @@ RUNS_OF = {  # of these settings, a name under runs/ serves too
     "synthetic": SYNTHESES,
     "split_of": ("gan-train", "ablate", "train", *SYNTHESES),
 }
+OF_A_STUDY = ("gan_train", "synthesize", "ablate", CLASSIFIER)  # sections that a study does not read: it has --gan
 log = logging.getLogger("balancer")
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
@@ -103,8 +104,10 @@ def read_config_file(path: Path, command: str) -> dict[str, Any]:
             raise UsageError(f"config file {path}, section {section}: {error}") from error
     data = {"data": content["data"]} if content.get("data") and reads_data(command) else {}
     training = content.get(CLASSIFIER) or {} if command in CLASSIFIERS else {}
-    others = [name for name in content if name in CLASSIFIERS and name != command]
-    if command in CLASSIFIERS and not content.keys() & {command, CLASSIFIER} and others:
+    shared = {CLASSIFIER} if command in CLASSIFIERS else set()
+    like = CLASSIFIERS if command in CLASSIFIERS else OF_A_STUDY if command == "study" else ()
+    others = [name for name in content if name in like and name != command]
+    if not content.keys() & {command, *shared} and others:
         log.warning(
             "config file %s has no section %s; what it says of %s does not count here",
             path,
@@ -326,7 +329,9 @@ def check_keys(model: type[BaseModel], values: Mapping[str, Any]) -> None:
             continue
         section = key.rpartition(".")[0]
         if section in known:
-            raise UsageError(f"setting {section!r} is a single value, not a mapping")
+            field = model.model_fields.get(section)
+            about = f"; expected: {field.description}" if field and field.description else ""
+            raise UsageError(f"setting {section!r} is a single value, not a mapping{about}")
         if any(name.startswith(f"{key}.") for name in known):
             raise UsageError(f"setting {key!r} is {value!r}; expected a mapping")
         raise UsageError(f"unknown setting {key!r}; {nearest(key, known)}")

@@ -86,7 +86,8 @@ class DataConfig(Settings):
         None,
         ge=16,
         le=10_000_000,
-        description="Training images that the smallest class keeps, by whole patients; the rest lie idle.",
+        description="Training images that the smallest class keeps, by whole patients; the rest lie idle."
+        " For several numbers, take `classifier study --sizes`.",
     )
     ratio: Annotated[float | None, Unset("all")] = Field(
         None, ge=1, le=1e6, description="Training images of each other class, at most, for one of the smallest class."

@@ -619,6 +619,20 @@ def test_a_file_for_other_commands_is_pointed_out(tmp_path: Path, caplog: pytest
     ]
 
 
+def test_a_study_says_which_sections_it_does_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("gan_train: {steps: 4}\nablate: {steps: 3}\n")
+    assert read_config_file(file, "study") == {}
+    assert "has no section study; what it says of gan_train and ablate does not count here" in caplog.text
+    caplog.clear()
+    file.write_text("gan_train: {steps: 4}\nstudy: {gans: 2}\n")
+    assert read_config_file(file, "study") == {"gans": 2}
+    assert not caplog.text
+    file.write_text("study:\n  gan: {steps: 4}\n")
+    with pytest.raises(UsageError, match=r"setting 'gan' .* not a mapping; expected: KEY=VALUE"):
+        read_config_file(file, "study")
+
+
 # --- the console
 
 
