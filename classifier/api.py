@@ -272,6 +272,7 @@ def prepare_ablation(config: AblateConfig, workers: Workers, dry: bool = False) 
     def work(run: RunDir) -> ablation.AblationResult:
         findings = ablation.write_data_audit(study, run)
         chosen = with_selections(study, run.path)
+        ablation.state_notes(chosen, run)
         return ablation.write_ablation(ablation.ablate(chosen, run, workers), chosen, run, findings)
 
     return PreparedRun(

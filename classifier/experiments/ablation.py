@@ -20,7 +20,7 @@ from balancer.core.files import JsonObject, remove_other_kind, write_text
 from balancer.core.jsonl import append_jsonl
 from balancer.core.marker import MARKER, check_stated
 from balancer.core.run import RunDir
-from balancer.core.sealed import DamagedFile, read_with_sum, write_json
+from balancer.core.sealed import DamagedFile, read_json, read_with_sum, write_json
 from balancer.core.signals import deferred_signals
 from balancer.core.speed import slowness
 from balancer.core.tracking import TrackedTrial
@@ -198,6 +198,14 @@ def tracked(trial: TrialResult, run: Path) -> TrackedTrial:
     folder = run / trial.folder
     rows = [asdict(validation) for validation in trial.history]
     return TrackedTrial(folder.name, settings, rows, figures, [folder / CHECKPOINT, folder / PREDICTIONS])
+
+
+def state_notes(study: Study, run: RunDir) -> None:
+    """Write the notes of the data into ``env.json``, with what a filter left out: pages of several runs read them."""
+    environment = read_json(run / "env.json", "start a new run")
+    if environment["data"]["notes"] != study.data.notes:
+        environment["data"]["notes"] = study.data.notes
+        write_json(run / "env.json", environment)
 
 
 def write_ablation(results: StudyResults, study: Study, run: RunDir, findings: Audit) -> AblationResult:

@@ -14,6 +14,7 @@ from tiny import CPU, PLAIN
 from balancer.core.config import config_hash
 from balancer.core.jsonl import append_jsonl
 from balancer.core.run import RunDir
+from balancer.core.sealed import read_json, write_json
 from balancer.core.settings import AblateConfig, DataConfig, TrainConfig
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.metrics.two_sample import TwoSample
@@ -124,6 +125,17 @@ def test_a_finished_trial_with_fewer_controls_is_measured_again(
         monkeypatch.setattr(ablation, "measure_again", lambda *_: pytest.fail("nothing is left to measure"))
         ablation.ablate(study_of(CONFIG), run, Workers("cpu", threads=1))
         assert (tmp_path / "results.jsonl").read_text().splitlines() == lines
+
+
+def test_the_notes_on_a_filter_stay_with_a_run_that_is_resumed(tmp_path: Path) -> None:
+    """The page of a study reads them there, also after an ablation of it was resumed by itself."""
+    write_json(tmp_path / "env.json", {"command": "ablate", "data": {"source": "memory", "notes": ["first"]}})
+    study = study_of(CONFIG)
+    filtered = replace(study, data=replace(study.data, notes=["first", "The filter saw 80."]))
+    with RunDir(tmp_path, resumed=True) as run:
+        ablation.state_notes(filtered, run)
+    data = {"source": "memory", "notes": ["first", "The filter saw 80."]}
+    assert read_json(tmp_path / "env.json") == {"command": "ablate", "data": data}
 
 
 def test_a_trial_is_measured_with_its_own_set_or_with_every_set() -> None:
