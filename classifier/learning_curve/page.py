@@ -37,7 +37,7 @@ _INTERVALS = (
     "Each interval is of its difference alone. So *helps* and *hurts* read Holm's p, and *no benefit* reads the"
     " interval, without a correction."
 )
-SUMMARY = "summary.json"  # in the run of a GAN, or for each class of one
+SUMMARY = "summary.json"  # in the run of a GAN, or of each class below it
 QUICK = "A quick study: the sizes of a demonstration. Its figures are no result."
 
 
@@ -110,7 +110,7 @@ def _notes(points: Sequence[FinishedPoint], curve: Curve) -> list[str]:
 def _seen_by_the_features(points: Sequence[FinishedPoint]) -> str | None:
     """Return the note that a curve needs whose feature network knows more images than its smaller sizes."""
     thinned = [gan for point in points if point.point.minority is not None for gan in point.gans]
-    summaries = [file for gan in thinned for file in (*gan.glob(SUMMARY), *gan.glob(f"*/{SUMMARY}"))]  # or one a class
+    summaries = [file for gan in thinned for file in gan.rglob(SUMMARY)]
     if CHEST not in {read_json(file).get("features") for file in summaries}:
         return None
     return (

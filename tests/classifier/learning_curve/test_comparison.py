@@ -224,11 +224,14 @@ def test_regimes_without_a_planned_difference(tmp_path: Path) -> None:
 
 def test_the_page_of_a_curve_says_what_no_interval_holds(tmp_path: Path) -> None:
     pair = {"baseline": 1.0, "gan": 1.2}
-    points = [replace(point(n, study(n, pair, random=n)), gans=[tmp_path]) for n in (50, 400)]
+    gan = tmp_path / "gan-0"
+    of_class = gan / "classes/VIRAL"  # of more than two classes, each has a run below that of all
+    of_class.mkdir(parents=True)
+    points = [replace(point(n, study(n, pair, random=n)), gans=[gan]) for n in (50, 400)]
     curve = compare(points, resamples=20)
     said = {}
     for network in (CHEST, "own-128-0a1b2c3d"):
-        write_json(tmp_path / "summary.json", {"features": network})
+        write_json(of_class / "summary.json", {"features": network})
         said[network] = written(points, curve, tmp_path / network)
         assert "`--split-seed` draws again" in said[network]
         assert "over all 2 tests of this table of all sizes" in said[network]
