@@ -34,8 +34,8 @@ _OF_A_CURVE = (
     " differ, this page counts.",
 )
 _INTERVALS = (
-    "Each interval is of its difference alone. So *helps* and *hurts* read Holm's p, and *no benefit* reads the"
-    " interval, without a correction."
+    'Each interval is of its difference alone. The verdicts "helps" and "hurts" go by Holm\'s p. "No benefit" goes by'
+    " the interval, without a correction."
 )
 SUMMARY = "summary.json"  # in the run of a GAN, or of each class below it
 QUICK = "A quick study: the sizes of a demonstration. Its figures are no result."
