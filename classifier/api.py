@@ -33,7 +33,7 @@ from classifier.experiments import ablation
 from classifier.experiments import components as switches
 from classifier.experiments import crossvalidation as crossval
 from classifier.experiments.estimates import BUDGET, estimate_seconds, pretraining_seconds, training_seconds
-from classifier.experiments.jobs import Workers
+from classifier.experiments.jobs import Workers, check_card
 from classifier.experiments.selections import estimate_seconds as filter_seconds
 from classifier.experiments.selections import with_selections
 from classifier.experiments.study import configure, open_study, refuse_several_classes
@@ -370,6 +370,8 @@ def prepare_search(
         return seconds if timeout is None else min(seconds, timeout)
 
     def work(run: RunDir) -> SearchSummary:
+        if workers.backend == "local" and workers.jobs > 1:
+            check_card(study, workers)  # at the settings here; points of the search may need more
         cluster = None if workers.backend == "local" else workers
         folder = run.path.resolve() if cluster else run.path  # workers have other working folders
         search = tuning.Search(config, folder, workers.device, threads=workers.threads)

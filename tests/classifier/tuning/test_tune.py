@@ -25,12 +25,16 @@ from PIL import Image
 
 from balancer.core.config import read_config_file
 from balancer.core.errors import BalancerError, Interrupted, UsageError
+from balancer.core.run import RunRequest, perform
 from balancer.core.sealed import DamagedFile, write_yaml
 from balancer.core.settings import DataConfig, TuneConfig
 from balancer.data.dataset import Dataset
 from balancer.reporting import plots
+from classifier import api
 from classifier import tuning as package
 from classifier.evaluation.metrics import nll
+from classifier.experiments.jobs import Workers
+from classifier.experiments.study import Study, configure
 from classifier.training import trainer
 from classifier.tuning import figures as tune_figures
 from classifier.tuning import search as tune
@@ -515,6 +519,20 @@ def test_a_search_and_what_it_leaves(classifier: Run, chest_folder: Path, tmp_pa
     for figure in (run / "figures").iterdir():
         assert f"figures/{figure.name}" in report
         assert Image.open(figure).size > (300, 200)
+
+
+def test_more_trials_than_the_card_holds_are_refused_before_the_first(
+    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(study: Study, workers: Workers) -> None:
+        assert (study.config.batch_size, workers.jobs) == (8, 3)
+        raise BalancerError("use --jobs 1")
+
+    monkeypatch.setattr(api, "check_card", full)
+    config = configure(TuneConfig, {"data": {"path": str(template), "image_size": 32}, "batch_size": 8})
+    with pytest.raises(BalancerError, match="use --jobs 1"):
+        perform(api.prepare_search(config, Workers("cpu", jobs=3)), RunRequest(tmp_path / "search"))
+    assert not (tmp_path / "search").exists()
 
 
 def test_a_search_is_resumed_and_made_longer(classifier: Run, template: Path, tmp_path: Path) -> None:
