@@ -208,9 +208,7 @@ def analyse(results: StudyResults, resamples: int = RESAMPLES, seed: int = 0) ->
     check_same_images(by_folder, keys=(), folds=("test",), advice="analyse trials of one data set")
     study = ResampledStudy(results, resamples, seed)
     pairs = [(c, e) for c in possible_contrasts(results) if (e := study.estimate(c.coefficients)) is not None]
-    p_holm = adjusted_p(pairs)
-    sizes = Counter(c.family for c, _ in pairs if c.name in p_holm)
-    contrasts = [contrast_result(c, e, p_holm.get(c.name), sizes[c.family], results) for c, e in pairs]
+    contrasts = contrast_results(pairs, results)
     regimes = [_summary(name, study) for name in results.regimes]
     patients, y_true = results.groups("test"), results.y_true("test")
     seeds = sorted({trial.trial_seed for trial in results.trials})
@@ -254,7 +252,14 @@ def was_tested(estimate: Estimate) -> bool:
     return estimate.n_trial_seeds >= FEWEST_TRIAL_SEEDS
 
 
-def adjusted_p(pairs: Iterable[tuple[Contrast, Estimate]]) -> dict[str, float]:
+def contrast_results(pairs: Sequence[tuple[Contrast, Estimate]], results: StudyResults) -> list[ContrastResult]:
+    """Return what a study shows about its contrasts; the tests of an adjusted family are one family of Holm."""
+    p_holm = _adjusted_p(pairs)
+    sizes = Counter(c.family for c, _ in pairs if c.name in p_holm)
+    return [_contrast_result(c, e, p_holm.get(c.name), sizes[c.family], results) for c, e in pairs]
+
+
+def _adjusted_p(pairs: Iterable[tuple[Contrast, Estimate]]) -> dict[str, float]:
     """Return Holm's p by name, of the contrasts of adjusted families that were tested; each family by itself."""
     by_family: dict[str, dict[str, float]] = {}
     for contrast, estimate in pairs:
@@ -264,7 +269,7 @@ def adjusted_p(pairs: Iterable[tuple[Contrast, Estimate]]) -> dict[str, float]:
     return {n: p for of in families for n, p in zip(of, statistics.holm(list(of.values())), strict=True)}
 
 
-def contrast_result(
+def _contrast_result(
     contrast: Contrast, estimate: Estimate, p_holm: float | None, family_size: int, results: StudyResults
 ) -> ContrastResult:
     """Return what a study shows about a contrast, with its test, verdict and references."""

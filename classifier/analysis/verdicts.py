@@ -29,9 +29,6 @@ QUESTIONS = {
 }
 
 
-NOT_ASKED = "Not asked: no regime with synthetic images was run beside the same regime without them."
-
-
 def verdict_of(estimate: Estimate, p: float | None) -> str:
     """Return the verdict on an effect.
 

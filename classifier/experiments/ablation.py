@@ -54,8 +54,8 @@ from classifier.report.model_card import CARD, write_model_card
 from classifier.training.checkpoint import CHECKPOINT
 
 log = logging.getLogger("balancer")
-# Settings of a trial that trackers keep; the others are those of the run.
 SECONDS = 6.0  # of an estimate: the report, on one core of the reference machine
+# Settings of a trial that trackers keep; the others are those of the run.
 TRACKED = ("regime", "trial_seed", "synthetic_set", "dose", "n_train", "added", "steps", "recipe_hash", "code_hash")
 
 

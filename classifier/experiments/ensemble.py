@@ -5,6 +5,7 @@ How trials are averaged: :mod:`classifier.analysis.averaging`. Temperature and t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
@@ -25,7 +26,7 @@ from classifier.analysis.averaging import choose_on_validation, mean_score
 from classifier.analysis.results import StudyResults, TrialResult, summarise_seeds
 from classifier.analysis.runs import RunFacts, output_folder, read_runs
 from classifier.analysis.runs import preview as preview_of
-from classifier.analysis.statistics import crossed_estimate, metric_interval
+from classifier.analysis.statistics import crossed_estimate, largest_value, metric_interval
 from classifier.evaluation.metrics import weighted_metrics
 from classifier.evaluation.thresholds import (
     BOUND_NOTE,
@@ -215,7 +216,7 @@ def _metric(name: str, together: Array, members: Sequence[Sequence[Array]], fewe
     low, high = metric_interval(name, estimate, fewest)
     mean = np.mean([np.mean(arm, axis=0) for arm in members], axis=0)
     gain = crossed_estimate((together - mean)[:, None, None], fewest)
-    most = float("inf") if name == "nll" else 1.0  # every other metric lies in [0, 1]
+    most = largest_value(name) or math.inf
     gain_low, gain_high = max(gain.low, -most), min(gain.high, most)
     sd = summarise_seeds([float(trial[0]) for arm in members for trial in arm]).sd
     return EnsembleMetric(estimate.value, low, high, float(mean[0]), sd, gain.value, gain_low, gain_high)

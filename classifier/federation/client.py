@@ -69,7 +69,7 @@ class Connection:
 
         request = SendNodeHeartbeatRequest(node=self.node, heartbeat_interval=HEARTBEAT)
         while not over.wait(HEARTBEAT / 2):
-            with contextlib.suppress(httpx.HTTPError):
+            with contextlib.suppress(httpx.HTTPError, ValueError):  # as in call(), which says what is wrong
                 self.client.SendNodeHeartbeat(request)
 
     def next_order(self) -> tuple[Any, Order] | None:

@@ -6,7 +6,6 @@ seed, each site with its own threshold. Trial seeds and test patients vary, as i
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -14,7 +13,7 @@ from balancer.core.files import JsonObject
 from balancer.metrics.resampling import RESAMPLES
 from balancer.reporting.numbers import listed, signed
 from classifier.analysis import statistics, verdicts
-from classifier.analysis.analyse import ResampledStudy, adjusted_p, contrast_result, counts_of
+from classifier.analysis.analyse import ResampledStudy, contrast_results, counts_of
 from classifier.analysis.contrasts import Contrast, ContrastResult
 from classifier.analysis.results import MetricSummary, StudyResults, TrialResult, check_same_images
 from classifier.evaluation.thresholds import BOUND_NOTE, is_at_bound
@@ -22,6 +21,7 @@ from classifier.federation.simulation import ALONE, POOLED
 from classifier.report.tables import layout_of
 
 FAMILY = "federated"  # of the planned contrasts, which Holm's correction covers
+NOT_COMPARED = "No algorithm could be compared: in no trial seed did all of its sites stay to the end."
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Comparison:
         for c in self.planned:
             algorithm, _, other = c.name.partition(" - ")
             by_algorithm.setdefault(algorithm, []).append(_clause(c, other))
-        return " ".join(f"{name}: {'; '.join(clauses)}." for name, clauses in by_algorithm.items())
+        return " ".join(f"{name}: {'; '.join(clauses)}." for name, clauses in by_algorithm.items()) or NOT_COMPARED
 
     def to_json(self) -> JsonObject:
         """Return the comparison as it stands in ``federation.json``."""
@@ -92,17 +92,17 @@ def compare(
         BalancerError: the trials are of different images.
     """
     check_same_images({t.folder: [t] for t in trials}, folds=("test",))
-    arms: dict[str, list[TrialResult]] = {}
+    every_site = sorted({t.site for t in trials if t.site is not None})
+    sites = {t.regime: [] if t.site is None else every_site for t in trials}
+    means = {name: _mean_of(name, of_arm) for name, of_arm in sites.items()}
+    # A site that an algorithm has lost in every seed is an arm without trials: no mean may pass over the site.
+    arms: dict[str, list[TrialResult]] = {arm: [] for mean in means.values() for arm in mean}
     for trial in trials:
-        arms.setdefault(_arm(trial.regime, trial.site), []).append(trial)
+        arms[_arm(trial.regime, trial.site)].append(trial)
     results = StudyResults(arms, patients)
     study = ResampledStudy(results, resamples, seed)
-    sites = {t.regime: sorted({o.site for o in trials if o.regime == t.regime and o.site is not None}) for t in trials}
-    means = {name: _mean_of(name, of_arm) for name, of_arm in sites.items()}
-    possible = _contrasts(means)
-    pairs = [(c, e) for c in possible if (e := study.estimate(c.coefficients)) is not None]
-    p_holm, sizes = adjusted_p(pairs), Counter(c.family for c, _ in pairs)
-    contrasts = [contrast_result(c, e, p_holm.get(c.name), sizes[c.family], results) for c, e in pairs]
+    pairs = [(c, e) for c in _contrasts(means) if (e := study.estimate(c.coefficients)) is not None]
+    contrasts = contrast_results(pairs, results)
     summaries = [_summary(name, means[name], sites[name], study) for name in means]
     seeds = {t.trial_seed for t in trials}
     y_true = results.y_true("test")

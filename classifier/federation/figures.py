@@ -19,9 +19,10 @@ APART = 0.16  # of a line, between the marks of two sites
 
 def by_site(comparison: Comparison) -> Figure:
     """Draw the endpoint of every way of training, with its interval, and the mean over trial seeds at each site."""
-    names = [arm.arm for arm in comparison.arms]
+    arms = [arm for arm in comparison.arms if arm.metrics]  # others have lost a site in every trial seed
+    names = [arm.arm for arm in arms]
     figure, ((axes,),) = subplots(1, 1, WIDTH, ROW * len(names) + 1.6)
-    for row, arm in enumerate(comparison.arms):
+    for row, arm in enumerate(arms):
         endpoint = arm.metrics["auroc"]
         low, high = endpoint.interval or (endpoint.mean, endpoint.mean)
         below, above = max(0.0, endpoint.mean - low), max(0.0, high - endpoint.mean)

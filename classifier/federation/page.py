@@ -85,7 +85,7 @@ def write_federation(
 
 def _sections(comparison: Comparison, simulation: Simulation, table: Table, finished: Finished) -> list[Section]:
     config, name = simulation.config, comparison.endpoint
-    seeds = min((arm.trial_seeds for arm in comparison.arms), default=0)
+    seeds = min(arm.trial_seeds for arm in comparison.arms if arm.metrics)
     test = ", ".join(f"{n:,} {cls}" for cls, n in comparison.test_counts.items())
     steps = (
         f"Every way of training makes {config.steps:,} optimiser steps of {config.batch_size} images: a federation"

@@ -95,9 +95,9 @@ def running(
         WorkerOrder(config.model_dump(mode="json"), str(run / FILE), site, str(server), key, str(run), device, threads)
         for site, key in enumerate(keys)
     ]
-    processes = [start(order, run) for order in orders]
-    try:
+    with contextlib.ExitStack() as stack:
+        processes = list[SiteProcess]()
+        for order in orders:
+            processes.append(start(order, run))
+            stack.callback(processes[-1].end)  # of those that have started, also where the next one cannot start
         yield processes
-    finally:
-        for each in processes:
-            each.end()

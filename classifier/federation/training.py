@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from balancer.core.card_memory import full_memory_explained
 from balancer.core.device import memory_format
-from balancer.core.ema import exponential_average
+from balancer.core.ema import exponential_average, update_average
 from balancer.core.pixels import channels_of
 from balancer.core.seeding import derive_seed
 from balancer.core.settings import TrainConfig
@@ -145,7 +145,7 @@ class SiteTraining:
                     )
                 )
                 if self._average is not None:
-                    self._average.update_parameters(self._model)
+                    update_average(self._average, self._model)
                 self._scheduler.step()
                 check_interrupt()
         self._random = torch.get_rng_state()

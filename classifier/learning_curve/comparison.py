@@ -56,8 +56,7 @@ class Curve:
         where = [f"at {size.minority:,} images" for size in self.sizes for _ in size.analysis.contrasts]
         tests = [c for c in results if c.contrast.is_adjusted]
         read = shortcuts.along_sizes({size.minority: size.analysis.meter for size in self.sizes})
-        planned = _along_the_curve(self) or [verdicts.NOT_ASKED]
-        said = [*planned, *verdicts.on_the_shortcut(results, where), *verdicts.limits(tests), read]
+        said = [*_along_the_curve(self), *verdicts.on_the_shortcut(results, where), *verdicts.limits(tests), read]
         return " ".join(filter(None, said))
 
     @property

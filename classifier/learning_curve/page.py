@@ -15,8 +15,10 @@ from balancer.reporting.links import documentation
 from balancer.reporting.numbers import DASH, bounds, p_value, short, signed, with_interval
 from balancer.reporting.pages import to_html
 from balancer.reporting.plots import save_figure
+from classifier.analysis import pretraining
 from classifier.analysis.analyse import endpoint_of
 from classifier.analysis.verdicts import short_margin
+from classifier.experiments.study import code_notes, thread_notes
 from classifier.learning_curve import figures
 from classifier.learning_curve.comparison import Curve
 from classifier.learning_curve.plan import OtherClass
@@ -96,27 +98,29 @@ def _notes(points: Sequence[FinishedPoint], curve: Curve) -> list[str]:
     """Return the caveats of every size, each once; those on a single size say which."""
     by_note: dict[str, list[str]] = {}
     for point, size in zip(points, curve.sizes, strict=True):
-        for note in [*point.ablation.results.notes, *size.analysis.notes]:
+        results = point.ablation.results
+        for note in [*results.notes, *pretraining.notes(results.trials), *size.analysis.notes]:
             by_note.setdefault(note, []).append(f"{size.minority:,}")
-    everywhere = len(points)
-    by_note |= {note: [""] * everywhere for note in (_OF_A_CURVE if everywhere > 1 else ())}
-    if learnt := _seen_by_the_features(points):
-        by_note[learnt] = [""] * everywhere
+    trials = [trial for point in points for trial in point.ablation.results.trials]
     return [
-        note if len(sizes) == everywhere else f"At {', '.join(sizes)} images: {note}" for note, sizes in by_note.items()
+        *(n if len(at) == len(points) else f"At {', '.join(at)} images: {n}" for n, at in by_note.items()),
+        *(_OF_A_CURVE if len(points) > 1 else ()),
+        *_seen_by_the_features(points),
+        *code_notes(trial.code_hash for trial in trials),
+        *thread_notes(trial.threads for trial in trials),
     ]
 
 
-def _seen_by_the_features(points: Sequence[FinishedPoint]) -> str | None:
+def _seen_by_the_features(points: Sequence[FinishedPoint]) -> list[str]:
     """Return the note that a curve needs whose feature network knows more images than its smaller sizes."""
     thinned = [gan for point in points if point.point.minority is not None for gan in point.gans]
     summaries = [file for gan in thinned for file in gan.rglob(SUMMARY)]
     if CHEST not in {read_json(file).get("features") for file in summaries}:
-        return None
-    return (
+        return []
+    return [
         f"The feature network `{CHEST}` learnt from the whole training fold of the official chest set, more images than"
         " the smaller sizes keep. It chose the snapshot of each GAN, and what `gan_filtered` leaves out."
-    )
+    ]
 
 
 def _sections(points: Sequence[FinishedPoint], curve: Curve, run: Path) -> list[Section]:

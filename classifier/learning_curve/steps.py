@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -138,8 +139,8 @@ def _run_point(config: StudyConfig, reference: Reference, run: Path, workers: Wo
         _make_images(
             point.gan_folder(run, k),
             point.synthesis_folder(run, k),
-            lambda k=k: gan_settings(config, point, k, several),  # type: ignore[misc]
-            lambda gan: synthesis_settings(config, gan, reference.n),
+            partial(gan_settings, config, point, k, several),
+            partial(synthesis_settings, config, n=reference.n),
             workers,
             run,
         )
@@ -148,8 +149,8 @@ def _run_point(config: StudyConfig, reference: Reference, run: Path, workers: Wo
             _make_images(
                 other.gan_folder(run, k),
                 other.synthesis_folder(run, k),
-                lambda k=k, other=other: other_gan_settings(config, other, k),  # type: ignore[misc]
-                lambda gan, of=other: synthesis_settings(config, gan, of.n, of.latents),  # type: ignore[misc]
+                partial(other_gan_settings, config, other, k),
+                partial(synthesis_settings, config, n=other.n, latents=other.latents),
                 workers,
                 run,
             )

@@ -1,5 +1,6 @@
 """A site's end of the connection, where what answers is no federation server."""
 
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,6 +8,7 @@ import httpx
 import pytest
 
 from balancer.core.errors import BalancerError
+from classifier.federation import client
 from classifier.federation.addresses import HostPort
 from classifier.federation.client import Connection
 
@@ -45,3 +47,17 @@ def test_who_answers_and_how_decides_what_is_told(error: Exception, option: str)
     with pytest.raises(BalancerError, match=f"127.0.0.1:8000.*{option}") as refused:
         Connection(SimpleNamespace(RegisterNode=answer), SERVER).call("RegisterNode", None)
     assert ("--site-key" in str(refused.value)) == (option == "--site-key")
+
+
+def test_signs_of_life_go_on_after_an_answer_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    over, sent = threading.Event(), list[object]()
+
+    def answer(request: object) -> Any:
+        sent.append(request)
+        if len(sent) == 2:
+            over.set()
+        raise ValueError("Invalid protobuf response payload")
+
+    monkeypatch.setattr(client, "HEARTBEAT", 0.002)
+    Connection(SimpleNamespace(SendNodeHeartbeat=answer), SERVER).beat(over)
+    assert len(sent) == 2

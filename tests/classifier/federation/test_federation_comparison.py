@@ -9,7 +9,9 @@ from sklearn.metrics import roc_auc_score
 
 from balancer.core.errors import BalancerError
 from classifier.analysis.results import TrialResult
-from classifier.federation.comparison import FAMILY, compare
+from classifier.analysis.statistics import detectable_effect
+from classifier.federation import figures
+from classifier.federation.comparison import FAMILY, NOT_COMPARED, compare
 
 RESAMPLES, SEEDS, SITES = 50, 3, 2
 
@@ -94,6 +96,35 @@ def test_a_seed_without_all_sites_is_left_out() -> None:
         "pooled - alone": 4,
     }
     assert any("left out of fedavg" in note for note in comparison.notes)
+
+
+def test_a_site_that_is_lost_in_every_seed_leaves_no_mean_over_the_others() -> None:
+    trials = drawn({"pooled": 2.0, "alone": 1.0, "fedavg": 1.9, "fedprox": 1.9})
+    comparison = compare([t for t in trials if (t.regime, t.site) != ("fedavg", 1)], PATIENTS, resamples=RESAMPLES)
+    fedavg = next(arm for arm in comparison.arms if arm.arm == "fedavg")
+    assert (fedavg.trial_seeds, fedavg.metrics, list(fedavg.by_site)) == (0, {}, [0])
+    assert [c.name for c in comparison.contrasts] == ["fedprox - alone", "fedprox - pooled", "pooled - alone"]
+    assert any("left out of fedavg" in note for note in comparison.notes)
+    assert [label.get_text() for label in figures.by_site(comparison).axes[0].get_yticklabels()] == [
+        "pooled",
+        "alone",
+        "fedprox",
+    ]
+
+
+def test_where_every_algorithm_has_lost_a_site_the_answer_says_so() -> None:
+    trials = [t for t in drawn({"pooled": 2.0, "alone": 1.0, "fedavg": 1.9}) if (t.regime, t.site) != ("fedavg", 0)]
+    comparison = compare(trials, PATIENTS, resamples=RESAMPLES)
+    assert comparison.planned == []
+    assert comparison.verdict == NOT_COMPARED
+
+
+def test_the_detectable_effect_is_of_the_tests_that_were_made() -> None:
+    trials = drawn({"pooled": 2.0, "alone": 1.0, "fedavg": 1.9, "fedprox": 1.9})
+    lost = [t for t in trials if not (t.regime == "fedavg" and t.site == 1 and t.trial_seed == 2)]
+    tested = [c for c in compare(lost, PATIENTS, resamples=RESAMPLES).planned if c.p_holm is not None]
+    assert [c.name for c in tested] == ["fedprox - alone", "fedprox - pooled"]  # fedavg has two trial seeds left
+    assert [c.mde for c in tested] == [detectable_effect(c.estimate, 2) for c in tested]
 
 
 def test_trials_of_other_images_are_refused() -> None:

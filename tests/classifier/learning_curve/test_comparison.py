@@ -22,8 +22,10 @@ from classifier.learning_curve import figures, page
 from classifier.learning_curve.comparison import Curve, adjusted_together, compare
 from classifier.learning_curve.plan import Point
 from classifier.learning_curve.steps import FinishedPoint
+from classifier.training.record import Pretraining
 
 RESAMPLES = 40
+PRETRAINING = Pretraining("vicreg", 2000, 64, 1200, 0.9, "0123456789abcdef", 12.0)
 
 
 def point(minority: int | None, results: StudyResults) -> FinishedPoint:
@@ -239,3 +241,12 @@ def test_the_page_of_a_curve_says_what_no_interval_holds(tmp_path: Path) -> None
     (one, _), (size, _) = points, curve.sizes
     text = written([replace(one, point=Point(None))], Curve([size], []), tmp_path / "one")
     assert "--split-seed" not in text
+
+
+def test_the_page_says_of_all_sizes_together_what_made_the_trials(tmp_path: Path) -> None:
+    pair = {"baseline": 1.0, "gan": 1.2}
+    made = {n: {"code_hash": f"{n:016x}", "threads": 1 + (n > 50), "pretraining": PRETRAINING} for n in (50, 400)}
+    points = [point(n, study(n, pair, random=n, **of)) for n, of in made.items()]
+    text = written(points, compare(points, resamples=20), tmp_path)
+    for words in ("code_hash", "1 and 2 threads", "pretrained by VICReg"):
+        assert text.count(words) == 1, words
