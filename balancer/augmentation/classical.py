@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault(
-    "NO_ALBUMENTATIONS_UPDATE", "1"
-)  # before the import: it would ask the network for a newer version
+# Before the import, which would ask the network for a newer version
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 from collections.abc import Callable, Sequence
 from functools import partial

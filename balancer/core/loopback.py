@@ -27,6 +27,19 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
+def is_host(text: str) -> bool:
+    """Return whether a text can be the name or the number of a machine.
+
+    >>> is_host("localhost"), is_host("::1"), is_host("a..b"), is_host("a b"), is_host("")
+    (True, True, False, False, False)
+    """
+    try:
+        text.encode("idna")  # as whoever looks the name up does
+    except UnicodeError:  # a part between dots is empty or too long
+        return False
+    return bool(text) and not any(c.isspace() or c in "/@" for c in text)
+
+
 def listener(host: str, port: int, option: str) -> socket.socket:
     """Return a socket that is bound to an address; port 0 takes a free one.
 
@@ -40,6 +53,8 @@ def listener(host: str, port: int, option: str) -> socket.socket:
     Raises:
         BalancerError: the port is taken, or the host is none of this machine.
     """
+    if not is_host(host):
+        raise BalancerError(f"{option}: nobody can listen at {host}:{port} (it is no name of a machine); {REMEDY}")
     try:
         family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)

@@ -31,9 +31,8 @@ Work: TypeAlias = "Callable[[Source, Sequence[Tensor]], Outputs]"
 # Records the kernels of a call; returns what launches them, and the tensors that the call returned.
 Capture: TypeAlias = Callable[[Callable[[], Outputs]], tuple[Callable[[], object], Outputs]]
 
-AUTO: dict[str, StepMode] = {
-    "cuda": "graph"
-}  # by kind of device, else plain; benchmarks/gpu_tier.py compares the modes
+# By kind of device, else plain; benchmarks/gpu_tier.py compares the modes
+AUTO: dict[str, StepMode] = {"cuda": "graph"}
 PLAIN_RUNS = 3  # of each kind of step before it is captured: libraries choose kernels, optimisers make their state
 MOST_KINDS = 64  # graphs that are held; the oldest goes first
 

@@ -24,12 +24,8 @@ from balancer.gan.networks import Discriminator, architecture
 from balancer.gan.penalties import inconsistency, lecam, one_centred_penalty, zero_centred_penalty
 from balancer.gan.snapshot import Snapshot
 
-RUNNING_STATS = (
-    "augment_p",
-    "r_t",
-    "lecam_real",
-    "lecam_fake",
-)  # ADA's probability and overfitting measure, LeCam's anchors
+# ADA's probability and overfitting measure, LeCam's anchors
+RUNNING_STATS = ("augment_p", "r_t", "lecam_real", "lecam_fake")
 R_T_DECAY, LECAM_DECAY = 0.95, 0.99
 MOST_AUGMENTED = 0.8  # up to here, augmentations do not leak into the images (Karras et al. 2020, arXiv:2006.06676)
 

@@ -96,9 +96,8 @@ class Memorization:
     nearer_p: float  # one-sided p-value of Mann and Whitney
     median_fake: float  # distance to the nearest training image
     median_baseline: float  # the same distance of the baseline images
-    membership_auroc: (
-        float | None
-    )  # P(a training patient is nearer to synthetic images than a held-out one); .5 expected
+    # P(a training patient is nearer to synthetic images than a held-out one); .5 expected
+    membership_auroc: float | None
     membership_p: float | None  # p-value of the former; both None without held-out images
     # p-value that held-out patients are farther from the training images than training patients are from one another,
     # as patients of another source are; None without held-out images and in reports of earlier versions

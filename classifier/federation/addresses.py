@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from balancer.core.errors import BalancerError, UsageError
-from balancer.core.loopback import is_loopback
+from balancer.core.loopback import is_host, is_loopback
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -33,8 +33,7 @@ class HostPort:
         """
         host, colon, port = text.rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
-        is_host = bool(host) and not any(c.isspace() or c in "/@" for c in host)
-        if not (is_host and colon and port.isdecimal() and int(port) <= HIGHEST_PORT):
+        if not (is_host(host) and colon and port.isdecimal() and int(port) <= HIGHEST_PORT):
             raise UsageError(f"{option} is {text!r}; expected HOST:PORT, such as 127.0.0.1:9092")
         return cls(host, int(port))
 

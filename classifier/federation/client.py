@@ -179,9 +179,7 @@ def connected(server: HostPort, security: SiteSecurity, key: Any = None, seconds
             yield connection
         finally:
             over.set()
-            with contextlib.suppress(
-                Exception
-            ):  # the server may be gone: the error that ends the work is the one to tell
+            with contextlib.suppress(Exception):  # the server may be gone, and what ended the work is to be told
                 client.DeactivateNode(DeactivateNodeRequest(node_id=joined.node_id))
 
 

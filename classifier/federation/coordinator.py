@@ -72,16 +72,7 @@ class Outcome:
     model: nn.Module | None  # None where sites keep BatchNorm layers of their own: then each site has its own model
     rounds: list[Round]
     counts: dict[int, dict[str, int]]  # of each site that is there at the end
-
-    @property
-    def notes(self) -> list[str]:
-        """Return a sentence for each time that a site was lost."""
-        return [
-            f"{self.plan.name}: {listed([f'site {site}' for site in r.lost])} did not answer in round {r.round}; the"
-            " round went on with the rest."
-            for r in self.rounds
-            if r.lost
-        ]
+    notes: list[str]  # a sentence for each round that lost sites
 
 
 @dataclass(frozen=True)
@@ -148,7 +139,16 @@ class Federation:
             fill(shared_parameters(model, kept), now.average)
             set_statistics(model, order.arrays["bn_mean"], order.arrays["bn_variance"])
         counts = {site: self.counts[site] for site in sorted(finished)}
-        return Outcome(plan, None if kept else model.eval(), rounds, counts)
+        return Outcome(plan, None if kept else model.eval(), rounds, counts, self._notes(rounds))
+
+    def _notes(self, rounds: Sequence[Round]) -> list[str]:
+        """Return a sentence for each round that lost sites."""
+        return [
+            f"{r.trial}: {listed([self.link.name(site) for site in r.lost])} did not answer in round {r.round}; the"
+            " round went on with the rest."
+            for r in rounds
+            if r.lost
+        ]
 
     def _statistics(self, model: nn.Module, order: Order) -> dict[str, Array]:
         """Return the BatchNorm statistics of all sites for the final weights; nothing where sites keep their own."""

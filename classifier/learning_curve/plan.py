@@ -41,7 +41,7 @@ ALL = "all"
 OTHERS = "others"  # the folder of the classes that lack no image
 FIXED = {  # settings that a study decides for its steps
     "gan_train": ("data", "seed", "target_class"),
-    "synthesize": ("data", "gan_run", "n"),
+    "synthesize": ("data", "seed", "gan_run", "n"),
     "ablate": ("data", "seed", "seeds", "regimes", "synthetic", "synthetic_count", "doses"),
 }
 OPTIONS = {"gan_train": "--gan", "synthesize": "--synthesis", "ablate": "--classifier"}  # that change a step's settings

@@ -19,7 +19,7 @@ def test_a_port_that_is_taken_is_no_fault_of_the_disk() -> None:
             listener("127.0.0.1", port, "--address")
 
 
-@pytest.mark.parametrize("host", ["192.0.2.1", "no host"])  # the first is kept for documentation: RFC 5737
+@pytest.mark.parametrize("host", ["192.0.2.1", "no host", "a..b"])  # the first is kept for documentation: RFC 5737
 def test_a_host_elsewhere(host: str) -> None:
     with pytest.raises(BalancerError, match=f"--address: .*{host}:9092 .*of this machine"):
         listener(host, 9092, "--address")

@@ -32,7 +32,7 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize(
-    "text", ["127.0.0.1", ":9092", "host:", "host:port", "host:70000", "", "http://host:9092", "a b:9092"]
+    "text", ["127.0.0.1", ":9092", "host:", "host:port", "host:70000", "", "http://host:9092", "a b:9092", "a..b:9092"]
 )
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--server"):

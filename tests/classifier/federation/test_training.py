@@ -182,13 +182,13 @@ def test_a_round_goes_on_without_a_lost_site(data: Dataset, caplog: pytest.LogCa
             link.gone.add(1)
         return exchange(orders)
 
-    link.exchange = dying
+    link.exchange, link.name = dying, ["north", "south"].__getitem__
     outcome = made.train(Plan(ALGORITHMS["fedavg"], 0, ROUNDS, 0.0), STEPS)
     assert [r.lost for r in outcome.rounds] == [[], [1], []]
     assert [r.sites for r in outcome.rounds] == [[0, 1], [0], [0]]
     assert list(outcome.counts) == [0]
-    assert "site 1 does not answer in round 2" in caplog.text
-    assert "site 1 did not answer in round 2" in outcome.notes[0]
+    assert "south does not answer in round 2" in caplog.text
+    assert "south did not answer in round 2" in outcome.notes[0]
 
 
 def test_a_site_that_is_back_joins_the_next_round(data: Dataset, caplog: pytest.LogCaptureFixture) -> None:

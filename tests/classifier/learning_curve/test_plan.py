@@ -119,6 +119,7 @@ def test_a_feature_network_is_trained_once_for_all_gans(template: Path, monkeypa
     ("changes", "named"),
     [
         ({"gan": ["seed=3"]}, "seed"),
+        ({"synthesis": ["seed=3"]}, "seed"),
         ({"gan": ["data.image_size=32"]}, "data.image_size"),
         ({"classifier": ["regimes=gan"]}, "regimes"),
         ({"gan": ["stepz=3"]}, "stepz"),
