@@ -51,6 +51,7 @@ from classifier.report import page as report
 from classifier.report import tables
 from classifier.report.card_facts import Kinds, facts_of
 from classifier.report.model_card import CARD, write_model_card
+from classifier.report.samples import reported_class
 from classifier.training.checkpoint import CHECKPOINT
 
 log = logging.getLogger("balancer")
@@ -272,7 +273,7 @@ def copy_synthesis_reports(sets: Sequence[Sequence[Path]], run: Path) -> list[Li
     for i, folders in enumerate(sets):
         reports = [report for folder in folders for report in reports_of(folder)]
         for j, original in enumerate(reports):
-            more, part = (f"-{j}", f", {original.parent.name}") if len(reports) > 1 else ("", "")
+            more, part = (f"-{j}", f", {reported_class(original)}") if len(reports) > 1 else ("", "")
             copy = run / "synthetic" / f"set-{i}{more}.html"
             if not copy.exists() and original.exists():
                 copy.parent.mkdir(exist_ok=True)

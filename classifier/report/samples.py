@@ -39,16 +39,22 @@ def draw(sets: Sequence[SyntheticSet], data: Dataset) -> bytes:
 def set_grade(*folders: Path) -> str:
     """Return the grade that the report of a synthetic set gives its images; empty if there is no such report.
 
-    With a report of each class, there is a grade of each.
+    With several reports, one of each class, there is a grade of each.
     """
-    reports = [report.with_name("report.json") for folder in folders for report in reports_of(folder)]
-    grades = {report.parent.name: brief for report in reports if (brief := _grade_in(report))}
-    return (
-        "; ".join(f"{name} {brief}" for name, brief in grades.items()) if len(reports) > 1 else "".join(grades.values())
-    )
+    reports = [report for folder in folders for report in reports_of(folder)]
+    grades = [(reported_class(report), brief) for report in reports if (brief := _grade_in(report))]
+    return "; ".join(f"{name} {brief}" if len(reports) > 1 else brief for name, brief in grades)
 
 
-def _grade_in(file: Path) -> str:
+def reported_class(report: Path) -> str:
+    """Return the class that a ``report.html`` is on; the name of its folder where the JSON file beside it has none."""
+    file = report.with_name("report.json")
+    name = read_json(file).get("class") if file.is_file() else None
+    return name if isinstance(name, str) else report.parent.name
+
+
+def _grade_in(report: Path) -> str:
+    file = report.with_name("report.json")
     if not file.is_file():
         return ""
     quality = read_json(file).get("quality")

@@ -22,6 +22,7 @@ from balancer.reporting.document import Document, Table, to_markdown
 from balancer.reporting.numbers import bounds, short
 from classifier.analysis.analyse import analyse
 from classifier.analysis.results import StudyResults
+from classifier.experiments.ablation import copy_synthesis_reports
 from classifier.export.writing import export
 from classifier.report.card_facts import CardFacts, Kinds, analysed, facts_of
 from classifier.report.model_card import CARD, CARD_DATA, RESEARCH_ONLY, about, model_card, write_model_card
@@ -251,6 +252,24 @@ def test_the_grade_of_a_synthetic_set_is_that_of_its_report(facts: CardFacts, tm
     assert "grade" not in to_markdown(model_card(replace(facts, synthetic=["`set`"])))
     write_json(tmp_path / "report.json", {"gan_config": {}, "quality": {"of": "another program"}})
     assert with_grade("`set`", tmp_path) == "`set`"
+
+
+def test_a_set_from_folders_of_one_name_has_the_grade_of_each_class(tmp_path: Path) -> None:
+    """As those of a study: `size-50/synthesis-0` has one class, `others/PNEUMONIA/synthesis-0` the other."""
+    quality, folders = asdict(QualityReport(3)), {}
+    for name, place in (("NORMAL", "size-50"), ("PNEUMONIA", "others/PNEUMONIA")):
+        folders[name] = tmp_path / place / "synthesis-0"
+        folders[name].mkdir(parents=True)
+        write_json(folders[name] / "report.json", {"class": name, "quality": quality})
+        (folders[name] / "report.html").write_text("<html></html>")
+    brief = grade(QualityReport(3)).brief
+    assert with_grade("`set`", *folders.values()) == f"`set`, grade NORMAL {brief}; PNEUMONIA {brief}"
+    (tmp_path / "run").mkdir()
+    links = copy_synthesis_reports([list(folders.values())], tmp_path / "run")
+    assert [link.text for link in links if link.text.startswith("report")] == [
+        "report on synthetic set 0, NORMAL",
+        "report on synthetic set 0, PNEUMONIA",
+    ]
 
 
 def test_the_card_says_what_would_settle_an_open_question(facts: CardFacts) -> None:
