@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +14,9 @@ from torch import nn
 
 from balancer.core import progress
 from balancer.core.errors import BalancerError
+from balancer.core.jsonl import read_jsonl
 from balancer.core.settings import TrainConfig
+from balancer.core.shapes import parse
 from balancer.reporting.numbers import listed, plural
 from classifier.federation.algorithms import Algorithm, round_ends
 from classifier.federation.averaging import pooled_moments, weighted_mean
@@ -72,7 +75,29 @@ class Outcome:
     model: nn.Module | None  # None where sites keep BatchNorm layers of their own: then each site has its own model
     rounds: list[Round]
     counts: dict[int, dict[str, int]]  # of each site that is there at the end
-    notes: list[str]  # a sentence for each round that lost sites
+
+
+def read_rounds(run: Path) -> list[Round]:
+    """Return the rounds of every training of a run, those of earlier commands too, as ``metrics.jsonl`` has them.
+
+    A training that began anew counts from there, and a round that was made again counts once.
+    """
+    file, trainings = run / "metrics.jsonl", dict[str, dict[int, Round]]()
+    for done in (parse(Round, row, file) for row in read_jsonl(file)):
+        if done.round == 1:
+            trainings[done.trial] = {}
+        trainings.setdefault(done.trial, {})[done.round] = done
+    return [done for training in trainings.values() for done in training.values()]
+
+
+def lost_notes(rounds: Sequence[Round], name: Callable[[int], str]) -> list[str]:
+    """Return a sentence for each round that lost sites; ``name`` returns what messages call a site."""
+    return [
+        f"{r.trial}: {listed([name(site) for site in r.lost])} did not answer in round {r.round}; the round went on"
+        " with the rest."
+        for r in rounds
+        if r.lost
+    ]
 
 
 @dataclass(frozen=True)
@@ -139,16 +164,7 @@ class Federation:
             fill(shared_parameters(model, kept), now.average)
             set_statistics(model, order.arrays["bn_mean"], order.arrays["bn_variance"])
         counts = {site: self.counts[site] for site in sorted(finished)}
-        return Outcome(plan, None if kept else model.eval(), rounds, counts, self._notes(rounds))
-
-    def _notes(self, rounds: Sequence[Round]) -> list[str]:
-        """Return a sentence for each round that lost sites."""
-        return [
-            f"{r.trial}: {listed([self.link.name(site) for site in r.lost])} did not answer in round {r.round}; the"
-            " round went on with the rest."
-            for r in rounds
-            if r.lost
-        ]
+        return Outcome(plan, None if kept else model.eval(), rounds, counts)
 
     def _statistics(self, model: nn.Module, order: Order) -> dict[str, Array]:
         """Return the BatchNorm statistics of all sites for the final weights; nothing where sites keep their own."""

@@ -33,6 +33,11 @@ class Partition:
     names: tuple[str, ...]
     sites: Array  # (n,) the site of each image of the training and the validation fold; NOWHERE for the others
 
+    def title(self, site: int) -> str:
+        """Return what messages call a site."""
+        number, name = f"site {site}", self.names[site]
+        return number if name == number else f"{number} ({name})"
+
     def data_of(self, data: Dataset, site: int, with_test: bool = False) -> Dataset:
         """Return the data of one site: the same images, of which all others are in no fold.
 
@@ -159,8 +164,8 @@ def check_sites(data: Dataset, partition: Partition, batch_size: int) -> None:
     unit = sampling_unit(data.groups)
     if number > units:
         raise BalancerError(f"{number} sites, and the training fold has {plural(units, unit)}; give fewer --sites")
-    for site, name in enumerate(partition.names):
-        check_site(partition.data_of(data, site), f"site {site} ({name})", batch_size, "give fewer --sites or")
+    for site in range(number):
+        check_site(partition.data_of(data, site), partition.title(site), batch_size, "give fewer --sites or")
 
 
 def check_site(data: Dataset, name: str, batch_size: int, advice: str = "") -> None:

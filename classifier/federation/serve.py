@@ -19,7 +19,7 @@ from balancer.core.settings import ClassifierConfig, FederateServeConfig
 from balancer.reporting.numbers import percent, plural
 from classifier.federation.addresses import HostPort, ServerSecurity
 from classifier.federation.algorithms import check_recipe, round_ends, select_algorithms
-from classifier.federation.coordinator import Federation, Outcome, Plan, Progress, Round
+from classifier.federation.coordinator import Federation, Outcome, Plan, Progress, Round, lost_notes, read_rounds
 from classifier.federation.server import listening, site_keys
 from classifier.federation.site import agreement_of
 from classifier.training.checkpoint import CHECKPOINT
@@ -124,12 +124,13 @@ def serve(
         outcome = federation.train(plan, config.steps, _kept(run))
         federation.end()
         names = {site: link.name(site) for site in outcome.counts}
+        notes = lost_notes(read_rounds(run.path), link.name)
     result = ServedFederation(
         algorithm.name,
         config.rounds,
         {names[site]: counts for site, counts in outcome.counts.items()},
         config.class_names,
-        outcome.notes,
+        notes,
         _write_model(config, outcome, channels, run),
     )
     write_json(run / RESULT, {**result.to_json(), "verdict": result.verdict})

@@ -27,7 +27,7 @@ from classifier.experiments.trial import run_trial, save_trial
 from classifier.federation import processes
 from classifier.federation.addresses import HostPort, ServerSecurity
 from classifier.federation.algorithms import Algorithm, select_algorithms
-from classifier.federation.coordinator import Federation, Outcome, Plan
+from classifier.federation.coordinator import Federation, Outcome, Plan, lost_notes, read_rounds
 from classifier.federation.partition import FILE, Partition, by_dirichlet, by_source, check_sites
 from classifier.federation.processes import LOGS, SiteProcess
 from classifier.federation.results import site_result
@@ -150,7 +150,8 @@ def simulate(simulation: Simulation, run: RunDir, device: str, threads: int) -> 
                     trials[_key(trial)] = trial
             log.info("[%d/%d] %s: %.0f s", number, len(arms), arm.title, made[0].seconds)
     kept = [trials[key] for arm in arms for key in simulation.keys_of(arm) if key in trials]
-    return Finished(kept, [n for o in sites.outcomes for n in o.notes], sites.received, sites.outcomes)
+    notes = lost_notes(read_rounds(run.path), simulation.partition.title)
+    return Finished(kept, notes, sites.received, sites.outcomes)
 
 
 def _forget(run: RunDir, again: Set[tuple[str, int, int | None]]) -> None:
@@ -194,9 +195,9 @@ class Sites:
     def _start(self, interrupt: Interrupt) -> Federation:
         """Start the server and a process for each site, which only these processes may join; end earlier ones."""
         self._stack.close()
-        config, data, names = self._simulation.config, self._simulation.study.data, self._simulation.partition.names
-        pairs = [processes.new_key() for _ in names]
-        known = {f"site {site} ({name})": pair[1] for site, (name, pair) in enumerate(zip(names, pairs, strict=True))}
+        config, data, partition = self._simulation.config, self._simulation.study.data, self._simulation.partition
+        pairs = [processes.new_key() for _ in self._simulation.sites]
+        known = {partition.title(site): public for site, (_, public) in enumerate(pairs)}
         listener = listening(LOOPBACK, ServerSecurity(), known, config.round_seconds)
         address, link = self._stack.enter_context(listener)
         keys = [private for private, _ in pairs]

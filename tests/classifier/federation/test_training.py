@@ -14,7 +14,7 @@ from balancer.core.errors import BalancerError
 from balancer.core.settings import DataConfig, TrainConfig
 from balancer.data.dataset import Dataset
 from classifier.federation.algorithms import ALGORITHMS
-from classifier.federation.coordinator import Federation, Outcome, Plan, Progress
+from classifier.federation.coordinator import Federation, Outcome, Plan, Progress, lost_notes
 from classifier.federation.messages import ARRAYS, Answer, Order
 from classifier.federation.partition import by_dirichlet
 from classifier.federation.site import Refused, Site, agreement_of
@@ -188,7 +188,7 @@ def test_a_round_goes_on_without_a_lost_site(data: Dataset, caplog: pytest.LogCa
     assert [r.sites for r in outcome.rounds] == [[0, 1], [0], [0]]
     assert list(outcome.counts) == [0]
     assert "south does not answer in round 2" in caplog.text
-    assert "south did not answer in round 2" in outcome.notes[0]
+    assert lost_notes(outcome.rounds, link.name)[0].startswith("fedavg-0: south did not answer in round 2")
 
 
 def test_a_site_that_is_back_joins_the_next_round(data: Dataset, caplog: pytest.LogCaptureFixture) -> None:
