@@ -42,6 +42,7 @@ FOLDS, FEWEST_FOLDS = 5, 2
 LEAST = 2  # patients, and synthetic images, of a fold
 EPSILON = 1e-8  # of Azadi et al., against log 0 for the image that looks most real
 SECONDS_AN_IMAGE, SECONDS = 0.0015, 2.0  # of an estimate, on one core of the reference machine
+NO_BETTER = " It told them no better than chance, so its choice means little."
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class FilteredClass:
             f" {s.folds} folds of {s.n_real:,} real training images) told synthetic from held-out real images in"
             f" {percent(s.auroc)}"
             f" of pairs{scatter}; for the images kept it is {percent(self.kept_auroc)}."
+            f"{NO_BETTER if s.low <= 0.5 else ''}"
         )
 
 

@@ -89,6 +89,9 @@ def test_what_looks_real_is_kept(make_data: MakeData) -> None:
     assert of_class.separation.auroc == pytest.approx(0.75, abs=0.12)  # half is told, of the other half by chance half
     assert of_class.kept_auroc < of_class.separation.auroc - 0.1
     assert "180 synthetic NORMAL images, kept 90 and left out 90" in of_class.describe()
+    assert filtering.NO_BETTER not in of_class.describe()
+    guessing = replace(of_class, separation=replace(of_class.separation, auroc=0.46, low=0.32, high=0.59))
+    assert guessing.describe().endswith(filtering.NO_BETTER)
 
 
 def test_scores_are_of_a_classifier_of_the_other_folds() -> None:
