@@ -23,9 +23,11 @@ from classifier.analysis.contrasts import (
     possible_contrasts,
     scatter_over_seeds,
 )
+from classifier.analysis.image_tests import DeLong, McNemar, delong, mcnemar
 from classifier.analysis.results import MetricSummary, StudyResults, TrialPredictions, TrialResult, check_same_images
-from classifier.analysis.shortcuts import MeterResult, brief, meter_results
-from classifier.analysis.statistics import FEWEST_TRIAL_SEEDS, DeLong, Estimate, McNemar, SeedScatter
+from classifier.analysis.shortcut_answers import brief
+from classifier.analysis.shortcuts import MeterResult, meter_results
+from classifier.analysis.statistics import FEWEST_TRIAL_SEEDS, Estimate, SeedScatter
 from classifier.evaluation.metrics import weighted_metrics, weighted_multiclass_metrics
 from classifier.training.regimes import REGIMES
 
@@ -276,7 +278,7 @@ def _contrast_result(
     tested = was_tested(estimate)
     p = estimate.p if tested else None
     family = family_size if contrast.is_adjusted else None
-    delong, mcnemar = (None, None) if contrast.left is None else _references(contrast, results)
+    of_images = (None, None) if contrast.left is None else _references(contrast, results)
     return ContrastResult(
         contrast=contrast,
         estimate=estimate,
@@ -284,8 +286,8 @@ def _contrast_result(
         p_holm=p_holm,
         mde=statistics.detectable_effect(estimate, family) if tested and estimate.se > 0 else None,
         verdict=verdicts.verdict_of(estimate, p_holm if contrast.is_adjusted else p),
-        delong=delong,
-        mcnemar=mcnemar,
+        delong=of_images[0],
+        mcnemar=of_images[1],
         endpoint=endpoint_of(results.classes),
     )
 
@@ -301,7 +303,7 @@ def _references(contrast: Contrast, results: StudyResults) -> tuple[DeLong, McNe
         trials = {trial.key: trial.predictions["test"] for cell in cells for trial in cell[arm]}.values()
         scores.append(np.mean([p.y_score for p in trials], axis=0))
         right.append(_majority(trials, len(results.classes)) == y_true)
-    return statistics.delong(y_true, *scores), statistics.mcnemar(*right)
+    return delong(y_true, *scores), mcnemar(*right)
 
 
 def _majority(trials: Iterable[TrialPredictions], classes: int) -> Array:

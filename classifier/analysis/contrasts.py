@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from balancer.core.files import JsonObject
+from classifier.analysis.image_tests import DeLong, McNemar
 from classifier.analysis.results import StudyResults
 from classifier.analysis.statistics import (
     FEWEST_GAN_SEEDS,
     UNPOOLED,
-    DeLong,
     Estimate,
-    McNemar,
     SeedScatter,
     crossed_estimate,
     pooled_scatter,

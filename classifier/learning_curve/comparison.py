@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from balancer.core.files import JsonObject
 from balancer.metrics.resampling import RESAMPLES
 from balancer.reporting.numbers import listed, signed
-from classifier.analysis import shortcuts, statistics, verdicts
+from classifier.analysis import shortcut_answers, statistics, verdicts
 from classifier.analysis.analyse import Analysis, analyse, with_contrasts
 from classifier.analysis.contrasts import ADJUSTED, CONFIRMATORY, ContrastResult
 from classifier.learning_curve.steps import FinishedPoint
@@ -55,7 +55,7 @@ class Curve:
         results = [c for size in self.sizes for c in size.analysis.contrasts]
         where = [f"at {size.minority:,} images" for size in self.sizes for _ in size.analysis.contrasts]
         tests = [c for c in results if c.contrast.is_adjusted]
-        read = shortcuts.along_sizes({size.minority: size.analysis.meter for size in self.sizes})
+        read = shortcut_answers.along_sizes({size.minority: size.analysis.meter for size in self.sizes})
         said = [*_along_the_curve(self), *verdicts.on_the_shortcut(results, where), *verdicts.limits(tests), read]
         return " ".join(filter(None, said))
 

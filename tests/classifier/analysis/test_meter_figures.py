@@ -21,7 +21,8 @@ from classifier.analysis.reading import (
     with_predictions,
 )
 from classifier.analysis.results import StudyResults, TrialResult
-from classifier.analysis.shortcuts import MeterResult, along_sizes, brief, meter_results
+from classifier.analysis.shortcut_answers import along_sizes, brief
+from classifier.analysis.shortcuts import MeterResult, meter_results
 from classifier.training.regimes import REGIMES
 
 

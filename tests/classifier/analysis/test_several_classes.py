@@ -13,9 +13,9 @@ from sklearn import metrics
 from balancer.metrics.classification import weighted_auroc
 from balancer.metrics.resampling import patient_weights
 from classifier.analysis.analyse import analyse
+from classifier.analysis.image_tests import delong
 from classifier.analysis.reading import read_run, with_predictions
 from classifier.analysis.results import StudyResults, TrialPredictions, TrialResult
-from classifier.analysis.statistics import delong
 from classifier.evaluation.fold_metrics import MulticlassMetrics
 from classifier.report import tables
 

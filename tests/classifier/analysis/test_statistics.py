@@ -16,7 +16,7 @@ from scipy import stats
 
 from balancer.metrics.classification import weighted_auroc
 from balancer.metrics.resampling import patient_weights
-from classifier.analysis import statistics
+from classifier.analysis import image_tests, statistics
 from classifier.analysis.contrasts import FACTORIAL, POOLED, estimate_sum, scatter_over_seeds
 from classifier.analysis.statistics import Estimate, SeedScatter, crossed_estimate, pooled_scatter
 
@@ -58,7 +58,7 @@ def test_resampled_auroc_varies_as_that_of_clustered_images_does(seed: int) -> N
     assert found[1:].var() == pytest.approx(obuchowski(y_true, patients, scores), rel=0.1)
     alone = patient_weights(y_true, np.arange(len(y_true)), 4000, 0)
     as_images = weighted_auroc(y_true, scores, alone)
-    assert as_images[1:].std() == pytest.approx(statistics.delong(y_true, scores, np.zeros(len(scores)))[1], rel=0.06)
+    assert as_images[1:].std() == pytest.approx(image_tests.delong(y_true, scores, np.zeros(len(scores)))[1], rel=0.06)
     assert found.std() > 1.1 * as_images.std()
 
 
@@ -341,13 +341,13 @@ def slow_delong(y_true: Array, left: Array, right: Array) -> tuple[float, float]
 def test_delong_is_its_definition(scores: list[float], seed: int) -> None:
     left = np.array(scores)
     y_true, right = np.arange(len(left)) % 2, np.random.default_rng(seed).permutation(left)
-    value, se, p = statistics.delong(y_true, left, right)
+    value, se, p = image_tests.delong(y_true, left, right)
     expected, expected_se = slow_delong(y_true, left, right)
     assert value == pytest.approx(expected, abs=1e-12)
     assert se == pytest.approx(expected_se, abs=1e-7)
     if se > 1e-6:
         assert p == pytest.approx(2 * stats.norm.sf(abs(expected) / expected_se), abs=1e-6)
-        assert statistics.delong(y_true, right, left) == pytest.approx((-value, se, p))
+        assert image_tests.delong(y_true, right, left) == pytest.approx((-value, se, p))
 
 
 @pytest.mark.skipif(shutil.which("Rscript") is None, reason="R is not installed")
@@ -368,7 +368,7 @@ def test_delong_is_that_of_proc(tmp_path: Path) -> None:
     if done.returncode == 3:
         pytest.skip("R has no pROC")
     z, p = json.loads(done.stdout)
-    value, se, own_p = statistics.delong(y_true, left, right)
+    value, se, own_p = image_tests.delong(y_true, left, right)
     assert (value / se, own_p) == pytest.approx((z, p), abs=1e-6)
 
 
@@ -379,7 +379,7 @@ def test_mcnemar_is_the_sum_of_what_is_no_likelier(only_left: int, only_right: i
     n = only_left + only_right
     chances = [math.comb(n, i) for i in range(n + 1)]
     expected = sum(c for c in chances if c <= chances[only_left]) / 2**n
-    assert statistics.mcnemar(left, right) == (only_left, only_right, pytest.approx(expected))
+    assert image_tests.mcnemar(left, right) == (only_left, only_right, pytest.approx(expected))
 
 
 def split(se: float, *shares: tuple[float, int]) -> Estimate:

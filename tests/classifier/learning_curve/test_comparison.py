@@ -16,7 +16,8 @@ from balancer.metrics.chest import NAME as CHEST
 from classifier.analysis import statistics
 from classifier.analysis.analyse import analyse
 from classifier.analysis.results import StudyResults
-from classifier.analysis.shortcuts import along_sizes, meter_results
+from classifier.analysis.shortcut_answers import along_sizes
+from classifier.analysis.shortcuts import meter_results
 from classifier.experiments.substudies import Substudy
 from classifier.learning_curve import figures, page
 from classifier.learning_curve.comparison import Curve, adjusted_together, compare
