@@ -226,7 +226,12 @@ def _gan_table(points: Sequence[FinishedPoint], curve: Curve, run: Path) -> Tabl
         for k, images in enumerate(point.syntheses)
     ]
     rows += [
-        [f"all {other.name}", str(k), f"{other.n:,}", set_grade(images) or DASH]
+        [
+            f"{other.name}{other.at}" if other.at else f"all {other.name}",
+            str(k),
+            f"{other.n:,}",
+            set_grade(images) or DASH,
+        ]
         for other, sets in _others(points, run)
         for k, images in enumerate(sets)
     ]
@@ -250,7 +255,7 @@ def _links(points: Sequence[FinishedPoint], run: Path) -> list[Link]:
             for k, images in enumerate(point.syntheses)
         ]
     return links + [
-        Link(f"{other.name} images of GAN {k}", f"{other.place}/{images.name}/report.html")
+        Link(f"{other.name} images of GAN {k}{other.at}", f"{other.place}/{images.name}/report.html")
         for other, sets in _others(points, run)
         for k, images in enumerate(sets)
     ]

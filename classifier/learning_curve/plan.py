@@ -92,6 +92,11 @@ class OtherClass:
     n: int  # synthetic images
     latents: int  # added to the seed of the images, another number for each class
 
+    @property
+    def at(self) -> str:
+        """Return `` at size 50`` where a ratio takes some of the images out, so that each size has GANs of its own."""
+        return "" if self.data.ratio is None else f" at size {Point(self.data.minority).name}"
+
     def gan_folder(self, run: Path, k: int) -> Path:
         """Return the run directory of a GAN."""
         return run / self.place / f"gan-{k}"

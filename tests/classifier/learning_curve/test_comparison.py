@@ -1,5 +1,6 @@
 """Contrasts over several sizes are one family; and synthetic images are put in real ones."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from fake_study import fake_study
 
 from balancer.core.run import RunDir
 from balancer.core.sealed import write_json
-from balancer.core.settings import AblateConfig
+from balancer.core.settings import AblateConfig, DataConfig
 from balancer.metrics.chest import NAME as CHEST
 from classifier.analysis import statistics
 from classifier.analysis.analyse import analyse
@@ -21,7 +22,7 @@ from classifier.analysis.shortcuts import meter_results
 from classifier.experiments.substudies import Substudy
 from classifier.learning_curve import figures, page
 from classifier.learning_curve.comparison import Curve, adjusted_together, compare
-from classifier.learning_curve.plan import Point
+from classifier.learning_curve.plan import OtherClass, Point
 from classifier.learning_curve.steps import FinishedPoint
 from classifier.training.record import Pretraining
 
@@ -251,3 +252,22 @@ def test_the_page_says_of_all_sizes_together_what_made_the_trials(tmp_path: Path
     text = written(points, compare(points, resamples=20), tmp_path)
     for words in ("code_hash", "1 and 2 threads", "pretrained by VICReg"):
         assert text.count(words) == 1, words
+
+
+@pytest.mark.parametrize(
+    ("ratio", "named"), [(None, ["all PNEUMONIA"]), (3, ["PNEUMONIA at size 50", "PNEUMONIA at size all"])]
+)
+def test_gans_of_the_other_class_are_told_apart_where_each_size_has_its_own(
+    ratio: float | None, named: list[str], tmp_path: Path
+) -> None:
+    points = []
+    for size in (Point(50), Point(None)):
+        place = "others" if ratio is None else f"size-{size.name}/others"
+        data = DataConfig(ratio=ratio, minority=None if ratio is None else size.minority)
+        other = OtherClass("PNEUMONIA", f"{place}/PNEUMONIA", data, 150, 2)
+        made = point(size.minority, study(size.minority or 400, {"baseline": 1.0, "gan": 1.2}))
+        points.append(replace(made, syntheses=[size.synthesis_folder(tmp_path, 0)], others=[other]))
+    text = written(points, compare(points, resamples=20), tmp_path)
+    assert re.findall(r"^\| ([^|]*PNEUMONIA[^|]*) \|", text, re.M) == named
+    links = re.findall(r"\[(PNEUMONIA images[^\]]*)\]", text)
+    assert len(set(links)) == len(links) == len(named)
