@@ -38,7 +38,7 @@ from classifier.analysis.results import PREDICTIONS, RESULTS, StudyResults, Tria
 from classifier.experiments.jobs import Kept, Workers, run_in_this_process, run_trials, with_resume_note
 from classifier.experiments.plan import Trial
 from classifier.experiments.selections import check_selections
-from classifier.experiments.study import Study, check_channels, check_provenance, code_hash, code_notes, thread_notes
+from classifier.experiments.study import Study, check_channels, check_provenance, code_hash, computing_notes
 from classifier.experiments.trial import (
     Interrupt,
     TrainedTrial,
@@ -217,8 +217,7 @@ def write_ablation(results: StudyResults, study: Study, run: RunDir, findings: A
     if shortcut := strongest_shortcut(findings):
         notes.append(f"Shortcut in the data: {shortcut}")
     notes += [*study.meter_notes, *pretraining.notes(results.trials), *analysis.notes]
-    notes += code_notes(trial.code_hash for trial in results.trials)
-    notes += thread_notes(trial.threads for trial in results.trials)
+    notes += computing_notes(results.trials)
     sources = study.synthetic_sources
     note = (
         f"Data `{data.source}`, split `{data.split_hash}`; synthetic sets: {', '.join(sources) or 'none'}; "

@@ -21,7 +21,7 @@ from classifier.analysis.results import MetricSummary, StudyResults, TrialResult
 from classifier.analysis.statistics import FEWEST_TRIAL_SEEDS
 from classifier.analysis.verdicts import over_seeds
 from classifier.experiments.jobs import Workers
-from classifier.experiments.study import code_notes, thread_notes
+from classifier.experiments.study import computing_notes
 from classifier.experiments.substudies import Substudy, check_same_data, resume_note_of, run_substudy
 from classifier.models import OWN_MODELS
 from classifier.report.tables import COLUMNS
@@ -267,8 +267,7 @@ def _notes(config: ComponentsConfig, results: list[VariantResult], substudies: M
         *(f"Without {s.name}: {s.note}." for s in SWITCHES if s.note and s.applies(config)),
         *(f"Left out, {name}: {why}." for name, why in left_out(config).items()),
         *full.notes,
-        *code_notes(str(trial.code_hash) for substudy in substudies.values() for trial in substudy.results.trials),
-        *thread_notes(trial.threads for substudy in substudies.values() for trial in substudy.results.trials),
+        *computing_notes(trial for substudy in substudies.values() for trial in substudy.results.trials),
     ]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -171,12 +171,27 @@ def code_notes(hashes: Iterable[str | None]) -> list[str]:
     return ["The trials were made by more than one version of the code (code_hash)."] if several else []
 
 
-def thread_notes(threads: Iterable[int | None]) -> list[str]:
-    """Return the note that a table needs if its trials were computed with several numbers of threads."""
-    several = sorted({n for n in threads if n is not None})
+class Computed(Protocol):
+    """What is known of how a trial was computed."""
+
+    @property
+    def code_hash(self) -> str | None:
+        """Return the hash of the code."""
+        ...
+
+    @property
+    def threads(self) -> int | None:
+        """Return the number of threads."""
+        ...
+
+
+def computing_notes(trials: Iterable[Computed]) -> list[str]:
+    """Return the notes that a table needs if versions of the code, or numbers of threads, differ between its trials."""
+    trials = list(trials)
+    several = sorted({trial.threads for trial in trials if trial.threads is not None})
     numbers = " and ".join(map(str, several))
     text = f"The trials were computed with {numbers} threads (threads): their figures differ in the last digits."
-    return [text] if len(several) > 1 else []
+    return [*code_notes(trial.code_hash for trial in trials), *([text] if len(several) > 1 else [])]
 
 
 def provenance(study: Study) -> dict[str, str]:

@@ -15,7 +15,7 @@ from balancer.reporting.numbers import DASH, bounds, p_value, plural, short, sig
 from balancer.reporting.pages import to_html
 from balancer.reporting.plots import save_figure
 from classifier.analysis.verdicts import over_seeds, short_margin
-from classifier.experiments.study import code_notes, thread_notes
+from classifier.experiments.study import computing_notes
 from classifier.federation import figures
 from classifier.federation.algorithms import ALGORITHMS
 from classifier.federation.comparison import ArmSummary, Comparison
@@ -56,8 +56,7 @@ def write_federation(
     """Write federation.json, table.csv, report.md and report.html with its figures."""
     data = simulation.study.data
     trials = finished.trials
-    notes = [*data.notes, *finished.notes, *comparison.notes]
-    notes += code_notes(t.code_hash for t in trials) + thread_notes(t.threads for t in trials)
+    notes = [*data.notes, *finished.notes, *comparison.notes, *computing_notes(trials)]
     sites = _sites(simulation)
     table = _arm_table(comparison, data.classes)
     result = FederationResult(comparison, sites, notes, table.to_text(), run / "report.html")

@@ -18,7 +18,7 @@ from balancer.reporting.plots import save_figure
 from classifier.analysis import pretraining
 from classifier.analysis.analyse import endpoint_of
 from classifier.analysis.verdicts import short_margin
-from classifier.experiments.study import code_notes, thread_notes
+from classifier.experiments.study import computing_notes
 from classifier.learning_curve import figures
 from classifier.learning_curve.comparison import Curve
 from classifier.learning_curve.plan import OtherClass
@@ -101,13 +101,11 @@ def _notes(points: Sequence[FinishedPoint], curve: Curve) -> list[str]:
         results = point.ablation.results
         for note in [*results.notes, *pretraining.notes(results.trials), *size.analysis.notes]:
             by_note.setdefault(note, []).append(f"{size.minority:,}")
-    trials = [trial for point in points for trial in point.ablation.results.trials]
     return [
         *(n if len(at) == len(points) else f"At {', '.join(at)} images: {n}" for n, at in by_note.items()),
         *(_OF_A_CURVE if len(points) > 1 else ()),
         *_seen_by_the_features(points),
-        *code_notes(trial.code_hash for trial in trials),
-        *thread_notes(trial.threads for trial in trials),
+        *computing_notes(trial for point in points for trial in point.ablation.results.trials),
     ]
 
 

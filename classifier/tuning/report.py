@@ -21,7 +21,7 @@ from balancer.reporting.links import documentation
 from balancer.reporting.numbers import plural, short
 from balancer.reporting.pages import write_document
 from balancer.reporting.plots import png
-from classifier.experiments.study import code_notes, thread_notes
+from classifier.experiments.study import computing_notes
 from classifier.report.axes import annotate
 from classifier.tuning import storage
 from classifier.tuning.figures import draw_all
@@ -226,7 +226,7 @@ def notes(trials: Sequence[SearchTrial], search: Search, n_val: int) -> list[str
         sentences.append(
             f"{len(failed)} points could not be trained, such as trial {failed[0].trial}: {failed[0].why}."
         )
-    return [*sentences, *code_notes(t.code_hash for t in trials), *thread_notes(t.threads for t in trials)]
+    return [*sentences, *computing_notes(trials)]
 
 
 def _cell(value: float | str | bool) -> str:
