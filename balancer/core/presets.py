@@ -71,7 +71,7 @@ DEMO: dict[str, dict[str, Any]] = {
     "audit": {},
     "synthesize": {"inception": "off"},  # an FID of drawings would cost a download and tens of minutes
     "import": {"inception": "off"},
-    "train": {"steps": 250, "evaluations": 5},
+    "train": {"steps": 250, "evaluations": 2},
     "ablate": {"steps": 250, "evaluations": 2},
     "components": {"steps": 250, "evaluations": 2},
     "crossvalidate": {"steps": 250, "evaluations": 2},

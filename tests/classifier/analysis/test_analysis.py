@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 from balancer.core.errors import BalancerError
 from balancer.metrics.classification import weighted_auroc
 from balancer.metrics.resampling import patient_weights
-from classifier.analysis import statistics, verdicts
+from classifier.analysis import image_tests, statistics, verdicts
 from classifier.analysis.analyse import Analysis, analyse
 from classifier.analysis.contrasts import POOLED, POOLS, Contrast, ContrastResult, pool_of
 from classifier.analysis.results import StudyResults, TrialPredictions
@@ -231,7 +231,7 @@ def test_the_references_are_of_averaged_scores_and_majority_decisions(eight: tup
         votes = np.mean([p.y_score >= p.threshold for p in of_regime], axis=0)
         right.append((votes >= 0.5) == Y_TRUE)
     c = by_name(analysis)["combined - augment"]
-    assert c.delong == pytest.approx(statistics.delong(Y_TRUE, *scores))
+    assert c.delong == pytest.approx(image_tests.delong(Y_TRUE, *scores))
     assert c.mcnemar is not None
     assert c.mcnemar[:2] == (np.sum(right[0] & ~right[1]), np.sum(right[1] & ~right[0]))
 
