@@ -46,6 +46,7 @@ from classifier.experiments.trial import (
     needs_measuring,
     run_trial,
     save_trial,
+    write_predictions,
 )
 from classifier.report import page as report
 from classifier.report import tables
@@ -172,7 +173,9 @@ def _measure_again(
 
     with with_resume_note(Kept(run.path, run / RESULTS)), progress.bar(len(trials), "shortcut meter", "trial") as bar:
         for result in run_in_this_process(measured, trials):
+            # The line first: a trial whose scores are still the old ones is measured again after a kill.
             append_jsonl(run / RESULTS, result.to_json())
+            write_predictions(result, run.path)
             results[result.key] = result
             bar.update()
     drop_replaced(run / RESULTS)

@@ -112,16 +112,19 @@ def needs_measuring(study: Study, result: TrialResult) -> bool:
 
 
 def measure_again(study: Study, trial: Trial, result: TrialResult, run: Path, device: torch.device) -> TrialResult:
-    """Measure the shortcut meter of a finished trial anew, by its checkpoint, and write the scores; nothing is trained.
+    """Return a finished trial with its shortcut meter measured anew, by its checkpoint; nothing is trained.
 
     Raises:
         BalancerError: the checkpoint is missing or damaged.
     """
-    folder = run / result.folder
-    readings = _readings(load_classifier(folder, device).model, study, trial, device)
+    readings = _readings(load_classifier(run / result.folder, device).model, study, trial, device)
     meter, scores = tuple(reading for reading, _ in readings), tuple(scores for _, scores in readings)
-    write_bytes(folder / PREDICTIONS, predictions_file(result.predictions, scores))
     return replace(result, meter=meter, meter_scores=scores)
+
+
+def write_predictions(result: TrialResult, run: Path) -> None:
+    """Write the predictions of a trial and the scores of its meter into its folder, which is there."""
+    write_bytes(run / result.folder / PREDICTIONS, predictions_file(result.predictions, result.meter_scores))
 
 
 def _readings(model: nn.Module, study: Study, trial: Trial, device: torch.device) -> list[tuple[Reading, MeterScores]]:

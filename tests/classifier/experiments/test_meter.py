@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -125,6 +126,25 @@ def test_a_finished_trial_with_fewer_controls_is_measured_again(
         monkeypatch.setattr(ablation, "measure_again", lambda *_: pytest.fail("nothing is left to measure"))
         ablation.ablate(study_of(CONFIG), run, Workers("cpu", threads=1))
         assert (tmp_path / "results.jsonl").read_text().splitlines() == lines
+
+
+def test_a_kill_between_line_and_scores_leaves_nothing_half_measured(
+    with_it: dict[str, TrainedTrial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, trial in with_it.items():
+        scores = tuple(replace(s, control=s.control[:, :2]) for s in trial.result.meter_scores)
+        stale = tuple(replace(reading, n=1) for reading in trial.result.meter)
+        old = replace(trial, result=replace(trial.result, meter=stale, meter_scores=scores))
+        append_jsonl(tmp_path / "results.jsonl", save_trial(old, tmp_path, tmp_path / "trials" / name).to_json())
+    with RunDir(tmp_path, resumed=False) as run:
+        with monkeypatch.context() as patch:
+            patch.setattr(ablation, "write_predictions", Mock(side_effect=SystemError))
+            with pytest.raises(SystemError):
+                ablation.ablate(study_of(CONFIG), run, Workers("cpu", threads=1))
+        trials = ablation.ablate(study_of(CONFIG), run, Workers("cpu", threads=1)).trials
+    for found in (trials, recover_trials(tmp_path / "results.jsonl", lambda _: None)):
+        assert [trial.meter for trial in found] == [trial.result.meter for trial in with_it.values()]
+        assert {s.control.shape[1] for trial in found for s in trial.meter_scores} == {2 * metering.HALVINGS}
 
 
 def test_the_notes_on_a_filter_stay_with_a_run_that_is_resumed(tmp_path: Path) -> None:
