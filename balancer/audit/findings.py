@@ -216,6 +216,15 @@ def _larger_side(interval: AurocInterval) -> float:
     return max(interval.auroc, 1 - interval.auroc)
 
 
+def notes_beyond_copies(audit: Audit) -> list[str]:
+    """Return what a reader of a classifier's figures must know of the data and only an audit can tell."""
+    shortcut = strongest_shortcut(audit)
+    return [
+        *(f"Leak in the data: {leak}." for leak in leaks_beyond_copies(audit)),
+        *([f"Shortcut in the data: {shortcut}"] if shortcut else []),
+    ]
+
+
 def caveats(audit: Audit) -> list[str]:
     """Return a sentence for each fact that is no proven leak but matters, the data's own notes first."""
     sentences, patients = [note for note in audit.data["notes"] if note != PHANTOM_NOTICE], audit.patients

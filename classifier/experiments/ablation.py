@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from balancer.audit.findings import audit, leaks_beyond_copies, strongest_shortcut
+from balancer.audit.findings import audit, leaks_beyond_copies, notes_beyond_copies, strongest_shortcut
 from balancer.audit.findings import estimate_seconds as auditing_seconds
 from balancer.audit.report import read_audit, write_audit
 from balancer.audit.results import Audit
@@ -56,6 +56,7 @@ from classifier.report.samples import reported_class
 from classifier.training.checkpoint import CHECKPOINT
 
 log = logging.getLogger("balancer")
+AUDIT = "audit"  # the folder of the audit of the data
 SECONDS = 6.0  # of an estimate: the report, on one core of the reference machine
 # Settings of a trial that trackers keep; the others are those of the run.
 TRACKED = ("regime", "trial_seed", "synthetic_set", "dose", "n_train", "added", "steps", "recipe_hash", "code_hash")
@@ -216,11 +217,8 @@ def write_ablation(results: StudyResults, study: Study, run: RunDir, findings: A
     """Write analysis, tables, figures and report; ``findings`` are those of :func:`write_data_audit`."""
     data = study.data
     analysis = analyse(results, seed=study.config.seed)
-    notes = [*data.notes, *(f"Leak in the data: {leak}." for leak in leaks_beyond_copies(findings))]
-    if shortcut := strongest_shortcut(findings):
-        notes.append(f"Shortcut in the data: {shortcut}")
-    notes += [*study.meter_notes, *pretraining.notes(results.trials), *analysis.notes]
-    notes += computing_notes(results.trials)
+    notes = [*data.notes, *notes_beyond_copies(findings), *study.meter_notes]
+    notes += [*pretraining.notes(results.trials), *analysis.notes, *computing_notes(results.trials)]
     sources = study.synthetic_sources
     note = (
         f"Data `{data.source}`, split `{data.split_hash}`; synthetic sets: {', '.join(sources) or 'none'}; "
@@ -233,7 +231,7 @@ def write_ablation(results: StudyResults, study: Study, run: RunDir, findings: A
     run.tracker.figures({c.name: c.estimate.value for c in analysis.contrasts})
     run.tracker.text("verdict", analysis.verdict)
     links = [
-        Link("audit of the data", "audit/audit.html"),
+        Link("audit of the data", f"{AUDIT}/audit.html"),
         *copy_synthesis_reports([s.paths for s in study.synthetic], run.path),
         Link("model card", CARD),
     ]
@@ -251,9 +249,9 @@ def report_seconds(study: Study) -> float:
 
 def write_data_audit(study: Study, run: RunDir) -> Audit:
     """Write the audit of the data beside the ablation, once, before the first trial; return what it finds."""
-    if (run / "audit" / "audit.html").exists():  # written last, by the command that is resumed
+    if (run / AUDIT / "audit.html").exists():  # written last, by the command that is resumed
         try:
-            return read_audit(run / "audit")
+            return read_audit(run / AUDIT)
         except DamagedFile as error:
             log.warning("%s; the data are audited again", error)
     findings = audit(study.data, study.config.data)
@@ -261,7 +259,7 @@ def write_data_audit(study: Study, run: RunDir) -> Audit:
         log.warning("leak in the data: %s", leak)
     if shortcut := strongest_shortcut(findings):
         log.info("shortcut in the data: %s", shortcut)
-    write_audit(run / "audit", study.data, study.config.data, findings)
+    write_audit(run / AUDIT, study.data, study.config.data, findings)
     return findings
 
 

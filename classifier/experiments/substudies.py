@@ -12,6 +12,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from balancer.audit.findings import notes_beyond_copies
+from balancer.audit.report import read_audit
 from balancer.core.config import validate
 from balancer.core.environment import environment
 from balancer.core.marker import MARKER
@@ -89,6 +91,7 @@ def run_substudy(
         if with_report and len(study.regimes) > 1:
             findings = ablation.write_data_audit(study, run)
             ablation.write_ablation(results, study, run, findings)
+            notes += notes_beyond_copies(findings)
         run.finish()
     results = replace(results, source=study.data.source, notes=notes)
     return Substudy(folder, config, workers.describe(), study.data.split_hash, results)
@@ -105,7 +108,9 @@ def read_substudy(folder: Path) -> Substudy:
     trials = [with_predictions(trial, folder) for trial in read_trials(folder / ablation.RESULTS)]
     env = read_environment(folder, trials)
     results = StudyResults.of(trials, read_patients(folder, trials))
-    results = replace(results, source=env.data.source, notes=env.data.notes)
+    audit = folder / ablation.AUDIT
+    audited = notes_beyond_copies(read_audit(audit)) if audit.exists() else []
+    results = replace(results, source=env.data.source, notes=[*env.data.notes, *audited])
     return Substudy(folder, config, env.device, env.data.split_hash, results)
 
 

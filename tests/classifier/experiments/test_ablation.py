@@ -34,6 +34,7 @@ from balancer.core.settings import AblateConfig, DataConfig, TrainConfig
 from balancer.data.dataset import Dataset, load_dataset
 from classifier.evaluation.thresholds import balanced_accuracy
 from classifier.experiments import ablation, jobs, study
+from classifier.experiments.substudies import read_substudy
 from classifier.training import inputs, prediction, trainer
 from classifier.training.regimes import REGIMES
 
@@ -642,6 +643,10 @@ def test_each_leak_is_told_once_with_the_results(leaking: Args, classifier: Run,
         assert "identical file" not in text
         assert text.count("IM-9998-0001.png") == text.count("equal content") == 1
         assert text.count("eak in the data: 1 near duplicate between") == 1
+    of_a_larger_study = read_substudy(tmp_path / "r").results.notes  # whose page tells the leak too
+    assert [note.partition(" between")[0] for note in of_a_larger_study if "near duplicate" in note] == [
+        "Leak in the data: 1 near duplicate"
+    ]
 
 
 def test_a_resumed_run_reads_its_audit_or_makes_it_again(leaking: Args, classifier: Run, tmp_path: Path) -> None:
