@@ -97,7 +97,8 @@ class FlowerLink:
                     del waiting[order_id], arriving[order_id]
             time.sleep(POLL)
         for order_id in waiting:
-            self._forget(order_id)
+            parts = [arriving[order_id].metadata.message_id] if order_id in arriving else []
+            self._forget(order_id, *parts)
         return answers
 
     def _check_interrupt(self) -> None:
