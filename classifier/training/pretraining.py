@@ -35,7 +35,7 @@ from balancer.core.seeding import derive_seed, generator
 from balancer.core.settings import ClassifierConfig
 from balancer.core.shapes import parse
 from balancer.core.speed import seconds_each
-from balancer.core.system_errors import explained
+from balancer.core.system_errors import explained, is_out_of_memory
 from balancer.data.cache import cache_dir
 from balancer.data.dataset import Dataset
 from balancer.data.sampling import batch_indices, evenly
@@ -281,6 +281,8 @@ def _begun(
             log.info("going on with the pretraining at step %d of %d", training.step, config.pretrain.steps)
             return training
         except (OSError, DamagedFile, KeyError, ValueError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise  # the file is sound
             text = error if isinstance(error, DamagedFile) else f"{unfinished} is damaged"
             log.warning("%s; the pretraining begins anew", text)
             training = _Training(config, data, seed, device)

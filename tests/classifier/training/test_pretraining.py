@@ -268,6 +268,23 @@ def test_a_damaged_unfinished_file_begins_anew(data: Dataset, tmp_path: Path, ca
     assert not unfinished.exists()
 
 
+def test_full_memory_is_not_taken_for_a_damaged_file(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unfinished = tmp_path / "unfinished.pt"
+    with pytest.raises(Interrupted):
+        pretrain(settings(steps=2), data, 0, CPU, lambda: 15, unfinished)
+    before = unfinished.read_bytes()
+
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(pretraining, "load_tensors", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        pretrain(settings(steps=2), data, 0, CPU, unfinished=unfinished)
+    assert unfinished.read_bytes() == before
+
+
 def test_a_signal_ends_the_wait_for_another_process(
     data: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
