@@ -128,7 +128,7 @@ def _sections(points: Sequence[FinishedPoint], curve: Curve, run: Path) -> list[
         Section(
             f"Test {name} of each regime",
             ["Means over trial seeds and GANs, with 95 % intervals."],
-            _regime_table(curve),
+            regime_table(curve),
             Figure(
                 "endpoint",
                 "Intervals of two regimes may overlap though their paired difference is clear.",
@@ -145,12 +145,12 @@ def _sections(points: Sequence[FinishedPoint], curve: Curve, run: Path) -> list[
         )
         caption = "A point inside the band is of no use. Of intervals that clear 0, the table's verdicts count."
         drawn = Figure("differences", caption, f"Differences in test {name} against the number of real images")
-        table = _contrast_table(curve, planned)
+        table = contrast_table(curve, planned)
         sections.insert(0, Section("Planned differences", [method], table, drawn if several else None))
     if names := curve.names_of("shortcut"):
         about = "Each regime against the usual one, and against no synthetic images at all."
         text = [f"{about} {_holm(curve, 'shortcut')}"]
-        sections.append(Section("Where being synthetic tells little of the class", text, _contrast_table(curve, names)))
+        sections.append(Section("Where being synthetic tells little of the class", text, contrast_table(curve, names)))
     if (read := meter_table(curve)) is not None:
         sections.append(Section(meter.TITLE, meter.method(curve.sizes[0].analysis.meter), read))
     if curve.worth:
@@ -173,7 +173,8 @@ def _holm(curve: Curve, family: str) -> str:
     return f"Holm's correction is over all {tests} tests of this table{of_sizes}."
 
 
-def _contrast_table(curve: Curve, names: Sequence[str]) -> Table:
+def contrast_table(curve: Curve, names: Sequence[str]) -> Table:
+    """Return the contrasts of these names, size by size, with what Holm's correction over all sizes leaves."""
     rows = [
         [
             name,
@@ -191,7 +192,8 @@ def _contrast_table(curve: Curve, names: Sequence[str]) -> Table:
     return Table(header, rows, words=True)
 
 
-def _regime_table(curve: Curve) -> Table:
+def regime_table(curve: Curve) -> Table:
+    """Return the endpoint of every regime along the sizes, with intervals."""
     regimes = [r.regime for r in curve.sizes[0].analysis.regimes]
     rows = []
     for regime in regimes:
