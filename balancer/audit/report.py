@@ -173,9 +173,10 @@ def _counts(audit: Audit) -> Section:
         if name != "official" or not carved
     ]
     unit = "patient" if audit.patients.named else "image"
-    on_disk = (
-        "The official splits are those on disk. For the folds in use, validation is carved out of train and val by "
-        f"{unit}, and test stays as it is."
+    on_disk = "The official splits are those on disk. " + (
+        "Validation and test are used as they are."
+        if audit.counts.folds["val"] == audit.counts.splits["val"]
+        else f"For the folds in use, validation is carved out of train and val by {unit}, and test stays as it is."
     )
     here = f"Test and validation are carved by {unit}. Below, the official train split means all images but test."
     text = f"{here if carved else on_disk} {len(bad)} files are unreadable."

@@ -62,12 +62,18 @@ class Options:
 
 
 def columns(text: str) -> dict[str, str]:
-    """Return ``path=imagename,label=finding`` as settings of the columns.
+    """Return ``path=imagename,label=finding`` as settings of the columns; a comma without a role is of a name.
 
     Raises:
         UsageError: a part is no pair.
     """
-    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    parts: list[str] = []
+    for part in text.split(","):
+        if parts and part.strip() and "=" not in part:
+            parts[-1] += f",{part}"
+        elif part.strip():
+            parts.append(part)
+    pairs = [part.partition("=") for part in parts]
     if not pairs or not all(role.strip() and name.strip() for role, _, name in pairs):
         raise UsageError(f"--columns is {text!r}; expected role=column, as in path=imagename,label=finding")
     return {role.strip(): name.strip() for role, _, name in pairs}

@@ -13,6 +13,7 @@ from balancer.data.listing import Listing
 from balancer.data.patients import suggested_pattern
 from balancer.data.perceptual_hash import identical_files
 from balancer.data.records import Record, is_patient
+from balancer.data.thinning import UNUSED
 
 SHOWN_COPIES = 3  # names of equal files in a sentence
 
@@ -51,7 +52,7 @@ def parted_patients(records: Sequence[Record], folds: np.ndarray) -> list[str]:
     """Return a caveat if the images of a patient lie in two folds, as only a split that was given can do."""
     of_patient: dict[str, set[str]] = defaultdict(set)
     for record, fold in zip(records, folds, strict=True):
-        if is_patient(record.patient):
+        if is_patient(record.patient) and fold != UNUSED:
             of_patient[record.patient].add(str(fold))
     parted = sorted(patient for patient, of in of_patient.items() if len(of) > 1)
     if not parted:
@@ -69,7 +70,7 @@ def copies_note(records: Sequence[Record], folds: np.ndarray, digests: Sequence[
     Copies in train and validation are kept together by the split, unless the source's own validation is used.
     """
     copies = identical_files(digests)
-    in_test = [of for of in copies if len({folds[i] == "test" for i in of}) > 1]
+    in_test = [of for of in copies if len({folds[i] == "test" for i in of if folds[i] != UNUSED}) > 1]
     in_val = [of for of in copies if {"train", "val"} <= {str(folds[i]) for i in of}]
     two_labels = [of for of in copies if len({records[i].label for i in of}) > 1]
     kinds = ((in_test, "both in test and outside it"), (in_val, "both in train and validation"))

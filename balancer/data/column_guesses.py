@@ -24,7 +24,7 @@ from balancer.data.listing import SUFFIXES
 from balancer.data.spreadsheet import Spreadsheet, column_named, row_filters
 from balancer.data.table_files import TableFiles
 
-NO_LABEL = {"", "na", "n/a", "nan", "null", "#n/a", "<na>"}  # in lower case: how programs write an empty cell
+EMPTY = {"", "na", "n/a", "nan", "null", "#n/a", "<na>"}  # in lower case: how programs write an empty cell
 NOBODY = "none"  # in place of a column's name: no column has this role
 SHOWN = 12  # names in a message
 MOST_CELLS = 2_000  # different cells of a column that are kept
@@ -46,7 +46,7 @@ class Profile:
 
     def values(self, column: int) -> list[str]:
         """Return the different labels that a column could hold."""
-        return [cell for cell in self.cells[column] if cell.casefold() not in NO_LABEL]
+        return [cell for cell in self.cells[column] if cell.casefold() not in EMPTY]
 
     def sample(self, column: int) -> list[str]:
         """Return some different cells of a column, evenly spread."""

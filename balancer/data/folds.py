@@ -66,13 +66,13 @@ def assign_folds(
         _refuse_rare_classes(records, groups, folds, (0.0 if by_source else test, val), listing)
     if test > 0 and not by_source:
         _carve(folds, "test", records, groups, test, config.split_seed, listing, left=2, stream=TEST_STREAM)
+    notes = []
     if val > 0:
         _carve(folds, "val", records, groups, val, config.split_seed, listing, left=1, stream="split")
-    elif has_val and not listing.keeps_val:
-        return folds, [
-            f"No validation was carved: the source's own {(folds == 'val').sum()} validation images are used."
-        ]
-    return folds, _carved_note(records, folds, config, listing) if test > 0 else []
+    elif has_val and not (listing.keeps_val or by_source):
+        n = (folds == "val").sum()
+        notes.append(f"No validation was carved: the source's own {n} validation images are used.")
+    return folds, [*notes, *(_carved_note(records, folds, shares, config, listing) if test > 0 else [])]
 
 
 def _carve(
@@ -86,7 +86,7 @@ def _carve(
     left: int,
     stream: str,
 ) -> None:
-    """Move images that are no test images into a fold, and the others of them into train."""
+    """Move images that are no test images into a fold; the others of them stay where they are, or leave validation."""
     pool = np.flatnonzero(folds != "test").tolist()
     chosen = carve_validation(
         [records[i].label for i in pool],
@@ -96,7 +96,7 @@ def _carve(
         None if listing.plain_split else left,
         stream,
     )
-    folds[pool] = np.where(chosen, fold, "train")
+    folds[pool] = np.where(chosen, fold, folds[pool] if fold == "test" else "train")
 
 
 def _sources_for_test(
@@ -144,9 +144,13 @@ def _refuse_rare_classes(
         )
 
 
-def _carved_note(records: Sequence[Record], folds: np.ndarray, config: DataConfig, listing: Listing) -> list[str]:
+def _carved_note(
+    records: Sequence[Record], folds: np.ndarray, shares: tuple[float, float], config: DataConfig, listing: Listing
+) -> list[str]:
     n = len(records)
-    sizes = " and ".join(f"{(folds == fold).sum():,} for {words}" for fold, words in _CARVED.items())
+    carved = [fold for fold, share in zip(_CARVED, shares, strict=True) if share > 0]
+    sizes = " and ".join(f"{(folds == fold).sum():,} for {_CARVED[fold]}" for fold in carved)
+    kept = (folds == "val").sum() if "val" not in carved and listing.keeps_val else 0
     if config.split_by == "source":
         held = sorted({r.source or "unknown" for r, fold in zip(records, folds, strict=True) if fold == "test"})
         return [
@@ -156,7 +160,7 @@ def _carved_note(records: Sequence[Record], folds: np.ndarray, config: DataConfi
     unit = sampling_unit(record.patient for record in records)
     return [
         f"The data name no test split: {sizes} were carved from {n:,} images, by {unit} (seed {config.split_seed};"
-        " split.csv has them)."
+        f" split.csv has them).{f' {kept:,} of their validation images stay validation images.' * bool(kept)}"
     ]
 
 

@@ -20,7 +20,7 @@ from balancer.data.near_duplicates import COPY, near_duplicates
 from balancer.data.records import Record, is_patient
 from balancer.data.split import merge_groups
 
-FORMAT = 1  # raise when the groups change
+FORMAT = 2  # raise when the groups change, or what is stored of them
 SIDE = 64  # pixels of the images that are compared, squashed
 MOST_COMPARED = 100_000  # images: every image is compared with every other
 
@@ -54,15 +54,24 @@ def groups_of(
         small = decode_grey(listing, DecodingRules(SIDE, dicom=DicomRules.of(config)), decoded.ranges)
     if small.positions != decoded.positions:
         raise BalancerError(f"files of {listing.root} change while they are read; run again")
-    near, pairs = near_groups(small.images, decoded.digests, DicomRules.of(config))
+    near, pairs, skipped = near_groups(small.images, decoded.digests, DicomRules.of(config))
     note = f"{pairs:,} pair{'s' * (pairs != 1)} of near duplicates stay{'s' * (pairs == 1)} on one side of the split."
-    return merge_groups(patients, decoded.digests, near), [note] if pairs else []
+    notes = [note] if pairs else []
+    if skipped:
+        notes.append(
+            f"{skipped:,} more pairs of images have similar hashes and were not compared: near duplicates among them"
+            " may lie in two folds."
+        )
+    return merge_groups(patients, decoded.digests, near), notes
 
 
-def near_groups(thumbnails: np.ndarray, digests: Sequence[str], rules: DicomRules = AS_SHOWN) -> tuple[list[str], int]:
-    """Return the number of each image's group of near duplicates, as text, and how many pairs there are.
+def near_groups(
+    thumbnails: np.ndarray, digests: Sequence[str], rules: DicomRules = AS_SHOWN
+) -> tuple[list[str], int, int]:
+    """Return the number of each image's group of near duplicates, as text, how many pairs there are, and more pairs.
 
-    The groups are kept in the cache.
+    The last number is of pairs that their hashes propose, and that are too many to be compared. The groups are kept in
+    the cache.
 
     Args:
         thumbnails: (n, SIDE, SIDE) uint8.
@@ -73,12 +82,14 @@ def near_groups(thumbnails: np.ndarray, digests: Sequence[str], rules: DicomRule
     key = hashlib.sha256(f"{FORMAT} {COPY} {' '.join(digests)}{rules.to_key() or ''}".encode()).hexdigest()[:24]
 
     def searched() -> dict[str, np.ndarray]:
-        pairs = [pair for pair in near_duplicates(np.asarray(thumbnails), digests).pairs if pair.correlation >= COPY]
-        return {"groups": _joined(n, [(p.first, p.second) for p in pairs]), "pairs": np.array([len(pairs)])}
+        search = near_duplicates(np.asarray(thumbnails), digests)
+        pairs = [(pair.first, pair.second) for pair in search.pairs if pair.correlation >= COPY]
+        skipped = search.candidates - len(search.pairs)
+        return {"groups": _joined(n, pairs), "pairs": np.array([len(pairs)]), "skipped": np.array([skipped])}
 
-    layout = {"groups": ("int64", (n,)), "pairs": ("int64", (1,))}
+    layout = {"groups": ("int64", (n,)), "pairs": ("int64", (1,)), "skipped": ("int64", (1,))}
     stored = cache.cached_arrays(cache.cache_dir("near") / f"{key}.npz", layout, searched)
-    return [str(group) for group in stored["groups"].tolist()], int(stored["pairs"][0])
+    return [str(group) for group in stored["groups"].tolist()], int(stored["pairs"][0]), int(stored["skipped"][0])
 
 
 def _joined(n: int, pairs: Sequence[tuple[int, int]]) -> np.ndarray:

@@ -78,7 +78,7 @@ def _renamed(listing: Listing, config: DataConfig) -> Listing:
         return listing
     pairs = [pair.rsplit("=", 1) if "=" in pair else [pair, pair] for pair in config.classes]
     names = {_known(old.strip(), listing, "classes"): new.strip() for old, new in pairs}
-    return _relabelled(listing, names, listing.positive)
+    return _relabelled(listing, names, names.get(listing.positive or ""))
 
 
 def _relabelled(listing: Listing, names: dict[str, str], positive: str | None) -> Listing:

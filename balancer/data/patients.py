@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from balancer.core.errors import BalancerError
 from balancer.core.setting_types import PATIENT_PATTERNS
 from balancer.core.settings_base import DataConfig
+from balancer.data.column_guesses import EMPTY
 from balancer.data.column_words import find_column
 from balancer.data.images import named
 from balancer.data.listing import Listing
@@ -85,7 +86,7 @@ def _from_file(names: Sequence[str], root: Path, file: Path) -> tuple[list[str |
         )
     keys: dict[str, str] = {}
     for row in table.rows:
-        if row[path] and row[patient]:
+        if row[path] and row[patient].casefold() not in EMPTY:
             name = PurePosixPath(row[path].replace("\\", "/")).as_posix()
             if keys.setdefault(name, row[patient]) != row[patient]:
                 raise BalancerError(f"patients file {file} gives {name} to two patients; mend the file")

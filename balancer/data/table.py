@@ -13,7 +13,7 @@ from pathlib import Path
 
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.settings_base import DataConfig
-from balancer.data.column_guesses import NO_LABEL, NOBODY, Columns, Guess, guess_columns
+from balancer.data.column_guesses import EMPTY, NOBODY, Columns, Guess, guess_columns
 from balancer.data.column_words import split_of
 from balancer.data.images import named
 from balancer.data.label_spellings import merged_already, pairs_text, spellings
@@ -120,14 +120,15 @@ def _rows(table: Spreadsheet, columns: Columns, where: Sequence[str]) -> Rows:
         rows.read += 1
         if not all(keep(row) for keep in keeps):
             rows.filtered += 1
-        elif row[columns.label].casefold() in NO_LABEL:
+        elif row[columns.label].casefold() in EMPTY:
             rows.without_label += 1
         elif not row[columns.path]:
             rows.without_path += 1
         else:
             rows.paths.append(row[columns.path])
             rows.labels.append(plain(row[columns.label]))
-            rows.patients.append(texts(row[columns.patient]) if columns.patient is not None else "")
+            patient = row[columns.patient] if columns.patient is not None else ""
+            rows.patients.append("" if patient.casefold() in EMPTY else texts(patient))
             rows.splits.append(texts(row[columns.split]) if columns.split is not None else "")
             rows.sources.append(texts(row[columns.source]) if columns.source is not None else "")
     if not rows.read:

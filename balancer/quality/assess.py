@@ -25,6 +25,7 @@ from balancer.core.speed import slowness
 from balancer.core.threads import allowed_processors
 from balancer.data.records import sampling_unit
 from balancer.metrics import spectrum, two_sample
+from balancer.metrics.chance import MOST
 from balancer.metrics.feature_choice import Choice
 from balancer.metrics.features import (
     INCEPTION_FILE,
@@ -113,7 +114,7 @@ def assess(
         shift=[_shift_row(settings, f, *shift) for f in features if shift],
         memorization=_if_possible("memorisation", notes, lambda: _memorization(train, held_out, fake, notes)),
         two_sample=_two_sample(settings, features, main, fake, device, notes) if main and settings.two_sample else [],
-        spectrum=_if_possible("spectrum", notes, lambda: _spectrum(main, fake)) if main else None,
+        spectrum=_if_possible("spectrum", notes, lambda: _spectrum(settings, main, fake)) if main else None,
         notes=notes,
         unit=sampling_unit(train.groups),
         own_network=choice.own,
@@ -222,6 +223,11 @@ def _count_notes(settings: QualityConfig, networks: list[FeatureNetwork], compar
             notes.append(
                 f"Precision, recall, density and coverage against {c.reference} are those of {MOST_OVERLAP:,} of the"
                 f" {n:,} images a side: they compare every image with every other."
+            )
+        if c.other and n > MOST:
+            notes.append(
+                f"What chance does to KID and to recall against {c.reference} was drawn with {MOST:,} of the {n:,}"
+                " images a side: a smaller difference than these can show counts as chance."
             )
         if many:
             notes.append(
@@ -363,7 +369,7 @@ def halved(images: Array) -> Array:
     return np.rint(blocks.mean(axis=(2, 4))).astype(np.uint8)
 
 
-def _spectrum(c: Comparison, fake: Array) -> SpectrumComparison:
+def _spectrum(settings: QualityConfig, c: Comparison, fake: Array) -> SpectrumComparison:
     assert c.other is not None, "the main comparison has a real baseline"
-    n, result = len(c.fake), spectrum.compare_spectra(c.real.images, fake[c.fake], c.other.images)
+    n, result = len(c.fake), spectrum.compare_spectra(c.real.images, fake[c.fake], c.other.images, settings.seed)
     return SpectrumComparison(**vars(result), n_real=n, n_fake=n, interpretation=spectrum.interpretation(result))

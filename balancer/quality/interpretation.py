@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from balancer.metrics.chance import FEWEST
+from balancer.metrics.chance import FEWEST, MOST
 from balancer.metrics.features import is_untrained
 from balancer.metrics.frechet import ALIKE
 from balancer.metrics.memorization import Memorization
@@ -80,7 +80,7 @@ def _frechet_words(r: DistanceRow) -> str:
     sets = f"two sets of {r.n_real} real images"
     # The kernel distance on the same features stands in: a Fréchet distance for each draw of sides would take hours.
     if ratio > ALIKE:
-        chance = "" if is_beyond_chance(r, higher=True) else ", which chance can do at this n"
+        chance = "" if is_beyond_chance(r, higher=True) else f", which chance can do {_at(r.n_real)}"
         return f"{times(ratio).capitalize()} the distance between {sets}{chance}."
     if ratio < 1 / ALIKE and is_beyond_chance(r, higher=False):
         return f"Less than the distance between {sets}: expected of copies, not of new images."
@@ -90,6 +90,11 @@ def _frechet_words(r: DistanceRow) -> str:
 def _too_few(r: DistanceRow) -> bool:
     """Return whether no difference could show at this number of images; reports of earlier versions did not ask."""
     return r.kid_chance is not None and r.n_real < FEWEST
+
+
+def _at(n: int) -> str:
+    """Return the number of images a side that chance was asked with, where there are n."""
+    return "at this n" if n <= MOST else f"with {MOST} images a side"
 
 
 def _too_few_words(r: DistanceRow) -> str:
@@ -103,7 +108,7 @@ def _kid_words(r: DistanceRow, excess: float) -> str:
     if abs(excess) <= 2:
         return "Within the scatter of subsets of real images."
     if not is_beyond_chance(r, higher=excess > 0):
-        return "Within what chance does at this n."
+        return f"Within what chance does {_at(r.n_real)}."
     side = "Above" if excess > 0 else "Below"
     return f"{side} real against real by {times(abs(excess))} the scatter of subsets of real images."
 
@@ -209,7 +214,8 @@ def _distance_evidence(rows: list[DistanceRow]) -> Iterator[str]:
             yield f"{r.n_real} images a side are too few for a distance."
             return
         ratio = over(r.frechet, r.frechet_real_baseline)
-        chance = ", which chance can do at this n" if ratio > ALIKE and not is_beyond_chance(r, higher=True) else ""
+        doubted = ratio > ALIKE and not is_beyond_chance(r, higher=True)
+        chance = f", which chance can do {_at(r.n_real)}" if doubted else ""
         yield f"The {r.frechet_name} is {times(ratio)} that between two sets of {r.n_real} real images{chance}."
 
 
@@ -226,7 +232,7 @@ def _on_variety(quality: QualityReport) -> str:
         f" {percent(v.overlap.recall)} of the variety of real images; other real images show {percent(v.real.recall)}."
     )
     if v.recall_share < POOR and not v.little:
-        text += " Chance can do that at this n."
+        text += f" Chance can do that {_at(v.n)}."
     if v.recall_share >= POOR and v.coverage_share < POOR and not v.collapsed:
         # Images that are off in every direction spread wide: they raise recall and lie near no real image.
         text += (

@@ -19,7 +19,7 @@ from balancer.audit import shortcuts as data_shortcuts
 from balancer.audit.findings import audit, caveats, estimate_seconds, leaks
 from balancer.audit.patients import image_level_overlap
 from balancer.audit.properties import measure
-from balancer.audit.report import to_json
+from balancer.audit.report import _counts, to_json
 from balancer.audit.results import Audit, NearDuplicates, NearPair
 from balancer.core.settings import DataConfig
 from balancer.data.dataset import Dataset, load_dataset
@@ -77,6 +77,9 @@ def test_a_clean_set_has_no_leak(chest_folder: Path) -> None:
         "test": {"NORMAL": 10, "PNEUMONIA": 16},
     }
     used = found.counts.folds
+    assert "validation is carved out of train and val" in _counts(found).paragraphs[0]
+    as_on_disk = replace(found, counts=replace(found.counts, folds={**used, "val": found.counts.splits["val"]}))
+    assert "Validation and test are used as they are." in _counts(as_on_disk).paragraphs[0]
     assert used["test"] == {"NORMAL": 10, "PNEUMONIA": 16}
     assert used["train"]["PNEUMONIA"] + used["val"]["PNEUMONIA"] == 62
     names = [

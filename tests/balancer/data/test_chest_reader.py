@@ -321,3 +321,12 @@ def test_the_real_set_has_the_published_patients(real_data: Path) -> None:
 )
 def test_patients_are_counted_where_some_are_known(keys: list[str], unit: str, words: str) -> None:
     assert (sampling_unit(keys), count_units(keys)) == (unit, words)
+
+
+def test_new_names_of_the_classes_change_neither_the_positive_class_nor_the_split(chest_folder: Path) -> None:
+    known = load_dataset(DataConfig(path=str(chest_folder), image_size=16))
+    for classes in ("NORMAL=well,PNEUMONIA=ill", "NORMAL=z,PNEUMONIA=a"):
+        named = load_dataset(DataConfig(path=str(chest_folder), image_size=16, classes=classes))
+        assert named.classes == tuple(pair.split("=")[1] for pair in classes.split(","))
+        assert named.labels.tolist() == known.labels.tolist()
+        assert named.split_hash == known.split_hash

@@ -12,6 +12,7 @@ from layouts import made, write_table
 
 from balancer.core.errors import BalancerError
 from balancer.core.settings import DataConfig
+from balancer.core.settings_base import ColumnsConfig
 from balancer.data.dataset import load_dataset
 from balancer.data.inspection import Inspection, inspect
 
@@ -96,6 +97,9 @@ def test_columns_that_may_tell_patients_are_named(folder: Path) -> None:
     facts = seen(folder, FILE, LABEL, {"Case, no": lambda i: f"K{i // 2:03d}", "Dose": lambda i: f"{i // 2},5"})
     (note,) = (note for note in facts.notes if "patient=" in note)
     assert shlex.quote("patient=Case, no") in note
+    assert pasted(f"balancer inspect t.csv --columns {shlex.quote('patient=Case, no,label=label')}").columns == (
+        ColumnsConfig(patient="Case, no", label="label")
+    )
 
 
 WORDS = {

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from layouts import Made, as_classes, made, write_table
+from layouts import Made, as_classes, as_splits, made, write_table
 from PIL import Image
 
 from balancer.core.errors import BalancerError
@@ -84,6 +84,22 @@ def test_the_default_shares(tmp_path: Path) -> None:
     assert any("60 for test and 36 for validation were carved from 300 images, by image" in n for n in data.notes)
 
 
+def test_given_validation_stays_where_test_is_carved(tmp_path: Path) -> None:
+    root = as_splits(made({"train": (20, 20), "val": (8, 8)}, "ab"), tmp_path / "data")
+    data = load(root, test_fraction=0.2)
+    folds = {fold: {data.records[i].name for i in data.indices(fold)} for fold in FOLDS}
+    assert data.counts("test") == (6, 6)
+    assert folds["val"] == {r.name for r in data.records if r.name.startswith("val")} - folds["test"] != set()
+    assert folds["train"] == {r.name for r in data.records if r.name.startswith("train")} - folds["test"]
+    assert any(
+        f"12 for test were carved from 56 images, by image (seed 0; split.csv has them). {len(folds['val'])} of their"
+        " validation images stay" in note
+        for note in data.notes
+    )
+    again = load(root, test_fraction=0.2, val_fraction=0.5)
+    assert again.counts("val") == (11, 11), "a share that is given is carved from all that is left"
+
+
 def drawings(n: int) -> list[np.ndarray]:
     """Drawings that are unlike one another, and each once more, brighter: near duplicates."""
     images = []
@@ -104,6 +120,14 @@ def test_near_duplicates_stay_on_one_side(tmp_path: Path) -> None:
     assert any("pairs of near duplicates stay on one side" in note for note in data.notes)
     other = load_dataset(DataConfig(path=str(root), image_size=32, split_seed=4, test_fraction=0.3))
     assert other.split_hash == data.split_hash, "the split depends on the working size"
+
+
+def test_near_duplicates_that_nobody_compared_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("balancer.data.near_duplicates.MOST_CANDIDATES", 2)
+    images = [Made(f"{i:03d}.png", "ab"[i // 2 % 2], "", picture) for i, picture in enumerate(drawings(8))]
+    notes = load(as_classes(images, tmp_path / "data")).notes
+    (note,) = (note for note in notes if "were not compared" in note)
+    assert int(note.split()[0]) >= 6, "each of the others has a twin"
 
 
 def test_equal_files_stay_together_and_two_labels_are_named(tmp_path: Path) -> None:

@@ -113,6 +113,13 @@ def test_a_table_of_patients(tmp_path: Path, row: object) -> None:
     assert all(map(is_patient, keys))
 
 
+def test_an_empty_cell_in_a_table_of_patients_tells_none(tmp_path: Path) -> None:
+    root = as_classes(IMAGES, tmp_path / "data")
+    rows = [{"path": image.name, "patient": "NA" if i < 9 else f"{i}"} for i, image in enumerate(IMAGES)]
+    keys = patients_of(root, patients=str(write_table(tmp_path / "p.csv", rows)))
+    assert sum(map(is_patient, keys)) == len(IMAGES) - 9
+
+
 def test_tables_of_patients_that_do_not_fit(tmp_path: Path) -> None:
     root = as_classes(IMAGES, tmp_path / "data")
     for rows, word in (

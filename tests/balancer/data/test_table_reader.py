@@ -18,6 +18,7 @@ from balancer.core.settings import DataConfig
 from balancer.data import grouping
 from balancer.data.dataset import Dataset, load_dataset, read_data
 from balancer.data.listing import Listing
+from balancer.data.records import is_patient
 from balancer.data.spreadsheet import read_spreadsheet
 
 N = 24
@@ -339,6 +340,15 @@ def test_a_split_that_is_given(scans: Path) -> None:
     carved = load(table, val_fraction=0.4)
     assert (carved.folds == "test").sum() == 6
     assert abs((carved.folds == "val").sum() - 0.4 * 18) <= 2
+
+
+def test_empty_cells_of_programs_tell_no_patient(scans: Path) -> None:
+    """R writes NA; as one patient, all these images would lie in one fold."""
+    cells = ["NA", "", "NaN", "N/A", "null"]
+    table = write_table(scans / "t.csv", rows(patient=lambda i: cells[i] if i < 5 else i // 2))
+    read = listing(table)
+    assert [is_patient(r.patient) for r in read.records] == [False] * 5 + [True] * (N - 5)
+    assert any("5 of 24 file names tell no patient" in note for note in load(table).notes)
 
 
 def test_a_patient_in_two_folds_of_a_given_split(scans: Path) -> None:

@@ -2,15 +2,18 @@
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from layouts import as_splits, made
 from pydantic import ValidationError
 
 from balancer.core.errors import UsageError
 from balancer.core.settings import DataConfig
+from balancer.data.caveats import copies_note
 from balancer.data.dataset import load_dataset
 from balancer.data.thinning import UNUSED, thin_training
 
@@ -119,3 +122,18 @@ def test_a_class_that_keeps_its_images_fits_the_split_before_thinning(chest_fold
     assert small.fits_split(small.split_hash, few)
     assert not full.fits_split(small.split_hash, many)
     assert not full.fits_split("", many)
+
+
+def test_images_that_lie_idle_leak_nothing(tmp_path: Path) -> None:
+    """A patient with idle images may be in train with another class, in validation or in test."""
+    root = tmp_path / "data"
+    images = made({"train": (40, 80), "val": (8, 16), "test": (8, 16)}, "ab")
+    as_splits([replace(image, name=f"{image.split}{k % 8}_{k}.png") for k, image in enumerate(images)], root)
+    pattern = r"/(?P<patient>[a-z]+\d+)_"
+    data = load_dataset(DataConfig(path=str(root), image_size=16, patient_pattern=pattern, minority=20, strict=True))
+    unused = data.indices(UNUSED)
+    assert len(unused) == 20
+    assert {data.groups[i] for i in unused} & {data.groups[i] for i in data.indices("train")}
+    assert not any("two folds" in note for note in data.notes)
+    for fold, said in ((UNUSED, False), ("train", True)):
+        assert bool(copies_note(data.records[:2], np.array(["test", fold]), ["equal", "equal"])) == said

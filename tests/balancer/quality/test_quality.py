@@ -12,10 +12,12 @@ import torch
 from planted import fields
 from scipy.ndimage import gaussian_filter
 
+from balancer.core.errors import BalancerError
 from balancer.core.settings import QualityConfig
 from balancer.data.chest import find_root, read_folder
 from balancer.data.images import read_image
 from balancer.data.records import Record
+from balancer.metrics.chance import Chance
 from balancer.metrics.features import FeatureNetwork
 from balancer.metrics.kernel import KernelDistance
 from balancer.metrics.manifold import Manifold
@@ -188,6 +190,7 @@ def test_of_large_sets_some_images_are_compared_with_each_other_and_the_report_s
     sets = *noise, np.random.default_rng(1).integers(0, 256, (40, 16, 16), dtype=np.uint8)
     alone = assess(SETTINGS, *sets, CPU)
     monkeypatch.setattr("balancer.quality.assess.MOST_OVERLAP", 10)
+    monkeypatch.setattr("balancer.quality.assess.MOST", 20)
     for module in ("balancer.quality.assess", "balancer.metrics.memorization"):
         monkeypatch.setattr(f"{module}.MOST_ASKED", 5)
     report = assess(SETTINGS, *sets, CPU)
@@ -197,6 +200,7 @@ def test_of_large_sets_some_images_are_compared_with_each_other_and_the_report_s
     added = [note for note in report.notes if note not in alone.notes]
     assert sum("are those of 10 of the" in note for note in added) == 2, "a note for each reference"
     assert sum("was asked of 5 of" in note for note in added) == 2
+    assert sum("KID and to recall" in note and "drawn with 20 of the 30 images a side" in note for note in added) == 2
     assert report.memorization.train_units == 5
 
 
@@ -266,6 +270,18 @@ def test_honest_images_pass(forty_pixel_steps: None) -> None:
     assert "The synthetic images can be told from real ones" not in verdict(report)
     pixels = next(t for t in report.two_sample if t.on == "pixels")
     assert pixels.low < 0.6
+
+
+def test_the_seed_draws_what_chance_does_to_spectra(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def compare(real: np.ndarray, fake: np.ndarray, other: np.ndarray, seed: int = 0) -> None:
+        asked.append(seed)
+        raise BalancerError("enough")
+
+    monkeypatch.setattr(quality.spectrum, "compare_spectra", compare)
+    assess(SETTINGS.model_copy(update={"seed": 7}), levels(0, 30, "train"), levels(100, 12, "val"), fakes(), CPU)
+    assert asked == [7]
 
 
 def test_the_same_seed_gives_the_same_report() -> None:
@@ -390,6 +406,18 @@ def test_interpretation_of_a_distance(frechet: float, text: str) -> None:
 )
 def test_interpretation_of_kid(kid: float, text: str) -> None:
     assert words(kid=kid)[1] == text
+
+
+@pytest.mark.parametrize(("n", "where"), [(500, "at this n"), (501, "with 500 images a side")])
+def test_chance_is_said_of_as_many_images_as_were_asked(n: int, where: str) -> None:
+    changes = {"frechet": 6.1, "kid": 0.05, "kid_chance": Chance(0.5, 0.5), "n_real": n, "n_fake": n}
+    frechet, kid = words(**changes)
+    assert frechet.endswith(f", which chance can do {where}.")
+    assert kid == f"Within what chance does {where}."
+    assert f"which chance can do {where}." in verdict(report_of([row(**changes)]))
+    low = {"overlap": Manifold(0.8, 0.05, 1.0, 0.2), "overlap_real_baseline": REAL_OVERLAP}
+    text = verdict(report_of([row(**changes, **low, recall_chance=Chance(0.5, 0.5))]))
+    assert f"Chance can do that {where}." in text
 
 
 REAL_OVERLAP = Manifold(0.9, 0.94, 1.0, 0.97)
