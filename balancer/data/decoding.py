@@ -82,9 +82,12 @@ def decode_grey(listing: Listing, rules: DecodingRules, ranges: Ranges | None = 
 
 
 def _stamp(listing: Listing) -> str:
+    """Return what names the files as they are on disk; of an archive, also which of its images are read."""
+    names = [record.name for record in listing.records]
     if listing.images is None:
-        return cache.stat_stamp(listing.root, [record.name for record in listing.records])
-    return cache.stat_stamp(listing.root.parent, [listing.root.name])
+        return cache.stat_stamp(listing.root, names)
+    archive = cache.stat_stamp(listing.root.parent, [listing.root.name])
+    return hashlib.sha256("\n".join([archive, *names]).encode()).hexdigest()[:24]
 
 
 def _look(listing: Listing, i: int, rules: DecodingRules) -> bool | None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from balancer.core.errors import BalancerError, UsageError, nearest
 from balancer.core.settings_base import DataConfig
 from balancer.data.images import named
-from balancer.data.listing import Listing, natural
+from balancer.data.listing import Chosen, Listing, natural
 
 SHOWN = 12  # names of classes in a message
 MOST_CLASSES = 200  # beyond, a column of free text was taken for the labels
@@ -89,10 +89,12 @@ def _relabelled(listing: Listing, names: dict[str, str], positive: str | None) -
     elif list(names.values()) == list(names):  # nothing renamed: the order of the data stays
         new = [cls for cls in listing.classes if cls in names]
     index = {label: new.index(names[cls]) for label, cls in enumerate(listing.classes) if cls in names}
-    records = [replace(r, label=index[r.label]) for r in listing.records if r.label in index]
+    positions = [i for i, r in enumerate(listing.records) if r.label in index]
+    records = [replace(listing.records[i], label=index[listing.records[i].label]) for i in positions]
+    images = None if listing.images is None else Chosen(listing.images, positions)
     notes = list(listing.notes)
     if dropped := len(listing.records) - len(records):
         without = [cls for cls in listing.classes if cls not in names]
         notes.append(f"{dropped:,} images of other classes are left out by --classes: {named(without, SHOWN)}.")
     kept = positive if positive in new else None
-    return replace(listing, classes=tuple(new), records=records, notes=notes, positive=kept)
+    return replace(listing, classes=tuple(new), records=records, images=images, notes=notes, positive=kept)

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,20 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
+class Chosen(Sequence[Array]):
+    """Some images of an archive, by position, each read when it is asked for."""
+
+    images: Sequence[Array]
+    positions: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, i: Any) -> Any:
+        return self.images[self.positions[i]]
+
+
+@dataclass(frozen=True)
 class Listing:
     """Everything in a data set but what programs leave there: the images, and what is not read.
 
@@ -53,7 +68,8 @@ class Listing:
     records: list[Record]
     left_out: list[LeftOut] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # what a reader of figures must know
-    images: Sequence[Array] | None = None  # of an archive, (H, W) or (H, W, 3) uint8 each; None: the names are files
+    # Of an archive, one for each record, (H, W) or (H, W, 3) uint8; None: the names are files
+    images: Sequence[Array] | None = None
     positive: str | None = None  # the positive class of two, where the data's makers fix one
     keeps_val: bool = True  # the source's own validation is used, unless a fraction is set
     plain_split: bool = False  # as in earlier versions: near duplicates may part, and a fold may lack a small class

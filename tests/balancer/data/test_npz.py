@@ -352,6 +352,23 @@ def test_an_archive_of_another_origin_has_its_labels_for_names(tmp_path: Path) -
     assert load_dataset(named).classes == ("well", "ill")
 
 
+def test_each_image_keeps_its_class_where_others_are_left_out(tmp_path: Path) -> None:
+    """Two choices have as many images: neither may be taken for the other in the cache."""
+    labels = np.arange(24) % 3
+    levels = np.uint8(50 + 50 * labels)[:, None, None] + np.arange(24, dtype=np.uint8)[:, None, None]
+    images = np.broadcast_to(levels, (24, 16, 16))
+    splits = ("train", "val", "test")
+    arrays = {f"{split}_images": images for split in splits} | {f"{split}_labels": labels for split in splits}
+    np.savez(tmp_path / "mine.npz", **arrays)
+    for classes in ("0,1", "1,2", "2=a,0=b", "0,1=2,2"):
+        config = DataConfig(path=str(tmp_path / "mine.npz"), image_size=16, classes=classes)
+        data = load_dataset(config)
+        names = dict(pair.split("=") if "=" in pair else (pair, pair) for pair in classes.split(","))
+        shown = [names[str((int(image[0, 0]) - 50) // 50)] for image in data.images]
+        assert shown == [data.classes[label] for label in data.labels]
+        assert len(data.images) == len(data.digests) == (72 if len(names) == 3 else 48)
+
+
 @pytest.mark.parametrize("name", ["pneumoniamnist_224.npz", "renamed.npz"])
 def test_the_published_set_under_any_name(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
     assert len(read_npz(of_counts(tmp_path / name, PNEUMONIA))[0]) == 5856
