@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -47,6 +47,7 @@ class Inputs:
     size: int
     notes: list[str]
     caveat: str | None = None  # on classifiers, where file formats differ and were not brought together
+    as_read: dict[str, Array] = field(default_factory=dict)  # images by flag, before they were brought to one format
 
     @property
     def undecoded(self) -> Undecoded | None:
@@ -108,11 +109,11 @@ def open_inputs(config: EvaluateConfig, decode: bool = True) -> Inputs:
         folders |= {flag: tell_patients(folders[flag], config.patients, config.patient_pattern) for flag in real}
     if len(folders["real"].images) < 2:
         raise BalancerError(f"--real {paths['real']} holds 1 image; a comparison needs at least 2")
-    notes = _notes(folders)
+    notes, as_read = _notes(folders), {flag: f.images for flag, f in folders.items()}
     caveat = _bring_to_one_coding(folders, size, notes)
     if "training" in folders:
         folders |= _separate_patients(folders["real"], folders["training"], notes)
-    return Inputs(folders, size, notes, caveat)
+    return Inputs(folders, size, notes, caveat, as_read)
 
 
 def _check_apart(paths: dict[str, Path]) -> None:
@@ -297,19 +298,20 @@ def evaluate(config: EvaluateConfig, inputs: Inputs, run: RunDir, device: torch.
     give the real baseline.
     """
     begin = time.perf_counter()
-    folders = inputs.folders
-    real = ImageSet(folders["real"].images, folders["real"].groups, "real images")
+    folders, as_read = inputs.folders, inputs.as_read
+    real = ImageSet(folders["real"].images, folders["real"].groups, "real images", as_read.get("real"))
     fake = folders["fake"].images
     train, held_out = real, None
     learnt = (
         "The generator's training images were not given (`--training`): copies were searched for among the real images."
     )
     if "training" in folders:
-        train = ImageSet(folders["training"].images, folders["training"].groups, "training images")
-        held_out = ImageSet(real.images, real.groups, "held-out real images")  # those also in training are left out
+        training = folders["training"]
+        train = ImageSet(training.images, training.groups, "training images", as_read.get("training"))
+        held_out = replace(real, name="held-out real images")  # those also in training are left out
         learnt = "Copies were searched for among the training images."
     choice = choose_for_folders(config.features, inputs.are_chest, device)
-    quality = assess(config, train, held_out, fake, device, choice=choice)
+    quality = assess(config, train, held_out, fake, device, choice=choice, as_read=as_read.get("fake"))
     quality = replace(quality, format_caveat=inputs.caveat)
     took = {"assess": time.perf_counter() - begin}
     sets = " ".join(describe_folder(flag, folder) for flag, folder in folders.items())

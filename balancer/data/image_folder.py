@@ -26,7 +26,7 @@ from balancer.data.dataset import refuse_cache_inside
 from balancer.data.decoded import file_reader
 from balancer.data.dicom_files import DicomRules
 from balancer.data.dicom_records import patients_by_header
-from balancer.data.images import Ranges, is_image, looks_coloured, open_image
+from balancer.data.images import AS_SHOWN, Ranges, is_image, looks_coloured, open_image
 from balancer.data.listing import SUFFIXES, is_clutter
 from balancer.data.manifest import MANIFEST, read_manifest
 from balancer.data.patients import patients_of
@@ -190,8 +190,9 @@ def decode_folder(
     decode: bool = True,
     ranges: Ranges | None = None,
     number: int = GREY,
+    rules: DicomRules = AS_SHOWN,
 ) -> Folder:
-    """Return the images of a folder at the working size, in so many channels.
+    """Return the images of a folder at the working size, in so many channels, DICOM files by the rules.
 
     ``decode`` and ``ranges`` are those of :func:`balancer.data.cache.decode_all`.
 
@@ -199,7 +200,7 @@ def decode_folder(
         BalancerError: too many files are unreadable, or a synthesis run holds other images than its manifest lists.
     """
     files = scan.files
-    settings: dict[str, str | int] = {"size": size, "resize": resize}
+    settings: dict[str, str | int] = {"size": size, "resize": resize, **rules.to_key()}
     if number != GREY:
         settings["channels"] = number
     names = [str(file) for file in files]
@@ -207,7 +208,7 @@ def decode_folder(
         names,
         cache.stat_stamp(scan.path, names),
         lambda i: hashlib.sha256(files[i].read_bytes()).hexdigest(),
-        file_reader(files, size, resize, channels=number),
+        file_reader(files, size, resize, rules, number),
         settings,
         max_bad,
         ranges,

@@ -15,6 +15,7 @@ from balancer.core.preview import Undecoded
 from balancer.core.settings_base import DataConfig
 from balancer.data.class_folders import ClassFolder
 from balancer.data.dataset import Dataset
+from balancer.data.dicom_files import DicomRules
 from balancer.data.image_folder import Folder, Scan, decode_folder, file_is_coloured, scan_folder
 from balancer.data.images import named
 from balancer.data.listing import natural
@@ -65,7 +66,7 @@ def read_class(
     files = sorted(scan.files, key=lambda file: natural(file.relative_to(scan.path).as_posix()))[:n]
     scan = replace(scan, files=files, sizes={file: scan.sizes[file] for file in files if file in scan.sizes})
     _refuse_small(scan, size)
-    how = size, config.resize, config.max_bad, decode, data.ranges or None, data.channels
+    how = size, config.resize, config.max_bad, decode, data.ranges or None, data.channels, DicomRules.of(config)
     decoded = decode_folder(scan, *how)
     part = ImportedClass(folder.label, scan, decoded.names, decoded.digests, decoded.images, decoded.undecoded)
     notes = [*_notes_on_files(scan, decoded), *_notes_on_count(part, data, n)]

@@ -121,6 +121,7 @@ def memorization(
     train_groups: Sequence[str] | None = None,
     held_groups: Sequence[str] | None = None,
     pairs: int = PAIRS,
+    exact: Array | None = None,
 ) -> Memorization:
     """Look for copies of training images among synthetic ones.
 
@@ -136,6 +137,8 @@ def memorization(
         train_groups: patient of each training image; if None, every image is a patient.
         held_groups: patient of each held-out image; if None, every image is a patient.
         pairs: number of closest pairs to return.
+        exact: which synthetic images (n,) equal a training image, where the pixels here are not those of the files;
+            None: those that equal one here.
 
     Raises:
         BalancerError: If images are not uint8 of one size, too few, share a patient, or half of training look alike.
@@ -154,7 +157,8 @@ def memorization(
         membership = _membership(to_train.back[first], fake_prints, held_prints)
         held = _HeldOut(len(held_out), "held-out", *membership, _nearer(apart.distance, baseline)[1])
     thresholds, nearer = _thresholds(apart.distance, unit), _nearer(to_train.distance, baseline)
-    exact, near = identical(fake, train), _is_near(to_train, thresholds)
+    exact = identical(fake, train) if exact is None else exact
+    near = _is_near(to_train, thresholds)
     counts = Counts(int(exact.sum()), int((near & ~exact).sum()), len(fake), len(first), unit)
     few = min(len(fake), len(baseline)) < FEWEST
     status, verdict = judge(counts, nearer[1], held.membership_p, held.shift_p, few)

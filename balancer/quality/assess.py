@@ -53,7 +53,7 @@ from balancer.quality.results import (
     SpectrumComparison,
     TwoSampleRow,
 )
-from balancer.quality.sides import Comparison, ImageSet, Side, comparisons, equal_to, same_images, shift_sides, unseen
+from balancer.quality.sides import Comparison, ImageSet, Side, comparisons, equals, same_images, shift_sides, unseen
 
 Array = np.ndarray
 ResultT = TypeVar("ResultT")
@@ -75,6 +75,7 @@ def assess(
     device: torch.device,
     test: ImageSet | None = None,
     choice: Choice | None = None,
+    as_read: Array | None = None,
 ) -> QualityReport:
     """Return every figure on synthetic images, with notes on what could not be computed and why.
 
@@ -88,6 +89,8 @@ def assess(
         device: where the feature networks and the two-sample test on pixels run.
         test: an official test set, only to show how far the parts of the data set lie apart.
         choice: the trained feature network; None for the one that ships with the package.
+        as_read: the synthetic images before they were coded as the real ones are; None where they were not. Equal
+            images are looked for among these too.
     """
     choice = choice or Choice(chest_xray(device))
     notes: list[str] = list(choice.notes)
@@ -108,11 +111,11 @@ def assess(
     return QualityReport(
         n_fake=len(fake),
         reference=main.reference if main else None,
-        same_images=same_images(fake, [s for s in (held_out, train) if s]),
-        held_out_copies=equal_to(held_out, fake),
+        same_images=same_images(fake, [s for s in (held_out, train) if s], as_read),
+        held_out_copies=int(equals(fake, held_out, as_read).sum()) if held_out else 0,
         distances=[_distance_row(settings, f, c) for f in features for c in compared],
         shift=[_shift_row(settings, f, *shift) for f in features if shift],
-        memorization=_if_possible("memorisation", notes, lambda: _memorization(train, held_out, fake, notes)),
+        memorization=_if_possible("memorisation", notes, lambda: _memorization(train, held_out, fake, as_read, notes)),
         two_sample=_two_sample(settings, features, main, fake, device, notes) if main and settings.two_sample else [],
         spectrum=_if_possible("spectrum", notes, lambda: _spectrum(settings, main, fake)) if main else None,
         notes=notes,
@@ -278,12 +281,15 @@ def _shift_row(
     )
 
 
-def _memorization(train: ImageSet, held_out: ImageSet | None, fake: Array, notes: list[str]) -> Memorization:
+def _memorization(
+    train: ImageSet, held_out: ImageSet | None, fake: Array, as_read: Array | None, notes: list[str]
+) -> Memorization:
     """Search for copies, with held-out patients as the baseline where there are two, else other training patients."""
+    exact = equals(fake, train, as_read)
     if held_out is None or len(set(held_out.groups)) < 2:
-        result = memorization(train.images, fake, train_groups=train.groups)
+        result = memorization(train.images, fake, train_groups=train.groups, exact=exact)
     else:
-        result = memorization(train.images, fake, held_out.images, train.groups, held_out.groups)
+        result = memorization(train.images, fake, held_out.images, train.groups, held_out.groups, exact=exact)
     for real in (train, held_out):
         if real and (patients := len(set(real.groups))) > MOST_ASKED:
             notes.append(

@@ -22,11 +22,20 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Real images (n, H, W) or (n, H, W, 3) uint8, the patient of each image, and the name of the set in a report."""
+    """Real images (n, H, W) or (n, H, W, 3) uint8, the patient of each image, and the name of the set in a report.
+
+    Where the images were coded as others are, ``as_read`` has them as they were.
+    """
 
     images: Array
     groups: list[str]
     name: str
+    as_read: Array | None = None
+
+    @property
+    def read(self) -> Array:
+        """Return the images as they were read: coding changes pixels, and would hide that images are equal."""
+        return self.images if self.as_read is None else self.as_read
 
     def all(self) -> Side:
         """Return all images as one side."""
@@ -86,7 +95,9 @@ def unseen(train: ImageSet, held_out: ImageSet | None, notes: list[str]) -> Imag
         )
     if not new.any():
         return None
-    return replace(held_out, images=held_out.images[new], groups=np.array(held_out.groups)[new].tolist())
+    as_read = None if held_out.as_read is None else held_out.as_read[new]
+    groups = np.array(held_out.groups)[new].tolist()
+    return replace(held_out, images=held_out.images[new], groups=groups, as_read=as_read)
 
 
 def comparisons(
@@ -130,14 +141,26 @@ def shift_sides(
     return a, b, c, d
 
 
-def same_images(fake: Array, sets: list[ImageSet]) -> str | None:
-    """Return the name of a real set that holds exactly the synthetic images."""
-    synthetic = Counter(pixel_hashes(fake))
-    return next(
-        (s.name for s in sets if len(s.images) == len(fake) and Counter(pixel_hashes(s.images)) == synthetic), None
-    )
+def same_images(fake: Array, sets: list[ImageSet], as_read: Array | None = None) -> str | None:
+    """Return the name of a real set that holds exactly the synthetic images; see :func:`equals`."""
+    read = fake if as_read is None else as_read
+
+    def same(images: Array, others: Array) -> bool:
+        return Counter(pixel_hashes(images)) == Counter(pixel_hashes(others))
+
+    same_number = (s for s in sets if len(s.images) == len(fake))
+    return next((s.name for s in same_number if same(fake, s.images) or same(read, s.read)), None)
 
 
-def equal_to(real: ImageSet | None, fake: Array) -> int:
-    """Return how many synthetic images equal an image of a real set in every pixel."""
-    return int(identical(fake, real.images).sum()) if real else 0
+def equals(fake: Array, real: ImageSet, as_read: Array | None = None) -> Array:
+    """Return which synthetic images (n,) equal a real one in every pixel, as the images are or as they were read.
+
+    Args:
+        fake: synthetic images.
+        real: real images.
+        as_read: the synthetic images before they were coded as the real ones are; None where they were not.
+    """
+    found = identical(fake, real.images)
+    if as_read is not None or real.as_read is not None:
+        found = found | identical(fake if as_read is None else as_read, real.read)
+    return found

@@ -129,7 +129,9 @@ def _write_report(
     )
     coding = dataset_coding(data, label)
     shown = coding.of(fake) if coding.is_seen else fake
-    quality = assess(settings, train, val, shown, device, test=test, choice=choose(settings.features, data, device))
+    network = choose(settings.features, data, device)
+    read = fake if coding.is_seen else None
+    quality = assess(settings, train, val, shown, device, test=test, choice=network, as_read=read)
     titles = f"Synthetic {cls}", f"{'Drawn' if data.is_phantom else 'Real'} {cls} (training fold)"
     drawn = figures.of_quality(quality, train.images, shown)
     drawn["grid"] = figures.beside(fake, train.images, titles, settings.seed)

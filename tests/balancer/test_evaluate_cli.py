@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from commands import QUICK_REPORT, balancer, done, refused, words
 from PIL import Image
@@ -468,6 +469,24 @@ def test_sides_that_differ_by_file_format_alone(runs_cwd: Path) -> None:
     same = report_of("--real", real, "--fake", again, out="b")
     assert same["quality"]["distances"] == report["quality"]["distances"]
     assert same["data"]["notes"] == []
+
+
+def test_equal_images_are_looked_for_before_coding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies of JPEG files, stored as PNG: coding them as the others are changes pixels."""
+    real = write(tmp_path / "real", fields(6, 1, 32, smooth=0.8), "image_{:03d}.jpg")
+    decoded = [np.asarray(Image.open(file)) for file in sorted(real.iterdir())]
+    config = EvaluateConfig(real=str(real), fake=str(write(tmp_path / "fake", np.stack(decoded))))
+    inputs, asked = evaluation.open_inputs(config), {}
+
+    def stop(*args: Any, **others: Any) -> None:
+        asked.update(others, real=args[1], fake=args[3])
+        raise BalancerError("enough")
+
+    monkeypatch.setattr(evaluation, "assess", stop)
+    with pytest.raises(BalancerError, match="enough"):
+        evaluation.evaluate(config, inputs, None, torch.device("cpu"))
+    assert np.array_equal(asked["as_read"], asked["real"].read)
+    assert not np.array_equal(asked["as_read"], asked["fake"])
 
 
 def test_formats_that_cannot_be_brought_together(runs_cwd: Path) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import QUICK_REPORT, balancer, done, refused
+from dicoms import dicom
+from dicoms import write as write_dicom
 from PIL import Image
 
 from balancer.core.settings import DataConfig, ImportConfig
@@ -230,6 +232,17 @@ def test_what_a_reader_must_know(chest: Path, tmp_path: Path) -> None:
     assert inputs.counts() == {"NORMAL": 33}
     assert "synthetic-count all" not in notes, "33 images fill up the class"
     assert "--synthetic-count all" in " ".join(open_inputs(config.model_copy(update={"n": 10})).data.notes)
+
+
+def test_dicom_files_are_read_by_the_rules_of_the_data(chest: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(2):
+        pixels = rng.integers(0, 4096, (SIZE, SIZE), dtype=np.uint16)
+        write_dicom(dicom(pixels, 12, WindowCenter=100, WindowWidth=50), tmp_path / "out" / f"{i}.dcm")
+    for window, bright in (("auto", 0.9), ("full", 0.5)):
+        real = DataConfig(path=str(chest), image_size=SIZE, window=window)
+        (part,) = open_inputs(ImportConfig(data=real, folder=str(tmp_path / "out"), target_class="NORMAL")).classes
+        assert abs(part.images.mean() / 255 - bright) < 0.1
 
 
 def test_a_folder_for_each_class(chest: Path, tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ from planted import fields
 from scipy.ndimage import gaussian_filter
 
 from balancer.core.errors import BalancerError
-from balancer.core.settings import QualityConfig
+from balancer.core.settings import DataConfig, QualityConfig
 from balancer.data.chest import find_root, read_folder
+from balancer.data.coding import Coding, Jpeg
+from balancer.data.dataset import load_dataset
 from balancer.data.images import read_image
 from balancer.data.records import Record
 from balancer.metrics.chance import Chance
@@ -22,10 +24,12 @@ from balancer.metrics.features import FeatureNetwork
 from balancer.metrics.kernel import KernelDistance
 from balancer.metrics.manifold import Manifold
 from balancer.quality import assess as quality
+from balancer.quality import synthetic
 from balancer.quality.assess import assess, halved, report_seconds
 from balancer.quality.interpretation import interpret, verdict
 from balancer.quality.results import DistanceRow, QualityReport, TwoSampleRow
-from balancer.quality.sides import ImageSet, equal_to
+from balancer.quality.sides import ImageSet, equals, same_images
+from balancer.quality.synthetic import SyntheticClass
 
 CPU = torch.device("cpu")
 SETTINGS = QualityConfig(inception="off", kid_subsets=3, kid_subset_size=6, two_sample=False)
@@ -530,7 +534,40 @@ def test_copies_of_held_out_images_are_no_likeness() -> None:
     tests = [two_sample("pixels", 0.15, 0.0, 0.32), two_sample("features", 0.4, 0.2, 0.59)]  # as such copies give
     assert "hard to tell" not in verdict(dataclasses.replace(report, two_sample=tests))
     assert "worse than a coin" in verdict(dataclasses.replace(report, two_sample=tests))
-    assert equal_to(held_out, fields(30, 3)) == 0
+    assert not equals(fields(30, 3), held_out).any()
+
+
+def test_equal_images_are_found_although_one_side_was_coded_as_the_other() -> None:
+    """As JPEG: coding moves some levels by a few."""
+    train, held_out = real_sets()
+    copies = train.images[:30].copy()
+    coded = dataclasses.replace(train, images=train.images ^ 1, as_read=train.images)
+    assert not equals(copies ^ 1, train).any()
+    assert equals(copies ^ 1, train, as_read=copies).all()
+    assert equals(copies, coded).all()
+    assert equals(copies ^ 1, coded).all(), "equal after coding"
+    assert same_images(train.images ^ 1, [train]) is None
+    assert same_images(train.images ^ 1, [train], as_read=train.images) == "training fold"
+    both = np.concatenate([train.images[:15], held_out.images[:15]])
+    report = assess(SETTINGS, train, held_out, both ^ 1, CPU, as_read=both)
+    assert (report.memorization.exact_copies, report.held_out_copies) == (15, 15)
+
+
+def test_a_synthesis_looks_for_equal_images_before_coding(chest_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = load_dataset(DataConfig(path=str(chest_folder), image_size=16))
+    made = SyntheticClass(0, fakes(3), ["a", "b", "c"], 0.0, None)
+    asked: dict[str, np.ndarray] = {}
+
+    def stop(*args: Any, **others: Any) -> None:
+        asked.update(others, shown=args[3])
+        raise BalancerError("enough")
+
+    monkeypatch.setattr(synthetic, "assess", stop)
+    monkeypatch.setattr(synthetic, "dataset_coding", lambda *_: Coding((Jpeg(((90,) * 64,)),)))
+    with pytest.raises(BalancerError, match="enough"):
+        synthetic.write_reports(SETTINGS.model_copy(update={"features": "random"}), data, None, [made], None, CPU)
+    assert np.array_equal(asked["as_read"], made.images)
+    assert not np.array_equal(asked["shown"], made.images)
 
 
 def test_high_recall_of_few_images_is_no_claim() -> None:
