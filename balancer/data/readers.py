@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from balancer.core.errors import BalancerError, lookup
-from balancer.core.settings_base import PHANTOM, DataConfig
+from balancer.core.settings_base import PHANTOM, ColumnsConfig, DataConfig
 from balancer.data import chest, folders, npz, table
 from balancer.data.dicom_records import with_headers
 from balancer.data.images import named
@@ -90,10 +90,20 @@ def read_listing(path: Path, config: DataConfig) -> Listing:
 def listed_by(reader: Reader, path: Path, config: DataConfig) -> Listing:
     """Return what one reader understands of a path, with the patients and the classes of the settings."""
     listing = with_patients(with_headers(reader.read(path, config), config), config)
-    listing = replace(listing, reader=reader.name)
+    listing = replace(listing, reader=reader.name, notes=[*listing.notes, *_idle_settings(reader, config)])
     if not listing.records:
         seen = f" ({few(listing.left_out)})" if listing.left_out else ""
         raise BalancerError(
             f"{path} holds no image that can be read{seen}; expected {reader.words}{folders.tables_hint(path)}"
         )
     return settle_classes(listing, config)
+
+
+def _idle_settings(reader: Reader, config: DataConfig) -> list[str]:
+    """Return a sentence on settings of tables, where no table is read."""
+    given = {"where": config.where, "columns": config.columns != ColumnsConfig(), "images": config.images is not None}
+    idle = [f"--{name}" for name, is_given in given.items() if is_given]
+    if not idle or reader.name == "table":
+        return []
+    verb = "is for tables and does" if len(idle) == 1 else "are for tables and do"
+    return [f"{named(idle)} {verb} nothing here: the data are read as {reader.words}."]

@@ -134,6 +134,14 @@ def test_settings_that_do_not_fit(tmp_path: Path, settings: dict, kind: type, wo
     assert all(word in said(caught) for word in words), said(caught)
 
 
+def test_settings_of_tables_are_said_to_be_idle_elsewhere(tmp_path: Path) -> None:
+    root = as_classes(made({"train": (9, 8)}, "ab"), tmp_path / "data")
+    settings = {"where": "view=PA", "columns": {"label": "x"}}
+    (note,) = (note for note in load(root, **settings).notes if "for tables" in note)
+    assert note.startswith("--where, --columns are for tables and do nothing here: the data are read as <class>/*")
+    assert not any("for tables" in note for note in load(root).notes)
+
+
 def test_nothing_that_is_read(tmp_path: Path) -> None:
     (tmp_path / "notes.docx").touch()
     for path, word in (
