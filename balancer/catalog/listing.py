@@ -180,9 +180,9 @@ def check_removal(records: Sequence[RunRecord], force: bool, folder: Path = RUNS
 
 
 def _runs_within(record: RunRecord) -> list[Path]:
-    """Return runs inside the folder of a run that are no part of it: its own classes and studies are."""
+    """Return runs inside the folder of a run that are no part of it: its own classes, studies and steps are."""
     inner = [path.parent for path in record.path.glob("**/env.json") if path.parent != record.path]
-    own = record.command in ("gan-train", "components", "reproduce", "reproduce-smoke")
+    own = record.command in ("gan-train", "components", "reproduce", "reproduce-smoke", "study")
     return [] if own else sorted(path for path in inner if is_run(path))
 
 

@@ -242,8 +242,8 @@ def _moved(source: Path, records: Sequence[RunRecord]) -> Path:
 
 
 def children(record: RunRecord, records: Sequence[RunRecord]) -> list[RunRecord]:
-    """Return the runs that came from a run."""
-    return [r for r in records if any(record.place in (origin, *origin.parents[:2]) for origin in r.origins)]
+    """Return the runs that came from a run, or from a step of it, however deep that lies in its folder."""
+    return [r for r in records if any(origin.is_relative_to(record.place) for origin in r.origins)]
 
 
 @contextlib.contextmanager

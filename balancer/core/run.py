@@ -30,7 +30,7 @@ from balancer.core.preview import Undecoded
 from balancer.core.run_names import RUNS, point_latest
 from balancer.core.saved_page import Page, find_page, read_page
 from balancer.core.saved_runs import begun_by, read_environment, resumed_path, saved_config
-from balancer.core.sealed import write_json, write_yaml
+from balancer.core.sealed import YAML_SEAL, content_of, write_json, write_yaml
 from balancer.core.settings import Settings
 from balancer.core.system_errors import explain, explained, naming
 from balancer.core.tracking import FILE as TRACKING_FILE
@@ -382,13 +382,26 @@ def _is_to_replace(command: str, path: Path, config: Settings, request: RunReque
         return False
     if not (path / "config.yaml").exists():
         raise BalancerError(f"--out {path} is not empty and holds no run; give a new or empty folder")
-    if not request.force and (path / "env.json").exists():  # without that file, the start of a run was killed
+    if not (path / "env.json").exists():
+        _check_left_over(path, request.force)
+        return True
+    if not request.force:
         raise BalancerError(
             f"--out {path} holds a run already; use --resume {path}, --force to replace it, or a new folder"
         )
-    if (path / "env.json").exists():
-        saved_config(command, path)  # refuses a run of another command: it may be the input of this one
+    saved_config(command, path)  # refuses a run of another command: it may be the input of this one
     return True
+
+
+def _check_left_over(path: Path, force: bool) -> None:
+    """Refuse a folder with config.yaml and without env.json, unless a killed start or removal of a run left it so.
+
+    Other programs have a config.yaml too, and what lies beside it is not ours to remove.
+    """
+    if YAML_SEAL.search(content_of(path / "config.yaml")) is None:
+        raise BalancerError(f"--out {path} is not empty and holds no run; give a new or empty folder")
+    if not force and any(p.name not in START_FILES and p.suffix not in (".lock", ".tmp") for p in path.iterdir()):
+        raise BalancerError(f"--out {path} holds what is left of a run; use --force to replace it, or a new folder")
 
 
 def empty_run(path: Path) -> None:

@@ -37,8 +37,9 @@ def find_run(run: Path, *commands: str) -> Path:
 
 def point_latest(run: Path) -> None:
     """Let the link ``latest`` beside a run under ``runs/`` point to that run, on disks that have links."""
+    run = run.resolve()  # it may be named by this very link
     link = run.parent / LATEST
-    if run.resolve().parent.parent != RUNS.resolve() or (link.exists() and not link.is_symlink()):
+    if run.parent.parent != RUNS.resolve() or (link.exists() and not link.is_symlink()):
         return
     temporary = temporary_path(link)
     with contextlib.suppress(OSError):  # Windows needs a privilege for links

@@ -123,7 +123,8 @@ def _of_class(name: str, run: Path) -> Iterator[None]:
         saved = stop.message.partition(";")[0]
         raise Interrupted(stop.signum, f"{name}: {saved}; continue with --resume {run}") from stop
     except BalancerError as error:
-        raise type(error)(f"{name}: {error}") from error
+        kind = UsageError if isinstance(error, UsageError) else BalancerError  # a damaged file's is made of its parts
+        raise kind(f"{name}: {error}") from error
 
 
 def _tracked(summary: GanSummary, folder: Path) -> TrackedTrial:

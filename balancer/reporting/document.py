@@ -13,6 +13,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from balancer.reporting.numbers import fixed
+
 PHANTOM = "PHANTOM"  # how the notice begins that the images are drawings
 
 
@@ -168,7 +170,7 @@ def csv_text(header: Sequence[str], rows: Sequence[Sequence[str | float | int | 
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(header)
     for row in rows:
-        writer.writerow([f"{v:.6f}" if isinstance(v, float) else "" if v is None else v for v in row])
+        writer.writerow([fixed(v, 6) if isinstance(v, float) else "" if v is None else v for v in row])
     return buffer.getvalue()
 
 

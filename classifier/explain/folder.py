@@ -37,14 +37,19 @@ def replaced(folder: Path) -> Iterator[Path]:
     """
     check_replaceable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    sweep_beside(folder)
-    new = temporary_path(folder)
+    aside = folder.with_name(f"old-{folder.name}")
+    for path in (folder, aside):
+        sweep_beside(path)
+    new, old = temporary_path(folder), temporary_path(aside)
     new.mkdir()
     try:
         yield new
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.replace(old)  # removed in its place, a kill would leave a part of it there
         new.replace(folder)
+        shutil.rmtree(old, ignore_errors=True)
     except BaseException:
+        if old.exists() and not folder.exists():
+            old.replace(folder)
         shutil.rmtree(new, ignore_errors=True)
         raise

@@ -299,6 +299,16 @@ def test_remove_takes_runs_alone(chain: Path, runs_cwd: Path) -> None:
     assert (chain / "ablate" / "a" / "analysis.json").exists()
 
 
+def test_a_study_is_removed_with_its_steps(runs_cwd: Path) -> None:
+    """Unless a run came from one of its steps, however deep that lies."""
+    run = make(runs_cwd / "runs" / "study" / "x", "study")
+    step = make(run / "size-50" / "others" / "B" / "synthesis-0", "synthesize")
+    heir = make(runs_cwd / "runs" / "ablate" / "b", "ablate", synthetic=(str(step),))
+    refused(balancer("runs", "remove", "study/x", "--yes"), 1, str(heir.name), "--force")
+    done(balancer("runs", "remove", "study/x", "ablate/b", "--yes"))
+    assert not run.exists()
+
+
 def test_a_damaged_run_can_be_removed(chain: Path) -> None:
     """Its sealed config.yaml still names it a run."""
     _cut(chain / "ablate" / "a" / "env.json")

@@ -156,6 +156,26 @@ def test_out_of_a_process_killed_before_it_wrote_anything(tmp_path: Path) -> Non
         assert sorted(p.name for p in tmp_path.iterdir()) == ["config.yaml", "log.txt"]
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_out_with_the_config_of_another_program_is_never_touched(tmp_path: Path, force: bool) -> None:
+    (tmp_path / "config.yaml").write_text("chapters: 5\n")
+    (tmp_path / "thesis.tex").write_text("years of work")
+    assert "holds no run" in refusal("gan-train", CONFIG, RunRequest(out=tmp_path, force=force))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.yaml", "thesis.tex"]
+
+
+def test_out_with_what_is_left_of_a_run(tmp_path: Path) -> None:
+    """A killed start is begun again; beside other files, such as a copied config.yaml has, that takes --force."""
+    started(tmp_path / "run")
+    (tmp_path / "run" / "env.json").unlink()
+    started(tmp_path / "run")
+    (tmp_path / "run" / "env.json").unlink()
+    (tmp_path / "run" / "notes.txt").touch()
+    assert "--force" in refusal("gan-train", CONFIG, RunRequest(out=tmp_path / "run"))
+    with open_run("gan-train", CONFIG, RunRequest(out=tmp_path / "run", force=True)) as run:
+        assert not (run / "notes.txt").exists()
+
+
 def test_out_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "x").touch()
     assert "is a file" in refusal("gan-train", CONFIG, RunRequest(out=tmp_path / "x", force=True))

@@ -55,6 +55,12 @@ def test_latest_is_the_run_that_was_finished_last(runs_cwd: Path) -> None:
     assert [p.name for p in link.parent.iterdir() if p.name.startswith(".")] == []
 
 
+def test_a_run_that_is_resumed_by_the_link_leaves_the_link_to_the_run(runs_cwd: Path) -> None:
+    run = finished("ablate", "a")
+    point_latest(run.parent / LATEST)
+    assert (run.parent / LATEST).resolve() == run.resolve()
+
+
 def test_what_a_user_named_latest_stays(runs_cwd: Path) -> None:
     (RUNS / "gan-train" / LATEST).mkdir(parents=True)
     run = finished("gan-train", "a")

@@ -13,9 +13,9 @@ import torch
 from commands import QUICK_REPORT, TINY_GAN, balancer, done, refused, sets
 from PIL import Image
 
-from balancer.core.errors import Interrupted
+from balancer.core.errors import BalancerError, Interrupted
 from balancer.core.files import folder_name
-from balancer.core.sealed import read_json
+from balancer.core.sealed import DamagedFile, read_json
 from balancer.core.settings import DataConfig, GanTrainConfig
 from balancer.data.dataset import Dataset, load_dataset
 from balancer.gan import every_class, trainer
@@ -144,6 +144,14 @@ def test_a_stopped_run_goes_on_with_the_class_that_it_was_at(
     assert trained == ["COVID-19", "Viral (other)", "Viral (other)"]
     assert len(read_json(tmp_path / "run" / "summary.json")["classes"]) == 2
     assert (tmp_path / "run" / "done").exists()
+
+
+def test_a_damaged_file_of_a_class_is_one_line_with_the_class() -> None:
+    with (
+        pytest.raises(BalancerError, match=r"^COVID-19: checkpoint\.pt is damaged: it is cut"),
+        every_class._of_class("COVID-19", Path("run")),
+    ):
+        raise DamagedFile(Path("checkpoint.pt"), "it is cut")
 
 
 def test_what_cannot_be_done(run: Path, folder: Path, options: list[object], tmp_path: Path) -> None:

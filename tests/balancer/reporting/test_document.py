@@ -137,6 +137,7 @@ def test_text_columns_begin_under_their_titles() -> None:
 
 def test_csv() -> None:
     assert csv_text(["a", "b"], [["x,y", 0.5], [1, None]]) == 'a,b\n"x,y",0.500000\n1,\n'
+    assert csv_text(["a"], [[-1e-9]]) == "a\n0.000000\n"
 
 
 def test_latex_escapes_header_cells_and_caption() -> None:

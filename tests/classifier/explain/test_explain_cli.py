@@ -21,6 +21,7 @@ from balancer.core.settings import DataConfig
 from balancer.data.dataset import Dataset
 from classifier.explain import explain, faithfulness
 from classifier.explain.checks import UNCHECKED, check
+from classifier.explain.folder import CONTENT, replaced
 from classifier.explain.heatmaps import shown
 from classifier.explain.methods import METHODS
 from classifier.training.checkpoint import load_classifier
@@ -268,6 +269,18 @@ def test_every_method_of_other_networks(
     assert json.loads(result.stdout)["method"] == method
     of_run = classifier("explain", tmp_path / "run", "--method", method, "--out", tmp_path / "of_run", "-q")
     assert of_run.exit_code == 0, of_run.output
+
+
+def test_an_explanation_takes_the_place_of_another_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the old one begins to go, the new one is there: a kill meanwhile leaves no half of either."""
+    folder, seen = tmp_path / "out", []
+    folder.mkdir()
+    (folder / CONTENT).write_text("old")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: seen.append((folder / CONTENT).read_text()))
+        with replaced(folder) as place:
+            (place / CONTENT).write_text("new")
+    assert seen == ["new"]
 
 
 def test_maps_without_evidence_are_not_held_against_the_weights(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
