@@ -246,7 +246,7 @@ def _separate_patients(real: Folder, training: Folder, notes: list[str]) -> dict
     patients = [f"held out: {g}" for g in real.groups] + [f"training: {g}" for g in training.groups]
     if real.told:
         patients = [*real.groups, *training.groups]
-    merged = merge_groups(patients, real.digests + training.digests)
+    merged = merge_groups(patients, [*real.digests, *training.digests])
     held_out, trained_on = merged[: len(real.groups)], merged[len(real.groups) :]
     known = set(trained_on)
     shared = {number for number, group in zip(real.groups, held_out, strict=True) if group in known}

@@ -37,8 +37,8 @@ from balancer.audit.sources import sources
 from balancer.core.settings import DataConfig
 from balancer.core.speed import slowness
 from balancer.data.dataset import PHANTOM_NOTICE, Dataset
+from balancer.data.digests import equal_positions
 from balancer.data.near_duplicates import COPY, SUSPECT, SimilarPair, Thumbnails, near_duplicates
-from balancer.data.perceptual_hash import identical_files
 from balancer.data.records import SPLITS, is_patient
 from balancer.data.similar_hashes import MOST_COMPARED
 from balancer.metrics.resampling import AurocInterval
@@ -284,7 +284,7 @@ def _identical(data: Dataset, splits: Array) -> IdenticalFiles:
             classes=[data.classes[data.labels[i]] for i in group],
             patients=sorted({data.records[i].patient for i in group}),
         )
-        for group in identical_files(data.digests)
+        for group in equal_positions(data.digests)
     ]
     return IdenticalFiles(
         groups=len(groups),

@@ -38,6 +38,7 @@ from balancer.core.threads import allowed_processors
 from balancer.data.decoded import Decoded, Reader, by_headers, enlarged_note, refuse_too_many
 from balancer.data.depth import Decoding, Ranges, Source, is_dim, is_off_range, ranges_within, shared_ranges
 from balancer.data.depth_notes import depth_notes, shown_note
+from balancer.data.digests import Digests
 from balancer.data.subset import Subset
 
 FORMAT = 6  # raise when decoding changes, or what is stored of it
@@ -51,7 +52,7 @@ log = logging.getLogger("balancer")
 
 
 @dataclass(frozen=True)
-class Digests:
+class StoredDigests:
     """What a file under ``stat/`` holds."""
 
     digests: list[str]
@@ -147,7 +148,7 @@ def decode_all(
         *shown_note(index.windows, index.full, str(settings.get("window", "auto"))),
         *enlarged_note(index.small, index.n_small, len(names), size),
     ]
-    of_kept = [digests[i] for i in index.kept], bad, index.ranges, notes
+    of_kept = Digests(digests[i] for i in index.kept), bad, index.ranges, notes
     return Decoded(images, index.kept, *of_kept, in_colour=index.in_colour, without_colour=index.without_colour)
 
 
@@ -167,7 +168,7 @@ def file_digests(names: Sequence[str], stamp: str, digest: Callable[[int], str])
     """Return the SHA-256 of each file, from the cache if the files are as they were; arguments as in decode_all."""
     file = cache_dir("stat") / f"{stamp}.json"
     try:
-        stored = parse(Digests, read_json(file), file).digests
+        stored = parse(StoredDigests, read_json(file), file).digests
         if len(stored) == len(names):
             return stored
         raise DamagedFile(file, f"digests: {len(stored)} of {len(names)} files")

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from balancer.data.chest import CLASSES
+from balancer.data.digests import equal_positions
 from balancer.data.images import named
 from balancer.data.listing import Listing
 from balancer.data.patients import suggested_pattern
-from balancer.data.perceptual_hash import identical_files
 from balancer.data.records import Record, is_patient
 from balancer.data.thinning import UNUSED
 
@@ -69,7 +69,7 @@ def copies_note(records: Sequence[Record], folds: np.ndarray, digests: Sequence[
     Figures on such images are too good (the network has seen the image) or mean nothing (both labels are right).
     Copies in train and validation are kept together by the split, unless the source's own validation is used.
     """
-    copies = identical_files(digests)
+    copies = equal_positions(digests)
     in_test = [of for of in copies if len({folds[i] == "test" for i in of if folds[i] != UNUSED}) > 1]
     in_val = [of for of in copies if {"train", "val"} <= {str(folds[i]) for i in of}]
     two_labels = [of for of in copies if len({records[i].label for i in of}) > 1]

@@ -47,7 +47,7 @@ class Dataset:
     folds: np.ndarray = field(repr=False)  # (n,) of "train", "val", "test", and of "unused" in a thinned training fold
     records: list[Record] = field(repr=False)
     groups: list[str] = field(repr=False)  # patients; those with identical files are merged
-    digests: list[str] = field(repr=False)  # SHA-256 of each file
+    digests: Sequence[str] = field(repr=False)  # SHA-256 of each file
     split_hash: str
     fingerprint: str  # of names and contents of every file
     bad: list[tuple[str, str]] = field(default_factory=list)  # (name, reason) of every unreadable file

@@ -20,6 +20,7 @@ from balancer.core.preview import Undecoded
 from balancer.core.threads import allowed_processors
 from balancer.data.depth import Decoding, Ranges
 from balancer.data.dicom_files import DicomRules
+from balancer.data.digests import Digests
 from balancer.data.images import AS_SHOWN, decode_image, open_image
 
 DECODED = 24  # files that a dry run decodes: enough to know how long the others take
@@ -32,7 +33,7 @@ class Decoded:
     # (n, size, size) or (n, size, size, 3) uint8, a read-only memory map; of a dry run one image, n times
     images: np.ndarray
     positions: list[int]  # (n,) of the readable files in the list
-    digests: list[str]  # (n,) SHA-256 of each file
+    digests: Digests  # (n,) SHA-256 of each file
     bad: list[tuple[str, str]]  # (name, reason) of every unreadable file
     ranges: dict[str, float]  # of deep samples, shared by the set; see :func:`balancer.data.depth.white_level`
     notes: list[str]  # what a reader must know of the decoding
@@ -93,7 +94,7 @@ def by_headers(
     return Decoded(
         images=np.broadcast_to(shown, (len(kept), *shown.shape)),
         positions=kept,
-        digests=[digests[i] for i in kept],
+        digests=Digests(digests[i] for i in kept),
         bad=[(names[i], bad[i]) for i in sorted(bad)],
         ranges={},
         notes=enlarged_note(sorted(set(small)), len(small), len(names), size),

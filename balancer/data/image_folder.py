@@ -7,7 +7,7 @@ import logging
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,7 +74,7 @@ class Folder:
     groups: list[str]
     named: int  # images whose file name tells the patient
     by_header: int  # DICOM files whose header tells the patient
-    digests: list[str]
+    digests: Sequence[str]
     bad: list[tuple[str, str]]
     notes: list[str]  # what a reader must know of the decoding
     ranges: dict[str, float]  # of samples of more than 8 bits

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,7 +36,7 @@ class ImportedClass:
     label: int
     scan: Scan
     names: list[str]  # relative to the folder of the class
-    digests: list[str]  # SHA-256 of each file
+    digests: Sequence[str]  # SHA-256 of each file
     images: Array  # uint8, of the size and the channels of the real images
     undecoded: Undecoded | None = None
 

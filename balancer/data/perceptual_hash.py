@@ -1,9 +1,8 @@
-"""Hashes of images: of what an image looks like, which copies keep (Zauner 2010), of its pixels, and of its file."""
+"""Hashes of images: of what an image looks like, which copies keep (Zauner 2010), and of its pixels."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 
 import numpy as np
 import scipy
@@ -32,15 +31,3 @@ def shrink(images: Array, side: int) -> Array:
 def pixel_hashes(images: Array) -> list[bytes]:
     """Return the SHA-256 of the pixels of each image."""
     return [hashlib.sha256(image.tobytes()).digest() for image in images]
-
-
-def identical_files(digests: Sequence[str]) -> list[list[int]]:
-    """Return groups of two and more positions with the same digest, in order of their first."""
-    seen, repeated = set[str](), set[str]()
-    for digest in digests:
-        (repeated if digest in seen else seen).add(digest)
-    groups: dict[str, list[int]] = {}  # only of these: lists for every file of a large set would fill the memory
-    for i, digest in enumerate(digests):
-        if digest in repeated:
-            groups.setdefault(digest, []).append(i)
-    return list(groups.values())

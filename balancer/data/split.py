@@ -13,6 +13,7 @@ import numpy as np
 
 from balancer.core.sealed import write_with_sum
 from balancer.core.seeding import derive_seed
+from balancer.data.digests import equal_positions
 
 DEVELOPMENT = ("train", "val")  # folds that training and choosing may use; their images name a split
 
@@ -106,23 +107,27 @@ def merge_groups(patients: Sequence[str], *shared: Sequence[str]) -> list[str]:
             p = parent[p]
         return p
 
-    for keys in shared:
-        first: dict[str, str] = {}
-        for patient, key in zip(patients, keys, strict=True):
-            a, b = find(patient), find(first.setdefault(key, patient))
+    for first, *others in (positions for keys in shared for positions in equal_positions(keys)):
+        for other in others:
+            a, b = find(patients[first]), find(patients[other])
             parent[max(a, b)] = min(a, b)
     return [find(p) for p in patients]
 
 
-def split_hash(names: Iterable[str], folds: Iterable[str], digests: Iterable[str]) -> str:
+def split_hash(names: Iterable[str], folds: Iterable[str], digests: Sequence[str]) -> str:
     """Return 16 hex digits that name the content of train and of validation.
 
-    They are those of the sorted rows of fold, name and digest. Names are unique and hold no control characters, so the
-    order of the rows is that of fold and name. The rows of a large set would fill the memory; they are never held.
+    They are those of the rows of fold, name and digest, sorted by fold and name; names are unique and hold no control
+    characters. The rows of a large set would fill the memory; they are never held.
     """
-    rows = [row for row in zip(folds, names, digests, strict=True) if row[0] in DEVELOPMENT]
-    rows.sort()
-    return hash_of("\t".join(row) for row in rows)
+    names, folds = list(names), list(folds)
+    if not len(names) == len(folds) == len(digests):
+        raise ValueError(f"{len(names)} names, {len(folds)} folds and {len(digests)} digests; expected one of each")
+    return hash_of(
+        f"{fold}\t{names[i]}\t{digests[i]}"
+        for fold in sorted(DEVELOPMENT)
+        for i in sorted((i for i, of in enumerate(folds) if of == fold), key=names.__getitem__)
+    )
 
 
 def hash_of(lines: Iterable[str]) -> str:

@@ -225,7 +225,7 @@ def compare(config: ComponentsConfig, substudies: Mapping[str, Substudy]) -> lis
     for switch in (s for s in SWITCHES if not s.retrain and s.applies(config)):
         arms[switch.name] = [_at_half(trial) for trial in full.trials]
     study = ResampledStudy(StudyResults(arms, full.patients), RESAMPLES, config.seed)
-    return [_result(variant, study) for variant in arms]
+    return [_result(variant, study, of_the_same_scores=variant not in substudies) for variant in arms]
 
 
 def _at_half(trial: TrialResult) -> TrialResult:
@@ -233,7 +233,8 @@ def _at_half(trial: TrialResult) -> TrialResult:
     return replace(trial, predictions={fold: replace(p, threshold=0.5) for fold, p in trial.predictions.items()})
 
 
-def _result(variant: str, study: ResampledStudy) -> VariantResult:
+def _result(variant: str, study: ResampledStudy, of_the_same_scores: bool) -> VariantResult:
+    """Return a variant's metrics and differences; a variant ``of_the_same_scores`` decides otherwise, and no more."""
     metrics, differences = {}, {}
     for metric in METRICS:
         summary, difference = study.summary(variant, metric), study.estimate({FULL: 1.0, variant: -1.0}, metric)
@@ -243,6 +244,8 @@ def _result(variant: str, study: ResampledStudy) -> VariantResult:
             assert difference is not None, "every variant has the full system's trial seeds"
             p = difference.p if was_tested(difference) else None
             differences[metric] = Difference(difference.value, difference.low, difference.high, p)
+            if of_the_same_scores and metric == "auroc":
+                differences[metric] = Difference(0.0, 0.0, 0.0, p)  # no scatter that is unknown: it cannot differ
     return VariantResult(variant, metrics, differences, len(study.results.cells(variant)))
 
 

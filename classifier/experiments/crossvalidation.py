@@ -56,7 +56,7 @@ METHOD = (
     "the variance of cross-validation exists (Bengio & Grandvalet 2004, JMLR 5). The pooled AUROC also ranks scores of "
     "different classifiers against one another and may lie below the mean over folds (Forman & Scholz 2010, SIGKDD "
     "Explorations 12).",
-    "The folds come from the same source as the training images. An official test set from elsewhere, as here, is "
+    "The folds come from the same source as the training images. A test set from elsewhere is often "
     "harder: these metrics serve to choose, and do not replace the test set.",
 )
 
@@ -190,8 +190,8 @@ def rotation(data: Dataset, number: Array, k: int, fraction: float, seed: int) -
     chosen = carve_validation(data.labels[rest].tolist(), [data.groups[i] for i in rest], fraction, seed)
     folds = np.where(number == k, "test", np.full(len(number), UNUSED))
     folds[rest] = np.where(chosen, "val", "train")
-    used = np.flatnonzero(number >= 0)
-    names, digests = ([of[i] for i in used] for of in ([r.name for r in data.records], data.digests))
+    used = np.flatnonzero(number >= 0).tolist()
+    names, digests = [data.records[i].name for i in used], [data.digests[i] for i in used]
     rotated = replace(data, folds=folds, split_hash=split_hash(names, folds[used].tolist(), digests))
     for fold in ("train", "val"):
         if not all(counts := rotated.counts(fold)):
@@ -283,7 +283,7 @@ def write_crossvalidation(trials: Sequence[TrialResult], folds: Folds, run: RunD
         warnings,
         f"AUROC {over_folds} over folds, {pooled} pooled.",
         [result.counts],
-        [Section("Metrics", [method(result), METHOD[1]], table), Section("Folds", table=fold_table(trials))],
+        [Section("Metrics", [method(result), *METHOD[1:]], table), Section("Folds", table=fold_table(trials))],
         caveats=caveats,
     )
     rows = [[key, m.mean, m.sd, m.pooled, m.low, m.high] for key, m in result.figures.items()]

@@ -59,7 +59,7 @@ def plan_trials(config: ClassifierConfig, regimes: Sequence[Regime], synthetic_s
     An ablation has several seeds and doses; ``synthetic_sets`` is the number of sets.
     """
     seeds = config.seeds if isinstance(config, AblateConfig) else 1
-    doses = [d for d in config.doses if d not in (0.0, 1.0)] if isinstance(config, AblateConfig) else []
+    doses = [d for d in dict.fromkeys(config.doses) if d not in (0.0, 1.0)] if isinstance(config, AblateConfig) else []
     main_dose = 1.0 if config.synthetic_count == "deficit" else None
     trials = []
     for seed in range(config.seed, config.seed + seeds):

@@ -58,7 +58,7 @@ def _resolve(config: ClassifierConfig, stage: StageConfig, train_set: TrainingSe
         return getattr(config, name) if of_stage is None else of_stage
 
     def lengthened(steps: int) -> int:
-        return steps if config.exposure == "steps" else round(steps * len(train_set.images) / train_set.n_real)
+        return steps if config.exposure == "steps" else round(steps * len(train_set.images) / train_set.n_fold)
 
     def in_steps(epochs: float) -> int:
         return max(1, lengthened(round(epochs * train_set.n_fold / config.batch_size)))

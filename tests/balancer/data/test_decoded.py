@@ -33,7 +33,7 @@ def decodings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def facts(data: Dataset) -> tuple[object, ...]:
     """All that is known of a data set but its pixels."""
-    lists = data.labels.tolist(), data.folds.tolist(), data.records, data.groups, data.digests
+    lists = data.labels.tolist(), data.folds.tolist(), data.records, data.groups, list(data.digests)
     return *lists, data.split_hash, data.fingerprint, data.bad, data.notes, data.images.shape
 
 

@@ -4,14 +4,11 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image, ImageFilter, ImageOps
 
 from balancer.data import near_duplicates as duplicates
 from balancer.data.images import resize_image
 from balancer.data.near_duplicates import COPY, near_duplicates
-from balancer.data.perceptual_hash import identical_files
 from balancer.data.phantom import draw_image, draw_patient
 
 SIZE = 128
@@ -124,15 +121,6 @@ def test_what_was_shifted_lies_on_its_original_again(axis: int) -> None:
     assert duplicates._aligned(images, shifted) == pytest.approx(1, abs=1e-3)
     too_far = np.roll(wide, 3, axis)[:, 3:67, 3:67]
     assert (duplicates._aligned(images, too_far) < 0.9).all()
-
-
-@given(st.lists(st.sampled_from("abcde"), max_size=12))
-def test_identical_files_are_grouped(digests: list[str]) -> None:
-    groups = identical_files(digests)
-    assert all(len(group) > 1 and len({digests[i] for i in group}) == 1 for group in groups)
-    assert {i for group in groups for i in group} == {i for i, d in enumerate(digests) if digests.count(d) > 1}
-    assert len({digests[group[0]] for group in groups}) == len(groups)
-    assert groups == sorted(groups)
 
 
 def test_parts_of_a_large_set_give_the_same_pairs(drawings: list[Image.Image], monkeypatch: pytest.MonkeyPatch) -> None:

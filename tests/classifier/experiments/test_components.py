@@ -129,7 +129,10 @@ def test_differences_are_those_of_the_same_seeds() -> None:
     assert of_threshold.figures["balanced_accuracy_val_threshold"].mean == pytest.approx(np.mean(at_half))
     gained = of_threshold.full_minus_this["balanced_accuracy_val_threshold"].value
     assert gained == pytest.approx(np.mean(chosen) - np.mean(at_half))
-    assert of_threshold.full_minus_this["auroc"].value == 0, "a threshold ranks nothing"
+    of_auroc = of_threshold.full_minus_this["auroc"]
+    assert (of_auroc.value, of_auroc.low, of_auroc.high) == (0, 0, 0), "a threshold ranks nothing"
+    shown = components.headlines(list(found.values()))
+    assert [line.partition(":")[0] for line in shown] == ["class weighting"]
 
 
 def test_variants_of_other_data_are_not_compared() -> None:

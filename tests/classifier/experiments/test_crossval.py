@@ -110,6 +110,7 @@ def test_every_image_outside_test_is_evaluated_once(finished: tuple[Path, Result
         assert (run / row["folder"] / "model.pt").exists()
     assert {named[i] for i in small_data.indices("test")} == {"unused"}
     assert (run / "done").exists()
+    assert "do not replace the test set" in (run / "table.md").read_text()
 
 
 def test_figures_against_scikit_learn(finished: tuple[Path, Result]) -> None:

@@ -17,7 +17,7 @@ from balancer.core.settings import AblateConfig, ReproduceConfig, StageConfig
 from balancer.reporting.document import to_markdown
 from classifier.analysis.results import MetricSummary
 from classifier.analysis.runs import read_runs
-from classifier.experiments import ablation, jobs
+from classifier.experiments import ablation, jobs, substudies
 from classifier.systems import reproduce, smoke
 from classifier.systems import tables as system_tables
 from classifier.systems.registry import SYSTEMS
@@ -128,6 +128,7 @@ def test_what_fails_leaves_the_others_alone(
     """S2 finds no synthetic images; S1 is run, the table says both, and a resumed run has only S2 left to do."""
     reported: list[list[str]] = []
     monkeypatch.setattr(ablation, "write_data_audit", lambda *_: None)
+    monkeypatch.setattr(substudies, "notes_beyond_copies", lambda _: ["Leak in the data: one patient."])
     monkeypatch.setattr(ablation, "write_ablation", lambda results, *_: reported.append(results.regimes))
     result = classifier("reproduce", "s2_cnn_gan", "s1_cnn28", *tiny, "--seeds", 1, "--out", "r")
     refused(result, 1, "1 of 2 systems failed, first s2_cnn_gan", "no finished synthesis", "--resume r")
@@ -144,6 +145,9 @@ def test_what_fails_leaves_the_others_alone(
     finally:
         (small_synthesis / "done").unlink()
     assert [e["regime"] for e in found["entries"]] == ["augment", "baseline", "augment", "gan", "combined"]
+    assert [e["system"] for e in found["entries"] if e["data_notes"][-1:] == ["Leak in the data: one patient."]] == (
+        ["s2_cnn_gan"] * 4
+    )
     assert trained == ["s1_cnn augment-0", *(f"s2_cnn {r}-0" for r in ("baseline", "augment", "gan", "combined"))]
     assert reported == [["baseline", "augment", "gan", "combined"]], (
         "several regimes get an ablation's report, one none"

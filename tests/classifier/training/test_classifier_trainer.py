@@ -216,11 +216,13 @@ def test_the_first_loss_by_hand(data: Dataset, regime: str) -> None:
     assert loss == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize(("regime", "steps"), [("baseline", 14), ("gan", 20), ("duplicate", 20), ("weighted", 14)])
+@pytest.mark.parametrize(
+    ("regime", "steps"), [("baseline", 14), ("gan", 20), ("duplicate", 20), ("weighted", 14), ("undersample", 8)]
+)
 def test_equal_exposure_gives_every_regime_as_many_passes_over_real_images(
     data: Dataset, regime: str, steps: int
 ) -> None:
-    """28 real images, 12 added: 40 / 28 as many steps."""
+    """28 real images, 12 added: 40 / 28 as many steps; 12 left out: 16 / 28."""
     result = run(data, regime, steps=14, exposure="real")
     assert (result.steps, result.selected_step <= steps) == (steps, True)
     assert result.passes_over_real == pytest.approx(14 * 8 / 28, abs=0.5)
