@@ -74,8 +74,8 @@ def read(file: Path) -> FinishedPoint:
 
 
 def show(curve: Curve) -> None:
-    """Print the tables of a study, as Markdown."""
-    names = [*curve.contrast_names, *curve.names_of("shortcut")]
+    """Print the answer, the tables and what images are worth, as Markdown."""
+    names = [name for family in ("confirmatory", "shortcut", "exploratory") for name in curve.names_of(family)]
     print(f"{curve.verdict}\n\n{regime_table(curve).to_markdown()}\n\n{contrast_table(curve, names).to_markdown()}\n")
     for worth in curve.worth:
         print(f"- {worth.describe()}")

@@ -56,8 +56,8 @@ METHOD = (
     "the variance of cross-validation exists (Bengio & Grandvalet 2004, JMLR 5). The pooled AUROC also ranks scores of "
     "different classifiers against one another and may lie below the mean over folds (Forman & Scholz 2010, SIGKDD "
     "Explorations 12).",
-    "The folds come from the same source as the training images. A test set from elsewhere is often "
-    "harder: these metrics serve to choose, and do not replace the test set.",
+    "The folds come from the same source as the training images. A test set from elsewhere is often harder: "
+    "these metrics serve to choose, and do not replace the test set.",
 )
 
 
