@@ -16,7 +16,7 @@ from balancer.audit.results import Audit
 from balancer.core import progress
 from balancer.core.config import flatten
 from balancer.core.errors import BalancerError
-from balancer.core.files import JsonObject, remove_other_kind, write_text
+from balancer.core.files import JsonObject, remove, remove_other_kind, write_text
 from balancer.core.jsonl import append_jsonl
 from balancer.core.marker import MARKER, check_stated
 from balancer.core.run import RunDir
@@ -288,6 +288,7 @@ def train_one(study: Study, run: RunDir, device: torch.device) -> TrialResult:
     """Run the single trial of `classifier train`, in the run directory itself."""
     with deferred_signals() as interrupt:
         trial = save_trial(run_trial(study, study.trials[0], device, interrupt), run.path, run.path)
+    remove(run / "metrics.jsonl")  # of a training that was interrupted before its card was written
     for validation in trial.history:
         run.metrics(asdict(validation))
     write_json(run / "result.json", trial.to_json())

@@ -153,7 +153,10 @@ def open_folds(config: CrossvalidateConfig, decode: bool = True) -> Folds:
     rotations = [rotation(data, number, k, fraction, config.data.split_seed) for k in range(config.folds)]
     for rotated in rotations:
         pretraining.check(config, rotated)
-    return Folds(data, number, [Study(config, rotated, [], [regime]) for rotated in rotations])
+    studies = [Study(config, rotated, [], [regime]) for rotated in rotations]
+    for study in studies:
+        trainer.stages(config, study.training_set(study.trials[0], rehearsal=True))  # refuses a batch above the fold
+    return Folds(data, number, studies)
 
 
 def fold_numbers(data: Dataset, folds: int, seed: int) -> Array:

@@ -37,13 +37,19 @@ def regimes_of(config: ClassifierConfig) -> list[Regime]:
     """Return the regimes that the settings name. With doses, add the regimes that a dose-response is compared with.
 
     Raises:
-        UsageError: if no regime uses the doses, or `classifier train` gets a group of regimes.
+        UsageError: if no regime uses the doses, dose 1 stands beside another number of synthetic images, or
+            `classifier train` gets a group of regimes.
     """
     if isinstance(config, AblateConfig):
         chosen = select_regimes(config.regimes)
         if config.doses and not any(r.synthetic for r in chosen):
             raise UsageError(
                 f"doses are {list(config.doses)}, but no regime here uses synthetic images; add gan or combined"
+            )
+        if 1.0 in config.doses and config.synthetic_count != "deficit":
+            raise UsageError(
+                f"doses are {list(config.doses)} beside synthetic_count {config.synthetic_count}: dose 1 is the"
+                " deficit, which this study does not train; leave one of the two out"
             )
         names = [r.name for r in chosen] + [r.reference for r in chosen if config.doses and r.synthetic]
         return select_regimes(names)

@@ -37,8 +37,8 @@ def stages(config: ClassifierConfig, train_set: TrainingSet) -> tuple[Stage, ...
 
     An epoch has as many steps as it takes to draw every real image of the training fold once. Images that a regime
     adds or leaves out do not count, so every regime makes the same number of steps. With ``exposure`` real, all
-    lengths grow by the share of added images, so that every regime draws each real image equally often. A regime that
-    pretrains draws them more often, since the second half of its steps has no others.
+    lengths grow or shrink as the number of images does, so that every regime draws each of its real images equally
+    often. A regime that pretrains draws them more often, since the second half of its steps has no others.
 
     Raises:
         UsageError: if settings do not fit each other, or a batch is larger than the training fold.

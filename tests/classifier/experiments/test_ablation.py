@@ -26,7 +26,7 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from balancer.audit.report import to_json
 from balancer.audit.results import Audit
-from balancer.core.errors import BalancerError
+from balancer.core.errors import BalancerError, Interrupted
 from balancer.core.jsonl import read_jsonl
 from balancer.core.run import RunDir
 from balancer.core.sealed import read_json, write_json
@@ -577,6 +577,7 @@ def test_no_synthesis(small_args: Args, classifier: Run, runs_cwd: Path) -> None
         (("--exposure", "images"), 2, ("setting 'exposure' is 'images'",)),
         (("--dose", "-1"), 2, ("setting 'doses'", "greater than or equal to 0")),
         (("--dose", "0.5", "--regimes", "baseline"), 2, ("no regime here uses synthetic images",)),
+        (("--dose", "1,2", "--synthetic-count", "3"), 2, ("dose 1 is the deficit", "leave one of the two out")),
         (("--dose", "9"), 1, ("run `balancer synthesize --n",)),
         (("--backend", "dask", "--scheduler", "nonsense://x"), 1, ("no dask scheduler answers at nonsense://x",)),
     ],
@@ -624,6 +625,21 @@ def test_a_test_class_of_one_patient(
     more = ("--regimes", "baseline", *sets(**{"data.path": chest_folder}))
     refused(classifier("ablate", *small_args, *more), 1, "test set has 1 patient of NORMAL and")
     assert not (runs_cwd / "runs").exists()
+
+
+def test_a_training_that_is_stopped_before_its_card_has_each_row_once(
+    small_args: Args, classifier: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise Interrupted(2, "stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ablation, "write_model_card", stopped)
+        assert classifier("train", *small_args, "--regime", "baseline", "--out", tmp_path / "r").exit_code == 130
+    done(classifier("train", "--resume", tmp_path / "r"))
+    steps = [row["step"] for row in read_jsonl(tmp_path / "r" / "metrics.jsonl")]
+    assert steps == sorted(set(steps))
+    assert steps
 
 
 @pytest.fixture

@@ -214,6 +214,7 @@ def test_refused(classifier: Run, small_args: Args, small_synthesis: Path) -> No
     refused(asked("--folds", "1"), 2, "folds")
     refused(asked("--folds", "30"), 1, "30 folds of both classes", "fewer --folds")
     refused(asked("--task", "multiclass"), 2, "crossvalidate compares two classes")
+    refused(asked("--set", "batch_size=5000"), 2, "batch_size is 5000, but the training fold has")
     refused(asked("--threshold", "cost"), 2, "threshold is 'cost'; cost takes a number above 0")
 
 
