@@ -229,8 +229,8 @@ def _count_notes(settings: QualityConfig, networks: list[FeatureNetwork], compar
             )
         if c.other and n > MOST:
             notes.append(
-                f"What chance does to KID and to recall against {c.reference} was drawn with {MOST:,} of the {n:,}"
-                " images a side: a smaller difference than these can show counts as chance."
+                f"What chance does to KID and recall against {c.reference} was drawn with {MOST:,} of the {n:,} images"
+                " a side, so a small difference may pass for chance."
             )
         if many:
             notes.append(

@@ -204,7 +204,7 @@ def test_of_large_sets_some_images_are_compared_with_each_other_and_the_report_s
     added = [note for note in report.notes if note not in alone.notes]
     assert sum("are those of 10 of the" in note for note in added) == 2, "a note for each reference"
     assert sum("was asked of 5 of" in note for note in added) == 2
-    assert sum("KID and to recall" in note and "drawn with 20 of the 30 images a side" in note for note in added) == 2
+    assert sum("KID and recall" in note and "drawn with 20 of the 30 images a side" in note for note in added) == 2
     assert report.memorization.train_units == 5
 
 
