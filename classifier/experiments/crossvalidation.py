@@ -37,7 +37,13 @@ from classifier.analysis.statistics import crossed_estimate, metric_interval
 from classifier.evaluation.metrics import weighted_metrics
 from classifier.experiments.jobs import Kept, with_resume_note
 from classifier.experiments.plan import Trial, regimes_of
-from classifier.experiments.study import Study, check_channels, check_provenance, refuse_several_classes
+from classifier.experiments.study import (
+    Study,
+    check_channels,
+    check_provenance,
+    computing_notes,
+    refuse_several_classes,
+)
 from classifier.experiments.trial import run_trial, save_trial
 from classifier.report.tables import COLUMNS
 from classifier.training import pretraining, trainer
@@ -259,7 +265,8 @@ def summarise(trials: Sequence[TrialResult], data: Dataset, table: Path) -> Cros
         )
     source = f"{data.source}, test set left out"
     patients = len(set(groups)) if data.patients_known else None
-    return Crossvalidation(trials[0].regime, len(y_true), patients, metrics, trials, source, data.notes, table)
+    notes = [*data.notes, *computing_notes(trials)]
+    return Crossvalidation(trials[0].regime, len(y_true), patients, metrics, trials, source, notes, table)
 
 
 def pool(by_fold: Sequence[TrialPredictions], weights: Array) -> dict[str, Array]:

@@ -196,27 +196,44 @@ def compare(ensembles: Sequence[Ensemble], study: StudyResults, rule: str) -> li
         results.append(
             EnsembleResult(
                 ensemble=e.name,
-                members=[f"{arm}, seed {trial.trial_seed}" for arm, trials in e.arms.items() for trial in trials],
+                members=[_member(arm, trial, trials) for arm, trials in e.arms.items() for trial in trials],
                 arms=list(e.arms),
                 temperature=temperature,
                 threshold=calibrated_threshold(threshold, temperature),
                 uncalibrated_threshold=threshold,
-                metrics={m: _metric(m, together[m], members[m], fewest) for m in together},
+                metrics={m: _metric(m, together[m], members[m], fewest, are_copies(e.members)) for m in together},
             )
         )
     return results
 
 
-def _metric(name: str, together: Array, members: Sequence[Sequence[Array]], fewest: int) -> EnsembleMetric:
+def _member(arm: str, trial: TrialResult, of: Sequence[TrialResult]) -> str:
+    """Return the name of one of an arm's trials."""
+    several = len({t.synthetic_set for t in of}) > 1
+    return f"{arm}{f', set {trial.synthetic_set}' if several else ''}, seed {trial.trial_seed}"
+
+
+def are_copies(trials: Sequence[TrialResult]) -> bool:
+    """Return whether all trials predict the same: then averaging cannot change a metric."""
+    first, *others = (trial.predictions["test"].y_score for trial in trials)
+    return all(np.array_equal(first, scores) for scores in others)
+
+
+def _metric(
+    name: str, together: Array, members: Sequence[Sequence[Array]], fewest: int, copies: bool
+) -> EnsembleMetric:
     """Return a metric of the ensemble, of its members by arm, and the difference; arrays are (1 + resamples,).
 
-    The arms weigh the same in the members' mean too; the SD is over all members.
+    The arms weigh the same in the members' mean too; the SD is over all members. Members that are perfect on this test
+    set show no difference in any resample, and need not be so on other patients: their interval is widened by
+    ``limit``. The difference of ``copies`` is 0 and stays so.
     """
     estimate = crossed_estimate(together[:, None, None], fewest)
     low, high = metric_interval(name, estimate, fewest)
     mean = np.mean([np.mean(arm, axis=0) for arm in members], axis=0)
-    gain = crossed_estimate((together - mean)[:, None, None], fewest)
     most = largest_value(name) or math.inf
+    limit = None if copies or most == math.inf else most
+    gain = crossed_estimate((together - mean)[:, None, None], fewest, limit=limit)
     gain_low, gain_high = max(gain.low, -most), min(gain.high, most)
     sd = summarise_seeds([float(trial[0]) for arm in members for trial in arm]).sd
     return EnsembleMetric(estimate.value, low, high, float(mean[0]), sd, gain.value, gain_low, gain_high)

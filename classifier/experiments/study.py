@@ -358,6 +358,9 @@ def _synthetic_sets(config: ClassifierConfig, data: Dataset, regimes: Sequence[R
         for s in sets if filtered else ():
             for label in set(s.held) & set(lacking(data)):
                 folds_of(data, label, int((s.labels == label).sum()))  # refuses too few patients
+    elif config.synthetic:
+        unread = listed([str(path) for path in config.synthetic])
+        log.warning("no regime here uses synthetic images: %s is not read", unread)
     if not sets and (without := [r.name for r in regimes if r.synthetic]):
         raise BalancerError(
             f"regime {without[0]} needs synthetic images; run `balancer synthesize`, or give --synthetic DIR"

@@ -466,6 +466,15 @@ def test_controls_match_the_synthetic_count(
     assert [r["added"] for r in rows_of(tmp_path / "b")] == [4], "without a synthesis the number asked for is lost"
 
 
+def test_synthetic_images_that_no_regime_uses_are_told(
+    small_args: Args, small_synthesis: Path, classifier: Run
+) -> None:
+    for regimes, told in (("baseline,augment", True), ("baseline,duplicate", False)):
+        result = classifier("ablate", *small_args, "--regimes", regimes, "--synthetic", small_synthesis, "--dry-run")
+        unread = f"no regime here uses synthetic images: {small_synthesis} is not read"
+        assert (unread in " ".join(done(result).stderr.split())) is told
+
+
 def test_json_alone_on_stdout(small_args: Args, classifier: Run, tmp_path: Path) -> None:
     options = [a for a in small_args if a != "-q"]
     result = done(

@@ -5,13 +5,16 @@ import json
 import signal
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import Result
 from commands import done, refused
+from fake_study import fake_study
 from sklearn.metrics import roc_auc_score
 
 from balancer.core.config import resolve
@@ -226,6 +229,16 @@ def test_a_dry_run_counts_every_fold_and_writes_nothing(
     assert planned["estimated_seconds"] == pytest.approx(28, abs=5)
     assert planned["config"]["folds"] == 4
     assert not (runs_cwd / "runs").exists()
+
+
+def test_folds_that_were_computed_in_other_ways_are_told() -> None:
+    study = fake_study(["baseline"], seeds=2)
+    data: Any = SimpleNamespace(groups=study.patients, source="drawn", patients_known=True, notes=["a note"])
+    first, second = (replace(trial, code_hash="a", threads=1) for trial in study.trials)
+    assert crossval.summarise([first, second], data, Path("table.md")).notes == ["a note"]
+    told = crossval.summarise([first, replace(second, threads=2)], data, Path("table.md")).notes
+    assert len(told) == 2
+    assert "computed with 1 and 2 threads" in told[1]
 
 
 def test_on_drawings_it_is_a_demonstration() -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from balancer.core.jsonl import read_jsonl
 from balancer.core.sealed import read_json
 from classifier.evaluation.metrics import decision_metrics
 from classifier.evaluation.thresholds import balanced_accuracy, fit_temperature, threshold_rule, with_temperature
-from classifier.experiments.ensemble import ALL
+from classifier.experiments.ensemble import ALL, _metric
 
 Run = Callable[..., Result]
 
@@ -92,6 +93,15 @@ def test_an_ensemble_of_copies_gains_nothing(classifier: Run, tmp_path: Path) ->
         assert figures["gain_high"] - figures["gain_low"] == pytest.approx(0, abs=1e-9)
 
 
+def test_perfect_members_are_not_proof_that_averaging_gains_nothing() -> None:
+    """All resamples agree, but on other patients the members could err: as in an ablation's contrasts."""
+    resamples = np.ones(41)
+    alike, unlike = (_metric("auroc", resamples, [[resamples] * 2], 20, copies) for copies in (True, False))
+    assert (alike.gain_low, alike.gain_high) == (0, 0)
+    assert unlike.gain_high == -unlike.gain_low == pytest.approx(1 - 0.025 ** (1 / 20)), "Clopper and Pearson"
+    assert math.isfinite(_metric("nll", resamples, [[resamples] * 2], 20, False).gain_high), "has no largest value"
+
+
 def test_the_command(classifier: Run, two: tuple[Path, Path]) -> None:
     told = done(classifier("ensemble", two[0], "--threshold", "sensitivity=0.9"))
     assert "DRAWN SCORES" in told.stdout
@@ -121,6 +131,8 @@ def test_ensembles_of_unlike_size_come_with_a_warning(classifier: Run, tmp_path:
     run = fake_run(tmp_path / "run", ("baseline", "gan"), seeds=2, sets=3)
     result = json.loads(done(classifier("ensemble", run, "--json")).stdout)
     assert [len(e["members"]) for e in result["ensembles"]] == [2, 6]
+    assert result["ensembles"][0]["members"] == ["baseline, seed 0", "baseline, seed 1"]
+    assert set(result["ensembles"][1]["members"]) == {f"gan, set {s}, seed {t}" for s in range(3) for t in range(2)}
     assert any("2 to 6 members" in note for note in result["notes"])
     result = json.loads(done(classifier("ensemble", run, "--regimes", "gan", "--json")).stdout)
     assert result["notes"] == ["DRAWN SCORES"]
