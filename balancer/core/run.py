@@ -68,6 +68,13 @@ def lock_file(run: Path) -> Path:
     return absolute.parent / f".{absolute.name}.lock"
 
 
+def _remove_lock(path: Path) -> None:
+    """Remove the lock that a killed step of this run left; one that another process holds stays."""
+    lock = filelock.FileLock(str(path))
+    with contextlib.suppress(filelock.Timeout), lock.acquire(timeout=0):
+        path.unlink(missing_ok=True)
+
+
 class RunDir:
     """A run directory, locked for as long as the command runs."""
 
@@ -117,8 +124,9 @@ class RunDir:
         with contextlib.suppress(OSError):  # the error that ends the run is the one to tell
             self._close_log()
         with contextlib.suppress(OSError):
-            for lock in (*self.path.rglob(".*.lock"), Path(self._lock.lock_file)):
-                lock.unlink(missing_ok=True)  # while held: later, it could be another process's lock
+            for inner in self.path.rglob(".*.lock"):
+                _remove_lock(inner)
+            Path(self._lock.lock_file).unlink(missing_ok=True)  # while held: later, it could be another process's lock
         self._lock.release()
 
     def _close_log(self) -> None:

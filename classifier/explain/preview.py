@@ -15,7 +15,7 @@ from balancer.core.preview import Preview
 from balancer.core.speed import seconds_each, slowness
 from balancer.reporting.numbers import plural
 from classifier.explain.command import class_number
-from classifier.explain.faithfulness import CHECKED, DRAWS, FEWEST_IMAGES, RANDOM_MAPS, STEPS
+from classifier.explain.faithfulness import CHECKED, DRAWS, FEWEST_IMAGES, OTHER_MAPS, RANDOM_MAPS, STEPS
 from classifier.explain.folder import check_replaceable
 from classifier.explain.heatmaps import HeatMaps, explain
 from classifier.explain.methods import METHODS
@@ -102,7 +102,7 @@ class _Speed:
         if not self.request.check or n < FEWEST_IMAGES:
             return 0.0
         method = METHODS[self.request.method]
-        curves = min(n, CHECKED) * 2 * (1 + RANDOM_MAPS) * (STEPS - 1)
+        curves = min(n, CHECKED) * 2 * (1 + RANDOM_MAPS + OTHER_MAPS) * (STEPS - 1)
         cascade = min(n, method.cascaded) * method.stages * DRAWS
         compared = A_COMPARISON * (self.side / 64) ** 2 * slowness()
         return self.an_image * curves + (self.a_map + compared) * cascade

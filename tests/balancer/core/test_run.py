@@ -21,7 +21,7 @@ from balancer.core.environment import environment, git_commit
 from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.files import write_text
 from balancer.core.jsonl import read_jsonl
-from balancer.core.run import RUNS, RunDir, RunRequest, open_run
+from balancer.core.run import RUNS, RunDir, RunRequest, lock_file, open_run
 from balancer.core.saved_runs import (
     inner_runs,
     latest_run,
@@ -131,6 +131,19 @@ def test_leaving_does_not_remove_the_next_users_lock(tmp_path: Path, monkeypatch
     first.__exit__(None, None, None)
     with later[0], pytest.raises(BalancerError, match="in use"):
         RunDir(tmp_path / "run", resumed=False)
+
+
+def test_leaving_removes_left_locks_of_steps_but_no_lock_in_use(tmp_path: Path) -> None:
+    """Somebody may resume one step of a study while the study ends."""
+    with RunDir(tmp_path / "study", resumed=False) as study:
+        study.path.mkdir()
+        left = lock_file(study.path / "killed")
+        left.touch()
+        step = RunDir(study.path / "step", resumed=False)
+    assert not left.exists()
+    with step, pytest.raises(BalancerError, match="in use"):
+        RunDir(study.path / "step", resumed=False)
+    assert list(study.path.iterdir()) == []
 
 
 def test_out_may_be_new_or_empty(tmp_path: Path) -> None:
