@@ -225,7 +225,7 @@ def train_features(
 ) -> CommandResult:
     """Train a feature network on the training fold of some data, and measure what it responds to.
 
-    DATA is a folder, a table or an archive. About 15 minutes on one CPU core; the result is kept in the cache.
+    DATA is a folder, a table or an archive. About 12 minutes on one idle CPU core; the result is kept in the cache.
     """
     from balancer.core.config import absolute_paths, merge, resolve
     from balancer.metrics import feature_commands
@@ -279,7 +279,7 @@ def settings(name: str | None) -> CommandResult:
     closing="next: balancer audit --data {path}",
 )
 def fetch(source: str, size: int | None, to: Path | None, force: bool, dry: bool) -> CommandResult:
-    """Download a data set, its hash checked: a set of MedMNIST from Zenodo, or the chest X-rays from Kaggle.
+    """Download a data set and check it: a set of MedMNIST (by its hash), or the chest X-rays from Kaggle (by counts).
 
     SET is pneumoniamnist, breastmnist or another set of images of MedMNIST, or kaggle (extra: kaggle).
     """

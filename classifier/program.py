@@ -13,7 +13,7 @@ from balancer.core.program import CommandGroup
 @click.group(cls=CommandGroup, context_settings={**HELP, "auto_envvar_prefix": "CLASSIFIER"})
 @click.version_option(__version__, "-V", "--version")
 def main() -> None:
-    """Retrain a classifier with and without synthetic images, and compare honestly.
+    """Retrain a classifier with and without synthetic images, and compare, with intervals.
 
     \b
       classifier ablate --regimes all   four regimes, paired seeds -> runs/ablate/

@@ -160,7 +160,7 @@ class ClassifierConfig(Settings):
     )
     # watching
     evaluations: Validations = Field(5, description="Validations, evenly spread over the steps of a stage.")
-    precision: Precision = Field("auto", description="auto: bfloat16 on a GPU, else float32.")
+    precision: Precision = Field("auto", description="auto: bfloat16 where the hardware multiplies in it.")
     step_mode: Literal["auto", StepMode] = Field(
         "auto", description="plain, compiled, graph (CUDA alone), or auto: graph on CUDA, else plain."
     )
@@ -222,7 +222,9 @@ class AblateConfig(ClassifierConfig):
     """`classifier ablate`: every regime times every trial seed."""
 
     regimes: Names = Field(
-        ("all",), description="Groups (all: the 2 x 2 design; controls; checks) or names such as baseline,gan."
+        ("all",),
+        description="Groups (all: the 2 x 2 design; confirmatory; controls; shortcut; checks) or names such as "
+        "baseline,gan.",
     )
     seeds: Repeats = Field(5, description="Paired trial seeds per regime; a verdict takes 3.")
     doses: Doses = Field((), description="Also so many synthetic images, in deficits, such as 0.25,0.5,2.")
@@ -254,6 +256,9 @@ class ComponentsConfig(TrainConfig):
 class CrossvalidateConfig(TrainConfig):
     """`classifier crossvalidate`: one regime on every fold of the images outside the test set."""
 
+    regime: str = Field(
+        "baseline", description="A regime without synthetic images, such as baseline, augment or duplicate."
+    )
     folds: int = Field(5, ge=2, le=1000, description="How many, with whole patients and equal class shares.")
 
 
@@ -303,9 +308,13 @@ class StudyConfig(Settings):
         return self
 
 
+REGIMES_OF_SITES = "A regime without synthetic images and copies, such as baseline, augment or weighted."
+
+
 class FederationConfig(TrainConfig):
     """What a federation trains, and in how many rounds; the settings of a classifier are those of every site."""
 
+    regime: str = Field("baseline", description=REGIMES_OF_SITES)
     rounds: int = Field(20, ge=1, le=100_000, description="Rounds that part the optimiser steps of every site.")
     mu: float = Field(0.01, ge=0, le=1e6, description="Of fedprox: weight of the distance from the round's start.")
     round_seconds: float = Field(
@@ -344,3 +353,5 @@ class FederateServeConfig(FederationConfig):
 
 class FederateJoinConfig(TrainConfig):
     """`classifier federate-join`: one site of a federation. Its images stay where they are."""
+
+    regime: str = Field("baseline", description=REGIMES_OF_SITES)

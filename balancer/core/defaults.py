@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -11,8 +13,9 @@ from balancer.core.settings import CLASSIFIERS, SECTIONS, ClassifierConfig
 
 HEAD = """\
 # Every setting and its default, by `python -m balancer.core.defaults`. Copy what you change; pass it with --config.
-# A section per command. `data` is shared by all commands, `classifier` by train, ablate, tune, components and
-# crossvalidate; a command's own section is laid over both. --set KEY=VALUE changes one setting on the command line.
+# A section per command. `data` is shared by all commands, `classifier` by train, ablate, tune, components,
+# crossvalidate and the commands of a federation; a command's own section is laid over both. --set KEY=VALUE changes
+# one setting on the command line.
 """
 
 
@@ -72,7 +75,7 @@ def _section(name: str, model: type[BaseModel]) -> str:
 
 def _with_comment(text: str, field: FieldInfo) -> str:
     """Return a line with the first sentence of the description, and what null stands for."""
-    words = [(field.description or "").split(". ")[0].rstrip(".")]
+    words = [re.split(r"(?<!et al)\. ", field.description or "")[0].rstrip(".")]
     if (meaning := unset_meaning(field)) and field.default is None:
         words.append(f"null: {meaning}")
     comment = "; ".join(word for word in words if word)

@@ -15,6 +15,7 @@ CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 def test_default_yaml_is_made_from_the_models():
     """If this fails: python -m balancer.core.defaults > configs/default.yaml"""
     assert (CONFIGS / "default.yaml").read_text() == default_yaml()
+    assert "et al\n" not in default_yaml()  # a comment is a whole sentence
 
 
 @pytest.mark.parametrize("command", COMMANDS)
