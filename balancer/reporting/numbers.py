@@ -42,10 +42,15 @@ def mean_sd(mean: float, sd: float | None, digits: int = 3) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """Return ``.03``, ``.004`` or ``< .001`` for a cell; a dash where no test was made."""
+    """Return ``.03``, ``.004`` or ``< .001`` for a cell; a dash where no test was made.
+
+    More digits tell on which side of the usual level, .05, a p lies that would round to it.
+    """
     if p is None:
         return DASH
-    return "< .001" if p < 0.001 else short(p, 3 if p < 0.01 else 2)
+    if p < 0.001:
+        return "< .001"
+    return short(p, 3 if p < 0.01 else next((digits for digits in (2, 3) if round(p, digits) != 0.05), 4))
 
 
 def p_equals(p: float) -> str:

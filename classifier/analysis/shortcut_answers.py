@@ -64,7 +64,10 @@ def along_sizes(by_size: Mapping[int, Sequence[MeterResult]]) -> str:
 
 
 def _at_sizes(slight: Mapping[int, bool], everywhere: int) -> str:
-    """Return ``every size``, or ``50 and 100 images (slightly at 100)``."""
+    """Return ``every size``, ``50 images (slightly)``, or ``50 and 100 images (slightly at 100)``."""
     sizes = "every size" if len(slight) == everywhere else f"{listed([f'{size:,}' for size in slight])} images"
     slightly = [f"{size:,}" for size, is_slight in slight.items() if is_slight]
-    return f"{sizes} (slightly at {listed(slightly)})" if slightly else sizes
+    if not slightly:
+        return sizes
+    where = "" if len(slightly) == len(slight) else f" at {listed(slightly)}"
+    return f"{sizes} (slightly{where})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from balancer.reporting.plots import PALETTE, subplots
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HEIGHT = 3.3  # inches of a row
+MARKERS = "os^D"
 APART = 0.035  # of a size, by which the marks of regimes stand apart, so that no interval hides another
 
 
@@ -22,19 +24,31 @@ def endpoint(curve: Curve) -> Figure:
     """Draw the endpoint of every regime with its 95 % interval against the number of real images."""
     figure, axes = subplots(1, 1, WIDTH, 1.4 * HEIGHT)
     regimes = [r.regime for r in curve.sizes[0].analysis.regimes]
+    marks = marks_of(regimes)
     for k, regime in enumerate(regimes):
         metrics = [size.analysis.metric(regime, "auroc") for size in curve.sizes]
         shown = [(s, m) for s, m in zip(curve.sizes, metrics, strict=True) if m is not None and m.interval is not None]
         if shown:
             places = [s.minority * (1 + APART * (k - len(regimes) / 2)) for s, _ in shown]
             means = [m.mean for _, m in shown]
-            marks = "o--" if regime.endswith("_augment") else "o-"  # a regime and its twin have one colour
             intervals = [m.interval for _, m in shown]
-            _with_intervals(axes[0, 0], places, means, intervals, COLOURS[regime], regime, marks)
+            _with_intervals(axes[0, 0], places, means, intervals, COLOURS[regime], regime, marks[regime])
     _style(axes[0, 0], curve)
     axes[0, 0].set_ylabel(f"test {endpoint_of(curve.sizes[0].analysis.classes)}")
     axes[0, 0].legend(frameon=False, fontsize=7.5, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.13))
     return figure
+
+
+def marks_of(regimes: Sequence[str]) -> dict[str, str]:
+    """Return marker and line of each regime: dashed with augmentation, and no two alike in one colour."""
+    used: dict[tuple[str, str], int] = {}
+    marks = {}
+    for regime in regimes:
+        line = "--" if regime.endswith("_augment") else "-"
+        before = used.get((COLOURS[regime], line), 0)
+        used[COLOURS[regime], line] = before + 1
+        marks[regime] = MARKERS[before % len(MARKERS)] + line
+    return marks
 
 
 def differences(curve: Curve) -> Figure:

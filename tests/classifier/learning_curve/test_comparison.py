@@ -14,7 +14,7 @@ from balancer.core.run import RunDir
 from balancer.core.sealed import write_json
 from balancer.core.settings import AblateConfig, DataConfig
 from balancer.metrics.chest import NAME as CHEST
-from classifier.analysis import statistics
+from classifier.analysis import shortcut_answers, statistics
 from classifier.analysis.analyse import analyse
 from classifier.analysis.results import StudyResults
 from classifier.analysis.shortcut_answers import along_sizes
@@ -24,7 +24,9 @@ from classifier.learning_curve import figures, page
 from classifier.learning_curve.comparison import Curve, adjusted_together, compare
 from classifier.learning_curve.plan import OtherClass, Point
 from classifier.learning_curve.steps import FinishedPoint
+from classifier.report.axes import COLOURS
 from classifier.training.record import Pretraining
+from classifier.training.regimes import REGIMES
 
 RESAMPLES = 40
 PRETRAINING = Pretraining("vicreg", 2000, 64, 1200, 0.9, "0123456789abcdef", 12.0)
@@ -151,6 +153,26 @@ def test_the_figures_show_every_contrast_and_regime() -> None:
     (legend,) = ([text.get_text() for text in endpoint.axes[0].get_legend().get_texts()],)
     assert legend == [r.regime for r in curve.sizes[0].analysis.regimes]
     assert [t.get_text() for t in endpoint.axes[0].get_xticklabels()] == ["50", "100", "400"]
+
+
+def test_no_two_regimes_of_a_figure_look_alike() -> None:
+    names = list(REGIMES)
+    marks = figures.marks_of(names)
+    assert len({(COLOURS[name], marks[name]) for name in names}) == len(names)
+    assert all(marks[name].endswith("--") is name.endswith("_augment") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("slight", "text"),
+    [
+        ({50: False, 100: False}, "50 and 100 images"),
+        ({50: True}, "50 images (slightly)"),
+        ({50: False, 1147: True}, "50 and 1,147 images (slightly at 1,147)"),
+        ({50: True, 100: True, 200: True}, "every size (slightly)"),
+    ],
+)
+def test_sizes_in_words(slight: dict[int, bool], text: str) -> None:
+    assert shortcut_answers._at_sizes(slight, everywhere=3) == text
 
 
 def test_the_answer_and_a_table_say_at_which_sizes_being_synthetic_is_read() -> None:
