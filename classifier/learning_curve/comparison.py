@@ -48,16 +48,21 @@ class Curve:
         return self.names_of("confirmatory")
 
     @property
-    def verdict(self) -> str:
-        """Return the answer in a paragraph: that of the ablation for one size, else where on the curve it helps."""
+    def answer(self) -> list[str]:
+        """Return the answer in sentences: that of the ablation for one size, else a count, and where on the curve."""
         if len(self.sizes) == 1:
-            return self.sizes[0].analysis.verdict
+            return [self.sizes[0].analysis.verdict]
         results = [c for size in self.sizes for c in size.analysis.contrasts]
         where = [f"at {size.minority:,} images" for size in self.sizes for _ in size.analysis.contrasts]
         tests = [c for c in results if c.contrast.is_adjusted]
         read = shortcut_answers.along_sizes({size.minority: size.analysis.meter for size in self.sizes})
         said = [*_along_the_curve(self), *verdicts.on_the_shortcut(results, where), *verdicts.limits(tests), read]
-        return " ".join(filter(None, said))
+        return [sentence for sentence in (_counted(self), *said) if sentence]
+
+    @property
+    def verdict(self) -> str:
+        """Return the answer in a paragraph."""
+        return " ".join(self.answer)
 
     @property
     def headline(self) -> list[str]:
@@ -124,6 +129,13 @@ def _smallest(point: FinishedPoint) -> tuple[int, int]:
     return min(point.counts), sum(max(point.counts) - n for n in point.counts)
 
 
+def _counted(curve: Curve) -> str:
+    """Return ``Of 20 planned differences, gains: 1; losses: 1; not settled: 18.``; nothing if none was planned."""
+    planned = [c.verdict for s in curve.sizes for c in s.analysis.contrasts if c.contrast.family == "confirmatory"]
+    counts = [f"{words}: {planned.count(verdict)}" for verdict, words in _COUNTED.items() if verdict in planned]
+    return f"Of {len(planned)} planned differences, {'; '.join(counts)}." if planned else ""
+
+
 def _along_the_curve(curve: Curve) -> list[str]:
     """Return a sentence for each planned difference: at which sizes it shows what; one for all if they show the same.
 
@@ -154,6 +166,13 @@ _AGAINST = {
     "combined - augment": "against none, with augmentation",
     "gan - duplicate": "against copies, without augmentation",
     "combined - duplicate_augment": "against copies, with augmentation",
+}
+_COUNTED = {
+    "helps": "gains",
+    "hurts": "losses",
+    "small": f"differences below {verdicts.short_margin()}",
+    "no benefit": f"no effect above {verdicts.short_margin()}",
+    verdicts.UNSETTLED: verdicts.UNSETTLED,
 }
 _WORDS = {
     "helps": "a gain",

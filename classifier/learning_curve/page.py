@@ -39,6 +39,7 @@ _INTERVALS = (
     'Each interval is of its difference alone. The verdicts "helps" and "hurts" go by Holm\'s p. "No benefit" goes by'
     " the interval, without a correction."
 )
+OF_SIZES = "Notes on single sizes"
 SUMMARY = "summary.json"  # in the run of a GAN, or of each class below it
 QUICK = "A quick study: the sizes of a demonstration. Its figures are no result."
 
@@ -57,16 +58,19 @@ class StudyResult:
 
     def describe(self) -> str:
         """Return the answer and its reasons, for a terminal."""
+        first, *more = self.curve.answer
         worth = [worth.describe() for worth in self.curve.worth]
-        return "\n".join([self.curve.verdict, *(f"  {line}" for line in [*self.curve.headline, *worth]), *self.notes])
+        return "\n".join([first, *more, *(f"  {line}" for line in [*self.curve.headline, *worth]), *self.notes])
 
 
 def write_study(points: Sequence[FinishedPoint], curve: Curve, run: RunDir, quick: bool) -> StudyResult:
     """Write study.json, study.csv, report.md and report.html with its figures into the run's folder."""
-    notes = [*([QUICK] if quick else []), *_notes(points, curve)]
-    result = StudyResult(curve, notes, run / "report.html")
-    warnings, caveats = part_notes(notes)
+    of_all, of_sizes = _notes(points, curve)
+    of_all = [*([QUICK] if quick else []), *of_all]
+    result = StudyResult(curve, [*of_all, *of_sizes], run / "report.html")
+    warnings, caveats = part_notes(of_all)
     several = len(curve.sizes) > 1
+    verdict, *more = curve.answer
     drawn = {"endpoint": figures.endpoint(curve)} if several else {}
     drawn |= {"differences": figures.differences(curve)} if several and curve.contrast_names else {}
     (run / PICTURES).mkdir(exist_ok=True)
@@ -74,9 +78,9 @@ def write_study(points: Sequence[FinishedPoint], curve: Curve, run: RunDir, quic
     document = Document(
         _title(points, curve),
         warnings,
-        curve.verdict,
-        [] if several else curve.headline,  # the table has them, size by size
-        _sections(points, curve, run.path),
+        verdict,
+        more if several else curve.headline,  # the table has the headline, size by size
+        [*_sections(points, curve, run.path), *([Section(OF_SIZES, bullets=of_sizes)] if of_sizes else [])],
         links=[*_links(points, run.path), *documentation("ablation", "statistics")],
         caveats=caveats,
     )
@@ -94,19 +98,20 @@ def _title(points: Sequence[FinishedPoint], curve: Curve) -> str:
     return f"Does GAN balancing help on {source}, and with how many images?"
 
 
-def _notes(points: Sequence[FinishedPoint], curve: Curve) -> list[str]:
-    """Return the caveats of every size, each once; those on a single size say which."""
+def _notes(points: Sequence[FinishedPoint], curve: Curve) -> tuple[list[str], list[str]]:
+    """Return the caveats of the whole page, each once, and the notes on some sizes alone, which say on which."""
     by_note: dict[str, list[str]] = {}
     for point, size in zip(points, curve.sizes, strict=True):
         results = point.ablation.results
         for note in [*results.notes, *pretraining.notes(results.trials), *size.analysis.notes]:
             by_note.setdefault(note, []).append(f"{size.minority:,}")
-    return [
-        *(n if len(at) == len(points) else f"At {', '.join(at)} images: {n}" for n, at in by_note.items()),
+    of_all = [
+        *(note for note, at in by_note.items() if len(at) == len(points)),
         *(_OF_A_CURVE if len(points) > 1 else ()),
         *_seen_by_the_features(points),
         *computing_notes(trial for point in points for trial in point.ablation.results.trials),
     ]
+    return of_all, [f"At {', '.join(at)} images: {note}" for note, at in by_note.items() if len(at) < len(points)]
 
 
 def _seen_by_the_features(points: Sequence[FinishedPoint]) -> list[str]:

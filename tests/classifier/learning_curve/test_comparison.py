@@ -1,6 +1,7 @@
 """Contrasts over several sizes are one family; and synthetic images are put in real ones."""
 
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,11 @@ def test_the_answer_says_where_on_the_curve() -> None:
     effect = curve.sizes[0].contrast("gan - baseline").estimate.value
     assert f"against none, without augmentation: a gain at 50 (+{effect:.3f}".replace("0.", ".") in curve.verdict
     assert "at 400 images" in curve.verdict
+    counted = Counter(c.verdict for size in curve.sizes for c in size.analysis.contrasts if c.p_holm is not None)
+    gains, others = counted.pop("helps"), counted.pop("not settled")
+    assert not counted
+    assert curve.answer[0] == f"Of 8 planned differences, gains: {gains}; not settled: {others}."
+    assert curve.verdict == " ".join(curve.answer)
     assert len(curve.headline) == 8
     assert curve.headline[0].startswith("50 images: gan - baseline: +")
 
@@ -153,6 +159,15 @@ def test_the_figures_show_every_contrast_and_regime() -> None:
     (legend,) = ([text.get_text() for text in endpoint.axes[0].get_legend().get_texts()],)
     assert legend == [r.regime for r in curve.sizes[0].analysis.regimes]
     assert [t.get_text() for t in endpoint.axes[0].get_xticklabels()] == ["50", "100", "400"]
+
+
+def test_notes_on_single_sizes_stand_apart_from_those_on_all(tmp_path: Path) -> None:
+    points = [point(n, replace(study(n, apart(1.0, 1.0)), notes=["of all", f"of {n}"])) for n in (50, 400)]
+    written = page.write_study(points, compare(points, resamples=10), RunDir(tmp_path, resumed=False), quick=False)
+    assert {"of all", "At 50 images: of 50", "At 400 images: of 400"} <= set(written.notes)
+    above, below = (tmp_path / "report.md").read_text(encoding="utf-8").split(f"## {page.OF_SIZES}")
+    assert "> of all" in above
+    assert "- At 50 images: of 50\n- At 400 images: of 400" in below
 
 
 def test_no_two_regimes_of_a_figure_look_alike() -> None:
