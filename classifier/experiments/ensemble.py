@@ -201,7 +201,7 @@ def compare(ensembles: Sequence[Ensemble], study: StudyResults, rule: str) -> li
                 temperature=temperature,
                 threshold=calibrated_threshold(threshold, temperature),
                 uncalibrated_threshold=threshold,
-                metrics={m: _metric(m, together[m], members[m], fewest, are_copies(e.members)) for m in together},
+                metrics={m: _metric(m, together[m], members[m], fewest, _are_copies(e.members)) for m in together},
             )
         )
     return results
@@ -213,7 +213,7 @@ def _member(arm: str, trial: TrialResult, of: Sequence[TrialResult]) -> str:
     return f"{arm}{f', set {trial.synthetic_set}' if several else ''}, seed {trial.trial_seed}"
 
 
-def are_copies(trials: Sequence[TrialResult]) -> bool:
+def _are_copies(trials: Sequence[TrialResult]) -> bool:
     """Return whether all trials predict the same: then averaging cannot change a metric."""
     first, *others = (trial.predictions["test"].y_score for trial in trials)
     return all(np.array_equal(first, scores) for scores in others)

@@ -167,13 +167,6 @@ _AGAINST = {
     "gan - duplicate": "against copies, without augmentation",
     "combined - duplicate_augment": "against copies, with augmentation",
 }
-_COUNTED = {
-    "helps": "gains",
-    "hurts": "losses",
-    "small": f"differences below {verdicts.short_margin()}",
-    "no benefit": f"no effect above {verdicts.short_margin()}",
-    verdicts.UNSETTLED: verdicts.UNSETTLED,
-}
 _WORDS = {
     "helps": "a gain",
     "hurts": "a loss",
@@ -181,3 +174,4 @@ _WORDS = {
     "no benefit": f"no effect above {verdicts.short_margin()}",
     verdicts.UNSETTLED: verdicts.UNSETTLED,
 }
+_COUNTED = _WORDS | {"helps": "gains", "hurts": "losses", "small": f"differences below {verdicts.short_margin()}"}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HEIGHT = 3.3  # inches of a row
-MARKERS = "os^D"
+MARKERS = "os^D"  # part regimes that share colour and line
 APART = 0.035  # of a size, by which the marks of regimes stand apart, so that no interval hides another
 
 

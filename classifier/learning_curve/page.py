@@ -58,9 +58,9 @@ class StudyResult:
 
     def describe(self) -> str:
         """Return the answer and its reasons, for a terminal."""
-        first, *more = self.curve.answer
         worth = [worth.describe() for worth in self.curve.worth]
-        return "\n".join([first, *more, *(f"  {line}" for line in [*self.curve.headline, *worth]), *self.notes])
+        reasons = [f"  {line}" for line in [*self.curve.headline, *worth]]
+        return "\n".join([*self.curve.answer, *reasons, *self.notes])
 
 
 def write_study(points: Sequence[FinishedPoint], curve: Curve, run: RunDir, quick: bool) -> StudyResult:
