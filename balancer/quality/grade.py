@@ -130,8 +130,8 @@ RULES: tuple[Rule[Evidence], ...] = (
         f"a classifier tells the images from real ones in {percent(SHORTCUT)} of pairs or more",
         lambda e: e.likeness.claim == "apart" and e.likeness.best is not None and e.likeness.best.auroc >= SHORTCUT,
         _likeness,
-        "A classifier that learns from them can take the difference for the class. Train longer or with another "
-        "preset. In an ablation run the controls (`--regimes all,controls`).",
+        "A classifier that learns from them can take the difference for the class. Train with another preset. In an "
+        "ablation run the controls (`--regimes all,controls`).",
     ),
     Rule(
         LIKENESS,

@@ -154,6 +154,7 @@ def test_advice_has_the_figures() -> None:
     assert [line.split(":")[0] for line in advice] == ["Likeness, poor", "Variety, fair"]
     assert "on pixels" in advice[0]
     assert "100 %" in advice[0]
+    assert "longer" not in advice[0], "whether longer training helps is for the course of KID to say"
     assert "Recall is .66 where real against real gives .95" in advice[1]
     few = grade(replace(GOOD, distances=[distances(coverage=0.4)])).advice
     assert "coverage .40 where it gives .95" in few[0]
