@@ -338,4 +338,5 @@ def prepare_audit(
         lambda: auditing.estimate_seconds(data),
         work,
         undecoded=data.undecoded,
+        if_finished="rewrite" if config.strict else "stop",  # it fails as long as the data leak
     )

@@ -244,6 +244,15 @@ def _against_copies(words: str, result: ContrastResult | None) -> str:
     }[result.verdict]
 
 
+def notes_on_tables(patients_known: bool) -> list[str]:
+    """Return the caveats about columns that only the tables of a single ablation have."""
+    known = "neither patients nor" if patients_known else "no"
+    return [
+        f"DeLong and McNemar are image-level references: they know {known} seeds.",
+        "ECE is biased upwards at such an n; its interval is not corrected for the bias.",
+    ]
+
+
 def notes(
     n_test: int, n_patients: int, trial_seeds: int, gan_seeds: int, left_out: int, unit: str = "patient"
 ) -> list[str]:
@@ -261,10 +270,9 @@ def notes(
     caveats = [
         f"Intervals are over test {unit}s like these and over trainings. "
         "The training images, their split and the recipe are held fixed.",
-        f"DeLong and McNemar are image-level references: they know {'neither patients nor' if known else 'no'} seeds.",
         "The confirmatory and the shortcut contrasts are adjusted for their number (Holm), each family by itself. "
         "Exploratory contrasts are leads, not findings.",
-        "ECE is biased upwards at such an n; its interval is not corrected for the bias.",
+        *notes_on_tables(known),
     ]
     if known and n_patients == n_test:
         caveats.append("No two test images are known to show the same patient: every image counts as a patient.")

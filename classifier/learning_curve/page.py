@@ -17,7 +17,7 @@ from balancer.reporting.pages import to_html
 from balancer.reporting.plots import save_figure
 from classifier.analysis import pretraining
 from classifier.analysis.analyse import endpoint_of
-from classifier.analysis.verdicts import short_margin
+from classifier.analysis.verdicts import notes_on_tables, short_margin
 from classifier.experiments.study import computing_notes
 from classifier.learning_curve import figures
 from classifier.learning_curve.comparison import Curve
@@ -29,8 +29,8 @@ from classifier.report.samples import set_grade
 
 # What no reader of a learning curve may miss. Each note is a caveat of the whole page.
 _OF_A_CURVE = (
-    "Each size is one draw of the smallest class's images, by whole patients, the smaller draws within the larger. No"
-    " interval holds what another draw would change, which may be most with few images. `--split-seed` draws again, and"
+    "Each size is one draw of the smallest class's images{by_patients}, the smaller draws within the larger. No interval"
+    " holds what another draw would change, which may be most with few images. `--split-seed` draws again, and"
     " validation with it.",
     "Holm's correction is over all sizes of this page. The page of each ablation corrects for its own tests: where both"
     " differ, this page counts.",
@@ -103,11 +103,15 @@ def _notes(points: Sequence[FinishedPoint], curve: Curve) -> tuple[list[str], li
     by_note: dict[str, list[str]] = {}
     for point, size in zip(points, curve.sizes, strict=True):
         results = point.ablation.results
-        for note in [*results.notes, *pretraining.notes(results.trials), *size.analysis.notes]:
+        of_columns = notes_on_tables(results.unit == "patient")  # columns that this page has not
+        of_analysis = [note for note in size.analysis.notes if note not in of_columns]
+        for note in [*results.notes, *pretraining.notes(results.trials), *of_analysis]:
             by_note.setdefault(note, []).append(f"{size.minority:,}")
+    patients = all(point.ablation.results.unit == "patient" for point in points)
+    by_patients = ", by whole patients" if patients else ""
     of_all = [
         *(note for note, at in by_note.items() if len(at) == len(points)),
-        *(_OF_A_CURVE if len(points) > 1 else ()),
+        *(note.format(by_patients=by_patients) for note in _OF_A_CURVE if len(points) > 1),
         *_seen_by_the_features(points),
         *computing_notes(trial for point in points for trial in point.ablation.results.trials),
     ]

@@ -113,6 +113,7 @@ def test_strict_fails_after_the_report_is_written(chest_folder: Path, runs_cwd: 
     )
     assert Path("out/audit.html").is_file()
     assert Path("out/done").is_file()
+    refused(balancer("audit", "--resume", "out"), 1, "drop --strict")  # finished, and the data leak still
 
 
 def test_strict_is_content_with_a_clean_set(chest_folder: Path, runs_cwd: Path, undrawn: None) -> None:

@@ -168,6 +168,8 @@ def test_notes_on_single_sizes_stand_apart_from_those_on_all(tmp_path: Path) -> 
     above, below = (tmp_path / "report.md").read_text(encoding="utf-8").split(f"## {page.OF_SIZES}")
     assert "> of all" in above
     assert "- At 50 images: of 50\n- At 400 images: of 400" in below
+    assert "by whole patients" in above
+    assert not {"DeLong", "ECE"} & set(re.findall(r"\w+", above + below))  # neither is on this page
 
 
 def test_no_two_regimes_of_a_figure_look_alike() -> None:
