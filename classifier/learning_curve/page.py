@@ -29,8 +29,8 @@ from classifier.report.samples import set_grade
 
 # What no reader of a learning curve may miss. Each note is a caveat of the whole page.
 _OF_A_CURVE = (
-    "Each size is one draw of the smallest class's images{by_patients}, the smaller draws within the larger. No interval"
-    " holds what another draw would change, which may be most with few images. `--split-seed` draws again, and"
+    "Each size is one draw of the smallest class's images{by_patients}, the smaller draws within the larger. No"
+    " interval holds what another draw would change, which may be most with few images. `--split-seed` draws again, and"
     " validation with it.",
     "Holm's correction is over all sizes of this page. The page of each ablation corrects for its own tests: where both"
     " differ, this page counts.",
