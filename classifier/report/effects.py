@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FAMILY_COLOURS = {"confirmatory": BLUE, "factorial": VERMILION}  # other families are grey
+TITLE_WIDTH = 44  # letters, where the title of a family breaks into a second line
 COLUMNS = {"estimate [95 %]": 8, "p": 118, "verdict": 190}  # of text beside the forest, in points from its right edge
 
 
@@ -32,7 +34,8 @@ def forest(analysis: Analysis) -> Figure | None:
         return None
     lines: list[tuple[str, ContrastResult | None]] = []  # labels; the title of a family has no contrast
     for family in dict.fromkeys(c.contrast.family for c in shown):
-        lines += [(FAMILIES[family], None), *((c.name, c) for c in shown if c.contrast.family == family)]
+        title = fill(FAMILIES[family], TITLE_WIDTH)
+        lines += [(title, None), *((c.name, c) for c in shown if c.contrast.family == family)]
     figure, ((axes,),) = subplots(1, 1, 9.6, 0.25 * len(lines) + 1.1)
     margin = analysis.margin
     axes.set(xlim=_forest_limits(shown, margin), ylim=(len(lines) - 0.4, -0.6))
