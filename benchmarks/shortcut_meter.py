@@ -110,7 +110,7 @@ def check_scores(moves: Moves, k: int, g: int, studies: int, resamples: int) -> 
                 truths.append(truth)
             patients = len(set(names))
             ours, theirs = (measured(cells, patients) for cells in parts)
-            result = trace_result(0, "spectrum", ours, theirs)
+            result = trace_result(0, "spectrum", ours, {"baseline": theirs})
             wanted = truths[0], truths[0] - 0.5, truths[0] - truths[1]
             held.append([s.low <= w <= s.high for s, w in zip(_shares(result), wanted, strict=True)])
             bar.update()
@@ -243,7 +243,7 @@ def check_images(
                 shown = trials[0][2][0].index
                 patients = len({trials[0][3][i] for i in shown})
                 ours, theirs = (measured(cells[name], patients) for name in ("gan", "baseline"))
-                results = [trace_result(t, name, ours, theirs) for t, name in enumerate(TRACES)]
+                results = [trace_result(t, name, ours, {"baseline": theirs}) for t, name in enumerate(TRACES)]
                 rows[h].append(_outcome(results))
             bar.update()
     return {h: [float(100 * share) for share in np.mean(of, axis=0)] for h, of in rows.items()}

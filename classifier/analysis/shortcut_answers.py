@@ -8,7 +8,7 @@ from balancer.reporting.numbers import listed
 from classifier.analysis.shortcuts import MeterResult
 from classifier.analysis.verdicts import too_few_seeds
 
-UNJUDGED = "Whether classifiers read being synthetic cannot be judged without the same regime on real images alone."
+UNJUDGED = "Whether classifiers read being synthetic cannot be judged without a regime on real images alone."
 
 
 def brief(rows: Sequence[MeterResult]) -> str:

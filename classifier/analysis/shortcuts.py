@@ -1,9 +1,10 @@
 """The shortcut meter over the trials of a study: figures with intervals, and what they say. See docs/statistics.md.
 
 A regime's classifiers *read* being synthetic as a class if their share of pairs exceeds two controls, each difference
-with its interval. One control is the trace of real images against real images. The other is the same regime without
-synthetic images: its classifiers never saw the trace, so what they make of it is no shortcut. Without that regime
-nothing is judged.
+with its interval. One control is the trace of real images against real images. The other are the regimes without
+synthetic images that have the same augmentation: their classifiers never saw the trace, so what they make of it is no
+shortcut. Of these regimes the one counts that comes nearest. The balance of classes alone can move the share, so copies
+of real images are a better control than nothing added. Without any such regime nothing is judged.
 
 A trace is fitted to few images, and chance gives it a direction of its own, which moves all images alike. What chance
 does to the share is measured by the controls of several halvings. It is a part of the variance of both differences.
@@ -11,7 +12,7 @@ does to the share is measured by the controls of several halvings. It is a part 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -74,7 +75,8 @@ class TraceResult:
     traced: Share  # of pairs in which the image with the trace has the higher score
     control: Share  # the same, with the trace of real images against real images
     beyond_control: Share  # the difference of the two
-    beyond_reference: Share | None  # the difference from the same regime without synthetic images, if there is one
+    reference: str | None  # the regime without synthetic images that comes nearest; None if none was measured beside
+    beyond_reference: Share | None  # the difference from that regime
     shift: float  # median change of the score by the trace, in logits: mean over trials
     control_shift: float
 
@@ -94,7 +96,6 @@ class MeterResult:
     n: int  # real validation images of the other classes
     trial_seeds: int
     gan_seeds: int  # synthetic sets
-    reference: str | None  # the same regime without synthetic images; None if the study lacks it, or for itself
     traces: tuple[TraceResult, ...]
     n_features: int  # images on each side; 0 where too few
     features: Share | None  # AUROC of synthetic against held-out real images of the class, by the features
@@ -109,8 +110,8 @@ class MeterResult:
 
     @property
     def is_judged(self) -> bool:
-        """Return whether the same regime without synthetic images was measured beside one with them."""
-        return self.is_synthetic and self.reference is not None
+        """Return whether a regime without synthetic images was measured beside this one with them."""
+        return self.is_synthetic and all(trace.reference for trace in self.traces)
 
     @property
     def reads(self) -> bool:
@@ -129,7 +130,7 @@ class MeterResult:
     def verdict(self) -> str:
         """Return ``read``, ``slightly`` or ``not seen``; ``control`` for a regime without synthetic images.
 
-        ``no reference``: the same regime without synthetic images is missing, so nothing is judged.
+        ``no reference``: no regime without synthetic images was measured beside it, so nothing is judged.
         """
         if not self.is_judged:
             return "no reference" if self.is_synthetic else "control"
@@ -159,7 +160,7 @@ class MeterResult:
 
     def _effect(self, trace: TraceResult) -> str:
         beyond = trace.beyond_reference
-        beside = "" if beyond is None else f", {difference_in_words(beyond)} beyond {self.reference}"
+        beside = "" if beyond is None else f", {difference_in_words(beyond)} beyond {trace.reference}"
         return f"{in_words(trace.traced)} of pairs (real against real {in_words(trace.control)}{beside})"
 
     def to_json(self) -> JsonObject:
@@ -198,11 +199,19 @@ def meter_results(results: StudyResults, seed: int, resamples: int = FEWER_RESAM
             if (of := Measured.of(main.arms[regime], class_name, sets, results.patients, seed, resamples)).cells
         }
         for regime, ours in measured.items():
-            reference = REGIMES[regime].reference
-            theirs = None if reference == regime else measured.get(reference)
-            theirs = theirs if theirs and ours.cells.keys() & theirs.cells.keys() else None
-            made.append(_result(regime, class_name, ours, reference, theirs))
+            controls = {
+                name: theirs
+                for name, theirs in measured.items()
+                if _is_control(name, regime) and ours.cells.keys() & theirs.cells.keys()
+            }
+            made.append(_result(regime, class_name, ours, controls))
     return made
+
+
+def _is_control(name: str, regime: str) -> bool:
+    """Return whether classifiers of ``name`` show what those of ``regime``, which has synthetic images, do anyway."""
+    theirs, ours = REGIMES[name], REGIMES[regime]
+    return ours.synthetic and not theirs.synthetic and theirs.augment == ours.augment
 
 
 @dataclass(frozen=True)
@@ -284,8 +293,8 @@ class Measured:
         return _share(np.moveaxis(np.array(rows), -1, 0), patients)
 
 
-def _result(regime: str, class_name: str, ours: Measured, reference: str, theirs: Measured | None) -> MeterResult:
-    """Return what the meter says of a regime; ``theirs`` is the same regime without synthetic images."""
+def _result(regime: str, class_name: str, ours: Measured, controls: Mapping[str, Measured]) -> MeterResult:
+    """Return what the meter says of a regime, beside those without synthetic images."""
     first, few = ours.readings[0], ours.patients
     return MeterResult(
         regime,
@@ -293,8 +302,7 @@ def _result(regime: str, class_name: str, ours: Measured, reference: str, theirs
         first.n,
         len(ours.cells),
         len(next(iter(ours.cells.values()))),
-        None if theirs is None else reference,
-        tuple(trace_result(t, reading.trace, ours, theirs) for t, reading in enumerate(first.traces)),
+        tuple(trace_result(t, reading.trace, ours, controls) for t, reading in enumerate(first.traces)),
         first.n_features,
         ours.features(lambda of: of.features, few.held_out),
         ours.features(lambda of: of.features_control, few.control),
@@ -303,26 +311,31 @@ def _result(regime: str, class_name: str, ours: Measured, reference: str, theirs
     )
 
 
-def trace_result(t: int, name: str, ours: Measured, theirs: Measured | None) -> TraceResult:
-    """Return how far trace number ``t`` moves the scores of a regime."""
+def trace_result(t: int, name: str, ours: Measured, controls: Mapping[str, Measured]) -> TraceResult:
+    """Return how far trace number ``t`` moves the scores of a regime; ``controls`` are regimes by name, or none."""
     patients = ours.patients.shown
     traced, control = ours.values(lambda of: of.traced[t]), ours.values(lambda of: of.control[t])
-    beyond, chance = None, ours.chance(t, list(ours.cells))
-    if theirs is not None:
-        seeds = [k for k in ours.cells if k in theirs.cells]
-        left, right = (of.values(lambda of: of.traced[t], seeds) for of in (ours, theirs))
-        both = [of.chance(t, seeds) for of in (ours, theirs)]
-        n = min(map(len, both))
-        beyond = _difference(left - right, patients, both[0][:n] - both[1][:n])
+    beyond = {regime: _beyond(t, ours, theirs) for regime, theirs in controls.items()}
+    nearest = min(beyond, key=lambda regime: beyond[regime].low, default=None)
     return TraceResult(
         name,
         _share(traced, patients),
         _share(control, patients),
-        _difference(traced - control, patients, chance),
-        beyond,
+        _difference(traced - control, patients, ours.chance(t, list(ours.cells))),
+        nearest,
+        None if nearest is None else beyond[nearest],
         float(np.mean([reading.traces[t].shift for reading in ours.readings])),
         float(np.mean([reading.traces[t].control_shift for reading in ours.readings])),
     )
+
+
+def _beyond(t: int, ours: Measured, theirs: Measured) -> Share:
+    """Return how much further trace number ``t`` moves one regime's scores than another's, over their common seeds."""
+    seeds = [k for k in ours.cells if k in theirs.cells]
+    left, right = (of.values(lambda of: of.traced[t], seeds) for of in (ours, theirs))
+    both = [of.chance(t, seeds) for of in (ours, theirs)]
+    n = min(map(len, both))
+    return _difference(left - right, ours.patients.shown, both[0][:n] - both[1][:n])
 
 
 def _single(values: Array) -> Array:

@@ -24,7 +24,7 @@ CAPTION = (
     "Left: of a real image with the trace of the synthetic images and one without, how often the first scores higher "
     "for their class. Right: how often the classifier's features rank a synthetic image of the class above a held-out "
     "real one. Filled: synthetic. Hollow: real against real. One half is nothing, one is always. Lines are 95 % "
-    "intervals. A shortcut lies to the right of the regime without synthetic images as well."
+    "intervals. A shortcut lies to the right of every regime without synthetic images as well."
 )
 
 
@@ -41,8 +41,8 @@ def method(results: Sequence[MeterResult]) -> list[str]:
         f"Real validation images of the other classes are given the trace of the synthetic set: {names}. A classifier "
         f"that takes being synthetic for {classes} then scores them higher for that class. What a regime without "
         "synthetic images shows is no shortcut: its classifiers never saw the trace. So a regime is said to read being "
-        "synthetic only beyond that regime, and beyond the same trace of real images against real images. No test "
-        "image is used. Method: `docs/statistics.md`."
+        "synthetic only beyond every such regime with the same augmentation, and beyond the same trace of real images "
+        "against real images. No test image is used. Method: `docs/statistics.md`."
     )
     halvings = min(result.halvings for result in results)
     chance = (
@@ -68,7 +68,7 @@ def table(results: Sequence[MeterResult]) -> Table:
     names = ["regime", *(["class"] if _has_several_classes(results) else [])]
     header = [*names]
     for trace in results[0].traces:
-        header += [TRACES[trace.trace].words, "real against real", "beyond the regime without", "shift, logits"]
+        header += [TRACES[trace.trace].words, "real against real", "beyond regimes without", "shift, logits"]
     header += ["features", "real against real", "read?"]
     return Table(header, [_row(result, len(names)) for result in results], numeric=len(names), words=True)
 

@@ -54,7 +54,8 @@ def test_a_shortcut_is_named_and_its_controls_are_not(sets: int) -> None:
     assert moved.beyond_reference.low > 0.3
     assert (moved.exceeds, still.exceeds) == (True, False)
     assert moved.shift == pytest.approx(2.0, abs=0.2)
-    assert (gan.reference, found["baseline", "NORMAL"].reference) == ("baseline", None)
+    assert {trace.reference for trace in gan.traces} <= {"baseline", "duplicate"}
+    assert {trace.reference for trace in found["baseline", "NORMAL"].traces} == {None}
     assert (gan.trial_seeds, gan.gan_seeds) == (3, sets)
     text = brief(list(found.values()))
     assert "gan read being synthetic as NORMAL" in text
@@ -70,10 +71,22 @@ def test_what_the_regime_without_synthetic_images_shows_too_is_no_shortcut() -> 
     assert brief(list(found.values())).startswith("No shortcut was seen")
 
 
-def test_without_that_regime_nothing_is_judged() -> None:
+def test_what_the_balance_of_the_classes_does_is_no_shortcut() -> None:
+    """Copies of real images balance the classes too, and of all controls the nearest counts."""
+    shifts = {"baseline": 0.0, "augment": 2.0, "gan": 1.0, "combined": 1.0, "duplicate": 1.0}
+    found = results(metered(shifts))
+    moved = found["gan", "NORMAL"].traces[0]
+    assert (found["gan", "NORMAL"].verdict, moved.reference) == ("not seen", "duplicate")
+    assert moved.beyond_reference is not None
+    assert moved.beyond_reference.value == pytest.approx(0.0, abs=0.1)
+    assert found["combined", "NORMAL"].traces[0].reference == "augment", "only the same augmentation compares"
+    assert results(metered({**shifts, "gan": 2.0}))["gan", "NORMAL"].verdict == "read"
+
+
+def test_without_such_a_regime_nothing_is_judged() -> None:
     """A trace moves classifiers that never saw a synthetic image further than its control does (docs/statistics.md)."""
     gan = results(metered({"gan": 2.0}))["gan", "NORMAL"]
-    assert (gan.reference, gan.traces[0].beyond_reference, gan.verdict) == (None, None, "no reference")
+    assert (gan.traces[0].reference, gan.traces[0].beyond_reference, gan.verdict) == (None, None, "no reference")
     assert gan.traces[0].beyond_control.low > 0
     assert "cannot be judged without baseline" in gan.sentence
     for text in (brief([gan]), along_sizes({50: [gan], 400: []})):
