@@ -1,7 +1,7 @@
 """The shortcut meter over the trials of a study: figures with intervals, and what they say. See docs/statistics.md.
 
 A regime's classifiers *read* being synthetic as a class if their share of pairs exceeds two controls, each difference
-with its interval. One control is the trace of real images against real images. The other are the regimes without
+with its interval. One control is the trace of real images against real images. The others are the regimes without
 synthetic images that have the same augmentation: their classifiers never saw the trace, so what they make of it is no
 shortcut. Of these regimes the one counts that comes nearest. The balance of classes alone can move the share, so copies
 of real images are a better control than nothing added. Without any such regime nothing is judged.
