@@ -358,7 +358,10 @@ def test_scores_and_thresholds_that_are_no_numbers_are_refused(
     refused(classifier("predict", trained, pictures / "0.png", "--threshold", "nan"), 2, "threshold")
 
 
-def test_damaged_checkpoints(trained: Path, pictures: Path, classifier: Run, tmp_path: Path) -> None:
+def test_damaged_checkpoints(
+    trained: Path, pictures: Path, classifier: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the checkout may hold runs, of `make demo`
     whole = (trained / "model.pt").read_bytes()
     for i, content in enumerate((whole[: len(whole) // 2], b"", b"text", whole[:-30])):
         (tmp_path / f"{i}.pt").write_bytes(content)

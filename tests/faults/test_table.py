@@ -20,6 +20,7 @@ def test_fault(fault: Fault, request: pytest.FixtureRequest, tmp_path: Path, mon
     program, *words = fault.command.format_map(place).split()
     main = importlib.import_module(f"{program}.cli").main
     with monkeypatch.context() as patch:
+        patch.chdir(tmp_path)  # the checkout may hold runs, of `make demo`
         fault.arrange(place, patch)
         result = CliRunner().invoke(main, words)
     assert result.exit_code == fault.exit_code, result.output + repr(result.exception)
