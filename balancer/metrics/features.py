@@ -180,14 +180,14 @@ def extract(
 
 def _extract(network: FeatureNetwork, images: Array, device: torch.device, what: str, show: bool) -> Array:
     """Return the features (n, dim) float32 of images that are contiguous."""
-    parts = []
+    features = np.empty((len(images), network.dim), np.float32)
     with progress.bar(len(images), f"{network.name}: {what}", "image", show=show) as bar:
         for i in range(0, len(images), network.batch_size):
             batch = planes(torch.from_numpy(images[i : i + network.batch_size])).to(device)
             with exact_float32(device):
-                parts.append(network.module(batch).float().cpu().numpy())
+                features[i : i + len(batch)] = network.module(batch).float().cpu().numpy()
             bar.update(len(batch))
-    return np.concatenate(parts) if parts else np.zeros((0, network.dim), np.float32)
+    return features
 
 
 def _of_earlier_version(path: Path, layout: Mapping[str, tuple[str, tuple[int, ...]]]) -> Array:

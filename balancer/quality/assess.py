@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
@@ -99,9 +99,7 @@ def assess(
     networks = _networks(choice, settings.inception, device, notes, channels_of(fake))
     notes += _count_notes(settings, networks, compared)
     shift = shift_sides(settings, train, test)
-    used = np.unique(np.concatenate([c.fake for c in compared])) if compared else np.arange(0)
-    real = [s for s in (train, held_out, test) if s]
-    features = [_Features(network, real, fake, used, device) for network in networks]
+    features = [_Features(network, compared, shift or (), fake, device) for network in networks]
     main = next((c for c in reversed(compared) if c.other), None)  # the held-out images, if there are any
     if held_out is None and main:
         notes.append(
@@ -163,20 +161,44 @@ def _networks(
 
 
 class _Features:
-    """Features on one network, computed once, of all real images and of the synthetic images that a comparison uses."""
+    """Features on one network, computed once, of the images that the sides use.
+
+    Of a large set these are a few. Where they are more than half of a set, features of all its images are kept on disk:
+    other seeds and counts draw other images, and a later report then finds all of them.
+    """
 
     def __init__(
-        self, network: FeatureNetwork, real: list[ImageSet], fake: Array, used: Array, device: torch.device
+        self,
+        network: FeatureNetwork,
+        compared: list[Comparison],
+        shift: Sequence[Side],
+        fake: Array,
+        device: torch.device,
     ) -> None:
         self.network = network
-        self._real = {s.name: extract(network, s.images, device, s.name, keep=True) for s in real}
-        self._used, self._fake = used, extract(network, fake[used], device, "synthetic")
+        sides = [*shift, *(side for c in compared for side in (c.real, c.other) if side)]
+        self._real = {}
+        for name, source in {side.source.name: side.source for side in sides}.items():
+            used, n = _union([side.positions for side in sides if side.source.name == name]), len(source.images)
+            used = np.arange(n) if 2 * len(used) > n else used
+            self._real[name] = used, extract(network, source.images[used], device, name, keep=True)
+        used = _union([c.fake for c in compared])
+        self._fake = used, extract(network, fake[used], device, "synthetic")
 
     def of(self, side: Side) -> Array:
-        return self._real[side.source.name][side.positions]
+        return _rows_of(*self._real[side.source.name], side.positions)
 
     def of_fake(self, positions: Array) -> Array:
-        return self._fake[np.searchsorted(self._used, positions)]
+        return _rows_of(*self._fake, positions)
+
+
+def _union(positions: list[Array]) -> Array:
+    return np.unique(np.concatenate(positions)) if positions else np.arange(0)
+
+
+def _rows_of(used: Array, features: Array, positions: Array) -> Array:
+    rows: Array = features[np.searchsorted(used, positions)]
+    return rows
 
 
 def _distance_row(settings: QualityConfig, features: _Features, c: Comparison) -> DistanceRow:

@@ -137,7 +137,8 @@ def _called(model: SavedClassifier | nn.Module, inputs: Tensor) -> Tensor:
     """Return the class (N,) int64 that the classifier calls; a bare network of two classes has the threshold .5."""
     net = model.model if isinstance(model, SavedClassifier) else model
     threshold = model.uncalibrated_threshold if isinstance(model, SavedClassifier) else 0.5
-    scores = predict_inputs(net, inputs.split(max(1, PIXELS // inputs[0, 0].numel())), inputs.device)
+    chunks = inputs.split(max(1, PIXELS // inputs[0, 0].numel()))
+    scores = predict_inputs(net, chunks, len(inputs), inputs.device)
     return torch.from_numpy(labels_of(scores, threshold)).to(inputs.device)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from balancer.core.device import exact_float32, memory_format, to_device
+from balancer.core.gather import gather
 from balancer.core.pixels import planes
 from balancer.core.settings import ClassifierConfig
 from balancer.data.subset import Subset
@@ -75,12 +76,14 @@ def log_odds(logits: Tensor, label: int) -> Tensor:
 
 
 @torch.no_grad()
-def predict_inputs(model: nn.Module, inputs: Iterable[Tensor], device: torch.device) -> Array:
-    """Return the probabilities of network inputs, in evaluation mode and float32; shapes as for :func:`predict`."""
+def predict_inputs(model: nn.Module, inputs: Iterable[Tensor], n: int, device: torch.device) -> Array:
+    """Return the probabilities of ``n`` network inputs, in evaluation mode and float32, as :func:`predict` does.
+
+    The inputs come in chunks (B, C, H, W).
+    """
     model.eval()
     with exact_float32(device):
-        scores: Array = torch.cat([probabilities(model(chunk)) for chunk in inputs]).numpy()
-    return scores
+        return gather((probabilities(model(chunk)).numpy() for chunk in inputs), n)
 
 
 def predict(
@@ -96,7 +99,8 @@ def predict(
     Raises:
         BalancerError: if a probability is not finite.
     """
-    return check_scores(predict_inputs(model, input_chunks(images, config, device, batch_size), device))
+    inputs = input_chunks(images, config, device, batch_size)
+    return check_scores(predict_inputs(model, inputs, len(images), device))
 
 
 def predict_with_features(

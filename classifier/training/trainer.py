@@ -175,7 +175,7 @@ def train(
                     # Validation: EMA weights if there are any, BatchNorm statistics of images without augmentation
                     if config.bn_statistics == "reestimated":
                         update_bn(evaluated, unaugmented_batches(config, sampler, inputs, step - 1))
-                    score = predict_inputs(evaluated, inputs.validation(), device)
+                    score = predict_inputs(evaluated, inputs.validation(), len(val_labels), device)
                     figures = Validation(step, float(torch.stack(losses).mean()), nll(val_labels, score))
                     _check_finite(figures, name)
                     history.append(figures)

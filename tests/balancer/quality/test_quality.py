@@ -135,6 +135,26 @@ def test_the_data_sets_own_shift(compared: Pairs) -> None:
     assert all(x[1].max() < 150 or x[1].min() >= 200 for x in compared["frechet"][:-2]), "test is used for nothing else"
 
 
+def test_of_a_large_set_only_the_images_on_a_side_have_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features are what costs time; of a set of which the sides take more than half, all are measured and kept."""
+    seen: list[int] = []
+
+    def module(batch: torch.Tensor) -> torch.Tensor:
+        seen.extend(batch[:, 0, 0, 0].tolist())
+        return batch.float().mean(dim=(2, 3)).expand(-1, 2)
+
+    monkeypatch.setattr(quality, "_networks", lambda *_: [FeatureNetwork("grey-2", 2, "1", module, 8)])
+    train, val, test = levels(0, 90, "training fold"), levels(100, 9, "validation"), levels(150, 30, "test")
+    assess(SETTINGS, train, val, fakes(5), CPU, test=test)
+    of_val, of_test = ([g for g in seen if low <= g < high] for low, high in ((100, 109), (150, 180)))
+    assert of_val == list(range(100, 109)), "five of nine"
+    assert of_test == list(range(150, 180)), "30 of 30, as many as are compared with training images"
+    assert len([g for g in seen if g < 90]) == 90
+    seen.clear()
+    assess(SETTINGS, train, val, fakes(5), CPU)
+    assert 10 <= len([g for g in seen if g < 90]) <= 15, "two halves of five, and five beside validation"
+
+
 def test_held_out_images_of_training_patients_are_left_out(compared: Pairs) -> None:
     real, mixed = levels(0, 30, "training fold"), levels(100, 12, "validation")
     mixed = dataclasses.replace(mixed, groups=[real.groups[0]] * 6 + mixed.groups[6:])
