@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 from balancer.core.files import JsonObject
 from balancer.metrics.resampling import RESAMPLES
-from balancer.reporting.numbers import listed, signed
+from balancer.reporting.numbers import bounds, listed, signed
 from classifier.analysis import statistics, verdicts
 from classifier.analysis.analyse import ResampledStudy, contrast_results, counts_of
 from classifier.analysis.contrasts import Contrast, ContrastResult
@@ -40,6 +40,7 @@ class Comparison:
 
     arms: list[ArmSummary]
     contrasts: list[ContrastResult]
+    at_sites: dict[int, list[ContrastResult]]  # every other way of training against alone, at one site; exploratory
     notes: list[str]
     n_test: int
     test_counts: dict[str, int]
@@ -70,7 +71,8 @@ class Comparison:
             "verdict": self.verdict,
             "headline": self.headline,
             "arms": [asdict(arm) for arm in self.arms],
-            "contrasts": [c.to_json() | {"sentence": verdicts.sentence(c)} for c in self.contrasts],
+            "contrasts": _as_json(self.contrasts),
+            "at_sites": {str(site): _as_json(of_site) for site, of_site in self.at_sites.items()},
             "notes": self.notes,
             "n_test": self.n_test,
             "test_counts": self.test_counts,
@@ -101,16 +103,17 @@ def compare(
         arms[_arm(trial.regime, trial.site)].append(trial)
     results = StudyResults(arms, patients)
     study = ResampledStudy(results, resamples, seed)
-    pairs = [(c, e) for c in _contrasts(means) if (e := study.estimate(c.coefficients)) is not None]
-    contrasts = contrast_results(pairs, results)
+    contrasts = _estimated_contrasts(_contrasts(means), study)
+    at_sites = {site: _estimated_contrasts(_contrasts_at(site, means), study) for site in every_site}
     summaries = [_summary(name, means[name], sites[name], study) for name in means]
     seeds = {t.trial_seed for t in trials}
     y_true = results.y_true("test")
     left_out = [s.arm for s in summaries if s.trial_seeds < len(seeds)]
-    notes = _notes(trials, results.unit, len(seeds), left_out)
+    notes = [*_notes(trials, results.unit, len(seeds), left_out), *_unlike_sites(at_sites)]
     return Comparison(
         summaries,
         contrasts,
+        at_sites,
         notes,
         len(y_true),
         counts_of(y_true, results.classes),
@@ -134,6 +137,26 @@ def _notes(trials: Sequence[TrialResult], unit: str, seeds: int, left_out: Seque
     return notes
 
 
+def _unlike_sites(at_sites: Mapping[int, Sequence[ContrastResult]]) -> list[str]:
+    """Return a caveat if training together gains at one site and loses at another: the mean over sites hides it."""
+    by_name: dict[str, list[float]] = {}
+    for contrasts in at_sites.values():
+        for c in contrasts:
+            by_name.setdefault(c.name.partition(" - ")[0], []).append(c.estimate.value)
+    mixed = [name for name, values in by_name.items() if min(values) < 0 < max(values)]
+    if not mixed:
+        return []
+    return [
+        f"A mean over sites can hide a loss. Above {ALONE} at some sites and below it at others: {listed(mixed)}. The"
+        " table of what each site gains has the figures."
+    ]
+
+
+def difference(c: ContrastResult) -> str:
+    """Return ``+.012 [.004, .020]``."""
+    return f"{signed(c.estimate.value)} {bounds(c.estimate.low, c.estimate.high)}"
+
+
 def _arm(name: str, site: int | None) -> str:
     return name if site is None else f"{name} at site {site}"
 
@@ -154,6 +177,25 @@ def _contrasts(means: Mapping[str, Mapping[str, float]]) -> list[Contrast]:
         for left, right in pairs
         if left in means and right in means
     ]
+
+
+def _contrasts_at(site: int, means: Mapping[str, Mapping[str, float]]) -> list[Contrast]:
+    """Return what a site gains by each other way of training, on the shared test set."""
+    alone = _arm(ALONE, site)
+    return [
+        Contrast(f"{name} - {alone}", "exploratory", {_arm(name, None if name == POOLED else site): 1.0, alone: -1.0})
+        for name in means
+        if name != ALONE and ALONE in means
+    ]
+
+
+def _estimated_contrasts(contrasts: Sequence[Contrast], study: ResampledStudy) -> list[ContrastResult]:
+    pairs = [(c, e) for c in contrasts if (e := study.estimate(c.coefficients)) is not None]
+    return contrast_results(pairs, study.results)
+
+
+def _as_json(contrasts: Sequence[ContrastResult]) -> list[JsonObject]:
+    return [c.to_json() | {"sentence": verdicts.sentence(c)} for c in contrasts]
 
 
 def _difference(left: str, right: str, means: Mapping[str, Mapping[str, float]], family: str) -> Contrast:

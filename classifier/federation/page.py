@@ -11,14 +11,14 @@ from balancer.core.run import RunDir
 from balancer.core.sealed import write_json
 from balancer.reporting.document import Document, Figure, Section, Table, csv_text, part_notes, to_markdown
 from balancer.reporting.links import documentation
-from balancer.reporting.numbers import DASH, bounds, p_value, plural, short, signed
+from balancer.reporting.numbers import DASH, p_value, plural, short
 from balancer.reporting.pages import to_html
 from balancer.reporting.plots import save_figure
 from classifier.analysis.verdicts import over_seeds, short_margin
 from classifier.experiments.study import computing_notes
 from classifier.federation import figures
 from classifier.federation.algorithms import ALGORITHMS
-from classifier.federation.comparison import ArmSummary, Comparison
+from classifier.federation.comparison import ArmSummary, Comparison, difference
 from classifier.federation.messages import ARRAYS, COUNTS
 from classifier.federation.simulation import ALONE, Finished, Simulation
 from classifier.report.page import PICTURES
@@ -114,6 +114,15 @@ def _sections(comparison: Comparison, simulation: Simulation, table: Table, fini
             _contrast_table(comparison),
             Figure("differences", "Blue: planned. Grey: exploratory.", f"Differences in test {name}"),
         ),
+        Section(
+            "What each site gains",
+            [
+                f"Test {name} of each site alone, and how far each other way of training lies from it. All are measured"
+                " on the same test set, not on patients of the site. These differences are exploratory: no p-value is"
+                " corrected for their number."
+            ],
+            _gains_table(comparison),
+        ),
         Section("The sites", [_split(simulation)], _site_table(simulation)),
         Section("The algorithms", bullets=_algorithms(simulation)),
         Section(
@@ -147,7 +156,7 @@ def _contrast_table(comparison: Comparison) -> Table:
     rows = [
         [
             c.name,
-            f"{signed(c.estimate.value)} {bounds(c.estimate.low, c.estimate.high)}",
+            difference(c),
             p_value(c.p),
             p_value(c.p_holm) if c.contrast.is_adjusted else DASH,
             short(c.mde) if c.mde is not None else DASH,
@@ -156,6 +165,17 @@ def _contrast_table(comparison: Comparison) -> Table:
         for c in comparison.contrasts
     ]
     return Table(["difference", "estimate, 95 % interval", "p", "Holm p", "detectable", "verdict"], rows, words=True)
+
+
+def _gains_table(comparison: Comparison) -> Table:
+    alone = {site: s for arm in comparison.arms if arm.arm == ALONE for site, s in arm.by_site.items()}
+    others = [arm.arm for arm in comparison.arms if arm.arm != ALONE]
+    rows = []
+    for site, contrasts in comparison.at_sites.items():
+        gains = {c.name: difference(c) for c in contrasts}
+        found = (gains.get(f"{name} - {ALONE} at site {site}", DASH) for name in others)
+        rows.append([f"site {site}", cell(alone[site]) if site in alone else DASH, *found])
+    return Table(["", ALONE, *(f"{name} - {ALONE}" for name in others)], rows)
 
 
 def _split(simulation: Simulation) -> str:

@@ -74,6 +74,31 @@ def test_contrasts_are_paired_and_adjusted_together() -> None:
     assert all(c.p_holm is None for c in comparison.contrasts if c.contrast.family != FAMILY)
 
 
+def test_what_each_site_gains() -> None:
+    """Of one site alone, in place of the mean over sites; exploratory, so without a corrected p-value."""
+    trials = drawn({"pooled": 2.0, "alone": 1.0, "fedavg": 1.9})
+    comparison = compare(trials, PATIENTS, resamples=RESAMPLES)
+    mean = {
+        (name, site): np.mean([auroc(t) for t in trials if (t.regime, t.site) == (name, site)])
+        for name, site in {(t.regime, t.site) for t in trials}
+    }
+    for site in range(SITES):
+        pooled, fedavg = comparison.at_sites[site]
+        assert (pooled.name, fedavg.name) == (f"pooled - alone at site {site}", f"fedavg - alone at site {site}")
+        assert pooled.estimate.value == pytest.approx(mean["pooled", None] - mean["alone", site])
+        assert fedavg.estimate.value == pytest.approx(mean["fedavg", site] - mean["alone", site])
+        assert fedavg.p_holm is None
+    assert not any("hide a loss" in note for note in comparison.notes), "both sites gain"
+
+
+def test_a_mean_over_a_gain_and_a_loss_is_said() -> None:
+    strong = drawn({"alone": 3.0, "fedavg": 2.0, "pooled": 2.0})
+    weak = drawn({"alone": 0.5, "fedavg": 2.0, "pooled": 2.0})
+    trials = [t for t in strong if t.site == 0 or t.site is None] + [t for t in weak if t.site == 1]
+    (note,) = (n for n in compare(trials, PATIENTS, resamples=RESAMPLES).notes if "hide a loss" in n)
+    assert "Above alone at some sites and below it at others: fedavg and pooled." in note
+
+
 def test_a_clear_gain_is_said_so_and_none_too() -> None:
     comparison = compare(drawn({"pooled": 3.0, "alone": 0.5, "fedavg": 3.0}), PATIENTS, resamples=RESAMPLES)
     assert comparison.verdict.startswith("fedavg: against each site alone, a gain (+.")
