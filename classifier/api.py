@@ -326,14 +326,13 @@ def prepare_components(
     limit_threads(workers.threads)
     studies = [open_study(variant, decode=not dry) for variant in switches.variants_of(config).values()]
     refuse_several_classes(studies[0].data, "classifier components")
+    parallel = workers.count()  # refuses a cluster out of reach before anything is written
     return PreparedRun(
         "components",
         config,
         workers.describe(),
         studies[0].data.describe(),
-        lambda: (
-            sum(estimate_seconds(s, workers.local_device, BUDGET / len(studies)) for s in studies) / workers.count()
-        ),
+        lambda: sum(estimate_seconds(s, workers.local_device, BUDGET / len(studies)) for s in studies) / parallel,
         lambda run: switches.components(config, run, workers),
         if_finished="rewrite",
         undecoded=studies[0].data.undecoded,

@@ -14,8 +14,11 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import hashlib
 import io
 import platform
+import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -29,6 +32,7 @@ from balancer.core import torchrun
 from balancer.core.errors import BalancerError
 
 T = TypeVar("T")
+LONGEST_MEETING = timedelta(minutes=30)  # between the first rank's start and the last one's, as torch's own limit
 LONGEST_WAIT = timedelta(days=2)  # for the first rank: a snapshot, or a feature network that must be trained first
 
 
@@ -39,6 +43,7 @@ class _Group:
     rank: int
     count: int
     waiting: Any  # torch's group with patience, and on the CPU whatever the device
+    earlier_starts: int  # of the ranks of this torchrun
 
 
 _group: _Group | None = None
@@ -48,7 +53,7 @@ def join(device: torch.device) -> None:
     """Meet the other ranks that torchrun has started. Does nothing without torchrun, and the second time.
 
     Raises:
-        BalancerError: this installation of torch cannot connect processes.
+        BalancerError: this installation of torch cannot connect processes, or a rank does not come.
     """
     launch = torchrun.several()
     if launch is None or _group is not None:
@@ -58,18 +63,46 @@ def join(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     shared, _, _ = next(dist.rendezvous("env://"))
-    store = dist.PrefixStore(f"balancer/{launch.restarts}", shared)
+    store = dist.PrefixStore(_meet(shared, launch.rank, launch.ranks), shared)
+    earlier_starts = shared.add("balancer/starts", 1) - 1 if launch.is_first else 0
     torchrun.let_one_speak(lambda: store.add("said", 1) == 1)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=launch.rank, world_size=launch.ranks)
-    enter(launch.rank, launch.ranks)
+    enter(launch.rank, launch.ranks, earlier_starts)
     atexit.register(leave)
 
 
-def enter(rank: int, number: int) -> None:
+def _meet(store: dist.Store, rank: int, number: int) -> str:
+    """Return a name that all ranks of this start have in common, and no earlier start had.
+
+    The store of torchrun outlives a restart. Its count of restarts is no name: the torchrun of each machine counts the
+    errors of its own ranks, so one may be at its second start where another has counted none. So each rank leaves a
+    mark of its own. All marks together are the name, once every rank has seen its own among them.
+
+    Raises:
+        BalancerError: a rank does not come.
+    """
+    own = uuid.uuid4().hex
+    places = [f"balancer/mark/{other}" for other in range(number)]
+    store.set(places[rank], own)
+    begin = time.monotonic()
+    while time.monotonic() - begin < LONGEST_MEETING.total_seconds():
+        if rank == 0 and store.check(places):  # the mark of a rank that has not come again is still its last one
+            store.set("balancer/marks", " ".join(store.get(place).decode() for place in places))
+        marks = store.get("balancer/marks").decode().split() if store.check(["balancer/marks"]) else []
+        if own in marks:
+            name = f"balancer/{hashlib.sha256(' '.join(marks).encode()).hexdigest()[:16]}"
+            store.set(f"{name}/{rank}", "")
+            if store.check([f"{name}/{other}" for other in range(number)]):
+                return name
+        time.sleep(0.05)
+    raise BalancerError(f"not all {number} ranks have started within {LONGEST_MEETING}; see what the others say")
+
+
+def enter(rank: int, number: int, earlier_starts: int = 0) -> None:
     """Take part as a rank of torch's process group, which is open."""
     global _group
-    _group = _Group(rank, number, dist.new_group(backend="gloo", timeout=LONGEST_WAIT))
+    _group = _Group(rank, number, dist.new_group(backend="gloo", timeout=LONGEST_WAIT), earlier_starts)
 
 
 def leave() -> None:
@@ -83,6 +116,11 @@ def leave() -> None:
 def count() -> int:
     """Return the number of ranks that train together; 1 without torchrun."""
     return 1 if _group is None else _group.count
+
+
+def earlier_starts() -> int:
+    """Return, in the first rank, how often this torchrun has started the ranks before, for whatever reason."""
+    return 0 if _group is None else _group.earlier_starts
 
 
 def is_first() -> bool:

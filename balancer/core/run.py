@@ -246,7 +246,7 @@ def perform(prepared: PreparedRun[ResultT], request: RunRequest) -> FinishedRun[
         from balancer.core import ranks  # torch, which is loaded where there are several
     if several and torchrun.is_silent():
         return _follow(prepared)
-    request = _continued(prepared, request)
+    request = _continued(prepared, request, ranks.earlier_starts() if several else 0)
     with open_run(prepared.command, prepared.config, request) as run:
         finished = run.finished and prepared.if_finished == "stop"
         if several:
@@ -284,10 +284,16 @@ def _follow(prepared: PreparedRun[ResultT]) -> FinishedRun[ResultT]:
     return FinishedRun(Path(path), prepared.follow(FollowedRun(Path(path))))
 
 
-def _continued(prepared: PreparedRun[Any], request: RunRequest) -> RunRequest:
-    """Return the request, or the one to continue what this torchrun has begun and starts anew."""
+def _continued(prepared: PreparedRun[Any], request: RunRequest, earlier_starts: int) -> RunRequest:
+    """Return the request, or the one to continue what this torchrun has begun and starts anew.
+
+    ``earlier_starts`` are those that the ranks know of; the torchrun of a machine counts its own errors alone.
+    """
     launch = torchrun.launched()
-    if launch is None or request.resume is not None or (request.force and not launch.restarts):
+    if launch is None or request.resume is not None:
+        return request
+    launch = replace(launch, restarts=max(launch.restarts, earlier_starts))
+    if request.force and not launch.restarts:
         return request
     path = begun_by(launch, prepared.command, prepared.config, request.out)
     return replace(request, out=None, force=False, resume=str(path)) if path else request

@@ -113,7 +113,7 @@ def begun_by(launch: Launch, command: str, config: Settings, folder: Path | None
     A torchrun with the same ``--rdzv-id`` counts as the same: a scheduler that starts a job again gives the same one.
 
     Args:
-        launch: what torchrun says of this process.
+        launch: what torchrun says of this process; ``restarts`` are those of all machines.
         command: as in ``gan-train``.
         config: the settings, which must be those of the run.
         folder: the run that it must be, where the user named one.
@@ -121,6 +121,8 @@ def begun_by(launch: Launch, command: str, config: Settings, folder: Path | None
     Raises:
         BalancerError: the run was started with other settings.
     """
+    if not launch.is_named and not launch.restarts:  # a process of before may have had this one's number
+        return None
     begun = []
     for run in [folder] if folder else [p.parent for p in (RUNS / command).glob("*/env.json")]:
         with contextlib.suppress(OSError, DamagedFile):  # none, or damaged: not one to go on with

@@ -33,6 +33,7 @@ class Launch:
         restarts: how often torchrun has started the ranks anew after one ended.
         most_restarts: how often it may.
         identity: of the job; the same after a restart, and for no other job on these machines.
+        is_named: whether a later torchrun may be the same job; otherwise it can only have the same number by chance.
     """
 
     rank: int
@@ -41,6 +42,7 @@ class Launch:
     restarts: int
     most_restarts: int
     identity: str
+    is_named: bool
 
     @property
     def is_first(self) -> bool:
@@ -59,10 +61,11 @@ def launched() -> Launch | None:
         return None
     variables = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS")
     numbers = [_number(variable) for variable in variables]
-    if identity == "none":  # no --rdzv-id: the first rank stays on its machine, below the same torchrun
+    is_named = identity != "none"
+    if not is_named:  # no --rdzv-id: the first rank stays on its machine, below the same torchrun
         identity = f"{platform.node()}-{os.getppid()}"
     rank, ranks, local_rank, restarts, most_restarts = numbers
-    return Launch(rank, ranks, local_rank, restarts, most_restarts, identity)
+    return Launch(rank, ranks, local_rank, restarts, most_restarts, identity, is_named)
 
 
 def _number(variable: str) -> int:

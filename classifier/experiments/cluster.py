@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from balancer.core.errors import BalancerError, UsageError
 from balancer.core.extras import install
+from balancer.core.system_errors import explain
 from classifier.experiments.attempts import Attempt
 from classifier.experiments.trial import Interrupt
 
@@ -51,8 +52,11 @@ def in_worker(job: Callable[[Interrupt], Attempt[T]]) -> Attempt[T]:
         return signal.SIGTERM if task is None or task.state == "cancelled" else None
 
     made = job(interrupt)
-    if isinstance(made.error, BalancerError):
-        return Attempt(None, BalancerError(f"{where}: {made.error}"), made.warnings)
+    error = made.error
+    if isinstance(error, BalancerError):
+        return Attempt(None, BalancerError(f"{where}: {error}"), made.warnings)
+    if error is not None and (line := explain(error)) is not None:  # which machine's disk is full, or memory
+        return Attempt(None, BalancerError(f"{where}: {line}; then continue with --resume"), made.warnings)
     return made
 
 
@@ -86,7 +90,7 @@ def at_scheduler(address: str | None) -> Iterator[Client]:
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     try:
         client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError) as error:  # ValueError: not an address
+    except (OSError, TypeError, ValueError) as error:  # not an address; TypeError: dask has no certificates for tls://
         raise BalancerError(
             f"no dask scheduler answers at {address} ({str(error).splitlines()[0]}); start `dask scheduler`, or "
             "correct --scheduler"
@@ -137,7 +141,7 @@ def slurm_options(sbatch: tuple[str, ...], threads: int) -> dict[str, Any]:
     named = {argument: chosen.pop(name) for argument, name in own.items() if name in chosen}
     memory = configured("memory")
     states_memory = "job_mem" in named or configured("job-mem") or memory
-    extra = [f"--{name}" + ("" if value is None else f"={value}") for name, value in chosen.items()]
+    extra = [f"--{name}" + ("" if value is None else f"={_quoted(value)}") for name, value in chosen.items()]
     return {
         **named,
         "cores": 1,  # dask's word for threads that run tasks
@@ -150,6 +154,11 @@ def slurm_options(sbatch: tuple[str, ...], threads: int) -> dict[str, Any]:
         "job_script_prologue": [*(configured("job-script-prologue") or ()), f"export OMP_NUM_THREADS={threads}"],
         "worker_extra_args": [*(configured("worker-extra-args") or ()), "--memory-limit", "0", "--no-dashboard"],
     }
+
+
+def _quoted(value: str) -> str:
+    """Return a value for a line of a job's script, where sbatch reads quotes and backslashes, and ends at a space."""
+    return '"' + re.sub(r'(["\\])', r"\\\1", value) + '"' if re.search(r"[\s\"'\\]", value) else value
 
 
 @contextlib.contextmanager

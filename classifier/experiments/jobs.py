@@ -155,7 +155,8 @@ def run_trials(
 
     Raises:
         Interrupted: if SIGINT or SIGTERM came. A trial in this process ends after its step; other workers stop at once.
-        BalancerError: if a trial failed, once the trials beside it are kept, or if a worker died or cannot be used.
+        BalancerError: if a trial failed, or if a worker died or cannot be used. The trials beside one that failed are
+            kept when they end; on a cluster they are stopped.
     """
     if not trials:
         return
@@ -275,14 +276,24 @@ def _attempt_trial(
     """Run a trial in a worker, on data that must be those of the main process, and with what its filter chose."""
 
     def job(study: Study) -> TrainedTrial:
-        if differ := [f"{k} {v}, expected {expected[k]}" for k, v in provenance(study).items() if v != expected[k]]:
-            raise BalancerError(
-                f"the data in {config.data.path} are not those of the process that runs the command "
-                f"({'; '.join(differ)}); copy them there"
-            )
+        refuse_other_data(study, expected)
         return run_trial(study, trial, resolve_device(device), interrupt)
 
     return attempt(threads, lambda: _open_once(config, selections), job)
+
+
+def refuse_other_data(study: Study, expected: dict[str, str]) -> None:
+    """Refuse, in a worker, a study that is not that of the main process, whose facts are given.
+
+    Raises:
+        BalancerError: naming what differs.
+    """
+    here = provenance(study)
+    if differ := [f"{key} {here[key]}, expected {value}" for key, value in expected.items() if here[key] != value]:
+        raise BalancerError(
+            f"the data in {study.config.data.path} are not those of the process that runs the command "
+            f"({'; '.join(differ)}); copy them there"
+        )
 
 
 @lru_cache(maxsize=1)

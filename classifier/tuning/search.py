@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from classifier.experiments.cluster import in_worker
 from classifier.experiments.jobs import (
     Kept,
     Workers,
+    refuse_other_data,
     run_in_processes,
     run_in_this_process,
     run_on_cluster,
@@ -261,8 +262,16 @@ def _buildable(parameter: Categorical, space: Space, config: TuneConfig) -> Cate
     return replace(parameter, options=options)
 
 
-def run_next(search: Search, study: optuna.Study, device: torch.device, interrupt: Interrupt = lambda: None) -> int:
+def run_next(
+    search: Search,
+    study: optuna.Study,
+    device: torch.device,
+    interrupt: Interrupt = lambda: None,
+    task: str | None = None,
+) -> int:
     """Train the next point of the storage and record the result; return the number of the trial.
+
+    A cluster's ``task`` that comes again, because its first worker died, trains the point that it had.
 
     A point whose settings were trained before takes over that result. A point that cannot be trained is kept as pruned,
     with the reason, so that the sampler learns from it.
@@ -271,7 +280,7 @@ def run_next(search: Search, study: optuna.Study, device: torch.device, interrup
         Interrupted: if a signal came. The trial stays open in the storage, and is tried again when the search resumes.
     """
     begin = time.perf_counter()
-    trial = storage.next_trial(study, search.folder, search.space, search.sampler, search.config.seed)
+    trial = storage.next_trial(study, search.folder, search.space, search.sampler, search.config.seed, task)
     settings_hash = ""  # until the point's settings fit each other
 
     def end(value: float | None, **facts: Any) -> int:
@@ -380,20 +389,26 @@ def _storage_once(search: Search) -> optuna.Study:
     return search.storage()
 
 
-def _attempt_next(search: Search, interrupt: Interrupt = lambda: None) -> Attempt[int]:
-    """Run the next trial in a worker."""
+def _attempt_next(search: Search, interrupt: Interrupt = lambda: None, task: str | None = None) -> Attempt[int]:
+    """Run the next trial in a worker, on data that must be those of the main process."""
 
     def prepare() -> torch.device:
         if not search.folder.is_dir():
             raise BalancerError(f"there is no {search.folder} here; on a cluster, a search needs a disk that all share")
         _ = search.space  # warns of networks left out
         if search.train is train_point:
-            open_once(search.config)
+            refuse_other_data(open_once(search.config), storage.recorded_data(_storage_once(search)))
         return resolve_device(search.device)
 
-    return attempt(search.threads, prepare, lambda device: run_next(search, _storage_once(search), device, interrupt))
+    def job(device: torch.device) -> int:
+        return run_next(search, _storage_once(search), device, interrupt, task)
+
+    return attempt(search.threads, prepare, job)
 
 
 def _attempt_there(search: Search) -> Attempt[int]:
     """Run the next trial in a dask worker."""
-    return in_worker(partial(_attempt_next, search))
+    from distributed import get_worker
+
+    task = str(get_worker().get_current_task())
+    return in_worker(lambda interrupt: _attempt_next(search, interrupt, task))

@@ -34,6 +34,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 log = logging.getLogger("balancer")
 GRID_POINT = "grid_id"  # Optuna's name for the attribute that tells all parameters of a point of the grid
+TASK = "task"  # the attribute that tells which job of a cluster trains the point
 JOURNAL = "journal.log"  # Optuna's name for such a file
 REMEDY = "bring back a copy, or start a new run"
 MIN_TRIALS = 10  # finished trials from which on importances mean something
@@ -178,7 +179,12 @@ def recover(folder: Path, parameters: Collection[str] = ()) -> None:
     except Exception as error:  # not JSON, or no operation of Optuna's, which raises many kinds
         raise DamagedFile(journal, f"{type(error).__name__}: {' '.join(str(error).split())}", REMEDY) from error
     read_trials(search)  # refuses trials of another shape before the search relies on them
-    for trial in search.get_trials(states=(TrialState.RUNNING,)):
+    _try_again(search, search.get_trials(states=(TrialState.RUNNING,)), parameters)
+
+
+def _try_again(search: optuna.Study, trials: Sequence[FrozenTrial], parameters: Collection[str]) -> None:
+    """Give trials up that no process runs any more, and let their points come before any new one."""
+    for trial in trials:
         search.tell(trial.number, state=TrialState.FAIL)
         if GRID_POINT not in trial.system_attrs and not trial.params.keys() >= set(parameters):
             continue
@@ -206,18 +212,33 @@ def check_data(search: optuna.Study, provenance: dict[str, str]) -> None:
     search.set_user_attr("data", provenance)
 
 
-def next_trial(search: optuna.Study, folder: Path, space: Space, sampler: str, seed: int) -> optuna.Trial:
+def recorded_data(search: optuna.Study) -> dict[str, str]:
+    """Return the data of the process that runs the search, as :func:`check_data` has recorded them."""
+    return dict(search.user_attrs["data"])
+
+
+def next_trial(
+    search: optuna.Study, folder: Path, space: Space, sampler: str, seed: int, task: str | None = None
+) -> optuna.Trial:
     """Return the next trial; a point that a kill stopped comes before any new one.
 
     One process asks at a time, so that no point of a grid is tried twice. The sampler is seeded by the run's seed and
     the number of points started before. So no two workers draw the same, and a resumed search draws as it would have.
+
+    Dask gives the ``task`` of a worker that died to another worker, which finds the point by the task.
     """
     with filelock.FileLock(folder / ".ask.lock"):
+        if task is not None:
+            running = search.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            lost = [trial for trial in running if trial.user_attrs.get(TASK) == task]
+            _try_again(search, lost, [parameter.name for parameter in space.parameters])
         started = sum(t.state != TrialState.FAIL for t in search.get_trials(deepcopy=False))
         search.sampler = SAMPLERS[sampler](space, seed, started)
         trial = search.ask()
         for parameter in space.parameters:
             _suggest(trial, parameter)
+        if task is not None:
+            trial.set_user_attr(TASK, task)
         return trial
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from commands import TINY_GAN, balancer, done, refused, sets
 from gan_helpers import CPU, RECIPES, config, contents, dataset, flat, interrupt_after, run_training
 from in_ranks import environment, in_ranks
@@ -14,11 +15,14 @@ from torch import nn
 
 from balancer.core import ranks, torchrun
 from balancer.core.batch_norm import share_batch_norm
+from balancer.core.config import dump
 from balancer.core.device import open_device
+from balancer.core.environment import environment as environment_of_run
 from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.jsonl import read_jsonl
 from balancer.core.presets import PRESETS
-from balancer.core.run import FollowedRun
+from balancer.core.run import FollowedRun, PreparedRun, RunRequest, _continued
+from balancer.core.sealed import write_json, write_yaml
 from balancer.core.seeding import generator
 from balancer.core.settings import GanTrainConfig
 from balancer.core.system_errors import explain
@@ -158,6 +162,24 @@ def test_shared_batch_norm_is_that_of_the_whole_batch(tmp_path: Path) -> None:
         torch.testing.assert_close(together, value, atol=1e-4, rtol=1e-4)
 
 
+def test_ranks_meet_whatever_their_machines_count(tmp_path: Path) -> None:
+    """The torchrun of each machine counts restarts of its own, and the store outlives them."""
+    server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+
+    def starts(rank: int) -> list[int]:
+        found = []
+        for _ in range(2):
+            ranks.leave()
+            os.environ |= {**environment(rank, 2, "test", restarts=rank), **there}
+            ranks.join(CPU)
+            ranks.check_same({"start": str(len(found) // 2)})
+            found += [ranks.count(), ranks.earlier_starts()]
+        return found
+
+    assert in_ranks(2, tmp_path, starts) == [[2, 0, 2, 1], [2, 0, 2, 0]]
+
+
 # ---------------------------------------------------------------- what torchrun says, and what is refused
 
 
@@ -236,3 +258,21 @@ def test_a_restarted_rank_finds_what_its_torchrun_has_begun(
     assert len([*(runs_cwd / "runs" / "gan-train").glob("2*/done")]) == 1
     launch(monkeypatch, number=1, job="first")
     refused(balancer(*command, "--out", "a"), 1, "holds a run already")  # a second torchrun of the same name
+
+
+def test_which_run_a_first_start_and_a_restart_go_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A torchrun without a name continues no other's run; --force replaces a run at the first start alone."""
+    prepared = PreparedRun("gan-train", config(), "cpu", None, float, lambda _: None)
+
+    def goes_on(job: str, restarts: int = 0, starts: int = 0, force: bool = False) -> bool:
+        launch(monkeypatch, job=job, restarts=restarts)
+        return _continued(prepared, RunRequest(tmp_path, force=force), starts).resume is not None
+
+    for job in ("none", "a name"):
+        launch(monkeypatch, job=job)
+        write_yaml(tmp_path / "config.yaml", dump(prepared.config))
+        write_json(tmp_path / "env.json", environment_of_run("gan-train", "cpu"))
+        assert goes_on(job) == (job != "none")
+        assert goes_on(job, restarts=1)
+        assert not goes_on(job, force=True)
+        assert goes_on(job, starts=1, force=True)

@@ -50,10 +50,11 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_job_says_what_the_options_say() -> None:
     options = ("partition=gpu", "account=lab", "time=4:00:00", "mem=16G", "--gres=gpu:a100:1", "exclusive")
+    options = (*options, 'comment=two "words"')
     lines = job_script(options, 3).splitlines()
     directives = {line.removeprefix("#SBATCH ") for line in lines if line.startswith("#SBATCH")}
     wanted = {"-p gpu", "-A lab", "-t 4:00:00", "--mem=16G", "--gres=gpu:a100:1", "--exclusive", "--cpus-per-task=3"}
-    assert wanted <= directives
+    assert wanted | {r'--comment="two \"words\""'} <= directives  # as sbatch reads quotes in a script
     assert "export OMP_NUM_THREADS=3" in lines
     (worker,) = [line for line in lines if line.startswith(sys.executable)]
     for words in ("--nthreads 1", "--memory-limit 0", "--no-nanny"):

@@ -1,9 +1,11 @@
 """Trials in several processes and on a cluster: the same results as in one, each once, whatever dies on the way."""
 
 import contextlib
+import errno
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -100,7 +102,7 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         Workers(backend="dask", scheduler="tcp://127.0.0.1:1").count()
 
 
-@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense://x", "x:y:z"])
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense://x", "x:y:z", "tls://127.0.0.1:9"])
 def test_an_address_where_nobody_answers(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clusters, "CONNECT_SECONDS", 1)
     with pytest.raises(BalancerError, match="no dask scheduler answers at") as caught:
@@ -161,6 +163,19 @@ def test_a_cluster_worker_with_threads_is_refused(study: Study, monkeypatch: pyt
     found = jobs._attempt_on_cluster(study.trials[0], (study.config, provenance(study), "cpu", 1, ()))
     assert "dask worker tcp://w:1" in str(found.error)
     assert "runs 4 tasks at once; start it with --nthreads 1" in str(found.error)
+
+
+def test_a_full_disk_of_a_cluster_worker_names_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    import distributed
+
+    worker = SimpleNamespace(address="tcp://w:1", state=SimpleNamespace(nthreads=1), get_current_task=lambda: "key")
+    monkeypatch.setattr(distributed, "get_worker", lambda: worker)
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/cache/x")
+    found = clusters.in_worker(lambda _: jobs.Attempt(None, full, []))
+    assert isinstance(found.error, BalancerError)
+    assert re.match(r"dask worker tcp://w:1 on \S+: /cache/x: No space left .* --resume", str(found.error))
+    stopped = Interrupted(signal.SIGTERM, "stopped")
+    assert clusters.in_worker(lambda _: jobs.Attempt(None, stopped, [])).error is stopped
 
 
 def trained(seed: int) -> TrainedTrial:

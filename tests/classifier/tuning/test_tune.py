@@ -259,6 +259,26 @@ def test_the_last_point_of_a_grid_may_be_the_one_cut_short(tmp_path: Path) -> No
     assert len(set(points(rows))) == len(rows) == 60
 
 
+def test_a_point_whose_worker_died_is_trained_by_the_next(tmp_path: Path) -> None:
+    """Dask gives the task to another worker. Without the point, a grid would end with a hole."""
+    grid = search(tmp_path, flat, space="s2_grid", data=DataConfig(path="phantom", image_size=16))
+    study = grid.storage()
+    lost, beside, again = (
+        storage.next_trial(study, tmp_path, grid.space, "grid", 0, task) for task in ("dies", "lives", "dies")
+    )
+    assert lost.params == again.params != beside.params
+    assert [t.state.name for t in study.get_trials()] == ["FAIL", "RUNNING", "RUNNING"]
+
+
+def test_a_worker_that_sees_other_data_is_refused(template: Path, tmp_path: Path) -> None:
+    config = settings(data=DataConfig(path=str(template), image_size=16))
+    there = Search(config, tmp_path, "cpu")
+    storage.check_data(there.storage(), {"split_hash": "another"})
+    made = tune._attempt_next(there)
+    assert "not those of the process that runs the command" in str(made.error)
+    assert "expected another" in str(made.error)
+
+
 def test_what_a_kill_leaves_behind_is_put_right(tmp_path: Path) -> None:
     first = search(tmp_path, trials=3)
     run_search(first)
