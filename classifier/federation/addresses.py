@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,15 @@ class ServerSecurity:
                 f" ({KEYGEN} makes a pair of keys)"
             )
 
+    def check_files(self) -> None:
+        """Read the certificate and its key, if there are any.
+
+        Raises:
+            BalancerError: they cannot be used.
+        """
+        if self.certificate is not None and self.key is not None:
+            check_certificate(self.certificate, self.key)
+
 
 @dataclass(frozen=True)
 class SiteSecurity:
@@ -84,9 +94,49 @@ class SiteSecurity:
     key: Path | None = None  # private key of the site; None: a new one, for a server that lets anyone in
     encrypted: bool = False  # TLS on loopback too
 
+    def check(self) -> None:
+        """Read the files.
+
+        Raises:
+            BalancerError: one is missing, or is no key or no certificate.
+        """
+        if self.key is not None:
+            private_key(self.key)
+        if self.authority is not None:
+            authority(self.authority)
+
     def uses_tls(self, server: HostPort) -> bool:
         """Return whether the connection is encrypted: always, unless the server is on this machine."""
         return not server.is_loopback or self.encrypted or self.authority is not None
+
+
+def check_certificate(certificate: Path, key: Path) -> None:
+    """Read the server's certificate and its key.
+
+    Raises:
+        BalancerError: a file is missing, is no PEM, or needs a password, or they do not belong together.
+    """
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")  # no prompt
+    except OSError as error:  # of ssl, too
+        raise BalancerError(
+            f"--certificate {certificate} and --certificate-key {key} cannot be used ({error.strerror or error});"
+            " give a certificate and its key without a password, both as PEM"
+        ) from error
+
+
+def authority(path: Path) -> bytes:
+    """Return the certificate of the authority that signed the server's.
+
+    Raises:
+        BalancerError: the file is missing, or is no PEM.
+    """
+    try:
+        content = path.read_bytes()
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=content.decode("ascii"))
+    except (OSError, ValueError) as error:  # OSError of ssl, too; ValueError: the file is no text
+        raise BalancerError(f"--ca {path} cannot be used ({error}); give a certificate as PEM") from error
+    return content
 
 
 def public_key(path: Path) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any
 
 from balancer.core.errors import BalancerError
 from classifier.federation import flower
-from classifier.federation.addresses import HostPort, SiteSecurity, private_key
+from classifier.federation.addresses import HostPort, SiteSecurity, authority, private_key
 from classifier.federation.messages import Answer, Order
 from classifier.federation.site import Refused
 
@@ -50,7 +50,7 @@ class Connection:
             except ValueError as error:  # no message of Flower's
                 raise _stranger(self.server, "by no message of a federation") from error
             except httpx.TransportError as error:
-                if _is_tls(error):
+                if self.node is None and _is_tls(error):  # a site that has joined knows the server
                     raise BalancerError(
                         f"the server at {self.server} is not who --ca says, or does not speak TLS ({error}); give --ca"
                         " the certificate of the authority that signed the server's"
@@ -73,7 +73,7 @@ class Connection:
                 self.client.SendNodeHeartbeat(request)
 
     def next_order(self) -> tuple[Any, Order] | None:
-        """Return an order with the message that it came in; None if there is none."""
+        """Return an order with the message that it came in; None if there is none, or the server has dropped it."""
         from flwr.common.serde import message_from_proto
         from flwr.proto.fleet_pb2 import PullMessagesRequest
         from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest
@@ -86,15 +86,27 @@ class Connection:
         metadata = message_from_proto(response.messages_list[0]).metadata
         place = {"node": self.node, "run_id": metadata.run_id}
         parts = [part.object_id for part in iterate_object_tree(response.message_object_trees[0])]
-        contents = {
-            part: self.call("PullObject", PullObjectRequest(**place, object_id=part)).object_content for part in parts
-        }
+        contents = {part: self._content(PullObjectRequest(**place, object_id=part)) for part in parts}
+        if None in contents.values():
+            return None
         message = inflate_object_from_contents(metadata.message_id, contents)
         message.metadata.__dict__["_message_id"] = metadata.message_id
         self.call(
             "ConfirmMessageReceived", ConfirmMessageReceivedRequest(**place, message_object_id=metadata.message_id)
         )
         return message, flower.order_of(message.content)
+
+    def _content(self, request: Any) -> bytes | None:
+        """Return a part of an order; None if the server has dropped the order.
+
+        A server shows an order before it has stored all parts of the order.
+        """
+        while not (response := self.call("PullObject", request)).object_available:
+            if not response.object_found:
+                return None
+            time.sleep(POLL)
+        content: bytes = response.object_content
+        return content
 
     def send(self, message: Any, answer: Answer) -> None:
         """Send an answer to a message."""
@@ -162,11 +174,9 @@ def connected(server: HostPort, security: SiteSecurity, key: Any = None, seconds
         NodeAuthHttpInterceptor(key, key.public_key()),
     ]
     tls = security.uses_tls(server)
-    try:
-        authority = security.authority.read_bytes() if security.authority else None
-        client = FleetHttpClient.from_server_address(str(server), not tls, authority, interceptors=interceptors)
-    except (OSError, ValueError) as error:  # OSError of ssl, too; ValueError: the file is no text
-        raise BalancerError(f"--ca {security.authority} cannot be used ({error}); give a certificate as PEM") from error
+    signer = None if security.authority is None else authority(security.authority)
+    client = FleetHttpClient.from_server_address(str(server), not tls, signer, interceptors=interceptors)
+    _keep_to(server, client)
     with client:
         connection = Connection(client, server, patience=seconds)
         if not named:
@@ -213,6 +223,16 @@ def serve_orders(
         connection.send(message, made)
 
 
+def _keep_to(server: HostPort, client: Any) -> None:
+    """Let nothing take what a site sends to another machine: no redirection, and no proxy where nothing is encrypted.
+
+    httpx asks the proxy of HTTP_PROXY for addresses of this machine too.
+    """
+    client._client.follow_redirects = False
+    if server.is_loopback:
+        client._client._mounts.clear()
+
+
 def _is_tls(error: Exception) -> bool:
     return any(word in str(error).lower() for word in ("certificate", "ssl", "tls"))
 
@@ -229,5 +249,6 @@ def _refusal(status: int, server: HostPort) -> BalancerError:
         return _stranger(server, f"status {status}")
     return BalancerError(
         f"the server at {server} refused this site (status {status}); give --site-key the private key whose public key"
-        " the server was started with, and check that both clocks are right; if the server was restarted, join again"
+        " the server was started with, and check that both clocks are right; if the server was restarted, join again;"
+        f" if this site was killed, join again {2 * HEARTBEAT:g} s later"
     )

@@ -15,7 +15,7 @@ from classifier.experiments import ablation
 from classifier.experiments.estimates import estimate_seconds
 from classifier.experiments.study import open_study
 from classifier.federation import flower
-from classifier.federation.addresses import HostPort, ServerSecurity, SiteSecurity, private_key
+from classifier.federation.addresses import HostPort, ServerSecurity, SiteSecurity
 from classifier.federation.algorithms import check_recipe, round_ends
 from classifier.federation.page import FederationResult
 from classifier.federation.serve import ServedFederation, check_server, serve
@@ -76,6 +76,7 @@ def prepare_server(
 
     security.check(address)
     flower.prepare()
+    security.check_files()
     check_server(config)
     listener(address.host, address.port, "--address").close()  # a port that is taken is refused here
     if (keys := site_keys(security)) is not None and len(keys) < config.sites:
@@ -110,8 +111,7 @@ def prepare_site(
     flower.prepare()
     device = open_device(device_name, threads)
     check_recipe(config)
-    if security.key is not None:
-        private_key(security.key)
+    security.check()
     study = open_study(config, decode=not dry)
     check_joining(study, config)
 

@@ -63,7 +63,7 @@ class Round:
     round: int  # from 1
     step: int  # after the round
     sites: list[int]
-    lost: list[int]  # sites that were there at the start and did not answer
+    lost: list[int]  # sites that took part until then, or were there at the start, and did not answer
     seconds: float
 
 
@@ -145,6 +145,7 @@ class Federation:
         now, ends = begin or Progress(0, start, start), round_ends(steps, plan.rounds)
         mu = plan.mu if plan.algorithm.proximal else 0.0
         order = Order("train", self.agreement, plan.name, plan.seed, steps=steps, mu=mu, site_norm=kept)
+        until_now = set(self.counts)  # who may also end after an answer, while others still train
         with progress.bar(plan.rounds, plan.name, "round", initial=now.rounds) as bar:
             for first, last in list(zip([0, *ends], ends, strict=False))[now.rounds :]:
                 begun, present = time.perf_counter(), list(self.link.online())
@@ -153,7 +154,8 @@ class Federation:
                 weights = self._mean(answers, "parameters", len(start))
                 average = self._mean(answers, "average", len(start)) if last == steps else weights
                 now = Progress(now.rounds + 1, weights, average)
-                lost, seconds = [site for site in present if site not in answers], time.perf_counter() - begun
+                lost, seconds = sorted((until_now | set(present)) - set(answers)), time.perf_counter() - begun
+                until_now = set(answers)
                 rounds.append(Round(plan.name, now.rounds, last, sorted(answers), lost, round(seconds, 3)))
                 self._report(rounds[-1], now)
                 bar.update()

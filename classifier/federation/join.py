@@ -54,7 +54,8 @@ def join(
             raise Interrupted(signum, "stopped; the server goes on with the other sites: to join again")
 
     study.data.write_split(run / SPLIT)
-    site, begin = Site(config, study.data, device, lambda _trial: run.path), time.perf_counter()
+    begin = time.perf_counter()
+    site = Site(config, study.data, device, lambda _trial: run.path, check_interrupt)
     with connected(server, security) as connection:
         log.info("joined the federation at %s", server)
         serve_orders(connection, site.answer, check_interrupt)

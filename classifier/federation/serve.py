@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from balancer.core.errors import UsageError
+from balancer.core.errors import BalancerError, UsageError
 from balancer.core.files import JsonObject, write_bytes
 from balancer.core.pixels import COLOUR, GREY
 from balancer.core.run import RunDir
@@ -102,13 +102,19 @@ def serve(
         on_address: is told the address, with the port that was taken.
 
     Raises:
-        BalancerError: a site refuses, too few join, or none is left.
+        BalancerError: a site refuses, too few join, or none is left; or the training cannot be resumed.
         Interrupted: a signal came; the newest round is kept.
     """
     channels = COLOUR if config.data.channels == COLOUR else GREY
     agreement = agreement_of(config, config.class_names, channels)
     (algorithm,) = select_algorithms([config.algorithm])
     plan = Plan(algorithm, config.seed, config.rounds, config.mu)
+    begin = _kept(run)
+    if begin is not None and algorithm.site_norm:
+        raise BalancerError(
+            f"{run.path} was stopped after round {begin.rounds} of {algorithm.name}, and its sites have lost the"
+            " BatchNorm layers that they kept; start a new run"
+        )
 
     def keep(done: Round, now: Progress) -> None:
         run.metrics(asdict(done))
@@ -121,7 +127,7 @@ def serve(
         link.wait_for(config.sites, config.wait)
         federation = Federation(config, agreement, link, keep)
         federation.join()
-        outcome = federation.train(plan, config.steps, _kept(run))
+        outcome = federation.train(plan, config.steps, begin)
         federation.end()
         names = {site: link.name(site) for site in outcome.counts}
         notes = lost_notes(read_rounds(run.path), link.name)

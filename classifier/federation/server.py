@@ -20,6 +20,7 @@ from classifier.federation import flower
 from classifier.federation.addresses import HostPort, ServerSecurity, public_keys
 from classifier.federation.messages import Answer, Order
 
+GRACE = 3600.0  # seconds beyond the longest round for which Flower keeps a message; its own limit is 12 hours in all
 POLL = 0.02  # seconds between looks at the answers
 PULSE = 5.0  # seconds between signs of life of the run, which Flower ends without them
 LARGEST_REQUEST = 64 * 2**20  # bytes; Flower sends vectors in parts of 5 MiB
@@ -115,7 +116,8 @@ class FlowerLink:
             no_object_id_recompute,
         )
 
-        message = Message(flower.order_record(order), self.nodes[site], "train", group_id=order.trial)
+        lifetime = self.seconds + GRACE
+        message = Message(flower.order_record(order), self.nodes[site], "train", ttl=lifetime, group_id=order.trial)
         with no_object_id_recompute():
             flower.identify(message)
             session = self.state.start_session(self.run)
@@ -221,6 +223,7 @@ def _served(factory: Any, address: HostPort, security: ServerSecurity, named_sit
     """Serve Flower's Fleet API, and nothing else, in a thread."""
     import uvicorn
 
+    security.check_files()
     config = uvicorn.Config(
         _limited(_fleet_api(factory, named_sites)),
         log_config=None,
@@ -234,13 +237,7 @@ def _served(factory: Any, address: HostPort, security: ServerSecurity, named_sit
         ssl_keyfile=security.key,
         timeout_graceful_shutdown=1,
     )
-    try:
-        config.load()
-    except OSError as error:  # of ssl, too
-        raise BalancerError(
-            f"--certificate {security.certificate} and --certificate-key {security.key} cannot be used"
-            f" ({error.strerror or error}); give a certificate and its key, both as PEM"
-        ) from error
+    config.load()
     with listener(address.host, address.port, "--address") as bound:
         bound.listen()
         server = uvicorn.Server(config)

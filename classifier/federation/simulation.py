@@ -144,18 +144,22 @@ def simulate(simulation: Simulation, run: RunDir, device: str, threads: int) -> 
         trained = zip(missing, run_in_this_process(train, missing), strict=True)
         for number, (arm, made) in enumerate(trained, len(arms) - len(missing) + 1):
             with deferred_signals():
-                _forget(run, {_key(trial) for trial in made} & trials.keys())
+                again = trials.keys() & set(simulation.keys_of(arm))
+                _forget(run, again)
+                for key in again:
+                    del trials[key]
                 for trial in made:
                     append_jsonl(run / RESULTS, trial.to_json())
                     trials[_key(trial)] = trial
-            log.info("[%d/%d] %s: %.0f s", number, len(arms), arm.title, made[0].seconds)
+            took = f"{made[0].seconds:.0f} s" if made else "every site was lost in some round"
+            log.info("[%d/%d] %s: %s", number, len(arms), arm.title, took)
     kept = [trials[key] for arm in arms for key in simulation.keys_of(arm) if key in trials]
     notes = lost_notes(read_rounds(run.path), simulation.partition.title)
     return Finished(kept, notes, sites.received, sites.outcomes)
 
 
 def _forget(run: RunDir, again: Set[tuple[str, int, int | None]]) -> None:
-    """Drop the lines of sites whose federation is trained again, since it had lost another site."""
+    """Drop the lines of a federation that was trained again, since it had lost a site."""
     if again:
         rows = scan_jsonl(run / RESULTS).rows.items()
         drop_lines(
@@ -239,14 +243,14 @@ def _centrally(
 def _together(
     arm: Arm, simulation: Simulation, run: RunDir, sites: Sites, device: torch.device, interrupt: Interrupt
 ) -> list[TrialResult]:
-    """Train in a federation; return a result for each site that is there at the end, by its own threshold."""
+    """Train in a federation; return a result for each site that took part to the end, by its own threshold."""
     config, begin = simulation.config, time.perf_counter()
     (algorithm,) = select_algorithms([arm.name])
     plan = Plan(algorithm, arm.seed, config.rounds, config.mu)
     outcome = sites.train(plan, interrupt)
     seconds = time.perf_counter() - begin
-    results = []
-    for site in outcome.counts:
+    results, lost = [], {site for done in outcome.rounds for site in done.lost}
+    for site in (site for site in outcome.counts if site not in lost):  # a slow site comes back, and has missed rounds
         data = simulation.partition.data_of(simulation.study.data, site, with_test=True)
         folder, study = folder_of(run.path, plan.name, site), replace(simulation.study, data=data)
         results.append(

@@ -77,10 +77,24 @@ class Site:
     """The images of one site, and the training that goes on there."""
 
     def __init__(
-        self, config: TrainConfig, data: Dataset, device: torch.device, out: Callable[[str], Path] | None = None
+        self,
+        config: TrainConfig,
+        data: Dataset,
+        device: torch.device,
+        out: Callable[[str], Path] | None = None,
+        check_interrupt: Callable[[], None] = lambda: None,
     ) -> None:
-        """Take the site's data; ``out`` gives the folder for the classifier of a training, None writes none."""
+        """Take the site's data.
+
+        Args:
+            config: settings of the training.
+            data: of this site.
+            device: that trains.
+            out: gives the folder for the classifier of a training; None writes none.
+            check_interrupt: is called after every step, and may raise.
+        """
         self._config, self._data, self._device, self._out = config, data, device, out
+        self._check_interrupt = check_interrupt
         self._agreement = agreement_of(config, data.classes, data.channels)
         self._val = data.indices("val")
         self._set = training_set(data, REGIMES[config.regime], None, config.seed, 0)
@@ -136,7 +150,7 @@ class Site:
 
     def _train(self, order: Order) -> Answer:
         training = self._opened(order)
-        loss = training.train(order.arrays["parameters"], order.last, order.mu)
+        loss = training.train(order.arrays["parameters"], order.last, order.mu, self._check_interrupt)
         if not math.isfinite(loss):
             raise Refused(5, f"{REFUSALS[5]} by step {order.last} of {order.trial} ({loss}); lower lr")
         log.info("%s: step %d of %d, loss %.4f", order.trial, order.last, order.steps, loss)

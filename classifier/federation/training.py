@@ -100,7 +100,7 @@ class SiteTraining:
         self, config: TrainConfig, train_set: TrainingSet, seed: int, first: int, site_norm: bool, device: torch.device
     ) -> None:
         """Make the network and the optimiser; ``first`` is the step that comes next, 0 unless the site is late."""
-        self._config, self._device, self.step = config, device, first
+        self._config, self._device, self._first, self.step = config, device, first, first
         regime = REGIMES[config.regime]
         (stage,) = stages(config, train_set)
         model = initial_model(config, seed, train_set.n_classes, channels_of(train_set.images))
@@ -166,7 +166,8 @@ class SiteTraining:
         """Take the final weights; return the mean and the variance of every BatchNorm channel over training images."""
         fill(shared_parameters(self.final, self.site_norm), final)
         self.final.eval()
-        if self._config.bn_statistics == "reestimated":
+        # A site that comes after the last round has made no step here, so nothing of its statistics has run.
+        if self._config.bn_statistics == "reestimated" or self.step == self._first:
             update_bn(self.final, unaugmented_batches(self._config, self._sampler, self._inputs, self.step - 1))
         layers = norms(self.final)
         nothing = np.empty(0, np.float32)

@@ -123,3 +123,16 @@ def test_other_files_are_no_keys(tmp_path: Path) -> None:
     wrong.write_bytes(rsa_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     with pytest.raises(BalancerError, match="elliptic curve"):
         private_key(wrong)
+
+
+def test_files_of_tls_are_read_before_anything_starts(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.pem"
+    for content in (b"no certificate", b"\xff\xfe", None):
+        if content is None:
+            wrong.unlink()
+        else:
+            wrong.write_bytes(content)
+        with pytest.raises(BalancerError, match=r"--certificate .*wrong\.pem and --certificate-key .* cannot be used"):
+            ServerSecurity(wrong, pair[0]).check_files()
+        with pytest.raises(BalancerError, match=r"--ca .*wrong\.pem cannot be used"):
+            SiteSecurity(wrong, pair[0]).check()

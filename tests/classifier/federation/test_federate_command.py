@@ -15,9 +15,14 @@ import pytest
 from click.testing import Result
 from commands import done, refused
 
+from balancer.core.errors import BalancerError
 from balancer.core.jsonl import read_jsonl
 from balancer.core.loopback import listener
-from balancer.core.sealed import read_json
+from balancer.core.run import RunDir
+from balancer.core.sealed import read_json, save_arrays
+from balancer.core.settings import FederateServeConfig
+from classifier.federation.addresses import HostPort, ServerSecurity
+from classifier.federation.serve import ROUND_FILE, serve
 
 Run = Callable[..., Result]
 Args = tuple[str, ...]
@@ -213,3 +218,28 @@ def test_a_port_that_is_taken_is_refused_in_a_dry_run_too(
         bound.listen()
         port = bound.getsockname()[1]
         refused(classifier("federate-serve", "--address", f"127.0.0.1:{port}", "--dry-run"), 1, "--address", str(port))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (("federate-serve", "--certificate", "no.pem", "--certificate-key", "no.key"), "--certificate no.pem"),
+        (("federate-join", "--server", "127.0.0.1:9092", "--ca", "no.pem"), "--ca no.pem"),
+    ],
+)
+def test_a_missing_certificate_is_found_by_a_dry_run(
+    classifier: Run, runs_cwd: Path, monkeypatch: pytest.MonkeyPatch, arguments: Args, option: str
+) -> None:
+    monkeypatch.setattr("classifier.federation.flower.prepare", lambda: None)
+    refused(classifier(*arguments, "--dry-run"), 1, option)
+
+
+def test_a_server_of_sites_that_kept_batch_norm_is_not_resumed(tmp_path: Path) -> None:
+    """The sites have ended with the server, and their layers with them."""
+    config = FederateServeConfig(algorithm="fedbn", steps=4, rounds=2, wait=0.05)
+    with RunDir(tmp_path / "run", resumed=True) as run:
+        (tmp_path / "run").mkdir()
+        nothing = np.zeros(1, np.float32)
+        save_arrays(run / ROUND_FILE, {"rounds": np.array(1), "weights": nothing, "average": nothing})
+        with pytest.raises(BalancerError, match="stopped after round 1 of fedbn.*start a new run"):
+            serve(config, run, HostPort("127.0.0.1", 0), ServerSecurity())

@@ -33,6 +33,13 @@ USUAL: dict[str, Any] = {"data": DataConfig(image_size=16), "steps": 4, "batch_s
 LOOPBACK = HostPort("127.0.0.1", 0)
 OPEN, NO_KEY = ServerSecurity(), SiteSecurity()  # whoever reaches the server may join
 PATIENCE = 20.0  # seconds after which a test gives up
+HEAD = "head"
+# What a request tells beside its body: the server's own address, lengths and kinds, Flower's and httpx's version, the
+# public key, the time and its signature.
+HEADERS = set(
+    "host content-type content-length accept accept-encoding connection user-agent flwr-component-name"
+    " flwr-package-name flwr-package-version flwr-public-key flwr-timestamp flwr-signature".split()
+)
 
 
 def halves(data: Dataset) -> list[Dataset]:
@@ -107,7 +114,7 @@ def run(
 
 @pytest.fixture
 def bodies(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bytes]]:
-    """The path and the body of every request that reaches the server."""
+    """The path and the body of every request that reaches the server, and its head under ``HEAD``."""
     from classifier.federation import server
 
     seen: list[tuple[str, bytes]] = []
@@ -124,6 +131,7 @@ def bodies(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bytes]]:
 
             await app(scope, received, send)
             seen.append((scope.get("path", ""), b"".join(parts)))
+            seen.append((HEAD, b"\n".join(b": ".join(line) for line in scope["headers"])))
 
         return limited(record)
 
@@ -142,9 +150,12 @@ def test_nothing_but_weights_and_counts_leaves_a_site(
     assert isinstance(outcome, Outcome), outcome
     assert [t.wait() for t in threads] == [None, None]
     assert outcome.model is not None
-    paths = {path for path, _ in bodies}
+    paths = {path for path, _ in bodies} - {HEAD}
     kinds = "register-node activate-node pull-messages pull-object confirm-message-received push-messages push-object"
     assert paths <= {f"/v1/fleet/{kind}" for kind in [*kinds.split(), "deactivate-node", "send-node-heartbeat"]}
+
+    heads = [line for path, head in bodies if path == HEAD for line in head.decode("ascii").splitlines()]
+    assert {line.partition(":")[0] for line in heads} <= HEADERS
 
     pushed = [PushObjectRequest.FromString(body) for path, body in bodies if path.endswith("push-object")]
     assert pushed

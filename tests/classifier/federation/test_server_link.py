@@ -6,6 +6,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
+from classifier.federation.messages import Agreement, Order
 from classifier.federation.server import FlowerLink
 
 
@@ -23,3 +24,13 @@ def test_the_parts_of_an_answer_that_comes_too_late_are_not_kept(monkeypatch: py
     assert link.exchange(asked) == {}
     assert [call.args[0] for call in state.object_store.delete.call_args_list] == ["order", "answer"]
     state.delete_messages.assert_called_once_with({"order"})
+
+
+@pytest.mark.usefixtures("task")
+def test_an_order_lives_longer_than_the_longest_round() -> None:
+    """Flower drops messages after 12 hours, and a site that is still at work would count as lost."""
+    state: Any = MagicMock()
+    state.store_message_and_object_tree.return_value = True, []
+    day = 24 * 3600.0
+    FlowerLink(state, 1, ["north"], [7], seconds=day)._send(0, Order("join", Agreement(("a", "b"), "recipe", "1", 1)))
+    assert state.store_message_and_object_tree.call_args.args[0].metadata.ttl > day

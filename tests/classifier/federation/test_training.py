@@ -10,11 +10,11 @@ from local_sites import LocalLink
 from tiny import CPU, train
 from torch import nn
 
-from balancer.core.errors import BalancerError
+from balancer.core.errors import BalancerError, Interrupted
 from balancer.core.settings import DataConfig, TrainConfig
 from balancer.data.dataset import Dataset
 from classifier.federation.algorithms import ALGORITHMS
-from classifier.federation.coordinator import Federation, Outcome, Plan, Progress, lost_notes
+from classifier.federation.coordinator import Federation, Outcome, Plan, Progress, Round, lost_notes
 from classifier.federation.messages import ARRAYS, Answer, Order
 from classifier.federation.partition import by_dirichlet
 from classifier.federation.site import Refused, Site, agreement_of
@@ -189,6 +189,52 @@ def test_a_round_goes_on_without_a_lost_site(data: Dataset, caplog: pytest.LogCa
     assert list(outcome.counts) == [0]
     assert "south does not answer in round 2" in caplog.text
     assert lost_notes(outcome.rounds, link.name)[0].startswith("fedavg-0: south did not answer in round 2")
+
+
+def test_a_site_that_ends_after_its_answer_is_lost_in_the_next_round(data: Dataset) -> None:
+    """As one that was stopped while a slower site still trained."""
+    made, link = federation(TrainConfig(**USUAL), *halves(data))
+    made.join()
+    made.on_round = lambda done, _: link.gone.add(1)
+    outcome = made.train(Plan(ALGORITHMS["fedavg"], 0, ROUNDS, 0.0), STEPS)
+    assert [r.sites for r in outcome.rounds] == [[0, 1], [0], [0]]
+    assert [r.lost for r in outcome.rounds] == [[], [1], []]
+
+
+def test_a_site_that_comes_after_the_last_round_measures_its_statistics(data: Dataset) -> None:
+    """It has made no step, so its BatchNorm layers hold no running statistics."""
+    config = TrainConfig(**{**USUAL, "bn_statistics": "running"})
+    made, link = federation(config, *halves(data))
+    made.join()
+    statistics = {}
+
+    def late(done: Round, now: Progress) -> None:
+        if done.step == STEPS:
+            link.sites = [link.sites[0], Site(config, halves(data)[1], CPU)]
+            order = Order("statistics", made.agreement, "fedavg-0", 0, STEPS, STEPS, STEPS, arrays={"average": now.average})
+            statistics.update(link.sites[1].answer(order).arrays)
+
+    made.on_round = late
+    made.train(Plan(ALGORITHMS["fedavg"], 0, ROUNDS, 0.0), STEPS)
+    assert not np.array_equal(statistics["bn_variance"], np.ones_like(statistics["bn_variance"]))
+    assert np.any(statistics["bn_mean"])
+
+
+def test_a_site_stops_within_a_round(data: Dataset) -> None:
+    steps = list[int]()
+
+    def check_interrupt() -> None:
+        steps.append(1)
+        if len(steps) == 2:
+            raise Interrupted(15, "stopped")
+
+    config = TrainConfig(**USUAL)
+    site = Site(config, data, CPU, check_interrupt=check_interrupt)
+    made, link = federation(config, data)
+    link.sites = [site]
+    with pytest.raises(Interrupted):
+        made.train(Plan(ALGORITHMS["fedavg"], 0, 1, 0.0), STEPS)
+    assert len(steps) == 2
 
 
 def test_a_site_that_is_back_joins_the_next_round(data: Dataset, caplog: pytest.LogCaptureFixture) -> None:
