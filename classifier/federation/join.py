@@ -64,6 +64,7 @@ def join(
             f"the server at {server} ended before a classifier was finished; see its log, and join again"
         )
     seconds = time.perf_counter() - begin
-    result = site_result(study, config, run.path, run.path, config.regime, config.seed, None, seconds, device)
+    trial_seed = site.finished[-1].seed
+    result = site_result(study, config, run.path, run.path, config.regime, trial_seed, None, seconds, device)
     write_json(run / RESULT, result.to_json())
     return result

@@ -56,6 +56,7 @@ class Finished:
     """What a site has at the end of a training: its classifier, which stays there, and what validation chose."""
 
     trial: str
+    seed: int  # trial seed, which is the server's
     temperature: float
     threshold: float
     val_score: np.ndarray
@@ -170,16 +171,17 @@ class Site:
         score = training.validate(Subset(self._data.images, self._val))
         threshold = threshold_rule(self._config.threshold)(y_true, score) if score.ndim == 1 else 0.5
         seconds = time.perf_counter() - self._begin
-        finished = Finished(order.trial, fit_temperature(y_true, score), threshold, score, order.steps, seconds)
+        temperature = fit_temperature(y_true, score)
+        finished = Finished(order.trial, order.seed, temperature, threshold, score, order.steps, seconds)
         self.finished.append(finished)
         if self._out is not None:
-            self._write(finished, training, order.seed, self._out(order.trial))
+            self._write(finished, training, self._out(order.trial))
         right = labels_of(score, threshold) == y_true
         of_class = {f"val_images_of_class_{k}": n for k, n in enumerate(self._data.counts("val"))}
         of_class |= {f"val_right_of_class_{k}": int(right[y_true == k].sum()) for k in range(len(self._data.classes))}
         return Answer(counts={**self._counts(), **of_class})
 
-    def _write(self, finished: Finished, training: SiteTraining, seed: int, folder: Path) -> None:
+    def _write(self, finished: Finished, training: SiteTraining, folder: Path) -> None:
         drawn = finished.steps * self._config.batch_size / self._set.n_real
         result = TrainResult(
             training.final,
@@ -194,5 +196,5 @@ class Site:
         )
         config = ClassifierConfig.model_validate(self._config.model_dump(include=set(ClassifierConfig.model_fields)))
         folder.mkdir(parents=True, exist_ok=True)
-        content = classifier_bytes(config, REGIMES[self._config.regime], seed, self._data, result)
+        content = classifier_bytes(config, REGIMES[self._config.regime], finished.seed, self._data, result)
         write_bytes(folder / CHECKPOINT, content)

@@ -97,9 +97,7 @@ def comes_to(elsewhere: Any) -> bool:
     return True
 
 
-def test_no_proxy_carries_what_a_site_sends_to_its_own_machine(
-    elsewhere: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_proxy_carries_what_a_site_sends_to_its_own_machine(elsewhere: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is encrypted there, and the proxy of a hospital is another machine."""
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)

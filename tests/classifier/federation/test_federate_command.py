@@ -241,5 +241,5 @@ def test_a_server_of_sites_that_kept_batch_norm_is_not_resumed(tmp_path: Path) -
         (tmp_path / "run").mkdir()
         nothing = np.zeros(1, np.float32)
         save_arrays(run / ROUND_FILE, {"rounds": np.array(1), "weights": nothing, "average": nothing})
-        with pytest.raises(BalancerError, match="stopped after round 1 of fedbn.*start a new run"):
+        with pytest.raises(BalancerError, match=r"stopped after round 1 of fedbn.*start a new run"):
             serve(config, run, HostPort("127.0.0.1", 0), ServerSecurity())

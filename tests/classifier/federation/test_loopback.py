@@ -36,10 +36,9 @@ PATIENCE = 20.0  # seconds after which a test gives up
 HEAD = "head"
 # What a request tells beside its body: the server's own address, lengths and kinds, Flower's and httpx's version, the
 # public key, the time and its signature.
-HEADERS = set(
-    "host content-type content-length accept accept-encoding connection user-agent flwr-component-name"
-    " flwr-package-name flwr-package-version flwr-public-key flwr-timestamp flwr-signature".split()
-)
+HEADERS = {"host", "content-type", "content-length", "accept", "accept-encoding", "connection", "user-agent"}
+HEADERS |= {f"flwr-{name}" for name in ("component-name", "package-name", "package-version")}
+HEADERS |= {f"flwr-{name}" for name in ("public-key", "timestamp", "signature")}
 
 
 def halves(data: Dataset) -> list[Dataset]:

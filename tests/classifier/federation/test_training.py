@@ -1,6 +1,8 @@
 """Trainings in rounds: one site is the training on pooled data bit by bit, and the proximal term in closed form."""
 
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,15 +13,21 @@ from tiny import CPU, train
 from torch import nn
 
 from balancer.core.errors import BalancerError, Interrupted
-from balancer.core.settings import DataConfig, TrainConfig
+from balancer.core.run import RunDir
+from balancer.core.settings import DataConfig, FederateJoinConfig, TrainConfig
 from balancer.data.dataset import Dataset
+from classifier.experiments.study import Study
+from classifier.federation import join
+from classifier.federation.addresses import HostPort, SiteSecurity
 from classifier.federation.algorithms import ALGORITHMS
 from classifier.federation.coordinator import Federation, Outcome, Plan, Progress, Round, lost_notes
 from classifier.federation.messages import ARRAYS, Answer, Order
 from classifier.federation.partition import by_dirichlet
 from classifier.federation.site import Refused, Site, agreement_of
 from classifier.federation.training import norms, with_proximal_term
+from classifier.training.checkpoint import load_classifier
 from classifier.training.prediction import predict
+from classifier.training.regimes import REGIMES
 
 pytestmark = pytest.mark.usefixtures("fewer_statistics")
 STEPS, ROUNDS = 6, 3
@@ -211,7 +219,8 @@ def test_a_site_that_comes_after_the_last_round_measures_its_statistics(data: Da
     def late(done: Round, now: Progress) -> None:
         if done.step == STEPS:
             link.sites = [link.sites[0], Site(config, halves(data)[1], CPU)]
-            order = Order("statistics", made.agreement, "fedavg-0", 0, STEPS, STEPS, STEPS, arrays={"average": now.average})
+            arrays = {"average": now.average}
+            order = Order("statistics", made.agreement, "fedavg-0", 0, STEPS, STEPS, STEPS, arrays=arrays)
             statistics.update(link.sites[1].answer(order).arrays)
 
     made.on_round = late
@@ -365,3 +374,22 @@ def test_the_server_and_the_sites_hold_one_model(data: Dataset) -> None:
     for site in link.sites:
         assert site._training is not None
         np.testing.assert_allclose(site._training.validate(data.images[:6]), expected, rtol=1e-5)
+
+
+def test_the_result_of_a_site_has_the_seed_of_the_server(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = FederateJoinConfig(**USUAL, seed=1)
+
+    def serve_orders(_: object, answer: Any, __: object) -> None:
+        link = LocalLink([answer.__self__])
+        served = Federation(config, agreement_of(config, data.classes, 1), link)
+        served.train(Plan(ALGORITHMS["fedavg"], 3, ROUNDS, 0.0), STEPS)
+
+    monkeypatch.setattr(join, "connected", lambda *_: nullcontext())
+    monkeypatch.setattr(join, "serve_orders", serve_orders)
+    study, server = Study(config, data, [], [REGIMES["baseline"]]), HostPort("127.0.0.1", 9092)
+    with RunDir(tmp_path / "run", resumed=True) as run:
+        (tmp_path / "run").mkdir()
+        result = join.join(study, config, run, server, SiteSecurity(), CPU)
+    assert result.trial_seed == load_classifier(tmp_path / "run", CPU).trial_seed == 3
