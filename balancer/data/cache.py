@@ -17,7 +17,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -38,7 +38,7 @@ from balancer.core.threads import allowed_processors
 from balancer.data.decoded import Decoded, Reader, by_headers, enlarged_note, refuse_too_many
 from balancer.data.depth import Decoding, Ranges, Source, is_dim, is_off_range, ranges_within, shared_ranges
 from balancer.data.depth_notes import depth_notes, shown_note
-from balancer.data.digests import Digests
+from balancer.data.digests import ROW, Digests
 from balancer.data.subset import Subset
 
 FORMAT = 6  # raise when decoding changes, or what is stored of it
@@ -49,13 +49,6 @@ UNREADABLE = "unreadable"  # in place of the digest of a file that cannot be ope
 ResultT = TypeVar("ResultT")
 Shape = tuple[int, ...]  # of one image: (size, size) or (size, size, 3)
 log = logging.getLogger("balancer")
-
-
-@dataclass(frozen=True)
-class StoredDigests:
-    """What a file under ``stat/`` holds."""
-
-    digests: list[str]
 
 
 @dataclass(frozen=True)
@@ -126,8 +119,7 @@ def decode_all(
         cache_dir("images")
         sweep(root)
         digests = file_digests(names, stamp, digest)
-        facts = [FORMAT, digests, settings, *([ranges] if ranges else [])]
-        key = _hash(json.JSONEncoder(sort_keys=True).iterencode(facts))  # the text of a large set is never held
+        key = _hash(_facts(digests, settings, *([ranges] if ranges else [])))
 
         def decode_hashed(i: int, ranges: Ranges | None) -> Decoding:
             decoding = reader.decode(i, ranges)
@@ -152,6 +144,17 @@ def decode_all(
     return Decoded(images, index.kept, *of_kept, in_colour=index.in_colour, without_colour=index.without_colour)
 
 
+def _facts(digests: Digests, *more: Mapping[str, object]) -> Iterator[str]:
+    """Yield the JSON text ``[FORMAT, [digest, ...], more, ...]`` in parts: that of a large set is never held."""
+    yield f"[{FORMAT}, ["
+    for i, text in enumerate(digests):
+        yield f'{", " if i else ""}"{text}"'
+    yield "]"
+    for facts in more:
+        yield f", {json.dumps(facts, sort_keys=True)}"
+    yield "]"
+
+
 def _is_there(folder: Path, n: int, shape: Shape) -> bool:
     """Return whether decoded images of n files are there, and are what was written."""
     try:
@@ -164,14 +167,11 @@ def _is_there(folder: Path, n: int, shape: Shape) -> bool:
     return True
 
 
-def file_digests(names: Sequence[str], stamp: str, digest: Callable[[int], str]) -> list[str]:
+def file_digests(names: Sequence[str], stamp: str, digest: Callable[[int], str]) -> Digests:
     """Return the SHA-256 of each file, from the cache if the files are as they were; arguments as in decode_all."""
-    file = cache_dir("stat") / f"{stamp}.json"
+    file = cache_dir("stat") / f"{stamp}.npz"
     try:
-        stored = parse(StoredDigests, read_json(file), file).digests
-        if len(stored) == len(names):
-            return stored
-        raise DamagedFile(file, f"digests: {len(stored)} of {len(names)} files")
+        return _stored_digests(file, len(names))
     except FileNotFoundError:
         pass
     except DamagedFile as damage:
@@ -184,10 +184,25 @@ def file_digests(names: Sequence[str], stamp: str, digest: Callable[[int], str])
         except OSError:
             return UNREADABLE
 
-    digests = in_threads(one, len(names), "hashing")
+    digests = Digests(in_threads(one, len(names), "hashing"))
     if UNREADABLE not in digests:  # permissions can change without size or time changing: try again next time
-        write_json(file, {"digests": digests})
+        save_arrays(file, {"digests": digests.rows})
+        remove(file.with_suffix(".json"))  # of an earlier version
     return digests
+
+
+def _stored_digests(file: Path, n: int) -> Digests:
+    """Return the digests of n files from a file under ``stat/``.
+
+    Raises:
+        OSError: it is not there, or cannot be read.
+        DamagedFile: it is not what was written.
+    """
+    rows = load_arrays(file).get("digests")
+    if rows is None or (rows.shape, rows.dtype) != ((n,), ROW):
+        found = "missing" if rows is None else f"{rows.dtype} {rows.shape}"
+        raise DamagedFile(file, f"digests: {found}; expected {ROW} {(n,)}")
+    return Digests.of_rows(rows)
 
 
 def _open_or_decode(
@@ -382,12 +397,15 @@ def in_threads(work: Callable[[int], ResultT], n: int, what: str) -> list[Result
 
 def stat_stamp(root: Path, names: Sequence[str]) -> str:
     """Return a hash of the folder, names, sizes, inodes and times of change of files below ``root``."""
-    lines = [str(root.resolve())]  # tells two folders apart whose files have equal names, sizes and times
-    for name in names:
-        stat = (root / name).stat()
-        # The inode and the time of change of the entry: a tool may give another file the old one's size and time.
-        lines.append(f"{name}\t{stat.st_size}\t{stat.st_mtime_ns}\t{stat.st_ino}\t{stat.st_ctime_ns}")
-    return _hash(["\n".join(lines)])
+
+    def lines() -> Iterator[str]:
+        yield str(root.resolve())  # tells two folders apart whose files have equal names, sizes and times
+        for name in names:
+            stat = (root / name).stat()
+            # The inode and the time of change of the entry: a tool may give another file the old one's size and time.
+            yield f"\n{name}\t{stat.st_size}\t{stat.st_mtime_ns}\t{stat.st_ino}\t{stat.st_ctime_ns}"
+
+    return _hash(lines())
 
 
 def sha256_of(file: Path) -> str:

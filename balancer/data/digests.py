@@ -8,12 +8,21 @@ from typing import overload
 
 import numpy as np
 
+ROW = np.dtype("S64")  # a digest in hexadecimal
+
 
 class Digests(Sequence[str]):
     """Digests in hexadecimal, at 64 bytes each; in a list of texts each would take 121."""
 
     def __init__(self, texts: Iterable[str]) -> None:
-        self.rows = np.fromiter((text.encode() for text in texts), "S64")  # (n,)
+        self.rows = np.fromiter((text.encode() for text in texts), ROW)  # (n,)
+
+    @classmethod
+    def of_rows(cls, rows: np.ndarray) -> Digests:
+        """Return the digests of rows (n,), as ``rows`` gave them."""
+        made = cls(())
+        made.rows = rows
+        return made
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import json
 import logging
 import os
 import subprocess
@@ -26,6 +27,7 @@ from balancer.data.cache import cache_dir, decode_all, stat_stamp
 from balancer.data.dataset import load_dataset, phantom_folder
 from balancer.data.decoded import Reader
 from balancer.data.depth import Decoding, Source
+from balancer.data.digests import ROW, Digests
 
 SIZE = 4
 
@@ -354,21 +356,41 @@ def test_a_file_in_place_of_the_folder(files: Files, empty_cache: Path, caplog: 
     assert "decoded again" in caplog.text
 
 
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_the_key_is_that_of_one_json_text(n: int) -> None:
+    """Earlier versions encoded a list, and what they decoded stays in use."""
+    digests, settings = [hashlib.sha256(bytes([i])).hexdigest() for i in range(n)], {"size": 4, "resize": "pad"}
+    for more in ([], [{"u16": 4095.0}]):
+        expected = json.dumps([cache.FORMAT, digests, settings, *more], sort_keys=True)
+        assert "".join(cache._facts(Digests(digests), settings, *more)) == expected
+
+
+def test_digests_of_an_earlier_version_are_removed_once_there_are_new_ones(files: Files, empty_cache: Path) -> None:
+    files.load()
+    (path,) = empty_cache.glob("stat/*.npz")
+    earlier = path.with_suffix(".json")
+    path.rename(earlier)
+    files.load()
+    assert path.exists()
+    assert not earlier.exists()
+
+
 @pytest.mark.parametrize(
     "change",
     [
         lambda p: flip(p, 0.3),
         lambda p: p.write_bytes(b""),
         a_folder,
-        lambda p: resealed(p, digests=["a"]),
-        lambda p: resealed(p, digests=7),
+        lambda p: save_arrays(p, {"digests": np.array(["a"], ROW)}),
+        lambda p: save_arrays(p, {"digests": np.zeros(6)}),
+        lambda p: save_arrays(p, {"other": np.zeros(6)}),
     ],
 )
 def test_damaged_digests_are_hashed_again_with_a_warning(
     change: Callable[[Path], object], files: Files, empty_cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = list(files.load().digests)
-    (path,) = empty_cache.glob("stat/*.json")
+    (path,) = empty_cache.glob("stat/*.npz")
     change(path)
     assert list(files.load().digests) == expected
     assert (len(files.hashed), files.decoded) == (6, [])
