@@ -140,7 +140,7 @@ def decode_all(
         *shown_note(index.windows, index.full, str(settings.get("window", "auto"))),
         *enlarged_note(index.small, index.n_small, len(names), size),
     ]
-    of_kept = Digests(digests[i] for i in index.kept), bad, index.ranges, notes
+    of_kept = Digests.of_rows(digests.rows[index.kept]), bad, index.ranges, notes
     return Decoded(images, index.kept, *of_kept, in_colour=index.in_colour, without_colour=index.without_colour)
 
 

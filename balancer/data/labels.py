@@ -9,6 +9,7 @@ from balancer.core.errors import BalancerError, UsageError, nearest
 from balancer.core.settings_base import DataConfig
 from balancer.data.images import named
 from balancer.data.listing import Chosen, Listing, natural
+from balancer.data.records import Record
 
 SHOWN = 12  # names of classes in a message
 MOST_CLASSES = 200  # beyond, a column of free text was taken for the labels
@@ -81,6 +82,12 @@ def _renamed(listing: Listing, config: DataConfig) -> Listing:
     return _relabelled(listing, names, names.get(listing.positive or ""))
 
 
+def _with_label(record: Record, index: dict[int, int]) -> Record:
+    """Return a record with its class's new number: the record itself where the number stays, which holds no copy."""
+    label = index[record.label]
+    return record if label == record.label else replace(record, label=label)
+
+
 def _relabelled(listing: Listing, names: dict[str, str], positive: str | None) -> Listing:
     """Return the listing with classes renamed; records of classes without a new name are left out and counted."""
     new = sorted(set(names.values()), key=natural)
@@ -90,10 +97,10 @@ def _relabelled(listing: Listing, names: dict[str, str], positive: str | None) -
         new = [cls for cls in listing.classes if cls in names]
     index = {label: new.index(names[cls]) for label, cls in enumerate(listing.classes) if cls in names}
     positions = [i for i, r in enumerate(listing.records) if r.label in index]
-    records = [replace(listing.records[i], label=index[listing.records[i].label]) for i in positions]
-    images = None if listing.images is None else Chosen(listing.images, positions)
-    notes = list(listing.notes)
+    records = [_with_label(listing.records[i], index) for i in positions]
+    images, notes = listing.images, list(listing.notes)
     if dropped := len(listing.records) - len(records):
+        images = None if images is None else Chosen(images, positions)
         without = [cls for cls in listing.classes if cls not in names]
         notes.append(f"{dropped:,} images of other classes are left out by --classes: {named(without, SHOWN)}.")
     kept = positive if positive in new else None
