@@ -18,6 +18,7 @@ from classifier.evaluation.fold_metrics import AnyMetrics
 from classifier.evaluation.metrics import evaluate
 from classifier.experiments.study import Study, code_hash, provenance, recipe_hash
 from classifier.training.checkpoint import load_classifier
+from classifier.training.inputs import augments_on
 from classifier.training.prediction import predict
 from classifier.training.regimes import REGIMES
 
@@ -50,7 +51,7 @@ def site_result(
     write_bytes(folder / PREDICTIONS, predictions_file(predictions))
     val, test = (_metrics(predictions[fold], is_chest(data.classes)) for fold in ("val", "test"))
     counts = data.counts("train")
-    on_device = config.augment_on == "device" and REGIMES[config.regime].augment
+    on_device = REGIMES[config.regime].augment and augments_on(config, device) == "device"
     return TrialResult(
         regime=name,
         trial_seed=seed,

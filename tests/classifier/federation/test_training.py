@@ -16,8 +16,9 @@ from balancer.core.errors import BalancerError, Interrupted
 from balancer.core.run import RunDir
 from balancer.core.settings import DataConfig, FederateJoinConfig, TrainConfig
 from balancer.data.dataset import Dataset
+from classifier.analysis.results import TrialPredictions
 from classifier.experiments.study import Study
-from classifier.federation import join
+from classifier.federation import join, results
 from classifier.federation.addresses import HostPort, SiteSecurity
 from classifier.federation.algorithms import ALGORITHMS
 from classifier.federation.coordinator import Federation, Outcome, Plan, Progress, Round, lost_notes
@@ -393,3 +394,19 @@ def test_the_result_of_a_site_has_the_seed_of_the_server(
         (tmp_path / "run").mkdir()
         result = join.join(study, config, run, server, SiteSecurity(), CPU)
     assert result.trial_seed == load_classifier(tmp_path / "run", CPU).trial_seed == 3
+
+
+def test_the_result_of_a_site_says_that_a_card_augmented(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``auto`` augments on a card, as `classifier train` does and says."""
+    config = FederateJoinConfig(**USUAL, regime="augment", augment_on="auto")
+    index = {fold: data.indices(fold) for fold in ("val", "test")}
+    made = {f: TrialPredictions(data.labels[i], 0.25 + 0.5 * data.labels[i], 0.5, 1.0, i) for f, i in index.items()}
+    monkeypatch.setattr(results, "_predictions", lambda *_: made)
+    study = Study(config, data, [], [REGIMES["augment"]])
+    on = [
+        results.site_result(study, config, tmp_path, tmp_path, "augment", 0, None, 1.0, torch.device(kind)).augmented_on
+        for kind in ("cuda", "cpu")
+    ]
+    assert on == ["device", None]
