@@ -47,6 +47,7 @@ class Tier:
     out: Path
     smoke: bool = False
     results: dict[str, Figures] = field(default_factory=dict)  # of the parts that are done
+    begun: Figures = field(default_factory=dict)  # what the part that runs has measured, if it is stopped
 
     @property
     def sizes(self) -> dict[int, int]:
@@ -128,7 +129,7 @@ def gan_loop(
 
 def gan_rates(tier: Tier, sizes: tuple[int, ...], modes: tuple[str, ...]) -> Figures:
     """Return steps per second by size and mode, and under ``ran`` how the steps of each mode really ran."""
-    figures: Figures = {}
+    figures = tier.begun
     for size in sizes:
         config = gan_config(tier, size)
         of_size: Figures = {"ran": {}}
@@ -209,7 +210,7 @@ def classifier_reference(config: ClassifierConfig, device: torch.device, augment
 
 def classifier_speed_part(tier: Tier) -> Figures:
     """Time the step in every mode, without and with augmentation, against a plain loop."""
-    figures: Figures = {}
+    figures = tier.begun
     for size in (64, 128, 148):
         for regime in ("baseline", "augment"):
             config = classifier_config(tier, size)
@@ -247,7 +248,7 @@ def agreement_part(tier: Tier) -> Figures:
         "gan": lambda device, mode: gan_loop(gan, device, mode)[0],
         "classifier": lambda device, mode: classifier_loop(net, device, "baseline", mode),
     }
-    figures: Figures = {}
+    figures = tier.begun
     for name, make in makers.items():
         with exact_float32(tier.device):
             losses = {"cpu": losses_of(make(CPU, "plain"), 20)}
@@ -259,7 +260,7 @@ def agreement_part(tier: Tier) -> Figures:
 
 def waiting_part(tier: Tier) -> Figures:
     """Make steps while torch refuses whatever waits for the card; a text names the operation that waited."""
-    figures: Figures = {}
+    figures = tier.begun
     for mode in tier.modes:
         loops: dict[str, Callable[[], object]] = {
             "gan": gan_loop(gan_config(tier, 64), tier.device, mode)[0],

@@ -39,15 +39,12 @@ def timed_gan(tier: Tier, size: int, seconds: float) -> Figures:
     begin = time.perf_counter()
     trained = balancer.train_gan(config, folder, str(tier.device), force=True).result
     middle = time.perf_counter()
+    figures = tier.begun
+    figures |= {"steps": steps, "seconds of training": middle - begin, "summary": trained.to_json()}
     settings = SynthesizeConfig(gan_run=str(folder), inception="off", **report)
     made = balancer.synthesize(settings, tier.out / f"synthetic_{size}", str(tier.device), force=True).result
-    return {
-        "steps": steps,
-        "seconds of training": middle - begin,
-        "seconds of the report": time.perf_counter() - middle,
-        "summary": trained.to_json(),
-        "quality": made.to_json()["quality"],
-    }
+    figures |= {"seconds of the report": time.perf_counter() - middle, "quality": made.to_json()["quality"]}
+    return figures
 
 
 def _steps_per_s(tier: Tier, size: int) -> float:
@@ -81,7 +78,7 @@ def regimes_part(tier: Tier) -> Figures:
 
 def backbones_part(tier: Tier) -> Figures:
     """Train the backbones of S3 and S4 at 224 px from random weights: images per second, and peak memory."""
-    figures: Figures = {}
+    figures = tier.begun
     for name in BACKBONES[:2] if tier.smoke else BACKBONES:
         values = recipe(f"seeds/{name}", "classifier")
         size, batch = (32, 2) if tier.smoke else (224, 32)

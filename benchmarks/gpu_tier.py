@@ -19,7 +19,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from balancer.core.device import describe_device, limit_threads, resolve_device
 from balancer.core.environment import environment
 from balancer.reporting.plots import PALETTE, save_figure, subplots
 
-ALL_SECONDS = 470.0  # after which no part begins
+ALL_SECONDS = 470.0  # after which no part begins, and the one that runs is stopped
 QUERY = "name,driver_version,memory.total,power.limit,clocks.max.sm,clocks.sm,clocks.mem,temperature.gpu"
 
 
@@ -58,8 +58,8 @@ PARTS = {
 }
 
 
-class TooLong(Exception):
-    """A part took longer than its limit."""
+class TooLong(BaseException):
+    """A part took longer than its limit. No ``except Exception``, such as that around a compiler, holds this up."""
 
 
 @contextlib.contextmanager
@@ -183,17 +183,20 @@ def run_parts(tier: parts.Tier, names: list[str], begin: float) -> dict[str, Any
     }
     for name in names:
         started, entry = time.perf_counter(), dict[str, Any]()
-        if started - begin > ALL_SECONDS and not tier.smoke:
+        part, left = replace(tier, begun={}), begin + ALL_SECONDS - started
+        if left <= 0 and not tier.smoke:
             entry["left out"] = f"{ALL_SECONDS:.0f} s had passed"
         else:
             try:
-                with limited(PARTS[name].limit * (20 if tier.smoke else 1)):
-                    tier.results[name] = entry["figures"] = PARTS[name].run(tier)
+                with limited(20 * PARTS[name].limit if tier.smoke else min(PARTS[name].limit, left)):
+                    tier.results[name] = entry["figures"] = PARTS[name].run(part)
                     if name in PICTURES:
                         PICTURES[name](tier.out, entry["figures"])
-            except Exception as error:  # whatever it is: the other parts still have something to show
+            except (Exception, TooLong) as error:  # whatever it is: the other parts still have something to show
                 entry["error"] = f"{type(error).__name__}: {error}"
                 entry["traceback"] = traceback.format_exc()
+                if part.begun:
+                    tier.results[name] = entry["figures"] = part.begun
         entry["seconds"] = time.perf_counter() - started
         report["parts"][name] = entry
         report |= {"bars": bars(tier.results), "seconds": time.perf_counter() - begin}

@@ -1,5 +1,6 @@
 """The benchmark of a graphics card, which must not fail on the one day when a card is at hand."""
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -43,6 +44,28 @@ def test_a_part_that_fails_is_recorded_and_the_rest_goes_on(tmp_path: Path, monk
     assert parts["first"]["error"].startswith("RuntimeError: CUDA error")
     assert parts["second"]["error"].startswith("TooLong")
     assert parts["third"]["figures"] == {"device": "cpu"}
+
+
+def test_a_part_that_is_stopped_keeps_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole time ends a part too, and a part that goes on after any error, as compilers' callers do."""
+
+    def slow(tier: gpu_parts.Tier) -> gpu_parts.Figures:
+        tier.begun["64"] = {"reference": 1.0, "graph": 6.0}
+        with contextlib.suppress(Exception):
+            time.sleep(5)
+        return {}
+
+    monkeypatch.setattr(gpu_tier, "PARTS", {"gan_speed": Part(slow, 60), "second": Part(lambda tier: tier.begun, 60)})
+    monkeypatch.setattr(gpu_tier, "ALL_SECONDS", 0.3)
+    monkeypatch.setattr(gpu_tier, "card", dict)
+    monkeypatch.setattr(gpu_tier, "environment", lambda *_: {})
+    assert gpu_tier.main(["--device", "cpu", "--out", str(tmp_path)]) == 1
+    report = json.loads((tmp_path / "gpu_tier.json").read_text())
+    stopped = report["parts"]["gan_speed"]
+    assert stopped["error"].startswith("TooLong")
+    assert stopped["figures"] == {"64": {"reference": 1.0, "graph": 6.0}}
+    assert report["bars"] == {"GAN step over the plain loop, 64 px (at least 5)": 6.0}
+    assert "left out" in report["parts"]["second"]
 
 
 def test_no_part_begins_once_the_time_has_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,8 +30,8 @@ def exponential_average(model: nn.Module, decay: float, warm_up: bool = False) -
         average.n_averaged.fill_(1)  # at 0 the first update copies
 
     @torch.no_grad()
-    def update(averaged: Tensors, current: Tensors, _count: Tensor | int) -> None:
-        n = int(average.n_averaged)  # on the CPU; reading the copy on the device would wait for the GPU
+    def update(averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
+        n = int(count)  # on the CPU, see below. Asking ``average`` would make a cycle, which holds its memory longer
         weight = 1 - (min(decay, n / (9 + n)) if warm_up else decay)
         if averaged[0].is_floating_point():
             torch._foreach_lerp_(averaged, current, weight)

@@ -129,7 +129,7 @@ class Graphs:
         self._device, self._kinds = device, dict[Hashable, _Kind]()
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
-        self._capture = capture or self._capture_cuda
+        self._capture = capture  # no method of its own: that cycle would hold the card's memory until Python collects
 
     def run(
         self, kind: Hashable, work: Work, source: Callable[[], torch.Generator], inputs: Sequence[Tensor]
@@ -160,7 +160,7 @@ class Graphs:
 
     def _captured(self, work: Work, tape: Tape, inputs: list[Tensor]) -> tuple[Callable[[], object], Outputs]:
         try:
-            return self._capture(lambda: work(tape, inputs))
+            return (self._capture or self._capture_cuda)(lambda: work(tape, inputs))
         except (RuntimeError, TypeError) as error:
             if is_out_of_memory(error):
                 raise
@@ -168,8 +168,9 @@ class Graphs:
 
     def _capture_cuda(self, call: Callable[[], Outputs]) -> tuple[Callable[[], object], Outputs]:
         graph = torch.cuda.CUDAGraph()
-        # One pool: graphs are replayed one after the other, and each makes all its tensors anew
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+        # One pool: graphs are replayed one after the other, and each makes all its tensors anew. torch waits for the
+        # current card before a capture: of another one than this it would take memory for nothing.
+        with torch.cuda.device(self._device), torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             outputs = call()
         return graph.replay, outputs
 

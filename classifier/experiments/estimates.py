@@ -8,6 +8,7 @@ import time
 import numpy as np
 import torch
 
+from balancer.core.device import synchronize
 from balancer.core.errors import Interrupted
 from balancer.core.pixels import channels_of
 from balancer.core.setting_types import Trainable
@@ -119,6 +120,7 @@ def _seconds_a_step(
     ends: list[float] = []
 
     def enough() -> int | None:
+        synchronize(device)  # else the clock would tell how fast steps are queued
         ends.append(time.perf_counter())
         return ENOUGH if len(ends) > 1 and ends[-1] - ends[0] > budget else None
 

@@ -44,11 +44,13 @@ def train_step(
 def make_optimizer(settings: Stage | ClassifierConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Return the optimiser of the parameters that are not frozen; only AdamW decouples weight decay."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    lr, weight_decay = settings.lr, settings.weight_decay
+    lr, weight_decay, where = settings.lr, settings.weight_decay, parameters[0].device.type
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr, momentum=0.9, nesterov=True, weight_decay=weight_decay)
+        # On CUDA only the fused step reads a moving rate on the device; the other asks for its value, and so waits
+        fused = True if where == "cuda" else None
+        return torch.optim.SGD(parameters, lr, momentum=0.9, nesterov=True, weight_decay=weight_decay, fused=fused)
     kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, lr=lr, weight_decay=weight_decay, fused=parameters[0].device.type in ("cpu", "cuda"))
+    return kind(parameters, lr=lr, weight_decay=weight_decay, fused=where in ("cpu", "cuda"))
 
 
 class Stepper:

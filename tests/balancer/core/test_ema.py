@@ -1,5 +1,8 @@
 """The moving average against its closed form."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -72,3 +75,13 @@ def test_an_update_is_that_of_torch(warm_up: bool) -> None:
         theirs.update_parameters(net)
         assert ours.state_dict().keys() == theirs.state_dict().keys()
         assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in ours.state_dict().items())
+
+
+def test_an_average_goes_with_the_last_that_uses_it() -> None:
+    """Its weights on a card cannot wait for Python's collector."""
+    gc.disable()
+    try:
+        held = weakref.ref(exponential_average(Net(), 0.9, warm_up=True))
+        assert held() is None
+    finally:
+        gc.enable()

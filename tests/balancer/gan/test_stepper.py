@@ -1,8 +1,12 @@
 """Captured and compiled steps make what plain steps make; what fails is left out with one warning."""
 
+import contextlib
+import gc
 import logging
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +20,7 @@ from balancer.core.errors import UsageError
 from balancer.core.presets import PRESETS
 from balancer.core.seeding import generator
 from balancer.core.settings import GanTrainConfig
-from balancer.core.stepping import PLAIN_RUNS, choose_mode, make_capturable
+from balancer.core.stepping import PLAIN_RUNS, Graphs, choose_mode, make_capturable
 from balancer.gan.step import GanState, build_state, train_step
 from balancer.gan.stepper import open_stepper
 from balancer.gan.trainer import GanSummary
@@ -134,6 +138,44 @@ def test_compiled_steps(caplog: pytest.LogCaptureFixture) -> None:
         for name, value in expected.items():
             assert float(scalars[name]) == pytest.approx(float(value), abs=1e-4), name
     assert stepper.ran == "compiled" or "could not be compiled" in caplog.text, "a machine may have no compiler"
+
+
+@pytest.fixture
+def no_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let graphs be opened without one."""
+    monkeypatch.setattr(torch.cuda, "Stream", lambda _device: None)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
+
+
+@pytest.mark.usefixtures("no_card")
+def test_a_capture_is_made_on_its_own_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    current = [torch.device("cuda:0")]
+
+    @contextlib.contextmanager
+    def on(device: torch.device) -> Iterator[None]:
+        current.append(device)
+        yield
+        current.pop()
+
+    def graph(*_: object, **__: object) -> contextlib.AbstractContextManager[None]:
+        assert current[-1].index == 1, "torch.cuda.graph waits for the current card"
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(torch.cuda, "device", on)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=None))
+    assert Graphs(torch.device("cuda:1"))._capture_cuda(dict) == (None, {})
+
+
+@pytest.mark.usefixtures("no_card")
+def test_graphs_go_with_the_last_that_uses_them() -> None:
+    """Their memory cannot wait for Python's collector, which knows nothing of a card."""
+    gc.disable()
+    try:
+        held = weakref.ref(Graphs(torch.device("cuda")))
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 def test_plain_is_what_the_cpu_gets() -> None:

@@ -79,6 +79,20 @@ def test_a_slow_network_is_tried_on_a_part_of_the_batch(template: Path, monkeypa
     assert times == [1, 4]
 
 
+def test_the_clock_waits_for_the_device(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would tell how fast steps are queued on a card."""
+    opened = study(template)
+    train, val = opened.training_set(opened.trials[0]), opened.data.indices("val")[:1]
+    calls: list[str] = []
+    monkeypatch.setattr(estimates, "synchronize", lambda _device: calls.append("waited"))
+    clock = "classifier.experiments.estimates.time.perf_counter"
+    monkeypatch.setattr(clock, lambda: calls.append("read") or len(calls))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(estimates.trainer, "train", lambda *arguments: [arguments[-1]() for _ in range(3)])
+    fold = opened.data.images[val], opened.data.labels[val]
+    estimates._seconds_a_step(opened.config, "all", opened.regimes[0], train, fold, CPU, 1e-6, 0.5)
+    assert calls == 3 * ["waited", "read"]
+
+
 def test_a_pretraining_is_counted_once_a_seed(
     template: Path, speeds: list[tuple[object, bool]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from classifier.analysis.results import TrialResult
 from classifier.training import trainer
 from classifier.training.inputs import ImageInputs, augments_on
 from classifier.training.regimes import REGIMES
-from classifier.training.step import open_stepper
+from classifier.training.step import make_optimizer, open_stepper
 from classifier.training.training_set import training_set
 
 GPU = torch.device("cuda")
@@ -62,6 +63,18 @@ def test_what_cannot_be_captured_runs_plainly(
     assert np.array_equal(result.val_score, plain.val_score)
     assert result.step_mode == "plain"
     assert caplog.text.count("CUDA graph") == 1
+
+
+@pytest.mark.parametrize(("where", "fused"), [(GPU, True), (CPU, None)])
+def test_sgd_reads_a_moving_rate_where_it_lies(
+    monkeypatch: pytest.MonkeyPatch, where: torch.device, fused: bool | None
+) -> None:
+    """On CUDA, torch's other SGD would ask for the rate's value, which no graph can hold; on the CPU all stays."""
+    model = SimpleNamespace(parameters=lambda: [SimpleNamespace(requires_grad=True, device=where)])
+    asked = dict[str, Any]()
+    monkeypatch.setattr(torch.optim, "SGD", lambda *_, **settings: asked.update(settings))
+    make_optimizer(small_cnn(optimizer="sgd"), model)  # type: ignore[arg-type]
+    assert asked["fused"] is fused
 
 
 def image_inputs(data: Dataset, config: ClassifierConfig, regime: str = "augment") -> ImageInputs:
