@@ -19,13 +19,15 @@ from classifier.experiments.study import computing_notes
 from classifier.federation import figures
 from classifier.federation.algorithms import ALGORITHMS
 from classifier.federation.comparison import ArmSummary, Comparison, difference
-from classifier.federation.messages import ARRAYS, COUNTS
+from classifier.federation.flower import REFUSAL
+from classifier.federation.messages import ARRAYS, COUNTS, REFUSALS
 from classifier.federation.simulation import ALONE, Finished, Simulation
 from classifier.report.page import PICTURES
 from classifier.report.tables import cell, layout_of
 
 SHOWN = ("auroc", "balanced_accuracy_val_threshold", "sensitivity_val_threshold", "specificity_val_threshold")
 SHOWN_OF_SEVERAL = ("auroc", "balanced_accuracy", "accuracy")
+WHY = f"0, or a number from 1 to {max(REFUSALS)}: why the site refuses what the server asks"
 GAN = "The GAN and its images are not part of a federation: a federated GAN is out of scope."
 
 
@@ -131,7 +133,7 @@ def _sections(comparison: Comparison, simulation: Simulation, table: Table, fini
                 "Weights and counts, and nothing else. The list is complete: a site refuses to send anything that is"
                 f" not on the list. {_traffic(finished)}"
             ],
-            Table(["what", "it is"], [[f"`{k}`", v] for k, v in {**ARRAYS, **COUNTS}.items()], numeric=2),
+            Table(["what", "it is"], [[f"`{k}`", v] for k, v in {**ARRAYS, **COUNTS, REFUSAL: WHY}.items()], numeric=2),
         ),
         Section(
             "Limits", bullets=[GAN, "Weights are not anonymous: they can tell of single images (docs/federated.md)."]

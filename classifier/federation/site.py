@@ -65,8 +65,11 @@ class Finished:
 
 
 def agreement_of(config: TrainConfig, classes: tuple[str, ...], channels: int) -> Agreement:
-    """Return what a server or a site of these settings must have in common with the others."""
-    left_out = _OF_THE_SITE | (set(type(config).model_fields) - set(TrainConfig.model_fields))
+    """Return what a server or a site of these settings must have in common with the others.
+
+    A file of weights counts by its content: the path is a site's own.
+    """
+    left_out = _OF_THE_SITE | {"weights"} | (set(type(config).model_fields) - set(TrainConfig.model_fields))
     alike = {name: getattr(config.data, name) for name in sorted(_IMAGES_ALIKE & set(DataConfig.model_fields))}
     recipe = (
         f"{config_hash(config, exclude=left_out)}-{config_hash(DataConfig(**alike))}-{weights_hash(config.weights)}"

@@ -72,7 +72,12 @@ def test_a_comparison_from_start_to_end(classifier: Run, small_args: Args, runs_
         ("fedavg-0", 2, [0, 1], []),
     ]
     page = (out / "report.html").read_text(encoding="utf-8")
-    for words in ("What left the sites", "patients of the training fold", "federated GAN is out of scope"):
+    for words in (
+        "What left the sites",
+        "patients of the training fold",
+        "why the site refuses",
+        "federated GAN is out of scope",
+    ):
         assert words in page
     assert (out / "done").exists()
 

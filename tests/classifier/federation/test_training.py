@@ -341,6 +341,17 @@ def test_what_is_a_sites_own_may_differ(change: dict[str, Any]) -> None:
     assert agreement_of(usual, ("a", "b"), 1) == agreement_of(other, ("a", "b"), 1)
 
 
+def test_a_file_of_weights_counts_by_its_content(tmp_path: Path) -> None:
+    """The path is a site's own."""
+    files = [tmp_path / name for name in ("here.pth", "there.pth", "other.pth")]
+    for file, content in zip(files, (b"weights", b"weights", b"other weights"), strict=True):
+        file.write_bytes(content)
+    names = [*map(str, files), "none", "imagenet"]
+    recipes = [agreement_of(TrainConfig(**USUAL, weights=name), ("a", "b"), 1).recipe for name in names]
+    assert recipes[0] == recipes[1]
+    assert len(set(recipes)) == 4
+
+
 def test_a_loss_that_is_not_finite_is_refused(data: Dataset) -> None:
     config = TrainConfig(**{**USUAL, "optimizer": "sgd", "lr": 1e30})
     made, _ = federation(config, data)
