@@ -324,6 +324,7 @@ def prepare_components(
     ``dry`` as for :func:`prepare_training`.
     """
     limit_threads(workers.threads)
+    workers.check_steps(config)
     studies = [open_study(variant, decode=not dry) for variant in switches.variants_of(config).values()]
     refuse_several_classes(studies[0].data, "classifier components")
     parallel = workers.count()  # refuses a cluster out of reach before anything is written

@@ -132,7 +132,12 @@ def begun_by(launch: Launch, command: str, config: Settings, folder: Path | None
     newest = max(begun, key=lambda run: (run / "config.yaml").stat().st_mtime_ns, default=None)
     if newest is None or ((newest / MARKER).exists() and not launch.restarts):  # finished by an earlier torchrun
         return None
-    resumed_config(command, type(config), newest, config.model_dump(mode="json"))
+    try:
+        resumed_config(command, type(config), newest, config.model_dump(mode="json"))
+    except DamagedFile:
+        raise
+    except BalancerError as error:
+        raise BalancerError(f"{error}, by another --rdzv-id than {launch.identity}") from error
     log.info("continuing %s, which torchrun %s has begun", newest, launch.identity)
     return newest
 

@@ -279,7 +279,7 @@ def _attempt_trial(
         refuse_other_data(study, expected)
         return run_trial(study, trial, resolve_device(device), interrupt)
 
-    return attempt(threads, lambda: _open_once(config, selections), job)
+    return attempt(threads, lambda: _open_once(config, selections, tuple(expected.items())), job)
 
 
 def refuse_other_data(study: Study, expected: dict[str, str]) -> None:
@@ -297,8 +297,13 @@ def refuse_other_data(study: Study, expected: dict[str, str]) -> None:
 
 
 @lru_cache(maxsize=1)
-def _open_once(config: ClassifierConfig, selections: tuple[Selection, ...]) -> Study:
-    """Return the study, opened once per worker, with what its filter chose."""
+def _open_once(
+    config: ClassifierConfig, selections: tuple[Selection, ...], _expected: tuple[tuple[str, str], ...]
+) -> Study:
+    """Return the study, opened once per worker, with what its filter chose.
+
+    Workers of a cluster outlive a command: when the next one expects other data, these are opened again.
+    """
     return replace(open_study(config), selections=selections)
 
 

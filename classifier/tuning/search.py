@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -155,6 +156,7 @@ class Search:
     device: str = "auto"
     train: Callable[[TuneConfig, TuneConfig, Report, torch.device, Interrupt], PointResult] = train_point
     threads: int = 1
+    command: str = ""  # tells the commands apart that a worker of a cluster lives through
 
     @property
     def space(self) -> Space:
@@ -360,6 +362,7 @@ def run_search(
             yield number
 
     if cluster:
+        search = replace(search, command=uuid.uuid4().hex)
         ended = run_on_cluster(_attempt_there, (search for _ in starts()), cluster)
     elif jobs == 1:
         device = resolve_device(search.device)
@@ -385,7 +388,8 @@ def run_search(
 
 @lru_cache(maxsize=1)
 def _storage_once(search: Search) -> optuna.Study:
-    """Return the storage, read from its beginning once per worker."""
+    """Return the storage, read from its beginning once per worker and command. The data are opened anew with it."""
+    open_once.cache_clear()
     return search.storage()
 
 
@@ -396,8 +400,9 @@ def _attempt_next(search: Search, interrupt: Interrupt = lambda: None, task: str
         if not search.folder.is_dir():
             raise BalancerError(f"there is no {search.folder} here; on a cluster, a search needs a disk that all share")
         _ = search.space  # warns of networks left out
+        study = _storage_once(search)
         if search.train is train_point:
-            refuse_other_data(open_once(search.config), storage.recorded_data(_storage_once(search)))
+            refuse_other_data(open_once(search.config), storage.recorded_data(study))
         return resolve_device(search.device)
 
     def job(device: torch.device) -> int:

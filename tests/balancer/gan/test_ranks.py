@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -276,3 +277,6 @@ def test_which_run_a_first_start_and_a_restart_go_on_with(tmp_path: Path, monkey
         assert goes_on(job, restarts=1)
         assert not goes_on(job, force=True)
         assert goes_on(job, starts=1, force=True)
+    prepared = replace(prepared, config=config(steps=9))
+    with pytest.raises(BalancerError, match=r"other settings: .* start a new run, by another --rdzv-id than a name"):
+        goes_on("a name")

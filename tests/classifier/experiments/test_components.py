@@ -12,7 +12,7 @@ from fake_study import fake_trial
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from balancer.core.config import read_config_file, resolve
-from balancer.core.errors import BalancerError
+from balancer.core.errors import BalancerError, UsageError
 from balancer.core.settings import AblateConfig, ComponentsConfig, DataConfig
 from classifier.analysis.results import StudyResults, TrialPredictions
 from classifier.api import prepare_components
@@ -49,13 +49,15 @@ def test_one_switch_at_a_time() -> None:
     assert left_out(settings("s1_cnn28")) == {"transfer": "weights is none: nothing is transferred"}
 
 
-def test_a_cluster_out_of_reach_is_refused_before_anything_is_written(
+def test_what_workers_cannot_do_is_refused_before_anything_is_written(
     template: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.2)
     small = ComponentsConfig(data=DataConfig(path=str(template), image_size=16), batch_size=8, steps=6)
     with pytest.raises(BalancerError, match="no dask scheduler answers"):
         prepare_components(small, jobs.Workers("cpu", backend="dask", scheduler="tcp://127.0.0.1:9"))
+    with pytest.raises(UsageError, match="step_mode is graph"):
+        prepare_components(small.model_copy(update={"step_mode": "graph"}), jobs.Workers("cpu"))
 
 
 def test_a_pretraining_without_labels_is_a_component() -> None:

@@ -148,6 +148,17 @@ def test_other_data_than_those_of_the_parent_are_refused(study: Study) -> None:
     assert f"data_fingerprint {study.data.fingerprint}, expected {'e' * 16}" in str(found.error)
 
 
+def test_a_worker_that_lives_on_opens_data_that_have_changed(
+    chest_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "run_trial", lambda study, trial, *_: trained(trial.seed))
+    studies = [study_of(chest_folder)]
+    assert attempt(studies[0], studies[0].trials[0]).error is None
+    next((chest_folder / "test" / "NORMAL").iterdir()).unlink()
+    studies.append(study_of(chest_folder))
+    assert attempt(studies[1], studies[1].trials[0]).error is None
+
+
 def test_an_unforeseen_error_tells_where_it_happened(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "run_trial", lambda *args: {}["oops"])
     found = attempt(study, study.trials[0])

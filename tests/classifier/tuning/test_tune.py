@@ -279,6 +279,15 @@ def test_a_worker_that_sees_other_data_is_refused(template: Path, tmp_path: Path
     assert "expected another" in str(made.error)
 
 
+def test_a_worker_lives_through_two_searches_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second has replaced the first (--force), with the same settings."""
+    monkeypatch.setattr(tune, "_attempt_there", tune._attempt_next)
+    monkeypatch.setattr(tune, "run_on_cluster", lambda job, searches, _: (job(one).result for one in searches))
+    for _ in range(2):
+        (tmp_path / "journal.log").unlink(missing_ok=True)
+        assert len(run_search(search(tmp_path, trials=3), cluster=Workers())) == 3
+
+
 def test_what_a_kill_leaves_behind_is_put_right(tmp_path: Path) -> None:
     first = search(tmp_path, trials=3)
     run_search(first)
