@@ -3,7 +3,8 @@
 The presets are those of :mod:`balancer.augmentation.ranges`.
 
 A sample follows from (seed, draw, row, index) alone, as in :mod:`balancer.augmentation.classical`, and is the same on
-every device: each number is a hash of these and of its place. So nothing is drawn on the CPU, and nothing waits.
+every device but for rounding: each number is a hash of these and of its place. So nothing is drawn on the CPU, and
+nothing waits.
 Between two changes grey levels are whole numbers, rounded or cut as OpenCV and albumentations do.
 """
 

@@ -30,7 +30,7 @@ from joblib.externals.loky.process_executor import BrokenProcessPool
 from tqdm import tqdm
 
 from balancer.core import progress
-from balancer.core.card_memory import Card, check_room
+from balancer.core.card_memory import Card, card_of, check_room
 from balancer.core.device import describe_device, named_device, resolve_device
 from balancer.core.errors import BalancerError, Interrupted, UsageError
 from balancer.core.settings import ClassifierConfig
@@ -187,9 +187,12 @@ def check_card(study: Study, workers: Workers, card: Card | None = None) -> None
         BalancerError: naming the number of jobs that fits.
     """
     config, data, device = study.config, study.data, workers.local_device
+    if not (measured := card or card_of(device)):
+        return
     work = partial(try_batch, config, len(data.classes), data.channels, device, config.batch_size)
-    resident = data.images[:1].nbytes * len(data.indices("train"))
-    check_room(workers.jobs, device, work, resident, card)
+    arms = {(t.regime.name, t.synthetic_set, t.dose): t for t in study.trials}  # seeds train on equally many images
+    most = max(len(study.training_set(trial, rehearsal=True).images) for trial in arms.values())
+    check_room(workers.jobs, device, work, most * data.images[:1].nbytes, measured)
 
 
 @contextlib.contextmanager

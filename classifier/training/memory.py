@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import torch
 
@@ -20,6 +22,9 @@ def try_batch(config: ClassifierConfig, classes: int, channels: int, device: tor
         model = build_model(config, classes, channels).to(device).to(memory_format=memory_format(device))
         optimizer, parts = make_optimizer(config, model), max(1, min(config.accumulate, batch // 2))
         pixels = np.zeros((batch, *shape_of(config.data.image_size, channels)), np.uint8)
+        # A training also holds the weights that it has selected, and their average if there is one
+        kept = [copy.deepcopy(model.state_dict()) for _ in range(1 + bool(config.ema_decay))]
         inputs, y = to_input(pixels, config, device), torch.zeros(batch, dtype=torch.long, device=device)
         for _ in range(2):
             train_step(model, optimizer, lambda logits, _: logits.square().mean(), inputs, y, config.precision, parts)
+        del kept

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -482,3 +482,24 @@ def test_jobs_that_a_card_has_no_memory_for(study: Study) -> None:
         jobs.check_card(study, Workers("cpu", jobs=3), Card(4 * 10**9))
     jobs.check_card(study, Workers("cpu", jobs=1000))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("decay", "copies"), [(0.0, 1), (0.9, 2)])
+def test_weights_that_a_training_keeps_aside_take_memory(
+    study: Study, monkeypatch: pytest.MonkeyPatch, decay: float, copies: int
+) -> None:
+    made: list[object] = []
+    monkeypatch.setattr("classifier.training.memory.copy.deepcopy", made.append)
+    changed = study.config.model_copy(update={"ema_decay": decay})
+    jobs.check_card(replace(study, config=changed), Workers("cpu", jobs=2), Card(10**10))
+    assert len(made) == copies
+
+
+def test_added_images_take_memory_of_a_card_too(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    images: list[int] = []
+    monkeypatch.setattr(jobs, "check_room", lambda *arguments: images.append(arguments[3]))
+    for names in (["baseline"], ["baseline", "duplicate"]):
+        jobs.check_card(replace(study, regimes=[REGIMES[name] for name in names]), Workers("cpu", jobs=2), Card(0))
+    without, added = (n // study.data.images[:1].nbytes for n in images)
+    assert without == len(study.data.indices("train"))
+    assert added - without == sum(study.duplicate_counts) > 0
