@@ -101,6 +101,7 @@ def at_scheduler(address: str | None) -> Iterator[Client]:
         except TimeoutError as error:
             raise BalancerError(
                 f"the dask scheduler at {address} has no worker; start some: dask worker {address} --nthreads 1"
+                " --memory-limit 0"
             ) from error
         yield client
 

@@ -110,6 +110,21 @@ def test_an_address_where_nobody_answers(address: str, monkeypatch: pytest.Monke
     assert "\n" not in str(caught.value)
 
 
+def test_a_scheduler_without_workers_names_the_line_that_starts_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a limit of memory: dask's own is the share of one processor, at which it kills a trial."""
+    import distributed
+
+    class Client(contextlib.AbstractContextManager):
+        wait_for_workers = staticmethod(lambda *_, **__: (_ for _ in ()).throw(TimeoutError))
+        __exit__ = staticmethod(lambda *_: None)
+
+    monkeypatch.setattr(distributed, "Client", lambda *_, **__: Client())
+    with pytest.raises(
+        BalancerError, match="no worker; start some: dask worker tcp://s:1 --nthreads 1 --memory-limit 0"
+    ):
+        Workers(backend="dask", scheduler="tcp://s:1").count()
+
+
 # ---------------------------------------------------------------- one attempt, and what becomes of many
 
 
