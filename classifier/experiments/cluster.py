@@ -31,6 +31,7 @@ T = TypeVar("T")
 log = logging.getLogger("balancer")
 CONNECT_SECONDS = 10  # to wait for a scheduler, and for its first worker
 RENEW_SECONDS = 60  # between looks for jobs of SLURM that have ended, such as by their time limit
+SILENT_SECONDS = 600  # without any worker of SLURM, after which a warning says so
 SUBMIT_SECONDS = 60  # to wait for sbatch to judge a job
 ELSEWHERE = {"ntasks": "--jobs", "nodes": "--jobs", "array": "--jobs", "cpus-per-task": "--threads"}  # a job: a worker
 _DIRECTIVE = re.compile(r"(?:--)?([a-z][a-z-]*)(?:=(.+))?")
@@ -254,7 +255,19 @@ def job_script(sbatch: tuple[str, ...], threads: int) -> str:
 
 
 def _renew(cluster: Any, jobs: int, ended: threading.Event) -> None:
-    """Submit lost workers again until the study has ended; dask gives their trials to others."""
+    """Submit lost workers again until the study has ended; dask gives their trials to others.
+
+    A job that ends before its worker connects is never missed by dask, so a long silence is told.
+    """
+    silent = 0
     while not ended.wait(RENEW_SECONDS):
         with contextlib.suppress(RuntimeError, OSError):  # the cluster is closing
             cluster.scale(jobs=jobs)
+        silent = 0 if cluster.scheduler_info["workers"] else silent + RENEW_SECONDS
+        if silent >= SILENT_SECONDS:
+            log.warning(
+                "no job of SLURM has been at work for %d min: `squeue --me` shows jobs that wait; a job that has failed"
+                " says why in slurm-<number>.out, and then stop with Ctrl-C and use --resume",
+                silent // 60,
+            )
+            silent = 0

@@ -7,6 +7,7 @@ import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -119,6 +120,22 @@ def test_trials_in_jobs_of_slurm(slurm: Path, template: Path, monkeypatch: pytes
     assert sorted(keeper.names) == sorted(trial.name for trial in study.trials)
     assert keeper.rows == rows_here(study, keeper.names)
     assert not [*slurm.glob(".slurm-*")], "certificates are left behind"
+
+
+@pytest.mark.parametrize(("workers", "warnings"), [({}, 2), ({"a": 1}, 0)])
+def test_a_long_time_without_a_worker_is_told(
+    workers: dict[str, int], warnings: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A job that ends before its worker connects is no loss that dask sees."""
+    monkeypatch.setattr(cluster, "RENEW_SECONDS", 60)
+    monkeypatch.setattr(cluster, "SILENT_SECONDS", 120)
+    looks = iter([False] * 5 + [True])
+    scaled: list[int] = []
+    fake = SimpleNamespace(scheduler_info={"workers": workers}, scale=lambda jobs: scaled.append(jobs))
+    cluster._renew(fake, 3, SimpleNamespace(wait=lambda _seconds: next(looks)))  # type: ignore[arg-type]
+    assert scaled == [3] * 5
+    assert len(caplog.messages) == warnings
+    assert all("for 2 min" in message and "squeue --me" in message for message in caplog.messages)
 
 
 @pytest.mark.nightly
