@@ -180,7 +180,7 @@ class Federation:
         means, variances = (
             [self._vector(answers[site], site, name, size) for site in sites] for name in ("bn_mean", "bn_variance")
         )
-        mean, variance = pooled_moments(means, variances, [self.counts[site]["patients"] for site in sites])
+        mean, variance = pooled_moments(means, variances, self._patients(sites))
         return {"bn_mean": mean, "bn_variance": variance}
 
     def end(self) -> None:
@@ -211,7 +211,17 @@ class Federation:
         """Return the mean of a vector over sites, by their number of patients."""
         sites = sorted(answers)
         vectors = [self._vector(answers[site], site, name, size) for site in sites]
-        return weighted_mean(vectors, [self.counts[site]["patients"] for site in sites])
+        return weighted_mean(vectors, self._patients(sites))
+
+    def _patients(self, sites: Sequence[int]) -> list[int]:
+        """Return the number of patients of each site, its weight."""
+        counted = [self.counts[site].get("patients", 0) for site in sites]
+        if without := [self.link.name(site) for site, n in zip(sites, counted, strict=True) if not n]:
+            raise BalancerError(
+                f"{listed(without)} sent no number of patients, the weight of a site: check that the site runs this"
+                " version"
+            )
+        return counted
 
     def _vector(self, answer: Answer, site: int, name: str, size: int) -> Array:
         vector = answer.arrays.get(name, np.empty(0, np.float32))

@@ -130,7 +130,11 @@ class FlowerLink:
         return str(message.metadata.message_id)
 
     def _receive(self, reply: Any) -> Answer | None:
-        """Return the answer that has arrived, or None while parts of it are on their way."""
+        """Return the answer that has arrived, or None while parts of it are on their way.
+
+        Raises:
+            BalancerError: it is no answer.
+        """
         from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
         from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
@@ -140,7 +144,11 @@ class FlowerLink:
         if not all(contents.values()):
             return None
         self.received += sum(map(len, contents.values()))
-        return flower.answer_of(inflate_object_from_contents(identity, contents).content)
+        try:
+            message = inflate_object_from_contents(identity, contents)
+        except Exception as error:  # whatever Flower makes of bytes that another program sent
+            raise BalancerError(f"a site sent what is no message ({error}); check that it runs this version") from error
+        return flower.answer_of(message.content)
 
     def _forget(self, *identities: str) -> None:
         for identity in identities:

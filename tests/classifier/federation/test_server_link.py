@@ -6,6 +6,8 @@ from unittest.mock import MagicMock
 
 import pytest
 
+from balancer.core.errors import BalancerError
+from classifier.federation import flower
 from classifier.federation.messages import Agreement, Order
 from classifier.federation.server import FlowerLink
 
@@ -34,3 +36,16 @@ def test_an_order_lives_longer_than_the_longest_round() -> None:
     day = 24 * 3600.0
     FlowerLink(state, 1, ["north"], [7], seconds=day)._send(0, Order("join", Agreement(("a", "b"), "recipe", "1", 1)))
     assert state.store_message_and_object_tree.call_args.args[0].metadata.ttl > day
+
+
+def test_bytes_that_are_no_message_are_one_line() -> None:
+    """A site of another program may hold a key that is known here."""
+    flower.prepare()  # before Flower is imported
+    from flwr.proto.message_pb2 import ObjectTree
+
+    state: Any = MagicMock()
+    state.object_store.get_object_tree.return_value = ObjectTree(object_id="answer")
+    state.object_store.get.return_value = b"no object of Flower"
+    reply = SimpleNamespace(metadata=SimpleNamespace(message_id="answer"))
+    with pytest.raises(BalancerError, match="a site sent what is no message"):
+        FlowerLink(state, 1, ["north"], [7], seconds=1)._receive(reply)

@@ -367,6 +367,19 @@ def test_weights_of_another_length_are_refused(data: Dataset) -> None:
         made.train(Plan(ALGORITHMS["fedavg"], 0, 1, 0.0), STEPS)
 
 
+@pytest.mark.parametrize("counts", [{}, {"patients": 0}])
+def test_a_site_without_a_weight_is_refused(counts: dict[str, int], data: Dataset) -> None:
+    made, link = federation(TrainConfig(**USUAL), data)
+    sites = link.exchange
+
+    def without(orders: dict[int, Order]) -> dict[int, Answer]:
+        return {site: replace(answer, counts=counts) for site, answer in sites(orders).items()}
+
+    link.exchange = without
+    with pytest.raises(BalancerError, match="site 0 sent no number of patients, the weight of a site"):
+        made.train(Plan(ALGORITHMS["fedavg"], 0, 1, 0.0), STEPS)
+
+
 def test_the_counts_at_the_end_are_those_of_validation(data: Dataset) -> None:
     outcome, link = together(TrainConfig(**USUAL), "fedavg", *halves(data))
     for site, of_site in enumerate(halves(data)):
