@@ -62,7 +62,7 @@ def run_trial(study: Study, trial: Trial, device: torch.device, interrupt: Inter
     val, test = data.indices("val"), data.indices("test")
     val_set = Subset(data.images, val), data.labels[val]
     fitted = trainer.train(config, regime, trial.seed, train, val_set, device, interrupt, weights)
-    reference = _reference(fitted.model, data, config, device)
+    reference = novelty_reference(fitted.model, data, config, device)
     score = trainer.predict(fitted.model, Subset(data.images, test), config, device)
     readings = _readings(fitted.model, study, trial, device)
     if is_at_bound(fitted.temperature):
@@ -155,7 +155,7 @@ def _shown(synthetic: SyntheticSet, kept: SyntheticSet | None) -> SyntheticSet:
     return synthetic.at(np.flatnonzero(stays))
 
 
-def _reference(model: nn.Module, data: Dataset, config: ClassifierConfig, device: torch.device) -> Reference:
+def novelty_reference(model: nn.Module, data: Dataset, config: ClassifierConfig, device: torch.device) -> Reference:
     """Return the real training images as the classifier's features, with the limit that validation gives."""
     folds = {fold: data.indices(fold) for fold in ("train", "val")}
     positions = {fold: index[evenly(len(index), novelty.MOST)] for fold, index in folds.items()}

@@ -21,6 +21,7 @@ from balancer.data.dataset import Dataset
 from balancer.data.subset import Subset
 from classifier.evaluation.thresholds import fit_temperature, labels_of, threshold_rule
 from classifier.experiments.study import code_hash
+from classifier.experiments.trial import novelty_reference
 from classifier.federation.messages import REFUSALS, Agreement, Answer, Order
 from classifier.federation.training import SiteTraining, fill, set_statistics, shared_parameters
 from classifier.models.weights import weights_hash
@@ -199,5 +200,6 @@ class Site:
         )
         config = ClassifierConfig.model_validate(self._config.model_dump(include=set(ClassifierConfig.model_fields)))
         folder.mkdir(parents=True, exist_ok=True)
-        content = classifier_bytes(config, REGIMES[self._config.regime], finished.seed, self._data, result)
+        reference = novelty_reference(training.final, self._data, config, self._device)
+        content = classifier_bytes(config, REGIMES[self._config.regime], finished.seed, self._data, result, reference)
         write_bytes(folder / CHECKPOINT, content)

@@ -417,7 +417,11 @@ def test_the_result_of_a_site_has_the_seed_of_the_server(
     with RunDir(tmp_path / "run", resumed=True) as run:
         (tmp_path / "run").mkdir()
         result = join.join(study, config, run, server, SiteSecurity(), CPU)
-    assert result.trial_seed == load_classifier(tmp_path / "run", CPU).trial_seed == 3
+    saved = load_classifier(tmp_path / "run", CPU)
+    assert result.trial_seed == saved.trial_seed == 3
+    train = data.indices("train")
+    assert saved.reference is not None, "it warns of images unlike those of the site"
+    assert set(saved.reference.positions.tolist()) <= set(train.tolist())
 
 
 def test_the_result_of_a_site_says_that_a_card_augmented(
