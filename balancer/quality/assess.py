@@ -180,8 +180,8 @@ class _Features:
         self._real = {}
         for name, source in {side.source.name: side.source for side in sides}.items():
             used, n = _union([side.positions for side in sides if side.source.name == name]), len(source.images)
-            used = np.arange(n) if 2 * len(used) > n else used
-            self._real[name] = used, extract(network, source.images[used], device, name, keep=True)
+            used, images = (np.arange(n), source.images) if 2 * len(used) > n else (used, source.images[used])
+            self._real[name] = used, extract(network, images, device, name, keep=True)
         used = _union([c.fake for c in compared])
         self._fake = used, extract(network, fake[used], device, "synthetic")
 

@@ -132,7 +132,8 @@ def test_a_long_time_without_a_worker_is_told(
     looks = iter([False] * 5 + [True])
     scaled: list[int] = []
     fake = SimpleNamespace(scheduler_info={"workers": workers}, scale=lambda jobs: scaled.append(jobs))
-    cluster._renew(fake, 3, SimpleNamespace(wait=lambda _seconds: next(looks)))  # type: ignore[arg-type]
+    ended: Any = SimpleNamespace(wait=lambda _seconds: next(looks))
+    cluster._renew(fake, 3, ended)
     assert scaled == [3] * 5
     assert len(caplog.messages) == warnings
     assert all("for 2 min" in message and "squeue --me" in message for message in caplog.messages)

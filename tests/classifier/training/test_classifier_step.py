@@ -70,10 +70,10 @@ def test_sgd_reads_a_moving_rate_where_it_lies(
     monkeypatch: pytest.MonkeyPatch, where: torch.device, fused: bool | None
 ) -> None:
     """On CUDA, torch's other SGD would ask for the rate's value, which no graph can hold; on the CPU all stays."""
-    model = SimpleNamespace(parameters=lambda: [SimpleNamespace(requires_grad=True, device=where)])
+    model: Any = SimpleNamespace(parameters=lambda: [SimpleNamespace(requires_grad=True, device=where)])
     asked = dict[str, Any]()
     monkeypatch.setattr(torch.optim, "SGD", lambda *_, **settings: asked.update(settings))
-    make_optimizer(small_cnn(optimizer="sgd"), model)  # type: ignore[arg-type]
+    make_optimizer(small_cnn(optimizer="sgd"), model)
     assert asked["fused"] is fused
 
 
